@@ -1,0 +1,102 @@
+//! Prost messages on the wire. Differs from tonic's own codec in one thing: bytes that are no valid
+//! message are the caller's mistake, and the answer names the field where it can be told.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use prost::bytes::Buf;
+use tonic::Status;
+use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// The codec that the generated clients and servers are built with.
+#[derive(Debug, Clone)]
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder(PhantomData)
+    }
+}
+
+/// Writes messages.
+#[derive(Debug)]
+pub struct ProstEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for ProstEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buf)
+            .map_err(|_| Status::internal("the answer does not fit its buffer"))
+    }
+}
+
+/// Reads messages.
+#[derive(Debug)]
+pub struct ProstDecoder<U>(PhantomData<U>);
+
+impl<U: Message + Default> Decoder for ProstDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        match U::decode(&mut *buf) {
+            Ok(message) => Ok(Some(message)),
+            Err(error) => {
+                // A stream goes on after this error only if the rest of the message is gone.
+                buf.advance(buf.remaining());
+                Err(undecodable(&error))
+            }
+        }
+    }
+}
+
+/// `INVALID_ARGUMENT` for bytes that are no message. Prost's text names the field as
+/// "Message.field: cause", which is all it gives; it never quotes the bytes.
+fn undecodable(error: &prost::DecodeError) -> Status {
+    let text = error.to_string();
+    let text = text
+        .strip_prefix("failed to decode Protobuf message: ")
+        .unwrap_or(&text);
+    let (path, cause) = match text.rsplit_once(": ") {
+        Some((path, cause)) => (path, cause),
+        None => ("", text),
+    };
+    let field = path
+        .split(": ")
+        .filter_map(|step| step.split_once('.'))
+        .map(|(_, field)| field)
+        .collect::<Vec<_>>()
+        .join(".");
+    let message = if field.is_empty() {
+        format!("the request is not a valid message: {cause}")
+    } else {
+        format!("{field}: {cause}")
+    };
+    let mut details = ErrorDetails::new();
+    details
+        .add_bad_request_violation(field, cause)
+        .set_error_info("MALFORMED_MESSAGE", "portcullis", std::collections::HashMap::new());
+    Status::with_error_details(tonic::Code::InvalidArgument, message, details)
+}

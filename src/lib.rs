@@ -1,0 +1,2 @@
+//! Portcullis: a gRPC policy decision point for API tokens.
+pub mod grpc;

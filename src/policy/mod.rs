@@ -1,0 +1,13 @@
+//! The rules, and nothing else: no async, no I/O, no clock. `now` is an argument.
+//!
+//! Architecture invariant: this module imports no sibling, and nothing here can block or fail for
+//! a reason outside its arguments. Every rule of `docs/policy.md` is decided here and only here.
+
+pub mod catalog_file;
+pub mod decide;
+pub mod id;
+pub mod network;
+pub mod route;
+pub mod scope;
+pub mod time;
+pub mod token;

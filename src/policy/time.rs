@@ -1,0 +1,49 @@
+//! Instants as the store keeps them: microseconds since 1970-01-01T00:00:00Z.
+
+use std::fmt;
+use std::time::Duration;
+
+use ::time::OffsetDateTime;
+use ::time::format_description::well_known::Rfc3339;
+
+/// An instant in UTC, in whole microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// This instant and `duration` later; stops at the last representable instant.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// Whole seconds and the nanoseconds beyond them, as `google.protobuf.Timestamp` counts.
+    pub fn to_seconds_nanos(self) -> (i64, i32) {
+        let nanos = self.0.rem_euclid(1_000_000) * 1_000;
+        (self.0.div_euclid(1_000_000), nanos as i32)
+    }
+
+    /// The reverse of [`Self::to_seconds_nanos`]; `None` outside what microseconds can hold.
+    /// Nanoseconds below a microsecond are cut off.
+    pub fn from_seconds_nanos(seconds: i64, nanos: i32) -> Option<Self> {
+        if !(0..1_000_000_000).contains(&nanos) {
+            return None;
+        }
+        let micros = seconds.checked_mul(1_000_000)?;
+        Some(Self(micros.checked_add(i64::from(nanos / 1_000))?))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC, to the second: what people read in a message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = OffsetDateTime::from_unix_timestamp(self.0.div_euclid(1_000_000))
+            .ok()
+            .and_then(|time| time.format(&Rfc3339).ok());
+        match text {
+            Some(text) => f.write_str(&text),
+            None => write!(f, "{} us after 1970", self.0),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a token is: its kind, what it may do now (its grant), and the facts a decision rests on.
+//! Rules: docs/policy.md, sections 1 and 3.
+
+use super::id::{AccountId, PendingActionId, TokenId};
+use super::network::Whitelist;
+use super::scope::{Catalog, Scope, ScopeSet};
+use super::time::Timestamp;
+
+/// What was asked for when the token was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TokenKind {
+    /// Every scope whose access is read.
+    ReadOnly,
+    /// Every scope.
+    ReadWrite,
+    /// The scopes listed at creation.
+    Custom,
+}
+
+/// What a token may do now, before the catalogue says what that means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grant {
+    /// Every scope whose access is read, as the catalogue stands at the decision.
+    /// `downgraded` tells a former `READ_WRITE` token, whose lost scopes have a reason of their own.
+    ReadOnly {
+        /// Whether a downgrade took the write scopes.
+        downgraded: bool,
+    },
+    /// Every scope of the catalogue.
+    ReadWrite,
+    /// The scopes listed at creation, less those that downgrades took.
+    Custom {
+        /// May be used.
+        granted: ScopeSet,
+        /// Were listed once and taken by a downgrade. Disjoint from `granted`.
+        taken: ScopeSet,
+    },
+}
+
+/// How a grant stands to one scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holding {
+    /// The scope may be used.
+    Granted,
+    /// It was granted once, and a downgrade took it.
+    Taken,
+    /// It was never granted.
+    NotGranted,
+}
+
+impl Grant {
+    /// How this grant stands to `scope`.
+    pub fn holding(&self, scope: &Scope) -> Holding {
+        use super::scope::Access;
+        match self {
+            Self::ReadWrite => Holding::Granted,
+            Self::ReadOnly { .. } if scope.access == Access::Read => Holding::Granted,
+            Self::ReadOnly { downgraded: true } => Holding::Taken,
+            Self::ReadOnly { downgraded: false } => Holding::NotGranted,
+            Self::Custom { granted, .. } if granted.contains(scope.id) => Holding::Granted,
+            Self::Custom { taken, .. } if taken.contains(scope.id) => Holding::Taken,
+            Self::Custom { .. } => Holding::NotGranted,
+        }
+    }
+
+    /// Whether a token with this grant must have a whitelist (product rule: `READ_WRITE` always;
+    /// `CUSTOM` with any granted scope that requires one in `catalog`; `READ_ONLY` never, since a
+    /// scope that requires a whitelist is a write scope).
+    pub fn requires_whitelist(&self, catalog: &Catalog) -> bool {
+        match self {
+            Self::ReadWrite => true,
+            Self::ReadOnly { .. } => false,
+            Self::Custom { granted, .. } => granted.intersects(catalog.requiring_whitelist()),
+        }
+    }
+
+    /// The kind a reader sees: a downgraded `READ_WRITE` token reads as `READ_ONLY`.
+    pub fn kind(&self) -> TokenKind {
+        match self {
+            Self::ReadOnly { .. } => TokenKind::ReadOnly,
+            Self::ReadWrite => TokenKind::ReadWrite,
+            Self::Custom { .. } => TokenKind::Custom,
+        }
+    }
+}
+
+/// Whether a token can be used at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenState {
+    /// It can.
+    Active,
+    /// Its owner or an operator deleted it.
+    Deleted {
+        /// When.
+        at: Timestamp,
+    },
+    /// It was deleted because nobody used it.
+    DeletedUnused {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What a pending action will take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PendingActionType {
+    /// Some of what the token may do.
+    Downgrade,
+    /// The token.
+    Deletion,
+}
+
+/// The pending action that takes effect first, as decisions mention it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpcomingAction {
+    /// Its id.
+    pub id: PendingActionId,
+    /// What it will take.
+    pub action: PendingActionType,
+    /// The earliest instant at which it takes effect, as far as known now.
+    pub effective: Timestamp,
+}
+
+/// Everything about one token that a decision rests on. Cached; a decision never is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// The token.
+    pub id: TokenId,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// SHA-256 of its secret: what a presented secret is compared with, in constant time.
+    pub digest: [u8; 32],
+    /// Whether it can be used at all.
+    pub state: TokenState,
+    /// What it may do.
+    pub grant: Grant,
+    /// From where.
+    pub whitelist: Whitelist,
+    /// What will be taken from it next, if anything.
+    pub upcoming: Option<UpcomingAction>,
+}
