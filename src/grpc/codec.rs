@@ -97,6 +97,10 @@ fn undecodable(error: &prost::DecodeError) -> Status {
     let mut details = ErrorDetails::new();
     details
         .add_bad_request_violation(field, cause)
-        .set_error_info("MALFORMED_MESSAGE", "portcullis", std::collections::HashMap::new());
+        .set_error_info(
+            "MALFORMED_MESSAGE",
+            "portcullis",
+            std::collections::HashMap::new(),
+        );
     Status::with_error_details(tonic::Code::InvalidArgument, message, details)
 }

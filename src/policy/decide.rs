@@ -1,0 +1,208 @@
+//! The decision: `(what is known of the token, the catalogue, the request) -> Decision`.
+//!
+//! Must stay true: the checks run in the order of docs/policy.md section 2 and the first that fails
+//! names the reason; nothing is allowed that no rule here allows; nothing allocates before
+//! [`Decision::message`] is asked for.
+
+use super::network::{ClientAddr, Entry, Whitelist};
+use super::scope::{Catalog, Scope};
+use super::time::Timestamp;
+use super::token::{Holding, TokenFacts, TokenState};
+
+/// What the presented secret turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub enum Presented<'a> {
+    /// No secret by its shape or checksum.
+    Malformed,
+    /// Well-formed, and of no token known here.
+    Unknown,
+    /// The secret of this token; its digest was compared.
+    Token(&'a TokenFacts),
+}
+
+/// What the client wants to do.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation<'a> {
+    /// Something that requires this scope.
+    Scope(&'a Scope),
+    /// An HTTP request, whose scope the catalogue's routes tell.
+    Http {
+        /// The method, as sent.
+        method: &'a str,
+        /// The path, as sent.
+        path: &'a str,
+    },
+}
+
+/// A question, its arguments already checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Where the client is; `None` where the caller does not know.
+    pub client: Option<ClientAddr>,
+    /// What it wants to do.
+    pub operation: Operation<'a>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Decision<'a> {
+    /// Allow or deny, and why.
+    pub verdict: Verdict,
+    /// The token, where one is known.
+    pub token: Option<&'a TokenFacts>,
+    /// The scope that the operation requires, where the checks got that far.
+    pub required: Option<&'a Scope>,
+}
+
+/// Allow or deny, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every check passed. Carries the whitelist entry that let the client through; `None` for a
+    /// token without a whitelist.
+    Allow(Option<Entry>),
+    /// The first check that failed.
+    Deny(Denial),
+}
+
+/// The first check that failed, in the order in which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// Wrong shape or checksum.
+    TokenMalformed,
+    /// Never issued here, forged, or purged.
+    TokenNotFound,
+    /// Deleted by its owner or an operator.
+    TokenDeleted(Timestamp),
+    /// Deleted for disuse.
+    TokenDeletedUnused(Timestamp),
+    /// The method and path match no route.
+    NoMatchingRoute,
+    /// The required scope was never granted.
+    ScopeNotGranted,
+    /// The required scope was granted once, and a downgrade took it.
+    ScopeLostInDowngrade,
+    /// The grant requires a whitelist and the token has none.
+    WhitelistRequired,
+    /// The token has a whitelist and the request names no address.
+    ClientIpMissing,
+    /// The address is outside the whitelist.
+    ClientIpNotWhitelisted(ClientAddr),
+}
+
+/// Decides (docs/policy.md, section 2).
+pub fn decide<'a>(
+    presented: Presented<'a>,
+    catalog: &'a Catalog,
+    request: &Request<'a>,
+) -> Decision<'a> {
+    let mut decision = Decision {
+        verdict: Verdict::Allow(None),
+        token: None,
+        required: None,
+    };
+    decision.verdict = match check(presented, catalog, request, &mut decision) {
+        Ok(entry) => Verdict::Allow(entry),
+        Err(denial) => Verdict::Deny(denial),
+    };
+    decision
+}
+
+fn check<'a>(
+    presented: Presented<'a>,
+    catalog: &'a Catalog,
+    request: &Request<'a>,
+    seen: &mut Decision<'a>,
+) -> Result<Option<Entry>, Denial> {
+    let token = match presented {
+        Presented::Malformed => return Err(Denial::TokenMalformed),
+        Presented::Unknown => return Err(Denial::TokenNotFound),
+        Presented::Token(token) => token,
+    };
+    seen.token = Some(token);
+    match token.state {
+        TokenState::Active => {}
+        TokenState::Deleted { at } => return Err(Denial::TokenDeleted(at)),
+        TokenState::DeletedUnused { at } => return Err(Denial::TokenDeletedUnused(at)),
+    }
+
+    let scope = match request.operation {
+        Operation::Scope(scope) => scope,
+        Operation::Http { method, path } => catalog
+            .resolve(method, path)
+            .ok_or(Denial::NoMatchingRoute)?,
+    };
+    seen.required = Some(scope);
+
+    match token.grant.holding(scope) {
+        Holding::Granted => {}
+        Holding::Taken => return Err(Denial::ScopeLostInDowngrade),
+        Holding::NotGranted => return Err(Denial::ScopeNotGranted),
+    }
+
+    match &token.whitelist {
+        Whitelist::Unrestricted if token.grant.requires_whitelist(catalog) => {
+            Err(Denial::WhitelistRequired)
+        }
+        Whitelist::Unrestricted => Ok(None),
+        Whitelist::Only(entries) => {
+            let client = request.client.ok_or(Denial::ClientIpMissing)?;
+            let entry = entries
+                .find(client)
+                .ok_or(Denial::ClientIpNotWhitelisted(client))?;
+            Ok(Some(*entry))
+        }
+    }
+}
+
+impl Decision<'_> {
+    /// The decision in a sentence for a person. A denial names what is missing and the cure.
+    pub fn message(&self) -> String {
+        let scope = self.required.map_or("", |scope| scope.name.as_ref());
+        let denial = match self.verdict {
+            Verdict::Allow(_) => return "Allowed.".to_owned(),
+            Verdict::Deny(denial) => denial,
+        };
+        match denial {
+            Denial::TokenMalformed => {
+                "This is not a token: its shape or checksum is wrong. Check that it was copied whole."
+                    .to_owned()
+            }
+            Denial::TokenNotFound => {
+                "No such token. It was never issued here, or was deleted long ago; create a new one."
+                    .to_owned()
+            }
+            Denial::TokenDeleted(at) => {
+                format!("This token was deleted at {at}. Create a new one.")
+            }
+            Denial::TokenDeletedUnused(at) => format!(
+                "This token was deleted at {at} because it had not been used. Create a new one."
+            ),
+            Denial::NoMatchingRoute => {
+                "No scope covers this method and path. Check both for a mistake, or have an operator \
+                 add the route to the catalogue."
+                    .to_owned()
+            }
+            Denial::ScopeNotGranted => format!(
+                "This token was not granted the scope {scope}. Scopes can't be added to a token: \
+                 create a new one that has it."
+            ),
+            Denial::ScopeLostInDowngrade => format!(
+                "This token lost the scope {scope} in a downgrade, because it had not used it. \
+                 Create a new token that has it."
+            ),
+            Denial::WhitelistRequired => {
+                "What this token may do requires an IP whitelist, and it has none. Set one."
+                    .to_owned()
+            }
+            Denial::ClientIpMissing => {
+                "This token may be used from whitelisted addresses only, and the request named no \
+                 client address. Send client_ip."
+                    .to_owned()
+            }
+            Denial::ClientIpNotWhitelisted(client) => format!(
+                "The address {client} is not in this token's whitelist. Add it, or call from a \
+                 whitelisted address."
+            ),
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Scopes and the catalogue: every permission there is, and the operations each one covers.
+//!
+//! What must stay true: a catalogue is complete and never changes; a new one replaces it as a
+//! whole. A scope's id is a number that its name keeps forever, so that a token's scopes still mean
+//! the same after any catalogue change. [`compare`] never calls a change harmless that takes an
+//! operation from a token.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::route::{Route, RouteTable};
+
+mod change;
+pub use change::{Change, Effect, Effects, Overlap, ScopeChange, compare};
+
+/// The longest scope name, in bytes.
+pub const MAX_NAME_LEN: usize = 64;
+
+/// A scope's name: 1 to [`MAX_NAME_LEN`] of `a-z`, `0-9`, `_`, `.` and `-`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScopeName(Arc<str>);
+
+/// A text that is no scope name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a scope name: 1 to {MAX_NAME_LEN} of a-z, 0-9, \"_\", \".\" and \"-\"")]
+pub struct InvalidScopeName;
+
+impl ScopeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ScopeName {
+    type Err = InvalidScopeName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidScopeName> {
+        let valid = (1..=MAX_NAME_LEN).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'));
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidScopeName)
+        }
+    }
+}
+
+impl fmt::Display for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// So that a map keyed by names can be asked with a text: both compare and hash alike.
+impl Borrow<str> for ScopeName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for ScopeName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The number that the store gives a scope's name, for good: it is never given to another name, not
+/// even after the scope left the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScopeId(pub u16);
+
+/// What using a scope amounts to. Data of the scope, never derived from an HTTP method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Looks, and changes nothing; `READ_ONLY` tokens may.
+    Read,
+    /// Changes something, or shows what only a token that may write should see.
+    Write,
+}
+
+impl Access {
+    /// The word for it in a catalogue file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A scope as a catalogue file states it, before the store numbers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeDef {
+    /// Unique in the file.
+    pub name: ScopeName,
+    /// What using it amounts to.
+    pub access: Access,
+    /// Whether a token that lists it needs a whitelist. Only where `access` is write.
+    pub requires_whitelist: bool,
+    /// For people; may be empty.
+    pub description: String,
+    /// The operations it covers, in file order. No shape occurs twice in a file.
+    pub routes: Vec<Route>,
+}
+
+/// A scope of a catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// The number its name has forever.
+    pub id: ScopeId,
+    /// Unique in the catalogue.
+    pub name: ScopeName,
+    /// What using it amounts to.
+    pub access: Access,
+    /// Whether a token that lists it needs a whitelist. Only where `access` is write.
+    pub requires_whitelist: bool,
+    /// For people; may be empty.
+    pub description: Box<str>,
+    /// The operations it covers, in file order.
+    pub routes: Box<[Route]>,
+}
+
+/// A set of scopes, one bit each. Ids below 64 need no allocation; beyond, the set takes one byte
+/// for every 8 ids up to its largest, so 8 KiB at most.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct ScopeSet {
+    first: u64,
+    /// Ids from 64 up, 64 to a word. The last word is never zero: equal sets have equal words.
+    rest: Box<[u64]>,
+}
+
+impl ScopeSet {
+    /// The word an id is in (0 is `first`) and its bit there.
+    fn place(id: ScopeId) -> (usize, u64) {
+        (usize::from(id.0 / 64), 1 << (id.0 % 64))
+    }
+
+    fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        std::iter::once(self.first).chain(self.rest.iter().copied())
+    }
+
+    fn from_words(first: u64, mut rest: Vec<u64>) -> Self {
+        while rest.last() == Some(&0) {
+            rest.pop();
+        }
+        Self {
+            first,
+            rest: rest.into(),
+        }
+    }
+
+    /// Whether `id` is in the set.
+    #[inline]
+    pub fn contains(&self, id: ScopeId) -> bool {
+        let (word, bit) = Self::place(id);
+        let word = match word.checked_sub(1) {
+            None => self.first,
+            Some(i) => self.rest.get(i).copied().unwrap_or(0),
+        };
+        word & bit != 0
+    }
+
+    /// Adds `id`; says whether it was absent.
+    pub fn insert(&mut self, id: ScopeId) -> bool {
+        let absent = !self.contains(id);
+        let (word, bit) = Self::place(id);
+        match word.checked_sub(1) {
+            None => self.first |= bit,
+            Some(i) => {
+                if i >= self.rest.len() {
+                    let mut longer = std::mem::take(&mut self.rest).into_vec();
+                    longer.resize(i + 1, 0);
+                    self.rest = longer.into();
+                }
+                self.rest[i] |= bit;
+            }
+        }
+        absent
+    }
+
+    /// Whether the sets share a scope.
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.words().zip(other.words()).any(|(a, b)| a & b != 0)
+    }
+
+    /// Whether every scope of this set is in `other`.
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.rest.len() <= other.rest.len()
+            && self.words().zip(other.words()).all(|(a, b)| a & !b == 0)
+    }
+
+    /// The scopes in either set.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let (long, short) = if self.rest.len() < other.rest.len() {
+            (other, self)
+        } else {
+            (self, other)
+        };
+        let mut rest = long.rest.clone();
+        rest.iter_mut().zip(&short.rest).for_each(|(a, b)| *a |= b);
+        Self {
+            first: self.first | other.first,
+            rest,
+        }
+    }
+
+    /// The scopes in both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let rest = self
+            .rest
+            .iter()
+            .zip(&other.rest)
+            .map(|(a, b)| a & b)
+            .collect();
+        Self::from_words(self.first & other.first, rest)
+    }
+
+    /// The scopes of this set that are not in `other`.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        let mut rest = self.rest.to_vec();
+        rest.iter_mut().zip(&other.rest).for_each(|(a, b)| *a &= !b);
+        Self::from_words(self.first & !other.first, rest)
+    }
+
+    /// Every scope of the set, by ascending id.
+    pub fn iter(&self) -> impl Iterator<Item = ScopeId> + '_ {
+        // A set's largest id is a u16, so there are at most 1,024 words.
+        self.words().zip(0u16..).flat_map(|(mut word, i)| {
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros() as u16)?;
+                word &= word - 1;
+                Some(ScopeId(i * 64 + bit))
+            })
+        })
+    }
+
+    /// Whether the set has no scope.
+    pub fn is_empty(&self) -> bool {
+        self.first == 0 && self.rest.is_empty()
+    }
+
+    /// How many scopes the set has.
+    pub fn len(&self) -> usize {
+        self.words().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
+impl FromIterator<ScopeId> for ScopeSet {
+    fn from_iter<I: IntoIterator<Item = ScopeId>>(ids: I) -> Self {
+        let mut set = Self::default();
+        for id in ids {
+            set.insert(id);
+        }
+        set
+    }
+}
+
+impl fmt::Debug for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|id| id.0)).finish()
+    }
+}
+
+/// All scopes with their routes: what a request's operation is looked up in.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    version: i64,
+    scopes: Box<[Scope]>,
+    by_name: HashMap<ScopeName, usize>,
+    /// Sorted by id.
+    by_id: Box<[(ScopeId, usize)]>,
+    /// To each route, the places of its scope and of itself in that scope.
+    routes: RouteTable<(usize, usize)>,
+    requiring_whitelist: ScopeSet,
+    reading: ScopeSet,
+}
+
+impl Catalog {
+    /// Builds the catalogue that the store knows as `version` from `defs`, which `catalog_file` has
+    /// checked: no name and no route shape occurs twice (of two, the first would stand).
+    /// `id_of` gives each name its number, and is called once for each in the order of `defs`.
+    pub fn new(
+        version: i64,
+        defs: Vec<ScopeDef>,
+        mut id_of: impl FnMut(&ScopeName) -> ScopeId,
+    ) -> Self {
+        let scopes: Box<[Scope]> = defs
+            .into_iter()
+            .map(|def| Scope {
+                id: id_of(&def.name),
+                name: def.name,
+                access: def.access,
+                requires_whitelist: def.requires_whitelist,
+                description: def.description.into(),
+                routes: def.routes.into(),
+            })
+            .collect();
+        let mut by_name = HashMap::with_capacity(scopes.len());
+        let mut routes = RouteTable::default();
+        for (i, scope) in scopes.iter().enumerate() {
+            by_name.entry(scope.name.clone()).or_insert(i);
+            for (j, route) in scope.routes.iter().enumerate() {
+                // A conflict can't occur in checked definitions; the first would stay.
+                let _ = routes.insert(route, (i, j));
+            }
+        }
+        let mut by_id: Box<[_]> = scopes.iter().enumerate().map(|(i, s)| (s.id, i)).collect();
+        by_id.sort();
+        let ids = |wanted: fn(&Scope) -> bool| {
+            scopes
+                .iter()
+                .filter(|scope| wanted(scope))
+                .map(|scope| scope.id)
+                .collect()
+        };
+        Self {
+            version,
+            requiring_whitelist: ids(|scope| scope.requires_whitelist),
+            reading: ids(|scope| scope.access == Access::Read),
+            by_name,
+            by_id,
+            routes,
+            scopes,
+        }
+    }
+
+    /// The store's number for this catalogue.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// Every scope, in the order of the file.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// The scope with this name.
+    pub fn by_name(&self, name: &str) -> Option<&Scope> {
+        self.by_name.get(name).map(|&i| &self.scopes[i])
+    }
+
+    /// The scope with this number; `None` too for one that an earlier catalogue had.
+    pub fn by_id(&self, id: ScopeId) -> Option<&Scope> {
+        let i = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
+        Some(&self.scopes[self.by_id[i].1])
+    }
+
+    /// The scope that an HTTP request needs; see [`RouteTable::resolve`].
+    pub fn resolve(&self, method: &str, path: &str) -> Option<&Scope> {
+        self.routes
+            .resolve(method, path)
+            .map(|&(i, _)| &self.scopes[i])
+    }
+
+    /// The scope that an HTTP request needs, with the route that it takes.
+    fn holder(&self, method: &str, path: &str) -> Option<(&Scope, &Route)> {
+        let &(i, j) = self.routes.resolve(method, path)?;
+        Some((&self.scopes[i], &self.scopes[i].routes[j]))
+    }
+
+    /// The scopes that need a whitelist.
+    pub fn requiring_whitelist(&self) -> &ScopeSet {
+        &self.requiring_whitelist
+    }
+
+    /// The scopes that a `READ_ONLY` token may use.
+    pub fn reading(&self) -> &ScopeSet {
+        &self.reading
+    }
+}

@@ -1,0 +1,359 @@
+//! The secrets of tokens and of callers' credentials: how they are written, made and checked.
+//!
+//! ```text
+//! pcl_t1_00KgAJ0q...
+//! |   ||  └ 63 base-62 digits: key number (2), id (22), randomness (22), tag (11), checksum (6)
+//! |   |└ version of this layout
+//! |   └ what it opens: t a token, c a credential
+//! └ prefix, a setting; any earlier one stays valid
+//! ```
+//!
+//! - The *checksum* (CRC-32 of all before it) tells a mistyped secret from a deleted one, and lets
+//!   secret scanners find leaked ones without asking anybody.
+//! - The *tag* (HMAC-SHA-256 of all before it, cut to 64 bits, under a key that the replicas share
+//!   through the store) tells a forged secret from an issued one without reading the store. It is a
+//!   shield for the database, not the proof: the proof is the digest.
+//! - The *digest* (SHA-256 of the whole secret) is all that is kept. The 128 random bits make it safe
+//!   to keep unsalted.
+//!
+//! Must stay true: no secret is ever printed except by [`Secret::expose`], at its creation; tags and
+//! digests are compared in constant time. Rules: docs/policy.md, section 7.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::policy::id::{read_base62, write_base62};
+
+/// SHA-256 of a secret: what is kept of it.
+pub type Digest = [u8; 32];
+
+const KEY: usize = 2;
+const ID: usize = 22;
+const RANDOM: usize = 22;
+const TAG: usize = 11;
+const CHECKSUM: usize = 6;
+const BODY: usize = KEY + ID + RANDOM + TAG + CHECKSUM;
+/// `_t1_`
+const MIDDLE: usize = 4;
+/// The longest prefix that a setting may ask for.
+pub const MAX_PREFIX: usize = 16;
+/// The largest number that a key can have: two base-62 digits.
+pub const MAX_KEY_NUMBER: u16 = 62 * 62 - 1;
+
+/// What a secret opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opens {
+    /// A client's API token.
+    Token,
+    /// A caller's credential.
+    Credential,
+}
+
+impl Opens {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Token => b't',
+            Self::Credential => b'c',
+        }
+    }
+}
+
+/// A secret that was just made. Wiped on drop; `Debug` shows nothing of it.
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The secret itself, for the one answer that shows it.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// What is kept of it.
+    pub fn digest(&self) -> Digest {
+        digest(self.expose().as_bytes())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// SHA-256 of a presented secret.
+pub fn digest(secret: &[u8]) -> Digest {
+    Sha256::digest(secret).into()
+}
+
+/// Whether two digests are equal, in constant time.
+pub fn same(a: &Digest, b: &Digest) -> bool {
+    a.ct_eq(b).into()
+}
+
+/// What a new secret is made under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(String);
+
+/// A prefix that secrets can't begin with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a prefix is 2 to 16 lower-case letters and digits and begins with a letter")]
+pub struct InvalidPrefix;
+
+impl std::str::FromStr for Prefix {
+    type Err = InvalidPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
+        let well_formed = is_prefix(text.as_bytes()) && text.len() >= 2;
+        well_formed
+            .then(|| Self(text.to_owned()))
+            .ok_or(InvalidPrefix)
+    }
+}
+
+fn is_prefix(text: &[u8]) -> bool {
+    (1..=MAX_PREFIX).contains(&text.len())
+        && text[0].is_ascii_lowercase()
+        && text
+            .iter()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// A string with the shape and checksum of a secret. Not yet known to be genuine.
+#[derive(Clone, Copy)]
+pub struct WellFormed<'a> {
+    /// The id that it names.
+    pub id: Uuid,
+    key_number: u16,
+    tag: u64,
+    text: &'a str,
+}
+
+impl fmt::Debug for WellFormed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WellFormed")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> WellFormed<'a> {
+    /// Reads a secret that opens `opens`; `None` for a wrong shape or checksum. Does not allocate.
+    pub fn parse(text: &'a str, opens: Opens) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let prefix = bytes.len().checked_sub(MIDDLE + BODY)?;
+        let (prefix, rest) = bytes.split_at(prefix);
+        let (middle, body) = rest.split_at(MIDDLE);
+        if middle != [b'_', opens.letter(), b'1', b'_'] || !is_prefix(prefix) {
+            return None;
+        }
+        let (signed, checksum) = body.split_at(BODY - CHECKSUM);
+        if read_base62(checksum)? != u128::from(crc32fast::hash(&bytes[..bytes.len() - CHECKSUM])) {
+            return None;
+        }
+        let (key_number, rest) = signed.split_at(KEY);
+        let (id, rest) = rest.split_at(ID);
+        let (random, tag) = rest.split_at(RANDOM);
+        // The randomness is not needed as a number, but must be one: each secret has one spelling.
+        read_base62(random)?;
+        Some(Self {
+            id: Uuid::from_u128(read_base62(id)?),
+            key_number: u16::try_from(read_base62(key_number)?).ok()?,
+            tag: u64::try_from(read_base62(tag)?).ok()?,
+            text,
+        })
+    }
+
+    /// What would be kept of it if it were genuine.
+    pub fn digest(&self) -> Digest {
+        digest(self.text.as_bytes())
+    }
+
+    fn signed(&self) -> &'a [u8] {
+        &self.text.as_bytes()[..self.text.len() - TAG - CHECKSUM]
+    }
+}
+
+/// A key under which tags are made. Wiped on drop; `Debug` shows its number only.
+#[derive(Clone)]
+pub struct SecretKey {
+    /// Which key it is; stands in every secret made under it.
+    pub number: u16,
+    key: Zeroizing<[u8; 32]>,
+}
+
+impl SecretKey {
+    /// Takes 32 random bytes as the key of that number.
+    pub fn new(number: u16, key: [u8; 32]) -> Self {
+        Self {
+            number,
+            key: Zeroizing::new(key),
+        }
+    }
+
+    /// The key's bytes, for the store.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.key
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey({}, redacted)", self.number)
+    }
+}
+
+/// All keys, the newest of which makes new secrets. Never empty.
+pub struct KeyRing {
+    newest: u16,
+    keys: BTreeMap<u16, Hmac<Sha256>>,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.keys()).finish()
+    }
+}
+
+impl KeyRing {
+    /// A ring of these keys; `None` for no key.
+    pub fn new(keys: &[SecretKey]) -> Option<Self> {
+        let newest = keys.iter().map(|key| key.number).max()?;
+        let keys = keys
+            .iter()
+            .map(|key| {
+                #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
+                let mac = Hmac::new_from_slice(key.expose()).expect("any length");
+                (key.number, mac)
+            })
+            .collect();
+        Some(Self { newest, keys })
+    }
+
+    /// Whether `secret` was made under one of these keys. False for a forged one.
+    pub fn made(&self, secret: &WellFormed<'_>) -> bool {
+        self.keys.get(&secret.key_number).is_some_and(|key| {
+            let tag = tag(key, secret.signed());
+            tag.to_be_bytes().ct_eq(&secret.tag.to_be_bytes()).into()
+        })
+    }
+
+    /// Makes the secret that opens `id`, from 128 random bits.
+    pub fn make(&self, opens: Opens, prefix: &Prefix, id: Uuid, random: &[u8; 16]) -> Secret {
+        let mut text = Zeroizing::new(Vec::with_capacity(MAX_PREFIX + MIDDLE + BODY));
+        text.extend_from_slice(prefix.0.as_bytes());
+        text.extend_from_slice(&[b'_', opens.letter(), b'1', b'_']);
+        append::<KEY>(&mut text, u128::from(self.newest));
+        append::<ID>(&mut text, id.as_u128());
+        append::<RANDOM>(&mut text, u128::from_be_bytes(*random));
+        if let Some(key) = self.keys.get(&self.newest) {
+            let tag = tag(key, &text);
+            append::<TAG>(&mut text, u128::from(tag));
+        }
+        let checksum = crc32fast::hash(&text);
+        append::<CHECKSUM>(&mut text, u128::from(checksum));
+        Secret(
+            text.iter()
+                .map(|&b| char::from(b))
+                .collect::<String>()
+                .into(),
+        )
+    }
+}
+
+fn append<const DIGITS: usize>(text: &mut Vec<u8>, value: u128) {
+    let mut digits = [0u8; DIGITS];
+    write_base62(value, &mut digits);
+    text.extend_from_slice(&digits);
+}
+
+fn tag(key: &Hmac<Sha256>, signed: &[u8]) -> u64 {
+    let mut mac = key.clone();
+    mac.update(signed);
+    let bytes = mac.finalize().into_bytes();
+    bytes
+        .iter()
+        .take(8)
+        .fold(0, |tag, &byte| tag << 8 | u64::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ring(numbers: &[u16]) -> KeyRing {
+        let keys: Vec<_> = numbers
+            .iter()
+            .map(|&n| SecretKey::new(n, [n as u8 ^ 0x5a; 32]))
+            .collect();
+        KeyRing::new(&keys).unwrap()
+    }
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_secret_reads_back(id: u128, random: [u8; 16], name in "[a-z][a-z0-9]{1,15}", old: bool) {
+            let id = Uuid::from_u128(id);
+            let secret = ring(&[0, 7]).make(Opens::Token, &prefix(&name), id, &random);
+            let parsed = WellFormed::parse(secret.expose(), Opens::Token).unwrap();
+            prop_assert_eq!(parsed.id, id);
+            prop_assert!(same(&parsed.digest(), &secret.digest()));
+            let later = if old { ring(&[0, 7, 3843]) } else { ring(&[7]) };
+            prop_assert!(later.made(&parsed));
+            prop_assert!(!ring(&[0]).made(&parsed));
+            prop_assert!(WellFormed::parse(secret.expose(), Opens::Credential).is_none());
+        }
+
+        #[test]
+        fn one_wrong_character_is_malformed(id: u128, random: [u8; 16], at in 0usize..70, to in "[!-~]") {
+            let secret = ring(&[1]).make(Opens::Token, &prefix("pcl"), Uuid::from_u128(id), &random);
+            let mut text = secret.expose().to_owned();
+            if text[at..=at] != to {
+                text.replace_range(at..=at, &to);
+                prop_assert!(WellFormed::parse(&text, Opens::Token).is_none());
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,120}") {
+            prop_assert!(WellFormed::parse(&text, Opens::Token).is_none());
+        }
+    }
+
+    #[test]
+    fn a_forged_secret_is_well_formed_and_not_made_here() {
+        let thief = KeyRing::new(&[SecretKey::new(1, [9; 32])]).unwrap();
+        let forged = thief.make(Opens::Token, &prefix("pcl"), Uuid::from_u128(5), &[1; 16]);
+        let parsed = WellFormed::parse(forged.expose(), Opens::Token).unwrap();
+        assert!(!ring(&[1]).made(&parsed));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let secret = ring(&[1]).make(Opens::Token, &prefix("pcl"), Uuid::from_u128(5), &[1; 16]);
+        let parsed = WellFormed::parse(secret.expose(), Opens::Token).unwrap();
+        let key = SecretKey::new(1, [0x41; 32]);
+        let shown = format!("{secret:?} {parsed:?} {key:?} {:?}", ring(&[1]));
+        assert!(!shown.contains(&secret.expose()[8..]));
+        assert!(!shown.contains("65") && !shown.contains("AAAA"), "{shown}");
+    }
+
+    #[test]
+    fn prefixes() {
+        for good in ["pcl", "ab", "acme1", "abcdefghijklmnop"] {
+            assert!(good.parse::<Prefix>().is_ok(), "{good}");
+        }
+        for bad in ["", "a", "1a", "Pcl", "p_l", "pcl-", "abcdefghijklmnopq"] {
+            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
+        }
+    }
+}

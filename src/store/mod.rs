@@ -1,0 +1,273 @@
+//! Where everything is kept: one trait of whole use cases, and the two databases behind it.
+//!
+//! Architecture invariants:
+//! - A method is one use case in one transaction. Each management change first takes the head row,
+//!   so changes are made one after another and their positions are their order of commit; it then
+//!   writes its audit record and its change record in that same transaction.
+//! - Rules are asked of `policy` inside the transaction, with the catalogue version checked there:
+//!   a change is never made on a catalogue that is not the one in force.
+//! - Only digests of secrets come here, never secrets.
+//! - Ids that the caller may not see are absent: a method given an account answers for that account
+//!   as though no other existed.
+//! - Times are the caller's `now`, which `crate::clock` carries forward from [`Store::now`].
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use crate::policy::network::{Change, ChangeError, Limits};
+use crate::policy::scope::{Catalog, ScopeName};
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenFacts;
+use crate::secret::{Digest, SecretKey};
+
+pub mod postgres;
+mod records;
+pub mod sqlite;
+
+pub use records::*;
+
+/// Why the store gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, is too slow, full, read-only or shutting down: worth another try.
+    #[error("the store is out of reach")]
+    Unavailable(#[source] sqlx::Error),
+    /// It answered what it never should: a fault of this program or of its data.
+    #[error("the store answered what it should not")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The catalogue in force is not the one that the caller decided with. Read it and ask again.
+    #[error("the catalogue has changed meanwhile")]
+    StaleCatalog,
+}
+
+/// A result of the store.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Who makes a change, when, and from where: what its audit record says.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Who.
+    pub actor: Actor,
+    /// When, by the store's clock.
+    pub now: Timestamp,
+    /// From which network address; `None` for what came from no network.
+    pub client: Option<IpAddr>,
+}
+
+/// Who makes a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    /// The bearer of a credential.
+    Credential(CredentialId, Role),
+    /// A server with `--dev`, which asks for no credential.
+    Development,
+    /// Portcullis itself, on its own account.
+    System,
+    /// A person at the command line, with the store in their hands.
+    CommandLine,
+}
+
+/// Which rows of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<K> {
+    /// Only those behind this one in the list's order; `None` from the beginning.
+    pub after: Option<K>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// Everything that is kept. See the module for what holds of every method.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// The store's own time.
+    async fn now(&self) -> Result<Timestamp>;
+
+    /// What the store is marked as, if it was marked.
+    async fn mark(&self) -> Result<Option<Mark>>;
+
+    /// Marks the store, once. Whoever marks it as what it is already changes nothing.
+    async fn set_mark(&self, mark: Mark) -> Result<()>;
+
+    // What decisions read. One round trip each.
+
+    /// The facts of one token; `None` where there is none. Deleted tokens have facts until purged.
+    async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>>;
+
+    /// One credential with its digest, revoked ones included.
+    async fn credential(&self, id: CredentialId) -> Result<Option<(Credential, Digest)>>;
+
+    /// Every credential that is not revoked, with its digest.
+    async fn live_credentials(&self) -> Result<Vec<(Credential, Digest)>>;
+
+    /// Every key that secrets were made under.
+    async fn secret_keys(&self) -> Result<Vec<SecretKey>>;
+
+    /// The catalogue in force; `None` where none was ever applied.
+    async fn catalog(&self) -> Result<Option<StoredCatalog>>;
+
+    // Accounts.
+
+    /// Creates an account.
+    async fn create_account(&self, ctx: &Context, new: &Account) -> Result<()>;
+
+    /// One account.
+    async fn account(&self, id: AccountId) -> Result<Option<Account>>;
+
+    /// Accounts, the oldest first; only `only` where given.
+    async fn accounts(
+        &self,
+        only: Option<AccountId>,
+        page: Page<AccountId>,
+    ) -> Result<Vec<Account>>;
+
+    /// Replaces an account's admins; `None` where there is no such account.
+    async fn set_account_admins(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+        admins: &[String],
+    ) -> Result<Option<Account>>;
+
+    // Tokens.
+
+    /// Stores a token that `policy` was asked about with `catalog`.
+    async fn create_token(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        new: &NewToken,
+    ) -> Result<Result<Token, NoSuchAccount>>;
+
+    /// One token, of `only` where given.
+    async fn token(&self, id: TokenId, only: Option<AccountId>) -> Result<Option<Token>>;
+
+    /// Tokens, the oldest first.
+    async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>>;
+
+    /// Deletes a token. A deleted one stays as it is. `None` where there is none.
+    async fn delete_token(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+    ) -> Result<Option<Token>>;
+
+    /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
+    /// token. A change that changes nothing keeps the version and leaves no record. With
+    /// `dry_run` everything is checked and nothing written.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one use case, each argument a fact of it"
+    )]
+    async fn change_whitelist(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        target: WhitelistTarget,
+        change: &Change,
+        limits: &Limits,
+        dry_run: bool,
+    ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>>;
+
+    /// Pending actions that are neither carried out nor cancelled, in the order of their planning.
+    async fn pending_actions(
+        &self,
+        filter: &PendingFilter,
+        page: Page<PendingActionId>,
+    ) -> Result<Vec<PendingAction>>;
+
+    // Credentials and keys.
+
+    /// Stores a credential.
+    async fn create_credential(
+        &self,
+        ctx: &Context,
+        new: &Credential,
+        digest: &Digest,
+    ) -> Result<Result<(), NoSuchAccount>>;
+
+    /// Stores the very first credential; `false`, and nothing stored, where there are any already
+    /// (revoked ones count).
+    async fn create_first_credential(
+        &self,
+        ctx: &Context,
+        new: &Credential,
+        digest: &Digest,
+    ) -> Result<bool>;
+
+    /// Makes the operator credential of the settings the one with `digest`, or none: a former one is
+    /// revoked. Changes nothing where it is that one already. A digest that was revoked before stays
+    /// revoked, and the answer says so.
+    async fn set_settings_credential(
+        &self,
+        ctx: &Context,
+        wanted: Option<(&Credential, &Digest)>,
+    ) -> Result<SettingsCredential>;
+
+    /// Credentials, the oldest first, revoked ones included.
+    async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>>;
+
+    /// Revokes a credential. A revoked one stays as it is. `None` where there is none.
+    async fn revoke_credential(
+        &self,
+        ctx: &Context,
+        id: CredentialId,
+    ) -> Result<Option<Credential>>;
+
+    /// Stores `key` under the next free number, of which there are `secret::MAX_KEY_NUMBER + 1`;
+    /// with `only_first`, only where there is no key yet. The number it got, or the newest that
+    /// was there.
+    async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16>;
+
+    // The catalogue.
+
+    /// Puts a catalogue in force that `policy` found faultless. `names` are all its scopes: known
+    /// ones keep their numbers, new ones get numbers that no other name ever had. `current` is the
+    /// version that the caller compared it with, `None` for none; another one is
+    /// [`StoreError::StaleCatalog`]. Refused where an active `CUSTOM` token may use a scope that
+    /// `names` lacks.
+    async fn apply_catalog(
+        &self,
+        ctx: &Context,
+        current: Option<i64>,
+        toml: &str,
+        names: &[ScopeName],
+    ) -> Result<Result<StoredCatalog, ScopesInUse>>;
+
+    /// How many active tokens have which grant: what narrowing and widening are counted by. Read
+    /// outside the transaction of `apply_catalog`, which checks the rule that must hold by itself.
+    async fn count_grants(&self) -> Result<GrantCounts>;
+
+    // The record.
+
+    /// Audit events, the newest first.
+    async fn audit_events(&self, filter: &AuditFilter, page: Page<i64>) -> Result<Vec<AuditEvent>>;
+
+    /// The position of the newest change.
+    async fn position(&self) -> Result<i64>;
+
+    /// Change records behind `after`, in order.
+    async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>>;
+
+    /// Stops using the store; what is under way ends first.
+    async fn close(&self);
+}
+
+/// The refusals of a whitelist change that the store finds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WhitelistRefused {
+    /// `expected_version` is not the version it has.
+    #[error("the whitelist has version {current} by now")]
+    Stale {
+        /// The version it has.
+        current: i64,
+    },
+    /// The token is deleted.
+    #[error("the token is deleted")]
+    Deleted,
+    /// The rules refuse it.
+    #[error(transparent)]
+    Rule(#[from] ChangeError),
+}

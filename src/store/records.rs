@@ -1,0 +1,317 @@
+//! What the store keeps, as both databases hand it out: plain values without behaviour.
+
+use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use crate::policy::network::{Entry, Whitelist};
+use crate::policy::scope::{ScopeId, ScopeName};
+use crate::policy::time::Timestamp;
+use crate::policy::token::{PendingActionType, TokenKind, TokenState};
+use crate::secret::Digest;
+
+/// What a whole store can be marked as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// `--dev` made it: it asks for no credentials, so a plain `serve` refuses it.
+    Development,
+    /// A plain `serve` made it, so `--dev` refuses it.
+    Production,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Ask for decisions, nothing else.
+    Pep,
+    /// Look after the tokens of one account.
+    AccountAdmin(AccountId),
+    /// Everything.
+    Operator,
+}
+
+impl Role {
+    /// The role's name as the audit record, the command line and messages write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pep => "pep",
+            Self::AccountAdmin(_) => "account_admin",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Who owns tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// A label.
+    pub name: String,
+    /// Mail addresses, in the order given; never empty.
+    pub admins: Vec<String>,
+    /// When it was created.
+    pub created: Timestamp,
+}
+
+/// A token that is about to be stored.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// Its id.
+    pub id: TokenId,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// A label.
+    pub name: String,
+    /// Of its secret.
+    pub digest: Digest,
+    /// What was asked for.
+    pub kind: TokenKind,
+    /// For a `CUSTOM` token; empty for others.
+    pub scopes: Vec<ScopeId>,
+    /// From where it may be used.
+    pub whitelist: Whitelist,
+}
+
+/// A token as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// A label.
+    pub name: String,
+    /// Whether it can be used.
+    pub state: TokenState,
+    /// What it reads as now: a downgraded `READ_WRITE` is `READ_ONLY`.
+    pub kind: TokenKind,
+    /// When a `READ_WRITE` token became `READ_ONLY`.
+    pub downgraded: Option<Timestamp>,
+    /// What a `CUSTOM` token may still use, sorted by id; empty for others.
+    pub scopes: Vec<ScopeId>,
+    /// What downgrades took, oldest first.
+    pub taken: Vec<(ScopeId, Timestamp)>,
+    /// From where it may be used.
+    pub whitelist: Whitelist,
+    /// From 1 up.
+    pub whitelist_version: i64,
+    /// When it was created.
+    pub created: Timestamp,
+    /// What is planned for it, the earliest first.
+    pub pending: Vec<PendingAction>,
+}
+
+/// A list of tokens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokenFilter {
+    /// Only those of this account.
+    pub account_id: Option<AccountId>,
+    /// Also deleted ones.
+    pub deleted: bool,
+}
+
+/// Whose whitelist is to be changed, on what condition.
+#[derive(Debug, Clone, Copy)]
+pub struct WhitelistTarget {
+    /// The token.
+    pub token_id: TokenId,
+    /// It must be of this account, where given.
+    pub only: Option<AccountId>,
+    /// It must have this version, where given.
+    pub expected_version: Option<i64>,
+}
+
+/// What a whitelist change left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhitelistChanged {
+    /// The whitelist as it stands now, or would stand.
+    pub whitelist: Whitelist,
+    /// Its version now.
+    pub version: i64,
+    /// What still covers something that was removed.
+    pub still_covered_by: Vec<Entry>,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// There is no such account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchAccount;
+
+/// How far one admin's notice got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoticeState {
+    /// It waits.
+    Queued,
+    /// The mail server accepted it then.
+    Accepted(Timestamp),
+    /// The mail server refuses the address for good, and said this.
+    Failing(String),
+}
+
+/// One admin's notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The admin's address.
+    pub email: String,
+    /// How far it got.
+    pub state: NoticeState,
+}
+
+/// A downgrade or deletion that is planned or announced, and not yet carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingAction {
+    /// Its id.
+    pub id: PendingActionId,
+    /// The token it concerns.
+    pub token_id: TokenId,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// What it takes, in a word.
+    pub action: PendingActionType,
+    /// The scopes it takes, sorted by id.
+    pub taken: Vec<ScopeId>,
+    /// The scopes that stay, sorted by id.
+    pub kept: Vec<ScopeId>,
+    /// Last use of the token.
+    pub last_use: Option<Timestamp>,
+    /// Last use of anything it takes.
+    pub last_use_of_taken: Option<Timestamp>,
+    /// The earliest instant at which it takes effect, as far as known now.
+    pub effective: Timestamp,
+    /// When it was planned.
+    pub created: Timestamp,
+    /// Each admin's notice, sorted by address.
+    pub notices: Vec<Notice>,
+}
+
+/// A list of pending actions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PendingFilter {
+    /// Only those of this account.
+    pub account_id: Option<AccountId>,
+    /// Only those of this token.
+    pub token_id: Option<TokenId>,
+    /// Only those of this type.
+    pub action: Option<PendingActionType>,
+    /// Only those that take effect before this instant.
+    pub effective_before: Option<Timestamp>,
+}
+
+/// What a caller proves who it is with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Its id.
+    pub id: CredentialId,
+    /// What its bearer may do.
+    pub role: Role,
+    /// A label; may be empty.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
+    /// Whether the settings brought it.
+    pub from_settings: bool,
+}
+
+/// What became of the settings' operator credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingsCredential {
+    /// It was that one already, or none was wanted and none was there.
+    Unchanged,
+    /// It is stored now, or the former one is revoked now, or both.
+    Changed,
+    /// That very credential was revoked; it stays so, and nothing was changed.
+    Revoked,
+}
+
+/// A catalogue as it was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCatalog {
+    /// From 1 up.
+    pub version: i64,
+    /// The file, comments and all.
+    pub toml: String,
+    /// When it was applied.
+    pub applied: Timestamp,
+    /// The number of every scope name there ever was.
+    pub scope_ids: Vec<(ScopeName, ScopeId)>,
+}
+
+/// Scopes that a catalogue would drop although active `CUSTOM` tokens may use them: each with the
+/// number of those tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopesInUse(pub Vec<(ScopeName, i64)>);
+
+/// How many active tokens have which grant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantCounts {
+    /// `READ_ONLY` ones, downgraded ones included.
+    pub read_only: i64,
+    /// `READ_WRITE` ones.
+    pub read_write: i64,
+    /// `CUSTOM` ones by a scope that they may still use: how many in all, and how many of those
+    /// have no whitelist.
+    pub custom: Vec<(ScopeId, i64, i64)>,
+}
+
+/// One change, as the audit record tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// Its place in the order of all changes, from 1 up.
+    pub position: i64,
+    /// When.
+    pub time: Timestamp,
+    /// What was done, such as `token.create`.
+    pub action: String,
+    /// The credential's id, `system`, `command line` or `development`.
+    pub actor: String,
+    /// The actor's role; empty for what has none.
+    pub actor_role: String,
+    /// From where; `None` for what came from no network.
+    pub client: Option<String>,
+    /// The account concerned.
+    pub account_id: Option<AccountId>,
+    /// The token concerned.
+    pub token_id: Option<TokenId>,
+    /// What the changed part was before, as a JSON object.
+    pub before: Option<String>,
+    /// What it is afterwards, as a JSON object.
+    pub after: Option<String>,
+}
+
+/// A list of audit events.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AuditFilter {
+    /// Only those of this account.
+    pub account_id: Option<AccountId>,
+    /// Only those of this token.
+    pub token_id: Option<TokenId>,
+    /// Only at this instant or after it.
+    pub start: Option<Timestamp>,
+    /// Only before this instant.
+    pub end: Option<Timestamp>,
+}
+
+/// What a change touched of what replicas cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touched {
+    /// The facts of one token.
+    Token(TokenId),
+    /// One credential.
+    Credential(CredentialId),
+    /// The catalogue.
+    Catalog,
+    /// The keys that secrets are made under.
+    SecretKeys,
+    /// Nothing that is cached: an account's name or admins.
+    Nothing,
+}
+
+/// One change, as replicas read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeRecord {
+    /// Its place in the order of all changes.
+    pub position: i64,
+    /// What it touched.
+    pub touched: Touched,
+}
