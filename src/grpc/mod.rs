@@ -1,7 +1,17 @@
 //! gRPC: proto messages to domain values and back, one file per service, and one place that makes a
 //! `Status`. `tonic` and `prost` stay in here.
 
+mod accounts;
+mod authorization;
+mod catalogs;
 pub mod codec;
+mod convert;
+mod credentials;
+mod gate;
+mod management;
+pub mod server;
+mod status;
+mod tokens;
 
 /// Generated from `proto/portcullis/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -448,3 +448,6 @@ fn edits(a: &[char], b: &str) -> usize {
     }
     row[a.len()]
 }
+
+#[cfg(test)]
+mod tests;

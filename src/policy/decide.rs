@@ -89,6 +89,61 @@ pub enum Denial {
     ClientIpNotWhitelisted(ClientAddr),
 }
 
+/// Why a decision is what it is, as callers and metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is the verdict of the same name")]
+pub enum Reason {
+    Allowed,
+    TokenMalformed,
+    TokenNotFound,
+    TokenDeleted,
+    TokenDeletedUnused,
+    NoMatchingRoute,
+    ScopeNotGranted,
+    ScopeLostInDowngrade,
+    WhitelistRequired,
+    ClientIpMissing,
+    ClientIpNotWhitelisted,
+}
+
+impl Reason {
+    /// Every reason, in the order in which the checks run, with its stable word.
+    pub const ALL: [(Self, &'static str); 11] = [
+        (Self::Allowed, "ALLOWED"),
+        (Self::TokenMalformed, "TOKEN_MALFORMED"),
+        (Self::TokenNotFound, "TOKEN_NOT_FOUND"),
+        (Self::TokenDeleted, "TOKEN_DELETED"),
+        (Self::TokenDeletedUnused, "TOKEN_DELETED_UNUSED"),
+        (Self::NoMatchingRoute, "NO_MATCHING_ROUTE"),
+        (Self::ScopeNotGranted, "SCOPE_NOT_GRANTED"),
+        (Self::ScopeLostInDowngrade, "SCOPE_LOST_IN_DOWNGRADE"),
+        (Self::WhitelistRequired, "WHITELIST_REQUIRED"),
+        (Self::ClientIpMissing, "CLIENT_IP_MISSING"),
+        (Self::ClientIpNotWhitelisted, "CLIENT_IP_NOT_WHITELISTED"),
+    ];
+}
+
+impl Verdict {
+    /// Why, in a word.
+    pub fn reason(&self) -> Reason {
+        let Self::Deny(denial) = self else {
+            return Reason::Allowed;
+        };
+        match denial {
+            Denial::TokenMalformed => Reason::TokenMalformed,
+            Denial::TokenNotFound => Reason::TokenNotFound,
+            Denial::TokenDeleted(_) => Reason::TokenDeleted,
+            Denial::TokenDeletedUnused(_) => Reason::TokenDeletedUnused,
+            Denial::NoMatchingRoute => Reason::NoMatchingRoute,
+            Denial::ScopeNotGranted => Reason::ScopeNotGranted,
+            Denial::ScopeLostInDowngrade => Reason::ScopeLostInDowngrade,
+            Denial::WhitelistRequired => Reason::WhitelistRequired,
+            Denial::ClientIpMissing => Reason::ClientIpMissing,
+            Denial::ClientIpNotWhitelisted(_) => Reason::ClientIpNotWhitelisted,
+        }
+    }
+}
+
 /// Decides (docs/policy.md, section 2).
 pub fn decide<'a>(
     presented: Presented<'a>,

@@ -1,12 +1,13 @@
-//! Routes: how a catalogue writes the HTTP operations of a scope, and which route a request takes.
+//! Routes: how a catalogue writes the HTTP operations of a scope.
 //!
-//! What must stay true: a request path is read in one way only. Whatever two programs might read
-//! differently (dot segments, encoded slashes, empty segments, bad escapes) matches no route, and
-//! what matches no route is denied. The work for one request is linear in its path, plus at most
-//! one visit to each node of the table, and needs no memory unless the path has escapes.
+//! What must stay true: a route that parses can match some request, and reads back as it was
+//! written. Which route a request takes is decided in `table`, and only there.
 
 use std::fmt;
 use std::str::FromStr;
+
+mod table;
+pub use table::RouteTable;
 
 /// The most segments a catalogue's route may have; deeper request paths match nothing.
 pub const MAX_SEGMENTS: usize = 16;
@@ -244,7 +245,7 @@ pub enum InvalidRoute {
     #[error("the dot segment {0:?} would match nothing")]
     DotSegment(String),
     /// A literal has a percent sign.
-    #[error("the segment {0:?} has an escape; write the character itself")]
+    #[error("the segment {0:?} has an escape; literals have none, a parameter matches any segment")]
     Escape(String),
     /// There is a question mark.
     #[error("a query string takes no part in matching, leave it out")]
@@ -263,225 +264,134 @@ pub enum InvalidRoute {
     ParameterName(String),
 }
 
-/// Routes with a value each, as a tree of segments.
-#[derive(Debug, Clone)]
-pub struct RouteTable<T> {
-    /// Never empty: the first node is the root. A node's children come after it.
-    nodes: Vec<Node<T>>,
-    /// Segments of the deepest route; at most [`MAX_SEGMENTS`], which bounds the recursion too.
-    deepest: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-#[derive(Debug, Clone)]
-struct Node<T> {
-    /// Children by literal, sorted by [`order`].
-    literals: Vec<(Box<str>, usize)>,
-    parameter: Option<usize>,
-    /// The routes that end here, by method.
-    routes: Vec<(Method, T)>,
-}
-
-impl<T> Node<T> {
-    const EMPTY: Self = Self {
-        literals: Vec::new(),
-        parameter: None,
-        routes: Vec::new(),
-    };
-
-    fn literal(&self, segment: &[u8]) -> Result<usize, usize> {
-        self.literals.binary_search_by(|(text, _)| {
-            // By length first: it settles most comparisons without a look at the text.
-            text.len()
-                .cmp(&segment.len())
-                .then_with(|| text.as_bytes().cmp(segment))
-        })
-    }
-}
-
-impl<T> Default for RouteTable<T> {
-    fn default() -> Self {
-        Self {
-            nodes: vec![Node::EMPTY],
-            deepest: 0,
+    #[test]
+    fn routes_read_back() {
+        for text in [
+            "GET /a",
+            "PURGE /api/v1/cards/{card_id}/reveal",
+            "DELETE /{a}/{a}/{_B2}",
+            "POST /v1/things:batch/@me/~x/-._!$&'()*+,;=/.../.a/..a",
+            "GET /1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16",
+        ] {
+            let route: Route = text.parse().unwrap();
+            assert_eq!(route.to_string(), text);
         }
     }
-}
 
-impl<T> RouteTable<T> {
-    /// Adds `route` with `value`.
-    ///
-    /// # Errors
-    /// The table has a route of the same shape: it keeps that one, and `value` comes back.
-    pub fn insert(&mut self, route: &Route, value: T) -> Result<(), T> {
-        let mut at = 0;
-        for segment in &route.segments {
-            let next = self.nodes.len();
-            let node = &mut self.nodes[at];
-            at = match segment.literal() {
-                None => *node.parameter.get_or_insert(next),
-                Some(text) => match node.literal(text.as_bytes()) {
-                    Ok(i) => node.literals[i].1,
-                    Err(i) => {
-                        node.literals.insert(i, (text.into(), next));
-                        next
-                    }
-                },
-            };
-            if at == next {
-                self.nodes.push(Node::EMPTY);
+    #[test]
+    fn shapes_forget_parameter_names_only() {
+        let shape = |text: &str| text.parse::<Route>().unwrap().shape();
+        assert_eq!(shape("GET /a/{id}/b"), "GET /a/{}/b");
+        assert_eq!(shape("GET /a/{id}"), shape("GET /a/{other}"));
+        assert_ne!(shape("GET /a/{id}"), shape("POST /a/{id}"));
+        assert_ne!(shape("GET /a/{id}"), shape("GET /a/id"));
+        assert_ne!(shape("GET /a/b"), shape("GET /a"));
+    }
+
+    #[test]
+    fn every_error_says_what_to_mend() {
+        let errors: Vec<String> = [
+            "",
+            "GET",
+            "/a",
+            "get /a",
+            "GeT /a",
+            "GET1 /a",
+            " /a",
+            "HEAD /a",
+            "GET a",
+            "GET  /a",
+            "GET /",
+            "GET //",
+            "GET /a/",
+            "GET /a//b",
+            "GET //a",
+            "GET /a/./b",
+            "GET /..",
+            "GET /..;x",
+            "GET /a%20b",
+            "GET /a?b=c",
+            "GET /a b",
+            "GET /a\\b",
+            "GET /a#b",
+            "GET /\u{e9}",
+            "GET /a\u{0}",
+            "GET /{}",
+            "GET /{1}",
+            "GET /{a-b}",
+            "GET /{a}.pdf",
+            "GET /a{b",
+            "GET /}",
+            "GET /1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17",
+        ]
+        .map(|text| format!("{text:?}: {}", text.parse::<Route>().unwrap_err()))
+        .to_vec();
+        insta::assert_snapshot!(errors.join("\n"), @r##"
+"": write a method, one space and a path, like "GET /api/v1/cards/{card_id}"
+"GET": write a method, one space and a path, like "GET /api/v1/cards/{card_id}"
+"/a": write a method, one space and a path, like "GET /api/v1/cards/{card_id}"
+"get /a": the method "get" is not 1 to 20 upper-case letters, like GET
+"GeT /a": the method "GeT" is not 1 to 20 upper-case letters, like GET
+"GET1 /a": the method "GET1" is not 1 to 20 upper-case letters, like GET
+" /a": the method "" is not 1 to 20 upper-case letters, like GET
+"HEAD /a": HEAD follows GET, leave it out
+"GET a": the path must begin with "/", one space after the method
+"GET  /a": the path must begin with "/", one space after the method
+"GET /": the path "/" has no segment and would match nothing
+"GET //": a path that ends with "/" would match nothing, leave the last "/" out
+"GET /a/": a path that ends with "/" would match nothing, leave the last "/" out
+"GET /a//b": "//" is an empty segment and would match nothing
+"GET //a": "//" is an empty segment and would match nothing
+"GET /a/./b": the dot segment "." would match nothing
+"GET /..": the dot segment ".." would match nothing
+"GET /..;x": the dot segment "..;x" would match nothing
+"GET /a%20b": the segment "a%20b" has an escape; literals have none, a parameter matches any segment
+"GET /a?b=c": a query string takes no part in matching, leave it out
+"GET /a b": the character ' ' can't stand in a path; letters, digits and -._~!$&'()*+,;=:@ can
+"GET /a\\b": the character '\\' can't stand in a path; letters, digits and -._~!$&'()*+,;=:@ can
+"GET /a#b": the character '#' can't stand in a path; letters, digits and -._~!$&'()*+,;=:@ can
+"GET /é": the character 'é' can't stand in a path; letters, digits and -._~!$&'()*+,;=:@ can
+"GET /a\0": the character '\0' can't stand in a path; letters, digits and -._~!$&'()*+,;=:@ can
+"GET /{}": the parameter name "" is not 1 to 64 letters, digits and "_", beginning with a letter or "_"
+"GET /{1}": the parameter name "1" is not 1 to 64 letters, digits and "_", beginning with a letter or "_"
+"GET /{a-b}": the parameter name "a-b" is not 1 to 64 letters, digits and "_", beginning with a letter or "_"
+"GET /{a}.pdf": the segment "{a}.pdf" has a brace; a parameter is a whole segment, like {card_id}
+"GET /a{b": the segment "a{b" has a brace; a parameter is a whole segment, like {card_id}
+"GET /}": the segment "}" has a brace; a parameter is a whole segment, like {card_id}
+"GET /1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17": the path has more than 16 segments
+"##);
+    }
+
+    #[test]
+    fn long_names_are_refused() {
+        assert!(
+            format!("{} /a", "A".repeat(MAX_METHOD_LEN))
+                .parse::<Route>()
+                .is_ok()
+        );
+        assert!(
+            format!("{} /a", "A".repeat(MAX_METHOD_LEN + 1))
+                .parse::<Route>()
+                .is_err()
+        );
+        let named = |len| format!("GET /{{{}}}", "a".repeat(len)).parse::<Route>();
+        assert!(named(MAX_PARAMETER_LEN).is_ok());
+        assert!(named(MAX_PARAMETER_LEN + 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_what_parses_reads_back(
+            text in "(GET|PUT|[A-Za-z]{0,4}) ?(/([a-z.;%]{0,3}|\\{[a-z_0-9]{0,3}\\}|\\PC{0,3})){0,18}",
+        ) {
+            if let Ok(route) = text.parse::<Route>() {
+                prop_assert_eq!(route.to_string(), text);
             }
         }
-        let routes = &mut self.nodes[at].routes;
-        if routes.iter().any(|(method, _)| *method == route.method) {
-            return Err(value);
-        }
-        routes.push((route.method.clone(), value));
-        self.deepest = self.deepest.max(route.segments.len());
-        Ok(())
-    }
-
-    /// The value of the route that a request takes, if it takes any.
-    ///
-    /// `path` is the request's target as received: escaped, and with its query string, if any. It
-    /// is cut there, split at `/`, and each segment decoded once. Segments are matched left to
-    /// right, a literal before a parameter; a branch that leads to no route for `method` is left
-    /// again. Methods are case-sensitive, and `HEAD` takes `GET`'s routes.
-    ///
-    /// `None` also for every path with a dot segment, `%2F`, `%5C`, `\`, a control byte (encoded or
-    /// not), a bad escape, a raw `#`, an empty segment or a trailing slash.
-    pub fn resolve(&self, method: &str, path: &str) -> Option<&T> {
-        let method = if method == "HEAD" { "GET" } else { method };
-        let mut segments = [b"".as_slice(); MAX_SEGMENTS];
-        let split = split(path.as_bytes(), &mut segments[..self.deepest])?;
-        let segments = &mut segments[..split.count];
-        let decoded: Vec<u8>;
-        if split.escaped {
-            let mut ends = [0; MAX_SEGMENTS];
-            decoded = decode(segments, &mut ends)?;
-            let mut start = 0;
-            for (segment, end) in segments.iter_mut().zip(ends) {
-                *segment = &decoded[start..end];
-                start = end;
-            }
-        }
-        if segments.iter().any(|segment| is_dot_segment(segment)) {
-            return None;
-        }
-        self.search(0, method, segments)
-    }
-
-    /// Recurses once per segment, so [`MAX_SEGMENTS`] deep at most.
-    fn search(&self, at: usize, method: &str, segments: &[&[u8]]) -> Option<&T> {
-        let node = &self.nodes[at];
-        let Some((segment, rest)) = segments.split_first() else {
-            let mut routes = node.routes.iter();
-            return routes
-                .find(|(m, _)| *m.0 == *method)
-                .map(|(_, value)| value);
-        };
-        let by_literal = match node.literal(segment) {
-            Ok(i) => self.search(node.literals[i].1, method, rest),
-            Err(_) => None,
-        };
-        by_literal.or_else(|| self.search(node.parameter?, method, rest))
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Ordinary,
-    Slash,
-    Percent,
-    Query,
-    /// Control bytes; `\`, which some servers take for `/`; `#`, after which some read no further.
-    Refused,
-}
-
-const CLASS: [Class; 256] = {
-    let mut table = [Class::Ordinary; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = Class::Refused;
-        byte += 1;
-    }
-    table[0x7f] = Class::Refused;
-    table[b'\\' as usize] = Class::Refused;
-    table[b'#' as usize] = Class::Refused;
-    table[b'/' as usize] = Class::Slash;
-    table[b'%' as usize] = Class::Percent;
-    table[b'?' as usize] = Class::Query;
-    table
-};
-
-struct Split {
-    count: usize,
-    escaped: bool,
-}
-
-/// Cuts `path` into `segments`, still escaped. `None` if it must match nothing, or has more
-/// segments than there is room for; it reads no further then.
-fn split<'p>(path: &'p [u8], segments: &mut [&'p [u8]]) -> Option<Split> {
-    let path = path.strip_prefix(b"/")?;
-    let mut split = Split {
-        count: 0,
-        escaped: false,
-    };
-    let mut start = 0;
-    let mut end = path.len();
-    for (i, &byte) in path.iter().enumerate() {
-        match CLASS[usize::from(byte)] {
-            Class::Ordinary => {}
-            Class::Percent => split.escaped = true,
-            Class::Refused => return None,
-            Class::Query => {
-                end = i;
-                break;
-            }
-            Class::Slash => {
-                if i == start {
-                    return None;
-                }
-                *segments.get_mut(split.count)? = &path[start..i];
-                split.count += 1;
-                start = i + 1;
-            }
-        }
-    }
-    if end == start {
-        return None;
-    }
-    *segments.get_mut(split.count)? = &path[start..end];
-    split.count += 1;
-    Some(split)
-}
-
-/// Decodes `segments` into one buffer, where `ends` says how far each reaches. `None` for a bad
-/// escape and for an escaped byte that must not occur.
-fn decode(segments: &[&[u8]], ends: &mut [usize; MAX_SEGMENTS]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(segments.iter().map(|s| s.len()).sum());
-    for (segment, end) in segments.iter().zip(ends) {
-        let mut bytes = segment.iter();
-        while let Some(&byte) = bytes.next() {
-            if byte != b'%' {
-                decoded.push(byte);
-                continue;
-            }
-            let byte = hex(*bytes.next()?)? << 4 | hex(*bytes.next()?)?;
-            if byte < 0x20 || matches!(byte, 0x7f | b'/' | b'\\') {
-                return None;
-            }
-            decoded.push(byte);
-        }
-        *end = decoded.len();
-    }
-    Some(decoded)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
     }
 }

@@ -389,3 +389,94 @@ impl Catalog {
         &self.reading
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_have_their_alphabet_and_length() {
+        for good in ["a", "cards.reveal", "a-b_c.9", &"x".repeat(MAX_NAME_LEN)] {
+            assert_eq!(good.parse::<ScopeName>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "A",
+            "a b",
+            "a/b",
+            "é",
+            "a\n",
+            "a\0",
+            &"x".repeat(MAX_NAME_LEN + 1),
+        ] {
+            assert_eq!(bad.parse::<ScopeName>(), Err(InvalidScopeName), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_catalog_finds_scopes_by_name_number_and_request() {
+        let def = |name: &str, access, route: &str| ScopeDef {
+            name: name.parse().unwrap(),
+            access,
+            requires_whitelist: access == Access::Write,
+            description: String::new(),
+            routes: vec![route.parse().unwrap()],
+        };
+        let defs = vec![
+            def("b", Access::Write, "POST /x/{id}"),
+            def("a", Access::Read, "GET /x"),
+        ];
+        let mut ids = [700, 3].into_iter().map(ScopeId);
+        let catalog = Catalog::new(9, defs, |_| ids.next().unwrap());
+        let name = |scope: Option<&Scope>| scope.map(|scope| scope.name.to_string());
+        assert_eq!(catalog.version(), 9);
+        assert_eq!(catalog.scopes()[0].name.as_str(), "b");
+        assert_eq!(name(catalog.by_id(ScopeId(700))), Some("b".into()));
+        assert_eq!(name(catalog.by_id(ScopeId(3))), Some("a".into()));
+        assert_eq!(name(catalog.by_id(ScopeId(4))), None);
+        assert_eq!(catalog.by_name("a").unwrap().id, ScopeId(3));
+        assert!(catalog.by_name("c").is_none());
+        assert_eq!(name(catalog.resolve("POST", "/x/1")), Some("b".into()));
+        assert_eq!(name(catalog.resolve("HEAD", "/x?y")), Some("a".into()));
+        assert_eq!(name(catalog.resolve("POST", "/x")), None);
+        assert_eq!(
+            catalog.requiring_whitelist().iter().collect::<Vec<_>>(),
+            [ScopeId(700)]
+        );
+        assert_eq!(catalog.reading().iter().collect::<Vec<_>>(), [ScopeId(3)]);
+    }
+
+    #[test]
+    fn sets_are_small() {
+        assert!(size_of::<ScopeSet>() <= 24);
+        let mut set = ScopeSet::default();
+        assert!(set.is_empty() && set.insert(ScopeId(u16::MAX)) && !set.insert(ScopeId(u16::MAX)));
+        assert_eq!((set.len(), set.is_empty()), (1, false));
+        assert_eq!(format!("{set:?}"), "{65535}");
+    }
+
+    fn ids() -> impl Strategy<Value = BTreeSet<u16>> {
+        prop::collection::btree_set(prop_oneof![0u16..70, 0u16..300, any::<u16>()], 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn sets_behave_like_sets(a in ids(), b in ids(), probe: u16) {
+            let set = |ids: &BTreeSet<u16>| ids.iter().rev().copied().map(ScopeId).collect::<ScopeSet>();
+            let (x, y) = (set(&a), set(&b));
+            prop_assert_eq!(x.iter().map(|id| id.0).collect::<Vec<_>>(), a.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(x.len(), a.len());
+            prop_assert_eq!(x.is_empty(), a.is_empty());
+            prop_assert_eq!(x.contains(ScopeId(probe)), a.contains(&probe));
+            prop_assert_eq!(x == y, a == b);
+            prop_assert_eq!(x.intersects(&y), !a.is_disjoint(&b));
+            prop_assert_eq!(x.is_subset(&y), a.is_subset(&b));
+            prop_assert_eq!(x.union(&y), set(&(&a | &b)));
+            prop_assert_eq!(x.intersection(&y), set(&(&a & &b)));
+            prop_assert_eq!(x.difference(&y), set(&(&a - &b)));
+        }
+    }
+}

@@ -1,10 +1,10 @@
-//! What the store keeps, as both databases hand it out: plain values without behaviour.
+//! What the store keeps, as both databases hand it out: plain values.
 
 use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
 use crate::policy::network::{Entry, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{PendingActionType, TokenKind, TokenState};
+use crate::policy::token::{Grant, PendingActionType, TokenKind, TokenState};
 use crate::secret::Digest;
 
 /// What a whole store can be marked as.
@@ -97,6 +97,22 @@ pub struct Token {
     pub created: Timestamp,
     /// What is planned for it, the earliest first.
     pub pending: Vec<PendingAction>,
+}
+
+impl Token {
+    /// What it may do now; meaningless for a deleted token.
+    pub fn grant(&self) -> Grant {
+        match self.kind {
+            TokenKind::ReadOnly => Grant::ReadOnly {
+                downgraded: self.downgraded.is_some(),
+            },
+            TokenKind::ReadWrite => Grant::ReadWrite,
+            TokenKind::Custom => Grant::Custom {
+                granted: self.scopes.iter().copied().collect(),
+                taken: self.taken.iter().map(|&(id, _)| id).collect(),
+            },
+        }
+    }
 }
 
 /// A list of tokens.

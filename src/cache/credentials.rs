@@ -1,0 +1,87 @@
+//! The credentials of callers, all of them in memory by digest, so that a wrong one never reaches the
+//! store and a call never waits for it.
+//!
+//! Must stay true: a credential that is not known to be valid is not in here.
+
+use std::collections::HashMap;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::policy::id::CredentialId;
+use crate::secret::{self, Digest};
+use crate::store::{Credential, Role};
+
+/// Who bears a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bearer {
+    /// The credential.
+    pub id: CredentialId,
+    /// What it may do.
+    pub role: Role,
+}
+
+type ByDigest = HashMap<Digest, Bearer>;
+
+/// Every valid credential. See the module.
+#[derive(Debug)]
+pub struct Credentials {
+    bearers: ArcSwap<ByDigest>,
+    turn: Mutex<()>,
+}
+
+impl Credentials {
+    /// Knows these, of which none is revoked.
+    pub fn new(live: Vec<(Credential, Digest)>) -> Self {
+        let bearers = live.into_iter().map(|(credential, digest)| {
+            (
+                digest,
+                Bearer {
+                    id: credential.id,
+                    role: credential.role,
+                },
+            )
+        });
+        Self {
+            bearers: ArcSwap::from_pointee(bearers.collect()),
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
+    /// SHA-256, so how long that takes tells nothing of any valid one.
+    pub fn bearer(&self, presented: &[u8]) -> Option<Bearer> {
+        self.by_digest(&secret::digest(presented))
+    }
+
+    /// The same for a digest that was taken before.
+    pub fn by_digest(&self, digest: &Digest) -> Option<Bearer> {
+        self.bearers.load().get(digest).copied()
+    }
+
+    /// Waits for the turn to read a credential from the store and [`Self::set`] it: reads that
+    /// overlapped could be taken over in the wrong order.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Takes over what the store says of `id`.
+    pub fn set(&self, id: CredentialId, known: Option<(Credential, Digest)>) {
+        self.bearers.rcu(|bearers| {
+            let mut bearers = ByDigest::clone(bearers);
+            bearers.retain(|_, bearer| bearer.id != id);
+            if let Some((credential, digest)) = &known
+                && credential.revoked.is_none()
+            {
+                bearers.insert(
+                    *digest,
+                    Bearer {
+                        id,
+                        role: credential.role,
+                    },
+                );
+            }
+            bearers
+        });
+    }
+}

@@ -1,0 +1,197 @@
+//! What decisions are made from, in memory: token facts, credentials, the catalogue, and the keys of
+//! secrets. Facts are cached, decisions never.
+//!
+//! Must stay true: once a change has been answered, no decision rests on what was before it. Every
+//! change goes through [`Cache::changed`] or [`Cache::uncertain`], whichever replica made it.
+
+mod credentials;
+mod tokens;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime::Handle;
+
+pub use credentials::{Bearer, Credentials};
+pub use tokens::{Fact, Lookup, ReadError, Tokens};
+
+use crate::policy::catalog_file;
+use crate::policy::scope::{Catalog, ScopeId, ScopeName};
+use crate::policy::time::Timestamp;
+use crate::secret::KeyRing;
+use crate::store::{self, Store, StoreError, StoredCatalog, Touched};
+use crate::telemetry::Metrics;
+
+/// A catalogue in force, ready for decisions.
+#[derive(Debug)]
+pub struct InForce {
+    /// What decisions ask.
+    pub catalog: Catalog,
+    /// The file as it was applied.
+    pub toml: String,
+    /// When.
+    pub applied: Timestamp,
+    names: HashMap<ScopeId, ScopeName>,
+}
+
+impl InForce {
+    /// Reads a catalogue that was found faultless when it was applied.
+    ///
+    /// # Errors
+    /// [`StoreError::Internal`] where it is faulty or lacks a scope's number: the store was changed
+    /// by something else than Portcullis.
+    pub fn read(stored: StoredCatalog) -> store::Result<Self> {
+        let internal = |text: String| StoreError::Internal(text.into());
+        let defs = catalog_file::parse(&stored.toml)
+            .map_err(|faults| internal(format!("the stored catalogue is faulty: {}", faults[0])))?;
+        let number = |name: &str| {
+            stored
+                .scope_ids
+                .iter()
+                .find(|(known, _)| known.as_str() == name)
+                .map(|&(_, id)| id)
+        };
+        if let Some(def) = defs.iter().find(|def| number(def.name.as_str()).is_none()) {
+            return Err(internal(format!("the scope {} has no number", def.name)));
+        }
+        let catalog = Catalog::new(stored.version, defs, |name| {
+            number(name.as_str()).unwrap_or(ScopeId(u16::MAX))
+        });
+        let names = stored
+            .scope_ids
+            .into_iter()
+            .map(|(name, id)| (id, name))
+            .collect();
+        Ok(Self {
+            catalog,
+            toml: stored.toml,
+            applied: stored.applied,
+            names,
+        })
+    }
+
+    /// The name of a scope that is in the catalogue or was in an earlier one.
+    pub fn name_of(&self, id: ScopeId) -> Option<&ScopeName> {
+        self.names.get(&id)
+    }
+}
+
+/// What decisions are made from. See the module.
+#[derive(Debug)]
+pub struct Cache {
+    /// Token facts.
+    pub tokens: Tokens,
+    /// Who may call.
+    pub credentials: Credentials,
+    catalog: ArcSwapOption<InForce>,
+    keys: ArcSwap<KeyRing>,
+    store: Arc<dyn Store>,
+}
+
+impl Cache {
+    /// Reads what is kept in memory whole: credentials, catalogue, keys. Tokens come as they are
+    /// asked for. `runtime` is where the store is spoken to.
+    ///
+    /// # Errors
+    /// The store's; [`StoreError::Internal`] where it has no key yet.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        capacity: u64,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> store::Result<Self> {
+        let cache = Self {
+            tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
+            credentials: Credentials::new(store.live_credentials().await?),
+            catalog: ArcSwapOption::empty(),
+            keys: ArcSwap::from_pointee(read_keys(&*store).await?),
+            store,
+        };
+        cache.read_catalog().await?;
+        Ok(cache)
+    }
+
+    /// The catalogue in force; `None` while it is not known, when nothing can be decided.
+    pub fn catalog(&self) -> Option<Arc<InForce>> {
+        self.catalog.load_full()
+    }
+
+    /// The same without counting a reference, for a decision that ends at once.
+    pub fn borrow_catalog(&self) -> arc_swap::Guard<Option<Arc<InForce>>> {
+        self.catalog.load()
+    }
+
+    /// The keys that secrets are made under.
+    pub fn keys(&self) -> arc_swap::Guard<Arc<KeyRing>> {
+        self.keys.load()
+    }
+
+    /// Puts a catalogue in force that was just committed, unless a newer one is.
+    pub fn apply_catalog(&self, applied: InForce) {
+        let applied = Arc::new(applied);
+        self.catalog.rcu(|current| match current {
+            Some(current) if current.catalog.version() >= applied.catalog.version() => {
+                Some(current.clone())
+            }
+            _ => Some(applied.clone()),
+        });
+    }
+
+    /// Reads the catalogue in force from the store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn read_catalog(&self) -> store::Result<()> {
+        if let Some(stored) = self.store.catalog().await? {
+            self.apply_catalog(InForce::read(stored)?);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a change that was committed, by reading what it touched where it must be known
+    /// whole.
+    ///
+    /// # Errors
+    /// The store's; what was touched is then still known as it was before.
+    pub async fn changed(&self, touched: Touched) -> store::Result<()> {
+        match touched {
+            Touched::Token(id) => self.tokens.invalidate(id).await,
+            Touched::Credential(id) => {
+                let _turn = self.credentials.turn().await;
+                self.credentials.set(id, self.store.credential(id).await?);
+            }
+            Touched::Catalog => self.read_catalog().await?,
+            Touched::SecretKeys => {
+                let keys = read_keys(&*self.store).await?;
+                self.keys.store(Arc::new(keys));
+            }
+            Touched::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Takes note that a change may or may not have been committed: what it touched counts as
+    /// unknown, which allows nothing, until the store has said what holds.
+    pub async fn uncertain(self: &Arc<Self>, touched: Touched) {
+        match touched {
+            Touched::Token(id) => return self.tokens.invalidate(id).await,
+            Touched::Credential(id) => self.credentials.set(id, None),
+            Touched::Catalog => self.catalog.store(None),
+            Touched::SecretKeys | Touched::Nothing => {}
+        }
+        let cache = self.clone();
+        crate::shutdown::spawn("cache-repair", async move {
+            while let Err(error) = cache.changed(touched).await {
+                tracing::warn!(%error, ?touched, "cannot read back what a change touched");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+}
+
+async fn read_keys(store: &dyn Store) -> store::Result<KeyRing> {
+    KeyRing::new(&store.secret_keys().await?)
+        .ok_or_else(|| StoreError::Internal("the store has no secret key".into()))
+}

@@ -1,0 +1,200 @@
+//! Token facts in memory: bounded, read once however many ask at once, absent tokens included.
+//!
+//! How an invalidation and a read already under way never leave the old fact behind: every id falls
+//! into one of many slots, each with a generation. A fact is stored under (id, generation at the
+//! start of its read), and looked up under (id, generation now). An invalidation raises the
+//! generation after the change was committed, so whatever was read before it is never found again,
+//! however late it is stored, and a later reader never joins an earlier reader's read. Other ids of
+//! the same slot are read once more, which costs a round trip and nothing else.
+
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::future::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::clock::Stopwatch;
+use crate::policy::id::TokenId;
+use crate::policy::token::TokenFacts;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+
+const SLOTS: usize = 1 << 16;
+/// How many reads may wait for the store at once; more are refused, so that a store in trouble is
+/// not made to bear a queue as well.
+const READS: usize = 1024;
+/// How long a read may take in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of an id: its facts, or that there is no such token.
+pub type Fact = Option<Arc<TokenFacts>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    id: TokenId,
+    generation: u64,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The low half of a version 7 UUID is random, made by this system: it is a hash already.
+        // An attacker can't choose it, since ids get in here only behind the keyed check.
+        state.write_u64(
+            self.id
+                .0
+                .as_u64_pair()
+                .1
+                .wrapping_add(self.generation << 48),
+        );
+    }
+}
+
+/// Spreads the bits of the one number that a [`Key`] hashes to.
+#[derive(Debug, Default, Clone, Copy)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let product = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
+
+/// What a look into memory found.
+#[derive(Debug, Clone)]
+pub enum Lookup {
+    /// It is known.
+    Known(Fact),
+    /// The store must be asked.
+    Unknown,
+}
+
+/// Why a read gave nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// The store's own reason.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// Too many reads wait already.
+    #[error("too many reads wait for the store")]
+    Overloaded,
+    /// The store took too long.
+    #[error("the store took too long")]
+    Late,
+}
+
+/// Token facts in memory. See the module.
+#[derive(Debug)]
+pub struct Tokens {
+    facts: Cache<Key, Fact, BuildHasherDefault<Spread>>,
+    generations: Box<[AtomicU64]>,
+    store: Arc<dyn Store>,
+    reads: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+}
+
+impl Tokens {
+    /// An empty cache for at most `capacity` tokens over `store`, which is spoken to on `runtime`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        capacity: u64,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            facts: Cache::builder()
+                .max_capacity(capacity)
+                .build_with_hasher(BuildHasherDefault::default()),
+            generations: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            store,
+            reads: Arc::new(Semaphore::new(READS)),
+            metrics,
+            runtime,
+        }
+    }
+
+    fn generation(&self, id: TokenId) -> &AtomicU64 {
+        let random = id.0.as_u64_pair().1 as usize;
+        &self.generations[random % SLOTS]
+    }
+
+    fn key(&self, id: TokenId) -> Key {
+        Key {
+            id,
+            generation: self.generation(id).load(Ordering::Acquire),
+        }
+    }
+
+    /// Looks into memory only.
+    pub async fn look(&self, id: TokenId) -> Lookup {
+        match self.facts.get(&self.key(id)).await {
+            Some(fact) => Lookup::Known(fact),
+            None => Lookup::Unknown,
+        }
+    }
+
+    /// Reads what memory does not have; whoever asks for the same meanwhile shares the read.
+    ///
+    /// # Errors
+    /// The store's, and those of [`ReadError`]. None is remembered.
+    pub async fn read(&self, id: TokenId) -> Result<Fact, ReadError> {
+        self.metrics.cache_misses.inc();
+        let read = async {
+            let permit = self.reads.clone().try_acquire_owned();
+            let permit = permit.map_err(|_| ReadError::Overloaded)?;
+            let store = self.store.clone();
+            let metrics = self.metrics.clone();
+            // Connections belong to the runtime that opened them, so the store has one of its own.
+            let read = self.runtime.spawn(async move {
+                let _permit = permit;
+                let watch = Stopwatch::start();
+                let fact = store.token_facts(id).await;
+                metrics.stored("token_facts", watch.elapsed(), fact.is_err());
+                fact
+            });
+            match tokio::time::timeout(PATIENCE, read).await {
+                Ok(Ok(Ok(fact))) => Ok(fact.map(Arc::new)),
+                Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
+                Ok(Err(panic)) => Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(
+                    panic,
+                ))))),
+                Err(_) => Err(ReadError::Late),
+            }
+        };
+        self.facts
+            .try_get_with(self.key(id), read)
+            .await
+            .map_err(|error| (*error).clone())
+    }
+
+    /// Forgets what was known of `id`: whoever asks from now on is answered from a read that began
+    /// after this call.
+    pub async fn invalidate(&self, id: TokenId) {
+        let generation = self.generation(id).fetch_add(1, Ordering::AcqRel);
+        self.facts.invalidate(&Key { id, generation }).await;
+    }
+
+    /// How many facts are in memory, about.
+    pub fn len(&self) -> u64 {
+        self.facts.entry_count()
+    }
+
+    /// Whether none are, about.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

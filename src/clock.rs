@@ -1,0 +1,115 @@
+//! One time: the store's, carried forward by a monotonic clock. The machine's own wall clock decides
+//! nothing. This is the only file that reads a clock.
+//!
+//! Rule: docs/policy.md, section 4 ("One time").
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::policy::time::Timestamp;
+
+/// The store's time as this process knows it.
+#[derive(Debug)]
+pub struct Clock {
+    origin: Instant,
+    /// What to add to the microseconds since `origin`.
+    offset: AtomicI64,
+    /// Whether time passes by itself; a simulated clock stands still until it is moved.
+    runs: bool,
+}
+
+impl Clock {
+    /// A clock that shows `now` and runs from there.
+    pub fn starting_at(now: Timestamp) -> Self {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this is the one place that reads a clock"
+        )]
+        let origin = Instant::now();
+        Self {
+            origin,
+            offset: AtomicI64::new(now.0),
+            runs: true,
+        }
+    }
+
+    /// A clock for tests, which shows `now` until it is moved.
+    pub fn simulated(now: Timestamp) -> Self {
+        Self {
+            runs: false,
+            ..Self::starting_at(now)
+        }
+    }
+
+    fn elapsed(&self) -> i64 {
+        if self.runs {
+            i64::try_from(self.origin.elapsed().as_micros()).unwrap_or(i64::MAX)
+        } else {
+            0
+        }
+    }
+
+    /// The store's time now.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(
+            self.elapsed()
+                .saturating_add(self.offset.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// Takes over what the store just said.
+    pub fn learn(&self, now: Timestamp) {
+        self.offset
+            .store(now.0.saturating_sub(self.elapsed()), Ordering::Relaxed);
+    }
+
+    /// Moves a simulated clock on.
+    pub fn advance(&self, by: Duration) {
+        let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        self.offset.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// Measures how long something took.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this is the one place that reads a clock"
+        )]
+        Self(Instant::now())
+    }
+
+    /// Since its start.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simulated_clock_stands_still_until_moved() {
+        let clock = Clock::simulated(Timestamp(1_000));
+        assert_eq!(clock.now(), Timestamp(1_000));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.now(), Timestamp(1_001_000));
+    }
+
+    #[test]
+    fn a_running_clock_follows_what_it_learns() {
+        let clock = Clock::starting_at(Timestamp(0));
+        clock.learn(Timestamp(5_000_000_000));
+        let now = clock.now();
+        assert!(
+            now >= Timestamp(5_000_000_000) && now < Timestamp(5_100_000_000),
+            "{now:?}"
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! `AccountService`.
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::management::Management;
+use super::proto::account_service_server::AccountService;
+use super::proto::{
+    CreateAccountRequest, CreateAccountResponse, GetAccountRequest, GetAccountResponse,
+    ListAccountsRequest, ListAccountsResponse, SetAccountAdminsRequest, SetAccountAdminsResponse,
+};
+use crate::service::lists::Paging;
+
+#[tonic::async_trait]
+impl AccountService for Management {
+    async fn create_account(
+        &self,
+        request: Request<CreateAccountRequest>,
+    ) -> Result<Response<CreateAccountResponse>, Status> {
+        self.run("CreateAccount", request, async |services, caller, r| {
+            let account = services
+                .create_account(&caller, &r.name, &r.admin_emails)
+                .await?;
+            Ok(CreateAccountResponse {
+                account: Some(convert::account(account)),
+            })
+        })
+        .await
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<GetAccountRequest>,
+    ) -> Result<Response<GetAccountResponse>, Status> {
+        self.run("GetAccount", request, async |services, caller, r| {
+            let account = services.get_account(&caller, &r.account_id).await?;
+            Ok(GetAccountResponse {
+                account: Some(convert::account(account)),
+            })
+        })
+        .await
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<ListAccountsRequest>,
+    ) -> Result<Response<ListAccountsResponse>, Status> {
+        self.run("ListAccounts", request, async |services, caller, r| {
+            let paging = Paging {
+                size: r.page_size,
+                token: &r.page_token,
+            };
+            let page = services.list_accounts(&caller, paging).await?;
+            Ok(ListAccountsResponse {
+                accounts: page.items.into_iter().map(convert::account).collect(),
+                next_page_token: page.next,
+            })
+        })
+        .await
+    }
+
+    async fn set_account_admins(
+        &self,
+        request: Request<SetAccountAdminsRequest>,
+    ) -> Result<Response<SetAccountAdminsResponse>, Status> {
+        self.run("SetAccountAdmins", request, async |services, caller, r| {
+            let set = services.set_account_admins(&caller, &r.account_id, &r.admin_emails);
+            Ok(SetAccountAdminsResponse {
+                account: Some(convert::account(set.await?)),
+            })
+        })
+        .await
+    }
+}

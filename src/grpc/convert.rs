@@ -1,0 +1,275 @@
+//! Domain values as messages, and back.
+
+use super::proto as pb;
+use crate::cache::InForce;
+use crate::policy::decide::Reason;
+use crate::policy::network::Entry;
+use crate::policy::scope::{Access, Scope, ScopeId};
+use crate::policy::time::Timestamp;
+use crate::policy::token::{Holding, PendingActionType, TokenKind, TokenState};
+use crate::service::credentials::{AskedRole, account_of};
+use crate::service::tokens::Described;
+use crate::service::{Binding, Error, Result};
+use crate::store::{
+    Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
+};
+
+pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = time.to_seconds_nanos();
+    prost_types::Timestamp { seconds, nanos }
+}
+
+/// An instant of a request.
+///
+/// # Errors
+/// [`Error::Invalid`] where it is outside what the contract's timestamps can be.
+pub(super) fn instant(
+    field: &'static str,
+    time: Option<prost_types::Timestamp>,
+) -> Result<Option<Timestamp>> {
+    let Some(time) = time else { return Ok(None) };
+    Timestamp::from_seconds_nanos(time.seconds, time.nanos)
+        .map(Some)
+        .ok_or_else(|| Error::invalid(field, "NOT_A_TIME", "is no time from year 1 to 9999"))
+}
+
+pub(super) fn reason(reason: Reason) -> pb::Reason {
+    match reason {
+        Reason::Allowed => pb::Reason::Allowed,
+        Reason::TokenMalformed => pb::Reason::TokenMalformed,
+        Reason::TokenNotFound => pb::Reason::TokenNotFound,
+        Reason::TokenDeleted => pb::Reason::TokenDeleted,
+        Reason::TokenDeletedUnused => pb::Reason::TokenDeletedUnused,
+        Reason::NoMatchingRoute => pb::Reason::NoMatchingRoute,
+        Reason::ScopeNotGranted => pb::Reason::ScopeNotGranted,
+        Reason::ScopeLostInDowngrade => pb::Reason::ScopeLostInDowngrade,
+        Reason::WhitelistRequired => pb::Reason::WhitelistRequired,
+        Reason::ClientIpMissing => pb::Reason::ClientIpMissing,
+        Reason::ClientIpNotWhitelisted => pb::Reason::ClientIpNotWhitelisted,
+    }
+}
+
+pub(super) fn action_type(action: PendingActionType) -> pb::PendingActionType {
+    match action {
+        PendingActionType::Downgrade => pb::PendingActionType::Downgrade,
+        PendingActionType::Deletion => pb::PendingActionType::Deletion,
+    }
+}
+
+/// A type to filter by; an unknown number is a fault, not "all".
+///
+/// # Errors
+/// [`Error::Invalid`] for a number that this version does not know.
+pub(super) fn asked_action_type(number: i32) -> Result<Option<PendingActionType>> {
+    match pb::PendingActionType::try_from(number) {
+        Ok(pb::PendingActionType::Unspecified) => Ok(None),
+        Ok(pb::PendingActionType::Downgrade) => Ok(Some(PendingActionType::Downgrade)),
+        Ok(pb::PendingActionType::Deletion) => Ok(Some(PendingActionType::Deletion)),
+        Err(_) => Err(Error::invalid(
+            "type",
+            "UNKNOWN_VALUE",
+            "is no PendingActionType",
+        )),
+    }
+}
+
+pub(super) fn kind(kind: TokenKind) -> pb::TokenKind {
+    match kind {
+        TokenKind::ReadOnly => pb::TokenKind::ReadOnly,
+        TokenKind::ReadWrite => pb::TokenKind::ReadWrite,
+        TokenKind::Custom => pb::TokenKind::Custom,
+    }
+}
+
+/// The kind that was asked for; `None` for none and for a number that this version does not know.
+pub(super) fn asked_kind(number: i32) -> Option<TokenKind> {
+    match pb::TokenKind::try_from(number) {
+        Ok(pb::TokenKind::ReadOnly) => Some(TokenKind::ReadOnly),
+        Ok(pb::TokenKind::ReadWrite) => Some(TokenKind::ReadWrite),
+        Ok(pb::TokenKind::Custom) => Some(TokenKind::Custom),
+        Ok(pb::TokenKind::Unspecified) | Err(_) => None,
+    }
+}
+
+/// The role that was asked for.
+pub(super) fn asked_role(number: i32) -> AskedRole {
+    match pb::Role::try_from(number) {
+        Ok(pb::Role::Pep) => AskedRole::Pep,
+        Ok(pb::Role::AccountAdmin) => AskedRole::AccountAdmin,
+        Ok(pb::Role::Operator) => AskedRole::Operator,
+        Ok(pb::Role::Unspecified) | Err(_) => AskedRole::Unspecified,
+    }
+}
+
+pub(super) fn entries(entries: &[Entry]) -> Vec<String> {
+    entries.iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn binding(binding: Binding) -> pb::Binding {
+    pb::Binding {
+        bound: binding.bound,
+        bound_by_time: Some(time(binding.by)),
+    }
+}
+
+pub(super) fn account(account: Account) -> pb::Account {
+    pb::Account {
+        account_id: account.id.to_string(),
+        name: account.name,
+        admin_emails: account.admins,
+        create_time: Some(time(account.created)),
+    }
+}
+
+pub(super) fn credential(credential: Credential) -> pb::Credential {
+    let role = match credential.role {
+        Role::Pep => pb::Role::Pep,
+        Role::AccountAdmin(_) => pb::Role::AccountAdmin,
+        Role::Operator => pb::Role::Operator,
+    };
+    pb::Credential {
+        credential_id: credential.id.to_string(),
+        role: role.into(),
+        account_id: account_of(credential.role)
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        name: credential.name,
+        create_time: Some(time(credential.created)),
+        revoke_time: credential.revoked.map(time),
+        from_settings: credential.from_settings,
+    }
+}
+
+pub(super) fn scope(scope: &Scope) -> pb::Scope {
+    let access = match scope.access {
+        Access::Read => pb::Access::Read,
+        Access::Write => pb::Access::Write,
+    };
+    pb::Scope {
+        name: scope.name.to_string(),
+        access: access.into(),
+        requires_whitelist: scope.requires_whitelist,
+        description: scope.description.to_string(),
+        routes: scope.routes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
+    let mut names: Vec<String> = ids
+        .into_iter()
+        .filter_map(|id| in_force.name_of(id))
+        .map(ToString::to_string)
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn granted(token: &Token, in_force: &InForce) -> Vec<String> {
+    if token.state != TokenState::Active {
+        return Vec::new();
+    }
+    let grant = token.grant();
+    let scopes = in_force.catalog.scopes().iter();
+    let granted = scopes.filter(|scope| grant.holding(scope) == Holding::Granted);
+    names(in_force, granted.map(|scope| scope.id))
+}
+
+fn taken(token: &Token, in_force: &InForce) -> Vec<pb::TakenScopes> {
+    token
+        .taken
+        .chunk_by(|(_, a), (_, b)| a == b)
+        .map(|together| pb::TakenScopes {
+            scopes: names(in_force, together.iter().map(|&(id, _)| id)),
+            take_time: together.first().map(|&(_, at)| time(at)),
+        })
+        .collect()
+}
+
+pub(super) fn described(described: Described) -> pb::Token {
+    token(described.token, &described.in_force)
+}
+
+pub(super) fn token(token: Token, in_force: &InForce) -> pb::Token {
+    let (state, deleted) = match token.state {
+        TokenState::Active => (pb::TokenState::Active, None),
+        TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
+        TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
+    };
+    pb::Token {
+        token_id: token.id.to_string(),
+        account_id: token.account_id.to_string(),
+        kind: kind(token.kind).into(),
+        state: state.into(),
+        granted_scopes: granted(&token, in_force),
+        taken: taken(&token, in_force),
+        whitelist: entries(token.whitelist.entries()),
+        whitelist_version: token.whitelist_version,
+        create_time: Some(time(token.created)),
+        last_use_time: None,
+        scope_uses: Vec::new(),
+        delete_time: deleted.map(time),
+        pending_actions: token
+            .pending
+            .into_iter()
+            .map(|action| pending_action(action, in_force))
+            .collect(),
+        name: token.name,
+    }
+}
+
+fn notice(notice: Notice) -> pb::Notice {
+    let (state, accepted, failure) = match notice.state {
+        NoticeState::Queued => (pb::NoticeState::Queued, None, String::new()),
+        NoticeState::Accepted(at) => (pb::NoticeState::Accepted, Some(at), String::new()),
+        NoticeState::Failing(why) => (pb::NoticeState::Failing, None, why),
+    };
+    pb::Notice {
+        email: notice.email,
+        state: state.into(),
+        accept_time: accepted.map(time),
+        failure,
+    }
+}
+
+pub(super) fn pending_action(action: PendingAction, in_force: &InForce) -> pb::PendingAction {
+    let (why, how_to_keep) = match action.action {
+        PendingActionType::Deletion => ("The token is not used.", "Use the token once."),
+        PendingActionType::Downgrade => (
+            "The token does not use these scopes.",
+            "Use each scope that is to stay once.",
+        ),
+    };
+    pb::PendingAction {
+        pending_action_id: action.id.to_string(),
+        token_id: action.token_id.to_string(),
+        account_id: action.account_id.to_string(),
+        r#type: action_type(action.action).into(),
+        scopes_taken: names(in_force, action.taken),
+        scopes_kept: names(in_force, action.kept),
+        why: why.to_owned(),
+        last_use_time: action.last_use.map(time),
+        last_use_time_of_taken: action.last_use_of_taken.map(time),
+        notices: action.notices.into_iter().map(notice).collect(),
+        effective_time: Some(time(action.effective)),
+        how_to_keep: how_to_keep.to_owned(),
+        create_time: Some(time(action.created)),
+    }
+}
+
+pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
+    pb::AuditEvent {
+        position: event.position,
+        time: Some(time(event.time)),
+        action: event.action,
+        actor: event.actor,
+        actor_role: event.actor_role,
+        client_address: event.client.unwrap_or_default(),
+        account_id: event
+            .account_id
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        token_id: event.token_id.map(|id| id.to_string()).unwrap_or_default(),
+        before_json: event.before.unwrap_or_default(),
+        after_json: event.after.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,79 @@
+//! `CredentialService`.
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::management::Management;
+use super::proto::credential_service_server::CredentialService;
+use super::proto::{
+    CreateCredentialRequest, CreateCredentialResponse, ListCredentialsRequest,
+    ListCredentialsResponse, RevokeCredentialRequest, RevokeCredentialResponse,
+    RotateSecretKeyRequest, RotateSecretKeyResponse,
+};
+use crate::service::lists::Paging;
+
+#[tonic::async_trait]
+impl CredentialService for Management {
+    async fn create_credential(
+        &self,
+        request: Request<CreateCredentialRequest>,
+    ) -> Result<Response<CreateCredentialResponse>, Status> {
+        self.run("CreateCredential", request, async |services, caller, r| {
+            let role = convert::asked_role(r.role);
+            let created = services.create_credential(&caller, role, &r.account_id, &r.name);
+            let (credential, secret) = created.await?;
+            Ok(CreateCredentialResponse {
+                credential: Some(convert::credential(credential)),
+                secret: secret.expose().to_owned(),
+            })
+        })
+        .await
+    }
+
+    async fn list_credentials(
+        &self,
+        request: Request<ListCredentialsRequest>,
+    ) -> Result<Response<ListCredentialsResponse>, Status> {
+        self.run("ListCredentials", request, async |services, _caller, r| {
+            let paging = Paging {
+                size: r.page_size,
+                token: &r.page_token,
+            };
+            let page = services.list_credentials(paging).await?;
+            Ok(ListCredentialsResponse {
+                credentials: page.items.into_iter().map(convert::credential).collect(),
+                next_page_token: page.next,
+            })
+        })
+        .await
+    }
+
+    async fn revoke_credential(
+        &self,
+        request: Request<RevokeCredentialRequest>,
+    ) -> Result<Response<RevokeCredentialResponse>, Status> {
+        self.run("RevokeCredential", request, async |services, caller, r| {
+            let (credential, binding) = services
+                .revoke_credential(&caller, &r.credential_id)
+                .await?;
+            Ok(RevokeCredentialResponse {
+                credential: Some(convert::credential(credential)),
+                binding: Some(convert::binding(binding)),
+            })
+        })
+        .await
+    }
+
+    async fn rotate_secret_key(
+        &self,
+        request: Request<RotateSecretKeyRequest>,
+    ) -> Result<Response<RotateSecretKeyResponse>, Status> {
+        self.run("RotateSecretKey", request, async |services, caller, _r| {
+            let number = services.rotate_secret_key(&caller).await?;
+            Ok(RotateSecretKeyResponse {
+                key_number: i32::from(number),
+            })
+        })
+        .await
+    }
+}

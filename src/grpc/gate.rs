@@ -1,0 +1,246 @@
+//! The gate that every request passes before anything of its body is read: who calls, whether they
+//! may, and whether there is room.
+//!
+//! Must stay true: only the health service is open. A decision takes no detour: it goes straight to
+//! its service, without routing, queueing or a thread's hop. Decisions come before management, which
+//! is limited and shed by itself.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::limit::ConcurrencyLimit;
+use tower::load_shed::LoadShed;
+use tower::{Service, ServiceExt as _};
+
+use super::authorization::Authorization;
+use super::proto::authorization_service_server::AuthorizationServiceServer;
+use super::status::status;
+use crate::secret::{self, Digest};
+use crate::service::access::Audience;
+use crate::service::{Caller, Error, Services};
+use crate::store::Role;
+
+/// How many management calls run at once; more are refused at once rather than queued.
+pub const MANAGEMENT_CALLS: usize = 256;
+/// How long a management call may take where the caller sets no earlier deadline.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+type Answer = Response<Body>;
+
+/// What the caller presented, for calls that check it again later.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented(Option<Digest>);
+
+impl Presented {
+    /// The role it has now.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] where it is not, or no longer, valid.
+    pub fn role(&self, services: &Services) -> Result<Role, Error> {
+        match &self.0 {
+            None => Ok(Role::Operator),
+            Some(digest) => services
+                .cache
+                .credentials
+                .by_digest(digest)
+                .map(|bearer| bearer.role)
+                .ok_or(Error::Unauthenticated(
+                    "the credential is not valid any more",
+                )),
+        }
+    }
+}
+
+/// The services behind the gate.
+#[derive(Clone)]
+pub struct Behind {
+    /// Decisions.
+    pub authorization: AuthorizationServiceServer<Authorization>,
+    /// Everything else that needs a credential.
+    pub management: LoadShed<ConcurrencyLimit<Routes>>,
+    /// What needs none.
+    pub open: Routes,
+}
+
+/// The gate for one connection.
+#[derive(Clone)]
+pub struct Gate {
+    behind: Behind,
+    services: Arc<Services>,
+    peer: Option<IpAddr>,
+    development: bool,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// A gate before `behind`. With `development`, callers without a credential are operators.
+    pub fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
+        Self {
+            behind,
+            services,
+            peer: None,
+            development,
+        }
+    }
+
+    /// The same for a connection from `peer`.
+    #[must_use]
+    pub fn for_peer(&self, peer: IpAddr) -> Self {
+        Self {
+            peer: Some(peer.to_canonical()),
+            ..self.clone()
+        }
+    }
+
+    /// Who calls, if they may.
+    fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, Presented), Error> {
+        let (caller, presented) = match request.headers().get(AUTHORIZATION) {
+            None if self.development => (Caller::development(self.peer), Presented(None)),
+            None => {
+                return Err(Error::Unauthenticated(
+                    "this call needs a credential: send authorization: Bearer <credential>",
+                ));
+            }
+            Some(header) => {
+                let secret = bearer(header.as_bytes()).ok_or(Error::Unauthenticated(
+                    "the authorization header is not of the form: Bearer <credential>",
+                ))?;
+                let digest = secret::digest(secret);
+                let bearer = self.services.cache.credentials.by_digest(&digest).ok_or(
+                    Error::Unauthenticated("the credential is not valid: mistyped, or revoked"),
+                )?;
+                (Caller::bearer(bearer, self.peer), Presented(Some(digest)))
+            }
+        };
+        Audience::of(request.uri().path()).admit(caller.role)?;
+        Ok((caller, presented))
+    }
+}
+
+/// What follows `Bearer` (RFC 6750, section 2.1; the scheme's case does not matter, RFC 9110).
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = header.split_at_checked(6)?;
+    let secret = rest.trim_ascii();
+    let well_formed = rest.first() == Some(&b' ') && !secret.is_empty();
+    (scheme.eq_ignore_ascii_case(b"bearer") && well_formed).then_some(secret)
+}
+
+fn refuse(error: &Error) -> Answer {
+    status(error).into_http()
+}
+
+impl Service<Request<Incoming>> for Gate {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let path = request.uri().path();
+        if path.starts_with("/grpc.health.v1.Health/") {
+            let open = self.behind.open.clone();
+            let request = request.map(Body::new);
+            return Box::pin(async move { open.oneshot(request).await });
+        }
+        let (caller, presented) = match self.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(error) => return Box::pin(std::future::ready(Ok(refuse(&error)))),
+        };
+        if let Some(method) = path.strip_prefix("/portcullis.v1.AuthorizationService/") {
+            if method == "StreamAuthorize" {
+                request.extensions_mut().insert(presented);
+            }
+            return self.behind.authorization.call(request);
+        }
+
+        request.extensions_mut().insert(caller);
+        let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
+        let management = self.behind.management.clone();
+        let metrics = self.services.metrics.clone();
+        let request = request.map(Body::new);
+        Box::pin(async move {
+            let answer = tokio::time::timeout(deadline, management.oneshot(request)).await;
+            Ok(match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_overloaded)) => {
+                    metrics.shed.inc();
+                    refuse(&Error::Overloaded)
+                }
+                Err(_) => refuse(&Error::DeadlineExceeded),
+            })
+        })
+    }
+}
+
+/// The caller's deadline (gRPC over HTTP/2: `grpc-timeout`, at most eight digits and a unit).
+fn timeout<B>(request: &Request<B>) -> Option<Duration> {
+    let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3_600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bearers() {
+        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
+        for bad in [&b""[..], b"Bearer", b"Bearer ", b"Bearerabc", b"Basic abc"] {
+            assert_eq!(bearer(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn deadlines() {
+        let of = |text: &str| {
+            timeout(
+                &Request::builder()
+                    .header("grpc-timeout", text)
+                    .body(())
+                    .unwrap(),
+            )
+        };
+        assert_eq!(of("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(
+            of("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3_600))
+        );
+        for bad in ["", "m", "1", "999999999S", "-1S", "1x"] {
+            assert_eq!(of(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What the management services have in common: who calls, where the work runs, and how it is
+//! answered and counted.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tonic::{Request, Response, Status};
+
+use super::status::{code_name, status};
+use crate::service::{Caller, Error, Result, Services};
+
+/// One of the management services. See the module.
+#[derive(Debug, Clone)]
+pub struct Management {
+    services: Arc<Services>,
+    runtime: Handle,
+}
+
+impl Management {
+    /// Answers from `services`, whose work runs on `runtime`.
+    pub fn new(services: Arc<Services>, runtime: Handle) -> Self {
+        Self { services, runtime }
+    }
+
+    /// Runs one call to its end, also where the caller goes away meanwhile: a change that was
+    /// committed must reach memory.
+    pub(super) async fn run<Q, A, F>(
+        &self,
+        call: &'static str,
+        request: Request<Q>,
+        work: impl FnOnce(Arc<Services>, Caller, Q) -> F,
+    ) -> std::result::Result<Response<A>, Status>
+    where
+        A: Send + 'static,
+        F: Future<Output = Result<A>> + Send + 'static,
+    {
+        // The gate puts it there; without it nobody is known, so nothing is allowed.
+        let Some(&caller) = request.extensions().get::<Caller>() else {
+            return Err(status(&Error::Unauthenticated("no caller is known")));
+        };
+        let work = work(self.services.clone(), caller, request.into_inner());
+        let answer = match self.runtime.spawn(work).await {
+            Ok(answer) => answer.map_err(|error| status(&error)),
+            Err(panic) => {
+                tracing::error!(call, %panic, "a call panicked");
+                Err(status(&Error::Internal))
+            }
+        };
+        let code = answer
+            .as_ref()
+            .map_or_else(Status::code, |_| tonic::Code::Ok);
+        self.services.metrics.called(call, code_name(code));
+        answer.map(Response::new)
+    }
+}

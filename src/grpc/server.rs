@@ -1,0 +1,236 @@
+//! The gRPC server: one thread per core, each with a runtime of its own that serves the connections
+//! it was given from their first byte to their last. A decision never changes threads.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
+
+use super::authorization::Authorization;
+use super::gate::{Behind, Gate, MANAGEMENT_CALLS};
+use super::management::Management;
+use super::proto::account_service_server::AccountServiceServer;
+use super::proto::authorization_service_server::AuthorizationServiceServer;
+use super::proto::catalog_service_server::CatalogServiceServer;
+use super::proto::credential_service_server::CredentialServiceServer;
+use super::proto::token_service_server::TokenServiceServer;
+use crate::net;
+use crate::service::Services;
+
+/// The largest message that is read, in bytes.
+const MAX_MESSAGE: usize = 4 << 20;
+/// Requests that one connection may have under way.
+const STREAMS: u32 = 1_024;
+/// Connections that all threads serve at once; more are closed at once.
+const CONNECTIONS: usize = 16_384;
+/// Bytes of headers that a request may have.
+const HEADERS: u32 = 16 << 10;
+/// How long a silent peer is waited for before its connection counts as dead.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long requests under way may take when the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Everything that the server answers.
+///
+/// # Errors
+/// The descriptors can't be read: a fault of the build.
+pub fn gate(
+    services: &Arc<Services>,
+    runtime: Handle,
+    health: Routes,
+    development: bool,
+    stop: CancellationToken,
+) -> Result<Gate, tonic_reflection::server::Error> {
+    let management = Management::new(services.clone(), runtime);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(super::proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    macro_rules! limited {
+        ($server:ident, $service:expr) => {
+            $server::new($service).max_decoding_message_size(MAX_MESSAGE)
+        };
+    }
+    let routes = Routes::new(limited!(TokenServiceServer, management.clone()))
+        .add_service(limited!(AccountServiceServer, management.clone()))
+        .add_service(limited!(CatalogServiceServer, management.clone()))
+        .add_service(limited!(CredentialServiceServer, management))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    let authorization = Authorization::new(services.clone(), stop);
+    let behind = Behind {
+        authorization: limited!(AuthorizationServiceServer, authorization),
+        management: ServiceBuilder::new()
+            .load_shed()
+            .concurrency_limit(MANAGEMENT_CALLS)
+            .service(routes),
+        open: health.prepare(),
+    };
+    Ok(Gate::new(behind, services.clone(), development))
+}
+
+/// Serves until `stop`, then lets what is under way end.
+///
+/// # Errors
+/// A thread or its runtime can't be started.
+pub async fn serve(
+    listener: TcpListener,
+    gate: Gate,
+    services: Arc<Services>,
+    tls: Option<TlsAcceptor>,
+    threads: usize,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut workers = Vec::with_capacity(threads);
+    let mut ends = Vec::with_capacity(threads);
+    for number in 0..threads {
+        let (give, take) = mpsc::unbounded_channel();
+        let worker = Worker {
+            gate: gate.clone(),
+            services: services.clone(),
+            tls: tls.clone(),
+            open: open.clone(),
+            stop: stop.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (ended, end) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("grpc-{number}"))
+            .spawn(move || {
+                runtime.block_on(worker.run(take));
+                // Nobody waits where the server was stopped the hard way.
+                let _ = ended.send(());
+            })?;
+        workers.push(give);
+        ends.push(end);
+    }
+
+    let mut next = 0;
+    net::accept(listener, stop, |stream, peer| {
+        if open.load(Ordering::Relaxed) >= CONNECTIONS {
+            services.metrics.shed.inc();
+            return;
+        }
+        next = (next + 1) % workers.len();
+        match stream.into_std() {
+            Ok(stream) => {
+                open.fetch_add(1, Ordering::Relaxed);
+                services.metrics.connections.inc();
+                // A worker ends only after `stop`, when the connection is not wanted any more.
+                let _ = workers[next].send((stream, peer));
+            }
+            Err(error) => tracing::warn!(%error, "cannot hand a connection over"),
+        }
+    })
+    .await;
+    drop(workers);
+    for end in ends {
+        // A worker that panicked has ended, too.
+        let _ = end.await;
+    }
+    Ok(())
+}
+
+struct Worker {
+    gate: Gate,
+    services: Arc<Services>,
+    tls: Option<TlsAcceptor>,
+    open: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+impl Worker {
+    async fn run(self, mut take: mpsc::UnboundedReceiver<(std::net::TcpStream, IpAddr)>) {
+        let connections = TaskTracker::new();
+        let hard_stop = CancellationToken::new();
+        while let Some((stream, peer)) = take.recv().await {
+            let gate = self.gate.for_peer(peer);
+            let tls = self.tls.clone();
+            let stop = self.stop.clone();
+            let hard_stop = hard_stop.clone();
+            let open = self.open.clone();
+            let metrics = self.services.metrics.clone();
+            let connection = async move {
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    match tls {
+                        None => serve_connection(stream, gate, stop).await,
+                        Some(tls) => {
+                            match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
+                                Ok(Ok(stream)) => serve_connection(stream, gate, stop).await,
+                                Ok(Err(error)) => {
+                                    tracing::info!(%peer, %error, "a TLS handshake failed");
+                                }
+                                Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
+                            }
+                        }
+                    }
+                }
+            };
+            connections.spawn(async move {
+                tokio::select! {
+                    () = connection => {}
+                    () = hard_stop.cancelled() => {}
+                }
+                open.fetch_sub(1, Ordering::Relaxed);
+                metrics.connections.dec();
+            });
+        }
+        connections.close();
+        if tokio::time::timeout(DRAIN, connections.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                open = connections.len(),
+                "closing connections that did not end"
+            );
+            hard_stop.cancel();
+            connections.wait().await;
+        }
+    }
+}
+
+async fn serve_connection<S>(stream: S, gate: Gate, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADERS)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE);
+    let service = TowerToHyperService::new(gate);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

@@ -1,0 +1,181 @@
+//! `TokenService`.
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::management::Management;
+use super::proto::token_service_server::TokenService;
+use super::proto::{
+    CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
+    GetTokenRequest, GetTokenResponse, ListAuditEventsRequest, ListAuditEventsResponse,
+    ListPendingActionsRequest, ListPendingActionsResponse, ListTokensRequest, ListTokensResponse,
+    ManageWhitelistRequest, ManageWhitelistResponse,
+};
+use crate::service::lists::{AuditQuery, Paging, PendingQuery};
+use crate::service::tokens::{CreateToken, ManageWhitelist};
+
+#[tonic::async_trait]
+impl TokenService for Management {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        self.run("CreateToken", request, async |services, caller, r| {
+            let create = CreateToken {
+                account_id: &r.account_id,
+                name: &r.name,
+                kind: convert::asked_kind(r.kind),
+                scopes: &r.scopes,
+                whitelist: &r.whitelist,
+                validate_only: r.validate_only,
+            };
+            let (described, secret) = services.create_token(&caller, create).await?;
+            let mut token = convert::described(described);
+            if secret.is_none() {
+                token.token_id.clear();
+            }
+            let secret = secret
+                .map(|secret| secret.expose().to_owned())
+                .unwrap_or_default();
+            Ok(CreateTokenResponse {
+                token: Some(token),
+                secret,
+            })
+        })
+        .await
+    }
+
+    async fn get_token(
+        &self,
+        request: Request<GetTokenRequest>,
+    ) -> Result<Response<GetTokenResponse>, Status> {
+        self.run("GetToken", request, async |services, caller, r| {
+            let described = services.get_token(&caller, &r.token_id).await?;
+            Ok(GetTokenResponse {
+                token: Some(convert::described(described)),
+            })
+        })
+        .await
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        self.run("ListTokens", request, async |services, caller, r| {
+            let paging = Paging {
+                size: r.page_size,
+                token: &r.page_token,
+            };
+            let (page, in_force) = services
+                .list_tokens(&caller, &r.account_id, r.show_deleted, paging)
+                .await?;
+            let tokens = page
+                .items
+                .into_iter()
+                .map(|token| convert::token(token, &in_force));
+            Ok(ListTokensResponse {
+                tokens: tokens.collect(),
+                next_page_token: page.next,
+            })
+        })
+        .await
+    }
+
+    async fn delete_token(
+        &self,
+        request: Request<DeleteTokenRequest>,
+    ) -> Result<Response<DeleteTokenResponse>, Status> {
+        self.run("DeleteToken", request, async |services, caller, r| {
+            let (described, binding) = services.delete_token(&caller, &r.token_id).await?;
+            Ok(DeleteTokenResponse {
+                token: Some(convert::described(described)),
+                binding: Some(convert::binding(binding)),
+            })
+        })
+        .await
+    }
+
+    async fn manage_whitelist(
+        &self,
+        request: Request<ManageWhitelistRequest>,
+    ) -> Result<Response<ManageWhitelistResponse>, Status> {
+        self.run("ManageWhitelist", request, async |services, caller, r| {
+            let replace = r.replace.as_ref();
+            let manage = ManageWhitelist {
+                token_id: &r.token_id,
+                add: &r.add,
+                remove: &r.remove,
+                replace: replace.map(|r| (r.entries.as_slice(), r.allow_any_address)),
+                expected_version: r.expected_version,
+                validate_only: r.validate_only,
+            };
+            let managed = services.manage_whitelist(&caller, manage).await?;
+            let outcome = managed.outcome;
+            Ok(ManageWhitelistResponse {
+                entries: convert::entries(outcome.whitelist.entries()),
+                version: outcome.version,
+                still_covered_by: convert::entries(&outcome.still_covered_by),
+                binding: managed.binding.map(convert::binding),
+            })
+        })
+        .await
+    }
+
+    async fn list_pending_actions(
+        &self,
+        request: Request<ListPendingActionsRequest>,
+    ) -> Result<Response<ListPendingActionsResponse>, Status> {
+        self.run(
+            "ListPendingActions",
+            request,
+            async |services, caller, r| {
+                let query = PendingQuery {
+                    account_id: &r.account_id,
+                    token_id: &r.token_id,
+                    action: convert::asked_action_type(r.r#type)?,
+                    effective_before: convert::instant("effective_before", r.effective_before)?,
+                    paging: Paging {
+                        size: r.page_size,
+                        token: &r.page_token,
+                    },
+                };
+                let page = services.list_pending_actions(&caller, query).await?;
+                let in_force = services.get_catalog()?;
+                let actions = page
+                    .items
+                    .into_iter()
+                    .map(|action| convert::pending_action(action, &in_force));
+                Ok(ListPendingActionsResponse {
+                    pending_actions: actions.collect(),
+                    next_page_token: page.next,
+                })
+            },
+        )
+        .await
+    }
+
+    async fn list_audit_events(
+        &self,
+        request: Request<ListAuditEventsRequest>,
+    ) -> Result<Response<ListAuditEventsResponse>, Status> {
+        self.run("ListAuditEvents", request, async |services, caller, r| {
+            let query = AuditQuery {
+                account_id: &r.account_id,
+                token_id: &r.token_id,
+                start: convert::instant("start_time", r.start_time)?,
+                end: convert::instant("end_time", r.end_time)?,
+                paging: Paging {
+                    size: r.page_size,
+                    token: &r.page_token,
+                },
+            };
+            let page = services.list_audit_events(&caller, query).await?;
+            Ok(ListAuditEventsResponse {
+                audit_events: page.items.into_iter().map(convert::audit_event).collect(),
+                next_page_token: page.next,
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,102 @@
+//! Accounts and their admins.
+
+use uuid::Uuid;
+
+use super::lists::{Cursor, Paged, Paging};
+use super::validate::{self, Faults};
+use super::{Caller, Error, Result, Services};
+use crate::policy::id::AccountId;
+use crate::store::{Account, Touched};
+
+impl Services {
+    /// Creates an account.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a bad name or address; the store's.
+    pub async fn create_account(
+        &self,
+        caller: &Caller,
+        name: &str,
+        admins: &[String],
+    ) -> Result<Account> {
+        let mut faults = Faults::default();
+        let name = faults.take(validate::name(name, true));
+        let admins = faults.take(validate::admins(admins));
+        faults.settle()?;
+        let now = self.clock.now();
+        let account = Account {
+            id: AccountId(Uuid::now_v7()),
+            name: name.unwrap_or_default(),
+            admins: admins.unwrap_or_default(),
+            created: now,
+        };
+        let ctx = caller.context(now);
+        let create = self.store.create_account(&ctx, &account);
+        self.change("create_account", Touched::Nothing, create)
+            .await?;
+        Ok(account)
+    }
+
+    /// Reads one account.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none that the caller sees; the store's.
+    pub async fn get_account(&self, caller: &Caller, id: &str) -> Result<Account> {
+        let id: AccountId = validate::id("account_id", id)?;
+        if !caller.sees(id) {
+            return Err(no_account(id));
+        }
+        self.read("account", self.store.account(id))
+            .await?
+            .ok_or_else(|| no_account(id))
+    }
+
+    /// Lists accounts, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad paging; the store's.
+    pub async fn list_accounts(
+        &self,
+        caller: &Caller,
+        paging: Paging<'_>,
+    ) -> Result<Paged<Account>> {
+        let cursor = Cursor::new(paging, "accounts".to_owned())?;
+        let items = self
+            .read("accounts", self.store.accounts(caller.only(), cursor.page))
+            .await?;
+        Ok(cursor.finish(items, |account| account.id))
+    }
+
+    /// Replaces an account's admins.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad addresses, [`Error::NotFound`] for no such account; the store's.
+    pub async fn set_account_admins(
+        &self,
+        caller: &Caller,
+        id: &str,
+        admins: &[String],
+    ) -> Result<Account> {
+        let mut faults = Faults::default();
+        let id = faults.take(validate::id::<AccountId>("account_id", id));
+        let admins = faults.take(validate::admins(admins)).unwrap_or_default();
+        faults.settle()?;
+        let id = id.ok_or(Error::Internal)?;
+        let ctx = caller.context(self.clock.now());
+        let set = self.store.set_account_admins(&ctx, id, &admins);
+        let account = self
+            .change("set_account_admins", Touched::Nothing, set)
+            .await?;
+        account
+            .filter(|_| caller.sees(id))
+            .ok_or_else(|| no_account(id))
+    }
+}
+
+/// The same for an account that does not exist and for one that the caller may not know of.
+pub(super) fn no_account(id: AccountId) -> Error {
+    Error::NotFound {
+        kind: "account",
+        id: id.to_string(),
+    }
+}

@@ -1,0 +1,256 @@
+//! The catalogue: reading it, replacing it, and what replacing it does to tokens.
+//!
+//! Must stay true: nothing that tokens lose is lost without `confirm_narrowing`; a scope that an
+//! active `CUSTOM` token may use is never dropped.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::error::Obstacle;
+use super::{Binding, Caller, Error, Result, Services};
+use crate::cache::InForce;
+use crate::policy::catalog_file;
+use crate::policy::scope::{Catalog, Change, Effect, ScopeChange, ScopeId, ScopeName, compare};
+use crate::store::{GrantCounts, ScopesInUse, StoreError, Touched};
+
+/// What `ApplyCatalog` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct ApplyCatalog<'a> {
+    /// The file.
+    pub toml: &'a str,
+    /// Check only.
+    pub validate_only: bool,
+    /// Go ahead although tokens lose something.
+    pub confirm_narrowing: bool,
+}
+
+/// What happens to one scope, and whom it touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Impact {
+    /// The scope.
+    pub scope: ScopeName,
+    /// What happens to it, in a sentence.
+    pub summary: String,
+    /// How many active tokens may do more because of it.
+    pub gaining: i64,
+    /// How many may do less.
+    pub losing: i64,
+}
+
+/// What applying a catalogue did, or would do.
+#[derive(Debug)]
+pub struct AppliedCatalog {
+    /// The version in force.
+    pub version: i64,
+    /// What differs.
+    pub impacts: Vec<Impact>,
+    /// Whether the change binds; `None` where nothing was changed.
+    pub binding: Option<Binding>,
+}
+
+impl Services {
+    /// The catalogue in force.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while it is not known.
+    pub fn get_catalog(&self) -> Result<Arc<InForce>> {
+        self.in_force()
+    }
+
+    /// Replaces the catalogue, or says what replacing it would do.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every fault of the file, [`Error::Refused`] where tokens would lose
+    /// something and that was not confirmed, or a scope in use would be dropped; the store's.
+    pub async fn apply_catalog(
+        &self,
+        caller: &Caller,
+        request: ApplyCatalog<'_>,
+    ) -> Result<AppliedCatalog> {
+        let defs = catalog_file::parse(request.toml).map_err(|faults| {
+            let violation = |fault: &catalog_file::Fault| super::error::Violation {
+                field: "toml".to_owned(),
+                description: fault.to_string(),
+                reason: "FAULTY_CATALOG",
+            };
+            Error::Invalid(faults.iter().map(violation).collect())
+        })?;
+        let names: Vec<_> = defs.iter().map(|def| def.name.clone()).collect();
+
+        let current = self.in_force()?;
+        let old = &current.catalog;
+        // New names get numbers of their own here, which live no longer than the comparison.
+        let mut free = u16::MAX;
+        let next = Catalog::new(old.version(), defs, |name| {
+            match old.by_name(name.as_str()) {
+                Some(scope) => scope.id,
+                None => {
+                    while old.by_id(ScopeId(free)).is_some() {
+                        free -= 1;
+                    }
+                    free -= 1;
+                    ScopeId(free + 1)
+                }
+            }
+        });
+        // Comparing thousands of routes takes a while, so other calls must not wait for it.
+        let changes = {
+            let current = current.clone();
+            tokio::task::spawn_blocking(move || compare(&current.catalog, &next))
+                .await
+                .map_err(|_| Error::Internal)?
+        };
+        let counts = self.read("count_grants", self.store.count_grants()).await?;
+        let impacts: Vec<_> = changes
+            .iter()
+            .map(|change| impact(change, &counts))
+            .collect();
+        refuse_dropping(&changes, &counts)?;
+
+        let unchanged = impacts.is_empty() && request.toml == current.toml;
+        if request.validate_only || unchanged {
+            let binding = (!request.validate_only).then(|| self.bound());
+            return Ok(AppliedCatalog {
+                version: old.version(),
+                impacts,
+                binding,
+            });
+        }
+        if !request.confirm_narrowing {
+            refuse_narrowing(&impacts)?;
+        }
+        let ctx = caller.context(self.clock.now());
+        let apply = self
+            .store
+            .apply_catalog(&ctx, Some(old.version()), request.toml, &names);
+        match self.change("apply_catalog", Touched::Catalog, apply).await {
+            Ok(Ok(stored)) => Ok(AppliedCatalog {
+                version: stored.version,
+                impacts,
+                binding: Some(self.bound()),
+            }),
+            Ok(Err(in_use)) => Err(still_listed(&in_use)),
+            Err(StoreError::StaleCatalog) => {
+                self.catch_up().await?;
+                Err(Error::Aborted(
+                    "somebody replaced the catalogue meanwhile: read it, then decide again".into(),
+                ))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn impact(change: &ScopeChange, counts: &GrantCounts) -> Impact {
+    let (custom, bare) = counts
+        .custom
+        .iter()
+        .find(|(id, _, _)| *id == change.id)
+        .map_or((0, 0), |&(_, all, bare)| (all, bare));
+    // A scope that begins or ceases to need a whitelist touches those that have none.
+    let custom = match change.change {
+        Change::NowRequiresWhitelist | Change::NoLongerRequiresWhitelist => bare,
+        _ => custom,
+    };
+    let count = |of: fn(&Effect) -> bool| {
+        let effects = &change.effects;
+        [
+            (&effects.read_only, counts.read_only),
+            (&effects.read_write, counts.read_write),
+            (&effects.custom, custom),
+        ]
+        .into_iter()
+        .filter(|(effect, _)| of(effect))
+        .map(|(_, tokens)| tokens)
+        .sum()
+    };
+    Impact {
+        scope: change.scope.clone(),
+        summary: summary(&change.change),
+        gaining: count(|effect| effect.gains),
+        losing: count(|effect| effect.loses),
+    }
+}
+
+fn summary(change: &Change) -> String {
+    fn list<T>(what: &str, items: &[T], show: impl Fn(&T) -> String) -> String {
+        const SHOWN: usize = 5;
+        let mut text = what.to_owned();
+        for (at, item) in items.iter().take(SHOWN).enumerate() {
+            let gap = if at == 0 { " " } else { ", " };
+            // Writing to a String can't fail.
+            let _ = write!(text, "{gap}{}", show(item));
+        }
+        if items.len() > SHOWN {
+            let _ = write!(text, " and {} more", items.len() - SHOWN);
+        }
+        text
+    }
+    match change {
+        Change::Added => "new".to_owned(),
+        Change::Dropped => "dropped".to_owned(),
+        Change::BecameRead => "access becomes read".to_owned(),
+        Change::BecameWrite => "access becomes write".to_owned(),
+        Change::NowRequiresWhitelist => {
+            "requires a whitelist from now on: tokens without one are denied until one is set"
+                .to_owned()
+        }
+        Change::NoLongerRequiresWhitelist => "no longer requires a whitelist".to_owned(),
+        Change::RoutesGained(routes) => list("gains", routes, ToString::to_string),
+        Change::RoutesLost(routes) => list("loses", routes, ToString::to_string),
+        Change::PathsGained(overlaps) => list("gains requests of", overlaps, |overlap| {
+            format!("{} (from {})", overlap.other, overlap.other_scope)
+        }),
+        Change::PathsLost(overlaps) => list("loses requests of", overlaps, |overlap| {
+            format!("{} (to {})", overlap.other, overlap.other_scope)
+        }),
+        Change::DescriptionChanged => "description changes".to_owned(),
+    }
+}
+
+fn refuse_dropping(changes: &[ScopeChange], counts: &GrantCounts) -> Result<()> {
+    let in_use: Vec<_> = changes
+        .iter()
+        .filter(|change| matches!(change.change, Change::Dropped))
+        .filter_map(|change| {
+            let (_, tokens, _) = counts.custom.iter().find(|(id, _, _)| *id == change.id)?;
+            (*tokens > 0).then(|| (change.scope.clone(), *tokens))
+        })
+        .collect();
+    if in_use.is_empty() {
+        Ok(())
+    } else {
+        Err(still_listed(&ScopesInUse(in_use)))
+    }
+}
+
+fn still_listed(ScopesInUse(in_use): &ScopesInUse) -> Error {
+    let obstacle = |(scope, tokens): &(ScopeName, i64)| Obstacle {
+        rule: "SCOPE_IN_USE",
+        subject: format!("scopes/{scope}"),
+        description: format!(
+            "{tokens} active CUSTOM token(s) list the scope {scope}: keep it, or delete them first"
+        ),
+    };
+    Error::Refused(in_use.iter().map(obstacle).collect(), Vec::new())
+}
+
+fn refuse_narrowing(impacts: &[Impact]) -> Result<()> {
+    let obstacles: Vec<_> = impacts
+        .iter()
+        .filter(|impact| impact.losing > 0)
+        .map(|impact| Obstacle {
+            rule: "NARROWING_NOT_CONFIRMED",
+            subject: format!("scopes/{}", impact.scope),
+            description: format!(
+                "{}: {}; {} active token(s) lose by it: set confirm_narrowing if that is meant",
+                impact.scope, impact.summary, impact.losing
+            ),
+        })
+        .collect();
+    if obstacles.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Refused(obstacles, Vec::new()))
+    }
+}

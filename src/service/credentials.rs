@@ -1,0 +1,168 @@
+//! The credentials of callers, and the key under which secrets are made.
+
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::accounts::no_account;
+use super::lists::{Cursor, Paged, Paging};
+use super::validate::{self, Faults};
+use super::{Binding, Caller, Error, Result, Services};
+use crate::policy::id::{AccountId, CredentialId};
+use crate::secret::{Opens, Secret};
+use crate::store::{Credential, Role, Touched};
+
+/// Which role was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskedRole {
+    /// None, or one that this version does not know.
+    Unspecified,
+    /// [`Role::Pep`].
+    Pep,
+    /// [`Role::AccountAdmin`].
+    AccountAdmin,
+    /// [`Role::Operator`].
+    Operator,
+}
+
+impl Services {
+    /// A new secret for `id`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the system gives no randomness.
+    pub(super) fn make_secret(&self, opens: Opens, id: Uuid) -> Result<Secret> {
+        let mut random = Zeroizing::new([0u8; 16]);
+        getrandom::fill(random.as_mut()).map_err(|error| {
+            tracing::error!(%error, "the system gives no randomness");
+            Error::Internal
+        })?;
+        Ok(self.cache.keys().make(opens, &self.prefix, id, &random))
+    }
+
+    /// Creates a credential.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad fields, [`Error::NotFound`] for no such account; the store's.
+    pub async fn create_credential(
+        &self,
+        caller: &Caller,
+        role: AskedRole,
+        account_id: &str,
+        name: &str,
+    ) -> Result<(Credential, Secret)> {
+        let mut faults = Faults::default();
+        let name = faults.take(validate::name(name, false)).unwrap_or_default();
+        let role = match (role, account_id) {
+            (AskedRole::AccountAdmin, id) => faults
+                .take(validate::id("account_id", id))
+                .map(Role::AccountAdmin),
+            (AskedRole::Unspecified, _) => {
+                let roles = "is required: ROLE_PEP, ROLE_ACCOUNT_ADMIN or ROLE_OPERATOR";
+                faults.add("role", "REQUIRED", roles);
+                None
+            }
+            (role, "") => Some(if role == AskedRole::Pep {
+                Role::Pep
+            } else {
+                Role::Operator
+            }),
+            (_, _) => {
+                let only = "goes with ROLE_ACCOUNT_ADMIN only: leave it out";
+                faults.add("account_id", "NOT_FOR_THIS_ROLE", only);
+                None
+            }
+        };
+        faults.settle()?;
+        let now = self.clock.now();
+        let id = CredentialId(Uuid::now_v7());
+        let secret = self.make_secret(Opens::Credential, id.0)?;
+        let credential = Credential {
+            id,
+            role: role.ok_or(Error::Internal)?,
+            name,
+            created: now,
+            revoked: None,
+            from_settings: false,
+        };
+        let ctx = caller.context(now);
+        let digest = secret.digest();
+        let create = self.store.create_credential(&ctx, &credential, &digest);
+        match self
+            .change("create_credential", Touched::Credential(id), create)
+            .await?
+        {
+            Ok(()) => Ok((credential, secret)),
+            Err(_) => Err(match credential.role {
+                Role::AccountAdmin(account) => no_account(account),
+                Role::Pep | Role::Operator => Error::Internal,
+            }),
+        }
+    }
+
+    /// Lists credentials, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad paging; the store's.
+    pub async fn list_credentials(&self, paging: Paging<'_>) -> Result<Paged<Credential>> {
+        let cursor = Cursor::new(paging, "credentials".to_owned())?;
+        let items = self
+            .read("credentials", self.store.credentials(cursor.page))
+            .await?;
+        Ok(cursor.finish(items, |credential| credential.id))
+    }
+
+    /// Revokes a credential.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for no such credential; the store's.
+    pub async fn revoke_credential(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<(Credential, Binding)> {
+        let id: CredentialId = validate::id("credential_id", id)?;
+        let ctx = caller.context(self.clock.now());
+        let revoke = self.store.revoke_credential(&ctx, id);
+        let revoked = self
+            .change("revoke_credential", Touched::Credential(id), revoke)
+            .await?;
+        let revoked = revoked.ok_or_else(|| Error::NotFound {
+            kind: "credential",
+            id: id.to_string(),
+        })?;
+        Ok((revoked, self.bound()))
+    }
+
+    /// Makes a new key for new secrets; earlier secrets stay valid. Its number.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn rotate_secret_key(&self, caller: &Caller) -> Result<u16> {
+        let key = random_key()?;
+        let ctx = caller.context(self.clock.now());
+        let add = self.store.add_secret_key(&ctx, &key, false);
+        Ok(self
+            .change("add_secret_key", Touched::SecretKeys, add)
+            .await?)
+    }
+}
+
+/// 32 random bytes for a new key.
+///
+/// # Errors
+/// [`Error::Internal`] where the system gives no randomness.
+pub fn random_key() -> Result<Zeroizing<[u8; 32]>> {
+    let mut key = Zeroizing::new([0u8; 32]);
+    getrandom::fill(key.as_mut()).map_err(|error| {
+        tracing::error!(%error, "the system gives no randomness");
+        Error::Internal
+    })?;
+    Ok(key)
+}
+
+/// What an account admin's credential is for.
+pub fn account_of(role: Role) -> Option<AccountId> {
+    match role {
+        Role::AccountAdmin(account) => Some(account),
+        Role::Pep | Role::Operator => None,
+    }
+}

@@ -1,0 +1,248 @@
+//! Paging, and the lists that no other file owns: pending actions and the audit record.
+//!
+//! Must stay true: a page token works with the list and the filters it came from, and with no other;
+//! filters never tell whether something exists.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::validate::{Faults, filter_id};
+use super::{Caller, Error, Result, Services};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::time::Timestamp;
+use crate::policy::token::PendingActionType;
+use crate::store::{AuditEvent, AuditFilter, Page, PendingAction, PendingFilter};
+
+const DEFAULT_SIZE: u32 = 50;
+const MAX_SIZE: u32 = 1_000;
+
+/// How much of a list was asked for, and from where.
+#[derive(Debug, Clone, Copy)]
+pub struct Paging<'a> {
+    /// As asked: 0 for the default.
+    pub size: i32,
+    /// As the former page gave it; empty for the beginning.
+    pub token: &'a str,
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Paged<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// How to go on; empty on the last page.
+    pub next: String,
+}
+
+/// A page that is about to be read.
+pub struct Cursor<K> {
+    /// What to ask the store for: one more than the caller wants, to see whether there is more.
+    pub page: Page<K>,
+    list: String,
+}
+
+impl<K: Copy + Display + FromStr> Cursor<K> {
+    /// Reads `paging`. `list` names the list and its filters.
+    ///
+    /// # Errors
+    /// A negative size, or a page token that is not one of this list.
+    pub fn new(paging: Paging<'_>, list: String) -> Result<Self> {
+        let mut faults = Faults::default();
+        let size = match u32::try_from(paging.size) {
+            Ok(0) => DEFAULT_SIZE,
+            Ok(size) => size.min(MAX_SIZE),
+            Err(_) => {
+                faults.add("page_size", "NEGATIVE", "is negative; 0 means 50");
+                DEFAULT_SIZE
+            }
+        };
+        let after = match paging.token {
+            "" => None,
+            token => {
+                let key = read_token(token, &list);
+                if key.is_none() {
+                    faults.add(
+                        "page_token",
+                        "NOT_A_PAGE_TOKEN",
+                        "is not a next_page_token of this list with these filters: begin again \
+                         without one",
+                    );
+                }
+                key
+            }
+        };
+        faults.settle()?;
+        Ok(Self {
+            page: Page {
+                after,
+                limit: size + 1,
+            },
+            list,
+        })
+    }
+
+    /// Makes the page of what the store gave, cutting off the one too many.
+    pub fn finish<T>(self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Paged<T> {
+        let size = self.page.limit as usize - 1;
+        let more = items.len() > size;
+        items.truncate(size);
+        let next = match items.last() {
+            Some(last) if more => {
+                let key = key(last).to_string();
+                format!("{:08x}{key}", checksum(&key, &self.list))
+            }
+            _ => String::new(),
+        };
+        Paged { items, next }
+    }
+}
+
+fn checksum(key: &str, list: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key.as_bytes());
+    hasher.update(b"\0");
+    hasher.update(list.as_bytes());
+    hasher.finalize()
+}
+
+fn read_token<K: FromStr>(token: &str, list: &str) -> Option<K> {
+    let (sum, key) = token.split_at_checked(8)?;
+    let sum = u32::from_str_radix(sum, 16).ok()?;
+    (sum == checksum(key, list))
+        .then(|| key.parse().ok())
+        .flatten()
+}
+
+/// What `ListPendingActions` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct PendingQuery<'a> {
+    /// Only this account's; empty for every account.
+    pub account_id: &'a str,
+    /// Only this token's; empty for every token.
+    pub token_id: &'a str,
+    /// Only of this type.
+    pub action: Option<PendingActionType>,
+    /// Only what takes effect before this instant.
+    pub effective_before: Option<Timestamp>,
+    /// How much of it.
+    pub paging: Paging<'a>,
+}
+
+/// What `ListAuditEvents` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditQuery<'a> {
+    /// Only what concerns this account; empty for all.
+    pub account_id: &'a str,
+    /// Only what concerns this token; empty for all.
+    pub token_id: &'a str,
+    /// Only at this instant or after it.
+    pub start: Option<Timestamp>,
+    /// Only before this instant.
+    pub end: Option<Timestamp>,
+    /// How much of it.
+    pub paging: Paging<'a>,
+}
+
+impl Services {
+    /// The ids to filter by: `None` in place of everything where the caller asked for an account
+    /// that they don't see, so that the list is empty and tells nothing.
+    pub(super) fn filter_ids(
+        &self,
+        caller: &Caller,
+        account_id: &str,
+        token_id: &str,
+    ) -> Result<Option<(Option<AccountId>, Option<TokenId>)>> {
+        let mut faults = Faults::default();
+        let account = faults
+            .take(filter_id::<AccountId>("account_id", account_id))
+            .flatten();
+        let token = faults
+            .take(filter_id::<TokenId>("token_id", token_id))
+            .flatten();
+        faults.settle()?;
+        match (account, caller.only()) {
+            (Some(asked), Some(only)) if asked != only => Ok(None),
+            (asked, only) => Ok(Some((asked.or(only), token))),
+        }
+    }
+
+    /// Lists downgrades and deletions that are planned or announced, in the order of their planning.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad filters or paging; the store's.
+    pub async fn list_pending_actions(
+        &self,
+        caller: &Caller,
+        query: PendingQuery<'_>,
+    ) -> Result<Paged<PendingAction>> {
+        let ids = self.filter_ids(caller, query.account_id, query.token_id);
+        let list = format!(
+            "pending {} {} {:?} {:?}",
+            query.account_id, query.token_id, query.action, query.effective_before
+        );
+        let cursor = both(ids, Cursor::new(query.paging, list))?;
+        let (Some((account_id, token_id)), cursor) = cursor else {
+            return Ok(Paged {
+                items: Vec::new(),
+                next: String::new(),
+            });
+        };
+        let filter = PendingFilter {
+            account_id,
+            token_id,
+            action: query.action,
+            effective_before: query.effective_before,
+        };
+        let read = self.store.pending_actions(&filter, cursor.page);
+        let items = self.read("pending_actions", read).await?;
+        Ok(cursor.finish(items, |action| action.id))
+    }
+
+    /// Lists who changed what, the newest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad filters or paging; the store's.
+    pub async fn list_audit_events(
+        &self,
+        caller: &Caller,
+        query: AuditQuery<'_>,
+    ) -> Result<Paged<AuditEvent>> {
+        let ids = self.filter_ids(caller, query.account_id, query.token_id);
+        let list = format!(
+            "audit {} {} {:?} {:?}",
+            query.account_id, query.token_id, query.start, query.end
+        );
+        let (Some((account_id, token_id)), cursor) = both(ids, Cursor::new(query.paging, list))?
+        else {
+            return Ok(Paged {
+                items: Vec::new(),
+                next: String::new(),
+            });
+        };
+        let filter = AuditFilter {
+            account_id,
+            token_id,
+            start: query.start,
+            end: query.end,
+        };
+        let items = self
+            .read(
+                "audit_events",
+                self.store.audit_events(&filter, cursor.page),
+            )
+            .await?;
+        Ok(cursor.finish(items, |event| event.position))
+    }
+}
+
+/// Both values, or the faults of both.
+pub(super) fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(Error::Invalid(mut a)), Err(Error::Invalid(b))) => {
+            a.extend(b);
+            Err(Error::Invalid(a))
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}

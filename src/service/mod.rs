@@ -1,0 +1,129 @@
+//! The use cases: one method a call, without a word of gRPC or HTTP in it.
+//!
+//! Every change runs through [`Services::change`], which times it, and makes memory follow the store
+//! before the answer. Callers are narrowed to what they may see in here; what they may call at all
+//! is [`access`]'s table.
+
+pub mod access;
+pub mod accounts;
+pub mod catalogs;
+pub mod credentials;
+pub mod decisions;
+pub mod error;
+pub mod lists;
+pub mod tokens;
+pub mod validate;
+
+use std::future::Future;
+use std::sync::Arc;
+
+pub use access::Caller;
+pub use error::Error;
+
+use crate::cache::{Cache, InForce};
+use crate::clock::{Clock, Stopwatch};
+use crate::policy::network::Limits;
+use crate::policy::time::Timestamp;
+use crate::secret::Prefix;
+use crate::store::{self, Store, StoreError, Touched};
+use crate::telemetry::Metrics;
+
+/// A result of a use case.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Whether a change binds everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Whether every replica decides on the new state.
+    pub bound: bool,
+    /// When it does at the latest.
+    pub by: Timestamp,
+}
+
+/// The use cases, over everything they need.
+#[derive(Debug)]
+pub struct Services {
+    /// What is kept.
+    pub store: Arc<dyn Store>,
+    /// What is known of it in memory.
+    pub cache: Arc<Cache>,
+    /// The store's time.
+    pub clock: Arc<Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What new secrets begin with.
+    pub prefix: Prefix,
+    /// How large whitelists may be.
+    pub limits: Limits,
+}
+
+impl Services {
+    /// Times one use of the store.
+    async fn stored<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        let watch = Stopwatch::start();
+        let result = work.await;
+        let failed = matches!(&result, Err(e) if !matches!(e, StoreError::StaleCatalog));
+        self.metrics.stored(operation, watch.elapsed(), failed);
+        result
+    }
+
+    /// Reads.
+    async fn read<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = store::Result<T>>,
+    ) -> Result<T> {
+        Ok(self.stored(operation, work).await?)
+    }
+
+    /// Changes what `touched` says, and makes memory follow before it returns: also where the
+    /// outcome is not known. Must run to its end, so callers spawn it.
+    async fn change<T>(
+        &self,
+        operation: &'static str,
+        touched: Touched,
+        work: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        let result = self.stored(operation, work).await;
+        match &result {
+            Ok(_) => {
+                if let Err(error) = self.cache.changed(touched).await {
+                    tracing::warn!(%error, ?touched, "cannot read back what a change touched");
+                    self.cache.uncertain(touched).await;
+                }
+            }
+            Err(StoreError::StaleCatalog) => {}
+            Err(_) => self.cache.uncertain(touched).await,
+        }
+        result
+    }
+
+    /// The catalogue in force.
+    fn in_force(&self) -> Result<Arc<InForce>> {
+        self.cache.catalog().ok_or_else(no_catalog)
+    }
+
+    /// Takes note that the catalogue at hand was not the one in force.
+    async fn catch_up(&self) -> Result<()> {
+        Ok(self.stored("catalog", self.cache.read_catalog()).await?)
+    }
+
+    /// Bound now: this process is the only one that decides.
+    fn bound(&self) -> Binding {
+        Binding {
+            bound: true,
+            by: self.clock.now(),
+        }
+    }
+}
+
+fn no_catalog() -> Error {
+    Error::Unavailable {
+        why: "the catalogue in force is not known yet; try again",
+        retry: std::time::Duration::from_secs(1),
+    }
+}

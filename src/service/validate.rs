@@ -1,0 +1,195 @@
+//! Checks of request fields: every fault is collected, so that a caller mends all of them at once.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+
+use lettre::Address;
+
+use super::error::{Error, Violation};
+use crate::policy::network::{Entry, Limits, parse_entries};
+
+/// The longest label of an account, token or credential, in characters.
+pub const MAX_NAME: usize = 200;
+/// The most admins an account can have.
+pub const MAX_ADMINS: usize = 50;
+/// The longest mail address, in bytes (RFC 5321, section 4.5.3.1.3, less the brackets).
+pub const MAX_EMAIL: usize = 254;
+/// The most strings a list of whitelist entries can have before they are looked at.
+const MAX_ENTRY_TEXTS: usize = 1_000;
+/// The most bytes all of them can have.
+const MAX_ENTRY_BYTES: usize = 100_000;
+
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Violation>);
+
+impl Faults {
+    /// Notes one fault.
+    pub fn add(
+        &mut self,
+        field: impl Into<String>,
+        reason: &'static str,
+        description: impl std::fmt::Display,
+    ) {
+        self.0.push(Violation {
+            field: field.into(),
+            description: description.to_string(),
+            reason,
+        });
+    }
+
+    /// Takes over the faults of a check, and its value where it has one.
+    pub fn take<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Error::Invalid(violations)) => {
+                self.0.extend(violations);
+                None
+            }
+            // Checks of fields give no other errors.
+            Err(other) => {
+                self.add("", "INVALID", other);
+                None
+            }
+        }
+    }
+
+    /// Nothing, or every fault.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there is any fault.
+    pub fn settle(self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(self.0))
+        }
+    }
+}
+
+/// An id that a call acts on.
+///
+/// # Errors
+/// It is missing or no id of that kind.
+pub fn id<T>(field: &'static str, text: &str) -> Result<T, Error>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    if text.is_empty() {
+        return Err(Error::invalid(field, "REQUIRED", "is required"));
+    }
+    text.parse()
+        .map_err(|error| Error::invalid(field, "NOT_AN_ID", error))
+}
+
+/// An id to filter by; empty means no filter.
+///
+/// # Errors
+/// It is no id of that kind.
+pub fn filter_id<T>(field: &'static str, text: &str) -> Result<Option<T>, Error>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        id(field, text).map(Some)
+    }
+}
+
+/// A label for people; `required` tells whether it may be empty.
+///
+/// # Errors
+/// It is missing, too long, or has control characters.
+pub fn name(text: &str, required: bool) -> Result<String, Error> {
+    let fault = |reason, text: String| Err(Error::invalid("name", reason, text));
+    let trimmed = text.trim();
+    if trimmed.is_empty() && required {
+        return fault("REQUIRED", "is required".into());
+    }
+    if text.len() > MAX_NAME * 4 || trimmed.chars().count() > MAX_NAME {
+        return fault(
+            "TOO_LONG",
+            format!("is longer than {MAX_NAME} characters: shorten it"),
+        );
+    }
+    if trimmed.chars().any(char::is_control) {
+        return fault(
+            "CONTROL_CHARACTERS",
+            "has control characters: leave them out".into(),
+        );
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// Mail addresses of admins.
+///
+/// # Errors
+/// There is none, there are too many, one is no address, or one stands twice.
+pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
+    const FIELD: &str = "admin_emails";
+    if texts.is_empty() {
+        return Err(Error::invalid(
+            FIELD,
+            "REQUIRED",
+            "an account has at least one admin",
+        ));
+    }
+    if texts.len() > MAX_ADMINS {
+        return Err(Error::invalid(
+            FIELD,
+            "TOO_MANY",
+            format_args!("has {} addresses; the most is {MAX_ADMINS}", texts.len()),
+        ));
+    }
+    let mut faults = Faults::default();
+    let mut seen = HashSet::new();
+    for (at, text) in texts.iter().enumerate() {
+        let field = || format!("{FIELD}[{at}]");
+        let text = text.trim();
+        if text.len() > MAX_EMAIL {
+            faults.add(
+                field(),
+                "TOO_LONG",
+                format_args!("is longer than {MAX_EMAIL} bytes"),
+            );
+        } else if text.chars().any(char::is_control) || text.parse::<Address>().is_err() {
+            faults.add(
+                field(),
+                "NOT_AN_EMAIL",
+                "is no mail address such as ada@example.com",
+            );
+        } else if !seen.insert(text.to_lowercase()) {
+            faults.add(
+                field(),
+                "DUPLICATE",
+                "stands in the list twice: leave it out once",
+            );
+        }
+    }
+    faults.settle()?;
+    Ok(texts.iter().map(|text| text.trim().to_owned()).collect())
+}
+
+/// Whitelist entries, each string one entry or a comma-separated list.
+///
+/// # Errors
+/// Every entry that is none, with the cure.
+pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Entry>, Error> {
+    let bytes: usize = texts.iter().map(String::len).sum();
+    if texts.len() > MAX_ENTRY_TEXTS || bytes > MAX_ENTRY_BYTES {
+        let most = limits.max_entries;
+        let text = format!("is too long; a whitelist has at most {most} entries");
+        return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
+    }
+    parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
+        let violation = |fault: &crate::policy::network::ListFault| Violation {
+            field: format!("{field}[{}]", fault.index),
+            description: fault.error.to_string(),
+            reason: fault.error.reason(),
+        };
+        Error::Invalid(faults.iter().map(violation).collect())
+    })
+}

@@ -1,0 +1,267 @@
+//! Logs and metrics, handed to whoever needs them; no globals but the log subscriber.
+//!
+//! Must stay true: recording a decision takes no lock and allocates nothing; no label and no log line
+//! carries a secret. Only Portcullis' own log lines can be made verbose: the HTTP/2 and database
+//! libraries would print headers and statements.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+use crate::policy::decide::Reason;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error at `level` and above; other crates from `warn` on.
+pub fn init_logs(format: LogFormat, level: tracing::Level) {
+    let filter = EnvFilter::new(format!("warn,portcullis={level}"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second call, as tests make, keeps the first subscriber.
+    let _ = match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Upper bounds of the latency buckets, in seconds.
+const BOUNDS: [f64; 16] = [
+    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1.0,
+    5.0,
+];
+
+/// A histogram of seconds that takes no lock: the library's own one takes a mutex per observation,
+/// which the decision path can't afford.
+#[derive(Debug, Clone, Default)]
+pub struct Latency(Arc<LatencyCells>);
+
+#[derive(Debug, Default)]
+struct LatencyCells {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    nanos: AtomicU64,
+}
+
+impl Latency {
+    /// Records one duration.
+    pub fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = BOUNDS
+            .iter()
+            .position(|&bound| seconds <= bound)
+            .unwrap_or(BOUNDS.len());
+        self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.0.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds
+            .zip(&self.0.buckets)
+            .map(|(bound, count)| (bound, count.load(Ordering::Relaxed)))
+            .collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = self.0.nanos.load(Ordering::Relaxed) as f64 / 1e9;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+#[derive(Debug, Clone)]
+struct NewLatency;
+
+impl MetricConstructor<Latency> for NewLatency {
+    fn new_metric(&self) -> Latency {
+        Latency::default()
+    }
+}
+
+/// The labels of store metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabels {
+    operation: &'static str,
+}
+
+/// The labels of call metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    call: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+/// Everything that `/metrics` shows.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Decisions, in the order of [`Reason::ALL`].
+    decisions: [Counter; Reason::ALL.len()],
+    /// How long decisions took inside the server.
+    pub decision_seconds: Latency,
+    /// Requests for a decision that got none.
+    pub undecided: Counter,
+    /// Token facts found in memory.
+    pub cache_hits: Counter,
+    /// Token facts that had to be read from the store.
+    pub cache_misses: Counter,
+    /// Token facts in memory.
+    pub cache_entries: Gauge,
+    /// Well-formed tokens that were never made here, told without reading the store.
+    pub forged: Counter,
+    /// Requests refused because too much was under way.
+    pub shed: Counter,
+    /// Open gRPC connections.
+    pub connections: Gauge,
+    store_seconds: Family<StoreLabels, Latency, NewLatency>,
+    store_errors: Family<StoreLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics that all read zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("portcullis");
+        let reasons = Family::<ReasonLabels, Counter>::default();
+        registry.register("decisions", "Decisions by reason", reasons.clone());
+        let metrics = Self {
+            decisions: Reason::ALL
+                .map(|(_, reason)| reasons.get_or_create_owned(&ReasonLabels { reason })),
+            decision_seconds: Latency::default(),
+            undecided: Counter::default(),
+            cache_hits: Counter::default(),
+            cache_misses: Counter::default(),
+            cache_entries: Gauge::default(),
+            forged: Counter::default(),
+            shed: Counter::default(),
+            connections: Gauge::default(),
+            store_seconds: Family::new_with_constructor(NewLatency),
+            store_errors: Family::default(),
+            calls: Family::default(),
+            registry,
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        let time = Unit::Seconds;
+        r.register_with_unit(
+            "decision",
+            "Time to reach a decision inside the server",
+            time.clone(),
+            self.decision_seconds.clone(),
+        );
+        r.register(
+            "undecided",
+            "Requests for a decision that ended in an error",
+            self.undecided.clone(),
+        );
+        r.register(
+            "cache_hits",
+            "Token facts found in memory",
+            self.cache_hits.clone(),
+        );
+        r.register(
+            "cache_misses",
+            "Token facts read from the store",
+            self.cache_misses.clone(),
+        );
+        r.register(
+            "cache_entries",
+            "Token facts in memory",
+            self.cache_entries.clone(),
+        );
+        r.register(
+            "forged_tokens",
+            "Well-formed tokens that were never made here",
+            self.forged.clone(),
+        );
+        r.register(
+            "shed",
+            "Requests refused because too much was under way",
+            self.shed.clone(),
+        );
+        r.register(
+            "connections",
+            "Open gRPC connections",
+            self.connections.clone(),
+        );
+        r.register_with_unit(
+            "store",
+            "Time that the store took, by operation",
+            time,
+            self.store_seconds.clone(),
+        );
+        r.register(
+            "store_errors",
+            "Store failures by operation",
+            self.store_errors.clone(),
+        );
+        r.register("calls", "Management calls by result", self.calls.clone());
+        self
+    }
+
+    /// Counts a decision.
+    pub fn decided(&self, reason: Reason, took: Duration) {
+        self.decisions[reason as usize].inc();
+        self.decision_seconds.observe(took);
+    }
+
+    /// Records one use of the store.
+    pub fn stored(&self, operation: &'static str, took: Duration, failed: bool) {
+        let labels = StoreLabels { operation };
+        self.store_seconds.get_or_create(&labels).observe(took);
+        if failed {
+            self.store_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Counts a management call.
+    pub fn called(&self, call: &'static str, code: &'static str) {
+        self.calls.get_or_create(&CallLabels { call, code }).inc();
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}

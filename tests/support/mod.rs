@@ -1,0 +1,13 @@
+//! What the integration tests share. Nothing here decides what is right; it only sets the stage.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary compiles all of it and uses a part"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a fixture that fails fails its test"
+)]
+
+pub mod postgres;
