@@ -1,2 +1,3 @@
 //! Portcullis: a gRPC policy decision point for API tokens.
+pub mod config;
 pub mod grpc;
