@@ -1,3 +1,4 @@
 //! Portcullis: a gRPC policy decision point for API tokens.
+pub mod app;
 pub mod config;
 pub mod grpc;

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod duration;
+pub mod server;
 
 /// What every variable of Portcullis begins with.
 pub const VARIABLE_PREFIX: &str = "PORTCULLIS_";
