@@ -1,1 +1,31 @@
-fn main() {}
+//! Parses the command line and hands over.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use portcullis::cli::{self, Cli, Command};
+use portcullis::{app, cli::NO_ANSWER};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(args) => app::serve(args).map(|()| ExitCode::SUCCESS),
+        Command::Migrate(args) => app::migrate(args).map(|()| ExitCode::SUCCESS),
+        Command::Client(command) => client(command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(NO_ANSWER)
+    })
+}
+
+/// One thread is enough for one question at a time.
+fn client(command: cli::ClientCommand) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(cli::run(command, async |args| {
+        app::create_first_credential(args)
+            .await
+            .map_err(|error| format!("{error:#}"))
+    })))
+}

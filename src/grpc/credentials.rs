@@ -22,10 +22,7 @@ impl CredentialService for Management {
             let role = convert::asked_role(r.role);
             let created = services.create_credential(&caller, role, &r.account_id, &r.name);
             let (credential, secret) = created.await?;
-            Ok(CreateCredentialResponse {
-                credential: Some(convert::credential(credential)),
-                secret: secret.expose().to_owned(),
-            })
+            Ok(super::created_credential(credential, &secret))
         })
         .await
     }

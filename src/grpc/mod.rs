@@ -8,6 +8,7 @@ pub mod codec;
 mod convert;
 mod credentials;
 mod gate;
+pub mod health;
 mod management;
 pub mod server;
 mod status;
@@ -20,4 +21,15 @@ pub mod proto {
 
     /// The descriptors of every service, comments included, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portcullis.bin"));
+}
+
+/// A new credential with its secret, as `CreateCredential` answers it.
+pub fn created_credential(
+    credential: crate::store::Credential,
+    secret: &crate::secret::Secret,
+) -> proto::CreateCredentialResponse {
+    proto::CreateCredentialResponse {
+        credential: Some(convert::credential(credential)),
+        secret: secret.expose().to_owned(),
+    }
 }

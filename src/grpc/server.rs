@@ -21,7 +21,8 @@ use tonic::service::Routes;
 use tower::ServiceBuilder;
 
 use super::authorization::Authorization;
-use super::gate::{Behind, Gate, MANAGEMENT_CALLS};
+pub use super::gate::Gate;
+use super::gate::{Behind, MANAGEMENT_CALLS};
 use super::management::Management;
 use super::proto::account_service_server::AccountServiceServer;
 use super::proto::authorization_service_server::AuthorizationServiceServer;

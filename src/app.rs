@@ -1,0 +1,231 @@
+//! The only wiring: settings -> store -> memory -> services -> servers and tasks, and their end.
+
+mod bootstrap;
+mod demo;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use secrecy::ExposeSecret as _;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::server::{
+    FirstCredentialArgs, MigrateArgs, ServeArgs, ServeSettings, StoreSettings, TlsFiles,
+};
+use crate::grpc::{health, proto, server};
+use crate::service::Services;
+use crate::store::postgres::{self, PostgresOptions, PostgresStore};
+use crate::store::sqlite::{self, SqliteStore};
+use crate::store::{Mark, Store};
+use crate::telemetry::{self, LogFormat, Metrics};
+use crate::{http, net, shutdown};
+
+/// How often the store is asked for its time.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// A fault of the settings, or whatever stopped it early.
+pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = args.resolve()?;
+    let on_terminal = std::io::stderr().is_terminal();
+    let format = settings.log_format.unwrap_or(if on_terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
+    telemetry::init_logs(format, settings.log_level);
+    let runtime = runtime()?;
+    let result = runtime.block_on(run(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Brings the store to this version.
+///
+/// # Errors
+/// A fault of the settings or the store.
+pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+    let settings = args.resolve()?;
+    let applied = runtime()?.block_on(async {
+        match &settings {
+            StoreSettings::Embedded(data_dir) => sqlite::migrate(data_dir).await,
+            StoreSettings::Postgres { url, .. } => postgres::migrate(url.expose_secret()).await,
+        }
+    })?;
+    match applied.as_slice() {
+        [] => println!("The store is up to date."),
+        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+    }
+    Ok(())
+}
+
+/// Opens the store and makes its first credential, of role operator.
+///
+/// # Errors
+/// When the store has a credential, is in use, or is out of reach.
+pub async fn create_first_credential(
+    args: FirstCredentialArgs,
+) -> anyhow::Result<proto::CreateCredentialResponse> {
+    let store = open(&args.resolve()?, "portcullis credential create").await?;
+    let created = bootstrap::first_credential(&*store, &args.name).await;
+    store.close().await;
+    let Some((credential, secret)) = created? else {
+        bail!(
+            "the store has credentials already: name one of them in PORTCULLIS_CREDENTIAL or \
+             PORTCULLIS_CREDENTIAL_FILE, and ask the server"
+        );
+    };
+    Ok(crate::grpc::created_credential(credential, &secret))
+}
+
+async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match settings {
+        StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
+        StoreSettings::Postgres { url, connections } => {
+            let options = PostgresOptions { max_connections: *connections, ..Default::default() };
+            Arc::new(PostgresStore::connect(url.expose_secret(), options).await?)
+        }
+    })
+}
+
+fn check_mark(mark: Option<Mark>, development: bool) -> anyhow::Result<()> {
+    match (mark, development) {
+        (Some(Mark::Development), false) => bail!(
+            "this store was made by `serve --dev`, which asks for no credentials: name another \
+             --data-dir, or remove this one"
+        ),
+        (Some(Mark::Production), true) => bail!(
+            "this store is in use without --dev, and --dev asks for no credentials: name another \
+             --data-dir, such as portcullis-dev"
+        ),
+        _ => Ok(()),
+    }
+}
+
+async fn run(settings: ServeSettings) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    // Listeners come first, so that a port in use is told before anything is written.
+    let grpc_listener = net::bind(settings.listen).await?;
+    let http_listener = net::bind(settings.http_listen).await?;
+    let addresses = (grpc_listener.local_addr()?, http_listener.local_addr()?);
+    let (grpc_tls, http_tls) = match &settings.tls {
+        None => (None, None),
+        Some(TlsFiles { cert, key, client_ca }) => (
+            Some(net::tls(cert, key, client_ca.as_deref(), &[b"h2"])?),
+            Some(net::tls(cert, key, None, &[b"http/1.1"])?),
+        ),
+    };
+
+    let store = open(&settings.store, "portcullis serve").await?;
+    let served = serve_store(&settings, store.clone(), stop.clone(), async |services, gate| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let grpc = server::serve(
+            grpc_listener,
+            gate,
+            services.clone(),
+            grpc_tls,
+            threads,
+            stop.clone(),
+        );
+        let web = http::serve(http_listener, http::routes(services), http_tls, stop.clone());
+        announce(&settings, addresses)?;
+        let (grpc, ()) = tokio::join!(grpc, web);
+        grpc.context("cannot serve gRPC")
+    });
+    let served = served.await;
+    store.close().await;
+    served?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Makes the store ready, everything over it, and runs `serve` until a signal comes.
+async fn serve_store(
+    settings: &ServeSettings,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
+    serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    check_mark(store.mark().await?, settings.development)?;
+    let mark = if settings.development { Mark::Development } else { Mark::Production };
+    store.set_mark(mark).await?;
+    let clock = Arc::new(Clock::starting_at(store.now().await?));
+    bootstrap::store(settings, &*store, &clock).await?;
+
+    let metrics = Arc::new(Metrics::new());
+    let cache =
+        Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
+    let services = Arc::new(Services {
+        store: store.clone(),
+        cache: Arc::new(cache.await?),
+        clock: clock.clone(),
+        metrics,
+        prefix: settings.prefix.clone(),
+        limits: settings.limits,
+    });
+    if settings.development {
+        demo::print(&services, settings).await?;
+    }
+    let (reporter, health) = health::service();
+    let gate = server::gate(
+        &services,
+        Handle::current(),
+        health,
+        settings.development,
+        stop.clone(),
+    )?;
+
+    shutdown::spawn_essential("clock", stop.clone(), {
+        let (store, stop) = (store.clone(), stop.clone());
+        async move {
+            while stop.run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL)).await.is_some() {
+                match store.now().await {
+                    Ok(now) => clock.learn(now),
+                    Err(error) => tracing::warn!(%error, "cannot read the store's time"),
+                }
+            }
+        }
+    });
+    shutdown::spawn_essential(
+        "health",
+        stop.clone(),
+        health::report(reporter, services.clone(), stop.clone()),
+    );
+    shutdown::spawn_essential("signals", stop.clone(), {
+        let stop = stop.clone();
+        async move {
+            match stop.run_until_cancelled(shutdown::signal()).await {
+                Some(Ok(name)) => tracing::info!(signal = name, "stopping"),
+                Some(Err(error)) => tracing::error!(%error, "cannot wait for signals"),
+                None => {}
+            }
+            stop.cancel();
+        }
+    });
+    serve(services, gate).await
+}
+
+/// Says on standard output that clients may come, and where.
+fn announce(settings: &ServeSettings, (grpc, http): (SocketAddr, SocketAddr)) -> anyhow::Result<()> {
+    let (store, location) = match &settings.store {
+        StoreSettings::Embedded(data_dir) => ("sqlite", data_dir.display().to_string()),
+        StoreSettings::Postgres { .. } => ("postgres", String::new()),
+    };
+    tracing::info!(%grpc, %http, store, location, version = env!("CARGO_PKG_VERSION"), "serving");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "portcullis ready grpc={grpc} http={http}")?;
+    out.flush()?;
+    Ok(())
+}

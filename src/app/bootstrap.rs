@@ -1,0 +1,138 @@
+//! What a store needs before it can serve: a key for secrets, a catalogue, and somebody who may
+//! operate it.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use secrecy::ExposeSecret as _;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::config::client::OPERATOR_CREDENTIAL_FILE;
+use crate::config::server::{ServeSettings, StoreSettings};
+use crate::policy::catalog_file;
+use crate::policy::id::CredentialId;
+use crate::policy::time::Timestamp;
+use crate::secret::{self, KeyRing, Opens, Prefix, Secret};
+use crate::service::credentials::random_key;
+use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store};
+
+fn context(actor: Actor, now: Timestamp) -> Context {
+    Context { actor, now, client: None }
+}
+
+/// Makes a store ready to serve. Changes nothing where it is.
+pub(super) async fn store(
+    settings: &ServeSettings,
+    store: &dyn Store,
+    clock: &Clock,
+) -> anyhow::Result<()> {
+    let ctx = context(Actor::System, clock.now());
+    store.add_secret_key(&ctx, &*random_key()?, true).await?;
+    if store.catalog().await?.is_none() {
+        let names: Vec<_> = catalog_file::parse(&settings.catalog)
+            .map_err(|faults| {
+                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                anyhow!("the catalogue is faulty:\n  {}", faults.join("\n  "))
+            })?
+            .into_iter()
+            .map(|def| def.name)
+            .collect();
+        store
+            .apply_catalog(&ctx, None, &settings.catalog, &names)
+            .await?
+            .map_err(|_| anyhow!("tokens list scopes although there was no catalogue"))?;
+    }
+    if settings.development {
+        return Ok(());
+    }
+    if let Some(wanted) = &settings.operator_credential {
+        let credential = operator("from the settings", ctx.now, true);
+        let digest = secret::digest(wanted.expose_secret().as_bytes());
+        let set = store.set_settings_credential(&ctx, Some((&credential, &digest)));
+        if set.await? == SettingsCredential::Revoked {
+            bail!("PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked; choose another");
+        }
+    } else if let StoreSettings::Embedded(data_dir) = &settings.store {
+        leave_credential(store, data_dir).await?;
+    } else if no_credentials(store).await? {
+        tracing::warn!(
+            "nobody may call yet: set PORTCULLIS_OPERATOR_CREDENTIAL, or stop the server and run \
+             `portcullis credential create --role operator`"
+        );
+    }
+    Ok(())
+}
+
+async fn no_credentials(store: &dyn Store) -> anyhow::Result<bool> {
+    Ok(store.credentials(Page { after: None, limit: 1 }).await?.is_empty())
+}
+
+fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
+    Credential {
+        id: CredentialId(Uuid::now_v7()),
+        role: Role::Operator,
+        name: name.to_owned(),
+        created: now,
+        revoked: None,
+        from_settings,
+    }
+}
+
+async fn make_secret(store: &dyn Store, id: CredentialId) -> anyhow::Result<Secret> {
+    let keys = KeyRing::new(&store.secret_keys().await?).context("the store has no key")?;
+    let mut random = Zeroizing::new([0u8; 16]);
+    getrandom::fill(random.as_mut()).context("the system gives no randomness")?;
+    let prefix: Prefix = "pcl".parse()?;
+    Ok(keys.make(Opens::Credential, &prefix, id.0, &random))
+}
+
+/// Makes the very first credential of a store; `None` where there are any.
+pub(super) async fn first_credential(
+    store: &dyn Store,
+    name: &str,
+) -> anyhow::Result<Option<(Credential, Secret)>> {
+    let ctx = context(Actor::CommandLine, store.now().await?);
+    store.add_secret_key(&ctx, &*random_key()?, true).await?;
+    let credential = operator(name, ctx.now, false);
+    let secret = make_secret(store, credential.id).await?;
+    let digest = secret.digest();
+    let created = store.create_first_credential(&ctx, &credential, &digest).await?;
+    Ok(created.then_some((credential, secret)))
+}
+
+/// Makes an operator credential for an embedded store that has none, and leaves it in a file that
+/// only its owner reads. The file is there before the credential is, so that a crash in between
+/// locks nobody out.
+async fn leave_credential(store: &dyn Store, data_dir: &Path) -> anyhow::Result<()> {
+    if !no_credentials(store).await? {
+        return Ok(());
+    }
+    let ctx = context(Actor::System, store.now().await?);
+    let credential = operator("made at the first start", ctx.now, false);
+    let secret = make_secret(store, credential.id).await?;
+    let path = data_dir.join(OPERATOR_CREDENTIAL_FILE);
+    write_private(&path, secret.expose().as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    if store.create_first_credential(&ctx, &credential, &secret.digest()).await? {
+        println!("The operator's credential is in {}", path.display());
+    }
+    Ok(())
+}
+
+fn write_private(path: &Path, secret: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(secret)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}

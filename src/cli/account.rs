@@ -1,0 +1,162 @@
+//! `portcullis account`.
+
+use clap::{Args, Subcommand};
+
+use super::connect::Session;
+use super::failure::Failure;
+use super::output::{fields, note, print, print_line, table, when};
+use super::paging::{Limit, pages};
+use super::{Common, missing, proto};
+
+/// What `account` takes.
+#[derive(Debug, Args)]
+pub struct AccountArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    command: AccountCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AccountCommand {
+    /// Create an account, and print its id
+    ///
+    /// Example:
+    ///   portcullis account create --name "Acme Ltd" --admin ann@acme.example --admin bo@acme.example
+    #[command(verbatim_doc_comment)]
+    Create {
+        /// A label for people; need not be unique
+        #[arg(long)]
+        name: String,
+        /// Mail address of an admin, who is told before anything is taken; repeat it for more
+        #[arg(long = "admin", value_name = "EMAIL", required = true)]
+        admins: Vec<String>,
+    },
+    /// Show one account
+    Show {
+        /// The account, such as acc_...
+        #[arg(value_name = "ACCOUNT")]
+        account_id: String,
+    },
+    /// List accounts, the oldest first
+    List(Limit),
+    /// Replace all admins of an account
+    ///
+    /// The admins before and after are mailed. Example:
+    ///   portcullis account set-admins acc_... --admin ann@acme.example --admin cy@acme.example
+    #[command(verbatim_doc_comment)]
+    SetAdmins {
+        /// The account, such as acc_...
+        #[arg(value_name = "ACCOUNT")]
+        account_id: String,
+        /// Mail address of an admin from now on; repeat it for more
+        #[arg(long = "admin", value_name = "EMAIL", required = true)]
+        admins: Vec<String>,
+    },
+}
+
+pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
+    let session = Session::open(args.common).await?;
+    let mut client = session.accounts();
+    match args.command {
+        AccountCommand::Create { name, admins } => {
+            let request = proto::CreateAccountRequest {
+                name,
+                admin_emails: admins,
+            };
+            let answer = client
+                .create_account(request)
+                .await
+                .map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            let account = answer.account.ok_or_else(|| missing("account"))?;
+            note("created the account");
+            print_line(&super::output::clean(&account.account_id))
+        }
+        AccountCommand::Show { account_id } => {
+            let request = proto::GetAccountRequest { account_id };
+            let answer = client
+                .get_account(request)
+                .await
+                .map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            show(answer.account)
+        }
+        AccountCommand::SetAdmins { account_id, admins } => {
+            let request = proto::SetAccountAdminsRequest {
+                account_id,
+                admin_emails: admins,
+            };
+            let answer = client
+                .set_account_admins(request)
+                .await
+                .map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            show(answer.account)
+        }
+        AccountCommand::List(Limit { limit }) => {
+            let (accounts, next_page_token) = pages(limit, async |page_size, page_token| {
+                let request = proto::ListAccountsRequest {
+                    page_size,
+                    page_token,
+                };
+                let page = client
+                    .list_accounts(request)
+                    .await
+                    .map_err(|s| session.failure(s))?;
+                let page = page.into_inner();
+                Ok((page.accounts, page.next_page_token))
+            })
+            .await?;
+            let answer = proto::ListAccountsResponse {
+                accounts,
+                next_page_token,
+            };
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            list(&answer)
+        }
+    }
+}
+
+fn show(account: Option<proto::Account>) -> Result<(), Failure> {
+    let account = account.ok_or_else(|| missing("account"))?;
+    print(&fields(&[
+        ("account", account.account_id),
+        ("name", account.name),
+        ("admins", account.admin_emails.join(", ")),
+        ("created", when(account.create_time.as_ref())),
+    ]))
+}
+
+fn list(answer: &proto::ListAccountsResponse) -> Result<(), Failure> {
+    if answer.accounts.is_empty() {
+        note("no accounts");
+        return Ok(());
+    }
+    let rows: Vec<_> = answer
+        .accounts
+        .iter()
+        .map(|account| {
+            [
+                account.account_id.clone(),
+                account.name.clone(),
+                when(account.create_time.as_ref()),
+                account.admin_emails.join(", "),
+            ]
+        })
+        .collect();
+    print(&table(["ACCOUNT", "NAME", "CREATED", "ADMINS"], &rows))?;
+    super::output::note_more(&answer.next_page_token);
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! `portcullis catalog`.
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _};
+
+use clap::{Args, Subcommand};
+
+use super::connect::Session;
+use super::failure::Failure;
+use super::output::{clean, note, note_binding, print, table, when, word};
+use super::{Common, proto};
+
+/// What `catalog` takes.
+#[derive(Debug, Args)]
+pub struct CatalogArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    command: CatalogCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CatalogCommand {
+    /// Show the catalogue in force
+    ///
+    /// Example, to change it:
+    ///   portcullis catalog show --toml > catalog.toml
+    ///   portcullis catalog check catalog.toml
+    ///   portcullis catalog apply catalog.toml
+    #[command(verbatim_doc_comment)]
+    Show {
+        /// Print the file as it was applied, comments and all
+        #[arg(long)]
+        toml: bool,
+    },
+    /// Replace the catalogue
+    ///
+    /// Says what changes, scope by scope, and how many tokens gain or lose by it. What takes
+    /// something from a token needs --confirm-narrowing.
+    ///
+    /// Examples:
+    ///   portcullis catalog apply catalog.toml --dry-run
+    ///   portcullis catalog apply - < catalog.toml
+    #[command(verbatim_doc_comment)]
+    Apply {
+        /// The catalogue file, "-" for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+        /// Check everything and say what would change, change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Go ahead although some tokens lose something
+        #[arg(long)]
+        confirm_narrowing: bool,
+        /// Answer before a narrowing change is bound on every replica
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Say what applying a file would change; the same as apply --dry-run
+    Check {
+        /// The catalogue file, "-" for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
+}
+
+pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
+    let (file, validate_only, confirm_narrowing, no_wait) = match args.command {
+        CatalogCommand::Show { toml } => return show(args.common, toml).await,
+        CatalogCommand::Apply {
+            file,
+            dry_run,
+            confirm_narrowing,
+            no_wait,
+        } => (file, dry_run, confirm_narrowing, no_wait),
+        CatalogCommand::Check { file } => (file, true, false, false),
+    };
+    let request = proto::ApplyCatalogRequest {
+        toml: read(&file)?,
+        validate_only,
+        // A dry run changes nothing: it shows what would be lost instead of refusing it.
+        confirm_narrowing: confirm_narrowing || validate_only,
+        no_wait,
+    };
+    let session = Session::open(args.common).await?;
+    let answer = session
+        .catalog()
+        .apply_catalog(request)
+        .await
+        .map_err(|s| session.failure(s))?;
+    let answer = answer.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    if answer.changes.is_empty() {
+        note(&format!("nothing differs from version {}", answer.version));
+    } else {
+        print(&changes(&answer.changes))?;
+        let losing = answer.changes.iter().any(|change| change.tokens_losing > 0);
+        note(&match (validate_only, losing) {
+            (false, _) => format!("version {} is in force", answer.version),
+            (true, false) => "dry run: nothing was changed".to_owned(),
+            (true, true) => {
+                "dry run: nothing was changed. Some tokens would lose something: applying it needs \
+                 --confirm-narrowing"
+                    .to_owned()
+            }
+        });
+    }
+    note_binding(answer.binding.as_ref());
+    Ok(())
+}
+
+fn changes(changes: &[proto::CatalogChange]) -> String {
+    let rows: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            [
+                change.scope.clone(),
+                change.tokens_gaining.to_string(),
+                change.tokens_losing.to_string(),
+                change.summary.clone(),
+            ]
+        })
+        .collect();
+    table(["SCOPE", "GAINING", "LOSING", "CHANGE"], &rows)
+}
+
+async fn show(common: Common, toml: bool) -> Result<(), Failure> {
+    let session = Session::open(common).await?;
+    let answer = session
+        .catalog()
+        .get_catalog(proto::GetCatalogRequest {})
+        .await;
+    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    if toml {
+        return print(&file_text(&answer.toml, io::stdout().is_terminal()));
+    }
+    let rows: Vec<_> = answer
+        .scopes
+        .iter()
+        .map(|scope| {
+            [
+                scope.name.clone(),
+                word(scope.access().as_str_name(), "ACCESS_"),
+                if scope.requires_whitelist {
+                    "required"
+                } else {
+                    ""
+                }
+                .to_owned(),
+                scope.routes.len().to_string(),
+                scope.description.clone(),
+            ]
+        })
+        .collect();
+    print(&table(
+        ["SCOPE", "ACCESS", "WHITELIST", "ROUTES", "DESCRIPTION"],
+        &rows,
+    ))?;
+    note(&format!(
+        "version {}, applied {}",
+        answer.version,
+        when(answer.apply_time.as_ref())
+    ));
+    Ok(())
+}
+
+/// The file byte for byte, so that applying it again changes nothing; on a terminal, cleaned line
+/// by line.
+fn file_text(toml: &str, to_terminal: bool) -> String {
+    if !to_terminal {
+        return toml.to_owned();
+    }
+    toml.split('\n')
+        .map(|line| line.split('\t').map(clean).collect::<Vec<_>>().join("\t"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn read(file: &str) -> Result<String, Failure> {
+    let text = if file == "-" {
+        let mut text = String::new();
+        io::stdin().lock().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(file)
+    };
+    text.map_err(|error| Failure::Usage(format!("{file} can't be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_cleaned_for_a_terminal_only() {
+        let file = "a = 1\t# x\u{1b}[2J\r\n\nb = 2\n";
+        assert_eq!(file_text(file, false), file);
+        assert_eq!(file_text(file, true), "a = 1\t# x\\u{1b}[2J\\r\n\nb = 2\n");
+    }
+
+    #[test]
+    fn changes_tell_whom_they_touch() {
+        let change = proto::CatalogChange {
+            scope: "cards.reveal".to_owned(),
+            summary: "new".to_owned(),
+            tokens_gaining: 3,
+            tokens_losing: 0,
+        };
+        assert_eq!(
+            changes(&[change]),
+            "SCOPE         GAINING  LOSING  CHANGE\ncards.reveal  3        0       new\n"
+        );
+    }
+}

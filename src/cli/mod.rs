@@ -1,0 +1,310 @@
+//! The `portcullis` command: what can be said on its command line, and the client side of it.
+//!
+//! Architecture invariant: this module knows the server by its public contract alone (the generated
+//! clients) and never imports the server side. The one command that may open the store itself, the
+//! first `credential create`, is handed the way to do so.
+
+mod account;
+mod audit;
+mod catalog;
+mod check;
+mod connect;
+mod credential;
+mod failure;
+mod json;
+mod output;
+mod paging;
+mod pending;
+mod token;
+mod version;
+mod whitelist;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::client::ClientArgs;
+use crate::config::server::{FirstCredentialArgs, MigrateArgs, ServeArgs};
+use crate::grpc::proto;
+
+pub use failure::{NO_ANSWER, REFUSED};
+pub use output::Format;
+
+use failure::Failure;
+
+/// Decides whether API tokens may do what they ask, and looks after them
+///
+/// `portcullis serve` alone runs a server on this host. The other commands talk to a server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    propagate_version = false,
+    after_help = EXIT_CODES,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused by the server for a reason of the request; for `check`: denied
+  2  wrong usage, or no answer; for `check`: no decision";
+
+/// What can be asked of the command.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one per process")]
+pub enum Command {
+    /// Run a server
+    ///
+    /// With nothing configured it listens on this host only and keeps its data in
+    /// ./portcullis-data. Ctrl-C and SIGTERM drain, flush and stop it.
+    Serve(ServeArgs),
+    /// Bring the store's tables to this version, and stop
+    Migrate(MigrateArgs),
+    /// What talks to a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// What talks to a server.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one per process")]
+pub enum ClientCommand {
+    /// Look after the credentials with which callers of Portcullis prove who they are
+    Credential(credential::CredentialArgs),
+    /// Look after the catalogue: every scope with its routes
+    Catalog(catalog::CatalogArgs),
+    /// Look after accounts, which own tokens, and their admins
+    Account(account::AccountArgs),
+    /// Look after tokens
+    Token(token::TokenArgs),
+    /// Look after the addresses a token may be used from
+    Whitelist(whitelist::WhitelistArgs),
+    /// List what will be taken from tokens that are not used
+    ///
+    /// Shows the downgrades and deletions that are planned or announced, and how far the notices to the
+    /// account's admins got. With --output json also why, and how to keep what would be taken.
+    ///
+    /// Example:
+    ///   portcullis pending --type deletion --before 2026-03-01T00:00:00Z
+    #[command(verbatim_doc_comment)]
+    Pending(pending::PendingArgs),
+    /// List who changed what, when and from where, the newest first
+    ///
+    /// With --output json each event also has what was before and afterwards.
+    ///
+    /// Example:
+    ///   portcullis audit --token tok_... --since 2026-01-01T00:00:00Z --output json
+    #[command(verbatim_doc_comment)]
+    Audit(audit::AuditArgs),
+    /// Ask whether a token may do something, without counting it as use
+    ///
+    /// The token's secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file,
+    /// or standard input; on a terminal it is asked for and not shown.
+    ///
+    /// Exit codes: 0 allowed, 1 denied, 2 no decision, for whatever reason. What is not 0 must not be
+    /// let through.
+    ///
+    /// Examples:
+    ///   portcullis check --scope transactions.read --ip 192.0.2.7 < token.txt
+    ///   portcullis check --http "GET /api/v1/accounts" --token-file token.txt
+    #[command(verbatim_doc_comment)]
+    Check(check::CheckArgs),
+    /// Print this command's version
+    Version(version::VersionArgs),
+}
+
+impl ClientCommand {
+    fn format(&self) -> Format {
+        match self {
+            Self::Credential(args) => args.common.output,
+            Self::Catalog(args) => args.common.output,
+            Self::Account(args) => args.common.output,
+            Self::Token(args) => args.common.output,
+            Self::Whitelist(args) => args.common.output,
+            Self::Pending(args) => args.common.output,
+            Self::Audit(args) => args.common.output,
+            Self::Check(args) => args.common.output,
+            Self::Version(args) => args.output,
+        }
+    }
+}
+
+/// What every command that talks to a server takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// How to reach the server.
+    #[command(flatten)]
+    client: ClientArgs,
+    /// How to write the answer
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "PORTCULLIS_OUTPUT",
+        hide_env_values = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Output"
+    )]
+    output: Format,
+}
+
+/// Runs a client command, writes its answer or why there is none, and gives its exit code.
+///
+/// `first_credential` opens the store on this host and makes the first credential there; it refuses
+/// where the store has one already. Its error is a sentence for a person.
+pub async fn run<F>(command: ClientCommand, first_credential: F) -> ExitCode
+where
+    F: AsyncFnOnce(FirstCredentialArgs) -> Result<proto::CreateCredentialResponse, String>,
+{
+    let format = command.format();
+    let is_check = matches!(command, ClientCommand::Check(_));
+    match dispatch(command, first_credential).await {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !failure.is_silent() {
+                match format {
+                    Format::Text => output::note(failure.for_people().trim_end()),
+                    Format::Json => output::note(&format!("{:#}", failure.for_programs())),
+                }
+            }
+            // Whatever went wrong, `check` must not be taken for a denial: no decision was reached.
+            ExitCode::from(if is_check {
+                NO_ANSWER
+            } else {
+                failure.exit_code()
+            })
+        }
+    }
+}
+
+async fn dispatch<F>(command: ClientCommand, first_credential: F) -> Result<u8, Failure>
+where
+    F: AsyncFnOnce(FirstCredentialArgs) -> Result<proto::CreateCredentialResponse, String>,
+{
+    match command {
+        ClientCommand::Credential(args) => credential::run(args, first_credential).await?,
+        ClientCommand::Catalog(args) => catalog::run(args).await?,
+        ClientCommand::Account(args) => account::run(args).await?,
+        ClientCommand::Token(args) => token::run(args).await?,
+        ClientCommand::Whitelist(args) => whitelist::run(args).await?,
+        ClientCommand::Pending(args) => pending::run(args).await?,
+        ClientCommand::Audit(args) => audit::run(args).await?,
+        ClientCommand::Check(args) => return check::run(args).await,
+        ClientCommand::Version(args) => version::run(&args)?,
+    }
+    Ok(0)
+}
+
+/// What the server left out though its contract promises it.
+fn missing(what: &str) -> Failure {
+    Failure::Usage(format!(
+        "the server's answer holds no {what}; is it a newer or an older version than this command \
+         ({})?",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<ClientCommand, String> {
+        match Cli::try_parse_from(line.split(' ')) {
+            Ok(Cli {
+                command: Command::Client(command),
+            }) => Ok(command),
+            Ok(_) => Err("a server command".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_secret_has_a_flag() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let name = arg.get_long().unwrap_or_default();
+                assert!(
+                    !["credential", "secret", "token-secret", "password"].contains(&name),
+                    "{} --{name}",
+                    command.get_name()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn everything_is_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    arg.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn common_flags_go_anywhere_after_the_command() {
+        for line in [
+            "portcullis token --output json list --server http://localhost:1",
+            "portcullis token list --output json --server http://localhost:1",
+        ] {
+            let ClientCommand::Token(args) = parse(line).unwrap() else {
+                panic!("{line}")
+            };
+            assert_eq!(args.common.output, Format::Json);
+            assert_eq!(args.common.client.server, "http://localhost:1");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for (line, part) in [
+            ("portcullis check", "--scope"),
+            (
+                "portcullis check --scope a --http GET",
+                "'--http <METHOD PATH>'",
+            ),
+            ("portcullis check --http GET", "a method and a path"),
+            ("portcullis whitelist replace tok_1", "ENTRY"),
+            (
+                "portcullis whitelist replace tok_1 10.0.0.1 --allow-any-address",
+                "cannot be used",
+            ),
+            ("portcullis whitelist add tok_1", "ENTRY"),
+            ("portcullis account create --name n", "--admin"),
+            ("portcullis audit --since yesterday", "RFC 3339"),
+            ("portcullis token list --timeout 10", "has no unit after 10"),
+            ("portcullis token list --limit 0", "--limit"),
+            (
+                "portcullis credential create --role account-admin",
+                "--account",
+            ),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What people read: tables, fields and notes. What stands on standard output is the answer; what
+//! only explains it stands on standard error, so that a script takes the one without the other.
+//!
+//! Architecture invariant: text that a server sent reaches a terminal only through [`clean`]: a
+//! token's name may carry escape sequences.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::failure::Failure;
+use crate::grpc::proto;
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people: tables and sentences
+    #[default]
+    Text,
+    /// For programs: the answer as one JSON object, errors as another on standard error
+    Json,
+}
+
+/// Writes the answer to standard output.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::Output)
+}
+
+/// Writes the answer's only line to standard output.
+pub(super) fn print_line(text: &str) -> Result<(), Failure> {
+    print(&format!("{text}\n"))
+}
+
+/// Tells a person something beside the answer, on standard error. A closed one is no fault.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// `text` with every character escaped that a terminal acts upon or that hides or reorders others.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if acts(c) {
+            cleaned.extend(c.escape_default());
+        } else {
+            cleaned.push(c);
+        }
+    }
+    Cow::Owned(cleaned)
+}
+
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A table with its columns two spaces apart, and a last column that goes as far as it needs.
+pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[Cow<'_, str>; N]> = rows
+        .iter()
+        .map(|row| {
+            row.each_ref().map(|cell| {
+                if cell.is_empty() {
+                    "-".into()
+                } else {
+                    clean(cell)
+                }
+            })
+        })
+        .collect();
+    let widths: [usize; N] = std::array::from_fn(|i| {
+        let cells = rows.iter().map(|row| row[i].chars().count());
+        cells.chain([header[i].len()]).max().unwrap_or_default()
+    });
+    let mut text = String::new();
+    let header = header.map(Cow::Borrowed);
+    for row in std::iter::once(&header).chain(&rows) {
+        let start = text.len();
+        for (cell, width) in row.iter().zip(widths) {
+            // Writing to a string can't fail.
+            let _ = write!(text, "{cell:width$}  ");
+        }
+        text.truncate(start + text[start..].trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// Name and value, a line each. What is empty is left out.
+pub(super) fn fields(fields: &[(&str, String)]) -> String {
+    let shown = || fields.iter().filter(|(_, value)| !value.is_empty());
+    let width = shown()
+        .map(|(name, _)| name.len() + 1)
+        .max()
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (name, value) in shown() {
+        let name = format!("{name}:");
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{name:width$}  {}", clean(value));
+    }
+    text
+}
+
+/// RFC 3339 in UTC, to the second; empty for an absent time.
+pub(super) fn when(time: Option<&Timestamp>) -> String {
+    time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.seconds).ok())
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// Reads an RFC 3339 time. Fits clap's `value_parser`.
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "is not an RFC 3339 time, such as 2026-01-31T12:00:00Z".to_owned())?;
+    let nanos = time.nanosecond();
+    Ok(Timestamp {
+        seconds: time.unix_timestamp(),
+        // Below 1,000,000,000, so it fits.
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+    })
+}
+
+/// An enum value's name for people: `TOKEN_KIND_READ_ONLY` less `TOKEN_KIND_` is `read-only`.
+pub(super) fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix)
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .replace('_', "-")
+}
+
+/// Tells whether a change binds on every replica.
+pub(super) fn note_binding(binding: Option<&proto::Binding>) {
+    match binding {
+        None => {}
+        Some(binding) if binding.bound => note("bound on every replica"),
+        Some(binding) => note(&format!(
+            "not bound on every replica yet; it is at the latest by {}",
+            when(binding.bound_by_time.as_ref())
+        )),
+    }
+}
+
+/// Tells that a list was cut short by its limit.
+pub(super) fn note_more(next_page_token: &str) {
+    if !next_page_token.is_empty() {
+        note("there are more; raise --limit to see them");
+    }
+}
+
+/// Shows a secret: alone on standard output, so that `$(...)` takes it and nothing else.
+pub(super) fn print_secret(secret: &str) -> Result<(), Failure> {
+    note("The secret follows. It is shown this once and can't be read again: keep it safe.");
+    print_line(&clean(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row<const N: usize>(cells: [&str; N]) -> [String; N] {
+        cells.map(str::to_owned)
+    }
+
+    #[test]
+    fn tables_align_and_trim() {
+        let text = table(
+            ["TOKEN", "NAME", "LAST USE"],
+            &[
+                row(["tok_1", "a longer name", ""]),
+                row(["tok_22", "öß", "2026-01-01T00:00:00Z"]),
+            ],
+        );
+        assert_eq!(
+            text,
+            "TOKEN   NAME           LAST USE\n\
+             tok_1   a longer name  -\n\
+             tok_22  öß             2026-01-01T00:00:00Z\n"
+        );
+    }
+
+    #[test]
+    fn fields_align_and_skip_what_is_empty() {
+        let given = [
+            ("id", "x".to_owned()),
+            ("none", String::new()),
+            ("longer", "y".to_owned()),
+        ];
+        assert_eq!(fields(&given), "id:      x\nlonger:  y\n");
+        assert_eq!(fields(&[]), "");
+    }
+
+    #[test]
+    fn no_escape_sequence_reaches_a_terminal() {
+        assert_eq!(
+            clean("\u{1b}[2Jhi\r\n\u{9b}1m"),
+            "\\u{1b}[2Jhi\\r\\n\\u{9b}1m"
+        );
+        assert_eq!(clean("a\u{202e}b\u{200b}"), "a\\u{202e}b\\u{200b}");
+        assert!(matches!(clean("Zürich – 東京 🙂"), Cow::Borrowed(_)));
+        assert!(!table(["N"], &[row(["\u{1b}]0;x\u{7}"])]).contains('\u{1b}'));
+        assert!(!fields(&[("n", "\u{1b}c".to_owned())]).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = parse_time("2026-01-31T13:00:00.5+01:00").unwrap();
+        assert_eq!((time.seconds, time.nanos), (1_769_860_800, 500_000_000));
+        assert_eq!(when(Some(&time)), "2026-01-31T12:00:00Z");
+        assert_eq!(when(None), "");
+        assert!(
+            parse_time("yesterday")
+                .unwrap_err()
+                .contains("2026-01-31T12:00:00Z")
+        );
+    }
+
+    #[test]
+    fn enum_names_read_as_words() {
+        assert_eq!(word("TOKEN_KIND_READ_ONLY", "TOKEN_KIND_"), "read-only");
+    }
+}

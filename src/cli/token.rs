@@ -1,0 +1,408 @@
+//! `portcullis token`.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::connect::Session;
+use super::failure::Failure;
+use super::output::{
+    clean, fields, note, note_binding, note_more, print, print_secret, table, when, word,
+};
+use super::paging::{Limit, pages};
+use super::{Common, missing, proto};
+
+/// What `token` takes.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Create a token, and print its secret, this once
+    ///
+    /// The secret stands alone on standard output, everything else on standard error; with
+    /// --output json the whole answer stands on standard output.
+    ///
+    /// Examples:
+    ///   portcullis token create --account acc_... --name reports --kind read-only
+    ///   portcullis token create --account acc_... --name sync --kind read-write \
+    ///       --whitelist 192.0.2.7 --whitelist 2001:db8::/48
+    ///   SECRET=$(portcullis token create --account acc_... --name pay --kind custom \
+    ///       --scope payments.request)
+    #[command(verbatim_doc_comment)]
+    Create(CreateArgs),
+    /// Show one token: what it may do, from where, when it was used, what is planned for it
+    Show {
+        /// The token's id, such as tok_...
+        #[arg(value_name = "TOKEN")]
+        token_id: String,
+    },
+    /// List tokens, the oldest first
+    List {
+        /// Only those of this account
+        #[arg(long, value_name = "ACCOUNT")]
+        account: Option<String>,
+        /// Also those that were deleted and not yet purged
+        #[arg(long)]
+        deleted: bool,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Delete a token, on every replica
+    ///
+    /// Asks first on a terminal. Answers once no replica allows it any more. Nothing brings a deleted
+    /// token back; deleting it again changes nothing.
+    Delete {
+        /// The token's id, such as tok_...
+        #[arg(value_name = "TOKEN")]
+        token_id: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Answer before it is bound on every replica
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The account that will own it
+    #[arg(long, value_name = "ACCOUNT")]
+    account: String,
+    /// A label for people; need not be unique
+    #[arg(long)]
+    name: String,
+    /// What it may do
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// A scope that a custom token may use; repeat it for more
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// An address or range it may be used from, or several with commas; repeat it for more.
+    /// Required for read-write, and for custom with a scope that requires it
+    #[arg(long = "whitelist", value_name = "ENTRY")]
+    whitelist: Vec<String>,
+    /// Check everything, create nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What a new token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Every scope that reads
+    ReadOnly,
+    /// Every scope; needs a whitelist
+    ReadWrite,
+    /// The scopes listed with --scope
+    Custom,
+}
+
+impl From<Kind> for proto::TokenKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::ReadOnly => Self::ReadOnly,
+            Kind::ReadWrite => Self::ReadWrite,
+            Kind::Custom => Self::Custom,
+        }
+    }
+}
+
+pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
+    let session = Session::open(args.common).await?;
+    match args.command {
+        TokenCommand::Create(args) => create(&session, args).await,
+        TokenCommand::Show { token_id } => {
+            let answer = get(&session, token_id).await?;
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
+        }
+        TokenCommand::List {
+            account,
+            deleted,
+            limit,
+        } => list(&session, account.unwrap_or_default(), deleted, limit).await,
+        TokenCommand::Delete {
+            token_id,
+            yes,
+            no_wait,
+        } => {
+            if !yes {
+                confirm(&session, &token_id).await?;
+            }
+            let request = proto::DeleteTokenRequest { token_id, no_wait };
+            let answer = session.tokens().delete_token(request).await;
+            let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            let token = answer.token.ok_or_else(|| missing("token"))?;
+            let time = when(token.delete_time.as_ref());
+            note(&format!(
+                "{} is deleted since {time}",
+                clean(&token.token_id)
+            ));
+            note_binding(answer.binding.as_ref());
+            Ok(())
+        }
+    }
+}
+
+async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
+    let validate_only = args.dry_run;
+    let request = proto::CreateTokenRequest {
+        account_id: args.account,
+        name: args.name,
+        kind: proto::TokenKind::from(args.kind).into(),
+        scopes: args.scopes,
+        whitelist: args.whitelist,
+        validate_only,
+    };
+    let answer = session.tokens().create_token(request).await;
+    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    let token = answer.token.ok_or_else(|| missing("token"))?;
+    if validate_only {
+        print(&describe(&token))?;
+        note("dry run: nothing was created");
+        return Ok(());
+    }
+    note(describe(&token).trim_end());
+    print_secret(&answer.secret)
+}
+
+async fn get(session: &Session, token_id: String) -> Result<proto::GetTokenResponse, Failure> {
+    let answer = session
+        .tokens()
+        .get_token(proto::GetTokenRequest { token_id })
+        .await;
+    answer
+        .map(tonic::Response::into_inner)
+        .map_err(|s| session.failure(s))
+}
+
+async fn list(
+    session: &Session,
+    account_id: String,
+    show_deleted: bool,
+    limit: Limit,
+) -> Result<(), Failure> {
+    let mut client = session.tokens();
+    let (tokens, next_page_token) = pages(limit.limit, async |page_size, page_token| {
+        let account_id = account_id.clone();
+        let request = proto::ListTokensRequest {
+            account_id,
+            page_size,
+            page_token,
+            show_deleted,
+        };
+        let page = client
+            .list_tokens(request)
+            .await
+            .map_err(|s| session.failure(s))?;
+        let page = page.into_inner();
+        Ok((page.tokens, page.next_page_token))
+    })
+    .await?;
+    let answer = proto::ListTokensResponse {
+        tokens,
+        next_page_token,
+    };
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    if answer.tokens.is_empty() {
+        note("no tokens");
+        return Ok(());
+    }
+    let rows: Vec<_> = answer.tokens.iter().map(row).collect();
+    print(&table(
+        [
+            "TOKEN",
+            "ACCOUNT",
+            "NAME",
+            "KIND",
+            "STATE",
+            "WHITELIST",
+            "LAST USE",
+            "PENDING",
+        ],
+        &rows,
+    ))?;
+    note_more(&answer.next_page_token);
+    Ok(())
+}
+
+fn row(token: &proto::Token) -> [String; 8] {
+    let whitelist = match token.whitelist.as_slice() {
+        [] => String::new(),
+        [entry] => entry.clone(),
+        entries => format!("{} entries", entries.len()),
+    };
+    [
+        token.token_id.clone(),
+        token.account_id.clone(),
+        token.name.clone(),
+        kind(token),
+        state(token),
+        whitelist,
+        when(token.last_use_time.as_ref()),
+        token
+            .pending_actions
+            .first()
+            .map(upcoming)
+            .unwrap_or_default(),
+    ]
+}
+
+fn kind(token: &proto::Token) -> String {
+    word(token.kind().as_str_name(), "TOKEN_KIND_")
+}
+
+fn state(token: &proto::Token) -> String {
+    word(token.state().as_str_name(), "TOKEN_STATE_")
+}
+
+fn upcoming(action: &proto::PendingAction) -> String {
+    let what = word(action.r#type().as_str_name(), "PENDING_ACTION_TYPE_");
+    format!("{what} {}", when(action.effective_time.as_ref()))
+}
+
+fn describe(token: &proto::Token) -> String {
+    let mut lines = vec![
+        ("token", token.token_id.clone()),
+        ("account", token.account_id.clone()),
+        ("name", token.name.clone()),
+        ("kind", kind(token)),
+        ("state", state(token)),
+        ("may use", token.granted_scopes.join(", ")),
+        (
+            "whitelist",
+            match token.whitelist.as_slice() {
+                [] => "none".to_owned(),
+                entries => entries.join(", "),
+            },
+        ),
+        ("whitelist version", token.whitelist_version.to_string()),
+        ("created", when(token.create_time.as_ref())),
+        (
+            "last use",
+            match &token.last_use_time {
+                None => "none recorded".to_owned(),
+                used => when(used.as_ref()),
+            },
+        ),
+    ];
+    lines.extend(token.scope_uses.iter().map(|scope| {
+        (
+            "last use of",
+            format!("{} {}", scope.scope, when(scope.last_use_time.as_ref())),
+        )
+    }));
+    lines.extend(token.taken.iter().map(|taken| {
+        (
+            "taken",
+            format!(
+                "{} {}",
+                when(taken.take_time.as_ref()),
+                taken.scopes.join(", ")
+            ),
+        )
+    }));
+    lines.push(("deleted", when(token.delete_time.as_ref())));
+    for action in &token.pending_actions {
+        lines.push(("pending", upcoming(action)));
+        lines.push(("why", action.why.clone()));
+        lines.push(("how to keep it", action.how_to_keep.clone()));
+    }
+    fields(&lines)
+}
+
+/// Asks on a terminal whether to delete; a script that has none means what it says.
+async fn confirm(session: &Session, token_id: &str) -> Result<(), Failure> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(());
+    }
+    let token = get(session, token_id.to_owned())
+        .await?
+        .token
+        .ok_or_else(|| missing("token"))?;
+    note(describe(&token).trim_end());
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "Delete it? Nothing brings it back. [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| Failure::Usage(format!("no answer can be read: {error}")))?;
+    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failure::Usage("nothing was deleted".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::parse_time;
+
+    fn token() -> proto::Token {
+        proto::Token {
+            token_id: "tok_1".to_owned(),
+            account_id: "acc_1".to_owned(),
+            name: "sync\u{1b}[31m".to_owned(),
+            kind: proto::TokenKind::ReadWrite.into(),
+            state: proto::TokenState::Active.into(),
+            granted_scopes: vec!["a.read".to_owned(), "a.write".to_owned()],
+            whitelist: vec!["192.0.2.7".to_owned(), "2001:db8::/48".to_owned()],
+            whitelist_version: 2,
+            create_time: Some(parse_time("2026-01-01T00:00:00Z").unwrap()),
+            pending_actions: vec![proto::PendingAction {
+                r#type: proto::PendingActionType::Downgrade.into(),
+                why: "no write use since its creation".to_owned(),
+                how_to_keep: "use it to write".to_owned(),
+                effective_time: Some(parse_time("2026-02-15T00:00:00Z").unwrap()),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_token_is_described() {
+        assert_eq!(
+            describe(&token()),
+            "token:              tok_1\n\
+             account:            acc_1\n\
+             name:               sync\\u{1b}[31m\n\
+             kind:               read-write\n\
+             state:              active\n\
+             may use:            a.read, a.write\n\
+             whitelist:          192.0.2.7, 2001:db8::/48\n\
+             whitelist version:  2\n\
+             created:            2026-01-01T00:00:00Z\n\
+             last use:           none recorded\n\
+             pending:            downgrade 2026-02-15T00:00:00Z\n\
+             why:                no write use since its creation\n\
+             how to keep it:     use it to write\n"
+        );
+    }
+
+    #[test]
+    fn a_row_is_short() {
+        let row = row(&token());
+        assert_eq!(row[5], "2 entries");
+        assert_eq!(row[6], "");
+        assert_eq!(row[7], "downgrade 2026-02-15T00:00:00Z");
+    }
+}

@@ -1,0 +1,306 @@
+//! What the client side of the command needs to reach a server: its address, TLS files, a timeout
+//! and a credential. A secret never has a flag, since `ps` shows flags: it comes from a variable or
+//! a file, and stands in a `SecretString` from then on.
+
+mod secret;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::Uri;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::duration;
+pub use secret::{Credential, OPERATOR_CREDENTIAL_FILE, TokenArgs, without_line_end};
+use secret::{SecretVariables, operator_credential};
+
+/// The variables that the client side reads, for [`super::unknown_variables`].
+pub const VARIABLES: [&str; 11] = [
+    "PORTCULLIS_SERVER",
+    "PORTCULLIS_SERVER_CA",
+    "PORTCULLIS_CLIENT_CERT",
+    "PORTCULLIS_CLIENT_KEY",
+    "PORTCULLIS_TIMEOUT",
+    "PORTCULLIS_DATA_DIR",
+    "PORTCULLIS_CREDENTIAL",
+    "PORTCULLIS_CREDENTIAL_FILE",
+    "PORTCULLIS_TOKEN",
+    "PORTCULLIS_TOKEN_FILE",
+    "PORTCULLIS_OUTPUT",
+];
+
+/// How to reach the server, as written on the command line and in variables.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct ClientArgs {
+    /// The server: `http://` or `https://`, a host and a port
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_SERVER",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub server: String,
+    /// PEM file with the authorities that vouch for an https server, instead of the system's
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_SERVER_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub server_ca: Option<PathBuf>,
+    /// PEM file with the certificate to show an https server that asks for one
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_CLIENT_CERT",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with the private key of --client-cert
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_CLIENT_KEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub client_key: Option<PathBuf>,
+    /// How long to wait for an answer, such as 90s or 500ms
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_TIMEOUT",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = duration::parse
+    )]
+    pub timeout: Duration,
+    /// Send secrets over http:// to a host other than this one
+    #[arg(long, global = true)]
+    pub plaintext: bool,
+    /// File with the credential to call with [env: PORTCULLIS_CREDENTIAL_FILE; the credential
+    /// itself: PORTCULLIS_CREDENTIAL]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub credential_file: Option<PathBuf>,
+    /// Where a server on this host keeps its data: with no credential given, its
+    /// `operator-credential` file is used
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "portcullis-data"
+    )]
+    pub data_dir: PathBuf,
+}
+
+/// How to reach the server, read and checked.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// Scheme, host and port, nothing else.
+    pub server: Uri,
+    /// Whether the server is this host.
+    pub loopback: bool,
+    /// How TLS is spoken. `None` for a plaintext server.
+    pub tls: Option<TlsSettings>,
+    /// For connecting, and for each call. Longer than zero.
+    pub timeout: Duration,
+    /// What to call with. `None` sends no header.
+    pub credential: Option<Credential>,
+    /// Whether plaintext to other hosts was allowed in so many words.
+    pub plaintext: bool,
+    /// Where a server on this host keeps its data.
+    pub data_dir: PathBuf,
+}
+
+/// How TLS is spoken; PEM throughout.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// Authorities instead of the system's.
+    pub server_ca: Option<String>,
+    /// Certificate and private key to show.
+    pub identity: Option<(String, SecretString)>,
+}
+
+/// A fault of the client's settings. Names the setting, never a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientSettingsError {
+    /// A setting that can't be used as it stands.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file that can't be read.
+    #[error("{what} {} can't be read: {source}", path.display())]
+    Unreadable {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, ClientSettingsError> {
+    Err(ClientSettingsError::Invalid(message.into()))
+}
+
+impl ClientArgs {
+    /// Reads the files and secrets that the arguments and the environment name, and checks them.
+    ///
+    /// # Errors
+    /// The first fault, with its cure.
+    pub fn resolve(self) -> Result<ClientSettings, ClientSettingsError> {
+        let variables =
+            SecretVariables::read("PORTCULLIS_CREDENTIAL", "PORTCULLIS_CREDENTIAL_FILE")?;
+        self.resolve_with(variables)
+    }
+
+    fn resolve_with(
+        self,
+        variables: SecretVariables,
+    ) -> Result<ClientSettings, ClientSettingsError> {
+        let (server, https) = parse_server(&self.server)?;
+        let loopback = is_loopback(server.host().unwrap_or_default());
+        if self.timeout.is_zero() {
+            return invalid("--timeout must be longer than 0s");
+        }
+        let credential = match variables.secret("credential", self.credential_file)? {
+            None if loopback => operator_credential(&self.data_dir)?,
+            given => given,
+        };
+        if let Some(credential) = &credential
+            && !credential
+                .secret
+                .expose_secret()
+                .bytes()
+                .all(|b| b.is_ascii_graphic())
+        {
+            return invalid(format!(
+                "the credential in {} is not one: it must be visible ASCII characters, on one line",
+                credential.source
+            ));
+        }
+        let settings = ClientSettings {
+            tls: tls(https, self.server_ca, self.client_cert, self.client_key)?,
+            server,
+            loopback,
+            timeout: self.timeout,
+            credential,
+            plaintext: self.plaintext,
+            data_dir: self.data_dir,
+        };
+        if settings.credential.is_some() {
+            settings.guard_secret("the credential")?;
+        }
+        Ok(settings)
+    }
+}
+
+impl ClientSettings {
+    /// Refuses to send `what`, a secret, where others can read it on the way.
+    ///
+    /// # Errors
+    /// When the server is another host, spoken to in plaintext, and nobody allowed that.
+    pub fn guard_secret(&self, what: &str) -> Result<(), ClientSettingsError> {
+        if self.tls.is_some() || self.loopback || self.plaintext {
+            return Ok(());
+        }
+        invalid(format!(
+            "{what} would travel to {} unencrypted, where others may read it: use https://, or say \
+             --plaintext if the way there is protected otherwise",
+            self.server.authority().map_or("", |a| a.as_str())
+        ))
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<String, ClientSettingsError> {
+    fs::read_to_string(path).map_err(|source| ClientSettingsError::Unreadable {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The server's address, and whether TLS is spoken to it.
+fn parse_server(text: &str) -> Result<(Uri, bool), ClientSettingsError> {
+    let uri: Uri = match text.parse() {
+        Ok(uri) => uri,
+        Err(error) => return invalid(format!("--server {text:?} is not a URL: {error}")),
+    };
+    let https = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => {
+            return invalid(format!(
+                "--server {text:?} must begin with http:// or https://, such as http://127.0.0.1:50051"
+            ));
+        }
+    };
+    let authority = uri.authority().map_or("", |a| a.as_str());
+    if authority.contains('@') {
+        return invalid(
+            "--server must not hold a user or password; credentials go in PORTCULLIS_CREDENTIAL",
+        );
+    }
+    if uri.host().unwrap_or_default().is_empty() {
+        return invalid(format!("--server {text:?} names no host"));
+    }
+    if uri
+        .path_and_query()
+        .is_some_and(|path| path.as_str() != "/")
+    {
+        return invalid(format!(
+            "--server {text:?} must end after the port; gRPC has no path"
+        ));
+    }
+    Ok((uri, https))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse()
+            .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+}
+
+fn tls(
+    https: bool,
+    server_ca: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
+) -> Result<Option<TlsSettings>, ClientSettingsError> {
+    if !https {
+        return if server_ca.is_some() || client_cert.is_some() || client_key.is_some() {
+            invalid("--server-ca, --client-cert and --client-key are for an https:// server")
+        } else {
+            Ok(None)
+        };
+    }
+    let identity = match (client_cert, client_key) {
+        (Some(cert), Some(key)) => {
+            let cert = read("client certificate", &cert)?;
+            Some((cert, SecretString::from(read("client key", &key)?)))
+        }
+        (None, None) => None,
+        _ => return invalid("--client-cert and --client-key go together"),
+    };
+    let server_ca = server_ca.map(|path| read("server CA", &path)).transpose()?;
+    Ok(Some(TlsSettings {
+        server_ca,
+        identity,
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! The health service: SERVING only where decisions can be made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::service::Services;
+
+/// How often it is looked at whether decisions can be made.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// The names that can be asked for: the server as a whole, and the service that decides.
+const NAMES: [&str; 2] = ["", "portcullis.v1.AuthorizationService"];
+
+/// The service, and what tells it what to say.
+pub fn service() -> (HealthReporter, Routes) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    (reporter, Routes::new(service))
+}
+
+/// Keeps the health service truthful until `stop`, after which it says NOT_SERVING.
+pub async fn report(reporter: HealthReporter, services: Arc<Services>, stop: CancellationToken) {
+    let mut said = None;
+    loop {
+        let status = match services.get_catalog() {
+            Ok(_) if !stop.is_cancelled() => ServingStatus::Serving,
+            _ => ServingStatus::NotServing,
+        };
+        if said != Some(status) {
+            for name in NAMES {
+                reporter.set_service_status(name, status).await;
+            }
+            said = Some(status);
+        }
+        if stop.is_cancelled() {
+            return;
+        }
+        stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
+    }
+}

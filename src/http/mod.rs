@@ -1,0 +1,90 @@
+//! Plain HTTP: what operators' tools read. The management page moves in here.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Services;
+use crate::{net, shutdown};
+
+/// Everything that is served over plain HTTP.
+pub fn routes(services: Arc<Services>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(services)
+}
+
+async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
+    let entries = i64::try_from(services.cache.tokens.len()).unwrap_or(i64::MAX);
+    services.metrics.cache_entries.set(entries);
+    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], services.metrics.render())
+}
+
+/// Ready where decisions can be made.
+async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, &'static str) {
+    match services.get_catalog() {
+        Ok(_) => (StatusCode::OK, "ready\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the catalogue in force is not known\n"),
+    }
+}
+
+/// Serves until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    tls: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    net::accept(listener, stop.clone(), |stream, peer| {
+        let (routes, tls, stop) = (routes.clone(), tls.clone(), stop.clone());
+        shutdown::spawn("http-connection", async move {
+            match tls {
+                None => serve_connection(stream, routes, stop).await,
+                Some(tls) => {
+                    match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => serve_connection(stream, routes, stop).await,
+                        Ok(Err(error)) => {
+                            tracing::info!(%peer, %error, "a TLS handshake failed");
+                        }
+                        Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
+                    }
+                }
+            }
+        });
+    })
+    .await;
+}
+
+async fn serve_connection<S>(stream: S, routes: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new());
+    let service = TowerToHyperService::new(routes);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
