@@ -22,10 +22,13 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 
+mod error;
+mod migration;
 pub mod postgres;
 mod records;
 pub mod sqlite;
 
+pub use error::OpenError;
 pub use records::*;
 
 /// Why the store gave no answer.

@@ -1,1 +1,227 @@
-//! x
+//! The store in Postgres: for any number of replicas.
+//!
+//! What must stay true: what is acknowledged is on disk (`synchronous_commit` is never off); no call
+//! waits longer than its limits, also for a server that is gone without a word; no text made here
+//! holds the password of the URL.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+
+use super::{OpenError, Result, migration};
+
+#[path = "../sql/mod.rs"]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "one source for two databases, so that they can't drift"
+)]
+mod sql;
+
+use PostgresStore as Handle;
+use sqlx::Postgres as Db;
+
+/// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
+const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// Limits of the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PostgresOptions {
+    /// Connections at most.
+    pub max_connections: u32,
+    /// How long a call waits for a connection, a new one included.
+    pub acquire_timeout: Duration,
+    /// How long one statement may run, or a transaction stand still.
+    pub statement_timeout: Duration,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The store in Postgres.
+pub struct PostgresStore {
+    pool: PgPool,
+    limit: Duration,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("connections", &self.pool.size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects to `url`, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// A faulty URL, a server out of reach, or a schema that is not this program's.
+    pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
+        migrate(url).await?;
+        let PostgresOptions {
+            max_connections,
+            acquire_timeout,
+            statement_timeout,
+        } = options;
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        let connect = read_url(url)?.options([
+            ("statement_timeout", millis(statement_timeout)),
+            ("lock_timeout", millis(statement_timeout * 4 / 5)),
+            (
+                "idle_in_transaction_session_timeout",
+                millis(statement_timeout),
+            ),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(acquire_timeout)
+            // A round trip before each use would double the cost of reading facts. Connections that
+            // stood idle are tested; one that died in use fails its call and is replaced.
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > Duration::from_secs(1) {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    sqlx::query(KEEP_COMMITS).execute(connection).await?;
+                    Ok(())
+                })
+            })
+            // What sqlx waits for when a connection comes back has no limit of its own: one whose
+            // server is gone without a word would keep its place for a quarter of an hour.
+            .after_release(move |connection, _| {
+                Box::pin(async move {
+                    let ping = tokio::time::timeout(statement_timeout, connection.ping());
+                    ping.await.map_err(|_| timed_out())??;
+                    Ok(true)
+                })
+            })
+            .connect_with(connect)
+            .await?;
+        Ok(Self {
+            pool,
+            limit: acquire_timeout + statement_timeout,
+        })
+    }
+
+    fn read(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// All statements of one transaction see the same state.
+    async fn read_steadily(&self) -> Result<sqlx::Transaction<'static, Db>> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        Ok(self.pool.begin_with(begin).await?)
+    }
+
+    /// Read committed: after the wait for the head row, each statement sees all earlier changes.
+    async fn write(&self) -> Result<sqlx::Transaction<'static, Db>> {
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+        Ok(self.pool.begin_with(begin).await?)
+    }
+
+    /// Gives up a use case that takes longer than waiting for a connection and a statement may
+    /// take: the server's own limits don't help against one that says nothing.
+    async fn within<T>(&self, use_case: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.limit, use_case).await {
+            Ok(result) => result,
+            Err(_) => Err(timed_out().into()),
+        }
+    }
+
+    async fn shut(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A commit that was acknowledged must survive a crash of the server, whatever it is configured
+/// for. Stricter settings than `on` stay.
+const KEEP_COMMITS: &str = "\
+    SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Brings the schema of the database at `url` up to date. What was applied, in order.
+///
+/// # Errors
+/// As [`PostgresStore::connect`].
+pub async fn migrate(url: &str) -> Result<Vec<String>, OpenError> {
+    // A migration may take its time, and waits for one that another replica runs.
+    let options = read_url(url)?.options([
+        ("statement_timeout", "0"),
+        ("lock_timeout", "60000"),
+        ("idle_in_transaction_session_timeout", "60000"),
+    ]);
+    let connect = PgConnection::connect_with(&options);
+    let connect = tokio::time::timeout(PostgresOptions::default().acquire_timeout, connect);
+    let mut connection = connect.await.map_err(|_| timed_out())??;
+    let applied = migration::run(&MIGRATIONS, &mut connection).await?;
+    connection.close().await?;
+    Ok(applied)
+}
+
+/// The parameters that a URL may have. sqlx would log others, values and all.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(OpenError::Url("it must begin with postgres://"));
+    }
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    let parameters = parameters.split('&').filter(|text| !text.is_empty());
+    for parameter in parameters {
+        let name = parameter.split('=').next().unwrap_or_default();
+        if !PARAMETERS.contains(&name) {
+            return Err(OpenError::Url(
+                "it has a parameter that is unknown here; if the ? before it belongs to the \
+                 password, write it as %3F",
+            ));
+        }
+    }
+    let options: PgConnectOptions = url.parse().map_err(|_| {
+        OpenError::Url(
+            "it can't be read as postgres://user:password@host:port/database; characters such as \
+             / # ? % @ in a password are written as %2F %23 %3F %25 %40",
+        )
+    })?;
+    Ok(options.application_name("portcullis"))
+}

@@ -1,1 +1,177 @@
-//! x
+//! The store in an embedded SQLite file: for exactly one process.
+//!
+//! What must stay true: the process holds an exclusive lock on the data directory as long as the
+//! store is open; what is acknowledged is on disk (`synchronous = FULL`); only the user of the
+//! process can read the files. There is one connection that writes, so that writers wait for each
+//! other here and not in SQLite.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::{OpenError, Result, Store as _, migration};
+
+mod lock;
+#[path = "../sql/mod.rs"]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "one source for two databases, so that they can't drift"
+)]
+mod sql;
+
+use SqliteStore as Handle;
+use lock::Lock;
+use sqlx::Sqlite as Db;
+
+/// To the millisecond: SQLite knows no better.
+const NOW: &str = "SELECT CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) * 1000";
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The file in the data directory.
+pub const FILE: &str = "portcullis.db";
+
+const READERS: u32 = 4;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The store in an embedded SQLite file.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    /// `None` once closed.
+    lock: Mutex<Option<Lock>>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the store in `data_dir`, which is created if need be, and brings its schema up to
+    /// date. `holder` says what this process is (`portcullis serve`), for a second one that comes
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// A directory in use or not usable, or a schema that is not this program's.
+    pub async fn open(data_dir: &Path, holder: &str) -> Result<Self, OpenError> {
+        Ok(Self::open_and_migrate(data_dir, holder).await?.0)
+    }
+
+    async fn open_and_migrate(
+        data_dir: &Path,
+        holder: &str,
+    ) -> Result<(Self, Vec<String>), OpenError> {
+        make_private_dir(data_dir)?;
+        let mut lock = Lock::take(data_dir, holder)?;
+        let file = data_dir.join(FILE);
+        make_private(&file).map_err(OpenError::data_dir(&file))?;
+
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .create_if_missing(false)
+            .foreign_keys(true)
+            .busy_timeout(PATIENCE);
+        let writing = options
+            .clone()
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let pool = || {
+            SqlitePoolOptions::new()
+                .acquire_timeout(PATIENCE)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .test_before_acquire(false)
+        };
+        let writer = pool().max_connections(1).connect_with(writing).await?;
+        let mut connection = writer.acquire().await?;
+        let applied = migration::run(&MIGRATIONS, &mut *connection).await?;
+        drop(connection);
+        let readers = pool()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await?;
+        let store = Self {
+            writer,
+            readers,
+            lock: Mutex::new(None),
+        };
+        lock.note_start(store.now().await?);
+        *store.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        Ok((store, applied))
+    }
+
+    fn read(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// All statements of one transaction see the same state.
+    async fn read_steadily(&self) -> Result<sqlx::Transaction<'static, Db>> {
+        Ok(self.readers.begin().await?)
+    }
+
+    /// A transaction that began by reading could not be let write after another's commit.
+    async fn write(&self) -> Result<sqlx::Transaction<'static, Db>> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// A local file answers or fails; there is nothing to give up on.
+    async fn within<T>(&self, use_case: impl Future<Output = Result<T>>) -> Result<T> {
+        use_case.await
+    }
+
+    /// The writer last: the last connection to close folds the write-ahead log into the file.
+    async fn shut(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+        drop(
+            self.lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+}
+
+/// Brings the schema of the store in `data_dir` up to date. What was applied, in order.
+///
+/// # Errors
+/// As [`SqliteStore::open`].
+pub async fn migrate(data_dir: &Path) -> Result<Vec<String>, OpenError> {
+    let (store, applied) = SqliteStore::open_and_migrate(data_dir, "portcullis migrate").await?;
+    store.close().await;
+    Ok(applied)
+}
+
+/// A directory that was there keeps its mode: whoever made it may have reasons.
+fn make_private_dir(dir: &Path) -> Result<(), OpenError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(OpenError::data_dir(dir))
+}
+
+/// Made before SQLite would, with its own idea of a mode; `-wal` and `-shm` take after it.
+fn make_private(file: &Path) -> io::Result<()> {
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(file)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}

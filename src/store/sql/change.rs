@@ -1,0 +1,132 @@
+//! The one way to change anything: a transaction that takes the head row first and leaves an audit
+//! record and a change record for each position it takes.
+//!
+//! What must stay true: changes are made one after another, because each holds the head row until it
+//! ends; a position is in the record exactly if its change was committed; what is dropped half-way
+//! is rolled back.
+
+use serde_json::Value;
+
+use super::{Db, Handle, Transaction};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::scope::Catalog;
+use crate::store::{Actor, Context, Result, StoreError, Touched};
+
+/// A change under way.
+pub(super) struct Changing<'c> {
+    /// In which everything is read and written.
+    pub(super) tx: Transaction,
+    pub(super) ctx: &'c Context,
+    /// Of the catalogue in force; 0 for none.
+    pub(super) catalog_version: i64,
+    position: i64,
+}
+
+/// What a change says of itself.
+pub(super) struct Record {
+    pub(super) action: &'static str,
+    pub(super) touched: Touched,
+    pub(super) account_id: Option<AccountId>,
+    pub(super) token_id: Option<TokenId>,
+    /// The changed part, before and after. Never a digest or a key.
+    pub(super) before: Option<Value>,
+    pub(super) after: Option<Value>,
+}
+
+const TAKE_HEAD: &str = "\
+    UPDATE head SET position = position + 1 WHERE id = 1 RETURNING position, catalog_version";
+
+const INSERT_AUDIT_EVENT: &str = "\
+    INSERT INTO audit_event (position, time, action, actor, actor_role, client_address, \
+        account_id, token_id, before_json, after_json) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+
+const INSERT_CHANGE: &str =
+    "INSERT INTO change (position, time, touched, key) VALUES ($1, $2, $3, $4)";
+
+impl<'c> Changing<'c> {
+    /// Waits until no other change is under way.
+    pub(super) async fn begin(store: &Handle, ctx: &'c Context) -> Result<Self> {
+        let mut tx = store.write().await?;
+        let (position, catalog_version) = take_head(&mut tx).await?;
+        Ok(Self {
+            tx,
+            ctx,
+            catalog_version,
+            position,
+        })
+    }
+
+    /// Fails unless `catalog` is the one in force; it stays so until this change ends.
+    pub(super) fn must_be_in_force(&self, catalog: &Catalog) -> Result<()> {
+        if catalog.version() == self.catalog_version {
+            Ok(())
+        } else {
+            Err(StoreError::StaleCatalog)
+        }
+    }
+
+    /// Ends a change that changed nothing. That it fails changes nothing either.
+    pub(super) async fn undo(self) {
+        if let Err(error) = self.tx.rollback().await {
+            tracing::debug!(%error, "a rollback failed; the database ends the transaction itself");
+        }
+    }
+
+    /// Makes the change final, with its record.
+    pub(super) async fn commit(mut self, record: Record) -> Result<()> {
+        self.record(record).await?;
+        self.tx.commit().await?;
+        Ok(())
+    }
+
+    /// Records a part of the change that replicas must learn of by itself, and takes the next
+    /// position for the rest.
+    pub(super) async fn commit_part(&mut self, record: Record) -> Result<()> {
+        self.record(record).await?;
+        (self.position, _) = take_head(&mut self.tx).await?;
+        Ok(())
+    }
+
+    async fn record(&mut self, record: Record) -> Result<()> {
+        let ctx = self.ctx;
+        let (actor, role) = match ctx.actor {
+            Actor::Credential(id, role) => (id.to_string(), role.name()),
+            Actor::Development => ("development".into(), ""),
+            Actor::System => ("system".into(), ""),
+            Actor::CommandLine => ("command line".into(), ""),
+        };
+        sqlx::query::<Db>(INSERT_AUDIT_EVENT)
+            .bind(self.position)
+            .bind(ctx.now.0)
+            .bind(record.action)
+            .bind(actor)
+            .bind(role)
+            .bind(ctx.client.map(|client| client.to_canonical().to_string()))
+            .bind(record.account_id.map(|id| id.0))
+            .bind(record.token_id.map(|id| id.0))
+            .bind(record.before.map(|json| json.to_string()))
+            .bind(record.after.map(|json| json.to_string()))
+            .execute(&mut *self.tx)
+            .await?;
+        let (touched, key) = match record.touched {
+            Touched::Token(id) => ("token", Some(id.0)),
+            Touched::Credential(id) => ("credential", Some(id.0)),
+            Touched::Catalog => ("catalog", None),
+            Touched::SecretKeys => ("secret_keys", None),
+            Touched::Nothing => ("nothing", None),
+        };
+        sqlx::query::<Db>(INSERT_CHANGE)
+            .bind(self.position)
+            .bind(ctx.now.0)
+            .bind(touched)
+            .bind(key)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+}
+
+async fn take_head(tx: &mut Transaction) -> Result<(i64, i64)> {
+    Ok(sqlx::query_as(TAKE_HEAD).fetch_one(&mut **tx).await?)
+}

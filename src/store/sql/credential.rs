@@ -1,0 +1,265 @@
+//! Callers' credentials.
+
+use serde_json::{Value, json};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::change::{Changing, Record};
+use super::{Connection, Db, Handle, QueryBuilder, account, decode};
+use crate::policy::id::{AccountId, CredentialId};
+use crate::policy::time::Timestamp;
+use crate::secret::Digest;
+use crate::store::error::Unreadable;
+use crate::store::{
+    Context, Credential, NoSuchAccount, Page, Result, Role, SettingsCredential, Touched,
+};
+
+#[derive(FromRow)]
+struct Row {
+    credential_id: Uuid,
+    role: String,
+    account_id: Option<Uuid>,
+    name: String,
+    digest: Vec<u8>,
+    from_settings: i16,
+    create_time: i64,
+    revoke_time: Option<i64>,
+}
+
+const SELECT: &str = "\
+    SELECT credential_id, role, account_id, name, digest, from_settings, create_time, \
+        revoke_time \
+    FROM credential WHERE ";
+
+const COUNT: &str = "SELECT count(*) FROM credential";
+
+const INSERT: &str = "\
+    INSERT INTO credential (credential_id, role, account_id, name, digest, from_settings, \
+        create_time, revoke_time) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+const REVOKE: &str = "UPDATE credential SET revoke_time = $2 WHERE credential_id = $1";
+
+pub(super) async fn one(store: &Handle, id: CredentialId) -> Result<Option<(Credential, Digest)>> {
+    let mut query = QueryBuilder::new(SELECT);
+    query.push("credential_id = ").push_bind(id.0);
+    let row: Option<Row> = query.build_query_as().fetch_optional(store.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+pub(super) async fn live(store: &Handle) -> Result<Vec<(Credential, Digest)>> {
+    let mut query = QueryBuilder::new(SELECT);
+    query.push("revoke_time IS NULL ORDER BY credential_id");
+    let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+pub(super) async fn list(store: &Handle, page: Page<CredentialId>) -> Result<Vec<Credential>> {
+    let mut query = QueryBuilder::new(SELECT);
+    match page.after {
+        Some(after) => query.push("credential_id > ").push_bind(after.0),
+        None => query.push("1 = 1"),
+    };
+    query
+        .push(" ORDER BY credential_id LIMIT ")
+        .push_bind(i64::from(page.limit));
+    let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
+    rows.into_iter().map(|row| Ok(row.read()?.0)).collect()
+}
+
+pub(super) async fn create(
+    store: &Handle,
+    ctx: &Context,
+    new: &Credential,
+    digest: &Digest,
+) -> Result<Result<(), NoSuchAccount>> {
+    let mut change = Changing::begin(store, ctx).await?;
+    if let Role::AccountAdmin(id) = new.role
+        && !account::exists(&mut change.tx, id).await?
+    {
+        change.undo().await;
+        return Ok(Err(NoSuchAccount));
+    }
+    insert(&mut change.tx, new, digest).await?;
+    change.commit(created(new)).await?;
+    Ok(Ok(()))
+}
+
+pub(super) async fn create_first(
+    store: &Handle,
+    ctx: &Context,
+    new: &Credential,
+    digest: &Digest,
+) -> Result<bool> {
+    let mut change = Changing::begin(store, ctx).await?;
+    let count: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *change.tx).await?;
+    if count > 0 {
+        change.undo().await;
+        return Ok(false);
+    }
+    insert(&mut change.tx, new, digest).await?;
+    change.commit(created(new)).await?;
+    Ok(true)
+}
+
+pub(super) async fn set_of_settings(
+    store: &Handle,
+    ctx: &Context,
+    wanted: Option<(&Credential, &Digest)>,
+) -> Result<SettingsCredential> {
+    let mut change = Changing::begin(store, ctx).await?;
+    let mut query = QueryBuilder::new(SELECT);
+    query.push("from_settings = 1 AND revoke_time IS NULL");
+    let former = find(&mut change.tx, query).await?;
+    let known = match wanted {
+        None => None,
+        Some((_, digest)) => {
+            let mut query = QueryBuilder::new(SELECT);
+            query.push("digest = ").push_bind(&digest[..]);
+            find(&mut change.tx, query).await?
+        }
+    };
+    if known.as_ref().is_some_and(|known| known.revoked.is_some()) {
+        change.undo().await;
+        return Ok(SettingsCredential::Revoked);
+    }
+    // A credential that was created otherwise, and is now in the settings too, stays what it is.
+    let former = former.filter(|former| known.as_ref().is_none_or(|known| known.id != former.id));
+    let new = wanted.filter(|_| known.is_none());
+    match (former, new) {
+        (None, None) => {
+            change.undo().await;
+            return Ok(SettingsCredential::Unchanged);
+        }
+        (Some(former), None) => {
+            set_revoked(&mut change.tx, former.id, ctx.now).await?;
+            change.commit(revoked(&former)).await?;
+        }
+        (None, Some((new, digest))) => {
+            insert(&mut change.tx, new, digest).await?;
+            change.commit(created(new)).await?;
+        }
+        (Some(former), Some((new, digest))) => {
+            set_revoked(&mut change.tx, former.id, ctx.now).await?;
+            change.commit_part(revoked(&former)).await?;
+            insert(&mut change.tx, new, digest).await?;
+            change.commit(created(new)).await?;
+        }
+    }
+    Ok(SettingsCredential::Changed)
+}
+
+pub(super) async fn revoke(
+    store: &Handle,
+    ctx: &Context,
+    id: CredentialId,
+) -> Result<Option<Credential>> {
+    let mut change = Changing::begin(store, ctx).await?;
+    let mut query = QueryBuilder::new(SELECT);
+    query.push("credential_id = ").push_bind(id.0);
+    let found = find(&mut change.tx, query).await?;
+    let mut credential = match found {
+        Some(credential) if credential.revoked.is_none() => credential,
+        unchanged => {
+            change.undo().await;
+            return Ok(unchanged);
+        }
+    };
+    set_revoked(&mut change.tx, id, ctx.now).await?;
+    change.commit(revoked(&credential)).await?;
+    credential.revoked = Some(ctx.now);
+    Ok(Some(credential))
+}
+
+async fn find(connection: &mut Connection, mut query: QueryBuilder) -> Result<Option<Credential>> {
+    let row: Option<Row> = query.build_query_as().fetch_optional(connection).await?;
+    row.map(|row| Ok(row.read()?.0)).transpose()
+}
+
+async fn insert(connection: &mut Connection, new: &Credential, digest: &Digest) -> Result<()> {
+    sqlx::query::<Db>(INSERT)
+        .bind(new.id.0)
+        .bind(new.role.name())
+        .bind(account_of(new).map(|id| id.0))
+        .bind(&new.name)
+        .bind(&digest[..])
+        .bind(i16::from(new.from_settings))
+        .bind(new.created.0)
+        .bind(new.revoked.map(|at| at.0))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn set_revoked(connection: &mut Connection, id: CredentialId, at: Timestamp) -> Result<()> {
+    sqlx::query::<Db>(REVOKE)
+        .bind(id.0)
+        .bind(at.0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn account_of(credential: &Credential) -> Option<AccountId> {
+    match credential.role {
+        Role::AccountAdmin(id) => Some(id),
+        Role::Pep | Role::Operator => None,
+    }
+}
+
+fn created(credential: &Credential) -> Record {
+    let after = summary(credential, "live");
+    record("credential.create", credential, None, after)
+}
+
+fn revoked(credential: &Credential) -> Record {
+    let before = summary(credential, "live");
+    let after = summary(credential, "revoked");
+    record("credential.revoke", credential, Some(before), after)
+}
+
+fn record(
+    action: &'static str,
+    credential: &Credential,
+    before: Option<Value>,
+    after: Value,
+) -> Record {
+    Record {
+        action,
+        touched: Touched::Credential(credential.id),
+        account_id: account_of(credential),
+        token_id: None,
+        before,
+        after: Some(after),
+    }
+}
+
+fn summary(credential: &Credential, state: &str) -> Value {
+    json!({
+        "credential_id": credential.id.to_string(),
+        "role": credential.role.name(),
+        "name": credential.name,
+        "from_settings": credential.from_settings,
+        "state": state,
+    })
+}
+
+impl Row {
+    fn read(self) -> Result<(Credential, Digest)> {
+        let role = match (self.role.as_str(), self.account_id) {
+            ("pep", None) => Role::Pep,
+            ("operator", None) => Role::Operator,
+            ("account_admin", Some(id)) => Role::AccountAdmin(AccountId(id)),
+            _ => return Err(Unreadable("a credential's stored role can't be read").into()),
+        };
+        let credential = Credential {
+            id: CredentialId(self.credential_id),
+            role,
+            name: self.name,
+            created: Timestamp(self.create_time),
+            revoked: self.revoke_time.map(Timestamp),
+            from_settings: self.from_settings == 1,
+        };
+        Ok((credential, decode::digest(&self.digest)?))
+    }
+}

@@ -1,0 +1,235 @@
+//! The use cases of the store, written once and compiled for each database.
+//!
+//! The module that mounts this one provides:
+//! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
+//! - `Handle::{read, read_steadily, write, within, shut}`: connections, transactions, the time limit
+//!   of a use case, and closing;
+//! - `NOW`, the statement that reads the database's clock in microseconds.
+//!
+//! What must stay true: the SQL here means the same to both databases. `$1` is a placeholder in both;
+//! ids are bound as UUIDs and never compared or cast as text; times are integers; texts are ordered
+//! in Rust, never by a collation. What a row says is checked when it is read: an unreadable one is an
+//! error, never a default.
+
+mod account;
+mod audit;
+mod catalog;
+mod change;
+mod credential;
+mod decode;
+mod pending;
+mod secret_key;
+mod token;
+mod whitelist;
+
+use super::{Db, Handle, NOW};
+
+use async_trait::async_trait;
+
+use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use crate::policy::network::{Change, Limits};
+use crate::policy::scope::{Catalog, ScopeName};
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenFacts;
+use crate::secret::{Digest, SecretKey};
+use crate::store::{
+    Account, AuditEvent, AuditFilter, ChangeRecord, Context, Credential, GrantCounts, Mark,
+    NewToken, NoSuchAccount, Page, PendingAction, PendingFilter, Result, ScopesInUse,
+    SettingsCredential, Store, StoredCatalog, Token, TokenFilter, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
+};
+
+type Connection = <Db as sqlx::Database>::Connection;
+type Transaction = sqlx::Transaction<'static, Db>;
+type QueryBuilder = sqlx::QueryBuilder<Db>;
+
+#[async_trait]
+impl Store for Handle {
+    async fn now(&self) -> Result<Timestamp> {
+        self.within(async {
+            let micros = sqlx::query_scalar(NOW).fetch_one(self.read()).await?;
+            Ok(Timestamp(micros))
+        })
+        .await
+    }
+
+    async fn mark(&self) -> Result<Option<Mark>> {
+        self.within(audit::mark(self)).await
+    }
+
+    async fn set_mark(&self, mark: Mark) -> Result<()> {
+        self.within(audit::set_mark(self, mark)).await
+    }
+
+    async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>> {
+        self.within(token::facts(self, id)).await
+    }
+
+    async fn credential(&self, id: CredentialId) -> Result<Option<(Credential, Digest)>> {
+        self.within(credential::one(self, id)).await
+    }
+
+    async fn live_credentials(&self) -> Result<Vec<(Credential, Digest)>> {
+        self.within(credential::live(self)).await
+    }
+
+    async fn secret_keys(&self) -> Result<Vec<SecretKey>> {
+        self.within(secret_key::all(self)).await
+    }
+
+    async fn catalog(&self) -> Result<Option<StoredCatalog>> {
+        self.within(catalog::in_force(self)).await
+    }
+
+    async fn create_account(&self, ctx: &Context, new: &Account) -> Result<()> {
+        self.within(account::create(self, ctx, new)).await
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Account>> {
+        self.within(account::one(self, id)).await
+    }
+
+    async fn accounts(
+        &self,
+        only: Option<AccountId>,
+        page: Page<AccountId>,
+    ) -> Result<Vec<Account>> {
+        self.within(account::list(self, only, page)).await
+    }
+
+    async fn set_account_admins(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+        admins: &[String],
+    ) -> Result<Option<Account>> {
+        self.within(account::set_admins(self, ctx, id, admins))
+            .await
+    }
+
+    async fn create_token(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        new: &NewToken,
+    ) -> Result<Result<Token, NoSuchAccount>> {
+        self.within(token::create(self, ctx, catalog, new)).await
+    }
+
+    async fn token(&self, id: TokenId, only: Option<AccountId>) -> Result<Option<Token>> {
+        self.within(token::one(self, id, only)).await
+    }
+
+    async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>> {
+        self.within(token::list(self, filter, page)).await
+    }
+
+    async fn delete_token(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+    ) -> Result<Option<Token>> {
+        self.within(token::delete(self, ctx, id, only)).await
+    }
+
+    async fn change_whitelist(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        target: WhitelistTarget,
+        change: &Change,
+        limits: &Limits,
+        dry_run: bool,
+    ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>> {
+        self.within(whitelist::change(
+            self, ctx, catalog, target, change, limits, dry_run,
+        ))
+        .await
+    }
+
+    async fn pending_actions(
+        &self,
+        filter: &PendingFilter,
+        page: Page<PendingActionId>,
+    ) -> Result<Vec<PendingAction>> {
+        self.within(pending::list(self, filter, page)).await
+    }
+
+    async fn create_credential(
+        &self,
+        ctx: &Context,
+        new: &Credential,
+        digest: &Digest,
+    ) -> Result<Result<(), NoSuchAccount>> {
+        self.within(credential::create(self, ctx, new, digest))
+            .await
+    }
+
+    async fn create_first_credential(
+        &self,
+        ctx: &Context,
+        new: &Credential,
+        digest: &Digest,
+    ) -> Result<bool> {
+        self.within(credential::create_first(self, ctx, new, digest))
+            .await
+    }
+
+    async fn set_settings_credential(
+        &self,
+        ctx: &Context,
+        wanted: Option<(&Credential, &Digest)>,
+    ) -> Result<SettingsCredential> {
+        self.within(credential::set_of_settings(self, ctx, wanted))
+            .await
+    }
+
+    async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>> {
+        self.within(credential::list(self, page)).await
+    }
+
+    async fn revoke_credential(
+        &self,
+        ctx: &Context,
+        id: CredentialId,
+    ) -> Result<Option<Credential>> {
+        self.within(credential::revoke(self, ctx, id)).await
+    }
+
+    async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16> {
+        self.within(secret_key::add(self, ctx, key, only_first))
+            .await
+    }
+
+    async fn apply_catalog(
+        &self,
+        ctx: &Context,
+        current: Option<i64>,
+        toml: &str,
+        names: &[ScopeName],
+    ) -> Result<Result<StoredCatalog, ScopesInUse>> {
+        self.within(catalog::apply(self, ctx, current, toml, names))
+            .await
+    }
+
+    async fn count_grants(&self) -> Result<GrantCounts> {
+        self.within(catalog::count_grants(self)).await
+    }
+
+    async fn audit_events(&self, filter: &AuditFilter, page: Page<i64>) -> Result<Vec<AuditEvent>> {
+        self.within(audit::events(self, filter, page)).await
+    }
+
+    async fn position(&self) -> Result<i64> {
+        self.within(audit::position(self)).await
+    }
+
+    async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>> {
+        self.within(audit::changes(self, after, limit)).await
+    }
+
+    async fn close(&self) {
+        self.shut().await;
+    }
+}

@@ -1,0 +1,386 @@
+//! Tokens: their facts for decisions, and their lists, creation and deletion.
+
+use serde_json::{Value, json};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::change::{Changing, Record};
+use super::decode::{digest, numbered_scopes, whitelist, whitelist_text};
+use super::pending::{self, action_type};
+use super::{Connection, Db, Handle, QueryBuilder, account};
+use crate::policy::id::{AccountId, PendingActionId, TokenId};
+use crate::policy::network::Whitelist;
+use crate::policy::scope::{Catalog, ScopeId};
+use crate::policy::time::Timestamp;
+use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState, UpcomingAction};
+use crate::store::error::Unreadable;
+use crate::store::{
+    Context, NewToken, NoSuchAccount, Page, PendingAction, Result, Token, TokenFilter, Touched,
+};
+
+/// A token's row, and its scopes.
+#[derive(FromRow)]
+pub(super) struct Row {
+    token_id: Uuid,
+    account_id: Uuid,
+    name: String,
+    kind: String,
+    whitelist: String,
+    pub(super) whitelist_version: i64,
+    create_time: i64,
+    delete_time: Option<i64>,
+    delete_cause: Option<String>,
+    downgrade_time: Option<i64>,
+    scopes: Option<String>,
+}
+
+const SELECT: &str = "\
+    SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
+        t.create_time, t.delete_time, t.delete_cause, t.downgrade_time, \
+        (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
+                           coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
+         FROM token_scope s WHERE s.token_id = t.token_id) AS scopes \
+    FROM token t WHERE 1 = 1";
+
+/// Each part by its key: the token, its scopes, and the pending action that comes first.
+const SELECT_FACTS: &str = "\
+    SELECT t.account_id, t.kind, t.digest, t.whitelist, \
+        t.delete_time, t.delete_cause, t.downgrade_time, \
+        (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
+                           coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
+         FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
+        p.pending_action_id, p.type, p.effective_time \
+    FROM token t LEFT JOIN pending_action p ON p.pending_action_id = ( \
+        SELECT q.pending_action_id FROM pending_action q \
+        WHERE q.token_id = t.token_id AND q.end_time IS NULL \
+        ORDER BY q.effective_time, q.pending_action_id LIMIT 1) \
+    WHERE t.token_id = $1";
+
+const INSERT: &str = "\
+    INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
+        create_time) \
+    VALUES ($1, $2, $3, $4, $5, $6, 1, $7)";
+
+const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
+
+const DELETE: &str =
+    "UPDATE token SET delete_time = $2, delete_cause = 'owner' WHERE token_id = $1";
+
+#[derive(FromRow)]
+struct FactsRow {
+    account_id: Uuid,
+    kind: String,
+    digest: Vec<u8>,
+    whitelist: String,
+    delete_time: Option<i64>,
+    delete_cause: Option<String>,
+    downgrade_time: Option<i64>,
+    scopes: Option<String>,
+    pending_action_id: Option<Uuid>,
+    r#type: Option<String>,
+    effective_time: Option<i64>,
+}
+
+pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
+    let row: Option<FactsRow> = sqlx::query_as(SELECT_FACTS)
+        .bind(id.0)
+        .fetch_optional(store.read())
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let upcoming = match (row.pending_action_id, row.r#type, row.effective_time) {
+        (Some(id), Some(action), Some(effective)) => Some(UpcomingAction {
+            id: PendingActionId(id),
+            action: action_type(&action)?,
+            effective: Timestamp(effective),
+        }),
+        _ => None,
+    };
+    Ok(Some(TokenFacts {
+        id,
+        account_id: AccountId(row.account_id),
+        digest: digest(&row.digest)?,
+        state: state(row.delete_time, row.delete_cause.as_deref())?,
+        grant: grant(&row.kind, row.downgrade_time, row.scopes.as_deref())?,
+        whitelist: whitelist(&row.whitelist)?,
+        upcoming,
+    }))
+}
+
+pub(super) async fn create(
+    store: &Handle,
+    ctx: &Context,
+    catalog: &Catalog,
+    new: &NewToken,
+) -> Result<Result<Token, NoSuchAccount>> {
+    let mut change = Changing::begin(store, ctx).await?;
+    change.must_be_in_force(catalog)?;
+    if !account::exists(&mut change.tx, new.account_id).await? {
+        change.undo().await;
+        return Ok(Err(NoSuchAccount));
+    }
+    let mut scopes = new.scopes.clone();
+    scopes.sort_unstable();
+    scopes.dedup();
+    let token = Token {
+        id: new.id,
+        account_id: new.account_id,
+        name: new.name.clone(),
+        state: TokenState::Active,
+        kind: new.kind,
+        downgraded: None,
+        scopes,
+        taken: Vec::new(),
+        whitelist: new.whitelist.clone(),
+        whitelist_version: 1,
+        created: ctx.now,
+        pending: Vec::new(),
+    };
+    let grant = match new.kind {
+        TokenKind::ReadOnly => Grant::ReadOnly { downgraded: false },
+        TokenKind::ReadWrite => Grant::ReadWrite,
+        TokenKind::Custom => Grant::Custom {
+            granted: token.scopes.iter().copied().collect(),
+            taken: Default::default(),
+        },
+    };
+    if grant.requires_whitelist(catalog) && token.whitelist == Whitelist::Unrestricted {
+        return Err(Unreadable("a token that may do this must have a whitelist").into());
+    }
+    sqlx::query::<Db>(INSERT)
+        .bind(token.id.0)
+        .bind(token.account_id.0)
+        .bind(&token.name)
+        .bind(kind_word(token.kind))
+        .bind(&new.digest[..])
+        .bind(whitelist_text(&token.whitelist))
+        .bind(token.created.0)
+        .execute(&mut *change.tx)
+        .await?;
+    if !token.scopes.is_empty() {
+        let mut query = QueryBuilder::new(INSERT_SCOPES);
+        query.push_values(&token.scopes, |mut row, scope| {
+            row.push_bind(token.id.0).push_bind(i32::from(scope.0));
+        });
+        query.build().execute(&mut *change.tx).await?;
+    }
+    let names: Vec<_> = token
+        .scopes
+        .iter()
+        .filter_map(|&id| catalog.by_id(id))
+        .map(|scope| scope.name.as_str())
+        .collect();
+    let after = json!({
+        "name": token.name,
+        "kind": kind_word(token.kind),
+        "scopes": names,
+        "whitelist": whitelist_json(&token.whitelist),
+    });
+    change
+        .commit(record("token.create", &token, None, Some(after)))
+        .await?;
+    Ok(Ok(token))
+}
+
+pub(super) async fn one(
+    store: &Handle,
+    id: TokenId,
+    only: Option<AccountId>,
+) -> Result<Option<Token>> {
+    let mut tx = store.read_steadily().await?;
+    find(&mut tx, id, only).await
+}
+
+pub(super) async fn list(
+    store: &Handle,
+    filter: &TokenFilter,
+    page: Page<TokenId>,
+) -> Result<Vec<Token>> {
+    let mut query = QueryBuilder::new(SELECT);
+    if let Some(id) = filter.account_id {
+        query.push(" AND t.account_id = ").push_bind(id.0);
+    }
+    if !filter.deleted {
+        query.push(" AND t.delete_time IS NULL");
+    }
+    if let Some(after) = page.after {
+        query.push(" AND t.token_id > ").push_bind(after.0);
+    }
+    query
+        .push(" ORDER BY t.token_id LIMIT ")
+        .push_bind(i64::from(page.limit));
+
+    let mut tx = store.read_steadily().await?;
+    let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *tx).await?;
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        return Ok(Vec::new());
+    };
+    let range = TokenId(first.token_id)..=TokenId(last.token_id);
+    let mut pending = pending::of_tokens(&mut tx, range, filter.account_id).await?;
+    rows.into_iter()
+        .map(|row| {
+            let pending = pending.remove(&TokenId(row.token_id));
+            row.into_token(pending.unwrap_or_default())
+        })
+        .collect()
+}
+
+pub(super) async fn delete(
+    store: &Handle,
+    ctx: &Context,
+    id: TokenId,
+    only: Option<AccountId>,
+) -> Result<Option<Token>> {
+    let mut change = Changing::begin(store, ctx).await?;
+    let Some(mut token) = find(&mut change.tx, id, only).await? else {
+        change.undo().await;
+        return Ok(None);
+    };
+    if token.state != TokenState::Active {
+        change.undo().await;
+        return Ok(Some(token));
+    }
+    sqlx::query::<Db>(DELETE)
+        .bind(id.0)
+        .bind(ctx.now.0)
+        .execute(&mut *change.tx)
+        .await?;
+    pending::withdraw(&mut change.tx, id, ctx.now).await?;
+    token.state = TokenState::Deleted { at: ctx.now };
+    token.pending = Vec::new();
+    let before = json!({ "name": token.name, "state": "active" });
+    let after = json!({ "name": token.name, "state": "deleted" });
+    change
+        .commit(record("token.delete", &token, Some(before), Some(after)))
+        .await?;
+    Ok(Some(token))
+}
+
+fn record(
+    action: &'static str,
+    token: &Token,
+    before: Option<Value>,
+    after: Option<Value>,
+) -> Record {
+    Record {
+        action,
+        touched: Touched::Token(token.id),
+        account_id: Some(token.account_id),
+        token_id: Some(token.id),
+        before,
+        after,
+    }
+}
+
+async fn find(
+    connection: &mut Connection,
+    id: TokenId,
+    only: Option<AccountId>,
+) -> Result<Option<Token>> {
+    let Some(row) = row(connection, id, only).await? else {
+        return Ok(None);
+    };
+    let mut pending = pending::of_tokens(connection, id..=id, only).await?;
+    let token = row.into_token(pending.remove(&id).unwrap_or_default())?;
+    Ok(Some(token))
+}
+
+/// The row of one token, of `only` where given.
+pub(super) async fn row(
+    connection: &mut Connection,
+    id: TokenId,
+    only: Option<AccountId>,
+) -> Result<Option<Row>> {
+    let mut query = QueryBuilder::new(SELECT);
+    query.push(" AND t.token_id = ").push_bind(id.0);
+    if let Some(only) = only {
+        query.push(" AND t.account_id = ").push_bind(only.0);
+    }
+    Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+impl Row {
+    pub(super) fn account_id(&self) -> AccountId {
+        AccountId(self.account_id)
+    }
+
+    pub(super) fn state(&self) -> Result<TokenState> {
+        state(self.delete_time, self.delete_cause.as_deref())
+    }
+
+    pub(super) fn grant(&self) -> Result<Grant> {
+        grant(&self.kind, self.downgrade_time, self.scopes.as_deref())
+    }
+
+    pub(super) fn whitelist(&self) -> Result<Whitelist> {
+        whitelist(&self.whitelist)
+    }
+
+    fn into_token(self, mut pending: Vec<PendingAction>) -> Result<Token> {
+        pending.sort_by_key(|action| (action.effective, action.id));
+        let scopes = numbered_scopes(self.scopes.as_deref())?;
+        let mut taken: Vec<(ScopeId, Timestamp)> = scopes
+            .iter()
+            .filter_map(|&(id, time)| Some((id, Timestamp(time?))))
+            .collect();
+        taken.sort_by_key(|&(id, time)| (time, id));
+        let held = scopes.into_iter().filter(|(_, time)| time.is_none());
+        Ok(Token {
+            id: TokenId(self.token_id),
+            account_id: self.account_id(),
+            state: self.state()?,
+            kind: self.grant()?.kind(),
+            downgraded: self.downgrade_time.map(Timestamp),
+            scopes: held.map(|(id, _)| id).collect(),
+            taken,
+            whitelist: self.whitelist()?,
+            whitelist_version: self.whitelist_version,
+            created: Timestamp(self.create_time),
+            name: self.name,
+            pending,
+        })
+    }
+}
+
+fn state(delete_time: Option<i64>, delete_cause: Option<&str>) -> Result<TokenState> {
+    match (delete_time.map(Timestamp), delete_cause) {
+        (None, None) => Ok(TokenState::Active),
+        (Some(at), Some("owner")) => Ok(TokenState::Deleted { at }),
+        (Some(at), Some("unused")) => Ok(TokenState::DeletedUnused { at }),
+        _ => Err(Unreadable("a token's stored state can't be read").into()),
+    }
+}
+
+fn grant(kind: &str, downgrade_time: Option<i64>, scopes: Option<&str>) -> Result<Grant> {
+    match kind {
+        "READ_ONLY" => Ok(Grant::ReadOnly {
+            downgraded: downgrade_time.is_some(),
+        }),
+        "READ_WRITE" => Ok(Grant::ReadWrite),
+        "CUSTOM" => {
+            let scopes = numbered_scopes(scopes)?;
+            let (granted, taken): (Vec<_>, Vec<_>) =
+                scopes.into_iter().partition(|(_, time)| time.is_none());
+            Ok(Grant::Custom {
+                granted: granted.into_iter().map(|(id, _)| id).collect(),
+                taken: taken.into_iter().map(|(id, _)| id).collect(),
+            })
+        }
+        _ => Err(Unreadable("a token's stored kind can't be read").into()),
+    }
+}
+
+fn kind_word(kind: TokenKind) -> &'static str {
+    match kind {
+        TokenKind::ReadOnly => "READ_ONLY",
+        TokenKind::ReadWrite => "READ_WRITE",
+        TokenKind::Custom => "CUSTOM",
+    }
+}
+
+/// For the audit record: the entries, or null for a token that may be used from anywhere.
+pub(super) fn whitelist_json(whitelist: &Whitelist) -> Value {
+    match whitelist {
+        Whitelist::Unrestricted => Value::Null,
+        Whitelist::Only(entries) => entries.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,96 @@
+//! Changes of a token's whitelist. What they come to is `policy`'s to say; here it is asked while no
+//! other change can come between.
+
+use serde_json::json;
+
+use super::change::{Changing, Record};
+use super::decode::whitelist_text;
+use super::token::{self, whitelist_json};
+use super::{Db, Handle};
+use crate::policy::network::{Change, Limits, Whitelist, apply};
+use crate::policy::scope::Catalog;
+use crate::policy::token::TokenState;
+use crate::store::{Context, Result, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
+
+const UPDATE: &str = "UPDATE token SET whitelist = $2, whitelist_version = $3 WHERE token_id = $1";
+
+pub(super) async fn change(
+    store: &Handle,
+    ctx: &Context,
+    catalog: &Catalog,
+    target: WhitelistTarget,
+    wanted: &Change,
+    limits: &Limits,
+    dry_run: bool,
+) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>> {
+    let mut change = Changing::begin(store, ctx).await?;
+    change.must_be_in_force(catalog)?;
+    let Some(row) = token::row(&mut change.tx, target.token_id, target.only).await? else {
+        change.undo().await;
+        return Ok(None);
+    };
+    let before = row.whitelist()?;
+    let outcome = judge(
+        &row,
+        &before,
+        catalog,
+        target.expected_version,
+        wanted,
+        limits,
+    )?;
+    let changed = match outcome {
+        Ok(changed) if changed.changed && !dry_run => changed,
+        unchanged => {
+            change.undo().await;
+            return Ok(Some(unchanged));
+        }
+    };
+    sqlx::query::<Db>(UPDATE)
+        .bind(target.token_id.0)
+        .bind(whitelist_text(&changed.whitelist))
+        .bind(changed.version)
+        .execute(&mut *change.tx)
+        .await?;
+    let json = |whitelist, version| {
+        Some(json!({ "whitelist": whitelist_json(whitelist), "version": version }))
+    };
+    change
+        .commit(Record {
+            action: "whitelist.change",
+            touched: Touched::Token(target.token_id),
+            account_id: Some(row.account_id()),
+            token_id: Some(target.token_id),
+            before: json(&before, row.whitelist_version),
+            after: json(&changed.whitelist, changed.version),
+        })
+        .await?;
+    Ok(Some(Ok(changed)))
+}
+
+/// What `wanted` comes to, or why it is refused.
+fn judge(
+    row: &token::Row,
+    before: &Whitelist,
+    catalog: &Catalog,
+    expected_version: Option<i64>,
+    wanted: &Change,
+    limits: &Limits,
+) -> Result<Result<WhitelistChanged, WhitelistRefused>> {
+    if row.state()? != TokenState::Active {
+        return Ok(Err(WhitelistRefused::Deleted));
+    }
+    let current = row.whitelist_version;
+    if expected_version.is_some_and(|expected| expected != current) {
+        return Ok(Err(WhitelistRefused::Stale { current }));
+    }
+    let required = row.grant()?.requires_whitelist(catalog);
+    Ok(match apply(before, wanted, required, limits) {
+        Ok(changed) => Ok(WhitelistChanged {
+            version: current + i64::from(changed.changed),
+            whitelist: changed.whitelist,
+            still_covered_by: changed.still_covered_by,
+            changed: changed.changed,
+        }),
+        Err(error) => Err(error.into()),
+    })
+}
