@@ -30,7 +30,10 @@ use crate::{http, net, shutdown};
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// Runs a server until it is told to stop.
@@ -66,7 +69,9 @@ pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     })?;
     match applied.as_slice() {
         [] => println!("The store is up to date."),
-        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+        applied => applied
+            .iter()
+            .for_each(|migration| println!("applied {migration}")),
     }
     Ok(())
 }
@@ -94,7 +99,10 @@ async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn 
     Ok(match settings {
         StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
         StoreSettings::Postgres { url, connections } => {
-            let options = PostgresOptions { max_connections: *connections, ..Default::default() };
+            let options = PostgresOptions {
+                max_connections: *connections,
+                ..Default::default()
+            };
             Arc::new(PostgresStore::connect(url.expose_secret(), options).await?)
         }
     })
@@ -122,28 +130,42 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let addresses = (grpc_listener.local_addr()?, http_listener.local_addr()?);
     let (grpc_tls, http_tls) = match &settings.tls {
         None => (None, None),
-        Some(TlsFiles { cert, key, client_ca }) => (
+        Some(TlsFiles {
+            cert,
+            key,
+            client_ca,
+        }) => (
             Some(net::tls(cert, key, client_ca.as_deref(), &[b"h2"])?),
             Some(net::tls(cert, key, None, &[b"http/1.1"])?),
         ),
     };
 
     let store = open(&settings.store, "portcullis serve").await?;
-    let served = serve_store(&settings, store.clone(), stop.clone(), async |services, gate| {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let grpc = server::serve(
-            grpc_listener,
-            gate,
-            services.clone(),
-            grpc_tls,
-            threads,
-            stop.clone(),
-        );
-        let web = http::serve(http_listener, http::routes(services), http_tls, stop.clone());
-        announce(&settings, addresses)?;
-        let (grpc, ()) = tokio::join!(grpc, web);
-        grpc.context("cannot serve gRPC")
-    });
+    let served = serve_store(
+        &settings,
+        store.clone(),
+        stop.clone(),
+        async |services, gate| {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let grpc = server::serve(
+                grpc_listener,
+                gate,
+                services.clone(),
+                grpc_tls,
+                threads,
+                stop.clone(),
+            );
+            let web = http::serve(
+                http_listener,
+                http::routes(services),
+                http_tls,
+                stop.clone(),
+            );
+            announce(&settings, addresses)?;
+            let (grpc, ()) = tokio::join!(grpc, web);
+            grpc.context("cannot serve gRPC")
+        },
+    );
     let served = served.await;
     store.close().await;
     served?;
@@ -159,14 +181,22 @@ async fn serve_store(
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     check_mark(store.mark().await?, settings.development)?;
-    let mark = if settings.development { Mark::Development } else { Mark::Production };
+    let mark = if settings.development {
+        Mark::Development
+    } else {
+        Mark::Production
+    };
     store.set_mark(mark).await?;
     let clock = Arc::new(Clock::starting_at(store.now().await?));
     bootstrap::store(settings, &*store, &clock).await?;
 
     let metrics = Arc::new(Metrics::new());
-    let cache =
-        Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
+    let cache = Cache::load(
+        store.clone(),
+        settings.cache_capacity,
+        metrics.clone(),
+        Handle::current(),
+    );
     let services = Arc::new(Services {
         store: store.clone(),
         cache: Arc::new(cache.await?),
@@ -190,7 +220,11 @@ async fn serve_store(
     shutdown::spawn_essential("clock", stop.clone(), {
         let (store, stop) = (store.clone(), stop.clone());
         async move {
-            while stop.run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL)).await.is_some() {
+            while stop
+                .run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL))
+                .await
+                .is_some()
+            {
                 match store.now().await {
                     Ok(now) => clock.learn(now),
                     Err(error) => tracing::warn!(%error, "cannot read the store's time"),
@@ -218,7 +252,10 @@ async fn serve_store(
 }
 
 /// Says on standard output that clients may come, and where.
-fn announce(settings: &ServeSettings, (grpc, http): (SocketAddr, SocketAddr)) -> anyhow::Result<()> {
+fn announce(
+    settings: &ServeSettings,
+    (grpc, http): (SocketAddr, SocketAddr),
+) -> anyhow::Result<()> {
     let (store, location) = match &settings.store {
         StoreSettings::Embedded(data_dir) => ("sqlite", data_dir.display().to_string()),
         StoreSettings::Postgres { .. } => ("postgres", String::new()),

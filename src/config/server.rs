@@ -48,16 +48,26 @@ const VARIABLES: [&str; 20] = [
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
     /// Directory of the embedded SQLite store, which serves where no database is named
-    #[arg(long, env = "PORTCULLIS_DATA_DIR", hide_env_values = true, value_name = "DIR",
-          default_value = "portcullis-data")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "portcullis-data"
+    )]
     data_dir: PathBuf,
     /// The production store: postgres://user@host/database. With a password in it, set
     /// PORTCULLIS_DATABASE_URL, or name a file in PORTCULLIS_DATABASE_URL_FILE: `ps` shows flags
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Connections to the database at most
-    #[arg(long, env = "PORTCULLIS_DATABASE_CONNECTIONS", hide_env_values = true,
-          value_name = "COUNT", default_value = "10")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_DATABASE_CONNECTIONS",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value = "10"
+    )]
     database_connections: String,
 }
 
@@ -66,21 +76,46 @@ pub struct StoreArgs {
 #[command(next_help_heading = "Listeners")]
 pub struct ServeArgs {
     /// Where gRPC is served
-    #[arg(long, env = "PORTCULLIS_LISTEN", hide_env_values = true, value_name = "ADDRESS",
-          default_value = "127.0.0.1:50051")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_LISTEN",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:50051"
+    )]
     listen: String,
     /// Where /metrics, /healthz and /readyz are served
-    #[arg(long, env = "PORTCULLIS_HTTP_LISTEN", hide_env_values = true, value_name = "ADDRESS",
-          default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_HTTP_LISTEN",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
     http_listen: String,
     /// PEM file of the server's certificate chain; both listeners speak TLS then
-    #[arg(long, env = "PORTCULLIS_TLS_CERT", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_TLS_CERT",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     tls_cert: Option<PathBuf>,
     /// PEM file of its private key
-    #[arg(long, env = "PORTCULLIS_TLS_KEY", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_TLS_KEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     tls_key: Option<PathBuf>,
     /// PEM file of the authorities that must vouch for gRPC clients (mutual TLS)
-    #[arg(long, env = "PORTCULLIS_TLS_CLIENT_CA", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_TLS_CLIENT_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     tls_client_ca: Option<PathBuf>,
     /// Listen without TLS on addresses that other hosts reach
     #[arg(long, env = "PORTCULLIS_PLAINTEXT", hide_env_values = true,
@@ -94,37 +129,83 @@ pub struct ServeArgs {
           value_parser = clap::builder::FalseyValueParser::new())]
     dev: bool,
     /// Catalogue file, applied where the store has none yet [default: the built-in example]
-    #[arg(long, env = "PORTCULLIS_CATALOG", hide_env_values = true, value_name = "FILE",
-          help_heading = "Policy")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_CATALOG",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Policy"
+    )]
     catalog: Option<PathBuf>,
     /// What new secrets begin with; those with an earlier prefix stay valid
-    #[arg(long, env = "PORTCULLIS_TOKEN_PREFIX", hide_env_values = true, value_name = "PREFIX",
-          default_value = "pcl", help_heading = "Policy")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_TOKEN_PREFIX",
+        hide_env_values = true,
+        value_name = "PREFIX",
+        default_value = "pcl",
+        help_heading = "Policy"
+    )]
     token_prefix: String,
     /// Entries that a whitelist has at most
-    #[arg(long, env = "PORTCULLIS_WHITELIST_MAX_ENTRIES", hide_env_values = true,
-          value_name = "COUNT", default_value = "100", help_heading = "Policy")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_WHITELIST_MAX_ENTRIES",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value = "100",
+        help_heading = "Policy"
+    )]
     whitelist_max_entries: String,
     /// The widest IPv4 range that a whitelist takes, as a prefix length
-    #[arg(long, env = "PORTCULLIS_WHITELIST_WIDEST_IPV4", hide_env_values = true,
-          value_name = "LENGTH", default_value = "8", help_heading = "Policy")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_WHITELIST_WIDEST_IPV4",
+        hide_env_values = true,
+        value_name = "LENGTH",
+        default_value = "8",
+        help_heading = "Policy"
+    )]
     whitelist_widest_ipv4: String,
     /// The widest IPv6 range that a whitelist takes, as a prefix length
-    #[arg(long, env = "PORTCULLIS_WHITELIST_WIDEST_IPV6", hide_env_values = true,
-          value_name = "LENGTH", default_value = "32", help_heading = "Policy")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_WHITELIST_WIDEST_IPV6",
+        hide_env_values = true,
+        value_name = "LENGTH",
+        default_value = "32",
+        help_heading = "Policy"
+    )]
     whitelist_widest_ipv6: String,
     /// Tokens kept in memory at most
-    #[arg(long, env = "PORTCULLIS_CACHE_CAPACITY", hide_env_values = true, value_name = "COUNT",
-          default_value = "1000000", help_heading = "Operation")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_CACHE_CAPACITY",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value = "1000000",
+        help_heading = "Operation"
+    )]
     cache_capacity: String,
     /// How log lines on standard error are written: text or json [default: text on a terminal,
     /// else json]
-    #[arg(long, env = "PORTCULLIS_LOG_FORMAT", hide_env_values = true, value_name = "FORMAT",
-          help_heading = "Operation")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        help_heading = "Operation"
+    )]
     log_format: Option<String>,
     /// How much is logged: error, warn, info, debug or trace
-    #[arg(long, env = "PORTCULLIS_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL",
-          default_value = "info", help_heading = "Operation")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOG_LEVEL",
+        hide_env_values = true,
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Operation"
+    )]
     log_level: String,
 }
 
@@ -207,7 +288,11 @@ impl InvalidSettings {
     fn told(&self) -> String {
         match self.0.as_slice() {
             [fault] => fault.clone(),
-            faults => format!("{} settings are at fault:\n  {}", faults.len(), faults.join("\n  ")),
+            faults => format!(
+                "{} settings are at fault:\n  {}",
+                faults.len(),
+                faults.join("\n  ")
+            ),
         }
     }
 }
@@ -276,7 +361,10 @@ impl Faults {
             (None, Some(path)) => match fs::read_to_string(&path) {
                 Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
                 Err(error) => {
-                    self.add(format!("{file_name}: cannot read {}: {error}", path.display()));
+                    self.add(format!(
+                        "{file_name}: cannot read {}: {error}",
+                        path.display()
+                    ));
                     None
                 }
             },
@@ -302,7 +390,9 @@ impl StoreArgs {
             }
             (None, variable) => variable,
         };
-        let Some(url) = url else { return Some(StoreSettings::Embedded(self.data_dir.clone())) };
+        let Some(url) = url else {
+            return Some(StoreSettings::Embedded(self.data_dir.clone()));
+        };
         let text = url.expose_secret();
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
             faults.add(format!(
@@ -311,7 +401,10 @@ impl StoreArgs {
             ));
             return None;
         }
-        Some(StoreSettings::Postgres { url, connections: connections as u32 })
+        Some(StoreSettings::Postgres {
+            url,
+            connections: connections as u32,
+        })
     }
 }
 
@@ -319,12 +412,18 @@ impl StoreArgs {
 fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    authority
+        .rsplit_once('@')
+        .is_some_and(|(user, _)| user.contains(':'))
         || rest.to_ascii_lowercase().contains("password=")
 }
 
 fn known_variables(faults: &mut Faults) {
-    let known: Vec<_> = VARIABLES.iter().chain(&client::VARIABLES).copied().collect();
+    let known: Vec<_> = VARIABLES
+        .iter()
+        .chain(&client::VARIABLES)
+        .copied()
+        .collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     faults.0.extend(unknown_variables(&known, names));
 }
@@ -341,9 +440,11 @@ impl ServeArgs {
         let listen = faults.parse::<SocketAddr>("listen", &self.listen, address);
         let http_listen = faults.parse::<SocketAddr>("http-listen", &self.http_listen, address);
         let tls = match (self.tls_cert, self.tls_key) {
-            (Some(cert), Some(key)) => {
-                Some(TlsFiles { cert, key, client_ca: self.tls_client_ca })
-            }
+            (Some(cert), Some(key)) => Some(TlsFiles {
+                cert,
+                key,
+                client_ca: self.tls_client_ca,
+            }),
             (None, None) => {
                 if self.tls_client_ca.is_some() {
                     faults.add("--tls-client-ca: goes with --tls-cert and --tls-key");
@@ -356,8 +457,17 @@ impl ServeArgs {
             }
         };
         for (flag, address) in [("listen", listen), ("http-listen", http_listen)] {
-            let Some(ip) = address.map(|address| address.ip().to_canonical()) else { continue };
-            open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut faults);
+            let Some(ip) = address.map(|address| address.ip().to_canonical()) else {
+                continue;
+            };
+            open_listener(
+                flag,
+                ip,
+                self.dev,
+                tls.is_some(),
+                self.plaintext,
+                &mut faults,
+            );
         }
         let store = self.store.resolve(&mut faults);
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
@@ -366,7 +476,10 @@ impl ServeArgs {
         let catalog = match &self.catalog {
             None => BUILT_IN_CATALOG.to_owned(),
             Some(path) => fs::read_to_string(path).unwrap_or_else(|error| {
-                faults.add(format!("--catalog: cannot read {}: {error}", path.display()));
+                faults.add(format!(
+                    "--catalog: cannot read {}: {error}",
+                    path.display()
+                ));
                 String::new()
             }),
         };
@@ -387,13 +500,25 @@ impl ServeArgs {
         let number = Faults::number;
         let limits = Limits {
             max_entries: number(
-                &mut faults, "whitelist-max-entries", &self.whitelist_max_entries, 1, 10_000,
+                &mut faults,
+                "whitelist-max-entries",
+                &self.whitelist_max_entries,
+                1,
+                10_000,
             ) as usize,
             widest_v4: number(
-                &mut faults, "whitelist-widest-ipv4", &self.whitelist_widest_ipv4, 1, 32,
+                &mut faults,
+                "whitelist-widest-ipv4",
+                &self.whitelist_widest_ipv4,
+                1,
+                32,
             ) as u8,
             widest_v6: number(
-                &mut faults, "whitelist-widest-ipv6", &self.whitelist_widest_ipv6, 1, 128,
+                &mut faults,
+                "whitelist-widest-ipv6",
+                &self.whitelist_widest_ipv6,
+                1,
+                128,
             ) as u8,
         };
         let cache_capacity =
@@ -407,7 +532,11 @@ impl ServeArgs {
                 None
             }
         };
-        let log_level = faults.parse("log-level", &self.log_level, "error, warn, info, debug or trace");
+        let log_level = faults.parse(
+            "log-level",
+            &self.log_level,
+            "error, warn, info, debug or trace",
+        );
         faults.settle(|| {
             Some(ServeSettings {
                 listen: listen?,
@@ -439,7 +568,9 @@ fn open_listener(
         return;
     }
     if development {
-        faults.add(format!("--{flag}: --dev asks for no credentials, so it serves loopback only"));
+        faults.add(format!(
+            "--{flag}: --dev asks for no credentials, so it serves loopback only"
+        ));
     } else if !tls && !plaintext {
         faults.add(format!(
             "--{flag}: other hosts reach {ip}, and secrets would cross the network in plain text: \
@@ -506,15 +637,34 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         let error = resolve(&[
-            "--listen", "0.0.0.0:1", "--http-listen", "here", "--tls-key", "k", "--token-prefix",
-            "NO", "--cache-capacity", "0", "--log-level", "loud", "--catalog", "/nonexistent",
-            "--database-url", "postgres://u:pw@h/d",
+            "--listen",
+            "0.0.0.0:1",
+            "--http-listen",
+            "here",
+            "--tls-key",
+            "k",
+            "--token-prefix",
+            "NO",
+            "--cache-capacity",
+            "0",
+            "--log-level",
+            "loud",
+            "--catalog",
+            "/nonexistent",
+            "--database-url",
+            "postgres://u:pw@h/d",
         ])
         .unwrap_err();
         for part in [
-            "8 settings are at fault", "--listen: other hosts reach 0.0.0.0", "--http-listen:",
-            "--tls-cert and --tls-key", "--token-prefix:", "--cache-capacity:", "--log-level:",
-            "--catalog:", "--database-url: has a password",
+            "8 settings are at fault",
+            "--listen: other hosts reach 0.0.0.0",
+            "--http-listen:",
+            "--tls-cert and --tls-key",
+            "--token-prefix:",
+            "--cache-capacity:",
+            "--log-level:",
+            "--catalog:",
+            "--database-url: has a password",
         ] {
             assert!(error.contains(part), "{part} is missing in:\n{error}");
         }
@@ -523,10 +673,18 @@ mod tests {
 
     #[test]
     fn passwords_are_seen_wherever_a_url_can_have_one() {
-        for url in ["postgres://u:p@h/d", "postgres://h/d?password=p", "postgres://u:p@:x@h"] {
+        for url in [
+            "postgres://u:p@h/d",
+            "postgres://h/d?password=p",
+            "postgres://u:p@:x@h",
+        ] {
             assert!(has_password(url), "{url}");
         }
-        for url in ["postgres://u@h:5432/d", "postgres://h/d", "postgres://h/a:b@c"] {
+        for url in [
+            "postgres://u@h:5432/d",
+            "postgres://h/d",
+            "postgres://h/a:b@c",
+        ] {
             assert!(!has_password(url), "{url}");
         }
     }

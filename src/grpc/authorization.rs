@@ -21,14 +21,14 @@ use crate::service::{Error, Services};
 
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Authorization {
+pub(crate) struct Authorization {
     services: Arc<Services>,
     stop: CancellationToken,
 }
 
 impl Authorization {
     /// Answers from `services`; streams end when `stop` is cancelled.
-    pub fn new(services: Arc<Services>, stop: CancellationToken) -> Self {
+    pub(crate) fn new(services: Arc<Services>, stop: CancellationToken) -> Self {
         Self { services, stop }
     }
 

@@ -31,7 +31,7 @@ use crate::service::{Caller, Error, Services};
 use crate::store::Role;
 
 /// How many management calls run at once; more are refused at once rather than queued.
-pub const MANAGEMENT_CALLS: usize = 256;
+pub(crate) const MANAGEMENT_CALLS: usize = 256;
 /// How long a management call may take where the caller sets no earlier deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -39,14 +39,14 @@ type Answer = Response<Body>;
 
 /// What the caller presented, for calls that check it again later.
 #[derive(Debug, Clone, Copy)]
-pub struct Presented(Option<Digest>);
+pub(crate) struct Presented(Option<Digest>);
 
 impl Presented {
     /// The role it has now.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] where it is not, or no longer, valid.
-    pub fn role(&self, services: &Services) -> Result<Role, Error> {
+    pub(crate) fn role(&self, services: &Services) -> Result<Role, Error> {
         match &self.0 {
             None => Ok(Role::Operator),
             Some(digest) => services
@@ -63,7 +63,7 @@ impl Presented {
 
 /// The services behind the gate.
 #[derive(Clone)]
-pub struct Behind {
+pub(crate) struct Behind {
     /// Decisions.
     pub authorization: AuthorizationServiceServer<Authorization>,
     /// Everything else that needs a credential.
@@ -91,7 +91,7 @@ impl std::fmt::Debug for Gate {
 
 impl Gate {
     /// A gate before `behind`. With `development`, callers without a credential are operators.
-    pub fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
+    pub(crate) fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
         Self {
             behind,
             services,
@@ -102,7 +102,7 @@ impl Gate {
 
     /// The same for a connection from `peer`.
     #[must_use]
-    pub fn for_peer(&self, peer: IpAddr) -> Self {
+    pub(crate) fn for_peer(&self, peer: IpAddr) -> Self {
         Self {
             peer: Some(peer.to_canonical()),
             ..self.clone()

@@ -12,14 +12,14 @@ use crate::service::{Caller, Error, Result, Services};
 
 /// One of the management services. See the module.
 #[derive(Debug, Clone)]
-pub struct Management {
+pub(crate) struct Management {
     services: Arc<Services>,
     runtime: Handle,
 }
 
 impl Management {
     /// Answers from `services`, whose work runs on `runtime`.
-    pub fn new(services: Arc<Services>, runtime: Handle) -> Self {
+    pub(crate) fn new(services: Arc<Services>, runtime: Handle) -> Self {
         Self { services, runtime }
     }
 

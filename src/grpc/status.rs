@@ -19,7 +19,7 @@ const DETAILS: usize = 3_600;
 const MESSAGE: usize = 700;
 
 /// The status that answers `error`.
-pub fn status(error: &Error) -> Status {
+pub(crate) fn status(error: &Error) -> Status {
     let mut details = ErrorDetails::new();
     let (code, reason) = match error {
         Error::Invalid(violations) => {
@@ -107,7 +107,7 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 /// The code's name, for metrics.
-pub fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

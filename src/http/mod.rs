@@ -38,7 +38,10 @@ async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
 async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, &'static str) {
     match services.get_catalog() {
         Ok(_) => (StatusCode::OK, "ready\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the catalogue in force is not known\n"),
+        Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the catalogue in force is not known\n",
+        ),
     }
 }
 
@@ -54,15 +57,13 @@ pub async fn serve(
         shutdown::spawn("http-connection", async move {
             match tls {
                 None => serve_connection(stream, routes, stop).await,
-                Some(tls) => {
-                    match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => serve_connection(stream, routes, stop).await,
-                        Ok(Err(error)) => {
-                            tracing::info!(%peer, %error, "a TLS handshake failed");
-                        }
-                        Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
+                Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => serve_connection(stream, routes, stop).await,
+                    Ok(Err(error)) => {
+                        tracing::info!(%peer, %error, "a TLS handshake failed");
                     }
-                }
+                    Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
+                },
             }
         });
     })
