@@ -11,46 +11,40 @@ use support::{postgres, tools};
 
 #[tokio::test]
 async fn python_on_sqlite() {
-    tell(&python(), &Setup::sqlite().start()).await;
+    tell(python(), &Setup::sqlite().start()).await;
 }
 
 #[tokio::test]
 async fn python_on_postgres() {
-    tell(&python(), &Setup::postgres(&postgres::database()).start()).await;
+    tell(python(), &Setup::postgres(&postgres::database()).start()).await;
 }
 
 #[tokio::test]
 async fn node_on_sqlite() {
-    tell(&node(), &Setup::sqlite().start()).await;
+    tell(node(), &Setup::sqlite().start()).await;
 }
 
 #[tokio::test]
 async fn node_on_postgres() {
-    tell(&node(), &Setup::postgres(&postgres::database()).start()).await;
+    tell(node(), &Setup::postgres(&postgres::database()).start()).await;
 }
 
-type Story = dyn Fn() -> Command;
-
-fn python() -> impl Fn() -> Command {
-    || {
-        let mut command = tools::python();
-        command.arg(tools::source("tests/clients/python/story.py"));
-        command
-    }
+fn python() -> Command {
+    let mut command = tools::python();
+    command.arg(tools::source("tests/clients/python/story.py"));
+    command
 }
 
-fn node() -> impl Fn() -> Command {
-    || {
-        let mut command = tools::node();
-        command.arg(tools::source("tests/clients/node/story.js"));
-        command
-    }
+fn node() -> Command {
+    let mut command = tools::node();
+    command.arg(tools::source("tests/clients/node/story.js"));
+    command
 }
 
 /// Tells a story to `server`. It prints what held, and its last line says that all of it did.
-async fn tell(story: &Story, server: &Server) {
+async fn tell(mut story: Command, server: &Server) {
     let told = tools::succeed(
-        story()
+        story
             .arg(server.grpc().to_string())
             .env("TEST_CREDENTIAL", server.operator())
             .env("TEST_UNKNOWN_TOKEN", unknown_token().await),

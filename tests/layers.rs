@@ -337,7 +337,7 @@ fn breach(top: &str, allowed: &[&str], path: &Reference) -> Option<String> {
                     let below = |entry: &&str| {
                         written == **entry || written.starts_with(&format!("{entry}::"))
                     };
-                    (!allowed.iter().any(|entry| below(&entry)))
+                    (!allowed.iter().any(below))
                         .then(|| format!("`{written}` is not for `{top}`: see architecture.md and tests/layers.rs"))
                 }
             }
