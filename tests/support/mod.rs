@@ -10,4 +10,8 @@
     reason = "a fixture that fails fails its test"
 )]
 
+pub mod client;
 pub mod postgres;
+pub mod server;
+pub mod tls;
+pub mod tools;

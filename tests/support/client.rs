@@ -1,0 +1,204 @@
+//! Clients of a server under test: the generated ones, with a credential, over plaintext or TLS.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test support: each test uses a part of it, and a failure here is the test's failure"
+)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use portcullis::grpc::proto::account_service_client::AccountServiceClient;
+use portcullis::grpc::proto::authorization_service_client::AuthorizationServiceClient;
+use portcullis::grpc::proto::catalog_service_client::CatalogServiceClient;
+use portcullis::grpc::proto::credential_service_client::CredentialServiceClient;
+use portcullis::grpc::proto::token_service_client::TokenServiceClient;
+use portcullis::grpc::proto::{
+    Account, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest, Token, TokenKind,
+    authorize_request,
+};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Error};
+use tonic::{Request, Status};
+
+use super::server::Server;
+
+/// No answer within this is a failure.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the generated clients talk through.
+pub type Authorized = InterceptedService<Channel, Bearer>;
+
+/// One connection and the credential that every call over it carries.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+    bearer: Bearer,
+}
+
+impl Client {
+    /// The operator of `server`, over plaintext.
+    pub async fn operator(server: &Server) -> Self {
+        Self::connect(server.grpc(), server.operator()).await
+    }
+
+    /// Whoever holds `credential`, over plaintext.
+    pub async fn connect(address: SocketAddr, credential: &str) -> Self {
+        let endpoint = endpoint(format!("http://{address}"));
+        let channel = endpoint
+            .connect()
+            .await
+            .expect("a connection to the server");
+        Self {
+            channel,
+            bearer: Bearer::new(credential),
+        }
+    }
+
+    /// Whoever holds `credential`, over TLS to `localhost`.
+    ///
+    /// # Errors
+    /// Where the two ends do not accept each other. A server that refuses a client's certificate
+    /// may do so only when the first call is made.
+    pub async fn connect_tls(
+        address: SocketAddr,
+        credential: &str,
+        tls: ClientTlsConfig,
+    ) -> Result<Self, Error> {
+        let endpoint =
+            endpoint(format!("https://{address}")).tls_config(tls.domain_name("localhost"))?;
+        Ok(Self {
+            channel: endpoint.connect().await?,
+            bearer: Bearer::new(credential),
+        })
+    }
+
+    /// The same connection with another credential.
+    pub fn with(&self, credential: &str) -> Self {
+        Self {
+            channel: self.channel.clone(),
+            bearer: Bearer::new(credential),
+        }
+    }
+
+    /// The same connection with no credential at all.
+    pub fn anonymous(&self) -> Self {
+        Self {
+            channel: self.channel.clone(),
+            bearer: Bearer(None),
+        }
+    }
+
+    /// Calls of the AuthorizationService.
+    pub fn authorization(&self) -> AuthorizationServiceClient<Authorized> {
+        AuthorizationServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Calls of the TokenService.
+    pub fn tokens(&self) -> TokenServiceClient<Authorized> {
+        TokenServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Calls of the AccountService.
+    pub fn accounts(&self) -> AccountServiceClient<Authorized> {
+        AccountServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Calls of the CatalogService.
+    pub fn catalog(&self) -> CatalogServiceClient<Authorized> {
+        CatalogServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Calls of the CredentialService.
+    pub fn credentials(&self) -> CredentialServiceClient<Authorized> {
+        CredentialServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// A new account with one admin.
+    pub async fn account(&self) -> Account {
+        let request = CreateAccountRequest {
+            name: "Test".to_owned(),
+            admin_emails: vec!["admin@example.com".to_owned()],
+        };
+        let response = self
+            .accounts()
+            .create_account(request)
+            .await
+            .expect("an account");
+        response
+            .into_inner()
+            .account
+            .expect("the answer has the account")
+    }
+
+    /// A new token and its secret.
+    pub async fn token(
+        &self,
+        account_id: &str,
+        kind: TokenKind,
+        scopes: &[&str],
+        whitelist: &[&str],
+    ) -> (Token, String) {
+        let request = CreateTokenRequest {
+            account_id: account_id.to_owned(),
+            name: "test".to_owned(),
+            kind: kind.into(),
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            whitelist: whitelist.iter().map(|&entry| entry.to_owned()).collect(),
+            validate_only: false,
+        };
+        let response = self.tokens().create_token(request).await.expect("a token");
+        let response = response.into_inner();
+        (
+            response.token.expect("the answer has the token"),
+            response.secret,
+        )
+    }
+}
+
+/// May `token` use `scope` from `client_ip`?
+pub fn question(token: &str, client_ip: &str, scope: &str) -> AuthorizeRequest {
+    AuthorizeRequest {
+        token: token.to_owned(),
+        client_ip: client_ip.to_owned(),
+        operation: Some(authorize_request::Operation::Scope(scope.to_owned())),
+        dry_run: false,
+    }
+}
+
+/// Puts the credential on every call.
+#[derive(Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    fn new(credential: &str) -> Self {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {credential}")
+            .parse()
+            .expect("a credential");
+        value.set_sensitive(true);
+        Self(Some(value))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+fn endpoint(uri: String) -> Endpoint {
+    Endpoint::from_shared(uri)
+        .expect("an address")
+        .connect_timeout(PATIENCE)
+        .timeout(PATIENCE)
+}

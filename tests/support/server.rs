@@ -1,0 +1,409 @@
+//! The real binary as a child process: started, awaited, killed, started again on the same data.
+//!
+//! Once it serves, the server prints one line to stdout, and that line is all that is waited for:
+//! `portcullis ready grpc=ADDRESS:PORT http=ADDRESS:PORT`.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "test support: each test uses a part of it, and a failure here is the test's failure"
+)]
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::tls::{Authority, Identity};
+
+/// How long a start or a stop may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a server is started with. Unless told otherwise: an embedded store in a fresh directory,
+/// free ports on loopback, plaintext, an operator credential of its own.
+#[derive(Clone)]
+pub struct Setup {
+    listen: String,
+    http_listen: String,
+    flags: Vec<OsString>,
+    env: Vec<(String, OsString)>,
+    tls: Option<Identity>,
+    client_ca: Option<String>,
+    operator: Option<String>,
+}
+
+impl Setup {
+    /// A server over the embedded store.
+    pub fn sqlite() -> Self {
+        Self {
+            listen: "127.0.0.1:0".to_owned(),
+            http_listen: "127.0.0.1:0".to_owned(),
+            flags: Vec::new(),
+            env: Vec::new(),
+            tls: None,
+            client_ca: None,
+            operator: Some(random_credential()),
+        }
+    }
+
+    /// A server over the Postgres database at `url`.
+    pub fn postgres(url: &str) -> Self {
+        Self::sqlite().env("PORTCULLIS_DATABASE_URL", url)
+    }
+
+    /// Another gRPC address.
+    pub fn listen(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Another HTTP address.
+    pub fn http_listen(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.http_listen);
+        self
+    }
+
+    /// One more argument, such as `--plaintext`.
+    pub fn switch(mut self, flag: impl AsRef<OsStr>) -> Self {
+        self.flags.push(flag.as_ref().to_owned());
+        self
+    }
+
+    /// One more flag with its value.
+    pub fn flag(self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        self.switch(flag).switch(value)
+    }
+
+    /// One more environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Serves TLS as `identity`.
+    pub fn tls(mut self, identity: &Identity) -> Self {
+        self.tls = Some(identity.clone());
+        self
+    }
+
+    /// Asks clients for a certificate of `authority`.
+    pub fn client_ca(mut self, authority: &Authority) -> Self {
+        self.client_ca = Some(authority.pem().to_owned());
+        self
+    }
+
+    /// What to log, as `tracing` filters are written: `debug`, `portcullis::cache=trace`.
+    pub fn log(self, filter: &str) -> Self {
+        self.env("RUST_LOG", filter)
+    }
+
+    /// Another first operator credential; two servers over one database need the same.
+    pub fn operator(mut self, credential: &str) -> Self {
+        self.operator = Some(credential.to_owned());
+        self
+    }
+
+    /// No operator credential in the settings.
+    pub fn without_operator(mut self) -> Self {
+        self.operator = None;
+        self
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(self) -> Server {
+        let mut server = self.spawn();
+        server.wait_ready();
+        server
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(self) -> Server {
+        let home = TempDir::with_prefix("portcullis-test-").expect("a temporary directory");
+        let process = Process::spawn(&self, home.path(), 0);
+        Server {
+            setup: self,
+            home,
+            process,
+            starts: 1,
+            addresses: None,
+        }
+    }
+
+    /// Starts what must refuse to start; gives its status and its stdout and stderr.
+    pub fn refused(self) -> (ExitStatus, String) {
+        let mut server = self.spawn();
+        match server.process.ready.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = server.process.child.wait().expect("its status");
+                (status, server.log())
+            }
+            Ok(_) => panic!("the server started, and should have refused to"),
+            Err(RecvTimeoutError::Timeout) => panic!("neither started nor refused to"),
+        }
+    }
+}
+
+/// A running server. Killed when dropped; a test that fails prints its log.
+pub struct Server {
+    setup: Setup,
+    home: TempDir,
+    process: Process,
+    starts: usize,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Server {
+    /// Waits until it serves.
+    ///
+    /// # Panics
+    /// With its log, where it ends first or takes longer than 30 s.
+    pub fn wait_ready(&mut self) {
+        match self.process.ready.recv_timeout(PATIENCE) {
+            Ok(addresses) => self.addresses = Some(addresses),
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.process.child.wait().expect("its status");
+                panic!("the server ended before it was ready: {status}")
+            }
+            Err(RecvTimeoutError::Timeout) => panic!("the server is not ready after {PATIENCE:?}"),
+        }
+    }
+
+    /// Where it serves gRPC.
+    pub fn grpc(&self) -> SocketAddr {
+        self.addresses.expect("wait_ready comes first").0
+    }
+
+    /// Where it serves HTTP.
+    pub fn http(&self) -> SocketAddr {
+        self.addresses.expect("wait_ready comes first").1
+    }
+
+    /// The operator credential it was started with.
+    pub fn operator(&self) -> &str {
+        self.setup
+            .operator
+            .as_deref()
+            .expect("a server without operator credential")
+    }
+
+    /// Where its data is.
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(self.home.path())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// What it printed to stdout since its last start.
+    pub fn stdout(&self) -> String {
+        read(&self.process.stdout)
+    }
+
+    /// What it printed to stderr since its last start.
+    pub fn stderr(&self) -> String {
+        read(&self.process.stderr)
+    }
+
+    /// All that it printed, from the first start on.
+    pub fn log(&self) -> String {
+        let mut log = String::new();
+        for start in 0..self.starts {
+            for stream in ["stdout", "stderr"] {
+                let text = read(&output(self.home.path(), start, stream));
+                if !text.is_empty() {
+                    let _ = writeln!(log, "--- {stream} of start {}\n{text}", start + 1);
+                }
+            }
+        }
+        log
+    }
+
+    /// Ends it with SIGKILL, at once.
+    pub fn kill9(&mut self) {
+        self.process.child.kill().expect("kill");
+        self.process.child.wait().expect("its status");
+    }
+
+    /// Sends a signal, such as `STOP`, `CONT` or `TERM`.
+    pub fn signal(&self, signal: &str) {
+        // The shell's own `kill`: the crate forbids unsafe code, and a minimal Debian has no other.
+        let sent = Command::new("sh")
+            .args([
+                "-c",
+                r#"kill -s "$1" "$2""#,
+                "sh",
+                signal,
+                &self.pid().to_string(),
+            ])
+            .status()
+            .expect("sh");
+        assert!(sent.success(), "SIG{signal} could not be sent");
+    }
+
+    /// Asks it to stop with SIGTERM and waits until it has.
+    ///
+    /// # Panics
+    /// With its log, where that takes longer than 30 s.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait_end()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// With its log, where that takes longer than 30 s.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        loop {
+            match self.process.ready.recv_timeout(PATIENCE) {
+                Ok(_) => {}
+                // Its stdout was closed, which is to say that it is gone.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the server still runs after {PATIENCE:?}")
+                }
+            }
+        }
+        self.process.child.wait().expect("its status")
+    }
+
+    /// Starts it again on the same data and waits until it serves. It may have been killed before;
+    /// where it still runs it is asked to stop, and must do so with status 0. The ports are new.
+    pub fn restart(&mut self) {
+        if self.process.child.try_wait().expect("its status").is_none() {
+            let status = self.terminate();
+            assert!(status.success(), "SIGTERM ended the server with {status}");
+        }
+        self.addresses = None;
+        self.process = Process::spawn(&self.setup, self.home.path(), self.starts);
+        self.starts += 1;
+        self.wait_ready();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only where it is gone already.
+        let _ = self.process.child.kill();
+        let _ = self.process.child.wait();
+        if thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    /// Gives the addresses of the ready line; disconnected once stdout is closed.
+    ready: Receiver<(SocketAddr, SocketAddr)>,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Process {
+    fn spawn(setup: &Setup, home: &Path, start: usize) -> Self {
+        let stdout = output(home, start, "stdout");
+        let stderr = output(home, start, "stderr");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command
+            .arg("serve")
+            .args(["--listen", &setup.listen])
+            .args(["--http-listen", &setup.http_listen])
+            .arg("--data-dir")
+            .arg(data_dir(home))
+            .args(&setup.flags)
+            .env_clear()
+            .current_dir(home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&stderr).expect("a file for stderr"));
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        if let Some(operator) = &setup.operator {
+            command.env("PORTCULLIS_OPERATOR_CREDENTIAL", operator);
+        }
+        if let Some(identity) = &setup.tls {
+            command
+                .arg("--tls-cert")
+                .arg(write(home, "server.crt", identity.certificate()))
+                .arg("--tls-key")
+                .arg(write(home, "server.key", identity.key()));
+        }
+        if let Some(authority) = &setup.client_ca {
+            command
+                .arg("--tls-client-ca")
+                .arg(write(home, "client-ca.crt", authority));
+        }
+        command.envs(setup.env.iter().map(|(name, value)| (name, value)));
+
+        let mut child = command.spawn().expect("the server's binary starts");
+        let pipe = child.stdout.take().expect("stdout is piped");
+        let mut copy = File::create(&stdout).expect("a file for stdout");
+        let (sender, ready) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                // Whoever waits for the line may want to read it in the file.
+                let _ = writeln!(copy, "{line}");
+                if let Some(addresses) = parse_ready(&line) {
+                    let _ = sender.send(addresses);
+                }
+            }
+        });
+        Self {
+            child,
+            ready,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+/// The addresses of gRPC and HTTP, where `line` is the line of a server that is ready.
+fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let (grpc, http) = line
+        .strip_prefix("portcullis ready grpc=")?
+        .split_once(" http=")?;
+    Some((grpc.parse().ok()?, http.parse().ok()?))
+}
+
+/// 48 printable characters that nobody else has.
+pub fn random_credential() -> String {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).expect("random bytes");
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn data_dir(home: &Path) -> PathBuf {
+    home.join("data")
+}
+
+fn output(home: &Path, start: usize, stream: &str) -> PathBuf {
+    home.join(format!("{start}.{stream}"))
+}
+
+fn write(home: &Path, name: &str, text: &str) -> PathBuf {
+    let path = home.join(name);
+    fs::write(&path, text).expect("a file of the test");
+    path
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,154 @@
+# shellcheck shell=bash
+# Sourced by ./test and .ci/run: finds or installs what the tests drive the server with, and says
+# where it is. Nothing outside target/ is written but Debian packages that are missing.
+#
+#   PG_BIN             directory of initdb and postgres
+#   TEST_PYTHON        Python with the packages of tests/clients/python/requirements.txt
+#   TEST_GRPCURL       grpcurl
+#   TEST_NODE          Node.js, 18 or later
+#   TEST_NODE_MODULES  the packages of tests/clients/node/package-lock.json
+#   TEST_BUF           buf, which lints and formats proto/
+#
+# Set one yourself and it is taken as it is. What is installed here is kept until the files that
+# name its versions change, so a second run costs nothing.
+
+tools_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+tools_dir="$tools_root/target/test-tools"
+
+tools_say() { printf 'test tools: %s\n' "$*" >&2; }
+
+tools_as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        tools_say "needs root or sudo for: $*"
+        return 1
+    fi
+}
+
+# Installs Debian packages.
+tools_debian() {
+    tools_say "installing Debian packages: $*"
+    if ! command -v apt-get >/dev/null; then
+        tools_say "no apt-get here: install these by other means, or set the variables that tests/tools.sh names"
+        return 1
+    fi
+    tools_as_root apt-get -qq update </dev/null >/dev/null || tools_say "apt-get update failed; going on with the lists at hand"
+    tools_as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install --yes --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+# The newest of Debian's Postgres directories that holds a server, else the one on PATH.
+tools_postgres() {
+    local initdb
+    initdb="$(find /usr/lib/postgresql/*/bin -name initdb 2>/dev/null | sort -V | tail -n 1)"
+    [ -n "$initdb" ] || initdb="$(command -v initdb || true)"
+    [ -n "$initdb" ] || return 1
+    initdb="$(readlink -f "$initdb")"
+    [ -x "$(dirname "$initdb")/postgres" ] || return 1
+    dirname "$initdb"
+}
+
+# The tests start servers of their own. Debian's package would make and start a system-wide one too;
+# it asks the files of this directory first.
+tools_install_postgres() {
+    local conf=/etc/postgresql-common/createcluster.d/portcullis-tests.conf installed=0
+    tools_as_root mkdir -p "${conf%/*}"
+    echo 'create_main_cluster = false' | tools_as_root tee "$conf" >/dev/null
+    tools_debian postgresql || installed=$?
+    tools_as_root rm -f "$conf"
+    return "$installed"
+}
+
+# A Python that can make virtual environments: Debian splits that part off.
+tools_python() {
+    local python
+    for python in python3 /usr/bin/python3; do
+        if "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            command -v "$python"
+            return
+        fi
+    done
+    return 1
+}
+
+tools_node() {
+    node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null || return 1
+    command -v node
+}
+
+# Fails unless $1/.stamp says that the directory was filled from what is fed in.
+tools_fresh() {
+    local stamp
+    stamp="$(sha256sum)"
+    [ "$(cat "$1/.stamp" 2>/dev/null)" = "$stamp" ]
+}
+
+tools_stamp() { sha256sum >"$1/.stamp"; }
+
+tools_venv() {
+    local base="$1" venv="$tools_dir/python" list="$tools_root/tests/clients/python/requirements.txt"
+    local inputs
+    inputs="$base $("$base" --version) $(cat "$list")"
+    if ! tools_fresh "$venv" <<<"$inputs" || ! "$venv/bin/python" -c '' 2>/dev/null; then
+        tools_say "making a Python environment"
+        rm -rf "$venv"
+        "$base" -m venv "$venv" >&2
+        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --use-pep517 \
+            --requirement "$list" </dev/null >&2
+        tools_stamp "$venv" <<<"$inputs"
+    fi
+}
+
+tools_node_modules() {
+    local node="$1" into="$tools_dir/node" from="$tools_root/tests/clients/node" inputs
+    inputs="$("$node" --version) $(cat "$from/package.json" "$from/package-lock.json" "$from/.npmrc")"
+    if ! tools_fresh "$into" <<<"$inputs"; then
+        tools_say "installing Node.js packages"
+        rm -rf "$into"
+        mkdir -p "$into"
+        cp "$from/package.json" "$from/package-lock.json" "$from/.npmrc" "$into/"
+        (cd "$into" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >&2)
+        tools_stamp "$into" <<<"$inputs"
+    fi
+}
+
+tools_setup() {
+    local missing=()
+    # The Rust toolchain brings no linker, and SQLite, ring and mimalloc are C.
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    [ -n "${TEST_PYTHON:-}" ] || tools_python >/dev/null || missing+=(python3 python3-venv)
+    [ -n "${TEST_NODE:-}" ] || tools_node >/dev/null || missing+=(nodejs)
+    [ -n "${TEST_NODE_MODULES:-}" ] || command -v npm >/dev/null || missing+=(npm)
+    [ "${#missing[@]}" -eq 0 ] || tools_debian "${missing[@]}"
+
+    if [ -z "${PG_BIN:-}" ]; then
+        tools_postgres >/dev/null || tools_install_postgres || return
+        PG_BIN="$(tools_postgres)"
+    fi
+
+    if [ -z "${TEST_PYTHON:-}" ]; then
+        tools_venv "$(tools_python)"
+        TEST_PYTHON="$tools_dir/python/bin/python"
+    fi
+    : "${TEST_GRPCURL:=$(dirname "$TEST_PYTHON")/grpcurl}"
+
+    TEST_NODE="${TEST_NODE:-$(tools_node)}"
+    if [ -z "${TEST_NODE_MODULES:-}" ]; then
+        tools_node_modules "$TEST_NODE"
+        TEST_NODE_MODULES="$tools_dir/node/node_modules"
+    fi
+    : "${TEST_BUF:=$TEST_NODE_MODULES/.bin/buf}"
+
+    export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_NODE TEST_NODE_MODULES TEST_BUF
+}
+
+# Two runs side by side must not fill one directory.
+mkdir -p "$tools_dir"
+exec {tools_lock}>"$tools_dir/.lock"
+flock "$tools_lock"
+tools_setup
+exec {tools_lock}>&-
