@@ -14,10 +14,7 @@ const PROTOS: [&str; 5] = [
     "portcullis/v1/credential_service.proto",
 ];
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "OUT_DIR is no setting: cargo says where to write"
-)]
+#[allow(clippy::disallowed_methods, reason = "OUT_DIR is no setting: cargo says where to write")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=migrations");

@@ -30,10 +30,7 @@ use crate::{http, net, shutdown};
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
+    Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
 /// Runs a server until it is told to stop.
@@ -43,11 +40,8 @@ fn runtime() -> anyhow::Result<Runtime> {
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.resolve()?;
     let on_terminal = std::io::stderr().is_terminal();
-    let format = settings.log_format.unwrap_or(if on_terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    });
+    let format =
+        settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
     telemetry::init_logs(format, settings.log_level);
     let runtime = runtime()?;
     let result = runtime.block_on(run(settings));
@@ -69,9 +63,7 @@ pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     })?;
     match applied.as_slice() {
         [] => println!("The store is up to date."),
-        applied => applied
-            .iter()
-            .for_each(|migration| println!("applied {migration}")),
+        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
     }
     Ok(())
 }
@@ -99,10 +91,7 @@ async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn 
     Ok(match settings {
         StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
         StoreSettings::Postgres { url, connections } => {
-            let options = PostgresOptions {
-                max_connections: *connections,
-                ..Default::default()
-            };
+            let options = PostgresOptions { max_connections: *connections, ..Default::default() };
             Arc::new(PostgresStore::connect(url.expose_secret(), options).await?)
         }
     })
@@ -130,42 +119,22 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let addresses = (grpc_listener.local_addr()?, http_listener.local_addr()?);
     let (grpc_tls, http_tls) = match &settings.tls {
         None => (None, None),
-        Some(TlsFiles {
-            cert,
-            key,
-            client_ca,
-        }) => (
+        Some(TlsFiles { cert, key, client_ca }) => (
             Some(net::tls(cert, key, client_ca.as_deref(), &[b"h2"])?),
             Some(net::tls(cert, key, None, &[b"http/1.1"])?),
         ),
     };
 
     let store = open(&settings.store, "portcullis serve").await?;
-    let served = serve_store(
-        &settings,
-        store.clone(),
-        stop.clone(),
-        async |services, gate| {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let grpc = server::serve(
-                grpc_listener,
-                gate,
-                services.clone(),
-                grpc_tls,
-                threads,
-                stop.clone(),
-            );
-            let web = http::serve(
-                http_listener,
-                http::routes(services),
-                http_tls,
-                stop.clone(),
-            );
-            announce(&settings, addresses)?;
-            let (grpc, ()) = tokio::join!(grpc, web);
-            grpc.context("cannot serve gRPC")
-        },
-    );
+    let served = serve_store(&settings, store.clone(), stop.clone(), async |services, gate| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let grpc =
+            server::serve(grpc_listener, gate, services.clone(), grpc_tls, threads, stop.clone());
+        let web = http::serve(http_listener, http::routes(services), http_tls, stop.clone());
+        announce(&settings, addresses)?;
+        let (grpc, ()) = tokio::join!(grpc, web);
+        grpc.context("cannot serve gRPC")
+    });
     let served = served.await;
     store.close().await;
     served?;
@@ -181,22 +150,14 @@ async fn serve_store(
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     check_mark(store.mark().await?, settings.development)?;
-    let mark = if settings.development {
-        Mark::Development
-    } else {
-        Mark::Production
-    };
+    let mark = if settings.development { Mark::Development } else { Mark::Production };
     store.set_mark(mark).await?;
     let clock = Arc::new(Clock::starting_at(store.now().await?));
     bootstrap::store(settings, &*store, &clock).await?;
 
     let metrics = Arc::new(Metrics::new());
-    let cache = Cache::load(
-        store.clone(),
-        settings.cache_capacity,
-        metrics.clone(),
-        Handle::current(),
-    );
+    let cache =
+        Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
     let services = Arc::new(Services {
         store: store.clone(),
         cache: Arc::new(cache.await?),
@@ -209,22 +170,13 @@ async fn serve_store(
         demo::print(&services, settings).await?;
     }
     let (reporter, health) = health::service();
-    let gate = server::gate(
-        &services,
-        Handle::current(),
-        health,
-        settings.development,
-        stop.clone(),
-    )?;
+    let gate =
+        server::gate(&services, Handle::current(), health, settings.development, stop.clone())?;
 
     shutdown::spawn_essential("clock", stop.clone(), {
         let (store, stop) = (store.clone(), stop.clone());
         async move {
-            while stop
-                .run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL))
-                .await
-                .is_some()
-            {
+            while stop.run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL)).await.is_some() {
                 match store.now().await {
                     Ok(now) => clock.learn(now),
                     Err(error) => tracing::warn!(%error, "cannot read the store's time"),

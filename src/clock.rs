@@ -21,24 +21,14 @@ pub struct Clock {
 impl Clock {
     /// A clock that shows `now` and runs from there.
     pub fn starting_at(now: Timestamp) -> Self {
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "this is the one place that reads a clock"
-        )]
+        #[allow(clippy::disallowed_methods, reason = "this is the one place that reads a clock")]
         let origin = Instant::now();
-        Self {
-            origin,
-            offset: AtomicI64::new(now.0),
-            runs: true,
-        }
+        Self { origin, offset: AtomicI64::new(now.0), runs: true }
     }
 
     /// A clock for tests, which shows `now` until it is moved.
     pub fn simulated(now: Timestamp) -> Self {
-        Self {
-            runs: false,
-            ..Self::starting_at(now)
-        }
+        Self { runs: false, ..Self::starting_at(now) }
     }
 
     fn elapsed(&self) -> i64 {
@@ -51,16 +41,12 @@ impl Clock {
 
     /// The store's time now.
     pub fn now(&self) -> Timestamp {
-        Timestamp(
-            self.elapsed()
-                .saturating_add(self.offset.load(Ordering::Relaxed)),
-        )
+        Timestamp(self.elapsed().saturating_add(self.offset.load(Ordering::Relaxed)))
     }
 
     /// Takes over what the store just said.
     pub fn learn(&self, now: Timestamp) {
-        self.offset
-            .store(now.0.saturating_sub(self.elapsed()), Ordering::Relaxed);
+        self.offset.store(now.0.saturating_sub(self.elapsed()), Ordering::Relaxed);
     }
 
     /// Moves a simulated clock on.
@@ -77,10 +63,7 @@ pub struct Stopwatch(Instant);
 impl Stopwatch {
     /// Starts now.
     pub fn start() -> Self {
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "this is the one place that reads a clock"
-        )]
+        #[allow(clippy::disallowed_methods, reason = "this is the one place that reads a clock")]
         Self(Instant::now())
     }
 
@@ -107,9 +90,6 @@ mod tests {
         let clock = Clock::starting_at(Timestamp(0));
         clock.learn(Timestamp(5_000_000_000));
         let now = clock.now();
-        assert!(
-            now >= Timestamp(5_000_000_000) && now < Timestamp(5_100_000_000),
-            "{now:?}"
-        );
+        assert!(now >= Timestamp(5_000_000_000) && now < Timestamp(5_100_000_000), "{now:?}");
     }
 }

@@ -20,12 +20,8 @@ fn main() -> ExitCode {
 
 /// One thread is enough for one question at a time.
 fn client(command: cli::ClientCommand) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(cli::run(command, async |args| {
-        app::create_first_credential(args)
-            .await
-            .map_err(|error| format!("{error:#}"))
+        app::create_first_credential(args).await.map_err(|error| format!("{error:#}"))
     })))
 }

@@ -26,10 +26,7 @@ pub struct TlsError {
 }
 
 fn read_error(path: &Path, why: impl std::fmt::Display) -> TlsError {
-    TlsError {
-        path: path.display().to_string(),
-        why: why.to_string(),
-    }
+    TlsError { path: path.display().to_string(), why: why.to_string() }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -38,10 +35,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     match certificates {
         Ok(found) if found.is_empty() => Err(read_error(path, "has no PEM certificate")),
         Ok(found) => Ok(found),
-        Err(error) => Err(read_error(
-            path,
-            format_args!("is no file of PEM certificates ({error})"),
-        )),
+        Err(error) => {
+            Err(read_error(path, format_args!("is no file of PEM certificates ({error})")))
+        }
     }
 }
 

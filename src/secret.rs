@@ -110,18 +110,14 @@ impl std::str::FromStr for Prefix {
 
     fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
         let well_formed = is_prefix(text.as_bytes()) && text.len() >= 2;
-        well_formed
-            .then(|| Self(text.to_owned()))
-            .ok_or(InvalidPrefix)
+        well_formed.then(|| Self(text.to_owned())).ok_or(InvalidPrefix)
     }
 }
 
 fn is_prefix(text: &[u8]) -> bool {
     (1..=MAX_PREFIX).contains(&text.len())
         && text[0].is_ascii_lowercase()
-        && text
-            .iter()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && text.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 /// A string with the shape and checksum of a secret. Not yet known to be genuine.
@@ -136,9 +132,7 @@ pub struct WellFormed<'a> {
 
 impl fmt::Debug for WellFormed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WellFormed")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("WellFormed").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -190,10 +184,7 @@ pub struct SecretKey {
 impl SecretKey {
     /// Takes 32 random bytes as the key of that number.
     pub fn new(number: u16, key: [u8; 32]) -> Self {
-        Self {
-            number,
-            key: Zeroizing::new(key),
-        }
+        Self { number, key: Zeroizing::new(key) }
     }
 
     /// The key's bytes, for the store.
@@ -257,12 +248,7 @@ impl KeyRing {
         }
         let checksum = crc32fast::hash(&text);
         append::<CHECKSUM>(&mut text, u128::from(checksum));
-        Secret(
-            text.iter()
-                .map(|&b| char::from(b))
-                .collect::<String>()
-                .into(),
-        )
+        Secret(text.iter().map(|&b| char::from(b)).collect::<String>().into())
     }
 }
 
@@ -276,10 +262,7 @@ fn tag(key: &Hmac<Sha256>, signed: &[u8]) -> u64 {
     let mut mac = key.clone();
     mac.update(signed);
     let bytes = mac.finalize().into_bytes();
-    bytes
-        .iter()
-        .take(8)
-        .fold(0, |tag, &byte| tag << 8 | u64::from(byte))
+    bytes.iter().take(8).fold(0, |tag, &byte| tag << 8 | u64::from(byte))
 }
 
 #[cfg(test)]
@@ -288,10 +271,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn ring(numbers: &[u16]) -> KeyRing {
-        let keys: Vec<_> = numbers
-            .iter()
-            .map(|&n| SecretKey::new(n, [n as u8 ^ 0x5a; 32]))
-            .collect();
+        let keys: Vec<_> =
+            numbers.iter().map(|&n| SecretKey::new(n, [n as u8 ^ 0x5a; 32])).collect();
         KeyRing::new(&keys).unwrap()
     }
 

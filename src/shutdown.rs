@@ -12,15 +12,9 @@ pub fn spawn<F>(name: &'static str, task: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is the one place that spawns"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
     let task = tokio::spawn(task);
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is the one place that spawns"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
     tokio::spawn(async move {
         if let Err(error) = task.await
             && error.is_panic()
@@ -36,23 +30,13 @@ pub fn spawn_essential<F>(name: &'static str, stop: CancellationToken, task: F) 
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is the one place that spawns"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
     let task = tokio::spawn(task);
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is the one place that spawns"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
     tokio::spawn(async move {
         let ended = task.await;
         if !stop.is_cancelled() {
-            tracing::error!(
-                task = name,
-                panicked = ended.is_err(),
-                "a task ended early: stopping"
-            );
+            tracing::error!(task = name, panicked = ended.is_err(), "a task ended early: stopping");
             stop.cancel();
         }
     })

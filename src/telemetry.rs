@@ -31,9 +31,7 @@ pub enum LogFormat {
 /// Starts logging to standard error at `level` and above; other crates from `warn` on.
 pub fn init_logs(format: LogFormat, level: tracing::Level) {
     let filter = EnvFilter::new(format!("warn,portcullis={level}"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as tests make, keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
@@ -62,10 +60,7 @@ impl Latency {
     /// Records one duration.
     pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = BOUNDS
-            .iter()
-            .position(|&bound| seconds <= bound)
-            .unwrap_or(BOUNDS.len());
+        let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len());
         self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.0.nanos.fetch_add(nanos, Ordering::Relaxed);
@@ -192,47 +187,23 @@ impl Metrics {
             "Requests for a decision that ended in an error",
             self.undecided.clone(),
         );
-        r.register(
-            "cache_hits",
-            "Token facts found in memory",
-            self.cache_hits.clone(),
-        );
-        r.register(
-            "cache_misses",
-            "Token facts read from the store",
-            self.cache_misses.clone(),
-        );
-        r.register(
-            "cache_entries",
-            "Token facts in memory",
-            self.cache_entries.clone(),
-        );
+        r.register("cache_hits", "Token facts found in memory", self.cache_hits.clone());
+        r.register("cache_misses", "Token facts read from the store", self.cache_misses.clone());
+        r.register("cache_entries", "Token facts in memory", self.cache_entries.clone());
         r.register(
             "forged_tokens",
             "Well-formed tokens that were never made here",
             self.forged.clone(),
         );
-        r.register(
-            "shed",
-            "Requests refused because too much was under way",
-            self.shed.clone(),
-        );
-        r.register(
-            "connections",
-            "Open gRPC connections",
-            self.connections.clone(),
-        );
+        r.register("shed", "Requests refused because too much was under way", self.shed.clone());
+        r.register("connections", "Open gRPC connections", self.connections.clone());
         r.register_with_unit(
             "store",
             "Time that the store took, by operation",
             time,
             self.store_seconds.clone(),
         );
-        r.register(
-            "store_errors",
-            "Store failures by operation",
-            self.store_errors.clone(),
-        );
+        r.register("store_errors", "Store failures by operation", self.store_errors.clone());
         r.register("calls", "Management calls by result", self.calls.clone());
         self
     }

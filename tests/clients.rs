@@ -50,10 +50,7 @@ async fn tell(mut story: Command, server: &Server) {
             .env("TEST_UNKNOWN_TOKEN", unknown_token().await),
     );
     println!("{told}");
-    assert!(
-        told.ends_with("the whole story held\n"),
-        "the story broke off:\n{told}"
-    );
+    assert!(told.ends_with("the whole story held\n"), "the story broke off:\n{told}");
 }
 
 /// The secret of a token that another server made.
@@ -61,8 +58,6 @@ async fn unknown_token() -> String {
     let elsewhere = Setup::sqlite().start();
     let operator = Client::operator(&elsewhere).await;
     let account = operator.account().await;
-    let (_, secret) = operator
-        .token(&account.account_id, TokenKind::ReadOnly, &[], &[])
-        .await;
+    let (_, secret) = operator.token(&account.account_id, TokenKind::ReadOnly, &[], &[]).await;
     secret
 }

@@ -23,10 +23,7 @@ fn reflection_tells_what_there_is() {
         "portcullis.v1.CredentialService",
         "grpc.health.v1.Health",
     ] {
-        assert!(
-            services.lines().any(|line| line == service),
-            "{service} is not among\n{services}"
-        );
+        assert!(services.lines().any(|line| line == service), "{service} is not among\n{services}");
     }
 
     let described = succeed(as_operator(&server).args([
@@ -72,22 +69,16 @@ fn a_token_is_made_and_decided_on() {
         })
     };
 
-    let allowed = call(
-        &server,
-        "portcullis.v1.AuthorizationService/Authorize",
-        &question("192.0.2.7"),
-    );
+    let allowed =
+        call(&server, "portcullis.v1.AuthorizationService/Authorize", &question("192.0.2.7"));
     assert_eq!(allowed["decision"], "DECISION_ALLOW", "{allowed:#}");
     assert_eq!(allowed["reason"], "REASON_ALLOWED");
     assert_eq!(allowed["tokenId"], token["token"]["tokenId"]);
     assert_eq!(allowed["requiredScope"], "cards.reveal");
     assert_eq!(allowed["matchedEntry"], "192.0.2.0/24");
 
-    let denied = call(
-        &server,
-        "portcullis.v1.AuthorizationService/Authorize",
-        &question("198.51.100.1"),
-    );
+    let denied =
+        call(&server, "portcullis.v1.AuthorizationService/Authorize", &question("198.51.100.1"));
     assert_eq!(denied["decision"], "DECISION_DENY", "{denied:#}");
     assert_eq!(denied["reason"], "REASON_CLIENT_IP_NOT_WHITELISTED");
 }
@@ -95,10 +86,7 @@ fn a_token_is_made_and_decided_on() {
 #[test]
 fn without_a_credential_there_is_no_reflection() {
     let server = Setup::sqlite().start();
-    for command in [
-        ["list"].as_slice(),
-        &["describe", "portcullis.v1.TokenService"],
-    ] {
+    for command in [["list"].as_slice(), &["describe", "portcullis.v1.TokenService"]] {
         let refusal = fail(plaintext().arg(address(&server)).args(command));
         assert!(refusal.contains("Unauthenticated"), "{refusal}");
     }
@@ -120,9 +108,7 @@ fn health_needs_no_credential() {
 
 fn call(server: &Server, method: &str, request: &Value) -> Value {
     let answer = succeed(
-        as_operator(server)
-            .args(["-d", &request.to_string()])
-            .args([&address(server), method]),
+        as_operator(server).args(["-d", &request.to_string()]).args([&address(server), method]),
     );
     serde_json::from_str(&answer).expect("JSON")
 }

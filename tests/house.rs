@@ -10,12 +10,8 @@ use std::path::{Path, PathBuf};
 const MOST_LINES: usize = 500;
 
 /// What reads a setting: the environment itself, and clap's way to it.
-const READS_SETTING: &[&str] = &[
-    "env::var",
-    "env = \"PORTCULLIS_",
-    "env=\"PORTCULLIS_",
-    ".env(\"PORTCULLIS_",
-];
+const READS_SETTING: &[&str] =
+    &["env::var", "env = \"PORTCULLIS_", "env=\"PORTCULLIS_", ".env(\"PORTCULLIS_"];
 
 #[test]
 fn files_keep_the_house_rules() {
@@ -36,34 +32,14 @@ fn a_breach_is_found() {
     let cases = [
         ("src/cache.rs", "//! Facts.\n", 0),
         ("src/cache.rs", long.as_str(), 0),
-        (
-            "src/config/mod.rs",
-            "//! Settings.\n#[arg(env = \"PORTCULLIS_LISTEN\")]",
-            0,
-        ),
-        (
-            "src/config.rs",
-            "//! Settings.\nstd::env::var(\"PORTCULLIS_LISTEN\")",
-            0,
-        ),
-        (
-            "src/cache.rs",
-            "//! Facts.\n// Not env::var.\n\"set PORTCULLIS_LISTEN\"",
-            0,
-        ),
+        ("src/config/mod.rs", "//! Settings.\n#[arg(env = \"PORTCULLIS_LISTEN\")]", 0),
+        ("src/config.rs", "//! Settings.\nstd::env::var(\"PORTCULLIS_LISTEN\")", 0),
+        ("src/cache.rs", "//! Facts.\n// Not env::var.\n\"set PORTCULLIS_LISTEN\"", 0),
         ("src/cache.rs", "use std::fmt;\n", 1),
         ("src/cache.rs", "", 1),
         ("src/cache.rs", longer.as_str(), 1),
-        (
-            "src/cache.rs",
-            "//! Facts.\nstd::env::var_os(\"PORTCULLIS_LISTEN\")",
-            1,
-        ),
-        (
-            "src/cli/mod.rs",
-            "//! Calls.\n#[arg(env = \"PORTCULLIS_SERVER\")]",
-            1,
-        ),
+        ("src/cache.rs", "//! Facts.\nstd::env::var_os(\"PORTCULLIS_LISTEN\")", 1),
+        ("src/cli/mod.rs", "//! Calls.\n#[arg(env = \"PORTCULLIS_SERVER\")]", 1),
     ];
     for (file, text, wanted) in cases {
         let found = check(Path::new(file), text);
@@ -75,24 +51,18 @@ fn check(file: &Path, text: &str) -> Vec<String> {
     let name = file.display();
     let mut breaches = Vec::new();
     if !text.starts_with("//!") {
-        breaches.push(format!(
-            "{name}: begin with `//!`: its job, and what must stay true"
-        ));
+        breaches.push(format!("{name}: begin with `//!`: its job, and what must stay true"));
     }
     let lines = text.lines().count();
     if lines > MOST_LINES {
-        breaches.push(format!(
-            "{name}: {lines} lines, {MOST_LINES} at most: divide it"
-        ));
+        breaches.push(format!("{name}: {lines} lines, {MOST_LINES} at most: divide it"));
     }
     if !file.starts_with("src/config") && file != Path::new("src/config.rs") {
         for (number, line) in text.lines().enumerate() {
             let comment = line.trim_start().starts_with("//");
             if !comment && READS_SETTING.iter().any(|read| line.contains(read)) {
-                breaches.push(format!(
-                    "{name}:{}: settings are read in src/config alone",
-                    number + 1
-                ));
+                breaches
+                    .push(format!("{name}:{}: settings are read in src/config alone", number + 1));
             }
         }
     }

@@ -3,11 +3,7 @@
 //!
 //! It reads tokens, not types: a macro that makes paths out of parts would escape it.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a failure here is the test's failure"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure here is the test's failure")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,56 +19,13 @@ const MODULES: &[(&str, &[&str])] = &[
     ("clock", &["policy"]),
     ("telemetry", &["policy"]),
     ("shutdown", &["policy", "telemetry"]),
+    ("net", &[]),
     ("config", &["policy", "secret", "telemetry"]),
-    (
-        "store",
-        &["policy", "secret", "clock", "telemetry", "shutdown"],
-    ),
-    (
-        "cache",
-        &[
-            "policy",
-            "secret",
-            "clock",
-            "telemetry",
-            "shutdown",
-            "store",
-        ],
-    ),
-    (
-        "usage",
-        &[
-            "policy",
-            "secret",
-            "clock",
-            "telemetry",
-            "shutdown",
-            "store",
-        ],
-    ),
-    (
-        "mail",
-        &[
-            "policy",
-            "secret",
-            "clock",
-            "telemetry",
-            "shutdown",
-            "store",
-        ],
-    ),
-    (
-        "lifecycle",
-        &[
-            "policy",
-            "secret",
-            "clock",
-            "telemetry",
-            "shutdown",
-            "store",
-            "mail",
-        ],
-    ),
+    ("store", &["policy", "secret", "clock", "telemetry", "shutdown"]),
+    ("cache", &["policy", "secret", "clock", "telemetry", "shutdown", "store"]),
+    ("usage", &["policy", "secret", "clock", "telemetry", "shutdown", "store"]),
+    ("mail", &["policy", "secret", "clock", "telemetry", "shutdown", "store"]),
+    ("lifecycle", &["policy", "secret", "clock", "telemetry", "shutdown", "store", "mail"]),
     (
         "service",
         &[
@@ -155,15 +108,8 @@ const CRATES: &[(&str, &[&str])] = &[
 
 /// Crates that do I/O or keep time, which these modules must not even name.
 const PURE: &[&str] = &["policy", "secret"];
-const IMPURE: &[&str] = &[
-    "tokio",
-    "futures_util",
-    "async_trait",
-    "hyper",
-    "tower",
-    "moka",
-    "tracing",
-];
+const IMPURE: &[&str] =
+    &["tokio", "futures_util", "async_trait", "hyper", "tower", "moka", "tracing"];
 
 #[test]
 fn imports_run_one_way() {
@@ -182,77 +128,41 @@ fn a_breach_is_found_however_it_is_written() {
     // The file, what stands in it, and what is found: "" for nothing.
     let cases = [
         ("store/mod.rs", "use crate::policy::token::Token;", ""),
-        (
-            "policy/token.rs",
-            "use super::scope::Scope; use self::x; use std::net::IpAddr;",
-            "",
-        ),
-        (
-            "service/mod.rs",
-            "// use crate::grpc;\n/* crate::grpc::x /* */ */",
-            "",
-        ),
+        ("policy/token.rs", "use super::scope::Scope; use self::x; use std::net::IpAddr;", ""),
+        ("service/mod.rs", "// use crate::grpc;\n/* crate::grpc::x /* */ */", ""),
         (
             "service/mod.rs",
             r##"const A: &str = "crate::grpc::x"; const B: &str = r#""crate::grpc"#;"##,
             "",
         ),
         ("service/mod.rs", "fn f<'a>(x: &'a str) -> char { 'x' }", ""),
-        (
-            "grpc/mod.rs",
-            "use tonic::Status; #[tonic::async_trait] impl X {}",
-            "",
-        ),
+        ("grpc/mod.rs", "use tonic::Status; #[tonic::async_trait] impl X {}", ""),
         ("cli/mod.rs", "use crate::grpc::proto::Token;", ""),
         ("cache.rs", "mod tests { use super::*; }", ""),
-        (
-            "cache.rs",
-            "mod tests { mod deep { use super::super::CacheEntry; } }",
-            "",
-        ),
+        ("cache.rs", "mod tests { mod deep { use super::super::CacheEntry; } }", ""),
         ("lib.rs", "pub mod grpc; pub use grpc::server;", ""),
         ("main.rs", "use portcullis::app;", ""),
         // The order.
         ("policy/token.rs", "use crate::store::Store;", "store"),
         ("policy/token.rs", "use super::super::clock::now;", "clock"),
         ("policy/mod.rs", "fn f() { super::clock::now(); }", "clock"),
-        (
-            "store/sqlite/mod.rs",
-            "fn f() -> crate::service::Error {}",
-            "service",
-        ),
-        (
-            "store/sqlite/mod.rs",
-            "fn f() -> Vec<crate::cache::Entry> {}",
-            "cache",
-        ),
+        ("store/sqlite/mod.rs", "fn f() -> crate::service::Error {}", "service"),
+        ("store/sqlite/mod.rs", "fn f() -> Vec<crate::cache::Entry> {}", "cache"),
         ("cache.rs", "use crate::{policy::id, usage};", "usage"),
-        (
-            "cache.rs",
-            "mod tests { use super::super::usage; }",
-            "usage",
-        ),
+        ("cache.rs", "mod tests { use super::super::usage; }", "usage"),
         (
             "cache.rs",
             "mod tests { mod deep { fn f() { super::super::super::usage::x() } } }",
             "usage",
         ),
-        (
-            "cache.rs",
-            "mod tests { } fn f() { super::usage::x() }",
-            "usage",
-        ),
+        ("cache.rs", "mod tests { } fn f() { super::usage::x() }", "usage"),
         (
             "service/tokens.rs",
             "pub(crate) use crate::{\n    store::{self, Facts},\n    http::page as p,\n};",
             "http",
         ),
         ("grpc/mod.rs", "let x = \"\\\"\"; use crate::http;", "http"),
-        (
-            "cli/mod.rs",
-            "use crate::grpc::{proto, convert};",
-            "grpc::convert",
-        ),
+        ("cli/mod.rs", "use crate::grpc::{proto, convert};", "grpc::convert"),
         ("cli/mod.rs", "use crate::app;", "app"),
         ("main.rs", "use portcullis::store::Store;", "store"),
         ("cache.rs", "use crate::*;", "the crate root"),
@@ -261,28 +171,12 @@ fn a_breach_is_found_however_it_is_written() {
         // The crates.
         ("service/mod.rs", "use tonic::Status;", "tonic"),
         ("service/mod.rs", "fn f(s: ::tonic::Status) {}", "tonic"),
-        (
-            "service/mod.rs",
-            "use {std::fmt, tonic_types as t};",
-            "tonic_types",
-        ),
+        ("service/mod.rs", "use {std::fmt, tonic_types as t};", "tonic_types"),
         ("service/mod.rs", "extern crate prost;", "prost"),
-        (
-            "cache.rs",
-            "#[derive(Debug, sqlx::FromRow)] struct X;",
-            "sqlx",
-        ),
-        (
-            "grpc/mod.rs",
-            "fn f() -> Result<(), axum::Error> {}",
-            "axum",
-        ),
+        ("cache.rs", "#[derive(Debug, sqlx::FromRow)] struct X;", "sqlx"),
+        ("grpc/mod.rs", "fn f() -> Result<(), axum::Error> {}", "axum"),
         ("service/mod.rs", "use anyhow::Context as _;", "anyhow"),
-        (
-            "policy/decide.rs",
-            "async fn f() { tokio::task::yield_now().await }",
-            "tokio",
-        ),
+        ("policy/decide.rs", "async fn f() { tokio::task::yield_now().await }", "tokio"),
     ];
     for (file, text, wanted) in cases {
         let found = check(Path::new(file), text);
@@ -345,9 +239,8 @@ fn breach(top: &str, allowed: &[&str], path: &Reference) -> Option<String> {
         Reference::Foreign(name) => {
             let of_family =
                 |family: &str| name == family || name.starts_with(&format!("{family}_"));
-            let elsewhere = CRATES
-                .iter()
-                .find(|(family, places)| of_family(family) && !places.contains(&top));
+            let elsewhere =
+                CRATES.iter().find(|(family, places)| of_family(family) && !places.contains(&top));
             if let Some((_, places)) = elsewhere {
                 return Some(format!("crate `{name}` stays in {}", places.join(", ")));
             }
@@ -359,15 +252,9 @@ fn breach(top: &str, allowed: &[&str], path: &Reference) -> Option<String> {
 
 /// The module that a file of `src/` is: `store/sqlite/mod.rs` is `store::sqlite`.
 fn module_of(file: &Path) -> Vec<String> {
-    let mut module: Vec<String> = file
-        .with_extension("")
-        .iter()
-        .map(|part| part.to_string_lossy().into_owned())
-        .collect();
-    if module
-        .last()
-        .is_some_and(|last| last == "mod" || last == "main" || last == "lib")
-    {
+    let mut module: Vec<String> =
+        file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    if module.last().is_some_and(|last| last == "mod" || last == "main" || last == "lib") {
         module.pop();
     }
     module
@@ -411,19 +298,11 @@ fn names(home: &[String], tokens: &[Token]) -> Vec<Named> {
             "use" => {
                 let mut paths = Vec::new();
                 at = use_tree(tokens, at + 1, &[], &mut paths);
-                found.extend(
-                    paths
-                        .into_iter()
-                        .filter_map(|path| named(&module, token.line, path)),
-                );
+                found.extend(paths.into_iter().filter_map(|path| named(&module, token.line, path)));
                 continue;
             }
             "crate" if at > 0 && text(tokens, at - 1) == "extern" => {
-                found.extend(named(
-                    &module,
-                    token.line,
-                    vec![text(tokens, at + 1).to_owned()],
-                ));
+                found.extend(named(&module, token.line, vec![text(tokens, at + 1).to_owned()]));
             }
             word if is_word(word) && text(tokens, at + 1) == "::" && begins_path(tokens, at) => {
                 let mut path = vec![word.to_owned()];
@@ -541,23 +420,13 @@ fn tokens(source: &str) -> Vec<Token> {
             let length = rest
                 .find(|next: char| !next.is_alphanumeric() && next != '_')
                 .unwrap_or(rest.len());
-            tokens.push(Token {
-                line,
-                text: rest[..length].to_owned(),
-            });
+            tokens.push(Token { line, text: rest[..length].to_owned() });
             length
         } else if first.is_whitespace() {
             first.len_utf8()
         } else {
-            let length = if rest.starts_with("::") {
-                2
-            } else {
-                first.len_utf8()
-            };
-            tokens.push(Token {
-                line,
-                text: rest[..length].to_owned(),
-            });
+            let length = if rest.starts_with("::") { 2 } else { first.len_utf8() };
+            tokens.push(Token { line, text: rest[..length].to_owned() });
             length
         };
         line += rest[..length].matches('\n').count();
@@ -598,9 +467,7 @@ fn string(rest: &str) -> Option<usize> {
         let hashes = raw.len() - raw.trim_start_matches('#').len();
         let inner = raw[hashes..].strip_prefix('"')?;
         let end = format!("\"{}", "#".repeat(hashes));
-        let length = inner
-            .find(&end)
-            .map_or(inner.len(), |found| found + end.len());
+        let length = inner.find(&end).map_or(inner.len(), |found| found + end.len());
         return Some(prefix + 1 + hashes + 1 + length);
     }
     let inner = body.strip_prefix('"')?;

@@ -6,6 +6,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::disallowed_methods,
     reason = "a test that panics fails"
 )]
 
@@ -105,12 +106,7 @@ impl Net {
 
     fn address_text(&self) -> String {
         match self.bytes.len() {
-            4 => self
-                .bytes
-                .iter()
-                .map(u8::to_string)
-                .collect::<Vec<_>>()
-                .join("."),
+            4 => self.bytes.iter().map(u8::to_string).collect::<Vec<_>>().join("."),
             _ => groups(&self.bytes).join(":"),
         }
     }
@@ -125,26 +121,18 @@ impl Net {
         let last = self.length == self.width();
         let (address, length) = match (self.bytes.len(), random.below(4)) {
             (4, 0) => (format!("::ffff:{}", self.address_text()), self.length + 96),
-            (4, 1) => (
-                format!("0:0:0:0:0:FFFF:{}", groups(&self.bytes).join(":")),
-                self.length + 96,
-            ),
+            (4, 1) => {
+                (format!("0:0:0:0:0:FFFF:{}", groups(&self.bytes).join(":")), self.length + 96)
+            }
             (16, 0) => (self.address_text().to_uppercase(), self.length),
             _ => (self.address_text(), self.length),
         };
-        if last && random.below(2) == 0 {
-            address
-        } else {
-            format!("{address}/{length}")
-        }
+        if last && random.below(2) == 0 { address } else { format!("{address}/{length}") }
     }
 }
 
 fn groups(bytes: &[u8]) -> Vec<String> {
-    bytes
-        .chunks(2)
-        .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]))
-        .collect()
+    bytes.chunks(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1])).collect()
 }
 
 /// A network that no rule forbids, with bits after its prefix cleared. Few places, so that they nest.
@@ -155,10 +143,7 @@ fn network(random: &mut Random, others: &[Net]) -> Net {
             // Inside, around or beside another one.
             let other = others[random.below(others.len())].clone();
             let keep = random.below(other.width() + 1);
-            let near = Net {
-                length: keep,
-                ..other
-            };
+            let near = Net { length: keep, ..other };
             let edge = random.below(3);
             near.filled(|bit| match edge {
                 0 => bit % 7 == 0 && noise[bit / 8] & 1 == 1,
@@ -166,27 +151,15 @@ fn network(random: &mut Random, others: &[Net]) -> Net {
                 _ => true,
             })
         }
-        0 | 4 => Net {
-            bytes: vec![10, noise[0] % 4, noise[1] % 4, noise[2]],
-            length: 0,
-        },
-        1 | 5 => Net {
-            bytes: noise[..4].to_vec(),
-            length: 0,
-        },
+        0 | 4 => Net { bytes: vec![10, noise[0] % 4, noise[1] % 4, noise[2]], length: 0 },
+        1 | 5 => Net { bytes: noise[..4].to_vec(), length: 0 },
         2 | 6 => Net {
             bytes: [&[0x20, 1, 0x0d, 0xb8, 0, noise[0] % 4], &noise[..10]].concat(),
             length: 0,
         },
-        3 => Net {
-            bytes: noise.to_vec(),
-            length: 0,
-        },
+        3 => Net { bytes: noise.to_vec(), length: 0 },
         // Close to where the mapped addresses are.
-        _ => Net {
-            bytes: [&[0; 9][..], &[1, 0xff, 0xfe], &noise[..4]].concat(),
-            length: 0,
-        },
+        _ => Net { bytes: [&[0; 9][..], &[1, 0xff, 0xfe], &noise[..4]].concat(), length: 0 },
     };
     if net.bytes.len() == 4 {
         net.length = 8 + random.below(25);
@@ -219,19 +192,12 @@ fn address(random: &mut Random, nets: &[Net]) -> Net {
         2 => net.filled(|_| false).step(false),
         3 => net.filled(|_| true).step(true),
         4 | 5 => net.filled(|bit| noise[bit / 8] >> (bit % 8) & 1 == 1),
-        6 if net.bytes.len() == 4 => Net {
-            bytes: noise[..4].to_vec(),
-            length: 32,
-        },
+        6 if net.bytes.len() == 4 => Net { bytes: noise[..4].to_vec(), length: 32 },
         // The bytes of an IPv4 address, as an IPv6 address that is not mapped.
-        7 if net.bytes.len() == 4 => Net {
-            bytes: [&[0; 12], &net.bytes[..]].concat(),
-            length: 128,
-        },
-        _ => Net {
-            bytes: noise.to_vec(),
-            length: 128,
-        },
+        7 if net.bytes.len() == 4 => {
+            Net { bytes: [&[0; 12], &net.bytes[..]].concat(), length: 128 }
+        }
+        _ => Net { bytes: noise.to_vec(), length: 128 },
     };
     let length = address.width();
     Net { length, ..address }.unmapped()
@@ -239,10 +205,7 @@ fn address(random: &mut Random, nets: &[Net]) -> Net {
 
 fn with_postgres<T>(work: impl AsyncFnOnce(PgConnection) -> sqlx::Result<T>) -> T {
     let url = support::postgres::database();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let result = runtime.block_on(async { work(PgConnection::connect(&url).await?).await });
     result.expect("Postgres answers")
 }
@@ -279,11 +242,7 @@ fn the_entry_that_lets_an_address_in_is_the_one_postgres_finds() {
             let text = Net::spelled(&address, &mut random);
             let text = text.split('/').next().unwrap();
             let seen: ClientAddr = text.parse().unwrap_or_else(|error| panic!("{error}"));
-            ours.push((
-                text.to_owned(),
-                whitelist.find(seen).copied(),
-                whitelist.allows(seen),
-            ));
+            ours.push((text.to_owned(), whitelist.find(seen).copied(), whitelist.allows(seen)));
             probed.push(list);
             addresses.push(address.address_text());
         }
@@ -295,25 +254,15 @@ fn the_entry_that_lets_an_address_in_is_the_one_postgres_finds() {
     assert!(ours.len() >= 100_000);
 
     let rows = with_postgres(async |mut postgres| {
-        let query = sqlx::query(QUERY)
-            .bind(&lists)
-            .bind(&nets)
-            .bind(&probed)
-            .bind(&addresses);
+        let query = sqlx::query(QUERY).bind(&lists).bind(&nets).bind(&probed).bind(&addresses);
         query.fetch_all(&mut postgres).await
     });
     assert_eq!(rows.len(), ours.len());
     let mut inside = 0;
     for (at, (row, (text, found, allowed))) in rows.iter().zip(&ours).enumerate() {
         let about = || {
-            let own = lists
-                .iter()
-                .zip(&nets)
-                .filter(|(list, _)| **list == probed[at]);
-            format!(
-                "{text} in {:?}",
-                own.map(|(_, net)| net).collect::<Vec<_>>()
-            )
+            let own = lists.iter().zip(&nets).filter(|(list, _)| **list == probed[at]);
+            format!("{text} in {:?}", own.map(|(_, net)| net).collect::<Vec<_>>())
         };
         assert_eq!(row.get::<bool, _>("inside"), *allowed, "{}", about());
         let best: Option<String> = row.get("best");
@@ -321,16 +270,9 @@ fn the_entry_that_lets_an_address_in_is_the_one_postgres_finds() {
         assert_eq!(best, *found, "{}", about());
         inside += usize::from(*allowed);
     }
-    println!(
-        "{} addresses, {inside} of them inside, {} entries",
-        ours.len(),
-        nets.len()
-    );
+    println!("{} addresses, {inside} of them inside, {} entries", ours.len(), nets.len());
     // The cases are worth something only if both answers are common.
-    assert!(
-        inside > ours.len() / 5 && inside < ours.len() * 4 / 5,
-        "{inside}"
-    );
+    assert!(inside > ours.len() / 5 && inside < ours.len() * 4 / 5, "{inside}");
 }
 
 #[test]
@@ -377,22 +319,11 @@ fn what_we_accept_is_a_network_to_postgres_and_is_written_alike() {
 
     let rows = with_postgres(async |mut postgres| {
         sqlx::query(IS_CIDR).execute(&mut postgres).await?;
-        sqlx::query(QUERY)
-            .bind(&oracle)
-            .fetch_all(&mut postgres)
-            .await
+        sqlx::query(QUERY).bind(&oracle).fetch_all(&mut postgres).await
     });
     assert_eq!(rows.len(), ours.len());
     for (row, (text, canonical)) in rows.iter().zip(&ours) {
-        assert_eq!(
-            row.get::<bool, _>("accepted"),
-            canonical.is_some(),
-            "{text}"
-        );
-        assert_eq!(
-            row.get::<Option<String>, _>("canonical"),
-            *canonical,
-            "{text}"
-        );
+        assert_eq!(row.get::<bool, _>("accepted"), canonical.is_some(), "{text}");
+        assert_eq!(row.get::<Option<String>, _>("canonical"), *canonical, "{text}");
     }
 }

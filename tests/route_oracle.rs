@@ -18,11 +18,8 @@ const WORDS: [&str; 7] = ["a", "b", "ab", "c", "invites", "a.b", "..."];
 /// The route that the request takes, by trying each.
 fn obvious<'r>(routes: &'r [String], method: &str, path: &str) -> Option<&'r String> {
     let path = path.split('?').next().unwrap();
-    let segments: Vec<Vec<u8>> = path
-        .strip_prefix('/')?
-        .split('/')
-        .map(obvious_segment)
-        .collect::<Option<_>>()?;
+    let segments: Vec<Vec<u8>> =
+        path.strip_prefix('/')?.split('/').map(obvious_segment).collect::<Option<_>>()?;
     let method = if method == "HEAD" { "GET" } else { method };
     let matching = routes.iter().filter(|route| {
         let (route_method, pattern) = route.split_once(" /").unwrap();
@@ -35,12 +32,7 @@ fn obvious<'r>(routes: &'r [String], method: &str, path: &str) -> Option<&'r Str
                 .all(|(p, segment)| p.starts_with('{') || p.as_bytes() == segment)
     });
     // Literal first, left to right: `false` sorts before `true`.
-    matching.min_by_key(|route| {
-        route
-            .split('/')
-            .map(|p| p.starts_with('{'))
-            .collect::<Vec<_>>()
-    })
+    matching.min_by_key(|route| route.split('/').map(|p| p.starts_with('{')).collect::<Vec<_>>())
 }
 
 fn obvious_segment(raw: &str) -> Option<Vec<u8>> {
@@ -99,19 +91,11 @@ impl Dice {
         for _ in 0..1 + self.below(12) {
             let mut route = format!("{} ", self.pick(&["GET", "GET", "POST", "DELETE"]));
             // Most often few segments of few words, so that routes overlap.
-            let depth = if self.once_in(20) {
-                1 + self.below(16)
-            } else {
-                1 + self.below(4)
-            };
+            let depth = if self.once_in(20) { 1 + self.below(16) } else { 1 + self.below(4) };
             let words = if self.once_in(2) { 2 } else { WORDS.len() };
             for _ in 0..depth {
                 route.push('/');
-                route.push_str(if self.once_in(2) {
-                    "{x}"
-                } else {
-                    self.pick(&WORDS[..words])
-                });
+                route.push_str(if self.once_in(2) { "{x}" } else { self.pick(&WORDS[..words]) });
             }
             routes.push(route);
         }
@@ -125,11 +109,8 @@ impl Dice {
         let route = &routes[self.below(routes.len())];
         let mut path = String::new();
         for segment in route.split('/').skip(1) {
-            let word = if segment == "{x}" || self.once_in(8) {
-                self.pick(&WORDS)
-            } else {
-                segment
-            };
+            let word =
+                if segment == "{x}" || self.once_in(8) { self.pick(&WORDS) } else { segment };
             path.push('/');
             for c in word.chars() {
                 if self.once_in(12) {
@@ -148,9 +129,8 @@ impl Dice {
                 "?", "?a/..", "%3f", "%ff", "%C3%A9", "\u{e9}", ";", "/x", "/x/x", " ", "+", "%2b",
                 "%80",
             ];
-            let places: Vec<usize> = (0..=path.len())
-                .filter(|&at| path.is_char_boundary(at))
-                .collect();
+            let places: Vec<usize> =
+                (0..=path.len()).filter(|&at| path.is_char_boundary(at)).collect();
             let at = places[self.below(places.len())];
             path.insert_str(at, self.pick(&odd));
         }
@@ -183,10 +163,7 @@ fn the_table_agrees_with_the_obvious_matcher() {
         }
     }
     // The generator must not drift into paths that never match.
-    assert!(
-        hits > CASES / 10 && overlaps > CASES / 20,
-        "{hits} and {overlaps} of {cases}"
-    );
+    assert!(hits > CASES / 10 && overlaps > CASES / 20, "{hits} and {overlaps} of {cases}");
 }
 
 fn mercury() -> Catalog {
@@ -200,18 +177,12 @@ fn mercury() -> Catalog {
 
 /// The columns of a file of facts, without comments and heading.
 fn facts(tsv: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
-    tsv.lines()
-        .filter(|l| !l.starts_with('#'))
-        .skip(1)
-        .map(|line| line.split('\t').collect())
+    tsv.lines().filter(|l| !l.starts_with('#')).skip(1).map(|line| line.split('\t').collect())
 }
 
 /// The bank's label at the end of a description: `See cards [Fetch Cards]`.
 fn label(description: &str) -> Option<&str> {
-    description
-        .strip_suffix(']')?
-        .rsplit_once('[')
-        .map(|(_, label)| label)
+    description.strip_suffix(']')?.rsplit_once('[').map(|(_, label)| label)
 }
 
 #[test]
@@ -229,26 +200,12 @@ fn mercury_has_the_banks_scopes_with_their_asterisks() {
     assert_eq!(labelled, known);
 
     let ours = catalog.scopes().iter().skip(27);
-    assert!(
-        catalog.scopes()[..27]
-            .iter()
-            .all(|scope| label(&scope.description).is_some())
-    );
-    assert!(
-        ours.clone()
-            .all(|scope| label(&scope.description).is_none())
-    );
-    assert!(
-        ours.clone()
-            .all(|s| s.requires_whitelist == (s.access == Access::Write))
-    );
+    assert!(catalog.scopes()[..27].iter().all(|scope| label(&scope.description).is_some()));
+    assert!(ours.clone().all(|scope| label(&scope.description).is_none()));
+    assert!(ours.clone().all(|s| s.requires_whitelist == (s.access == Access::Write)));
     assert_eq!(ours.count(), 8);
     for scope in catalog.scopes() {
-        assert!(
-            !scope.description.is_empty() && !scope.routes.is_empty(),
-            "{}",
-            scope.name
-        );
+        assert!(!scope.description.is_empty() && !scope.routes.is_empty(), "{}", scope.name);
         let fetches = label(&scope.description).is_none_or(|label| label.starts_with("Fetch "));
         assert!(scope.access == Access::Write || fetches, "{}", scope.name);
     }
@@ -257,19 +214,10 @@ fn mercury_has_the_banks_scopes_with_their_asterisks() {
 #[test]
 fn mercury_covers_each_endpoint_once_and_nothing_else() {
     let catalog = mercury();
-    let shapes: Vec<String> = catalog
-        .scopes()
-        .iter()
-        .flat_map(|s| &s.routes)
-        .map(Route::shape)
-        .collect();
+    let shapes: Vec<String> =
+        catalog.scopes().iter().flat_map(|s| &s.routes).map(Route::shape).collect();
     let known: Vec<String> = facts(include_str!("data/mercury-endpoints.tsv"))
-        .map(|c| {
-            format!("{} /api/v1{}", c[1], c[2])
-                .parse::<Route>()
-                .unwrap()
-                .shape()
-        })
+        .map(|c| format!("{} /api/v1{}", c[1], c[2]).parse::<Route>().unwrap().shape())
         .collect();
     assert_eq!((shapes.len(), known.len()), (67, 67));
     assert_eq!(BTreeSet::from_iter(shapes), BTreeSet::from_iter(known));
@@ -278,55 +226,24 @@ fn mercury_covers_each_endpoint_once_and_nothing_else() {
 #[test]
 fn mercury_resolves_as_its_rules_say() {
     let catalog = mercury();
-    let scope = |method, path| {
-        catalog
-            .resolve(method, path)
-            .map(|scope| scope.name.as_str())
-    };
+    let scope = |method, path| catalog.resolve(method, path).map(|scope| scope.name.as_str());
     for (method, path, expected) in [
-        (
-            "GET",
-            "/api/v1/recipients/invites",
-            Some("recipients.invites.read"),
-        ),
-        (
-            "GET",
-            "/api/v1/recipients/attachments",
-            Some("recipients.read"),
-        ),
+        ("GET", "/api/v1/recipients/invites", Some("recipients.invites.read")),
+        ("GET", "/api/v1/recipients/attachments", Some("recipients.read")),
         ("GET", "/api/v1/cards/3f/reveal", Some("cards.reveal")),
         ("HEAD", "/api/v1/cards/3f/reveal", Some("cards.reveal")),
         ("GET", "/api/v1/cards/3f%2Freveal", None),
-        (
-            "GET",
-            "/api/v1/transactions?limit=10",
-            Some("transactions.read"),
-        ),
-        (
-            "POST",
-            "/api/v1/account/7/transactions",
-            Some("transactions.send"),
-        ),
-        (
-            "POST",
-            "/api/v1/account/7/request-send-money",
-            Some("transactions.request"),
-        ),
+        ("GET", "/api/v1/transactions?limit=10", Some("transactions.read")),
+        ("POST", "/api/v1/account/7/transactions", Some("transactions.send")),
+        ("POST", "/api/v1/account/7/request-send-money", Some("transactions.request")),
         ("PUT", "/api/v1/transactions", None),
         ("GET", "/api/v2/transactions", None),
     ] {
         assert_eq!(scope(method, path), expected, "{method} {path}");
     }
-    let by_name = |name| {
-        catalog
-            .by_name(name)
-            .map(|s| (s.access, s.requires_whitelist))
-    };
+    let by_name = |name| catalog.by_name(name).map(|s| (s.access, s.requires_whitelist));
     assert_eq!(by_name("cards.reveal"), Some((Access::Write, true)));
-    assert_eq!(
-        by_name("transactions.request"),
-        Some((Access::Write, false))
-    );
+    assert_eq!(by_name("transactions.request"), Some((Access::Write, false)));
     assert_eq!(by_name("transactions.send"), Some((Access::Write, true)));
     assert_eq!(by_name("transactions.read"), Some((Access::Read, false)));
 }

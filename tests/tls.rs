@@ -20,9 +20,7 @@ async fn a_client_that_knows_the_authority_gets_through() {
 
 #[tokio::test]
 async fn a_client_that_knows_another_authority_turns_away() {
-    let server = Setup::sqlite()
-        .tls(&Authority::new("ours").server())
-        .start();
+    let server = Setup::sqlite().tls(&Authority::new("ours").server()).start();
     turned_away(call(&server, trusting(&Authority::new("another"))).await);
 }
 
@@ -39,20 +37,13 @@ async fn a_plaintext_client_gets_nothing_from_a_tls_server() {
     };
     turned_away(plaintext);
 
-    assert_eq!(
-        call(&server, trusting(&authority)).await,
-        Ok(()),
-        "and still serves others"
-    );
+    assert_eq!(call(&server, trusting(&authority)).await, Ok(()), "and still serves others");
 }
 
 #[tokio::test]
 async fn mutual_tls_lets_in_who_has_a_certificate_of_the_client_authority() {
     let (ours, clients) = (Authority::new("ours"), Authority::new("clients"));
-    let server = Setup::sqlite()
-        .tls(&ours.server())
-        .client_ca(&clients)
-        .start();
+    let server = Setup::sqlite().tls(&ours.server()).client_ca(&clients).start();
 
     let with = |client: Identity| trusting(&ours).identity(identity(&client));
     assert_eq!(call(&server, with(clients.client("gateway"))).await, Ok(()));
@@ -72,18 +63,12 @@ async fn mutual_tls_lets_in_who_has_a_certificate_of_the_client_authority() {
 #[tokio::test]
 async fn a_certificate_does_not_stand_in_for_a_credential() {
     let authority = Authority::new("ours");
-    let server = Setup::sqlite()
-        .tls(&authority.server())
-        .client_ca(&authority)
-        .start();
+    let server = Setup::sqlite().tls(&authority.server()).client_ca(&authority).start();
     let tls = trusting(&authority).identity(identity(&authority.client("gateway")));
     let client = Client::connect_tls(server.grpc(), server.operator(), tls).await;
     let client = client.expect("a connection").anonymous();
     let refused = client.catalog().get_catalog(GetCatalogRequest {}).await;
-    assert_eq!(
-        refused.map(|_| ()).map_err(|status| status.code()),
-        Err(Code::Unauthenticated)
-    );
+    assert_eq!(refused.map(|_| ()).map_err(|status| status.code()), Err(Code::Unauthenticated));
 }
 
 #[test]
@@ -99,37 +84,22 @@ fn no_listener_but_loopback_goes_without_tls() {
 
 #[test]
 fn plaintext_says_so() {
-    let server = Setup::sqlite()
-        .listen("0.0.0.0:0")
-        .switch("--plaintext")
-        .start();
+    let server = Setup::sqlite().listen("0.0.0.0:0").switch("--plaintext").start();
     assert!(server.grpc().ip().is_unspecified());
 }
 
 #[test]
 fn half_of_the_tls_settings_is_none() {
-    refuses(
-        Setup::sqlite().flag("--tls-cert", "server.crt"),
-        &["--tls-key"],
-    );
-    refuses(
-        Setup::sqlite().flag("--tls-key", "server.key"),
-        &["--tls-cert"],
-    );
-    refuses(
-        Setup::sqlite().flag("--tls-client-ca", "ca.crt"),
-        &["--tls-cert"],
-    );
+    refuses(Setup::sqlite().flag("--tls-cert", "server.crt"), &["--tls-key"]);
+    refuses(Setup::sqlite().flag("--tls-key", "server.key"), &["--tls-cert"]);
+    refuses(Setup::sqlite().flag("--tls-client-ca", "ca.crt"), &["--tls-cert"]);
 }
 
 fn refuses(setup: Setup, named: &[&str]) {
     let (status, message) = setup.refused();
     assert!(!status.success(), "refused with status 0: {message}");
     for part in named {
-        assert!(
-            message.contains(part),
-            "the message does not name {part}: {message}"
-        );
+        assert!(message.contains(part), "the message does not name {part}: {message}");
     }
 }
 
@@ -158,14 +128,7 @@ async fn catalog(client: &Client) -> Result<(), String> {
 /// That no call went through, and not because the server, asked, said no.
 fn turned_away(outcome: Result<(), String>) {
     let error = outcome.expect_err("the call went through");
-    for answer in [
-        Code::Unauthenticated,
-        Code::PermissionDenied,
-        Code::InvalidArgument,
-    ] {
-        assert!(
-            !error.starts_with(&format!("{answer:?} ")),
-            "the server answered: {error}"
-        );
+    for answer in [Code::Unauthenticated, Code::PermissionDenied, Code::InvalidArgument] {
+        assert!(!error.starts_with(&format!("{answer:?} ")), "the server answered: {error}");
     }
 }

@@ -22,11 +22,7 @@ use crate::service::credentials::random_key;
 use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store};
 
 fn context(actor: Actor, now: Timestamp) -> Context {
-    Context {
-        actor,
-        now,
-        client: None,
-    }
+    Context { actor, now, client: None }
 }
 
 /// Makes a store ready to serve. Changes nothing where it is.
@@ -73,13 +69,7 @@ pub(super) async fn store(
 }
 
 async fn no_credentials(store: &dyn Store) -> anyhow::Result<bool> {
-    Ok(store
-        .credentials(Page {
-            after: None,
-            limit: 1,
-        })
-        .await?
-        .is_empty())
+    Ok(store.credentials(Page { after: None, limit: 1 }).await?.is_empty())
 }
 
 fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
@@ -111,9 +101,7 @@ pub(super) async fn first_credential(
     let credential = operator(name, ctx.now, false);
     let secret = make_secret(store, credential.id).await?;
     let digest = secret.digest();
-    let created = store
-        .create_first_credential(&ctx, &credential, &digest)
-        .await?;
+    let created = store.create_first_credential(&ctx, &credential, &digest).await?;
     Ok(created.then_some((credential, secret)))
 }
 
@@ -130,10 +118,7 @@ async fn leave_credential(store: &dyn Store, data_dir: &Path) -> anyhow::Result<
     let path = data_dir.join(OPERATOR_CREDENTIAL_FILE);
     write_private(&path, secret.expose().as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))?;
-    if store
-        .create_first_credential(&ctx, &credential, &secret.digest())
-        .await?
-    {
+    if store.create_first_credential(&ctx, &credential, &secret.digest()).await? {
         println!("The operator's credential is in {}", path.display());
     }
     Ok(())
@@ -145,11 +130,7 @@ fn write_private(path: &Path, secret: &[u8]) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(secret)?;
     file.write_all(b"\n")?;
     file.sync_all()?;

@@ -24,12 +24,7 @@ pub(super) async fn print(services: &Services, settings: &ServeSettings) -> anyh
 
     let in_force = services.get_catalog()?;
     let find = |wanted: &dyn Fn(&&Scope) -> bool| {
-        in_force
-            .catalog
-            .scopes()
-            .iter()
-            .find(wanted)
-            .map(|scope| scope.name.to_string())
+        in_force.catalog.scopes().iter().find(wanted).map(|scope| scope.name.to_string())
     };
     let read = find(&|scope| scope.name.as_str() == "transactions.read")
         .or_else(|| find(&|scope| scope.access == Access::Read));
@@ -68,24 +63,10 @@ pub(super) async fn print(services: &Services, settings: &ServeSettings) -> anyh
          Account {account_id} ({}) has three fresh tokens:\n",
         account.name
     )?;
-    writeln!(
-        out,
-        "  read only, from anywhere        {}",
-        read_only.expose()
-    )?;
-    writeln!(
-        out,
-        "  read and write, from this host  {}",
-        read_write.expose()
-    )?;
+    writeln!(out, "  read only, from anywhere        {}", read_only.expose())?;
+    writeln!(out, "  read and write, from this host  {}", read_write.expose())?;
     if let Some(custom) = &custom {
-        writeln!(
-            out,
-            "  {}, from this host\n{:34}{}",
-            scopes.join(" and "),
-            "",
-            custom.expose()
-        )?;
+        writeln!(out, "  {}, from this host\n{:34}{}", scopes.join(" and "), "", custom.expose())?;
     }
     let address = settings.listen;
     let authorize = |secret: &Secret, ip: &str, scope: &str| {
@@ -103,10 +84,7 @@ pub(super) async fn print(services: &Services, settings: &ServeSettings) -> anyh
     if let Some(guarded) = &guarded {
         writeln!(out, "  # denied: it was not granted that scope")?;
         writeln!(out, "{}", authorize(&read_only, "127.0.0.1", guarded))?;
-        writeln!(
-            out,
-            "  # allowed, and the answer names the whitelist entry that matched"
-        )?;
+        writeln!(out, "  # allowed, and the answer names the whitelist entry that matched")?;
         writeln!(out, "{}", authorize(&read_write, "127.0.0.1", guarded))?;
         writeln!(out, "  # denied: 203.0.113.7 is not in its whitelist")?;
         writeln!(out, "{}", authorize(&read_write, "203.0.113.7", guarded))?;
@@ -118,14 +96,12 @@ pub(super) async fn print(services: &Services, settings: &ServeSettings) -> anyh
 }
 
 async fn account(services: &Services, caller: &Caller) -> anyhow::Result<Account> {
-    let page = services
-        .list_accounts(caller, Paging { size: 1, token: "" })
-        .await?;
+    let page = services.list_accounts(caller, Paging { size: 1, token: "" }).await?;
     match page.items.into_iter().next() {
         Some(account) => Ok(account),
-        None => Ok(services
-            .create_account(caller, "Demo", &["admin@example.com".to_owned()])
-            .await?),
+        None => {
+            Ok(services.create_account(caller, "Demo", &["admin@example.com".to_owned()]).await?)
+        }
     }
 }
 
@@ -137,21 +113,10 @@ async fn delete_former(
 ) -> anyhow::Result<()> {
     let mut token = String::new();
     loop {
-        let paging = Paging {
-            size: 1_000,
-            token: &token,
-        };
-        let (page, _) = services
-            .list_tokens(caller, account_id, false, paging)
-            .await?;
-        for former in page
-            .items
-            .iter()
-            .filter(|former| NAMES.contains(&former.name.as_str()))
-        {
-            services
-                .delete_token(caller, &former.id.to_string())
-                .await?;
+        let paging = Paging { size: 1_000, token: &token };
+        let (page, _) = services.list_tokens(caller, account_id, false, paging).await?;
+        for former in page.items.iter().filter(|former| NAMES.contains(&former.name.as_str())) {
+            services.delete_token(caller, &former.id.to_string()).await?;
         }
         if page.next.is_empty() {
             return Ok(());

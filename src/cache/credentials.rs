@@ -34,18 +34,9 @@ impl Credentials {
     /// Knows these, of which none is revoked.
     pub fn new(live: Vec<(Credential, Digest)>) -> Self {
         let bearers = live.into_iter().map(|(credential, digest)| {
-            (
-                digest,
-                Bearer {
-                    id: credential.id,
-                    role: credential.role,
-                },
-            )
+            (digest, Bearer { id: credential.id, role: credential.role })
         });
-        Self {
-            bearers: ArcSwap::from_pointee(bearers.collect()),
-            turn: Mutex::new(()),
-        }
+        Self { bearers: ArcSwap::from_pointee(bearers.collect()), turn: Mutex::new(()) }
     }
 
     /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
@@ -73,13 +64,7 @@ impl Credentials {
             if let Some((credential, digest)) = &known
                 && credential.revoked.is_none()
             {
-                bearers.insert(
-                    *digest,
-                    Bearer {
-                        id,
-                        role: credential.role,
-                    },
-                );
+                bearers.insert(*digest, Bearer { id, role: credential.role });
             }
             bearers
         });

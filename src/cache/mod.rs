@@ -47,11 +47,7 @@ impl InForce {
         let defs = catalog_file::parse(&stored.toml)
             .map_err(|faults| internal(format!("the stored catalogue is faulty: {}", faults[0])))?;
         let number = |name: &str| {
-            stored
-                .scope_ids
-                .iter()
-                .find(|(known, _)| known.as_str() == name)
-                .map(|&(_, id)| id)
+            stored.scope_ids.iter().find(|(known, _)| known.as_str() == name).map(|&(_, id)| id)
         };
         if let Some(def) = defs.iter().find(|def| number(def.name.as_str()).is_none()) {
             return Err(internal(format!("the scope {} has no number", def.name)));
@@ -59,17 +55,8 @@ impl InForce {
         let catalog = Catalog::new(stored.version, defs, |name| {
             number(name.as_str()).unwrap_or(ScopeId(u16::MAX))
         });
-        let names = stored
-            .scope_ids
-            .into_iter()
-            .map(|(name, id)| (id, name))
-            .collect();
-        Ok(Self {
-            catalog,
-            toml: stored.toml,
-            applied: stored.applied,
-            names,
-        })
+        let names = stored.scope_ids.into_iter().map(|(name, id)| (id, name)).collect();
+        Ok(Self { catalog, toml: stored.toml, applied: stored.applied, names })
     }
 
     /// The name of a scope that is in the catalogue or was in an earlier one.

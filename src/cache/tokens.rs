@@ -42,13 +42,7 @@ impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // The low half of a version 7 UUID is random, made by this system: it is a hash already.
         // An attacker can't choose it, since ids get in here only behind the keyed check.
-        state.write_u64(
-            self.id
-                .0
-                .as_u64_pair()
-                .1
-                .wrapping_add(self.generation << 48),
-        );
+        state.write_u64(self.id.0.as_u64_pair().1.wrapping_add(self.generation << 48));
     }
 }
 
@@ -133,10 +127,7 @@ impl Tokens {
     }
 
     fn key(&self, id: TokenId) -> Key {
-        Key {
-            id,
-            generation: self.generation(id).load(Ordering::Acquire),
-        }
+        Key { id, generation: self.generation(id).load(Ordering::Acquire) }
     }
 
     /// Looks into memory only.
@@ -169,16 +160,13 @@ impl Tokens {
             match tokio::time::timeout(PATIENCE, read).await {
                 Ok(Ok(Ok(fact))) => Ok(fact.map(Arc::new)),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
-                Ok(Err(panic)) => Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(
-                    panic,
-                ))))),
+                Ok(Err(panic)) => {
+                    Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(panic)))))
+                }
                 Err(_) => Err(ReadError::Late),
             }
         };
-        self.facts
-            .try_get_with(self.key(id), read)
-            .await
-            .map_err(|error| (*error).clone())
+        self.facts.try_get_with(self.key(id), read).await.map_err(|error| (*error).clone())
     }
 
     /// Forgets what was known of `id`: whoever asks from now on is answered from a read that began

@@ -60,14 +60,8 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
     let mut client = session.accounts();
     match args.command {
         AccountCommand::Create { name, admins } => {
-            let request = proto::CreateAccountRequest {
-                name,
-                admin_emails: admins,
-            };
-            let answer = client
-                .create_account(request)
-                .await
-                .map_err(|s| session.failure(s))?;
+            let request = proto::CreateAccountRequest { name, admin_emails: admins };
+            let answer = client.create_account(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? {
                 return Ok(());
@@ -78,10 +72,7 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
         }
         AccountCommand::Show { account_id } => {
             let request = proto::GetAccountRequest { account_id };
-            let answer = client
-                .get_account(request)
-                .await
-                .map_err(|s| session.failure(s))?;
+            let answer = client.get_account(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? {
                 return Ok(());
@@ -89,14 +80,9 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
             show(answer.account)
         }
         AccountCommand::SetAdmins { account_id, admins } => {
-            let request = proto::SetAccountAdminsRequest {
-                account_id,
-                admin_emails: admins,
-            };
-            let answer = client
-                .set_account_admins(request)
-                .await
-                .map_err(|s| session.failure(s))?;
+            let request = proto::SetAccountAdminsRequest { account_id, admin_emails: admins };
+            let answer =
+                client.set_account_admins(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? {
                 return Ok(());
@@ -105,22 +91,13 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
         }
         AccountCommand::List(Limit { limit }) => {
             let (accounts, next_page_token) = pages(limit, async |page_size, page_token| {
-                let request = proto::ListAccountsRequest {
-                    page_size,
-                    page_token,
-                };
-                let page = client
-                    .list_accounts(request)
-                    .await
-                    .map_err(|s| session.failure(s))?;
+                let request = proto::ListAccountsRequest { page_size, page_token };
+                let page = client.list_accounts(request).await.map_err(|s| session.failure(s))?;
                 let page = page.into_inner();
                 Ok((page.accounts, page.next_page_token))
             })
             .await?;
-            let answer = proto::ListAccountsResponse {
-                accounts,
-                next_page_token,
-            };
+            let answer = proto::ListAccountsResponse { accounts, next_page_token };
             if session.print_json(&answer)? {
                 return Ok(());
             }

@@ -42,23 +42,13 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
         ..Default::default()
     };
     let (audit_events, next_page_token) = pages(Some(args.limit), async |page_size, page_token| {
-        let request = proto::ListAuditEventsRequest {
-            page_size,
-            page_token,
-            ..filter.clone()
-        };
-        let page = client
-            .list_audit_events(request)
-            .await
-            .map_err(|s| session.failure(s))?;
+        let request = proto::ListAuditEventsRequest { page_size, page_token, ..filter.clone() };
+        let page = client.list_audit_events(request).await.map_err(|s| session.failure(s))?;
         let page = page.into_inner();
         Ok((page.audit_events, page.next_page_token))
     })
     .await?;
-    let answer = proto::ListAuditEventsResponse {
-        audit_events,
-        next_page_token,
-    };
+    let answer = proto::ListAuditEventsResponse { audit_events, next_page_token };
     if session.print_json(&answer)? {
         return Ok(());
     }
@@ -81,12 +71,7 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
             ]
         })
         .collect();
-    print(&table(
-        [
-            "TIME", "ACTION", "ACTOR", "ROLE", "ADDRESS", "ACCOUNT", "TOKEN",
-        ],
-        &rows,
-    ))?;
+    print(&table(["TIME", "ACTION", "ACTOR", "ROLE", "ADDRESS", "ACCOUNT", "TOKEN"], &rows))?;
     note_more(&answer.next_page_token);
     Ok(())
 }

@@ -67,12 +67,9 @@ enum CatalogCommand {
 pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
     let (file, validate_only, confirm_narrowing, no_wait) = match args.command {
         CatalogCommand::Show { toml } => return show(args.common, toml).await,
-        CatalogCommand::Apply {
-            file,
-            dry_run,
-            confirm_narrowing,
-            no_wait,
-        } => (file, dry_run, confirm_narrowing, no_wait),
+        CatalogCommand::Apply { file, dry_run, confirm_narrowing, no_wait } => {
+            (file, dry_run, confirm_narrowing, no_wait)
+        }
         CatalogCommand::Check { file } => (file, true, false, false),
     };
     let request = proto::ApplyCatalogRequest {
@@ -83,11 +80,7 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
         no_wait,
     };
     let session = Session::open(args.common).await?;
-    let answer = session
-        .catalog()
-        .apply_catalog(request)
-        .await
-        .map_err(|s| session.failure(s))?;
+    let answer = session.catalog().apply_catalog(request).await.map_err(|s| session.failure(s))?;
     let answer = answer.into_inner();
     if session.print_json(&answer)? {
         return Ok(());
@@ -128,10 +121,7 @@ fn changes(changes: &[proto::CatalogChange]) -> String {
 
 async fn show(common: Common, toml: bool) -> Result<(), Failure> {
     let session = Session::open(common).await?;
-    let answer = session
-        .catalog()
-        .get_catalog(proto::GetCatalogRequest {})
-        .await;
+    let answer = session.catalog().get_catalog(proto::GetCatalogRequest {}).await;
     let answer = answer.map_err(|s| session.failure(s))?.into_inner();
     if session.print_json(&answer)? {
         return Ok(());
@@ -146,26 +136,14 @@ async fn show(common: Common, toml: bool) -> Result<(), Failure> {
             [
                 scope.name.clone(),
                 word(scope.access().as_str_name(), "ACCESS_"),
-                if scope.requires_whitelist {
-                    "required"
-                } else {
-                    ""
-                }
-                .to_owned(),
+                if scope.requires_whitelist { "required" } else { "" }.to_owned(),
                 scope.routes.len().to_string(),
                 scope.description.clone(),
             ]
         })
         .collect();
-    print(&table(
-        ["SCOPE", "ACCESS", "WHITELIST", "ROUTES", "DESCRIPTION"],
-        &rows,
-    ))?;
-    note(&format!(
-        "version {}, applied {}",
-        answer.version,
-        when(answer.apply_time.as_ref())
-    ));
+    print(&table(["SCOPE", "ACCESS", "WHITELIST", "ROUTES", "DESCRIPTION"], &rows))?;
+    note(&format!("version {}, applied {}", answer.version, when(answer.apply_time.as_ref())));
     Ok(())
 }
 

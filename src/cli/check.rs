@@ -48,10 +48,9 @@ struct Http {
 
 fn parse_http(text: &str) -> Result<Http, String> {
     match text.trim().split_once(' ') {
-        Some((method, path)) => Ok(Http {
-            method: method.to_owned(),
-            path: path.trim_start().to_owned(),
-        }),
+        Some((method, path)) => {
+            Ok(Http { method: method.to_owned(), path: path.trim_start().to_owned() })
+        }
         None => Err("must be a method and a path, such as \"GET /api/v1/accounts\"".to_owned()),
     }
 }
@@ -112,10 +111,7 @@ fn describe(answer: &proto::AuthorizeResponse) -> String {
         format!("{what} {time} ({})", action.pending_action_id)
     });
     fields(&[
-        (
-            "decision",
-            word(answer.decision().as_str_name(), "DECISION_"),
-        ),
+        ("decision", word(answer.decision().as_str_name(), "DECISION_")),
         ("reason", answer.reason().as_str_name().to_owned()),
         ("message", answer.message.clone()),
         ("token", answer.token_id.clone()),
@@ -130,15 +126,10 @@ fn describe(answer: &proto::AuthorizeResponse) -> String {
 fn ask() -> Result<SecretString, Failure> {
     let unreadable = |error| Failure::Usage(format!("the token can't be read: {error}"));
     if io::stdin().is_terminal() {
-        return rpassword::prompt_password("Token: ")
-            .map(SecretString::from)
-            .map_err(unreadable);
+        return rpassword::prompt_password("Token: ").map(SecretString::from).map_err(unreadable);
     }
     let mut text = Zeroizing::new(String::new());
-    io::stdin()
-        .lock()
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
+    io::stdin().lock().read_to_string(&mut text).map_err(unreadable)?;
     Ok(SecretString::from(without_line_end(&text)))
 }
 
@@ -150,10 +141,7 @@ mod tests {
     fn http_operations_are_split() {
         let read = |text| parse_http(text).map(|http| (http.method, http.path));
         let both = |method: &str, path: &str| Ok((method.to_owned(), path.to_owned()));
-        assert_eq!(
-            read("GET /api/v1/accounts?x=1"),
-            both("GET", "/api/v1/accounts?x=1")
-        );
+        assert_eq!(read("GET /api/v1/accounts?x=1"), both("GET", "/api/v1/accounts?x=1"));
         assert_eq!(read("get  /a b"), both("get", "/a b"));
         assert!(read("/api").is_err());
         assert!(read("").is_err());
@@ -161,10 +149,7 @@ mod tests {
 
     #[test]
     fn only_an_allow_exits_with_0() {
-        let answer = |decision| proto::AuthorizeResponse {
-            decision,
-            ..Default::default()
-        };
+        let answer = |decision| proto::AuthorizeResponse { decision, ..Default::default() };
         assert_eq!([0, 1, 2, 99].map(|d| exit_code(&answer(d))), [2, 0, 1, 2]);
     }
 

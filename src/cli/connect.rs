@@ -40,9 +40,7 @@ pub(super) struct Caller {
 impl Interceptor for Caller {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(authorization) = &self.authorization {
-            request
-                .metadata_mut()
-                .insert("authorization", authorization.clone());
+            request.metadata_mut().insert("authorization", authorization.clone());
         }
         // The channel keeps to it as well as the server.
         request.set_timeout(self.timeout);
@@ -81,10 +79,7 @@ impl Session {
         let channel = connect(&settings).await?;
         Ok(Self {
             channel,
-            caller: Caller {
-                authorization,
-                timeout: settings.timeout,
-            },
+            caller: Caller { authorization, timeout: settings.timeout },
             credential_source: settings.credential.map(|credential| credential.source),
             format,
         })
@@ -111,16 +106,11 @@ impl Session {
             Status::deadline_exceeded(format!("no answer came within {timeout}"))
         } else if let Some(cause) = status.source() {
             let cause = root_cause(cause);
-            Status::unavailable(format!(
-                "the connection was lost before an answer came: {cause}"
-            ))
+            Status::unavailable(format!("the connection was lost before an answer came: {cause}"))
         } else {
             status
         };
-        Failure::Status {
-            status: Box::new(status),
-            credential: self.credential_source.clone(),
-        }
+        Failure::Status { status: Box::new(status), credential: self.credential_source.clone() }
     }
 
     /// With `--output json` prints the answer, and says that nothing is left to print.
@@ -142,10 +132,7 @@ pub(super) fn print_json<M: Named>(answer: &M) -> Result<(), Failure> {
 fn bearer(credential: &Credential) -> Result<MetadataValue<Ascii>, Failure> {
     let text = zeroize::Zeroizing::new(format!("Bearer {}", credential.secret.expose_secret()));
     let mut value: MetadataValue<Ascii> = text.parse().map_err(|_| {
-        Failure::Usage(format!(
-            "the credential in {} fits no header",
-            credential.source
-        ))
+        Failure::Usage(format!("the credential in {} fits no header", credential.source))
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -164,11 +151,7 @@ async fn connect(settings: &ClientSettings) -> Result<Channel, Failure> {
     match tokio::time::timeout(settings.timeout, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(Failure::NoServer {
-            message: format!(
-                "no server answers at {}: {}",
-                server(settings),
-                root_cause(&error)
-            ),
+            message: format!("no server answers at {}: {}", server(settings), root_cause(&error)),
             refused: is_refusal(&error),
         }),
         Err(_) => Err(Failure::NoServer {
@@ -234,10 +217,7 @@ mod tests {
 
     #[test]
     fn a_call_carries_the_credential_and_the_deadline() {
-        let credential = Credential {
-            secret: "hush-hush".into(),
-            source: "a file".to_owned(),
-        };
+        let credential = Credential { secret: "hush-hush".into(), source: "a file".to_owned() };
         let mut caller = Caller {
             authorization: Some(bearer(&credential).unwrap()),
             timeout: Duration::from_millis(500),

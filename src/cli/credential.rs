@@ -95,19 +95,12 @@ where
     let session = match (Session::connect(settings, format).await, &args.command) {
         (
             Err(Failure::NoServer { refused: true, .. }),
-            CredentialCommand::Create {
-                role: Role::Operator,
-                account: None,
-                name,
-            },
+            CredentialCommand::Create { role: Role::Operator, account: None, name },
         ) if may_be_first => {
             note(
                 "no server answers and no credential is given: opening the store for its first one",
             );
-            let first = FirstCredentialArgs {
-                data_dir,
-                name: name.clone(),
-            };
+            let first = FirstCredentialArgs { data_dir, name: name.clone() };
             let answer = first_credential(first).await.map_err(Failure::Store)?;
             return match format {
                 Format::Json => print_json(&answer),
@@ -118,63 +111,31 @@ where
     };
     let mut client = session.credentials();
     match args.command {
-        CredentialCommand::Create {
-            role,
-            account,
-            name,
-        } => {
+        CredentialCommand::Create { role, account, name } => {
             let request = proto::CreateCredentialRequest {
                 role: proto::Role::from(role).into(),
                 account_id: account.unwrap_or_default(),
                 name,
             };
-            let answer = client
-                .create_credential(request)
-                .await
-                .map_err(|s| session.failure(s))?;
+            let answer = client.create_credential(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                Ok(())
-            } else {
-                created(answer)
-            }
+            if session.print_json(&answer)? { Ok(()) } else { created(answer) }
         }
         CredentialCommand::List(Limit { limit }) => {
             let (credentials, next_page_token) = pages(limit, async |page_size, page_token| {
-                let request = proto::ListCredentialsRequest {
-                    page_size,
-                    page_token,
-                };
-                let page = client
-                    .list_credentials(request)
-                    .await
-                    .map_err(|s| session.failure(s))?;
+                let request = proto::ListCredentialsRequest { page_size, page_token };
+                let page =
+                    client.list_credentials(request).await.map_err(|s| session.failure(s))?;
                 let page = page.into_inner();
                 Ok((page.credentials, page.next_page_token))
             })
             .await?;
-            let answer = proto::ListCredentialsResponse {
-                credentials,
-                next_page_token,
-            };
-            if session.print_json(&answer)? {
-                Ok(())
-            } else {
-                list(&answer)
-            }
+            let answer = proto::ListCredentialsResponse { credentials, next_page_token };
+            if session.print_json(&answer)? { Ok(()) } else { list(&answer) }
         }
-        CredentialCommand::Revoke {
-            credential_id,
-            no_wait,
-        } => {
-            let request = proto::RevokeCredentialRequest {
-                credential_id,
-                no_wait,
-            };
-            let answer = client
-                .revoke_credential(request)
-                .await
-                .map_err(|s| session.failure(s))?;
+        CredentialCommand::Revoke { credential_id, no_wait } => {
+            let request = proto::RevokeCredentialRequest { credential_id, no_wait };
+            let answer = client.revoke_credential(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? {
                 return Ok(());
@@ -190,10 +151,7 @@ where
         }
         CredentialCommand::RotateKey => {
             let request = proto::RotateSecretKeyRequest {};
-            let answer = client
-                .rotate_secret_key(request)
-                .await
-                .map_err(|s| session.failure(s))?;
+            let answer = client.rotate_secret_key(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? {
                 return Ok(());
@@ -208,11 +166,7 @@ where
 
 fn created(answer: proto::CreateCredentialResponse) -> Result<(), Failure> {
     let credential = answer.credential.ok_or_else(|| missing("credential"))?;
-    note(&format!(
-        "created {} ({})",
-        clean(&credential.credential_id),
-        role(&credential)
-    ));
+    note(&format!("created {} ({})", clean(&credential.credential_id), role(&credential)));
     print_secret(&answer.secret)
 }
 
@@ -236,25 +190,12 @@ fn list(answer: &proto::ListCredentialsResponse) -> Result<(), Failure> {
                 credential.account_id.clone(),
                 when(credential.create_time.as_ref()),
                 when(credential.revoke_time.as_ref()),
-                if credential.from_settings {
-                    "settings"
-                } else {
-                    "created"
-                }
-                .to_owned(),
+                if credential.from_settings { "settings" } else { "created" }.to_owned(),
             ]
         })
         .collect();
     print(&table(
-        [
-            "CREDENTIAL",
-            "ROLE",
-            "NAME",
-            "ACCOUNT",
-            "CREATED",
-            "REVOKED",
-            "ORIGIN",
-        ],
+        ["CREDENTIAL", "ROLE", "NAME", "ACCOUNT", "CREATED", "REVOKED", "ORIGIN"],
         &rows,
     ))?;
     note_more(&answer.next_page_token);

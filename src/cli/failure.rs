@@ -120,11 +120,7 @@ impl Failure {
         if violations.is_empty() {
             let _ = writeln!(text, "error: {}", clean(&self.message()));
         }
-        for rule in details
-            .precondition_failure()
-            .iter()
-            .flat_map(|p| &p.violations)
-        {
+        for rule in details.precondition_failure().iter().flat_map(|p| &p.violations) {
             let subject = match rule.subject.as_str() {
                 "" => String::new(),
                 subject => format!(" ({})", clean(subject)),
@@ -133,11 +129,7 @@ impl Failure {
                 description if description == self.message() => String::new(),
                 description => format!(": {}", clean(description)),
             };
-            let _ = writeln!(
-                text,
-                "  rule: {}{subject}{description}",
-                clean(&rule.r#type)
-            );
+            let _ = writeln!(text, "  rule: {}{subject}{description}", clean(&rule.r#type));
         }
         for cure in self.cures(&details) {
             let _ = writeln!(text, "  help: {cure}");
@@ -196,10 +188,7 @@ impl Failure {
         if words.iter().any(|word| word.contains("NARROWING")) {
             cures.push("repeat it with --confirm-narrowing if that is meant".to_owned());
         }
-        if words
-            .iter()
-            .any(|word| ["WOULD_REMOVE_LAST", "EMPTY_REPLACE"].contains(word))
-        {
+        if words.iter().any(|word| ["WOULD_REMOVE_LAST", "EMPTY_REPLACE"].contains(word)) {
             cures.push(
                 "to lift the restriction: portcullis whitelist replace TOKEN --allow-any-address"
                     .to_owned(),
@@ -312,12 +301,7 @@ mod tests {
             )
             .set_error_info("WOULD_REMOVE_LAST", "portcullis", HashMap::new());
         assert_eq!(
-            status(
-                Code::FailedPrecondition,
-                "the whitelist would be empty",
-                details
-            )
-            .for_people(),
+            status(Code::FailedPrecondition, "the whitelist would be empty", details).for_people(),
             "error: the whitelist would be empty\n  \
                rule: WOULD_REMOVE_LAST (tok_1): it is the last entry\n  \
                help: to lift the restriction: portcullis whitelist replace TOKEN --allow-any-address\n"
@@ -350,22 +334,15 @@ mod tests {
 
     #[test]
     fn a_missing_credential_is_explained() {
-        let failure = status(
-            Code::Unauthenticated,
-            "a credential is required",
-            ErrorDetails::new(),
-        );
+        let failure =
+            status(Code::Unauthenticated, "a credential is required", ErrorDetails::new());
         assert!(failure.for_people().contains("PORTCULLIS_CREDENTIAL"));
         assert_eq!(failure.exit_code(), NO_ANSWER);
         let failure = Failure::Status {
             status: Box::new(Status::unauthenticated("unknown")),
             credential: Some("data/operator-credential".to_owned()),
         };
-        assert!(
-            failure
-                .for_people()
-                .contains("came from data/operator-credential")
-        );
+        assert!(failure.for_people().contains("came from data/operator-credential"));
     }
 
     #[test]

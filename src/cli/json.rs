@@ -56,18 +56,14 @@ static POOL: LazyLock<Option<DescriptorPool>> =
 /// The message as JSON; `None` only if the embedded descriptors do not describe it, which a test
 /// rules out.
 pub(super) fn value<M: Named>(message: &M) -> Option<Value> {
-    let descriptor = POOL
-        .as_ref()?
-        .get_message_by_name(&format!("portcullis.v1.{}", M::NAME))?;
+    let descriptor = POOL.as_ref()?.get_message_by_name(&format!("portcullis.v1.{}", M::NAME))?;
     let dynamic =
         DynamicMessage::decode(descriptor.clone(), message.encode_to_vec().as_slice()).ok()?;
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
         .skip_default_fields(false)
         .stringify_64_bit_integers(false);
-    let mut value = dynamic
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .ok()?;
+    let mut value = dynamic.serialize_with_options(serde_json::value::Serializer, &options).ok()?;
     fill_absent(&descriptor, &mut value);
     Some(value)
 }
@@ -97,10 +93,7 @@ mod tests {
     fn every_message_is_described() {
         for name in NAMES {
             let name = format!("portcullis.v1.{name}");
-            assert!(
-                POOL.as_ref().unwrap().get_message_by_name(&name).is_some(),
-                "{name}"
-            );
+            assert!(POOL.as_ref().unwrap().get_message_by_name(&name).is_some(), "{name}");
         }
     }
 
@@ -109,10 +102,7 @@ mod tests {
         let response = proto::ListAuditEventsResponse {
             audit_events: vec![proto::AuditEvent {
                 position: 9_007_199_254_740_993,
-                time: Some(Timestamp {
-                    seconds: 1_769_860_800,
-                    nanos: 500_000_000,
-                }),
+                time: Some(Timestamp { seconds: 1_769_860_800, nanos: 500_000_000 }),
                 action: "token.create".to_owned(),
                 ..Default::default()
             }],
@@ -145,11 +135,9 @@ mod tests {
             pending_actions: vec![proto::PendingAction::default()],
             ..Default::default()
         };
-        let value = value(&proto::CreateTokenResponse {
-            token: Some(token),
-            secret: "s".to_owned(),
-        })
-        .unwrap();
+        let value =
+            value(&proto::CreateTokenResponse { token: Some(token), secret: "s".to_owned() })
+                .unwrap();
         assert_eq!(value["secret"], "s");
         let token = &value["token"];
         assert_eq!(token["kind"], "TOKEN_KIND_READ_ONLY");

@@ -176,11 +176,7 @@ where
                 }
             }
             // Whatever went wrong, `check` must not be taken for a denial: no decision was reached.
-            ExitCode::from(if is_check {
-                NO_ANSWER
-            } else {
-                failure.exit_code()
-            })
+            ExitCode::from(if is_check { NO_ANSWER } else { failure.exit_code() })
         }
     }
 }
@@ -219,9 +215,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<ClientCommand, String> {
         match Cli::try_parse_from(line.split(' ')) {
-            Ok(Cli {
-                command: Command::Client(command),
-            }) => Ok(command),
+            Ok(Cli { command: Command::Client(command) }) => Ok(command),
             Ok(_) => Err("a server command".to_owned()),
             Err(error) => Err(error.to_string()),
         }
@@ -253,12 +247,7 @@ mod tests {
         fn check(command: &clap::Command) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for arg in command.get_arguments() {
-                assert!(
-                    arg.get_help().is_some(),
-                    "{} {}",
-                    command.get_name(),
-                    arg.get_id()
-                );
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
             }
             command.get_subcommands().for_each(check);
         }
@@ -271,9 +260,7 @@ mod tests {
             "portcullis token --output json list --server http://localhost:1",
             "portcullis token list --output json --server http://localhost:1",
         ] {
-            let ClientCommand::Token(args) = parse(line).unwrap() else {
-                panic!("{line}")
-            };
+            let ClientCommand::Token(args) = parse(line).unwrap() else { panic!("{line}") };
             assert_eq!(args.common.output, Format::Json);
             assert_eq!(args.common.client.server, "http://localhost:1");
         }
@@ -283,25 +270,16 @@ mod tests {
     fn wrong_usage_is_refused() {
         for (line, part) in [
             ("portcullis check", "--scope"),
-            (
-                "portcullis check --scope a --http GET",
-                "'--http <METHOD PATH>'",
-            ),
+            ("portcullis check --scope a --http GET", "'--http <METHOD PATH>'"),
             ("portcullis check --http GET", "a method and a path"),
             ("portcullis whitelist replace tok_1", "ENTRY"),
-            (
-                "portcullis whitelist replace tok_1 10.0.0.1 --allow-any-address",
-                "cannot be used",
-            ),
+            ("portcullis whitelist replace tok_1 10.0.0.1 --allow-any-address", "cannot be used"),
             ("portcullis whitelist add tok_1", "ENTRY"),
             ("portcullis account create --name n", "--admin"),
             ("portcullis audit --since yesterday", "RFC 3339"),
             ("portcullis token list --timeout 10", "has no unit after 10"),
             ("portcullis token list --limit 0", "--limit"),
-            (
-                "portcullis credential create --role account-admin",
-                "--account",
-            ),
+            ("portcullis credential create --role account-admin", "--account"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");

@@ -28,10 +28,7 @@ pub enum Format {
 /// Writes the answer to standard output.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(Failure::Output)
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
 }
 
 /// Writes the answer's only line to standard output.
@@ -75,13 +72,7 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> 
     let rows: Vec<[Cow<'_, str>; N]> = rows
         .iter()
         .map(|row| {
-            row.each_ref().map(|cell| {
-                if cell.is_empty() {
-                    "-".into()
-                } else {
-                    clean(cell)
-                }
-            })
+            row.each_ref().map(|cell| if cell.is_empty() { "-".into() } else { clean(cell) })
         })
         .collect();
     let widths: [usize; N] = std::array::from_fn(|i| {
@@ -105,10 +96,7 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> 
 /// Name and value, a line each. What is empty is left out.
 pub(super) fn fields(fields: &[(&str, String)]) -> String {
     let shown = || fields.iter().filter(|(_, value)| !value.is_empty());
-    let width = shown()
-        .map(|(name, _)| name.len() + 1)
-        .max()
-        .unwrap_or_default();
+    let width = shown().map(|(name, _)| name.len() + 1).max().unwrap_or_default();
     let mut text = String::new();
     for (name, value) in shown() {
         let name = format!("{name}:");
@@ -139,10 +127,7 @@ pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
 
 /// An enum value's name for people: `TOKEN_KIND_READ_ONLY` less `TOKEN_KIND_` is `read-only`.
 pub(super) fn word(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix)
-        .unwrap_or(name)
-        .to_ascii_lowercase()
-        .replace('_', "-")
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase().replace('_', "-")
 }
 
 /// Tells whether a change binds on every replica.
@@ -182,10 +167,7 @@ mod tests {
     fn tables_align_and_trim() {
         let text = table(
             ["TOKEN", "NAME", "LAST USE"],
-            &[
-                row(["tok_1", "a longer name", ""]),
-                row(["tok_22", "öß", "2026-01-01T00:00:00Z"]),
-            ],
+            &[row(["tok_1", "a longer name", ""]), row(["tok_22", "öß", "2026-01-01T00:00:00Z"])],
         );
         assert_eq!(
             text,
@@ -197,21 +179,14 @@ mod tests {
 
     #[test]
     fn fields_align_and_skip_what_is_empty() {
-        let given = [
-            ("id", "x".to_owned()),
-            ("none", String::new()),
-            ("longer", "y".to_owned()),
-        ];
+        let given = [("id", "x".to_owned()), ("none", String::new()), ("longer", "y".to_owned())];
         assert_eq!(fields(&given), "id:      x\nlonger:  y\n");
         assert_eq!(fields(&[]), "");
     }
 
     #[test]
     fn no_escape_sequence_reaches_a_terminal() {
-        assert_eq!(
-            clean("\u{1b}[2Jhi\r\n\u{9b}1m"),
-            "\\u{1b}[2Jhi\\r\\n\\u{9b}1m"
-        );
+        assert_eq!(clean("\u{1b}[2Jhi\r\n\u{9b}1m"), "\\u{1b}[2Jhi\\r\\n\\u{9b}1m");
         assert_eq!(clean("a\u{202e}b\u{200b}"), "a\\u{202e}b\\u{200b}");
         assert!(matches!(clean("Zürich – 東京 🙂"), Cow::Borrowed(_)));
         assert!(!table(["N"], &[row(["\u{1b}]0;x\u{7}"])]).contains('\u{1b}'));
@@ -224,11 +199,7 @@ mod tests {
         assert_eq!((time.seconds, time.nanos), (1_769_860_800, 500_000_000));
         assert_eq!(when(Some(&time)), "2026-01-31T12:00:00Z");
         assert_eq!(when(None), "");
-        assert!(
-            parse_time("yesterday")
-                .unwrap_err()
-                .contains("2026-01-31T12:00:00Z")
-        );
+        assert!(parse_time("yesterday").unwrap_err().contains("2026-01-31T12:00:00Z"));
     }
 
     #[test]

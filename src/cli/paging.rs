@@ -20,9 +20,7 @@ pub(super) async fn pages<T>(
     limit: Option<u32>,
     mut fetch: impl AsyncFnMut(i32, String) -> Result<(Vec<T>, String), Failure>,
 ) -> Result<(Vec<T>, String), Failure> {
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut items = Vec::new();
     let mut next = String::new();
     loop {
@@ -53,14 +51,7 @@ mod tests {
             sizes.push(size);
             let from = token.parse().unwrap_or(0);
             let to = (from + usize::try_from(size).unwrap().min(3)).min(7);
-            Ok((
-                (from..to).collect(),
-                if to < 7 {
-                    to.to_string()
-                } else {
-                    String::new()
-                },
-            ))
+            Ok(((from..to).collect(), if to < 7 { to.to_string() } else { String::new() }))
         })
         .await
         .unwrap();
@@ -72,10 +63,7 @@ mod tests {
         let (items, next, sizes) = seven(None).await;
         assert_eq!((items.len(), next.as_str(), sizes), (7, "", vec![PAGE; 3]));
         let (items, next, sizes) = seven(Some(5)).await;
-        assert_eq!(
-            (items, next.as_str(), sizes),
-            (vec![0, 1, 2, 3, 4], "5", vec![5, 2])
-        );
+        assert_eq!((items, next.as_str(), sizes), (vec![0, 1, 2, 3, 4], "5", vec![5, 2]));
         assert_eq!(seven(Some(7)).await.1, "");
     }
 

@@ -56,20 +56,14 @@ pub(super) async fn run(args: PendingArgs) -> Result<(), Failure> {
     };
     let (pending_actions, next_page_token) =
         pages(args.limit.limit, async |page_size, page_token| {
-            let request = proto::ListPendingActionsRequest {
-                page_size,
-                page_token,
-                ..filter.clone()
-            };
+            let request =
+                proto::ListPendingActionsRequest { page_size, page_token, ..filter.clone() };
             let page = client.list_pending_actions(request).await;
             let page = page.map_err(|s| session.failure(s))?.into_inner();
             Ok((page.pending_actions, page.next_page_token))
         })
         .await?;
-    let answer = proto::ListPendingActionsResponse {
-        pending_actions,
-        next_page_token,
-    };
+    let answer = proto::ListPendingActionsResponse { pending_actions, next_page_token };
     if session.print_json(&answer)? {
         return Ok(());
     }
@@ -78,10 +72,7 @@ pub(super) async fn run(args: PendingArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<_> = answer.pending_actions.iter().map(row).collect();
-    print(&table(
-        ["ACTION", "TOKEN", "TYPE", "EFFECTIVE", "NOTICES", "TAKES"],
-        &rows,
-    ))?;
+    print(&table(["ACTION", "TOKEN", "TYPE", "EFFECTIVE", "NOTICES", "TAKES"], &rows))?;
     for failing in answer.pending_actions.iter().flat_map(failing) {
         note(&failing);
     }
@@ -94,10 +85,7 @@ fn row(action: &proto::PendingAction) -> [String; 6] {
         proto::PendingActionType::Deletion => "the token".to_owned(),
         _ => action.scopes_taken.join(", "),
     };
-    let accepted = action
-        .notices
-        .iter()
-        .filter(|n| n.state() == proto::NoticeState::Accepted);
+    let accepted = action.notices.iter().filter(|n| n.state() == proto::NoticeState::Accepted);
     [
         action.pending_action_id.clone(),
         action.token_id.clone(),
@@ -110,18 +98,14 @@ fn row(action: &proto::PendingAction) -> [String; 6] {
 
 /// The notices that hold an action back until the account's admins are mended.
 fn failing(action: &proto::PendingAction) -> impl Iterator<Item = String> {
-    action
-        .notices
-        .iter()
-        .filter(|n| n.state() == proto::NoticeState::Failing)
-        .map(|notice| {
-            format!(
-                "{} is held back: {} can't be told: {}",
-                clean(&action.pending_action_id),
-                clean(&notice.email),
-                clean(&notice.failure)
-            )
-        })
+    action.notices.iter().filter(|n| n.state() == proto::NoticeState::Failing).map(|notice| {
+        format!(
+            "{} is held back: {} can't be told: {}",
+            clean(&action.pending_action_id),
+            clean(&notice.email),
+            clean(&notice.failure)
+        )
+    })
 }
 
 #[cfg(test)]
@@ -144,11 +128,7 @@ mod tests {
             effective_time: Some(parse_time("2026-02-15T00:00:00Z").unwrap()),
             notices: vec![
                 notice("a@x.example", proto::NoticeState::Accepted, ""),
-                notice(
-                    "b@x.example",
-                    proto::NoticeState::Failing,
-                    "550 no such user",
-                ),
+                notice("b@x.example", proto::NoticeState::Failing, "550 no such user"),
             ],
             ..Default::default()
         };

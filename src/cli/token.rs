@@ -125,16 +125,10 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             }
             print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
         }
-        TokenCommand::List {
-            account,
-            deleted,
-            limit,
-        } => list(&session, account.unwrap_or_default(), deleted, limit).await,
-        TokenCommand::Delete {
-            token_id,
-            yes,
-            no_wait,
-        } => {
+        TokenCommand::List { account, deleted, limit } => {
+            list(&session, account.unwrap_or_default(), deleted, limit).await
+        }
+        TokenCommand::Delete { token_id, yes, no_wait } => {
             if !yes {
                 confirm(&session, &token_id).await?;
             }
@@ -146,10 +140,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             }
             let token = answer.token.ok_or_else(|| missing("token"))?;
             let time = when(token.delete_time.as_ref());
-            note(&format!(
-                "{} is deleted since {time}",
-                clean(&token.token_id)
-            ));
+            note(&format!("{} is deleted since {time}", clean(&token.token_id)));
             note_binding(answer.binding.as_ref());
             Ok(())
         }
@@ -182,13 +173,8 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
 }
 
 async fn get(session: &Session, token_id: String) -> Result<proto::GetTokenResponse, Failure> {
-    let answer = session
-        .tokens()
-        .get_token(proto::GetTokenRequest { token_id })
-        .await;
-    answer
-        .map(tonic::Response::into_inner)
-        .map_err(|s| session.failure(s))
+    let answer = session.tokens().get_token(proto::GetTokenRequest { token_id }).await;
+    answer.map(tonic::Response::into_inner).map_err(|s| session.failure(s))
 }
 
 async fn list(
@@ -200,24 +186,13 @@ async fn list(
     let mut client = session.tokens();
     let (tokens, next_page_token) = pages(limit.limit, async |page_size, page_token| {
         let account_id = account_id.clone();
-        let request = proto::ListTokensRequest {
-            account_id,
-            page_size,
-            page_token,
-            show_deleted,
-        };
-        let page = client
-            .list_tokens(request)
-            .await
-            .map_err(|s| session.failure(s))?;
+        let request = proto::ListTokensRequest { account_id, page_size, page_token, show_deleted };
+        let page = client.list_tokens(request).await.map_err(|s| session.failure(s))?;
         let page = page.into_inner();
         Ok((page.tokens, page.next_page_token))
     })
     .await?;
-    let answer = proto::ListTokensResponse {
-        tokens,
-        next_page_token,
-    };
+    let answer = proto::ListTokensResponse { tokens, next_page_token };
     if session.print_json(&answer)? {
         return Ok(());
     }
@@ -227,16 +202,7 @@ async fn list(
     }
     let rows: Vec<_> = answer.tokens.iter().map(row).collect();
     print(&table(
-        [
-            "TOKEN",
-            "ACCOUNT",
-            "NAME",
-            "KIND",
-            "STATE",
-            "WHITELIST",
-            "LAST USE",
-            "PENDING",
-        ],
+        ["TOKEN", "ACCOUNT", "NAME", "KIND", "STATE", "WHITELIST", "LAST USE", "PENDING"],
         &rows,
     ))?;
     note_more(&answer.next_page_token);
@@ -257,11 +223,7 @@ fn row(token: &proto::Token) -> [String; 8] {
         state(token),
         whitelist,
         when(token.last_use_time.as_ref()),
-        token
-            .pending_actions
-            .first()
-            .map(upcoming)
-            .unwrap_or_default(),
+        token.pending_actions.first().map(upcoming).unwrap_or_default(),
     ]
 }
 
@@ -304,20 +266,10 @@ fn describe(token: &proto::Token) -> String {
         ),
     ];
     lines.extend(token.scope_uses.iter().map(|scope| {
-        (
-            "last use of",
-            format!("{} {}", scope.scope, when(scope.last_use_time.as_ref())),
-        )
+        ("last use of", format!("{} {}", scope.scope, when(scope.last_use_time.as_ref())))
     }));
     lines.extend(token.taken.iter().map(|taken| {
-        (
-            "taken",
-            format!(
-                "{} {}",
-                when(taken.take_time.as_ref()),
-                taken.scopes.join(", ")
-            ),
-        )
+        ("taken", format!("{} {}", when(taken.take_time.as_ref()), taken.scopes.join(", ")))
     }));
     lines.push(("deleted", when(token.delete_time.as_ref())));
     for action in &token.pending_actions {
@@ -333,10 +285,7 @@ async fn confirm(session: &Session, token_id: &str) -> Result<(), Failure> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(());
     }
-    let token = get(session, token_id.to_owned())
-        .await?
-        .token
-        .ok_or_else(|| missing("token"))?;
+    let token = get(session, token_id.to_owned()).await?.token.ok_or_else(|| missing("token"))?;
     note(describe(&token).trim_end());
     let mut stderr = io::stderr().lock();
     let _ = write!(stderr, "Delete it? Nothing brings it back. [y/N] ");

@@ -100,28 +100,17 @@ impl ChangeOptions {
 impl From<WhitelistCommand> for proto::ManageWhitelistRequest {
     fn from(command: WhitelistCommand) -> Self {
         match command {
-            WhitelistCommand::Show { token } => Self {
-                token_id: token.token_id,
-                ..Default::default()
-            },
-            WhitelistCommand::Add(args) => Self {
-                add: args.entries,
-                ..args.options.request(args.token)
-            },
-            WhitelistCommand::Remove(args) => Self {
-                remove: args.entries,
-                ..args.options.request(args.token)
-            },
-            WhitelistCommand::Replace {
-                token,
-                entries,
-                allow_any_address,
-                options,
-            } => Self {
-                replace: Some(proto::WhitelistReplacement {
-                    entries,
-                    allow_any_address,
-                }),
+            WhitelistCommand::Show { token } => {
+                Self { token_id: token.token_id, ..Default::default() }
+            }
+            WhitelistCommand::Add(args) => {
+                Self { add: args.entries, ..args.options.request(args.token) }
+            }
+            WhitelistCommand::Remove(args) => {
+                Self { remove: args.entries, ..args.options.request(args.token) }
+            }
+            WhitelistCommand::Replace { token, entries, allow_any_address, options } => Self {
+                replace: Some(proto::WhitelistReplacement { entries, allow_any_address }),
                 ..options.request(token)
             },
         }
@@ -140,11 +129,7 @@ pub(super) async fn run(args: WhitelistArgs) -> Result<(), Failure> {
     if answer.entries.is_empty() {
         note("no whitelist");
     } else {
-        let lines: String = answer
-            .entries
-            .iter()
-            .map(|e| format!("{}\n", clean(e)))
-            .collect();
+        let lines: String = answer.entries.iter().map(|e| format!("{}\n", clean(e))).collect();
         print(&lines)?;
     }
     if !answer.still_covered_by.is_empty() {
@@ -169,9 +154,7 @@ mod tests {
 
     fn request(line: &str) -> proto::ManageWhitelistRequest {
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-        let Command::Client(ClientCommand::Whitelist(args)) = cli.command else {
-            panic!("{line}")
-        };
+        let Command::Client(ClientCommand::Whitelist(args)) = cli.command else { panic!("{line}") };
         args.command.into()
     }
 
@@ -180,10 +163,7 @@ mod tests {
         let shown = request("portcullis whitelist show tok_1");
         assert_eq!(
             shown,
-            proto::ManageWhitelistRequest {
-                token_id: "tok_1".to_owned(),
-                ..Default::default()
-            }
+            proto::ManageWhitelistRequest { token_id: "tok_1".to_owned(), ..Default::default() }
         );
         let added =
             request("portcullis whitelist add tok_1 ::1 10.0.0.1 --expected-version 0 --dry-run");
@@ -194,10 +174,6 @@ mod tests {
         assert_eq!(removed.remove, ["::1"]);
         assert!(removed.no_wait && removed.expected_version.is_none());
         let lifted = request("portcullis whitelist replace tok_1 --allow-any-address");
-        assert!(
-            lifted
-                .replace
-                .is_some_and(|r| r.allow_any_address && r.entries.is_empty())
-        );
+        assert!(lifted.replace.is_some_and(|r| r.allow_any_address && r.entries.is_empty()));
     }
 }

@@ -179,11 +179,7 @@ impl ClientArgs {
             given => given,
         };
         if let Some(credential) = &credential
-            && !credential
-                .secret
-                .expose_secret()
-                .bytes()
-                .all(|b| b.is_ascii_graphic())
+            && !credential.secret.expose_secret().bytes().all(|b| b.is_ascii_graphic())
         {
             return invalid(format!(
                 "the credential in {} is not one: it must be visible ASCII characters, on one line",
@@ -255,13 +251,8 @@ fn parse_server(text: &str) -> Result<(Uri, bool), ClientSettingsError> {
     if uri.host().unwrap_or_default().is_empty() {
         return invalid(format!("--server {text:?} names no host"));
     }
-    if uri
-        .path_and_query()
-        .is_some_and(|path| path.as_str() != "/")
-    {
-        return invalid(format!(
-            "--server {text:?} must end after the port; gRPC has no path"
-        ));
+    if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
+        return invalid(format!("--server {text:?} must end after the port; gRPC has no path"));
     }
     Ok((uri, https))
 }
@@ -269,9 +260,7 @@ fn parse_server(text: &str) -> Result<(Uri, bool), ClientSettingsError> {
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse()
-            .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+        || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
 fn tls(
@@ -296,10 +285,7 @@ fn tls(
         _ => return invalid("--client-cert and --client-key go together"),
     };
     let server_ca = server_ca.map(|path| read("server CA", &path)).transpose()?;
-    Ok(Some(TlsSettings {
-        server_ca,
-        identity,
-    }))
+    Ok(Some(TlsSettings { server_ca, identity }))
 }
 
 #[cfg(test)]

@@ -94,11 +94,7 @@ pub fn print(duration: Duration) -> String {
             rest %= length;
         }
     }
-    if text.is_empty() {
-        "0s".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -125,69 +121,27 @@ mod tests {
     #[test]
     fn faults_are_told() {
         for (text, message) in [
-            (
-                "",
-                "is empty; write a number and a unit, such as 45d, 7d, 90s or 500ms",
-            ),
-            (
-                "10",
-                "has no unit after 10; write 10d, 10h, 10m, 10s or 10ms",
-            ),
-            (
-                "1h30",
-                "has no unit after 30; write 30d, 30h, 30m, 30s or 30ms",
-            ),
-            (
-                "s",
-                "has no whole number before `s`; write it such as 45d, 90s or 1h30m",
-            ),
-            (
-                "-5s",
-                "has no whole number before `-5s`; write it such as 45d, 90s or 1h30m",
-            ),
-            (
-                "1.5h",
-                "`.` is not a unit; the units are d, h, m, s, ms and us",
-            ),
-            (
-                "5 s",
-                "` s` is not a unit; the units are d, h, m, s, ms and us",
-            ),
-            (
-                "2w",
-                "`w` is not a unit; the units are d, h, m, s, ms and us",
-            ),
-            (
-                "10S",
-                "`S` is not a unit; the units are d, h, m, s, ms and us",
-            ),
-            (
-                "30m1h",
-                "`1h` comes too late; write larger units first and each once, such as 1h30m",
-            ),
-            (
-                "1s1s",
-                "`1s` comes too late; write larger units first and each once, such as 1h30m",
-            ),
+            ("", "is empty; write a number and a unit, such as 45d, 7d, 90s or 500ms"),
+            ("10", "has no unit after 10; write 10d, 10h, 10m, 10s or 10ms"),
+            ("1h30", "has no unit after 30; write 30d, 30h, 30m, 30s or 30ms"),
+            ("s", "has no whole number before `s`; write it such as 45d, 90s or 1h30m"),
+            ("-5s", "has no whole number before `-5s`; write it such as 45d, 90s or 1h30m"),
+            ("1.5h", "`.` is not a unit; the units are d, h, m, s, ms and us"),
+            ("5 s", "` s` is not a unit; the units are d, h, m, s, ms and us"),
+            ("2w", "`w` is not a unit; the units are d, h, m, s, ms and us"),
+            ("10S", "`S` is not a unit; the units are d, h, m, s, ms and us"),
+            ("30m1h", "`1h` comes too late; write larger units first and each once, such as 1h30m"),
+            ("1s1s", "`1s` comes too late; write larger units first and each once, such as 1h30m"),
             ("99999999999999999999d", "is too long"),
             ("999999999999999d", "is too long"),
         ] {
-            assert_eq!(
-                parse(text).map_err(|e| e.to_string()),
-                Err(message.to_owned()),
-                "{text}"
-            );
+            assert_eq!(parse(text).map_err(|e| e.to_string()), Err(message.to_owned()), "{text}");
         }
     }
 
     #[test]
     fn durations_print_in_their_largest_units() {
-        for (seconds, text) in [
-            (45 * 86_400, "45d"),
-            (5_400, "1h30m"),
-            (90, "1m30s"),
-            (0, "0s"),
-        ] {
+        for (seconds, text) in [(45 * 86_400, "45d"), (5_400, "1h30m"), (90, "1m30s"), (0, "0s")] {
             assert_eq!(print(Duration::from_secs(seconds)), text);
         }
         assert_eq!(print(Duration::from_millis(500)), "500ms");

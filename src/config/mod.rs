@@ -1,6 +1,8 @@
 //! Every setting. Architecture invariant: nothing outside this module reads the environment (`env`
 //! attributes of clap count as reading it here).
 
+#![allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+
 pub mod client;
 pub mod duration;
 pub mod server;
@@ -41,11 +43,7 @@ fn nearest<'a>(known: &[&'a str], name: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    const KNOWN: [&str; 3] = [
-        "PORTCULLIS_LISTEN",
-        "PORTCULLIS_HTTP_LISTEN",
-        "PORTCULLIS_SERVER",
-    ];
+    const KNOWN: [&str; 3] = ["PORTCULLIS_LISTEN", "PORTCULLIS_HTTP_LISTEN", "PORTCULLIS_SERVER"];
 
     fn unknown(names: &[&str]) -> Vec<String> {
         unknown_variables(&KNOWN, names.iter().map(ToString::to_string))
@@ -59,11 +57,7 @@ mod tests {
     #[test]
     fn a_slip_is_told_with_what_was_meant() {
         assert_eq!(
-            unknown(&[
-                "PORTCULLIS_SERVRE",
-                "PORTCULLIS_LISTNE",
-                "PORTCULLIS_LISTNE"
-            ]),
+            unknown(&["PORTCULLIS_SERVRE", "PORTCULLIS_LISTNE", "PORTCULLIS_LISTNE"]),
             [
                 "PORTCULLIS_LISTNE is not a setting; did you mean PORTCULLIS_LISTEN?",
                 "PORTCULLIS_SERVRE is not a setting; did you mean PORTCULLIS_SERVER?",
@@ -75,10 +69,7 @@ mod tests {
     fn far_off_names_get_no_guess() {
         assert_eq!(
             unknown(&["PORTCULLIS_COLOUR", "PORTCULLIS_"]),
-            [
-                "PORTCULLIS_ is not a setting",
-                "PORTCULLIS_COLOUR is not a setting"
-            ]
+            ["PORTCULLIS_ is not a setting", "PORTCULLIS_COLOUR is not a setting"]
         );
     }
 }

@@ -94,28 +94,13 @@ pub struct ServeArgs {
     )]
     http_listen: String,
     /// PEM file of the server's certificate chain; both listeners speak TLS then
-    #[arg(
-        long,
-        env = "PORTCULLIS_TLS_CERT",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "PORTCULLIS_TLS_CERT", hide_env_values = true, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// PEM file of its private key
-    #[arg(
-        long,
-        env = "PORTCULLIS_TLS_KEY",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "PORTCULLIS_TLS_KEY", hide_env_values = true, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// PEM file of the authorities that must vouch for gRPC clients (mutual TLS)
-    #[arg(
-        long,
-        env = "PORTCULLIS_TLS_CLIENT_CA",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "PORTCULLIS_TLS_CLIENT_CA", hide_env_values = true, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     /// Listen without TLS on addresses that other hosts reach
     #[arg(long, env = "PORTCULLIS_PLAINTEXT", hide_env_values = true,
@@ -288,11 +273,7 @@ impl InvalidSettings {
     fn told(&self) -> String {
         match self.0.as_slice() {
             [fault] => fault.clone(),
-            faults => format!(
-                "{} settings are at fault:\n  {}",
-                faults.len(),
-                faults.join("\n  ")
-            ),
+            faults => format!("{} settings are at fault:\n  {}", faults.len(), faults.join("\n  ")),
         }
     }
 }
@@ -361,10 +342,7 @@ impl Faults {
             (None, Some(path)) => match fs::read_to_string(&path) {
                 Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
                 Err(error) => {
-                    self.add(format!(
-                        "{file_name}: cannot read {}: {error}",
-                        path.display()
-                    ));
+                    self.add(format!("{file_name}: cannot read {}: {error}", path.display()));
                     None
                 }
             },
@@ -401,10 +379,7 @@ impl StoreArgs {
             ));
             return None;
         }
-        Some(StoreSettings::Postgres {
-            url,
-            connections: connections as u32,
-        })
+        Some(StoreSettings::Postgres { url, connections: connections as u32 })
     }
 }
 
@@ -412,18 +387,12 @@ impl StoreArgs {
 fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    authority
-        .rsplit_once('@')
-        .is_some_and(|(user, _)| user.contains(':'))
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
         || rest.to_ascii_lowercase().contains("password=")
 }
 
 fn known_variables(faults: &mut Faults) {
-    let known: Vec<_> = VARIABLES
-        .iter()
-        .chain(&client::VARIABLES)
-        .copied()
-        .collect();
+    let known: Vec<_> = VARIABLES.iter().chain(&client::VARIABLES).copied().collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     faults.0.extend(unknown_variables(&known, names));
 }
@@ -440,11 +409,7 @@ impl ServeArgs {
         let listen = faults.parse::<SocketAddr>("listen", &self.listen, address);
         let http_listen = faults.parse::<SocketAddr>("http-listen", &self.http_listen, address);
         let tls = match (self.tls_cert, self.tls_key) {
-            (Some(cert), Some(key)) => Some(TlsFiles {
-                cert,
-                key,
-                client_ca: self.tls_client_ca,
-            }),
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key, client_ca: self.tls_client_ca }),
             (None, None) => {
                 if self.tls_client_ca.is_some() {
                     faults.add("--tls-client-ca: goes with --tls-cert and --tls-key");
@@ -460,14 +425,7 @@ impl ServeArgs {
             let Some(ip) = address.map(|address| address.ip().to_canonical()) else {
                 continue;
             };
-            open_listener(
-                flag,
-                ip,
-                self.dev,
-                tls.is_some(),
-                self.plaintext,
-                &mut faults,
-            );
+            open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut faults);
         }
         let store = self.store.resolve(&mut faults);
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
@@ -476,10 +434,7 @@ impl ServeArgs {
         let catalog = match &self.catalog {
             None => BUILT_IN_CATALOG.to_owned(),
             Some(path) => fs::read_to_string(path).unwrap_or_else(|error| {
-                faults.add(format!(
-                    "--catalog: cannot read {}: {error}",
-                    path.display()
-                ));
+                faults.add(format!("--catalog: cannot read {}: {error}", path.display()));
                 String::new()
             }),
         };
@@ -532,11 +487,8 @@ impl ServeArgs {
                 None
             }
         };
-        let log_level = faults.parse(
-            "log-level",
-            &self.log_level,
-            "error, warn, info, debug or trace",
-        );
+        let log_level =
+            faults.parse("log-level", &self.log_level, "error, warn, info, debug or trace");
         faults.settle(|| {
             Some(ServeSettings {
                 listen: listen?,
@@ -568,9 +520,7 @@ fn open_listener(
         return;
     }
     if development {
-        faults.add(format!(
-            "--{flag}: --dev asks for no credentials, so it serves loopback only"
-        ));
+        faults.add(format!("--{flag}: --dev asks for no credentials, so it serves loopback only"));
     } else if !tls && !plaintext {
         faults.add(format!(
             "--{flag}: other hosts reach {ip}, and secrets would cross the network in plain text: \
@@ -673,18 +623,10 @@ mod tests {
 
     #[test]
     fn passwords_are_seen_wherever_a_url_can_have_one() {
-        for url in [
-            "postgres://u:p@h/d",
-            "postgres://h/d?password=p",
-            "postgres://u:p@:x@h",
-        ] {
+        for url in ["postgres://u:p@h/d", "postgres://h/d?password=p", "postgres://u:p@:x@h"] {
             assert!(has_password(url), "{url}");
         }
-        for url in [
-            "postgres://u@h:5432/d",
-            "postgres://h/d",
-            "postgres://h/a:b@c",
-        ] {
+        for url in ["postgres://u@h:5432/d", "postgres://h/d", "postgres://h/a:b@c"] {
             assert!(!has_password(url), "{url}");
         }
     }

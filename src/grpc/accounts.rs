@@ -18,12 +18,8 @@ impl AccountService for Management {
         request: Request<CreateAccountRequest>,
     ) -> Result<Response<CreateAccountResponse>, Status> {
         self.run("CreateAccount", request, async |services, caller, r| {
-            let account = services
-                .create_account(&caller, &r.name, &r.admin_emails)
-                .await?;
-            Ok(CreateAccountResponse {
-                account: Some(convert::account(account)),
-            })
+            let account = services.create_account(&caller, &r.name, &r.admin_emails).await?;
+            Ok(CreateAccountResponse { account: Some(convert::account(account)) })
         })
         .await
     }
@@ -34,9 +30,7 @@ impl AccountService for Management {
     ) -> Result<Response<GetAccountResponse>, Status> {
         self.run("GetAccount", request, async |services, caller, r| {
             let account = services.get_account(&caller, &r.account_id).await?;
-            Ok(GetAccountResponse {
-                account: Some(convert::account(account)),
-            })
+            Ok(GetAccountResponse { account: Some(convert::account(account)) })
         })
         .await
     }
@@ -46,10 +40,7 @@ impl AccountService for Management {
         request: Request<ListAccountsRequest>,
     ) -> Result<Response<ListAccountsResponse>, Status> {
         self.run("ListAccounts", request, async |services, caller, r| {
-            let paging = Paging {
-                size: r.page_size,
-                token: &r.page_token,
-            };
+            let paging = Paging { size: r.page_size, token: &r.page_token };
             let page = services.list_accounts(&caller, paging).await?;
             Ok(ListAccountsResponse {
                 accounts: page.items.into_iter().map(convert::account).collect(),
@@ -65,9 +56,7 @@ impl AccountService for Management {
     ) -> Result<Response<SetAccountAdminsResponse>, Status> {
         self.run("SetAccountAdmins", request, async |services, caller, r| {
             let set = services.set_account_admins(&caller, &r.account_id, &r.admin_emails);
-            Ok(SetAccountAdminsResponse {
-                account: Some(convert::account(set.await?)),
-            })
+            Ok(SetAccountAdminsResponse { account: Some(convert::account(set.await?)) })
         })
         .await
     }

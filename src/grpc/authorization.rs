@@ -40,16 +40,9 @@ impl Authorization {
         let operation = match &request.operation {
             None => Asked::Nothing,
             Some(Operation::Scope(name)) => Asked::Scope(name),
-            Some(Operation::Http(http)) => Asked::Http {
-                method: &http.method,
-                path: &http.path,
-            },
+            Some(Operation::Http(http)) => Asked::Http { method: &http.method, path: &http.path },
         };
-        let question = Question {
-            token: &request.token,
-            client_ip: &request.client_ip,
-            operation,
-        };
+        let question = Question { token: &request.token, client_ip: &request.client_ip, operation };
         services.decide(&question, response).await
     }
 }
@@ -66,9 +59,7 @@ fn response(decision: &Decision<'_>) -> pb::AuthorizeResponse {
         reason: convert::reason(decision.verdict.reason()).into(),
         message: decision.message(),
         token_id: token.map(|token| token.id.to_string()).unwrap_or_default(),
-        account_id: token
-            .map(|token| token.account_id.to_string())
-            .unwrap_or_default(),
+        account_id: token.map(|token| token.account_id.to_string()).unwrap_or_default(),
         required_scope: decision
             .required
             .map(|scope| scope.name.as_str().to_owned())
@@ -87,14 +78,11 @@ fn item_error(error: &Status) -> ItemStatus {
     use prost::Message as _;
     let details = error.details();
     // The details of a status are a whole `google.rpc.Status`.
-    ItemStatus::decode(details)
-        .ok()
-        .filter(|_| !details.is_empty())
-        .unwrap_or_else(|| ItemStatus {
-            code: error.code().into(),
-            message: error.message().to_owned(),
-            details: Vec::new(),
-        })
+    ItemStatus::decode(details).ok().filter(|_| !details.is_empty()).unwrap_or_else(|| ItemStatus {
+        code: error.code().into(),
+        message: error.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 #[tonic::async_trait]
@@ -130,9 +118,7 @@ impl AuthorizationService for Authorization {
                 Ok(response) => Item::Response(Box::new(response)),
                 Err(error) => Item::Error(item_error(&status(&error))),
             };
-            pb::BatchAuthorizeResult {
-                result: Some(result),
-            }
+            pb::BatchAuthorizeResult { result: Some(result) }
         };
         let results = future::join_all(requests.iter().map(decide)).await;
         Ok(Response::new(pb::BatchAuthorizeResponse { results }))
@@ -168,9 +154,7 @@ impl AuthorizationService for Authorization {
                     Ok(response) => Item::Response(response),
                     Err(error) => Item::Error(item_error(&status(&error))),
                 };
-                Ok(pb::StreamAuthorizeResponse {
-                    result: Some(result),
-                })
+                Ok(pb::StreamAuthorizeResponse { result: Some(result) })
             }
         });
         // A stream ends after its first error, and when the server stops.

@@ -20,12 +20,7 @@ impl CatalogService for Management {
             let in_force = services.get_catalog()?;
             Ok(GetCatalogResponse {
                 version: in_force.catalog.version(),
-                scopes: in_force
-                    .catalog
-                    .scopes()
-                    .iter()
-                    .map(convert::scope)
-                    .collect(),
+                scopes: in_force.catalog.scopes().iter().map(convert::scope).collect(),
                 toml: in_force.toml.clone(),
                 apply_time: Some(convert::time(in_force.applied)),
             })

@@ -47,8 +47,7 @@ impl<T: Message> Encoder for ProstEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buf)
-            .map_err(|_| Status::internal("the answer does not fit its buffer"))
+        item.encode(buf).map_err(|_| Status::internal("the answer does not fit its buffer"))
     }
 }
 
@@ -76,9 +75,7 @@ impl<U: Message + Default> Decoder for ProstDecoder<U> {
 /// "Message.field: cause", which is all it gives; it never quotes the bytes.
 fn undecodable(error: &prost::DecodeError) -> Status {
     let text = error.to_string();
-    let text = text
-        .strip_prefix("failed to decode Protobuf message: ")
-        .unwrap_or(&text);
+    let text = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
     let (path, cause) = match text.rsplit_once(": ") {
         Some((path, cause)) => (path, cause),
         None => ("", text),
@@ -95,12 +92,10 @@ fn undecodable(error: &prost::DecodeError) -> Status {
         format!("{field}: {cause}")
     };
     let mut details = ErrorDetails::new();
-    details
-        .add_bad_request_violation(field, cause)
-        .set_error_info(
-            "MALFORMED_MESSAGE",
-            "portcullis",
-            std::collections::HashMap::new(),
-        );
+    details.add_bad_request_violation(field, cause).set_error_info(
+        "MALFORMED_MESSAGE",
+        "portcullis",
+        std::collections::HashMap::new(),
+    );
     Status::with_error_details(tonic::Code::InvalidArgument, message, details)
 }

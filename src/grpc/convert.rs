@@ -65,11 +65,7 @@ pub(super) fn asked_action_type(number: i32) -> Result<Option<PendingActionType>
         Ok(pb::PendingActionType::Unspecified) => Ok(None),
         Ok(pb::PendingActionType::Downgrade) => Ok(Some(PendingActionType::Downgrade)),
         Ok(pb::PendingActionType::Deletion) => Ok(Some(PendingActionType::Deletion)),
-        Err(_) => Err(Error::invalid(
-            "type",
-            "UNKNOWN_VALUE",
-            "is no PendingActionType",
-        )),
+        Err(_) => Err(Error::invalid("type", "UNKNOWN_VALUE", "is no PendingActionType")),
     }
 }
 
@@ -106,10 +102,7 @@ pub(super) fn entries(entries: &[Entry]) -> Vec<String> {
 }
 
 pub(super) fn binding(binding: Binding) -> pb::Binding {
-    pb::Binding {
-        bound: binding.bound,
-        bound_by_time: Some(time(binding.by)),
-    }
+    pb::Binding { bound: binding.bound, bound_by_time: Some(time(binding.by)) }
 }
 
 pub(super) fn account(account: Account) -> pb::Account {
@@ -130,9 +123,7 @@ pub(super) fn credential(credential: Credential) -> pb::Credential {
     pb::Credential {
         credential_id: credential.id.to_string(),
         role: role.into(),
-        account_id: account_of(credential.role)
-            .map(|id| id.to_string())
-            .unwrap_or_default(),
+        account_id: account_of(credential.role).map(|id| id.to_string()).unwrap_or_default(),
         name: credential.name,
         create_time: Some(time(credential.created)),
         revoke_time: credential.revoked.map(time),
@@ -155,11 +146,8 @@ pub(super) fn scope(scope: &Scope) -> pb::Scope {
 }
 
 fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
-    let mut names: Vec<String> = ids
-        .into_iter()
-        .filter_map(|id| in_force.name_of(id))
-        .map(ToString::to_string)
-        .collect();
+    let mut names: Vec<String> =
+        ids.into_iter().filter_map(|id| in_force.name_of(id)).map(ToString::to_string).collect();
     names.sort_unstable();
     names
 }
@@ -234,10 +222,9 @@ fn notice(notice: Notice) -> pb::Notice {
 pub(super) fn pending_action(action: PendingAction, in_force: &InForce) -> pb::PendingAction {
     let (why, how_to_keep) = match action.action {
         PendingActionType::Deletion => ("The token is not used.", "Use the token once."),
-        PendingActionType::Downgrade => (
-            "The token does not use these scopes.",
-            "Use each scope that is to stay once.",
-        ),
+        PendingActionType::Downgrade => {
+            ("The token does not use these scopes.", "Use each scope that is to stay once.")
+        }
     };
     pb::PendingAction {
         pending_action_id: action.id.to_string(),
@@ -264,10 +251,7 @@ pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
         actor: event.actor,
         actor_role: event.actor_role,
         client_address: event.client.unwrap_or_default(),
-        account_id: event
-            .account_id
-            .map(|id| id.to_string())
-            .unwrap_or_default(),
+        account_id: event.account_id.map(|id| id.to_string()).unwrap_or_default(),
         token_id: event.token_id.map(|id| id.to_string()).unwrap_or_default(),
         before_json: event.before.unwrap_or_default(),
         after_json: event.after.unwrap_or_default(),

@@ -32,10 +32,7 @@ impl CredentialService for Management {
         request: Request<ListCredentialsRequest>,
     ) -> Result<Response<ListCredentialsResponse>, Status> {
         self.run("ListCredentials", request, async |services, _caller, r| {
-            let paging = Paging {
-                size: r.page_size,
-                token: &r.page_token,
-            };
+            let paging = Paging { size: r.page_size, token: &r.page_token };
             let page = services.list_credentials(paging).await?;
             Ok(ListCredentialsResponse {
                 credentials: page.items.into_iter().map(convert::credential).collect(),
@@ -50,9 +47,8 @@ impl CredentialService for Management {
         request: Request<RevokeCredentialRequest>,
     ) -> Result<Response<RevokeCredentialResponse>, Status> {
         self.run("RevokeCredential", request, async |services, caller, r| {
-            let (credential, binding) = services
-                .revoke_credential(&caller, &r.credential_id)
-                .await?;
+            let (credential, binding) =
+                services.revoke_credential(&caller, &r.credential_id).await?;
             Ok(RevokeCredentialResponse {
                 credential: Some(convert::credential(credential)),
                 binding: Some(convert::binding(binding)),
@@ -67,9 +63,7 @@ impl CredentialService for Management {
     ) -> Result<Response<RotateSecretKeyResponse>, Status> {
         self.run("RotateSecretKey", request, async |services, caller, _r| {
             let number = services.rotate_secret_key(&caller).await?;
-            Ok(RotateSecretKeyResponse {
-                key_number: i32::from(number),
-            })
+            Ok(RotateSecretKeyResponse { key_number: i32::from(number) })
         })
         .await
     }

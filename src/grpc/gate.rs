@@ -54,9 +54,7 @@ impl Presented {
                 .credentials
                 .by_digest(digest)
                 .map(|bearer| bearer.role)
-                .ok_or(Error::Unauthenticated(
-                    "the credential is not valid any more",
-                )),
+                .ok_or(Error::Unauthenticated("the credential is not valid any more")),
         }
     }
 }
@@ -83,30 +81,20 @@ pub struct Gate {
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
+        f.debug_struct("Gate").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl Gate {
     /// A gate before `behind`. With `development`, callers without a credential are operators.
     pub(crate) fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
-        Self {
-            behind,
-            services,
-            peer: None,
-            development,
-        }
+        Self { behind, services, peer: None, development }
     }
 
     /// The same for a connection from `peer`.
     #[must_use]
     pub(crate) fn for_peer(&self, peer: IpAddr) -> Self {
-        Self {
-            peer: Some(peer.to_canonical()),
-            ..self.clone()
-        }
+        Self { peer: Some(peer.to_canonical()), ..self.clone() }
     }
 
     /// Who calls, if they may.
@@ -227,18 +215,10 @@ mod tests {
     #[test]
     fn deadlines() {
         let of = |text: &str| {
-            timeout(
-                &Request::builder()
-                    .header("grpc-timeout", text)
-                    .body(())
-                    .unwrap(),
-            )
+            timeout(&Request::builder().header("grpc-timeout", text).body(()).unwrap())
         };
         assert_eq!(of("100m"), Some(Duration::from_millis(100)));
-        assert_eq!(
-            of("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3_600))
-        );
+        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
         for bad in ["", "m", "1", "999999999S", "-1S", "1x"] {
             assert_eq!(of(bad), None, "{bad:?}");
         }

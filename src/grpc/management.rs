@@ -47,9 +47,7 @@ impl Management {
                 Err(status(&Error::Internal))
             }
         };
-        let code = answer
-            .as_ref()
-            .map_or_else(Status::code, |_| tonic::Code::Ok);
+        let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.services.metrics.called(call, code_name(code));
         answer.map(Response::new)
     }

@@ -111,17 +111,13 @@ pub async fn serve(
             open: open.clone(),
             stop: stop.clone(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name(format!("grpc-{number}"))
-            .spawn(move || {
-                runtime.block_on(worker.run(take));
-                // Nobody waits where the server was stopped the hard way.
-                let _ = ended.send(());
-            })?;
+        std::thread::Builder::new().name(format!("grpc-{number}")).spawn(move || {
+            runtime.block_on(worker.run(take));
+            // Nobody waits where the server was stopped the hard way.
+            let _ = ended.send(());
+        })?;
         workers.push(give);
         ends.push(end);
     }
@@ -197,14 +193,8 @@ impl Worker {
             });
         }
         connections.close();
-        if tokio::time::timeout(DRAIN, connections.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                open = connections.len(),
-                "closing connections that did not end"
-            );
+        if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+            tracing::warn!(open = connections.len(), "closing connections that did not end");
             hard_stop.cancel();
             connections.wait().await;
         }

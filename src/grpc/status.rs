@@ -31,10 +31,7 @@ pub(crate) fn status(error: &Error) -> Status {
             if !violations.is_empty() {
                 add_violations(&mut details, violations);
             }
-            (
-                Code::FailedPrecondition,
-                obstacles.first().map_or("REFUSED", |first| first.rule),
-            )
+            (Code::FailedPrecondition, obstacles.first().map_or("REFUSED", |first| first.rule))
         }
         Error::NotFound { kind, id } => {
             details.set_resource_info(*kind, id, "", "");
@@ -144,10 +141,7 @@ mod tests {
         assert!(status.details().len() * 4 / 3 + status.message().len() * 3 < 8_000);
         let details = status.get_error_details();
         let fields = details.bad_request().unwrap().field_violations.clone();
-        assert!(
-            fields.last().unwrap().description.contains("more"),
-            "{fields:?}"
-        );
+        assert!(fields.last().unwrap().description.contains("more"), "{fields:?}");
         assert_eq!(details.error_info().unwrap().reason, "X");
     }
 }

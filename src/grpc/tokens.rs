@@ -34,13 +34,8 @@ impl TokenService for Management {
             if secret.is_none() {
                 token.token_id.clear();
             }
-            let secret = secret
-                .map(|secret| secret.expose().to_owned())
-                .unwrap_or_default();
-            Ok(CreateTokenResponse {
-                token: Some(token),
-                secret,
-            })
+            let secret = secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
+            Ok(CreateTokenResponse { token: Some(token), secret })
         })
         .await
     }
@@ -51,9 +46,7 @@ impl TokenService for Management {
     ) -> Result<Response<GetTokenResponse>, Status> {
         self.run("GetToken", request, async |services, caller, r| {
             let described = services.get_token(&caller, &r.token_id).await?;
-            Ok(GetTokenResponse {
-                token: Some(convert::described(described)),
-            })
+            Ok(GetTokenResponse { token: Some(convert::described(described)) })
         })
         .await
     }
@@ -63,21 +56,11 @@ impl TokenService for Management {
         request: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
         self.run("ListTokens", request, async |services, caller, r| {
-            let paging = Paging {
-                size: r.page_size,
-                token: &r.page_token,
-            };
-            let (page, in_force) = services
-                .list_tokens(&caller, &r.account_id, r.show_deleted, paging)
-                .await?;
-            let tokens = page
-                .items
-                .into_iter()
-                .map(|token| convert::token(token, &in_force));
-            Ok(ListTokensResponse {
-                tokens: tokens.collect(),
-                next_page_token: page.next,
-            })
+            let paging = Paging { size: r.page_size, token: &r.page_token };
+            let (page, in_force) =
+                services.list_tokens(&caller, &r.account_id, r.show_deleted, paging).await?;
+            let tokens = page.items.into_iter().map(|token| convert::token(token, &in_force));
+            Ok(ListTokensResponse { tokens: tokens.collect(), next_page_token: page.next })
         })
         .await
     }
@@ -126,32 +109,23 @@ impl TokenService for Management {
         &self,
         request: Request<ListPendingActionsRequest>,
     ) -> Result<Response<ListPendingActionsResponse>, Status> {
-        self.run(
-            "ListPendingActions",
-            request,
-            async |services, caller, r| {
-                let query = PendingQuery {
-                    account_id: &r.account_id,
-                    token_id: &r.token_id,
-                    action: convert::asked_action_type(r.r#type)?,
-                    effective_before: convert::instant("effective_before", r.effective_before)?,
-                    paging: Paging {
-                        size: r.page_size,
-                        token: &r.page_token,
-                    },
-                };
-                let page = services.list_pending_actions(&caller, query).await?;
-                let in_force = services.get_catalog()?;
-                let actions = page
-                    .items
-                    .into_iter()
-                    .map(|action| convert::pending_action(action, &in_force));
-                Ok(ListPendingActionsResponse {
-                    pending_actions: actions.collect(),
-                    next_page_token: page.next,
-                })
-            },
-        )
+        self.run("ListPendingActions", request, async |services, caller, r| {
+            let query = PendingQuery {
+                account_id: &r.account_id,
+                token_id: &r.token_id,
+                action: convert::asked_action_type(r.r#type)?,
+                effective_before: convert::instant("effective_before", r.effective_before)?,
+                paging: Paging { size: r.page_size, token: &r.page_token },
+            };
+            let page = services.list_pending_actions(&caller, query).await?;
+            let in_force = services.get_catalog()?;
+            let actions =
+                page.items.into_iter().map(|action| convert::pending_action(action, &in_force));
+            Ok(ListPendingActionsResponse {
+                pending_actions: actions.collect(),
+                next_page_token: page.next,
+            })
+        })
         .await
     }
 
@@ -165,10 +139,7 @@ impl TokenService for Management {
                 token_id: &r.token_id,
                 start: convert::instant("start_time", r.start_time)?,
                 end: convert::instant("end_time", r.end_time)?,
-                paging: Paging {
-                    size: r.page_size,
-                    token: &r.page_token,
-                },
+                paging: Paging { size: r.page_size, token: &r.page_token },
             };
             let page = services.list_audit_events(&caller, query).await?;
             Ok(ListAuditEventsResponse {

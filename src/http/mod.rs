@@ -38,10 +38,7 @@ async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
 async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, &'static str) {
     match services.get_catalog() {
         Ok(_) => (StatusCode::OK, "ready\n"),
-        Err(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the catalogue in force is not known\n",
-        ),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the catalogue in force is not known\n"),
     }
 }
 

@@ -29,13 +29,7 @@ pub const MAX_FAULTS: usize = 100;
 const MAX_MESSAGE_CHARS: usize = 400;
 const MAX_QUOTED_CHARS: usize = 80;
 
-const SCOPE_KEYS: [&str; 5] = [
-    "name",
-    "access",
-    "requires_whitelist",
-    "description",
-    "routes",
-];
+const SCOPE_KEYS: [&str; 5] = ["name", "access", "requires_whitelist", "description", "routes"];
 
 /// Something wrong with a catalogue file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +55,7 @@ impl fmt::Display for Fault {
 /// Everything that is wrong with the file, by line; never empty.
 pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
     if text.len() > MAX_TEXT_LEN {
-        let message = format!(
-            "the catalogue has {} bytes; {MAX_TEXT_LEN} is the most",
-            text.len()
-        );
+        let message = format!("the catalogue has {} bytes; {MAX_TEXT_LEN} is the most", text.len());
         return Err(vec![Fault { line: 1, message }]);
     }
     let mut reader = Reader::new(text);
@@ -77,11 +68,7 @@ pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
             Vec::new()
         }
     };
-    if reader.faults.is_empty() {
-        Ok(defs)
-    } else {
-        Err(reader.into_faults())
-    }
+    if reader.faults.is_empty() { Ok(defs) } else { Err(reader.into_faults()) }
 }
 
 /// Writes the catalogue file that [`parse`] reads as `defs`.
@@ -92,19 +79,14 @@ pub fn print(defs: &[ScopeDef]) -> String {
         if !file.is_empty() {
             file.push('\n');
         }
-        file += &format!(
-            "[[scope]]\nname = \"{}\"\naccess = \"{}\"\n",
-            def.name, def.access
-        );
+        file += &format!("[[scope]]\nname = \"{}\"\naccess = \"{}\"\n", def.name, def.access);
         file += &format!("requires_whitelist = {}\n", def.requires_whitelist);
         if !def.description.is_empty() {
             file += &format!("description = {}\n", quote(&def.description));
         }
         if !def.routes.is_empty() {
-            let routes = def
-                .routes
-                .iter()
-                .map(|route| format!("  {},\n", quote(&route.to_string())));
+            let routes =
+                def.routes.iter().map(|route| format!("  {},\n", quote(&route.to_string())));
             file += &format!("routes = [\n{}]\n", routes.collect::<String>());
         }
     }
@@ -140,10 +122,7 @@ impl Reader {
 
     fn fault(&mut self, at: usize, message: impl AsRef<str>) {
         let message = shortened(message.as_ref(), MAX_MESSAGE_CHARS);
-        self.faults.push(Fault {
-            line: self.line(at),
-            message,
-        });
+        self.faults.push(Fault { line: self.line(at), message });
     }
 
     fn into_faults(self) -> Vec<Fault> {
@@ -177,10 +156,7 @@ impl Reader {
             );
         }
         if let Some(table) = tables.get(MAX_SCOPES) {
-            let message = format!(
-                "{} scopes are too many; {MAX_SCOPES} is the most",
-                tables.len()
-            );
+            let message = format!("{} scopes are too many; {MAX_SCOPES} is the most", tables.len());
             self.fault(table.span().start, message);
         }
         let tables = tables.iter().take(MAX_SCOPES);
@@ -206,13 +182,7 @@ impl Reader {
         let requires_whitelist = self.requires_whitelist(&label, table, access);
         let description = self.description(&label, table);
         let routes = self.routes(&label, table);
-        Some(ScopeDef {
-            name: name?,
-            access: access?,
-            requires_whitelist,
-            description,
-            routes,
-        })
+        Some(ScopeDef { name: name?, access: access?, requires_whitelist, description, routes })
     }
 
     fn name(&mut self, label: &str, at: usize, table: &DeTable<'_>) -> Option<ScopeName> {
@@ -246,17 +216,11 @@ impl Reader {
             Some((_, "write")) => Some(Access::Write),
             Some((at, other)) => {
                 let other = quoted(other);
-                self.fault(
-                    at,
-                    format!("{label}: access is {other}; it is \"read\" or \"write\""),
-                );
+                self.fault(at, format!("{label}: access is {other}; it is \"read\" or \"write\""));
                 None
             }
             None => {
-                self.fault(
-                    at,
-                    format!("{label} has no access; it is \"read\" or \"write\""),
-                );
+                self.fault(at, format!("{label} has no access; it is \"read\" or \"write\""));
                 None
             }
         }
@@ -390,17 +354,11 @@ impl Reader {
         found: &DeValue<'_>,
     ) {
         let found = found.type_str();
-        self.fault(
-            at.span().start,
-            format!("{label}: {key} must be {wanted}; found: {found}"),
-        );
+        self.fault(at.span().start, format!("{label}: {key} must be {wanted}; found: {found}"));
     }
 
     fn unknown_keys(&mut self, label: &str, table: &DeTable<'_>, known: &[&str]) {
-        for key in table
-            .keys()
-            .filter(|key| !known.contains(&key.get_ref().as_ref()))
-        {
+        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let mut message = format!("{label} has an unknown key {}", quoted(key.get_ref()));
             match nearest(key.get_ref(), known) {
                 Some(near) => message += &format!("; did you mean \"{near}\"?"),
@@ -427,9 +385,7 @@ fn shortened(text: &str, chars: usize) -> String {
 /// if those are few for its length.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let key: Vec<char> = key.chars().take(64).flat_map(char::to_lowercase).collect();
-    let distances = known
-        .iter()
-        .map(|&candidate| (edits(&key, candidate), candidate));
+    let distances = known.iter().map(|&candidate| (edits(&key, candidate), candidate));
     let (distance, candidate) = distances.min()?;
     (distance <= candidate.len().div_ceil(3)).then_some(candidate)
 }

@@ -150,11 +150,7 @@ pub fn decide<'a>(
     catalog: &'a Catalog,
     request: &Request<'a>,
 ) -> Decision<'a> {
-    let mut decision = Decision {
-        verdict: Verdict::Allow(None),
-        token: None,
-        required: None,
-    };
+    let mut decision = Decision { verdict: Verdict::Allow(None), token: None, required: None };
     decision.verdict = match check(presented, catalog, request, &mut decision) {
         Ok(entry) => Verdict::Allow(entry),
         Err(denial) => Verdict::Deny(denial),
@@ -182,9 +178,9 @@ fn check<'a>(
 
     let scope = match request.operation {
         Operation::Scope(scope) => scope,
-        Operation::Http { method, path } => catalog
-            .resolve(method, path)
-            .ok_or(Denial::NoMatchingRoute)?,
+        Operation::Http { method, path } => {
+            catalog.resolve(method, path).ok_or(Denial::NoMatchingRoute)?
+        }
     };
     seen.required = Some(scope);
 
@@ -201,9 +197,7 @@ fn check<'a>(
         Whitelist::Unrestricted => Ok(None),
         Whitelist::Only(entries) => {
             let client = request.client.ok_or(Denial::ClientIpMissing)?;
-            let entry = entries
-                .find(client)
-                .ok_or(Denial::ClientIpNotWhitelisted(client))?;
+            let entry = entries.find(client).ok_or(Denial::ClientIpNotWhitelisted(client))?;
             Ok(Some(*entry))
         }
     }

@@ -50,9 +50,7 @@ pub fn read_base62(digits: &[u8]) -> Option<u128> {
             low = low * 62 + u64::from(digit);
             scale *= 62;
         }
-        value = value
-            .checked_mul(u128::from(scale))?
-            .checked_add(u128::from(low))?;
+        value = value.checked_mul(u128::from(scale))?.checked_add(u128::from(low))?;
     }
     Some(value)
 }

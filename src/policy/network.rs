@@ -60,10 +60,7 @@ impl FromStr for ClientAddr {
                     fault => fault,
                 },
             };
-            InvalidAddr {
-                text: excerpt(text),
-                fault,
-            }
+            InvalidAddr { text: excerpt(text), fault }
         })
     }
 }
@@ -162,10 +159,7 @@ fn diagnose(text: &str) -> AddressFault {
         Some((host, port)) if digits(port) => (host, true),
         _ => (text, false),
     };
-    let dotted = text
-        .rsplit(':')
-        .find(|part| part.contains('.'))
-        .unwrap_or("");
+    let dotted = text.rsplit(':').find(|part| part.contains('.')).unwrap_or("");
     let zeros = |octet: &str| octet.len() > 1 && octet.starts_with('0');
     let in_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
     if text.contains(char::is_whitespace) {
@@ -175,17 +169,10 @@ fn diagnose(text: &str) -> AddressFault {
     } else if text.contains('%') {
         AddressFault::ZoneId
     } else if text.contains(['[', ']']) {
-        if text.contains("]:") {
-            AddressFault::Port
-        } else {
-            AddressFault::Brackets
-        }
+        if text.contains("]:") { AddressFault::Port } else { AddressFault::Brackets }
     } else if text.contains('*') {
         AddressFault::Wildcard
-    } else if text
-        .split_once('-')
-        .is_some_and(|(first, _)| first.parse::<IpAddr>().is_ok())
-    {
+    } else if text.split_once('-').is_some_and(|(first, _)| first.parse::<IpAddr>().is_ok()) {
         AddressFault::Span
     } else if port && host.parse::<Ipv4Addr>().is_ok() {
         AddressFault::Port
@@ -226,20 +213,12 @@ pub struct Limits {
 impl Limits {
     /// No limit: for reading what was accepted under earlier settings (rows of the store, and
     /// entries to be removed). Every rule that is no setting still holds.
-    pub const NONE: Self = Self {
-        widest_v4: 0,
-        widest_v6: 0,
-        max_entries: usize::MAX,
-    };
+    pub const NONE: Self = Self { widest_v4: 0, widest_v6: 0, max_entries: usize::MAX };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            widest_v4: 8,
-            widest_v6: 32,
-            max_entries: 100,
-        }
+        Self { widest_v4: 8, widest_v6: 32, max_entries: 100 }
     }
 }
 
@@ -258,11 +237,7 @@ impl Entry {
     /// The range of `bits` prefix bits that `address` lies in.
     const fn new(address: u128, bits: u8) -> Self {
         let start = address & Self::mask(bits);
-        Self {
-            high: (start >> 64) as u64,
-            low: start as u64,
-            bits,
-        }
+        Self { high: (start >> 64) as u64, low: start as u64, bits }
     }
 
     const fn mask(bits: u8) -> u128 {
@@ -287,9 +262,7 @@ impl Entry {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
         };
-        let ip: IpAddr = address
-            .parse()
-            .map_err(|_| EntryError::of_address(text, address))?;
+        let ip: IpAddr = address.parse().map_err(|_| EntryError::of_address(text, address))?;
         let ClientAddr(start) = ip.into();
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         let length = match prefix {
@@ -312,22 +285,14 @@ impl Entry {
         } else if range.covers(&IPV4) {
             Err(EntryError::ContainsIpv4 { entry: entry() })
         } else if bits < widest.saturating_add(offset) {
-            Err(EntryError::TooWide {
-                entry: entry(),
-                family,
-                widest,
-            })
+            Err(EntryError::TooWide { entry: entry(), family, widest })
         } else if range.contains(ClientAddr(0)) || range.contains(ClientAddr(MAPPED_START)) {
             Err(EntryError::Unspecified { entry: entry() })
         } else if range.overlaps(&MULTICAST_V4) || range.overlaps(&MULTICAST_V6) {
             Err(EntryError::Multicast { entry: entry() })
         } else if range.start() != start {
             let address = Self::new(start, 128);
-            Err(EntryError::HostBits {
-                entry: entry(),
-                network: range,
-                address,
-            })
+            Err(EntryError::HostBits { entry: entry(), network: range, address })
         } else {
             Ok(range)
         }
@@ -383,17 +348,12 @@ impl fmt::Debug for Entry {
 /// A decimal number up to `longest`, without sign or leading zeros.
 fn read_prefix(text: &str, longest: u8) -> Option<u8> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    text.parse()
-        .ok()
-        .filter(|&length| plain && length <= longest)
+    text.parse().ok().filter(|&length| plain && length <= longest)
 }
 
 /// Why a text is not a whitelist entry. Displays as a sentence that names the entry and the cure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(
-    missing_docs,
-    reason = "`entry` is the text as given, escaped and cut short"
-)]
+#[expect(missing_docs, reason = "`entry` is the text as given, escaped and cut short")]
 pub enum EntryError {
     /// Nothing between two commas, or an empty string.
     #[error("an entry is empty: write an address or a range, and leave out stray commas")]
@@ -480,24 +440,16 @@ impl EntryError {
         } else if text.contains(char::is_whitespace) {
             Self::Whitespace { entry }
         } else if prefix.contains('%') {
-            Self::Address {
-                entry,
-                fault: AddressFault::ZoneId,
-            }
+            Self::Address { entry, fault: AddressFault::ZoneId }
         } else if digits && prefix.starts_with('0') {
-            Self::Address {
-                entry,
-                fault: AddressFault::LeadingZeros,
-            }
+            Self::Address { entry, fault: AddressFault::LeadingZeros }
         } else if let Ok(mask) = prefix.parse::<IpAddr>() {
             let length = match mask {
                 IpAddr::V4(mask) => prefix_of_mask(u128::from(mask.to_bits()) << 96, 32),
                 IpAddr::V6(mask) => prefix_of_mask(mask.to_bits(), 128),
             };
             let suggestion = length.filter(|_| ip.is_ipv4() == mask.is_ipv4());
-            let suggestion = suggestion
-                .map(|length| format!("{ip}/{length}?"))
-                .unwrap_or_default();
+            let suggestion = suggestion.map(|length| format!("{ip}/{length}?")).unwrap_or_default();
             Self::Netmask { entry, suggestion }
         } else {
             Self::Prefix { entry, longest }
@@ -564,11 +516,7 @@ pub fn parse_entries<'a>(
             }
         }
     }
-    if faults.is_empty() {
-        Ok(set(entries))
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(set(entries)) } else { Err(faults) }
 }
 
 /// Sorted, without duplicates.
@@ -646,10 +594,7 @@ impl Entries {
         if count > max {
             return Err(TooMany { count, max });
         }
-        Ok((count > 0).then(|| Self {
-            parents: parents(&entries),
-            entries: entries.into(),
-        }))
+        Ok((count > 0).then(|| Self { parents: parents(&entries), entries: entries.into() }))
     }
 
     /// The entries, sorted.
@@ -667,9 +612,7 @@ impl Entries {
     pub fn find(&self, address: ClientAddr) -> Option<&Entry> {
         // An entry that contains the address begins at or before it. Ranges nest or are disjoint,
         // so it is the last entry that does so, or one that covers that entry.
-        let after = self
-            .entries
-            .partition_point(|entry| entry.start() <= address.0);
+        let after = self.entries.partition_point(|entry| entry.start() <= address.0);
         let mut at = after.checked_sub(1)?;
         loop {
             let entry = self.entries.get(at)?;
@@ -691,10 +634,7 @@ fn parents(sorted: &[Entry]) -> Box<[u32]> {
     let mut open: Vec<usize> = Vec::new();
     let mut parents = Vec::with_capacity(sorted.len());
     for (at, entry) in sorted.iter().enumerate() {
-        while open
-            .pop_if(|&mut outer| !sorted[outer].covers(entry))
-            .is_some()
-        {}
+        while open.pop_if(|&mut outer| !sorted[outer].covers(entry)).is_some() {}
         // 2^32 entries would need 96 GiB.
         parents.push(open.last().map_or(u32::MAX, |&outer| outer as u32));
         open.push(at);
@@ -833,15 +773,14 @@ pub fn apply(
             }
             set(next)
         }
-        Change::Replace {
-            entries,
-            allow_any_address,
-        } => match (entries.is_empty(), allow_any_address) {
-            (true, _) if required => return Err(ChangeError::Required),
-            (true, false) => return Err(ChangeError::EmptyReplace),
-            (false, true) => return Err(ChangeError::ReplaceNotEmptyWithAllowAny),
-            (true, true) | (false, false) => set(entries.clone()),
-        },
+        Change::Replace { entries, allow_any_address } => {
+            match (entries.is_empty(), allow_any_address) {
+                (true, _) if required => return Err(ChangeError::Required),
+                (true, false) => return Err(ChangeError::EmptyReplace),
+                (false, true) => return Err(ChangeError::ReplaceNotEmptyWithAllowAny),
+                (true, true) | (false, false) => set(entries.clone()),
+            }
+        }
     };
 
     let grows = next.iter().any(|entry| !has(old, entry));
@@ -851,11 +790,7 @@ pub fn apply(
     let entries = Entries::new(next, if grows { limits } else { &Limits::NONE })?;
     let whitelist = entries.map_or(Whitelist::Unrestricted, Whitelist::Only);
     let changed = whitelist != *current;
-    Ok(Changed {
-        whitelist,
-        still_covered_by,
-        changed,
-    })
+    Ok(Changed { whitelist, still_covered_by, changed })
 }
 
 #[cfg(test)]
@@ -902,10 +837,7 @@ mod tests {
         ] {
             assert_eq!(addr(text).to_string(), canonical, "{text}");
             assert_eq!(addr(text), addr(canonical), "{text}");
-            assert_eq!(
-                addr(text),
-                ClientAddr::from(text.parse::<IpAddr>().unwrap())
-            );
+            assert_eq!(addr(text), ClientAddr::from(text.parse::<IpAddr>().unwrap()));
         }
     }
 
@@ -1073,10 +1005,7 @@ mod tests {
             let error = Entry::parse(text, &Limits::default()).unwrap_err();
             assert_eq!(error.reason(), reason, "{text:?}: {error}");
             let sentence = error.to_string();
-            assert!(
-                sentence.contains(text.trim()) && sentence.contains(": "),
-                "{sentence}"
-            );
+            assert!(sentence.contains(text.trim()) && sentence.contains(": "), "{sentence}");
             // What is no matter of settings is refused under any.
             let unlimited = Entry::parse(text, &Limits::NONE);
             let setting = ["10.0.0.0/7", "2001:db8::/31", "::ffff:10.0.0.0/103"].contains(&text);
@@ -1086,11 +1015,7 @@ mod tests {
 
     #[test]
     fn errors_tell_the_cure() {
-        let error = |text: &str| {
-            Entry::parse(text, &Limits::default())
-                .unwrap_err()
-                .to_string()
-        };
+        let error = |text: &str| Entry::parse(text, &Limits::default()).unwrap_err().to_string();
         for (text, sentence) in [
             (
                 "10.0.0.5/24",
@@ -1120,10 +1045,7 @@ mod tests {
                 "::ffff:10.0.0.0/100",
                 "::ffff:10.0.0.0/100 is wider than an IPv4 /8: write narrower ranges",
             ),
-            (
-                "2001:d00::/24",
-                "2001:d00::/24 is wider than an IPv6 /32: write narrower ranges",
-            ),
+            ("2001:d00::/24", "2001:d00::/24 is wider than an IPv6 /32: write narrower ranges"),
             (
                 "10.0.0.0/33",
                 "10.0.0.0/33 has no valid prefix length: write a number from 1 to 32 after the /",
@@ -1136,16 +1058,11 @@ mod tests {
 
     #[test]
     fn messages_repeat_little_of_the_input_and_no_control_characters() {
-        for text in [
-            "\u{1b}[31mred\r\n\0",
-            "x\u{202e}y\u{2028}",
-            &"\u{1}".repeat(5000),
-            &"é".repeat(5000),
-        ] {
+        for text in
+            ["\u{1b}[31mred\r\n\0", "x\u{202e}y\u{2028}", &"\u{1}".repeat(5000), &"é".repeat(5000)]
+        {
             let address = text.parse::<ClientAddr>().unwrap_err().to_string();
-            let entry = Entry::parse(text, &Limits::default())
-                .unwrap_err()
-                .to_string();
+            let entry = Entry::parse(text, &Limits::default()).unwrap_err().to_string();
             for message in [address, entry] {
                 assert!(
                     !message.contains(|c: char| c.is_control() || c == '\u{202e}'),
@@ -1158,11 +1075,7 @@ mod tests {
 
     #[test]
     fn settings_move_the_widest_range() {
-        let limits = Limits {
-            widest_v4: 16,
-            widest_v6: 48,
-            max_entries: 1,
-        };
+        let limits = Limits { widest_v4: 16, widest_v6: 48, max_entries: 1 };
         for (text, accepted) in [
             ("10.0.0.0/15", false),
             ("10.0.0.0/16", true),
@@ -1177,11 +1090,7 @@ mod tests {
             ("8000::/1", "MULTICAST"),
             ("fe00::/7", "MULTICAST"),
         ] {
-            assert_eq!(
-                Entry::parse(text, &Limits::NONE).unwrap_err().reason(),
-                reason,
-                "{text}"
-            );
+            assert_eq!(Entry::parse(text, &Limits::NONE).unwrap_err().reason(), reason, "{text}");
         }
     }
 
@@ -1192,25 +1101,11 @@ mod tests {
         assert_eq!(parsed, entries(&["::1", "1.2.3.4", "10.0.0.0/8"]));
         assert_eq!(parse_entries([], &limits), Ok(Vec::new()));
         let faults = parse_entries(["1.2.3.4,,5.6.7.8", "", "::1", "10.0.0.5/24,x"], &limits);
-        let faults: Vec<_> = faults
-            .unwrap_err()
-            .iter()
-            .map(|f| (f.index, f.error.reason()))
-            .collect();
-        assert_eq!(
-            faults,
-            [
-                (0, "EMPTY"),
-                (1, "EMPTY"),
-                (3, "HOST_BITS"),
-                (3, "HOST_NAME")
-            ]
-        );
+        let faults: Vec<_> =
+            faults.unwrap_err().iter().map(|f| (f.index, f.error.reason())).collect();
+        assert_eq!(faults, [(0, "EMPTY"), (1, "EMPTY"), (3, "HOST_BITS"), (3, "HOST_NAME")]);
         let commas = ",".repeat(100_000);
-        assert_eq!(
-            parse_entries([commas.as_str()], &limits).unwrap_err().len(),
-            MAX_FAULTS
-        );
+        assert_eq!(parse_entries([commas.as_str()], &limits).unwrap_err().len(), MAX_FAULTS);
     }
 
     #[test]
@@ -1243,11 +1138,7 @@ mod tests {
         ] {
             let found = whitelist.find(addr(address));
             assert_eq!(found, matched.map(entry).as_ref(), "{address}");
-            assert_eq!(
-                whitelist.allows(addr(address)),
-                matched.is_some(),
-                "{address}"
-            );
+            assert_eq!(whitelist.allows(addr(address)), matched.is_some(), "{address}");
         }
         assert!(Whitelist::Unrestricted.allows(addr("::")));
         assert_eq!(Whitelist::Unrestricted.find(addr("::")), None);
@@ -1255,14 +1146,9 @@ mod tests {
 
     #[test]
     fn a_set_is_never_empty_and_never_too_large() {
-        let limits = Limits {
-            max_entries: 2,
-            ..Limits::default()
-        };
+        let limits = Limits { max_entries: 2, ..Limits::default() };
         assert_eq!(Entries::new(Vec::new(), &limits), Ok(None));
-        let set = Entries::new(entries(&["1.2.3.4", "1.2.3.4", "::1"]), &limits)
-            .unwrap()
-            .unwrap();
+        let set = Entries::new(entries(&["1.2.3.4", "1.2.3.4", "::1"]), &limits).unwrap().unwrap();
         assert_eq!((set.len(), set.iter().count()), (2, 2));
         let error = Entries::new(entries(&["1.2.3.4", "1.2.3.5", "::1"]), &limits).unwrap_err();
         assert_eq!(error, TooMany { count: 3, max: 2 });
@@ -1270,17 +1156,11 @@ mod tests {
     }
 
     fn edit(add: &[&str], remove: &[&str]) -> Change {
-        Change::Edit {
-            add: entries(add),
-            remove: entries(remove),
-        }
+        Change::Edit { add: entries(add), remove: entries(remove) }
     }
 
     fn replace(with: &[&str], allow_any_address: bool) -> Change {
-        Change::Replace {
-            entries: entries(with),
-            allow_any_address,
-        }
+        Change::Replace { entries: entries(with), allow_any_address }
     }
 
     #[test]
@@ -1288,11 +1168,7 @@ mod tests {
         use ChangeError::*;
         use Whitelist::Unrestricted;
         let ok = |whitelist: Whitelist, covered: &[&str], changed| {
-            Ok(Changed {
-                whitelist,
-                still_covered_by: entries(covered),
-                changed,
-            })
+            Ok(Changed { whitelist, still_covered_by: entries(covered), changed })
         };
         let ab = || only(&["1.1.1.1", "2.2.2.2"]);
         let nested = || only(&["10.0.0.0/8", "10.1.0.0/16", "10.1.1.1", "11.0.0.0/8"]);
@@ -1305,24 +1181,14 @@ mod tests {
                 ok(only(&["1.1.1.1", "2.2.2.2", "3.3.3.3"]), &[], yes),
             ),
             (ab(), edit(&["1.1.1.1"], &[]), yes, ok(ab(), &[], no)),
-            (
-                ab(),
-                edit(&[], &["1.1.1.1", "1.1.1.1"]),
-                yes,
-                ok(only(&["2.2.2.2"]), &[], yes),
-            ),
+            (ab(), edit(&[], &["1.1.1.1", "1.1.1.1"]), yes, ok(only(&["2.2.2.2"]), &[], yes)),
             (
                 ab(),
                 edit(&["3.3.3.3"], &["1.1.1.1", "2.2.2.2"]),
                 yes,
                 ok(only(&["3.3.3.3"]), &[], yes),
             ),
-            (
-                ab(),
-                edit(&[], &["3.3.3.3"]),
-                no,
-                Err(NotPresent(entries(&["3.3.3.3"]))),
-            ),
+            (ab(), edit(&[], &["3.3.3.3"]), no, Err(NotPresent(entries(&["3.3.3.3"])))),
             (
                 ab(),
                 edit(&[], &["1.1.1.1", "1.1.1.0/24"]),
@@ -1335,57 +1201,22 @@ mod tests {
                 no,
                 Err(SameEntryAddedAndRemoved(entries(&["1.1.1.1"]))),
             ),
-            (
-                ab(),
-                edit(&[], &["1.1.1.1", "2.2.2.2"]),
-                no,
-                Err(WouldRemoveLast),
-            ),
+            (ab(), edit(&[], &["1.1.1.1", "2.2.2.2"]), no, Err(WouldRemoveLast)),
             (ab(), edit(&[], &["1.1.1.1", "2.2.2.2"]), yes, Err(Required)),
             (ab(), edit(&[], &[]), yes, ok(ab(), &[], no)),
-            (
-                Unrestricted,
-                edit(&[], &["1.1.1.1"]),
-                no,
-                Err(NotPresent(entries(&["1.1.1.1"]))),
-            ),
-            (
-                Unrestricted,
-                edit(&["1.1.1.1"], &[]),
-                yes,
-                ok(only(&["1.1.1.1"]), &[], yes),
-            ),
+            (Unrestricted, edit(&[], &["1.1.1.1"]), no, Err(NotPresent(entries(&["1.1.1.1"])))),
+            (Unrestricted, edit(&["1.1.1.1"], &[]), yes, ok(only(&["1.1.1.1"]), &[], yes)),
             (Unrestricted, edit(&[], &[]), no, ok(Unrestricted, &[], no)),
             (Unrestricted, edit(&[], &[]), yes, Err(Required)),
-            (
-                ab(),
-                replace(&["2.2.2.2", "1.1.1.1"], no),
-                yes,
-                ok(ab(), &[], no),
-            ),
-            (
-                ab(),
-                replace(&["3.3.3.3"], no),
-                yes,
-                ok(only(&["3.3.3.3"]), &[], yes),
-            ),
+            (ab(), replace(&["2.2.2.2", "1.1.1.1"], no), yes, ok(ab(), &[], no)),
+            (ab(), replace(&["3.3.3.3"], no), yes, ok(only(&["3.3.3.3"]), &[], yes)),
             (ab(), replace(&[], no), no, Err(EmptyReplace)),
             (ab(), replace(&[], no), yes, Err(Required)),
             (ab(), replace(&[], yes), yes, Err(Required)),
             (Unrestricted, replace(&[], yes), yes, Err(Required)),
             (ab(), replace(&[], yes), no, ok(Unrestricted, &[], yes)),
-            (
-                Unrestricted,
-                replace(&[], yes),
-                no,
-                ok(Unrestricted, &[], no),
-            ),
-            (
-                ab(),
-                replace(&["1.1.1.1"], yes),
-                no,
-                Err(ReplaceNotEmptyWithAllowAny),
-            ),
+            (Unrestricted, replace(&[], yes), no, ok(Unrestricted, &[], no)),
+            (ab(), replace(&["1.1.1.1"], yes), no, Err(ReplaceNotEmptyWithAllowAny)),
             (
                 nested(),
                 edit(&[], &["10.1.0.0/16"]),
@@ -1406,11 +1237,7 @@ mod tests {
                 nested(),
                 edit(&["10.5.0.0/16"], &["11.0.0.0/8"]),
                 no,
-                ok(
-                    only(&["10.0.0.0/8", "10.1.0.0/16", "10.1.1.1", "10.5.0.0/16"]),
-                    &[],
-                    yes,
-                ),
+                ok(only(&["10.0.0.0/8", "10.1.0.0/16", "10.1.1.1", "10.5.0.0/16"]), &[], yes),
             ),
         ] {
             let got = apply(&current, &change, required, &Limits::default());
@@ -1423,40 +1250,17 @@ mod tests {
 
     #[test]
     fn a_lowered_limit_refuses_growth_but_never_narrowing() {
-        let limits = Limits {
-            max_entries: 1,
-            ..Limits::default()
-        };
+        let limits = Limits { max_entries: 1, ..Limits::default() };
         let current = only(&["1.1.1.1", "2.2.2.2", "3.3.3.3"]);
         assert!(apply(&current, &edit(&[], &["1.1.1.1"]), true, &limits).is_ok());
-        assert!(
-            apply(
-                &current,
-                &replace(&["1.1.1.1", "2.2.2.2"], false),
-                true,
-                &limits
-            )
-            .is_ok()
-        );
+        assert!(apply(&current, &replace(&["1.1.1.1", "2.2.2.2"], false), true, &limits).is_ok());
         let too_many = Err(ChangeError::TooMany(TooMany { count: 3, max: 1 }));
-        assert_eq!(
-            apply(&current, &edit(&["4.4.4.4"], &["1.1.1.1"]), true, &limits),
-            too_many
-        );
+        assert_eq!(apply(&current, &edit(&["4.4.4.4"], &["1.1.1.1"]), true, &limits), too_many);
         let many: Vec<String> = (1..=101).map(|n| format!("1.1.1.{n}")).collect();
         let many = parse_entries(many.iter().map(String::as_str), &limits).unwrap();
-        let change = Change::Edit {
-            add: many.clone(),
-            remove: Vec::new(),
-        };
+        let change = Change::Edit { add: many.clone(), remove: Vec::new() };
         let error = apply(&Whitelist::Unrestricted, &change, true, &Limits::default());
-        assert_eq!(
-            error,
-            Err(ChangeError::TooMany(TooMany {
-                count: 101,
-                max: 100
-            }))
-        );
+        assert_eq!(error, Err(ChangeError::TooMany(TooMany { count: 101, max: 100 })));
         let error = ChangeError::NotPresent(many).to_string();
         assert!(error.contains("1.1.1.10 and 91 more: "), "{error}");
     }
@@ -1634,39 +1438,6 @@ mod tests {
             if let Ok(changed) = apply(&before, &change, true, &Limits::NONE) {
                 prop_assert!(matches!(changed.whitelist, Whitelist::Only(_)));
             }
-        }
-    }
-
-    /// `cargo test --release -- --ignored --nocapture find_time`
-    #[test]
-    #[ignore = "a measurement"]
-    fn find_time() {
-        let ranges: Vec<Entry> = (0..100u32)
-            .map(|n| {
-                Entry::new(
-                    MAPPED_START | u128::from(0x0a00_0000 + n * 0x1_0000 / 4),
-                    96 + 16 + (n % 4) as u8 * 4,
-                )
-            })
-            .collect();
-        let nested: Vec<Entry> = (32..=128)
-            .map(|bits| Entry::new(0x2001_0db8 << 96, bits))
-            .collect();
-        for (name, entries) in [("100 ranges", ranges), ("97 nested", nested)] {
-            let whitelist = made(&entries);
-            let addresses = near(&entries, 0x5a5a_5a5a_5a5a_5a5a_5a5a_5a5a_5a5a_5a5a);
-            let rounds = 20_000;
-            let begin = std::time::Instant::now();
-            for _ in 0..rounds {
-                for &address in &addresses {
-                    std::hint::black_box(whitelist.find(std::hint::black_box(address)));
-                }
-            }
-            let each = begin.elapsed().as_nanos() as f64 / (rounds * addresses.len()) as f64;
-            println!(
-                "{name}: {} entries, {each:.1} ns",
-                whitelist.entries().len()
-            );
         }
     }
 }

@@ -189,10 +189,7 @@ impl FromStr for Route {
         if path.split('/').nth(MAX_SEGMENTS).is_some() {
             return Err(InvalidRoute::TooDeep);
         }
-        let segments = path
-            .split('/')
-            .map(Segment::parse)
-            .collect::<Result<_, _>>()?;
+        let segments = path.split('/').map(Segment::parse).collect::<Result<_, _>>()?;
         Ok(Self { method, segments })
     }
 }
@@ -369,16 +366,8 @@ mod tests {
 
     #[test]
     fn long_names_are_refused() {
-        assert!(
-            format!("{} /a", "A".repeat(MAX_METHOD_LEN))
-                .parse::<Route>()
-                .is_ok()
-        );
-        assert!(
-            format!("{} /a", "A".repeat(MAX_METHOD_LEN + 1))
-                .parse::<Route>()
-                .is_err()
-        );
+        assert!(format!("{} /a", "A".repeat(MAX_METHOD_LEN)).parse::<Route>().is_ok());
+        assert!(format!("{} /a", "A".repeat(MAX_METHOD_LEN + 1)).parse::<Route>().is_err());
         let named = |len| format!("GET /{{{}}}", "a".repeat(len)).parse::<Route>();
         assert!(named(MAX_PARAMETER_LEN).is_ok());
         assert!(named(MAX_PARAMETER_LEN + 1).is_err());

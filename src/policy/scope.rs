@@ -40,14 +40,8 @@ impl FromStr for ScopeName {
 
     fn from_str(text: &str) -> Result<Self, InvalidScopeName> {
         let valid = (1..=MAX_NAME_LEN).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'));
-        if valid {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidScopeName)
-        }
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'));
+        if valid { Ok(Self(text.into())) } else { Err(InvalidScopeName) }
     }
 }
 
@@ -161,10 +155,7 @@ impl ScopeSet {
         while rest.last() == Some(&0) {
             rest.pop();
         }
-        Self {
-            first,
-            rest: rest.into(),
-        }
+        Self { first, rest: rest.into() }
     }
 
     /// Whether `id` is in the set.
@@ -210,28 +201,17 @@ impl ScopeSet {
     /// The scopes in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        let (long, short) = if self.rest.len() < other.rest.len() {
-            (other, self)
-        } else {
-            (self, other)
-        };
+        let (long, short) =
+            if self.rest.len() < other.rest.len() { (other, self) } else { (self, other) };
         let mut rest = long.rest.clone();
         rest.iter_mut().zip(&short.rest).for_each(|(a, b)| *a |= b);
-        Self {
-            first: self.first | other.first,
-            rest,
-        }
+        Self { first: self.first | other.first, rest }
     }
 
     /// The scopes in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let rest = self
-            .rest
-            .iter()
-            .zip(&other.rest)
-            .map(|(a, b)| a & b)
-            .collect();
+        let rest = self.rest.iter().zip(&other.rest).map(|(a, b)| a & b).collect();
         Self::from_words(self.first & other.first, rest)
     }
 
@@ -328,11 +308,7 @@ impl Catalog {
         let mut by_id: Box<[_]> = scopes.iter().enumerate().map(|(i, s)| (s.id, i)).collect();
         by_id.sort();
         let ids = |wanted: fn(&Scope) -> bool| {
-            scopes
-                .iter()
-                .filter(|scope| wanted(scope))
-                .map(|scope| scope.id)
-                .collect()
+            scopes.iter().filter(|scope| wanted(scope)).map(|scope| scope.id).collect()
         };
         Self {
             version,
@@ -368,9 +344,7 @@ impl Catalog {
 
     /// The scope that an HTTP request needs; see [`RouteTable::resolve`].
     pub fn resolve(&self, method: &str, path: &str) -> Option<&Scope> {
-        self.routes
-            .resolve(method, path)
-            .map(|&(i, _)| &self.scopes[i])
+        self.routes.resolve(method, path).map(|&(i, _)| &self.scopes[i])
     }
 
     /// The scope that an HTTP request needs, with the route that it takes.
@@ -402,16 +376,7 @@ mod tests {
         for good in ["a", "cards.reveal", "a-b_c.9", &"x".repeat(MAX_NAME_LEN)] {
             assert_eq!(good.parse::<ScopeName>().unwrap().to_string(), good);
         }
-        for bad in [
-            "",
-            "A",
-            "a b",
-            "a/b",
-            "é",
-            "a\n",
-            "a\0",
-            &"x".repeat(MAX_NAME_LEN + 1),
-        ] {
+        for bad in ["", "A", "a b", "a/b", "é", "a\n", "a\0", &"x".repeat(MAX_NAME_LEN + 1)] {
             assert_eq!(bad.parse::<ScopeName>(), Err(InvalidScopeName), "{bad:?}");
         }
     }
@@ -425,10 +390,7 @@ mod tests {
             description: String::new(),
             routes: vec![route.parse().unwrap()],
         };
-        let defs = vec![
-            def("b", Access::Write, "POST /x/{id}"),
-            def("a", Access::Read, "GET /x"),
-        ];
+        let defs = vec![def("b", Access::Write, "POST /x/{id}"), def("a", Access::Read, "GET /x")];
         let mut ids = [700, 3].into_iter().map(ScopeId);
         let catalog = Catalog::new(9, defs, |_| ids.next().unwrap());
         let name = |scope: Option<&Scope>| scope.map(|scope| scope.name.to_string());
@@ -442,10 +404,7 @@ mod tests {
         assert_eq!(name(catalog.resolve("POST", "/x/1")), Some("b".into()));
         assert_eq!(name(catalog.resolve("HEAD", "/x?y")), Some("a".into()));
         assert_eq!(name(catalog.resolve("POST", "/x")), None);
-        assert_eq!(
-            catalog.requiring_whitelist().iter().collect::<Vec<_>>(),
-            [ScopeId(700)]
-        );
+        assert_eq!(catalog.requiring_whitelist().iter().collect::<Vec<_>>(), [ScopeId(700)]);
         assert_eq!(catalog.reading().iter().collect::<Vec<_>>(), [ScopeId(3)]);
     }
 

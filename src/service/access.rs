@@ -26,20 +26,12 @@ pub struct Caller {
 impl Caller {
     /// The bearer of a credential.
     pub fn bearer(bearer: Bearer, client: Option<IpAddr>) -> Self {
-        Self {
-            actor: Actor::Credential(bearer.id, bearer.role),
-            role: bearer.role,
-            client,
-        }
+        Self { actor: Actor::Credential(bearer.id, bearer.role), role: bearer.role, client }
     }
 
     /// Anybody, where the server runs with `--dev`.
     pub fn development(client: Option<IpAddr>) -> Self {
-        Self {
-            actor: Actor::Development,
-            role: Role::Operator,
-            client,
-        }
+        Self { actor: Actor::Development, role: Role::Operator, client }
     }
 
     /// The one account this caller sees; `None` for all of them.
@@ -57,11 +49,7 @@ impl Caller {
 
     /// What the audit record says of a change that this caller makes at `now`.
     pub fn context(&self, now: Timestamp) -> Context {
-        Context {
-            actor: self.actor,
-            now,
-            client: self.client,
-        }
+        Context { actor: self.actor, now, client: self.client }
     }
 }
 

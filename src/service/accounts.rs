@@ -32,8 +32,7 @@ impl Services {
         };
         let ctx = caller.context(now);
         let create = self.store.create_account(&ctx, &account);
-        self.change("create_account", Touched::Nothing, create)
-            .await?;
+        self.change("create_account", Touched::Nothing, create).await?;
         Ok(account)
     }
 
@@ -46,9 +45,7 @@ impl Services {
         if !caller.sees(id) {
             return Err(no_account(id));
         }
-        self.read("account", self.store.account(id))
-            .await?
-            .ok_or_else(|| no_account(id))
+        self.read("account", self.store.account(id)).await?.ok_or_else(|| no_account(id))
     }
 
     /// Lists accounts, the oldest first.
@@ -61,9 +58,7 @@ impl Services {
         paging: Paging<'_>,
     ) -> Result<Paged<Account>> {
         let cursor = Cursor::new(paging, "accounts".to_owned())?;
-        let items = self
-            .read("accounts", self.store.accounts(caller.only(), cursor.page))
-            .await?;
+        let items = self.read("accounts", self.store.accounts(caller.only(), cursor.page)).await?;
         Ok(cursor.finish(items, |account| account.id))
     }
 
@@ -84,19 +79,12 @@ impl Services {
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
         let set = self.store.set_account_admins(&ctx, id, &admins);
-        let account = self
-            .change("set_account_admins", Touched::Nothing, set)
-            .await?;
-        account
-            .filter(|_| caller.sees(id))
-            .ok_or_else(|| no_account(id))
+        let account = self.change("set_account_admins", Touched::Nothing, set).await?;
+        account.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))
     }
 }
 
 /// The same for an account that does not exist and for one that the caller may not know of.
 pub(super) fn no_account(id: AccountId) -> Error {
-    Error::NotFound {
-        kind: "account",
-        id: id.to_string(),
-    }
+    Error::NotFound { kind: "account", id: id.to_string() }
 }

@@ -81,16 +81,14 @@ impl Services {
         let old = &current.catalog;
         // New names get numbers of their own here, which live no longer than the comparison.
         let mut free = u16::MAX;
-        let next = Catalog::new(old.version(), defs, |name| {
-            match old.by_name(name.as_str()) {
-                Some(scope) => scope.id,
-                None => {
-                    while old.by_id(ScopeId(free)).is_some() {
-                        free -= 1;
-                    }
+        let next = Catalog::new(old.version(), defs, |name| match old.by_name(name.as_str()) {
+            Some(scope) => scope.id,
+            None => {
+                while old.by_id(ScopeId(free)).is_some() {
                     free -= 1;
-                    ScopeId(free + 1)
                 }
+                free -= 1;
+                ScopeId(free + 1)
             }
         });
         // Comparing thousands of routes takes a while, so other calls must not wait for it.
@@ -101,34 +99,23 @@ impl Services {
                 .map_err(|_| Error::Internal)?
         };
         let counts = self.read("count_grants", self.store.count_grants()).await?;
-        let impacts: Vec<_> = changes
-            .iter()
-            .map(|change| impact(change, &counts))
-            .collect();
+        let impacts: Vec<_> = changes.iter().map(|change| impact(change, &counts)).collect();
         refuse_dropping(&changes, &counts)?;
 
         let unchanged = impacts.is_empty() && request.toml == current.toml;
         if request.validate_only || unchanged {
             let binding = (!request.validate_only).then(|| self.bound());
-            return Ok(AppliedCatalog {
-                version: old.version(),
-                impacts,
-                binding,
-            });
+            return Ok(AppliedCatalog { version: old.version(), impacts, binding });
         }
         if !request.confirm_narrowing {
             refuse_narrowing(&impacts)?;
         }
         let ctx = caller.context(self.clock.now());
-        let apply = self
-            .store
-            .apply_catalog(&ctx, Some(old.version()), request.toml, &names);
+        let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
         match self.change("apply_catalog", Touched::Catalog, apply).await {
-            Ok(Ok(stored)) => Ok(AppliedCatalog {
-                version: stored.version,
-                impacts,
-                binding: Some(self.bound()),
-            }),
+            Ok(Ok(stored)) => {
+                Ok(AppliedCatalog { version: stored.version, impacts, binding: Some(self.bound()) })
+            }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
             Err(StoreError::StaleCatalog) => {
                 self.catch_up().await?;
@@ -217,11 +204,7 @@ fn refuse_dropping(changes: &[ScopeChange], counts: &GrantCounts) -> Result<()> 
             (*tokens > 0).then(|| (change.scope.clone(), *tokens))
         })
         .collect();
-    if in_use.is_empty() {
-        Ok(())
-    } else {
-        Err(still_listed(&ScopesInUse(in_use)))
-    }
+    if in_use.is_empty() { Ok(()) } else { Err(still_listed(&ScopesInUse(in_use))) }
 }
 
 fn still_listed(ScopesInUse(in_use): &ScopesInUse) -> Error {
@@ -248,9 +231,5 @@ fn refuse_narrowing(impacts: &[Impact]) -> Result<()> {
             ),
         })
         .collect();
-    if obstacles.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Refused(obstacles, Vec::new()))
-    }
+    if obstacles.is_empty() { Ok(()) } else { Err(Error::Refused(obstacles, Vec::new())) }
 }

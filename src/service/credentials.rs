@@ -52,19 +52,15 @@ impl Services {
         let mut faults = Faults::default();
         let name = faults.take(validate::name(name, false)).unwrap_or_default();
         let role = match (role, account_id) {
-            (AskedRole::AccountAdmin, id) => faults
-                .take(validate::id("account_id", id))
-                .map(Role::AccountAdmin),
+            (AskedRole::AccountAdmin, id) => {
+                faults.take(validate::id("account_id", id)).map(Role::AccountAdmin)
+            }
             (AskedRole::Unspecified, _) => {
                 let roles = "is required: ROLE_PEP, ROLE_ACCOUNT_ADMIN or ROLE_OPERATOR";
                 faults.add("role", "REQUIRED", roles);
                 None
             }
-            (role, "") => Some(if role == AskedRole::Pep {
-                Role::Pep
-            } else {
-                Role::Operator
-            }),
+            (role, "") => Some(if role == AskedRole::Pep { Role::Pep } else { Role::Operator }),
             (_, _) => {
                 let only = "goes with ROLE_ACCOUNT_ADMIN only: leave it out";
                 faults.add("account_id", "NOT_FOR_THIS_ROLE", only);
@@ -86,10 +82,7 @@ impl Services {
         let ctx = caller.context(now);
         let digest = secret.digest();
         let create = self.store.create_credential(&ctx, &credential, &digest);
-        match self
-            .change("create_credential", Touched::Credential(id), create)
-            .await?
-        {
+        match self.change("create_credential", Touched::Credential(id), create).await? {
             Ok(()) => Ok((credential, secret)),
             Err(_) => Err(match credential.role {
                 Role::AccountAdmin(account) => no_account(account),
@@ -104,9 +97,7 @@ impl Services {
     /// [`Error::Invalid`] for bad paging; the store's.
     pub async fn list_credentials(&self, paging: Paging<'_>) -> Result<Paged<Credential>> {
         let cursor = Cursor::new(paging, "credentials".to_owned())?;
-        let items = self
-            .read("credentials", self.store.credentials(cursor.page))
-            .await?;
+        let items = self.read("credentials", self.store.credentials(cursor.page)).await?;
         Ok(cursor.finish(items, |credential| credential.id))
     }
 
@@ -122,13 +113,9 @@ impl Services {
         let id: CredentialId = validate::id("credential_id", id)?;
         let ctx = caller.context(self.clock.now());
         let revoke = self.store.revoke_credential(&ctx, id);
-        let revoked = self
-            .change("revoke_credential", Touched::Credential(id), revoke)
-            .await?;
-        let revoked = revoked.ok_or_else(|| Error::NotFound {
-            kind: "credential",
-            id: id.to_string(),
-        })?;
+        let revoked = self.change("revoke_credential", Touched::Credential(id), revoke).await?;
+        let revoked =
+            revoked.ok_or_else(|| Error::NotFound { kind: "credential", id: id.to_string() })?;
         Ok((revoked, self.bound()))
     }
 
@@ -140,9 +127,7 @@ impl Services {
         let key = random_key()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
-        Ok(self
-            .change("add_secret_key", Touched::SecretKeys, add)
-            .await?)
+        Ok(self.change("add_secret_key", Touched::SecretKeys, add).await?)
     }
 }
 

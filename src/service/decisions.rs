@@ -76,15 +76,7 @@ impl Services {
     ) -> Result<(decide::Reason, T)> {
         // The arguments are checked before anything is looked up, and once more borrowed from the
         // catalogue that the decision is made with: the store may have been asked in between.
-        arguments(
-            question,
-            &self
-                .cache
-                .borrow_catalog()
-                .as_ref()
-                .ok_or_else(no_catalog)?
-                .catalog,
-        )?;
+        arguments(question, &self.cache.borrow_catalog().as_ref().ok_or_else(no_catalog)?.catalog)?;
         let (fact, malformed) = match WellFormed::parse(question.token, Opens::Token) {
             None => (None, true),
             Some(secret) => (self.fact(&secret).await?, false),
@@ -113,22 +105,17 @@ impl Services {
                 self.metrics.forged.inc();
                 None
             }
-            Lookup::Unknown => self
-                .cache
-                .tokens
-                .read(id)
-                .await
-                .map_err(|error| match error {
-                    ReadError::Store(error) => {
-                        tracing::warn!(%error, "cannot read the facts of a token");
-                        unreachable_store()
-                    }
-                    ReadError::Late => unreachable_store(),
-                    ReadError::Overloaded => {
-                        self.metrics.shed.inc();
-                        Error::Overloaded
-                    }
-                })?,
+            Lookup::Unknown => self.cache.tokens.read(id).await.map_err(|error| match error {
+                ReadError::Store(error) => {
+                    tracing::warn!(%error, "cannot read the facts of a token");
+                    unreachable_store()
+                }
+                ReadError::Late => unreachable_store(),
+                ReadError::Overloaded => {
+                    self.metrics.shed.inc();
+                    Error::Overloaded
+                }
+            })?,
         };
         Ok(fact.filter(|facts| secret::same(&facts.digest, &secret.digest())))
     }
@@ -155,10 +142,7 @@ fn arguments<'a>(question: &Question<'a>, catalog: &'a Catalog) -> Result<Reques
         _ => None,
     };
     if let (Ok(client), Some(operation)) = (&client, operation) {
-        return Ok(Request {
-            client: *client,
-            operation,
-        });
+        return Ok(Request { client: *client, operation });
     }
 
     let mut faults = Faults::default();

@@ -92,11 +92,8 @@ impl Error {
         subject: impl Into<String>,
         description: impl fmt::Display,
     ) -> Self {
-        let obstacle = Obstacle {
-            rule,
-            subject: subject.into(),
-            description: description.to_string(),
-        };
+        let obstacle =
+            Obstacle { rule, subject: subject.into(), description: description.to_string() };
         Self::Refused(vec![obstacle], Vec::new())
     }
 }

@@ -72,13 +72,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
             }
         };
         faults.settle()?;
-        Ok(Self {
-            page: Page {
-                after,
-                limit: size + 1,
-            },
-            list,
-        })
+        Ok(Self { page: Page { after, limit: size + 1 }, list })
     }
 
     /// Makes the page of what the store gave, cutting off the one too many.
@@ -108,9 +102,7 @@ fn checksum(key: &str, list: &str) -> u32 {
 fn read_token<K: FromStr>(token: &str, list: &str) -> Option<K> {
     let (sum, key) = token.split_at_checked(8)?;
     let sum = u32::from_str_radix(sum, 16).ok()?;
-    (sum == checksum(key, list))
-        .then(|| key.parse().ok())
-        .flatten()
+    (sum == checksum(key, list)).then(|| key.parse().ok()).flatten()
 }
 
 /// What `ListPendingActions` may be asked for.
@@ -153,12 +145,8 @@ impl Services {
         token_id: &str,
     ) -> Result<Option<(Option<AccountId>, Option<TokenId>)>> {
         let mut faults = Faults::default();
-        let account = faults
-            .take(filter_id::<AccountId>("account_id", account_id))
-            .flatten();
-        let token = faults
-            .take(filter_id::<TokenId>("token_id", token_id))
-            .flatten();
+        let account = faults.take(filter_id::<AccountId>("account_id", account_id)).flatten();
+        let token = faults.take(filter_id::<TokenId>("token_id", token_id)).flatten();
         faults.settle()?;
         match (account, caller.only()) {
             (Some(asked), Some(only)) if asked != only => Ok(None),
@@ -182,10 +170,7 @@ impl Services {
         );
         let cursor = both(ids, Cursor::new(query.paging, list))?;
         let (Some((account_id, token_id)), cursor) = cursor else {
-            return Ok(Paged {
-                items: Vec::new(),
-                next: String::new(),
-            });
+            return Ok(Paged { items: Vec::new(), next: String::new() });
         };
         let filter = PendingFilter {
             account_id,
@@ -214,23 +199,11 @@ impl Services {
         );
         let (Some((account_id, token_id)), cursor) = both(ids, Cursor::new(query.paging, list))?
         else {
-            return Ok(Paged {
-                items: Vec::new(),
-                next: String::new(),
-            });
+            return Ok(Paged { items: Vec::new(), next: String::new() });
         };
-        let filter = AuditFilter {
-            account_id,
-            token_id,
-            start: query.start,
-            end: query.end,
-        };
-        let items = self
-            .read(
-                "audit_events",
-                self.store.audit_events(&filter, cursor.page),
-            )
-            .await?;
+        let filter = AuditFilter { account_id, token_id, start: query.start, end: query.end };
+        let items =
+            self.read("audit_events", self.store.audit_events(&filter, cursor.page)).await?;
         Ok(cursor.finish(items, |event| event.position))
     }
 }

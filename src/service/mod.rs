@@ -114,10 +114,7 @@ impl Services {
 
     /// Bound now: this process is the only one that decides.
     fn bound(&self) -> Binding {
-        Binding {
-            bound: true,
-            by: self.clock.now(),
-        }
+        Binding { bound: true, by: self.clock.now() }
     }
 }
 

@@ -82,10 +82,7 @@ pub struct Described {
 
 impl Services {
     fn described(&self, token: Token) -> Result<Described> {
-        Ok(Described {
-            token,
-            in_force: self.in_force()?,
-        })
+        Ok(Described { token, in_force: self.in_force()? })
     }
 
     /// Creates a token. With `validate_only` the secret is absent, and the id means nothing.
@@ -106,18 +103,13 @@ impl Services {
             }
             if request.validate_only {
                 let account = self.store.account(new.account_id);
-                self.read("account", account)
-                    .await?
-                    .ok_or_else(|| no_account(new.account_id))?;
+                self.read("account", account).await?.ok_or_else(|| no_account(new.account_id))?;
                 let token = self.as_it_would_be(new);
                 return Ok((Described { token, in_force }, None));
             }
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
-            match self
-                .change("create_token", Touched::Token(new.id), create)
-                .await
-            {
+            match self.change("create_token", Touched::Token(new.id), create).await {
                 Ok(Ok(token)) => return Ok((Described { token, in_force }, Some(secret))),
                 Ok(Err(_)) => return Err(no_account(new.account_id)),
                 Err(StoreError::StaleCatalog) => self.catch_up().await?,
@@ -134,9 +126,7 @@ impl Services {
     ) -> Result<(NewToken, Secret)> {
         let mut faults = Faults::default();
         let account_id = faults.take(validate::id::<AccountId>("account_id", request.account_id));
-        let name = faults
-            .take(validate::name(request.name, true))
-            .unwrap_or_default();
+        let name = faults.take(validate::name(request.name, true)).unwrap_or_default();
         if request.kind.is_none() {
             faults.add(
                 "kind",
@@ -145,11 +135,7 @@ impl Services {
             );
         }
         let scopes = faults.take(scopes(request, catalog));
-        let entries = faults.take(validate::entries(
-            "whitelist",
-            request.whitelist,
-            &self.limits,
-        ));
+        let entries = faults.take(validate::entries("whitelist", request.whitelist, &self.limits));
         let entries = entries.map(|entries| Entries::new(entries, &self.limits));
         if let Some(Err(too_many)) = &entries {
             faults.add("whitelist", "TOO_MANY_ENTRIES", too_many);
@@ -168,11 +154,7 @@ impl Services {
                 },
             };
             if grant.requires_whitelist(catalog) {
-                faults.add(
-                    "whitelist",
-                    "WHITELIST_REQUIRED",
-                    needs_whitelist(&grant, catalog),
-                );
+                faults.add("whitelist", "WHITELIST_REQUIRED", needs_whitelist(&grant, catalog));
             }
         }
         faults.settle()?;
@@ -219,9 +201,7 @@ impl Services {
     /// [`Error::NotFound`] where there is none that the caller sees; the store's.
     pub async fn get_token(&self, caller: &Caller, id: &str) -> Result<Described> {
         let id: TokenId = validate::id("token_id", id)?;
-        let token = self
-            .read("token", self.store.token(id, caller.only()))
-            .await?;
+        let token = self.read("token", self.store.token(id, caller.only())).await?;
         self.described(token.ok_or_else(|| no_token(id))?)
     }
 
@@ -241,21 +221,10 @@ impl Services {
         let (ids, cursor) = super::lists::both(ids, cursor)?;
         let in_force = self.in_force()?;
         let Some((account_id, _)) = ids else {
-            return Ok((
-                Paged {
-                    items: Vec::new(),
-                    next: String::new(),
-                },
-                in_force,
-            ));
+            return Ok((Paged { items: Vec::new(), next: String::new() }, in_force));
         };
-        let filter = TokenFilter {
-            account_id,
-            deleted,
-        };
-        let items = self
-            .read("tokens", self.store.tokens(&filter, cursor.page))
-            .await?;
+        let filter = TokenFilter { account_id, deleted };
+        let items = self.read("tokens", self.store.tokens(&filter, cursor.page)).await?;
         Ok((cursor.finish(items, |token| token.id), in_force))
     }
 
@@ -267,9 +236,7 @@ impl Services {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
-        let deleted = self
-            .change("delete_token", Touched::Token(id), delete)
-            .await?;
+        let deleted = self.change("delete_token", Touched::Token(id), delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
         Ok((described, self.bound()))
     }
@@ -303,8 +270,7 @@ impl Services {
             let result = if request.validate_only {
                 self.stored("check_whitelist", work).await
             } else {
-                self.change("change_whitelist", Touched::Token(id), work)
-                    .await
+                self.change("change_whitelist", Touched::Token(id), work).await
             };
             match result {
                 Ok(None) => return Err(no_token(id)),
@@ -322,14 +288,9 @@ impl Services {
 
     async fn read_whitelist(&self, target: WhitelistTarget) -> Result<ManagedWhitelist> {
         let id = target.token_id;
-        let token = self
-            .read("token", self.store.token(id, target.only))
-            .await?;
+        let token = self.read("token", self.store.token(id, target.only)).await?;
         let token = token.ok_or_else(|| no_token(id))?;
-        if target
-            .expected_version
-            .is_some_and(|version| version != token.whitelist_version)
-        {
+        if target.expected_version.is_some_and(|version| version != token.whitelist_version) {
             return Err(stale(token.whitelist_version));
         }
         let outcome = WhitelistChanged {
@@ -338,10 +299,7 @@ impl Services {
             still_covered_by: Vec::new(),
             changed: false,
         };
-        Ok(ManagedWhitelist {
-            outcome,
-            binding: None,
-        })
+        Ok(ManagedWhitelist { outcome, binding: None })
     }
 
     fn whitelist_change(
@@ -352,11 +310,7 @@ impl Services {
         let mut faults = Faults::default();
         let token_id = faults.take(validate::id::<TokenId>("token_id", request.token_id));
         if request.expected_version.is_some_and(|version| version < 1) {
-            faults.add(
-                "expected_version",
-                "NOT_A_VERSION",
-                "is no version; they count from 1",
-            );
+            faults.add("expected_version", "NOT_A_VERSION", "is no version; they count from 1");
         }
         let edits = !request.add.is_empty() || !request.remove.is_empty();
         let change = match request.replace {
@@ -370,17 +324,13 @@ impl Services {
             }
             Some((entries, allow_any_address)) => faults
                 .take(validate::entries("replace.entries", entries, &self.limits))
-                .map(|entries| Change::Replace {
-                    entries,
-                    allow_any_address,
-                }),
+                .map(|entries| Change::Replace { entries, allow_any_address }),
             None if edits => {
                 let add = faults.take(validate::entries("add", request.add, &self.limits));
                 // What was accepted under earlier limits can still be removed.
                 let remove =
                     faults.take(validate::entries("remove", request.remove, &Limits::NONE));
-                add.zip(remove)
-                    .map(|(add, remove)| Change::Edit { add, remove })
+                add.zip(remove).map(|(add, remove)| Change::Edit { add, remove })
             }
             None => None,
         };
@@ -470,11 +420,7 @@ fn refusal(id: TokenId, change: &Change, refused: WhitelistRefused) -> Error {
         (_, Change::Replace { .. }) => "replace.entries",
     };
     let reason = rule.reason();
-    let violation = Violation {
-        field: field.to_owned(),
-        description: rule.to_string(),
-        reason,
-    };
+    let violation = Violation { field: field.to_owned(), description: rule.to_string(), reason };
     match rule {
         // The request contradicts itself, whatever the token is like.
         ChangeError::SameEntryAddedAndRemoved(_)
@@ -501,8 +447,5 @@ fn stale(current: i64) -> Error {
 }
 
 fn no_token(id: TokenId) -> Error {
-    Error::NotFound {
-        kind: "token",
-        id: id.to_string(),
-    }
+    Error::NotFound { kind: "token", id: id.to_string() }
 }

@@ -59,11 +59,7 @@ impl Faults {
     /// # Errors
     /// [`Error::Invalid`] where there is any fault.
     pub fn settle(self) -> Result<(), Error> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Invalid(self.0))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self.0)) }
     }
 }
 
@@ -79,8 +75,7 @@ where
     if text.is_empty() {
         return Err(Error::invalid(field, "REQUIRED", "is required"));
     }
-    text.parse()
-        .map_err(|error| Error::invalid(field, "NOT_AN_ID", error))
+    text.parse().map_err(|error| Error::invalid(field, "NOT_AN_ID", error))
 }
 
 /// An id to filter by; empty means no filter.
@@ -92,11 +87,7 @@ where
     T: FromStr,
     T::Err: std::fmt::Display,
 {
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        id(field, text).map(Some)
-    }
+    if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
 }
 
 /// A label for people; `required` tells whether it may be empty.
@@ -110,16 +101,10 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
         return fault("REQUIRED", "is required".into());
     }
     if text.len() > MAX_NAME * 4 || trimmed.chars().count() > MAX_NAME {
-        return fault(
-            "TOO_LONG",
-            format!("is longer than {MAX_NAME} characters: shorten it"),
-        );
+        return fault("TOO_LONG", format!("is longer than {MAX_NAME} characters: shorten it"));
     }
     if trimmed.chars().any(char::is_control) {
-        return fault(
-            "CONTROL_CHARACTERS",
-            "has control characters: leave them out".into(),
-        );
+        return fault("CONTROL_CHARACTERS", "has control characters: leave them out".into());
     }
     Ok(trimmed.to_owned())
 }
@@ -131,11 +116,7 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
 pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
     const FIELD: &str = "admin_emails";
     if texts.is_empty() {
-        return Err(Error::invalid(
-            FIELD,
-            "REQUIRED",
-            "an account has at least one admin",
-        ));
+        return Err(Error::invalid(FIELD, "REQUIRED", "an account has at least one admin"));
     }
     if texts.len() > MAX_ADMINS {
         return Err(Error::invalid(
@@ -150,23 +131,11 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         let field = || format!("{FIELD}[{at}]");
         let text = text.trim();
         if text.len() > MAX_EMAIL {
-            faults.add(
-                field(),
-                "TOO_LONG",
-                format_args!("is longer than {MAX_EMAIL} bytes"),
-            );
+            faults.add(field(), "TOO_LONG", format_args!("is longer than {MAX_EMAIL} bytes"));
         } else if text.chars().any(char::is_control) || text.parse::<Address>().is_err() {
-            faults.add(
-                field(),
-                "NOT_AN_EMAIL",
-                "is no mail address such as ada@example.com",
-            );
+            faults.add(field(), "NOT_AN_EMAIL", "is no mail address such as ada@example.com");
         } else if !seen.insert(text.to_lowercase()) {
-            faults.add(
-                field(),
-                "DUPLICATE",
-                "stands in the list twice: leave it out once",
-            );
+            faults.add(field(), "DUPLICATE", "stands in the list twice: leave it out once");
         }
     }
     faults.settle()?;

@@ -12,11 +12,7 @@ use super::StoreError;
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if passes(&error) {
-            Self::Unavailable(error)
-        } else {
-            Self::Internal(error.into())
-        }
+        if passes(&error) { Self::Unavailable(error) } else { Self::Internal(error.into()) }
     }
 }
 
@@ -61,9 +57,7 @@ fn passes_in_sqlite(code: &str) -> bool {
 /// a standby (25006), a transaction that stood still too long, as when this process was paused
 /// (25P03), locks not had in time (55P03), conflicts (40001, 40P01).
 fn passes_in_postgres(code: &str) -> bool {
-    ["08", "53", "57"]
-        .iter()
-        .any(|class| code.starts_with(class))
+    ["08", "53", "57"].iter().any(|class| code.starts_with(class))
         || ["25006", "25P03", "55P03", "40001", "40P01"].contains(&code)
 }
 
@@ -117,10 +111,7 @@ pub enum OpenError {
 impl OpenError {
     pub(super) fn data_dir(path: &Path) -> impl Fn(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::DataDir {
-            path: path.clone(),
-            source,
-        }
+        move |source| Self::DataDir { path: path.clone(), source }
     }
 }
 

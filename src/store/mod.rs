@@ -160,10 +160,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
     /// token. A change that changes nothing keeps the version and leaves no record. With
     /// `dry_run` everything is checked and nothing written.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one use case, each argument a fact of it"
-    )]
+    #[allow(clippy::too_many_arguments, reason = "one use case, each argument a fact of it")]
     async fn change_whitelist(
         &self,
         ctx: &Context,

@@ -103,9 +103,7 @@ impl Token {
     /// What it may do now; meaningless for a deleted token.
     pub fn grant(&self) -> Grant {
         match self.kind {
-            TokenKind::ReadOnly => Grant::ReadOnly {
-                downgraded: self.downgraded.is_some(),
-            },
+            TokenKind::ReadOnly => Grant::ReadOnly { downgraded: self.downgraded.is_some() },
             TokenKind::ReadWrite => Grant::ReadWrite,
             TokenKind::Custom => Grant::Custom {
                 granted: self.scopes.iter().copied().collect(),

@@ -50,14 +50,8 @@ impl Client {
     /// Whoever holds `credential`, over plaintext.
     pub async fn connect(address: SocketAddr, credential: &str) -> Self {
         let endpoint = endpoint(format!("http://{address}"));
-        let channel = endpoint
-            .connect()
-            .await
-            .expect("a connection to the server");
-        Self {
-            channel,
-            bearer: Bearer::new(credential),
-        }
+        let channel = endpoint.connect().await.expect("a connection to the server");
+        Self { channel, bearer: Bearer::new(credential) }
     }
 
     /// Whoever holds `credential`, over TLS to `localhost`.
@@ -72,26 +66,17 @@ impl Client {
     ) -> Result<Self, Error> {
         let endpoint =
             endpoint(format!("https://{address}")).tls_config(tls.domain_name("localhost"))?;
-        Ok(Self {
-            channel: endpoint.connect().await?,
-            bearer: Bearer::new(credential),
-        })
+        Ok(Self { channel: endpoint.connect().await?, bearer: Bearer::new(credential) })
     }
 
     /// The same connection with another credential.
     pub fn with(&self, credential: &str) -> Self {
-        Self {
-            channel: self.channel.clone(),
-            bearer: Bearer::new(credential),
-        }
+        Self { channel: self.channel.clone(), bearer: Bearer::new(credential) }
     }
 
     /// The same connection with no credential at all.
     pub fn anonymous(&self) -> Self {
-        Self {
-            channel: self.channel.clone(),
-            bearer: Bearer(None),
-        }
+        Self { channel: self.channel.clone(), bearer: Bearer(None) }
     }
 
     /// Calls of the AuthorizationService.
@@ -125,15 +110,8 @@ impl Client {
             name: "Test".to_owned(),
             admin_emails: vec!["admin@example.com".to_owned()],
         };
-        let response = self
-            .accounts()
-            .create_account(request)
-            .await
-            .expect("an account");
-        response
-            .into_inner()
-            .account
-            .expect("the answer has the account")
+        let response = self.accounts().create_account(request).await.expect("an account");
+        response.into_inner().account.expect("the answer has the account")
     }
 
     /// A new token and its secret.
@@ -154,10 +132,7 @@ impl Client {
         };
         let response = self.tokens().create_token(request).await.expect("a token");
         let response = response.into_inner();
-        (
-            response.token.expect("the answer has the token"),
-            response.secret,
-        )
+        (response.token.expect("the answer has the token"), response.secret)
     }
 }
 
@@ -177,9 +152,8 @@ pub struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Bearer {
     fn new(credential: &str) -> Self {
-        let mut value: MetadataValue<Ascii> = format!("Bearer {credential}")
-            .parse()
-            .expect("a credential");
+        let mut value: MetadataValue<Ascii> =
+            format!("Bearer {credential}").parse().expect("a credential");
         value.set_sensitive(true);
         Self(Some(value))
     }
@@ -188,17 +162,12 @@ impl Bearer {
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
+            request.metadata_mut().insert("authorization", value.clone());
         }
         Ok(request)
     }
 }
 
 fn endpoint(uri: String) -> Endpoint {
-    Endpoint::from_shared(uri)
-        .expect("an address")
-        .connect_timeout(PATIENCE)
-        .timeout(PATIENCE)
+    Endpoint::from_shared(uri).expect("an address").connect_timeout(PATIENCE).timeout(PATIENCE)
 }

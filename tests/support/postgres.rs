@@ -131,37 +131,19 @@ impl Cluster {
             }
         );
         let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", GUARD, "guard"])
-            .arg(&bin)
-            .arg(&dir)
-            .arg(options);
+        command.args(["-c", GUARD, "guard"]).arg(&bin).arg(&dir).arg(options);
         command.current_dir("/").env_clear().env("LC_ALL", "C");
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin");
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         if let Some((uid, gid)) = other_user() {
             command.uid(uid).gid(gid);
         }
         let mut child = command.spawn().expect("starting sh");
         let orders = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
-        let guard = Mutex::new(Guard {
-            child,
-            orders,
-            answers,
-        });
-        let mut cluster = Self {
-            dir,
-            port: 0,
-            guard,
-        };
-        cluster
-            .order("init")
-            .unwrap_or_else(|log| panic!("initdb failed: {log}"));
+        let guard = Mutex::new(Guard { child, orders, answers });
+        let mut cluster = Self { dir, port: 0, guard };
+        cluster.order("init").unwrap_or_else(|log| panic!("initdb failed: {log}"));
         // Another process may take the port between its choice and its use.
         let mut failure = String::new();
         for _ in 0..5 {
@@ -195,14 +177,12 @@ impl Cluster {
 
     /// Stops the server in good order, breaking off its connections; returns when it has ended.
     pub fn stop(&self) {
-        self.order("stop")
-            .unwrap_or_else(|log| panic!("Postgres does not stop: {log}"));
+        self.order("stop").unwrap_or_else(|log| panic!("Postgres does not stop: {log}"));
     }
 
     /// Kills all processes of the server at once, as a crash would; returns when they have ended.
     pub fn kill(&self) {
-        self.order("crash")
-            .unwrap_or_else(|log| panic!("Postgres does not die: {log}"));
+        self.order("crash").unwrap_or_else(|log| panic!("Postgres does not die: {log}"));
     }
 
     /// The loopback TCP port, for a proxy in front of the server.
@@ -220,19 +200,13 @@ impl Cluster {
         let orders = guard.orders.as_mut().expect("only dropping takes it");
         writeln!(orders, "{order}").expect("the guard reads orders");
         let mut answer = String::new();
-        guard
-            .answers
-            .read_line(&mut answer)
-            .expect("the guard answers");
+        guard.answers.read_line(&mut answer).expect("the guard answers");
         match answer.trim() {
             "ok" => Ok(()),
             _ => {
                 let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().rev().take(20).collect();
-                Err(lines
-                    .into_iter()
-                    .rev()
-                    .fold(String::new(), |all, line| all + "\n" + line))
+                Err(lines.into_iter().rev().fold(String::new(), |all, line| all + "\n" + line))
             }
         }
     }
@@ -251,24 +225,14 @@ fn binaries() -> PathBuf {
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
     let given = std::env::var_os("PG_BIN").map(PathBuf::from);
     let debian = || {
-        let versions = fs::read_dir("/usr/lib/postgresql")
-            .into_iter()
-            .flatten()
-            .flatten();
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut versions: Vec<(u32, PathBuf)> = versions
             .filter_map(|version| {
-                Some((
-                    version.file_name().to_str()?.parse().ok()?,
-                    version.path().join("bin"),
-                ))
+                Some((version.file_name().to_str()?.parse().ok()?, version.path().join("bin")))
             })
             .collect();
         versions.sort();
-        versions
-            .into_iter()
-            .rev()
-            .map(|(_, dir)| dir)
-            .find(complete)
+        versions.into_iter().rev().map(|(_, dir)| dir).find(complete)
     };
     let path = || {
         let path: OsString = std::env::var_os("PATH").unwrap_or_default();
@@ -280,11 +244,7 @@ fn binaries() -> PathBuf {
     };
     let dir = dir.unwrap_or_else(|| panic!("no Postgres found; {INSTALL}"));
     let version = version(&dir);
-    assert!(
-        version >= OLDEST,
-        "{} is PostgreSQL {version}; {INSTALL}",
-        dir.display()
-    );
+    assert!(version >= OLDEST, "{} is PostgreSQL {version}; {INSTALL}", dir.display());
     dir
 }
 
@@ -308,9 +268,7 @@ fn other_user() -> Option<(u32, u32)> {
     }
     let passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd is readable");
     let find = |name: &str| {
-        let mut fields = passwd
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>());
+        let mut fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
         let user = fields.find(|fields| fields.len() > 3 && fields[0] == name)?;
         Some((user[2].parse().ok()?, user[3].parse().ok()?))
     };

@@ -131,13 +131,7 @@ impl Setup {
     pub fn spawn(self) -> Server {
         let home = TempDir::with_prefix("portcullis-test-").expect("a temporary directory");
         let process = Process::spawn(&self, home.path(), 0);
-        Server {
-            setup: self,
-            home,
-            process,
-            starts: 1,
-            addresses: None,
-        }
+        Server { setup: self, home, process, starts: 1, addresses: None }
     }
 
     /// Starts what must refuse to start; gives its status and its stdout and stderr.
@@ -191,10 +185,7 @@ impl Server {
 
     /// The operator credential it was started with.
     pub fn operator(&self) -> &str {
-        self.setup
-            .operator
-            .as_deref()
-            .expect("a server without operator credential")
+        self.setup.operator.as_deref().expect("a server without operator credential")
     }
 
     /// Where its data is.
@@ -241,13 +232,7 @@ impl Server {
     pub fn signal(&self, signal: &str) {
         // The shell's own `kill`: the crate forbids unsafe code, and a minimal Debian has no other.
         let sent = Command::new("sh")
-            .args([
-                "-c",
-                r#"kill -s "$1" "$2""#,
-                "sh",
-                signal,
-                &self.pid().to_string(),
-            ])
+            .args(["-c", r#"kill -s "$1" "$2""#, "sh", signal, &self.pid().to_string()])
             .status()
             .expect("sh");
         assert!(sent.success(), "SIG{signal} could not be sent");
@@ -344,9 +329,7 @@ impl Process {
                 .arg(write(home, "server.key", identity.key()));
         }
         if let Some(authority) = &setup.client_ca {
-            command
-                .arg("--tls-client-ca")
-                .arg(write(home, "client-ca.crt", authority));
+            command.arg("--tls-client-ca").arg(write(home, "client-ca.crt", authority));
         }
         command.envs(setup.env.iter().map(|(name, value)| (name, value)));
 
@@ -363,20 +346,13 @@ impl Process {
                 }
             }
         });
-        Self {
-            child,
-            ready,
-            stdout,
-            stderr,
-        }
+        Self { child, ready, stdout, stderr }
     }
 }
 
 /// The addresses of gRPC and HTTP, where `line` is the line of a server that is ready.
 fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (grpc, http) = line
-        .strip_prefix("portcullis ready grpc=")?
-        .split_once(" http=")?;
+    let (grpc, http) = line.strip_prefix("portcullis ready grpc=")?.split_once(" http=")?;
     Some((grpc.parse().ok()?, http.parse().ok()?))
 }
 

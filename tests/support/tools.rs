@@ -41,23 +41,14 @@ pub fn source(path: &str) -> PathBuf {
 /// With all that it printed, where it fails.
 pub fn succeed(command: &mut Command) -> String {
     let output = command.output().expect("the program starts");
-    assert!(
-        output.status.success(),
-        "{}\n{}",
-        output.status,
-        printed(&output)
-    );
+    assert!(output.status.success(), "{}\n{}", output.status, printed(&output));
     String::from_utf8(output.stdout).expect("UTF-8 on stdout")
 }
 
 /// Runs `command`, which must fail, and gives all that it printed.
 pub fn fail(command: &mut Command) -> String {
     let output = command.output().expect("the program starts");
-    assert!(
-        !output.status.success(),
-        "should have failed:\n{}",
-        printed(&output)
-    );
+    assert!(!output.status.success(), "should have failed:\n{}", printed(&output));
     printed(&output)
 }
 
@@ -71,10 +62,7 @@ fn tool(variable: &str) -> PathBuf {
     let path = env::var_os(variable).map(PathBuf::from);
     match path {
         Some(path) if path.exists() => path,
-        Some(path) => panic!(
-            "{variable} names {}, which is not there: run ./test",
-            path.display()
-        ),
+        Some(path) => panic!("{variable} names {}, which is not there: run ./test", path.display()),
         None => panic!("{variable} is not set: run ./test"),
     }
 }

@@ -74,16 +74,9 @@ impl SecretVariables {
         };
         let file = env::var_os(file_name).map(PathBuf::from);
         if value.is_some() && file.is_some() {
-            return invalid(format!(
-                "{name} and {file_name} are both set; unset one of them"
-            ));
+            return invalid(format!("{name} and {file_name} are both set; unset one of them"));
         }
-        Ok(Self {
-            name,
-            file_name,
-            value,
-            file,
-        })
+        Ok(Self { name, file_name, value, file })
     }
 
     /// The secret from `flag` or else from the variables; an empty one is refused, so that a
@@ -94,10 +87,9 @@ impl SecretVariables {
         flag: Option<PathBuf>,
     ) -> Result<Option<Credential>, ClientSettingsError> {
         let (secret, source) = match (flag, self.file, self.value) {
-            (Some(path), _, _) => (
-                read_secret("credential file", &path)?,
-                path.display().to_string(),
-            ),
+            (Some(path), _, _) => {
+                (read_secret("credential file", &path)?, path.display().to_string())
+            }
             (None, Some(path), _) => (
                 read_secret("credential file", &path)?,
                 format!("{} (named by {})", path.display(), self.file_name),
@@ -118,15 +110,9 @@ pub(super) fn operator_credential(
 ) -> Result<Option<Credential>, ClientSettingsError> {
     let path = data_dir.join(OPERATOR_CREDENTIAL_FILE);
     match read_secret("operator's credential", &path) {
-        Ok(secret) => Ok(Some(Credential {
-            secret,
-            source: path.display().to_string(),
-        })),
+        Ok(secret) => Ok(Some(Credential { secret, source: path.display().to_string() })),
         Err(ClientSettingsError::Unreadable { source, .. })
-            if matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
             Ok(None)
         }

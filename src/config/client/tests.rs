@@ -68,11 +68,7 @@ fn a_flag_beats_variables_and_they_beat_the_data_directory() {
 fn the_data_directory_is_for_this_host_only() {
     let dir = tempfile::tempdir().unwrap();
     assert!(
-        Parsed::in_dir(dir.path())
-            .resolve(variables(None, None))
-            .unwrap()
-            .credential
-            .is_none()
+        Parsed::in_dir(dir.path()).resolve(variables(None, None)).unwrap().credential.is_none()
     );
     fs::write(dir.path().join(OPERATOR_CREDENTIAL_FILE), "left").unwrap();
     for (server, found) in [
@@ -84,10 +80,8 @@ fn the_data_directory_is_for_this_host_only() {
         ("https://pdp.example.com", false),
         ("http://localhost.example.com", false),
     ] {
-        let settings = Parsed::in_dir(dir.path())
-            .server(server)
-            .resolve(variables(None, None))
-            .unwrap();
+        let settings =
+            Parsed::in_dir(dir.path()).server(server).resolve(variables(None, None)).unwrap();
         assert_eq!(settings.credential.is_some(), found, "{server}");
     }
 }
@@ -96,13 +90,8 @@ fn the_data_directory_is_for_this_host_only() {
 fn no_secret_travels_unencrypted_unless_told_so() {
     let dir = tempfile::tempdir().unwrap();
     let remote = || Parsed::in_dir(dir.path()).server("http://pdp.example.com:50051");
-    let error = remote()
-        .resolve(variables(Some("hush-hush"), None))
-        .unwrap_err();
-    assert!(
-        error.contains("--plaintext") && error.contains("pdp.example.com:50051"),
-        "{error}"
-    );
+    let error = remote().resolve(variables(Some("hush-hush"), None)).unwrap_err();
+    assert!(error.contains("--plaintext") && error.contains("pdp.example.com:50051"), "{error}");
     assert!(!error.contains("hush"), "{error}");
 
     let mut told = remote();
@@ -122,22 +111,14 @@ fn faulty_settings_are_told() {
         ("http://me:pw@host", "user or password"),
         ("http://127.0.0.1:1/path", "must end after the port"),
     ] {
-        let error = Parsed::in_dir(dir.path())
-            .server(server)
-            .resolve(variables(None, None))
-            .unwrap_err();
+        let error =
+            Parsed::in_dir(dir.path()).server(server).resolve(variables(None, None)).unwrap_err();
         assert!(error.contains(part), "{server}: {error}");
     }
     let faults = [
-        (
-            variables(Some(""), None),
-            "the credential in PORTCULLIS_CREDENTIAL is empty",
-        ),
+        (variables(Some(""), None), "the credential in PORTCULLIS_CREDENTIAL is empty"),
         (variables(Some("two\nlines"), None), "visible ASCII"),
-        (
-            variables(None, Some(Path::new("/nowhere/at/all"))),
-            "/nowhere/at/all can't be read",
-        ),
+        (variables(None, Some(Path::new("/nowhere/at/all"))), "/nowhere/at/all can't be read"),
     ];
     for (variables, part) in faults {
         let error = Parsed::in_dir(dir.path()).resolve(variables).unwrap_err();
@@ -146,27 +127,16 @@ fn faulty_settings_are_told() {
     }
     let mut idle = Parsed::in_dir(dir.path());
     idle.0.timeout = Duration::ZERO;
-    assert!(
-        idle.resolve(variables(None, None))
-            .unwrap_err()
-            .contains("--timeout")
-    );
+    assert!(idle.resolve(variables(None, None)).unwrap_err().contains("--timeout"));
     let mut with_ca = Parsed::in_dir(dir.path());
     with_ca.0.server_ca = Some("ca.pem".into());
-    assert!(
-        with_ca
-            .resolve(variables(None, None))
-            .unwrap_err()
-            .contains("https://")
-    );
+    assert!(with_ca.resolve(variables(None, None)).unwrap_err().contains("https://"));
 }
 
 #[test]
 fn a_debug_print_shows_no_secret() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Parsed::in_dir(dir.path())
-        .resolve(variables(Some("hush-hush"), None))
-        .unwrap();
+    let settings = Parsed::in_dir(dir.path()).resolve(variables(Some("hush-hush"), None)).unwrap();
     assert!(!format!("{settings:?}").contains("hush"));
 }
 
@@ -176,25 +146,14 @@ fn a_token_comes_from_a_file_a_variable_or_standard_input() {
     let file = dir.path().join("token");
     fs::write(&file, "from file\n").unwrap();
     let token = |file: Option<&Path>, variables| {
-        TokenArgs {
-            token_file: file.map(Path::to_owned),
-        }
-        .resolve_with(variables)
-        .map(|secret| secret.map(|s| s.expose_secret().to_owned()))
-        .unwrap()
+        TokenArgs { token_file: file.map(Path::to_owned) }
+            .resolve_with(variables)
+            .map(|secret| secret.map(|s| s.expose_secret().to_owned()))
+            .unwrap()
     };
-    assert_eq!(
-        token(Some(&file), variables(Some("v"), None)).as_deref(),
-        Some("from file")
-    );
+    assert_eq!(token(Some(&file), variables(Some("v"), None)).as_deref(), Some("from file"));
     assert_eq!(token(None, variables(Some(""), None)).as_deref(), Some(""));
-    assert_eq!(
-        token(None, variables(None, Some(&file))).as_deref(),
-        Some("from file")
-    );
-    assert_eq!(
-        token(Some(Path::new("-")), variables(Some("v"), None)),
-        None
-    );
+    assert_eq!(token(None, variables(None, Some(&file))).as_deref(), Some("from file"));
+    assert_eq!(token(Some(Path::new("-")), variables(Some("v"), None)), None);
     assert_eq!(token(None, variables(None, None)), None);
 }

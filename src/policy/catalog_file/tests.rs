@@ -79,23 +79,15 @@ fn a_syntax_error_stands_alone_with_its_line() {
         let faults = parse(text).unwrap_err();
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert_eq!(faults[0].line, line, "{text:?}: {faults:?}");
-        assert!(
-            faults[0].message.starts_with("this is not TOML: "),
-            "{faults:?}"
-        );
+        assert!(faults[0].message.starts_with("this is not TOML: "), "{faults:?}");
     }
 }
 
 #[test]
 fn a_file_without_scopes_is_refused() {
-    for text in [
-        "",
-        "# nothing\n",
-        "scope = []",
-        "[scope]\nname = \"a\"",
-        "scope = 1",
-        "[[scopes]]",
-    ] {
+    for text in
+        ["", "# nothing\n", "scope = []", "[scope]\nname = \"a\"", "scope = 1", "[[scopes]]"]
+    {
         assert!(parse(text).is_err(), "{text:?}");
     }
     insta::assert_snapshot!(faults("[[scopes]]\nname = \"a\""), @r##"
@@ -135,14 +127,8 @@ fn sizes_have_bounds() {
         let routes = (0..n).map(|i| format!("\"GET /{i}\",\n"));
         format!("{}routes = [\n{}]", scope(0), routes.collect::<String>())
     };
-    assert_eq!(
-        parse(&routes(MAX_ROUTES)).unwrap()[0].routes.len(),
-        MAX_ROUTES
-    );
-    assert_eq!(
-        faults(&routes(MAX_ROUTES + 2)),
-        "line 10005: there are more than 10000 routes\n"
-    );
+    assert_eq!(parse(&routes(MAX_ROUTES)).unwrap()[0].routes.len(), MAX_ROUTES);
+    assert_eq!(faults(&routes(MAX_ROUTES + 2)), "line 10005: there are more than 10000 routes\n");
 
     let described = |text: &str| format!("{}description = \"{text}\"", scope(0));
     assert!(parse(&described(&"é".repeat(MAX_DESCRIPTION_CHARS))).is_ok());
@@ -167,11 +153,7 @@ fn hostile_files_get_short_answers() {
     ] {
         let faults = parse(&text).unwrap_err();
         assert!(!faults.is_empty() && faults.len() <= MAX_FAULTS + 1);
-        assert!(
-            faults
-                .iter()
-                .all(|f| f.message.chars().count() <= MAX_MESSAGE_CHARS + 3)
-        );
+        assert!(faults.iter().all(|f| f.message.chars().count() <= MAX_MESSAGE_CHARS + 3));
     }
 }
 

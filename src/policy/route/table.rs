@@ -26,28 +26,19 @@ struct Node<T> {
 }
 
 impl<T> Node<T> {
-    const EMPTY: Self = Self {
-        literals: Vec::new(),
-        parameter: None,
-        routes: Vec::new(),
-    };
+    const EMPTY: Self = Self { literals: Vec::new(), parameter: None, routes: Vec::new() };
 
     fn literal(&self, segment: &[u8]) -> Result<usize, usize> {
         self.literals.binary_search_by(|(text, _)| {
             // By length first: it settles most comparisons without a look at the text.
-            text.len()
-                .cmp(&segment.len())
-                .then_with(|| text.as_bytes().cmp(segment))
+            text.len().cmp(&segment.len()).then_with(|| text.as_bytes().cmp(segment))
         })
     }
 }
 
 impl<T> Default for RouteTable<T> {
     fn default() -> Self {
-        Self {
-            nodes: vec![Node::EMPTY],
-            deepest: 0,
-        }
+        Self { nodes: vec![Node::EMPTY], deepest: 0 }
     }
 }
 
@@ -119,9 +110,7 @@ impl<T> RouteTable<T> {
         let node = &self.nodes[at];
         let Some((segment, rest)) = segments.split_first() else {
             let mut routes = node.routes.iter();
-            return routes
-                .find(|(m, _)| *m.0 == *method)
-                .map(|(_, value)| value);
+            return routes.find(|(m, _)| *m.0 == *method).map(|(_, value)| value);
         };
         let by_literal = match node.literal(segment) {
             Ok(i) => self.search(node.literals[i].1, method, rest),
@@ -166,10 +155,7 @@ struct Split {
 /// segments than there is room for; it reads no further then.
 fn split<'p>(path: &'p [u8], segments: &mut [&'p [u8]]) -> Option<Split> {
     let path = path.strip_prefix(b"/")?;
-    let mut split = Split {
-        count: 0,
-        escaped: false,
-    };
+    let mut split = Split { count: 0, escaped: false };
     let mut start = 0;
     let mut end = path.len();
     for (i, &byte) in path.iter().enumerate() {
@@ -238,9 +224,7 @@ mod tests {
     fn table(routes: &[&str]) -> RouteTable<String> {
         let mut table = RouteTable::default();
         for text in routes {
-            table
-                .insert(&text.parse().unwrap(), (*text).to_owned())
-                .unwrap();
+            table.insert(&text.parse().unwrap(), (*text).to_owned()).unwrap();
         }
         table
     }
@@ -257,13 +241,7 @@ mod tests {
 
     #[test]
     fn literals_go_before_parameters_from_the_left() {
-        let routes = [
-            "GET /a/b",
-            "GET /a/{x}",
-            "GET /{x}/b",
-            "GET /{x}/{y}/c",
-            "GET /a/{x}/d",
-        ];
+        let routes = ["GET /a/b", "GET /a/{x}", "GET /{x}/b", "GET /{x}/{y}/c", "GET /a/{x}/d"];
         check(
             &routes,
             &[
@@ -310,12 +288,7 @@ mod tests {
 
     #[test]
     fn what_could_be_read_in_two_ways_matches_nothing() {
-        let table = table(&[
-            "GET /{x}",
-            "GET /a/{x}",
-            "GET /a/{x}/c",
-            "GET /{x}/{y}/{z}/{w}",
-        ]);
+        let table = table(&["GET /{x}", "GET /a/{x}", "GET /a/{x}/c", "GET /{x}/{y}/{z}/{w}"]);
         for path in [
             "",
             "/",
@@ -421,22 +394,13 @@ mod tests {
     fn the_first_of_two_routes_of_a_shape_stays() {
         let mut table = table(&["GET /a/{x}"]);
         let second = "GET /a/{y}".parse().unwrap();
-        assert_eq!(
-            table.insert(&second, "second".to_owned()),
-            Err("second".to_owned())
-        );
-        assert_eq!(
-            table.resolve("GET", "/a/b").map(String::as_str),
-            Some("GET /a/{x}")
-        );
+        assert_eq!(table.insert(&second, "second".to_owned()), Err("second".to_owned()));
+        assert_eq!(table.resolve("GET", "/a/b").map(String::as_str), Some("GET /a/{x}"));
     }
 
     #[test]
     fn an_empty_table_matches_nothing() {
-        check(
-            &[],
-            &[("GET", "/", None), ("GET", "/a", None), ("GET", "", None)],
-        );
+        check(&[], &[("GET", "/", None), ("GET", "/a", None), ("GET", "", None)]);
     }
 
     #[test]
@@ -444,24 +408,13 @@ mod tests {
         let deepest = "GET /{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}";
         let table = table(&[deepest, "GET /{x}"]);
         let size = 64 * 1024;
-        for path in [
-            "/".repeat(size),
-            "/a".repeat(size),
-            "/%2e".repeat(size),
-            "/%".repeat(size),
-        ] {
+        for path in ["/".repeat(size), "/a".repeat(size), "/%2e".repeat(size), "/%".repeat(size)] {
             assert_eq!(table.resolve("GET", &path), None);
         }
         let one = format!("/{}", "%41".repeat(size));
-        assert_eq!(
-            table.resolve("GET", &one).map(String::as_str),
-            Some("GET /{x}")
-        );
+        assert_eq!(table.resolve("GET", &one).map(String::as_str), Some("GET /{x}"));
         let sixteen = "/a".repeat(MAX_SEGMENTS);
-        assert_eq!(
-            table.resolve("GET", &sixteen).map(String::as_str),
-            Some(deepest)
-        );
+        assert_eq!(table.resolve("GET", &sixteen).map(String::as_str), Some(deepest));
     }
 
     proptest! {

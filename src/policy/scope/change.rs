@@ -101,11 +101,7 @@ pub struct ScopeChange {
 impl ScopeChange {
     /// Whether any token might lose anything: what an operator has to confirm.
     pub fn narrows(&self) -> bool {
-        let Effects {
-            read_only,
-            read_write,
-            custom,
-        } = self.effects;
+        let Effects { read_only, read_write, custom } = self.effects;
         read_only.loses || read_write.loses || custom.loses
     }
 }
@@ -121,59 +117,25 @@ pub fn compare(old: &Catalog, new: &Catalog) -> Vec<ScopeChange> {
     let moves = moves(old, new);
     for scope in new.scopes() {
         let mut push = |change, effects| {
-            changes.push(ScopeChange {
-                scope: scope.name.clone(),
-                id: scope.id,
-                change,
-                effects,
-            });
+            changes.push(ScopeChange { scope: scope.name.clone(), id: scope.id, change, effects });
         };
         let Some(was) = old.by_name(scope.name.as_ref()) else {
-            let gains = Effect {
-                gains: true,
-                loses: false,
-            };
-            let read_only = if reads(Some(scope)) {
-                gains
-            } else {
-                Effect::default()
-            };
-            push(
-                Change::Added,
-                Effects {
-                    read_only,
-                    read_write: gains,
-                    ..Effects::default()
-                },
-            );
+            let gains = Effect { gains: true, loses: false };
+            let read_only = if reads(Some(scope)) { gains } else { Effect::default() };
+            push(Change::Added, Effects { read_only, read_write: gains, ..Effects::default() });
             continue;
         };
         attributes(was, scope, &mut push);
         routes(was, scope, &moves, &mut push);
     }
-    for scope in old
-        .scopes()
-        .iter()
-        .filter(|s| new.by_name(s.name.as_ref()).is_none())
-    {
-        let loses = Effect {
-            gains: false,
-            loses: true,
-        };
-        let read_only = if reads(Some(scope)) {
-            loses
-        } else {
-            Effect::default()
-        };
+    for scope in old.scopes().iter().filter(|s| new.by_name(s.name.as_ref()).is_none()) {
+        let loses = Effect { gains: false, loses: true };
+        let read_only = if reads(Some(scope)) { loses } else { Effect::default() };
         changes.push(ScopeChange {
             scope: scope.name.clone(),
             id: scope.id,
             change: Change::Dropped,
-            effects: Effects {
-                read_only,
-                read_write: loses,
-                custom: loses,
-            },
+            effects: Effects { read_only, read_write: loses, custom: loses },
         });
     }
     changes
@@ -185,52 +147,25 @@ fn reads(scope: Option<&Scope>) -> bool {
 
 /// The changes to a scope that both catalogues have, other than those to its routes.
 fn attributes(was: &Scope, is: &Scope, push: &mut impl FnMut(Change, Effects)) {
-    let gains = Effect {
-        gains: true,
-        loses: false,
-    };
-    let loses = Effect {
-        gains: false,
-        loses: true,
-    };
+    let gains = Effect { gains: true, loses: false };
+    let loses = Effect { gains: false, loses: true };
     match (was.access, is.access) {
         (Access::Write, Access::Read) => {
-            push(
-                Change::BecameRead,
-                Effects {
-                    read_only: gains,
-                    ..Effects::default()
-                },
-            );
+            push(Change::BecameRead, Effects { read_only: gains, ..Effects::default() });
         }
         (Access::Read, Access::Write) => {
-            push(
-                Change::BecameWrite,
-                Effects {
-                    read_only: loses,
-                    ..Effects::default()
-                },
-            );
+            push(Change::BecameWrite, Effects { read_only: loses, ..Effects::default() });
         }
         _ => {}
     }
     match (was.requires_whitelist, is.requires_whitelist) {
         (false, true) => {
-            push(
-                Change::NowRequiresWhitelist,
-                Effects {
-                    custom: loses,
-                    ..Effects::default()
-                },
-            );
+            push(Change::NowRequiresWhitelist, Effects { custom: loses, ..Effects::default() });
         }
         (true, false) => {
             push(
                 Change::NoLongerRequiresWhitelist,
-                Effects {
-                    custom: gains,
-                    ..Effects::default()
-                },
+                Effects { custom: gains, ..Effects::default() },
             );
         }
         _ => {}
@@ -286,15 +221,11 @@ fn moves<'c>(old: &'c Catalog, new: &'c Catalog) -> Vec<Move<'c>> {
     for route in old_shapes.values().chain(new_shapes.values()) {
         meet(route, route);
     }
-    let gone = old_shapes
-        .iter()
-        .filter(|(shape, _)| !new_shapes.contains_key(*shape));
+    let gone = old_shapes.iter().filter(|(shape, _)| !new_shapes.contains_key(*shape));
     for (_, a) in gone {
         new_shapes.values().for_each(|b| meet(a, b));
     }
-    let came = new_shapes
-        .iter()
-        .filter(|(shape, _)| !old_shapes.contains_key(*shape));
+    let came = new_shapes.iter().filter(|(shape, _)| !old_shapes.contains_key(*shape));
     for (_, b) in came {
         old_shapes.values().for_each(|a| meet(a, b));
     }
@@ -304,10 +235,7 @@ fn moves<'c>(old: &'c Catalog, new: &'c Catalog) -> Vec<Move<'c>> {
         let from = old.holder(method.as_str(), path);
         let to = new.holder(method.as_str(), path);
         if from.map(|(scope, _)| &scope.name) != to.map(|(scope, _)| &scope.name) {
-            moves.insert(
-                (from.map(|(_, r)| r), to.map(|(_, r)| r)),
-                Move { from, to },
-            );
+            moves.insert((from.map(|(_, r)| r), to.map(|(_, r)| r)), Move { from, to });
         }
     }
     moves.into_values().collect()
@@ -351,11 +279,7 @@ fn routes(was: &Scope, is: &Scope, moves: &[Move<'_>], push: &mut impl FnMut(Cha
         }
     }
     let missing = |routes: &[Route], from: &HashSet<String>| {
-        routes
-            .iter()
-            .filter(|r| !from.contains(&r.shape()))
-            .cloned()
-            .collect::<Vec<_>>()
+        routes.iter().filter(|r| !from.contains(&r.shape())).cloned().collect::<Vec<_>>()
     };
     let new_routes = missing(&is.routes, &had);
     let old_routes = missing(&was.routes, &has);
@@ -387,20 +311,14 @@ mod tests {
             let access_word = access.trim_end_matches('!');
             ScopeDef {
                 name: name.parse().unwrap(),
-                access: if access_word == "read" {
-                    Access::Read
-                } else {
-                    Access::Write
-                },
+                access: if access_word == "read" { Access::Read } else { Access::Write },
                 requires_whitelist: access.ends_with('!'),
                 description: String::new(),
                 routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
             }
         });
         // The number is the name's first letter: the same in every catalogue.
-        Catalog::new(1, defs.collect(), |name| {
-            ScopeId(u16::from(name.as_str().as_bytes()[0]))
-        })
+        Catalog::new(1, defs.collect(), |name| ScopeId(u16::from(name.as_str().as_bytes()[0])))
     }
 
     /// A line for each change: the scope, what became of it, and who gains and loses.
@@ -408,41 +326,31 @@ mod tests {
         let word = |kind: &str, effect: Effect| match (effect.gains, effect.loses) {
             (false, false) => String::new(),
             (gains, loses) => {
-                format!(
-                    " {kind}{}{}",
-                    if gains { "+" } else { "" },
-                    if loses { "-" } else { "" }
-                )
+                format!(" {kind}{}{}", if gains { "+" } else { "" }, if loses { "-" } else { "" })
             }
         };
-        let lines = compare(&catalog(old), &catalog(new))
-            .into_iter()
-            .map(|change| {
-                let Effects {
-                    read_only,
-                    read_write,
-                    custom,
-                } = change.effects;
-                let change_text = match &change.change {
-                    Change::PathsGained(overlaps) | Change::PathsLost(overlaps) => {
-                        let gained = matches!(change.change, Change::PathsGained(_));
-                        let verb = if gained { "PathsGained" } else { "PathsLost" };
-                        let overlaps = overlaps
-                            .iter()
-                            .map(|o| format!("{} / {} of {}", o.route, o.other, o.other_scope));
-                        format!("{verb}({})", overlaps.collect::<Vec<_>>().join(", "))
-                    }
-                    other => format!("{other:?}"),
-                };
-                format!(
-                    "{}: {change_text}:{}{}{}{}\n",
-                    change.scope,
-                    word("read-only", read_only),
-                    word("read-write", read_write),
-                    word("custom", custom),
-                    if change.narrows() { " NARROWS" } else { "" },
-                )
-            });
+        let lines = compare(&catalog(old), &catalog(new)).into_iter().map(|change| {
+            let Effects { read_only, read_write, custom } = change.effects;
+            let change_text = match &change.change {
+                Change::PathsGained(overlaps) | Change::PathsLost(overlaps) => {
+                    let gained = matches!(change.change, Change::PathsGained(_));
+                    let verb = if gained { "PathsGained" } else { "PathsLost" };
+                    let overlaps = overlaps
+                        .iter()
+                        .map(|o| format!("{} / {} of {}", o.route, o.other, o.other_scope));
+                    format!("{verb}({})", overlaps.collect::<Vec<_>>().join(", "))
+                }
+                other => format!("{other:?}"),
+            };
+            format!(
+                "{}: {change_text}:{}{}{}{}\n",
+                change.scope,
+                word("read-only", read_only),
+                word("read-write", read_write),
+                word("custom", custom),
+                if change.narrows() { " NARROWS" } else { "" },
+            )
+        });
         lines.collect()
     }
 
@@ -497,10 +405,8 @@ d: RoutesGained(["GET /c", "POST /d"]): read-write+ custom+
     #[test]
     fn a_route_that_comes_first_takes_requests_from_one_that_stays() {
         let old: &[(&str, &[&str])] = &[("a read", &["GET /r/{id}"]), ("b write", &["GET /{x}/y"])];
-        let new: &[(&str, &[&str])] = &[
-            ("a read", &["GET /r/{id}"]),
-            ("b write", &["GET /{x}/y", "GET /r/invites"]),
-        ];
+        let new: &[(&str, &[&str])] =
+            &[("a read", &["GET /r/{id}"]), ("b write", &["GET /{x}/y", "GET /r/invites"])];
         insta::assert_snapshot!(told(old, new), @r##"
 a: PathsLost(GET /r/{id} / GET /r/invites of b): read-only- custom- NARROWS
 b: RoutesGained(["GET /r/invites"]): custom+
@@ -536,30 +442,23 @@ b: RoutesLost(["GET /r/invites"]): custom- NARROWS
         let route = prop::collection::vec(word(), 1..4)
             .prop_map(|segments| format!("GET /{}", segments.join("/")));
         let routes = prop::collection::btree_map(route, 0..3usize, 0..8);
-        (
-            routes,
-            prop::collection::vec((any::<bool>(), any::<bool>()), 3),
-        )
-            .prop_map(|(routes, kinds)| {
+        (routes, prop::collection::vec((any::<bool>(), any::<bool>()), 3)).prop_map(
+            |(routes, kinds)| {
                 let mut defs = Vec::new();
                 for (i, (present, write)) in kinds.into_iter().enumerate() {
                     let owned = routes.iter().filter(|(_, owner)| **owner == i);
                     let owned: Vec<&str> = owned.map(|(route, _)| route.as_str()).collect();
-                    let head = format!(
-                        "{} {}",
-                        ["p", "q", "r"][i],
-                        if write { "write" } else { "read" }
-                    );
+                    let head =
+                        format!("{} {}", ["p", "q", "r"][i], if write { "write" } else { "read" });
                     if present || i == 0 {
                         defs.push((head, owned));
                     }
                 }
-                let defs: Vec<(&str, &[&str])> = defs
-                    .iter()
-                    .map(|(head, routes)| (head.as_str(), routes.as_slice()))
-                    .collect();
+                let defs: Vec<(&str, &[&str])> =
+                    defs.iter().map(|(head, routes)| (head.as_str(), routes.as_slice())).collect();
                 catalog(&defs)
-            })
+            },
+        )
     }
 
     proptest! {

@@ -14,10 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use super::{OpenError, Result, migration};
 
 #[path = "../sql/mod.rs"]
-#[allow(
-    clippy::duplicate_mod,
-    reason = "one source for two databases, so that they can't drift"
-)]
+#[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use PostgresStore as Handle;
@@ -70,19 +67,12 @@ impl PostgresStore {
     /// A faulty URL, a server out of reach, or a schema that is not this program's.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
-        let PostgresOptions {
-            max_connections,
-            acquire_timeout,
-            statement_timeout,
-        } = options;
+        let PostgresOptions { max_connections, acquire_timeout, statement_timeout } = options;
         let millis = |duration: Duration| duration.as_millis().to_string();
         let connect = read_url(url)?.options([
             ("statement_timeout", millis(statement_timeout)),
             ("lock_timeout", millis(statement_timeout * 4 / 5)),
-            (
-                "idle_in_transaction_session_timeout",
-                millis(statement_timeout),
-            ),
+            ("idle_in_transaction_session_timeout", millis(statement_timeout)),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
@@ -115,10 +105,7 @@ impl PostgresStore {
             })
             .connect_with(connect)
             .await?;
-        Ok(Self {
-            pool,
-            limit: acquire_timeout + statement_timeout,
-        })
+        Ok(Self { pool, limit: acquire_timeout + statement_timeout })
     }
 
     fn read(&self) -> &PgPool {

@@ -91,10 +91,7 @@ pub(super) async fn set_admins(
         change.undo().await;
         return Ok(Some(account));
     }
-    sqlx::query::<Db>(DELETE_ADMINS)
-        .bind(id.0)
-        .execute(&mut *change.tx)
-        .await?;
+    sqlx::query::<Db>(DELETE_ADMINS).bind(id.0).execute(&mut *change.tx).await?;
     insert_admins(&mut change.tx, id, admins).await?;
     let before = std::mem::replace(&mut account.admins, admins.to_vec());
     change
@@ -111,19 +108,13 @@ pub(super) async fn set_admins(
 }
 
 pub(super) async fn exists(tx: &mut Transaction, id: AccountId) -> Result<bool> {
-    let count: i64 = sqlx::query_scalar(EXISTS)
-        .bind(id.0)
-        .fetch_one(&mut **tx)
-        .await?;
+    let count: i64 = sqlx::query_scalar(EXISTS).bind(id.0).fetch_one(&mut **tx).await?;
     Ok(count > 0)
 }
 
 fn select_one(id: AccountId) -> QueryBuilder {
     let mut query = QueryBuilder::new(SELECT);
-    query
-        .push(" WHERE a.account_id = ")
-        .push_bind(id.0)
-        .push(" ORDER BY m.ordinal");
+    query.push(" WHERE a.account_id = ").push_bind(id.0).push(" ORDER BY m.ordinal");
     query
 }
 

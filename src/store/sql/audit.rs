@@ -59,9 +59,7 @@ pub(super) async fn events(
     if let Some(after) = page.after {
         query.push(" AND position < ").push_bind(after);
     }
-    query
-        .push(" ORDER BY position DESC LIMIT ")
-        .push_bind(i64::from(page.limit));
+    query.push(" ORDER BY position DESC LIMIT ").push_bind(i64::from(page.limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
     Ok(rows.into_iter().map(event).collect())
 }
@@ -82,9 +80,7 @@ fn event(row: Row) -> AuditEvent {
 }
 
 pub(super) async fn position(store: &Handle) -> Result<i64> {
-    Ok(sqlx::query_scalar(SELECT_POSITION)
-        .fetch_one(store.read())
-        .await?)
+    Ok(sqlx::query_scalar(SELECT_POSITION).fetch_one(store.read()).await?)
 }
 
 pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Vec<ChangeRecord>> {
@@ -109,9 +105,7 @@ pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Ve
 }
 
 pub(super) async fn mark(store: &Handle) -> Result<Option<Mark>> {
-    let mark: Option<String> = sqlx::query_scalar(SELECT_MARK)
-        .fetch_one(store.read())
-        .await?;
+    let mark: Option<String> = sqlx::query_scalar(SELECT_MARK).fetch_one(store.read()).await?;
     match mark.as_deref() {
         None => Ok(None),
         Some("development") => Ok(Some(Mark::Development)),
@@ -126,11 +120,7 @@ pub(super) async fn set_mark(store: &Handle, mark: Mark) -> Result<()> {
         Mark::Production => "production",
     };
     let mut tx = store.write().await?;
-    let marked = sqlx::query::<Db>(SET_MARK)
-        .bind(word)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
+    let marked = sqlx::query::<Db>(SET_MARK).bind(word).execute(&mut *tx).await?.rows_affected();
     if marked == 0 {
         return Err(Unreadable("the store is marked as something else already").into());
     }

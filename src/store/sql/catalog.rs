@@ -88,13 +88,8 @@ pub(super) async fn apply(
         .bind(ctx.now.0)
         .execute(&mut *change.tx)
         .await?;
-    sqlx::query::<Db>(PUT_IN_FORCE)
-        .bind(version)
-        .execute(&mut *change.tx)
-        .await?;
-    let before = former
-        .as_ref()
-        .map(|former| json!({ "version": former.version }));
+    sqlx::query::<Db>(PUT_IN_FORCE).bind(version).execute(&mut *change.tx).await?;
+    let before = former.as_ref().map(|former| json!({ "version": former.version }));
     let (added, dropped) = difference(former.as_ref(), names);
     change
         .commit(Record {
@@ -106,12 +101,7 @@ pub(super) async fn apply(
             after: Some(json!({ "version": version, "added": added, "dropped": dropped })),
         })
         .await?;
-    Ok(Ok(StoredCatalog {
-        version,
-        toml: toml.to_owned(),
-        applied: ctx.now,
-        scope_ids,
-    }))
+    Ok(Ok(StoredCatalog { version, toml: toml.to_owned(), applied: ctx.now, scope_ids }))
 }
 
 /// Far below what either database binds in one statement.
@@ -140,11 +130,7 @@ fn number_new(
 /// can't be read any more.
 fn difference(former: Option<&StoredCatalog>, names: &[ScopeName]) -> (Vec<String>, Vec<String>) {
     let former = former.and_then(|former| catalog_file::parse(&former.toml).ok());
-    let former: Vec<ScopeName> = former
-        .into_iter()
-        .flatten()
-        .map(|scope| scope.name)
-        .collect();
+    let former: Vec<ScopeName> = former.into_iter().flatten().map(|scope| scope.name).collect();
     let without = |these: &[ScopeName], those: &[ScopeName]| {
         let those: HashSet<_> = those.iter().collect();
         let these = these.iter().filter(|name| !those.contains(name));
@@ -204,9 +190,8 @@ pub(super) async fn count_grants(store: &Handle) -> Result<GrantCounts> {
 }
 
 async fn read(connection: &mut Connection) -> Result<Option<StoredCatalog>> {
-    let row: Option<(i64, String, i64)> = sqlx::query_as(SELECT)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let row: Option<(i64, String, i64)> =
+        sqlx::query_as(SELECT).fetch_optional(&mut *connection).await?;
     let Some((version, toml, applied)) = row else {
         return Ok(None);
     };
@@ -220,7 +205,5 @@ async fn read(connection: &mut Connection) -> Result<Option<StoredCatalog>> {
 
 async fn scopes(connection: &mut Connection) -> Result<Vec<(ScopeName, ScopeId)>> {
     let rows: Vec<(i32, String)> = sqlx::query_as(SELECT_SCOPES).fetch_all(connection).await?;
-    rows.iter()
-        .map(|(id, name)| Ok((scope_name(name)?, scope_id(*id)?)))
-        .collect()
+    rows.iter().map(|(id, name)| Ok((scope_name(name)?, scope_id(*id)?))).collect()
 }

@@ -49,12 +49,7 @@ impl<'c> Changing<'c> {
     pub(super) async fn begin(store: &Handle, ctx: &'c Context) -> Result<Self> {
         let mut tx = store.write().await?;
         let (position, catalog_version) = take_head(&mut tx).await?;
-        Ok(Self {
-            tx,
-            ctx,
-            catalog_version,
-            position,
-        })
+        Ok(Self { tx, ctx, catalog_version, position })
     }
 
     /// Fails unless `catalog` is the one in force; it stays so until this change ends.

@@ -60,9 +60,7 @@ pub(super) async fn list(store: &Handle, page: Page<CredentialId>) -> Result<Vec
         Some(after) => query.push("credential_id > ").push_bind(after.0),
         None => query.push("1 = 1"),
     };
-    query
-        .push(" ORDER BY credential_id LIMIT ")
-        .push_bind(i64::from(page.limit));
+    query.push(" ORDER BY credential_id LIMIT ").push_bind(i64::from(page.limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
     rows.into_iter().map(|row| Ok(row.read()?.0)).collect()
 }
@@ -192,11 +190,7 @@ async fn insert(connection: &mut Connection, new: &Credential, digest: &Digest) 
 }
 
 async fn set_revoked(connection: &mut Connection, id: CredentialId, at: Timestamp) -> Result<()> {
-    sqlx::query::<Db>(REVOKE)
-        .bind(id.0)
-        .bind(at.0)
-        .execute(connection)
-        .await?;
+    sqlx::query::<Db>(REVOKE).bind(id.0).bind(at.0).execute(connection).await?;
     Ok(())
 }
 

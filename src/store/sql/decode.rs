@@ -38,9 +38,7 @@ pub(super) fn digest(bytes: &[u8]) -> Result<Digest> {
 
 pub(super) fn scope_id(number: i32) -> Result<ScopeId> {
     let id = u16::try_from(number);
-    Ok(ScopeId(id.map_err(|_| {
-        Unreadable("a stored scope number is out of range")
-    })?))
+    Ok(ScopeId(id.map_err(|_| Unreadable("a stored scope number is out of range"))?))
 }
 
 pub(super) fn scope_name(text: &str) -> Result<ScopeName> {

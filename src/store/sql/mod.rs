@@ -103,8 +103,7 @@ impl Store for Handle {
         id: AccountId,
         admins: &[String],
     ) -> Result<Option<Account>> {
-        self.within(account::set_admins(self, ctx, id, admins))
-            .await
+        self.within(account::set_admins(self, ctx, id, admins)).await
     }
 
     async fn create_token(
@@ -142,10 +141,7 @@ impl Store for Handle {
         limits: &Limits,
         dry_run: bool,
     ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>> {
-        self.within(whitelist::change(
-            self, ctx, catalog, target, change, limits, dry_run,
-        ))
-        .await
+        self.within(whitelist::change(self, ctx, catalog, target, change, limits, dry_run)).await
     }
 
     async fn pending_actions(
@@ -162,8 +158,7 @@ impl Store for Handle {
         new: &Credential,
         digest: &Digest,
     ) -> Result<Result<(), NoSuchAccount>> {
-        self.within(credential::create(self, ctx, new, digest))
-            .await
+        self.within(credential::create(self, ctx, new, digest)).await
     }
 
     async fn create_first_credential(
@@ -172,8 +167,7 @@ impl Store for Handle {
         new: &Credential,
         digest: &Digest,
     ) -> Result<bool> {
-        self.within(credential::create_first(self, ctx, new, digest))
-            .await
+        self.within(credential::create_first(self, ctx, new, digest)).await
     }
 
     async fn set_settings_credential(
@@ -181,8 +175,7 @@ impl Store for Handle {
         ctx: &Context,
         wanted: Option<(&Credential, &Digest)>,
     ) -> Result<SettingsCredential> {
-        self.within(credential::set_of_settings(self, ctx, wanted))
-            .await
+        self.within(credential::set_of_settings(self, ctx, wanted)).await
     }
 
     async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>> {
@@ -198,8 +191,7 @@ impl Store for Handle {
     }
 
     async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16> {
-        self.within(secret_key::add(self, ctx, key, only_first))
-            .await
+        self.within(secret_key::add(self, ctx, key, only_first)).await
     }
 
     async fn apply_catalog(
@@ -209,8 +201,7 @@ impl Store for Handle {
         toml: &str,
         names: &[ScopeName],
     ) -> Result<Result<StoredCatalog, ScopesInUse>> {
-        self.within(catalog::apply(self, ctx, current, toml, names))
-            .await
+        self.within(catalog::apply(self, ctx, current, toml, names)).await
     }
 
     async fn count_grants(&self) -> Result<GrantCounts> {

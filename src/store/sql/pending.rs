@@ -63,9 +63,7 @@ pub(super) async fn list(
         query.push(" AND token_id = ").push_bind(id.0);
     }
     if let Some(action) = filter.action {
-        query
-            .push(" AND type = ")
-            .push_bind(action_type_word(action));
+        query.push(" AND type = ").push_bind(action_type_word(action));
     }
     if let Some(before) = filter.effective_before {
         query.push(" AND effective_time < ").push_bind(before.0);
@@ -110,11 +108,7 @@ pub(super) async fn withdraw(
     token: TokenId,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query::<Db>(WITHDRAW)
-        .bind(token.0)
-        .bind(now.0)
-        .execute(connection)
-        .await?;
+    sqlx::query::<Db>(WITHDRAW).bind(token.0).bind(now.0).execute(connection).await?;
     Ok(())
 }
 

@@ -34,9 +34,7 @@ pub(super) async fn add(
     only_first: bool,
 ) -> Result<u16> {
     let mut change = Changing::begin(store, ctx).await?;
-    let newest: Option<i32> = sqlx::query_scalar(SELECT_NEWEST)
-        .fetch_one(&mut *change.tx)
-        .await?;
+    let newest: Option<i32> = sqlx::query_scalar(SELECT_NEWEST).fetch_one(&mut *change.tx).await?;
     let newest = newest.map(key_number).transpose()?;
     let number = match newest {
         Some(newest) if only_first => {

@@ -82,10 +82,8 @@ struct FactsRow {
 }
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
-    let row: Option<FactsRow> = sqlx::query_as(SELECT_FACTS)
-        .bind(id.0)
-        .fetch_optional(store.read())
-        .await?;
+    let row: Option<FactsRow> =
+        sqlx::query_as(SELECT_FACTS).bind(id.0).fetch_optional(store.read()).await?;
     let Some(row) = row else { return Ok(None) };
     let upcoming = match (row.pending_action_id, row.r#type, row.effective_time) {
         (Some(id), Some(action), Some(effective)) => Some(UpcomingAction {
@@ -175,9 +173,7 @@ pub(super) async fn create(
         "scopes": names,
         "whitelist": whitelist_json(&token.whitelist),
     });
-    change
-        .commit(record("token.create", &token, None, Some(after)))
-        .await?;
+    change.commit(record("token.create", &token, None, Some(after))).await?;
     Ok(Ok(token))
 }
 
@@ -205,9 +201,7 @@ pub(super) async fn list(
     if let Some(after) = page.after {
         query.push(" AND t.token_id > ").push_bind(after.0);
     }
-    query
-        .push(" ORDER BY t.token_id LIMIT ")
-        .push_bind(i64::from(page.limit));
+    query.push(" ORDER BY t.token_id LIMIT ").push_bind(i64::from(page.limit));
 
     let mut tx = store.read_steadily().await?;
     let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *tx).await?;
@@ -239,19 +233,13 @@ pub(super) async fn delete(
         change.undo().await;
         return Ok(Some(token));
     }
-    sqlx::query::<Db>(DELETE)
-        .bind(id.0)
-        .bind(ctx.now.0)
-        .execute(&mut *change.tx)
-        .await?;
+    sqlx::query::<Db>(DELETE).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
     pending::withdraw(&mut change.tx, id, ctx.now).await?;
     token.state = TokenState::Deleted { at: ctx.now };
     token.pending = Vec::new();
     let before = json!({ "name": token.name, "state": "active" });
     let after = json!({ "name": token.name, "state": "deleted" });
-    change
-        .commit(record("token.delete", &token, Some(before), Some(after)))
-        .await?;
+    change.commit(record("token.delete", &token, Some(before), Some(after))).await?;
     Ok(Some(token))
 }
 
@@ -318,10 +306,8 @@ impl Row {
     fn into_token(self, mut pending: Vec<PendingAction>) -> Result<Token> {
         pending.sort_by_key(|action| (action.effective, action.id));
         let scopes = numbered_scopes(self.scopes.as_deref())?;
-        let mut taken: Vec<(ScopeId, Timestamp)> = scopes
-            .iter()
-            .filter_map(|&(id, time)| Some((id, Timestamp(time?))))
-            .collect();
+        let mut taken: Vec<(ScopeId, Timestamp)> =
+            scopes.iter().filter_map(|&(id, time)| Some((id, Timestamp(time?)))).collect();
         taken.sort_by_key(|&(id, time)| (time, id));
         let held = scopes.into_iter().filter(|(_, time)| time.is_none());
         Ok(Token {
@@ -352,9 +338,7 @@ fn state(delete_time: Option<i64>, delete_cause: Option<&str>) -> Result<TokenSt
 
 fn grant(kind: &str, downgrade_time: Option<i64>, scopes: Option<&str>) -> Result<Grant> {
     match kind {
-        "READ_ONLY" => Ok(Grant::ReadOnly {
-            downgraded: downgrade_time.is_some(),
-        }),
+        "READ_ONLY" => Ok(Grant::ReadOnly { downgraded: downgrade_time.is_some() }),
         "READ_WRITE" => Ok(Grant::ReadWrite),
         "CUSTOM" => {
             let scopes = numbered_scopes(scopes)?;

@@ -30,14 +30,7 @@ pub(super) async fn change(
         return Ok(None);
     };
     let before = row.whitelist()?;
-    let outcome = judge(
-        &row,
-        &before,
-        catalog,
-        target.expected_version,
-        wanted,
-        limits,
-    )?;
+    let outcome = judge(&row, &before, catalog, target.expected_version, wanted, limits)?;
     let changed = match outcome {
         Ok(changed) if changed.changed && !dry_run => changed,
         unchanged => {

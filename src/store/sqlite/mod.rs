@@ -21,10 +21,7 @@ use super::{OpenError, Result, Store as _, migration};
 
 mod lock;
 #[path = "../sql/mod.rs"]
-#[allow(
-    clippy::duplicate_mod,
-    reason = "one source for two databases, so that they can't drift"
-)]
+#[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use SqliteStore as Handle;
@@ -96,15 +93,8 @@ impl SqliteStore {
         let mut connection = writer.acquire().await?;
         let applied = migration::run(&MIGRATIONS, &mut *connection).await?;
         drop(connection);
-        let readers = pool()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true))
-            .await?;
-        let store = Self {
-            writer,
-            readers,
-            lock: Mutex::new(None),
-        };
+        let readers = pool().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let store = Self { writer, readers, lock: Mutex::new(None) };
         lock.note_start(store.now().await?);
         *store.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
         Ok((store, applied))
@@ -133,12 +123,7 @@ impl SqliteStore {
     async fn shut(&self) {
         self.readers.close().await;
         self.writer.close().await;
-        drop(
-            self.lock
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -154,21 +139,13 @@ pub async fn migrate(data_dir: &Path) -> Result<Vec<String>, OpenError> {
 
 /// A directory that was there keeps its mode: whoever made it may have reasons.
 fn make_private_dir(dir: &Path) -> Result<(), OpenError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(OpenError::data_dir(dir))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(OpenError::data_dir(dir))
 }
 
 /// Made before SQLite would, with its own idea of a mode; `-wal` and `-shm` take after it.
 fn make_private(file: &Path) -> io::Result<()> {
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(file)?;
+    let file =
+        fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
     let mode = file.metadata()?.permissions().mode();
     if mode & 0o077 != 0 {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;

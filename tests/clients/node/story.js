@@ -347,7 +347,7 @@ async function main(address) {
   allowed(await decide({ token: readerSecret, scope: 'transactions.read' }), reader, 'transactions.read', '');
   held('allowed: by scope, by route, IPv4, IPv6, IPv4-mapped, dry run');
 
-  for (const string of ['', 'not a token', 'pcl_', 'x'.repeat(4096), writerSecret.slice(0, -1)]) {
+  for (const string of ['', 'something else', 'pcl_', 'x'.repeat(4096), writerSecret.slice(0, -1)]) {
     const answer = await decide({ token: string, client_ip: '198.51.100.9', scope: 'transactions.read' });
     denied(answer, 'REASON_TOKEN_MALFORMED');
     assert.deepEqual([answer.token_id, answer.account_id], ['', '']);

@@ -377,7 +377,7 @@ def main(address):
     allowed(decide(ask(reader_secret, "", scope="transactions.read")), reader, "transactions.read", "")
     held("allowed: by scope, by route, IPv4, IPv6, IPv4-mapped, dry run")
 
-    for string in ("", "not a token", "pcl_", "x" * 4096, writer_secret[:-1], "\x00\u202e'; --"):
+    for string in ("", "something else", "pcl_", "x" * 4096, writer_secret[:-1], "\x00\u202e'; --"):
         answer = decide(ask(string, "198.51.100.9", scope="transactions.read"))
         denied(answer, "REASON_TOKEN_MALFORMED")
         equal((answer.token_id, answer.account_id), ("", ""), "ids of no token")
