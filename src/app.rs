@@ -189,6 +189,12 @@ async fn serve_store(
         stop.clone(),
         health::report(reporter, services.clone(), stop.clone()),
     );
+    shutdown::spawn_essential("claim", stop.clone(), {
+        let (store, stop) = (store.clone(), stop.clone());
+        async move {
+            stop.run_until_cancelled(store.lost()).await;
+        }
+    });
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
         async move {

@@ -21,7 +21,7 @@ use crate::policy::catalog_file;
 use crate::policy::scope::{Catalog, ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::KeyRing;
-use crate::store::{self, Store, StoreError, StoredCatalog, Touched};
+use crate::store::{self, Context, Store, StoreError, StoredCatalog, Touched};
 use crate::telemetry::Metrics;
 
 /// A catalogue in force, ready for decisions.
@@ -137,12 +137,48 @@ impl Cache {
         Ok(())
     }
 
-    /// Takes note of a change that was committed, by reading what it touched where it must be known
-    /// whole.
-    ///
-    /// # Errors
-    /// The store's; what was touched is then still known as it was before.
-    pub async fn changed(&self, touched: Touched) -> store::Result<()> {
+    /// Makes memory follow a change that was committed. When this returns, no decision rests on what
+    /// was before it: what could not be read back allows nothing until it can.
+    pub async fn changed(self: &Arc<Self>, touched: Touched) {
+        if let Err(error) = self.read_back(touched).await {
+            tracing::warn!(%error, ?touched, "cannot read back what a change touched");
+            match touched {
+                Touched::Credential(id) => self.credentials.set(id, None),
+                Touched::Catalog => self.catalog.store(None),
+                Touched::Token(_) | Touched::SecretKeys | Touched::Nothing => {}
+            }
+            self.repair(touched, None);
+        }
+    }
+
+    /// Makes memory follow a change that may or may not have been committed, or may yet be: what was
+    /// before it counts, since nobody was told otherwise, until the store has said what holds.
+    pub fn uncertain(self: &Arc<Self>, touched: Touched, ctx: Context) {
+        self.repair(touched, Some(ctx));
+    }
+
+    fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<Context>) {
+        let cache = self.clone();
+        crate::shutdown::spawn("cache-repair", async move {
+            loop {
+                let settled = match &unsettled {
+                    Some(ctx) => cache.store.settle(ctx).await,
+                    None => Ok(()),
+                };
+                let repaired = match settled {
+                    Ok(()) => cache.read_back(touched).await,
+                    Err(error) => Err(error),
+                };
+                match repaired {
+                    Ok(()) => return,
+                    Err(error) => tracing::debug!(%error, ?touched, "not repaired yet"),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+
+    async fn read_back(&self, touched: Touched) -> store::Result<()> {
         match touched {
             Touched::Token(id) => self.tokens.invalidate(id).await,
             Touched::Credential(id) => {
@@ -157,24 +193,6 @@ impl Cache {
             Touched::Nothing => {}
         }
         Ok(())
-    }
-
-    /// Takes note that a change may or may not have been committed: what it touched counts as
-    /// unknown, which allows nothing, until the store has said what holds.
-    pub async fn uncertain(self: &Arc<Self>, touched: Touched) {
-        match touched {
-            Touched::Token(id) => return self.tokens.invalidate(id).await,
-            Touched::Credential(id) => self.credentials.set(id, None),
-            Touched::Catalog => self.catalog.store(None),
-            Touched::SecretKeys | Touched::Nothing => {}
-        }
-        let cache = self.clone();
-        crate::shutdown::spawn("cache-repair", async move {
-            while let Err(error) = cache.changed(touched).await {
-                tracing::warn!(%error, ?touched, "cannot read back what a change touched");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        });
     }
 }
 

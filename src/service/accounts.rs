@@ -32,7 +32,7 @@ impl Services {
         };
         let ctx = caller.context(now);
         let create = self.store.create_account(&ctx, &account);
-        self.change("create_account", Touched::Nothing, create).await?;
+        self.change("create_account", Touched::Nothing, &ctx, create).await?;
         Ok(account)
     }
 
@@ -79,7 +79,7 @@ impl Services {
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
         let set = self.store.set_account_admins(&ctx, id, &admins);
-        let account = self.change("set_account_admins", Touched::Nothing, set).await?;
+        let account = self.change("set_account_admins", Touched::Nothing, &ctx, set).await?;
         account.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))
     }
 }

@@ -112,7 +112,7 @@ impl Services {
         }
         let ctx = caller.context(self.clock.now());
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
-        match self.change("apply_catalog", Touched::Catalog, apply).await {
+        match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
                 Ok(AppliedCatalog { version: stored.version, impacts, binding: Some(self.bound()) })
             }

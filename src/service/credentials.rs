@@ -82,7 +82,7 @@ impl Services {
         let ctx = caller.context(now);
         let digest = secret.digest();
         let create = self.store.create_credential(&ctx, &credential, &digest);
-        match self.change("create_credential", Touched::Credential(id), create).await? {
+        match self.change("create_credential", Touched::Credential(id), &ctx, create).await? {
             Ok(()) => Ok((credential, secret)),
             Err(_) => Err(match credential.role {
                 Role::AccountAdmin(account) => no_account(account),
@@ -113,7 +113,8 @@ impl Services {
         let id: CredentialId = validate::id("credential_id", id)?;
         let ctx = caller.context(self.clock.now());
         let revoke = self.store.revoke_credential(&ctx, id);
-        let revoked = self.change("revoke_credential", Touched::Credential(id), revoke).await?;
+        let revoked =
+            self.change("revoke_credential", Touched::Credential(id), &ctx, revoke).await?;
         let revoked =
             revoked.ok_or_else(|| Error::NotFound { kind: "credential", id: id.to_string() })?;
         Ok((revoked, self.bound()))
@@ -127,7 +128,7 @@ impl Services {
         let key = random_key()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
-        Ok(self.change("add_secret_key", Touched::SecretKeys, add).await?)
+        Ok(self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?)
     }
 }
 

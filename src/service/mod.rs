@@ -25,7 +25,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
 use crate::secret::Prefix;
-use crate::store::{self, Store, StoreError, Touched};
+use crate::store::{self, Context, Store, StoreError, Touched};
 use crate::telemetry::Metrics;
 
 /// A result of a use case.
@@ -86,18 +86,14 @@ impl Services {
         &self,
         operation: &'static str,
         touched: Touched,
+        ctx: &Context,
         work: impl Future<Output = store::Result<T>>,
     ) -> store::Result<T> {
         let result = self.stored(operation, work).await;
         match &result {
-            Ok(_) => {
-                if let Err(error) = self.cache.changed(touched).await {
-                    tracing::warn!(%error, ?touched, "cannot read back what a change touched");
-                    self.cache.uncertain(touched).await;
-                }
-            }
+            Ok(_) => self.cache.changed(touched).await,
             Err(StoreError::StaleCatalog) => {}
-            Err(_) => self.cache.uncertain(touched).await,
+            Err(_) => self.cache.uncertain(touched, ctx.clone()),
         }
         result
     }

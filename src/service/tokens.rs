@@ -109,7 +109,7 @@ impl Services {
             }
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
-            match self.change("create_token", Touched::Token(new.id), create).await {
+            match self.change("create_token", Touched::Token(new.id), &ctx, create).await {
                 Ok(Ok(token)) => return Ok((Described { token, in_force }, Some(secret))),
                 Ok(Err(_)) => return Err(no_account(new.account_id)),
                 Err(StoreError::StaleCatalog) => self.catch_up().await?,
@@ -236,7 +236,7 @@ impl Services {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
-        let deleted = self.change("delete_token", Touched::Token(id), delete).await?;
+        let deleted = self.change("delete_token", Touched::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
         Ok((described, self.bound()))
     }
@@ -270,7 +270,7 @@ impl Services {
             let result = if request.validate_only {
                 self.stored("check_whitelist", work).await
             } else {
-                self.change("change_whitelist", Touched::Token(id), work).await
+                self.change("change_whitelist", Touched::Token(id), &ctx, work).await
             };
             match result {
                 Ok(None) => return Err(no_token(id)),

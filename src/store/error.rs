@@ -76,6 +76,12 @@ pub enum OpenError {
         /// Who holds it, with its process id.
         holder: String,
     },
+    /// Another process serves from this database.
+    #[error(
+        "the database is served by another portcullis ({0}): this version serves one process per \
+         database; stop that one first"
+    )]
+    Claimed(String),
     /// The data directory or a file in it can't be made or used.
     #[error("can't use {}", path.display())]
     DataDir {

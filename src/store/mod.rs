@@ -251,6 +251,13 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Change records behind `after`, in order.
     async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>>;
 
+    /// Waits until every change under way has ended, committed or not: also those of which this
+    /// process has lost track. Changes nothing.
+    async fn settle(&self, ctx: &Context) -> Result<()>;
+
+    /// Ends when this process must not use the store any more, because another one does.
+    async fn lost(&self);
+
     /// Stops using the store; what is under way ends first.
     async fn close(&self);
 }

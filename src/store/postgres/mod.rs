@@ -1,10 +1,11 @@
-//! The store in Postgres: for any number of replicas.
+//! The store in Postgres: for one serving process at a time, see `claim`.
 //!
 //! What must stay true: what is acknowledged is on disk (`synchronous_commit` is never off); no call
 //! waits longer than its limits, also for a server that is gone without a word; no text made here
 //! holds the password of the URL.
 
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::Connection as _;
@@ -13,11 +14,13 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use super::{OpenError, Result, migration};
 
+mod claim;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use PostgresStore as Handle;
+use claim::Claim;
 use sqlx::Postgres as Db;
 
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
@@ -50,6 +53,8 @@ impl Default for PostgresOptions {
 pub struct PostgresStore {
     pool: PgPool,
     limit: Duration,
+    /// `None` once closed.
+    claim: Mutex<Option<Arc<Claim>>>,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -61,12 +66,14 @@ impl std::fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects to `url`, and brings the schema up to date.
+    /// Connects to `url`, brings the schema up to date, and claims the database for this process.
     ///
     /// # Errors
-    /// A faulty URL, a server out of reach, or a schema that is not this program's.
+    /// A faulty URL, a server out of reach, a schema that is not this program's, or a database
+    /// that another process serves from.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
+        let claim = Claim::take(read_url(url)?).await?;
         let PostgresOptions { max_connections, acquire_timeout, statement_timeout } = options;
         let millis = |duration: Duration| duration.as_millis().to_string();
         let connect = read_url(url)?.options([
@@ -105,7 +112,8 @@ impl PostgresStore {
             })
             .connect_with(connect)
             .await?;
-        Ok(Self { pool, limit: acquire_timeout + statement_timeout })
+        let limit = acquire_timeout + statement_timeout;
+        Ok(Self { pool, limit, claim: Mutex::new(Some(Arc::new(claim))) })
     }
 
     fn read(&self) -> &PgPool {
@@ -133,8 +141,17 @@ impl PostgresStore {
         }
     }
 
+    async fn lost_claim(&self) {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match claim {
+            Some(claim) => claim.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn shut(&self) {
         self.pool.close().await;
+        drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -44,6 +44,12 @@ const INSERT_AUDIT_EVENT: &str = "\
 const INSERT_CHANGE: &str =
     "INSERT INTO change (position, time, touched, key) VALUES ($1, $2, $3, $4)";
 
+/// Waits until every change that took the head row before this call has ended.
+pub(super) async fn settle(store: &Handle, ctx: &Context) -> Result<()> {
+    Changing::begin(store, ctx).await?.undo().await;
+    Ok(())
+}
+
 impl<'c> Changing<'c> {
     /// Waits until no other change is under way.
     pub(super) async fn begin(store: &Handle, ctx: &'c Context) -> Result<Self> {

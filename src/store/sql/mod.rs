@@ -2,8 +2,8 @@
 //!
 //! The module that mounts this one provides:
 //! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
-//! - `Handle::{read, read_steadily, write, within, shut}`: connections, transactions, the time limit
-//!   of a use case, and closing;
+//! - `Handle::{read, read_steadily, write, within, lost_claim, shut}`: connections, transactions, the
+//!   time limit of a use case, the end of the claim, and closing;
 //! - `NOW`, the statement that reads the database's clock in microseconds.
 //!
 //! What must stay true: the SQL here means the same to both databases. `$1` is a placeholder in both;
@@ -218,6 +218,14 @@ impl Store for Handle {
 
     async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>> {
         self.within(audit::changes(self, after, limit)).await
+    }
+
+    async fn settle(&self, ctx: &Context) -> Result<()> {
+        self.within(change::settle(self, ctx)).await
+    }
+
+    async fn lost(&self) {
+        self.lost_claim().await;
     }
 
     async fn close(&self) {

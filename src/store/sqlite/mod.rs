@@ -119,6 +119,11 @@ impl SqliteStore {
         use_case.await
     }
 
+    /// The lock on the data directory can't be lost.
+    async fn lost_claim(&self) {
+        std::future::pending().await
+    }
+
     /// The writer last: the last connection to close folds the write-ahead log into the file.
     async fn shut(&self) {
         self.readers.close().await;
