@@ -1,0 +1,243 @@
+//! Callers' credentials, and the keys that secrets are made under.
+
+use portcullis::policy::id::{AccountId, CredentialId};
+use portcullis::policy::time::Timestamp;
+use portcullis::store::{Credential, NoSuchAccount, Role, SettingsCredential, Touched};
+use uuid::Uuid;
+
+use crate::fixture::{Fixture, all, ctx, new_credential, page};
+
+on_both!(
+    credentials_read_back,
+    a_credential_is_revoked_once,
+    there_is_one_first_credential,
+    the_settings_credential_changes,
+    a_revoked_one_stays_revoked,
+    one_that_was_made_here_may_stand_in_the_settings,
+    keys_are_numbered,
+    there_is_one_first_key,
+);
+
+async fn credentials_read_back(f: Fixture) {
+    let account = f.account("acme").await;
+    let mut made = Vec::new();
+    for role in [Role::Pep, Role::AccountAdmin(account), Role::Operator] {
+        let (credential, digest) = new_credential(role);
+        let stored = f
+            .store
+            .create_credential(&ctx(4), &credential, &digest)
+            .await;
+        assert_eq!(stored.unwrap(), Ok(()));
+        let read = f.store.credential(credential.id).await.unwrap();
+        assert_eq!(read, Some((credential.clone(), digest)));
+        let (event, change) = f.last().await;
+        assert_eq!(event.action, "credential.create");
+        let concerned = matches!(role, Role::AccountAdmin(_)).then_some(account);
+        assert_eq!(event.account_id, concerned);
+        assert_eq!(change.touched, Touched::Credential(credential.id));
+        made.push((credential, digest));
+    }
+    assert_eq!(f.store.live_credentials().await.unwrap(), made);
+    let listed: Vec<_> = made
+        .iter()
+        .map(|(credential, _)| credential.clone())
+        .collect();
+    assert_eq!(f.store.credentials(all()).await.unwrap(), listed);
+    let second = page(Some(listed[0].id), 1);
+    assert_eq!(f.store.credentials(second).await.unwrap(), listed[1..2]);
+
+    let before = f.position().await;
+    let nobody = Role::AccountAdmin(AccountId(Uuid::now_v7()));
+    let (credential, digest) = new_credential(nobody);
+    let refused = f
+        .store
+        .create_credential(&ctx(4), &credential, &digest)
+        .await;
+    assert_eq!(refused.unwrap(), Err(NoSuchAccount));
+    let absent = CredentialId(Uuid::now_v7());
+    assert_eq!(f.store.credential(absent).await.unwrap(), None);
+    assert_eq!(f.position().await, before);
+}
+
+async fn a_credential_is_revoked_once(f: Fixture) {
+    let (credential, digest) = new_credential(Role::Pep);
+    let stored = f
+        .store
+        .create_credential(&ctx(4), &credential, &digest)
+        .await;
+    stored.unwrap().unwrap();
+    let revoked = f
+        .store
+        .revoke_credential(&ctx(8), credential.id)
+        .await
+        .unwrap();
+    let revoked = revoked.unwrap();
+    assert_eq!(revoked.revoked, Some(Timestamp(8)));
+    let (event, change) = f.last().await;
+    assert_eq!(event.action, "credential.revoke");
+    assert_eq!(change.touched, Touched::Credential(credential.id));
+    let before = f.position().await;
+    let again = f.store.revoke_credential(&ctx(9), credential.id).await;
+    assert_eq!(again.unwrap(), Some(revoked.clone()));
+    let absent = CredentialId(Uuid::now_v7());
+    let none = f.store.revoke_credential(&ctx(9), absent).await;
+    assert_eq!(none.unwrap(), None);
+    assert_eq!(f.position().await, before);
+    assert!(f.store.live_credentials().await.unwrap().is_empty());
+    let read = f.store.credential(credential.id).await.unwrap();
+    assert_eq!(read, Some((revoked.clone(), digest)));
+    assert_eq!(f.store.credentials(all()).await.unwrap(), [revoked]);
+}
+
+async fn there_is_one_first_credential(f: Fixture) {
+    let made: Vec<_> = (0..8).map(|_| new_credential(Role::Operator)).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for (credential, digest) in made {
+        let store = f.store.clone();
+        tasks.spawn(async move {
+            let first = store
+                .create_first_credential(&ctx(1), &credential, &digest)
+                .await;
+            first.unwrap()
+        });
+    }
+    let first = tasks.join_all().await;
+    assert_eq!(first.iter().filter(|&&first| first).count(), 1);
+    let live = f.store.live_credentials().await.unwrap();
+    assert_eq!(live.len(), 1);
+    assert_eq!(f.position().await, 1);
+    // A revoked one counts.
+    f.store
+        .revoke_credential(&ctx(2), live[0].0.id)
+        .await
+        .unwrap();
+    let (credential, digest) = new_credential(Role::Operator);
+    let late = f
+        .store
+        .create_first_credential(&ctx(3), &credential, &digest)
+        .await;
+    assert!(!late.unwrap());
+    f.check_record().await;
+}
+
+fn of_settings() -> (Credential, [u8; 32]) {
+    let (credential, digest) = new_credential(Role::Operator);
+    let from_settings = true;
+    (
+        Credential {
+            from_settings,
+            ..credential
+        },
+        digest,
+    )
+}
+
+async fn set(f: &Fixture, wanted: Option<&(Credential, [u8; 32])>) -> SettingsCredential {
+    let wanted = wanted.map(|(credential, digest)| (credential, digest));
+    f.store
+        .set_settings_credential(&ctx(6), wanted)
+        .await
+        .unwrap()
+}
+
+async fn the_settings_credential_changes(f: Fixture) {
+    assert_eq!(set(&f, None).await, SettingsCredential::Unchanged);
+    let (first, second) = (of_settings(), of_settings());
+    assert_eq!(set(&f, Some(&first)).await, SettingsCredential::Changed);
+    // At each start it comes with a new id.
+    let (again, _) = of_settings();
+    let again = (again, first.1);
+    assert_eq!(set(&f, Some(&again)).await, SettingsCredential::Unchanged);
+    assert_eq!(
+        f.store.live_credentials().await.unwrap(),
+        std::slice::from_ref(&first)
+    );
+    assert_eq!(f.position().await, 1);
+
+    assert_eq!(set(&f, Some(&second)).await, SettingsCredential::Changed);
+    assert_eq!(
+        f.store.live_credentials().await.unwrap(),
+        std::slice::from_ref(&second)
+    );
+    // Replicas must hear of both.
+    let changes = f.store.changes(1, 10).await.unwrap();
+    let touched: Vec<_> = changes.iter().map(|change| change.touched).collect();
+    let (old, new) = (first.0.id, second.0.id);
+    assert_eq!(
+        touched,
+        [Touched::Credential(old), Touched::Credential(new)]
+    );
+
+    assert_eq!(set(&f, None).await, SettingsCredential::Changed);
+    assert!(f.store.live_credentials().await.unwrap().is_empty());
+    assert_eq!(set(&f, None).await, SettingsCredential::Unchanged);
+    f.check_record().await;
+}
+
+async fn a_revoked_one_stays_revoked(f: Fixture) {
+    let (first, second) = (of_settings(), of_settings());
+    set(&f, Some(&first)).await;
+    set(&f, Some(&second)).await;
+    let before = f.position().await;
+    assert_eq!(set(&f, Some(&first)).await, SettingsCredential::Revoked);
+    assert_eq!(f.position().await, before);
+    assert_eq!(f.store.live_credentials().await.unwrap(), [second]);
+}
+
+async fn one_that_was_made_here_may_stand_in_the_settings(f: Fixture) {
+    let former = of_settings();
+    set(&f, Some(&former)).await;
+    let made = new_credential(Role::Operator);
+    let stored = f.store.create_credential(&ctx(4), &made.0, &made.1).await;
+    stored.unwrap().unwrap();
+    let named = (of_settings().0, made.1);
+    assert_eq!(set(&f, Some(&named)).await, SettingsCredential::Changed);
+    assert_eq!(f.store.live_credentials().await.unwrap(), [made]);
+    assert_eq!(set(&f, Some(&named)).await, SettingsCredential::Unchanged);
+}
+
+async fn keys_are_numbered(f: Fixture) {
+    assert!(f.store.secret_keys().await.unwrap().is_empty());
+    let add = async |byte, only_first| {
+        let added = f
+            .store
+            .add_secret_key(&ctx(1), &[byte; 32], only_first)
+            .await;
+        added.unwrap()
+    };
+    assert_eq!(add(1, true).await, 0);
+    let (event, change) = f.last().await;
+    assert_eq!(event.action, "secret_key.rotate");
+    assert_eq!(change.touched, Touched::SecretKeys);
+    assert_eq!(add(2, true).await, 0);
+    assert_eq!(f.position().await, 1);
+    assert_eq!(add(3, false).await, 1);
+    assert_eq!(add(4, true).await, 1);
+    let keys = f.store.secret_keys().await.unwrap();
+    let keys: Vec<_> = keys.iter().map(|key| (key.number, *key.expose())).collect();
+    assert_eq!(keys, [(0, [1; 32]), (1, [3; 32])]);
+
+    let last = "UPDATE secret_key SET number = 3843 WHERE number = 1";
+    f.execute(last, &[]).await.unwrap();
+    let before = f.position().await;
+    let none_left = f.store.add_secret_key(&ctx(1), &[5; 32], false).await;
+    assert!(none_left.is_err());
+    assert_eq!(f.position().await, before);
+    f.check_record().await;
+}
+
+async fn there_is_one_first_key(f: Fixture) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for byte in 0..8 {
+        let store = f.store.clone();
+        tasks.spawn(async move {
+            store
+                .add_secret_key(&ctx(1), &[byte; 32], true)
+                .await
+                .unwrap()
+        });
+    }
+    assert_eq!(tasks.join_all().await, [0; 8]);
+    assert_eq!(f.store.secret_keys().await.unwrap().len(), 1);
+    assert_eq!(f.position().await, 1);
+}
