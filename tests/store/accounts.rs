@@ -7,11 +7,7 @@ use uuid::Uuid;
 
 use crate::fixture::{Fixture, all, ctx, new_account, page};
 
-on_both!(
-    an_account_reads_back,
-    lists_are_by_age_and_paged,
-    admins_change_as_a_whole,
-);
+on_both!(an_account_reads_back, lists_are_by_age_and_paged, admins_change_as_a_whole,);
 
 async fn an_account_reads_back(f: Fixture) {
     let account = new_account("acme");
@@ -68,10 +64,7 @@ async fn admins_change_as_a_whole(f: Fixture) {
     let (event, change) = f.last().await;
     assert_eq!(event.action, "account.set_admins");
     assert_eq!(event.account_id, Some(id));
-    assert_eq!(
-        event.before.as_deref(),
-        Some(r#"{"admins":["zoe@acme.test","adam@acme.test"]}"#)
-    );
+    assert_eq!(event.before.as_deref(), Some(r#"{"admins":["zoe@acme.test","adam@acme.test"]}"#));
     assert_eq!(change.touched, Touched::Nothing);
 
     let before = f.position().await;
@@ -83,10 +76,7 @@ async fn admins_change_as_a_whole(f: Fixture) {
     assert!(f.store.set_account_admins(&ctx(10), id, &[]).await.is_err());
     assert_eq!(f.store.account(id).await.unwrap().unwrap().admins, admins);
     assert_eq!(f.position().await, before);
-    let filter = AuditFilter {
-        account_id: Some(id),
-        ..Default::default()
-    };
+    let filter = AuditFilter { account_id: Some(id), ..Default::default() };
     let events = f.store.audit_events(&filter, all()).await.unwrap();
     assert_eq!(events.len(), 2);
 }

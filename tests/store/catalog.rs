@@ -33,10 +33,7 @@ async fn numbers_stay(f: Fixture) {
     assert_eq!(event.action, "catalog.apply");
     assert_eq!(event.before.as_deref(), Some(r#"{"version":2}"#));
     let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
-    assert_eq!(
-        after,
-        json!({ "version": 3, "added": [READ, "new.one"], "dropped": [] })
-    );
+    assert_eq!(after, json!({ "version": 3, "added": [READ, "new.one"], "dropped": [] }));
     assert_eq!(change.touched, Touched::Catalog);
     f.check_record().await;
 }
@@ -57,10 +54,7 @@ async fn a_catalogue_in_force_is_named(f: Fixture) {
     assert_eq!(f.position().await, 1);
     let commented = format!("# a comment\n{}", toml(&[READ]));
     let second = apply(Some(1), &commented).await.unwrap().unwrap();
-    assert_eq!(
-        (second.version, second.toml.as_str()),
-        (2, commented.as_str())
-    );
+    assert_eq!((second.version, second.toml.as_str()), (2, commented.as_str()));
     assert_eq!(f.store.catalog().await.unwrap(), Some(second));
     f.check_record().await;
 }
@@ -70,9 +64,7 @@ async fn scopes_in_use_stay(f: Fixture) {
     let catalog = f.catalog(&[READ, ASK, REVEAL]).await;
     let ids = |names: &[&str]| {
         let names = names.iter();
-        names
-            .map(|name| catalog.by_name(name).unwrap().id)
-            .collect()
+        names.map(|name| catalog.by_name(name).unwrap().id).collect()
     };
     let custom = |names| new_token(account, TokenKind::Custom, ids(names), "10.0.0.1");
     let (both, one) = (custom(&[ASK, REVEAL]), custom(&[ASK]));
@@ -83,10 +75,7 @@ async fn scopes_in_use_stay(f: Fixture) {
     let before = f.position().await;
     let apply = async || {
         let names = scope_names(&[READ]);
-        let applied = f
-            .store
-            .apply_catalog(&ctx(5), Some(1), &toml(&[READ]), &names)
-            .await;
+        let applied = f.store.apply_catalog(&ctx(5), Some(1), &toml(&[READ]), &names).await;
         applied.unwrap()
     };
     let [ask, reveal] = [ASK, REVEAL].map(|name| name.parse().unwrap());
@@ -112,11 +101,7 @@ async fn one_of_two_catalogues_wins(f: Fixture) {
         f.store.apply_catalog(&context, None, &texts[0], &names[0]),
         f.store.apply_catalog(&context, None, &texts[1], &names[1]),
     );
-    let (won, lost) = if first.is_ok() {
-        (first, second)
-    } else {
-        (second, first)
-    };
+    let (won, lost) = if first.is_ok() { (first, second) } else { (second, first) };
     assert!(matches!(lost, Err(StoreError::StaleCatalog)));
     let stored = f.store.catalog().await.unwrap();
     assert_eq!(stored, Some(won.unwrap().unwrap()));
@@ -141,10 +126,7 @@ async fn grants_are_counted(f: Fixture) {
         let new = new_token(account, kind, scopes, entries);
         last = Some(f.token(&catalog, &new).await.id);
     }
-    f.store
-        .delete_token(&ctx(6), last.unwrap(), None)
-        .await
-        .unwrap();
+    f.store.delete_token(&ctx(6), last.unwrap(), None).await.unwrap();
     let counts = f.store.count_grants().await.unwrap();
     assert_eq!((counts.read_only, counts.read_write), (1, 2));
     assert_eq!(counts.custom, [(read, 1, 1), (ask, 2, 1), (reveal, 1, 0)]);

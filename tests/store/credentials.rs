@@ -23,10 +23,7 @@ async fn credentials_read_back(f: Fixture) {
     let mut made = Vec::new();
     for role in [Role::Pep, Role::AccountAdmin(account), Role::Operator] {
         let (credential, digest) = new_credential(role);
-        let stored = f
-            .store
-            .create_credential(&ctx(4), &credential, &digest)
-            .await;
+        let stored = f.store.create_credential(&ctx(4), &credential, &digest).await;
         assert_eq!(stored.unwrap(), Ok(()));
         let read = f.store.credential(credential.id).await.unwrap();
         assert_eq!(read, Some((credential.clone(), digest)));
@@ -38,10 +35,7 @@ async fn credentials_read_back(f: Fixture) {
         made.push((credential, digest));
     }
     assert_eq!(f.store.live_credentials().await.unwrap(), made);
-    let listed: Vec<_> = made
-        .iter()
-        .map(|(credential, _)| credential.clone())
-        .collect();
+    let listed: Vec<_> = made.iter().map(|(credential, _)| credential.clone()).collect();
     assert_eq!(f.store.credentials(all()).await.unwrap(), listed);
     let second = page(Some(listed[0].id), 1);
     assert_eq!(f.store.credentials(second).await.unwrap(), listed[1..2]);
@@ -49,10 +43,7 @@ async fn credentials_read_back(f: Fixture) {
     let before = f.position().await;
     let nobody = Role::AccountAdmin(AccountId(Uuid::now_v7()));
     let (credential, digest) = new_credential(nobody);
-    let refused = f
-        .store
-        .create_credential(&ctx(4), &credential, &digest)
-        .await;
+    let refused = f.store.create_credential(&ctx(4), &credential, &digest).await;
     assert_eq!(refused.unwrap(), Err(NoSuchAccount));
     let absent = CredentialId(Uuid::now_v7());
     assert_eq!(f.store.credential(absent).await.unwrap(), None);
@@ -61,16 +52,9 @@ async fn credentials_read_back(f: Fixture) {
 
 async fn a_credential_is_revoked_once(f: Fixture) {
     let (credential, digest) = new_credential(Role::Pep);
-    let stored = f
-        .store
-        .create_credential(&ctx(4), &credential, &digest)
-        .await;
+    let stored = f.store.create_credential(&ctx(4), &credential, &digest).await;
     stored.unwrap().unwrap();
-    let revoked = f
-        .store
-        .revoke_credential(&ctx(8), credential.id)
-        .await
-        .unwrap();
+    let revoked = f.store.revoke_credential(&ctx(8), credential.id).await.unwrap();
     let revoked = revoked.unwrap();
     assert_eq!(revoked.revoked, Some(Timestamp(8)));
     let (event, change) = f.last().await;
@@ -95,9 +79,7 @@ async fn there_is_one_first_credential(f: Fixture) {
     for (credential, digest) in made {
         let store = f.store.clone();
         tasks.spawn(async move {
-            let first = store
-                .create_first_credential(&ctx(1), &credential, &digest)
-                .await;
+            let first = store.create_first_credential(&ctx(1), &credential, &digest).await;
             first.unwrap()
         });
     }
@@ -107,15 +89,9 @@ async fn there_is_one_first_credential(f: Fixture) {
     assert_eq!(live.len(), 1);
     assert_eq!(f.position().await, 1);
     // A revoked one counts.
-    f.store
-        .revoke_credential(&ctx(2), live[0].0.id)
-        .await
-        .unwrap();
+    f.store.revoke_credential(&ctx(2), live[0].0.id).await.unwrap();
     let (credential, digest) = new_credential(Role::Operator);
-    let late = f
-        .store
-        .create_first_credential(&ctx(3), &credential, &digest)
-        .await;
+    let late = f.store.create_first_credential(&ctx(3), &credential, &digest).await;
     assert!(!late.unwrap());
     f.check_record().await;
 }
@@ -123,21 +99,12 @@ async fn there_is_one_first_credential(f: Fixture) {
 fn of_settings() -> (Credential, [u8; 32]) {
     let (credential, digest) = new_credential(Role::Operator);
     let from_settings = true;
-    (
-        Credential {
-            from_settings,
-            ..credential
-        },
-        digest,
-    )
+    (Credential { from_settings, ..credential }, digest)
 }
 
 async fn set(f: &Fixture, wanted: Option<&(Credential, [u8; 32])>) -> SettingsCredential {
     let wanted = wanted.map(|(credential, digest)| (credential, digest));
-    f.store
-        .set_settings_credential(&ctx(6), wanted)
-        .await
-        .unwrap()
+    f.store.set_settings_credential(&ctx(6), wanted).await.unwrap()
 }
 
 async fn the_settings_credential_changes(f: Fixture) {
@@ -148,25 +115,16 @@ async fn the_settings_credential_changes(f: Fixture) {
     let (again, _) = of_settings();
     let again = (again, first.1);
     assert_eq!(set(&f, Some(&again)).await, SettingsCredential::Unchanged);
-    assert_eq!(
-        f.store.live_credentials().await.unwrap(),
-        std::slice::from_ref(&first)
-    );
+    assert_eq!(f.store.live_credentials().await.unwrap(), std::slice::from_ref(&first));
     assert_eq!(f.position().await, 1);
 
     assert_eq!(set(&f, Some(&second)).await, SettingsCredential::Changed);
-    assert_eq!(
-        f.store.live_credentials().await.unwrap(),
-        std::slice::from_ref(&second)
-    );
+    assert_eq!(f.store.live_credentials().await.unwrap(), std::slice::from_ref(&second));
     // Replicas must hear of both.
     let changes = f.store.changes(1, 10).await.unwrap();
     let touched: Vec<_> = changes.iter().map(|change| change.touched).collect();
     let (old, new) = (first.0.id, second.0.id);
-    assert_eq!(
-        touched,
-        [Touched::Credential(old), Touched::Credential(new)]
-    );
+    assert_eq!(touched, [Touched::Credential(old), Touched::Credential(new)]);
 
     assert_eq!(set(&f, None).await, SettingsCredential::Changed);
     assert!(f.store.live_credentials().await.unwrap().is_empty());
@@ -199,10 +157,7 @@ async fn one_that_was_made_here_may_stand_in_the_settings(f: Fixture) {
 async fn keys_are_numbered(f: Fixture) {
     assert!(f.store.secret_keys().await.unwrap().is_empty());
     let add = async |byte, only_first| {
-        let added = f
-            .store
-            .add_secret_key(&ctx(1), &[byte; 32], only_first)
-            .await;
+        let added = f.store.add_secret_key(&ctx(1), &[byte; 32], only_first).await;
         added.unwrap()
     };
     assert_eq!(add(1, true).await, 0);
@@ -230,12 +185,7 @@ async fn there_is_one_first_key(f: Fixture) {
     let mut tasks = tokio::task::JoinSet::new();
     for byte in 0..8 {
         let store = f.store.clone();
-        tasks.spawn(async move {
-            store
-                .add_secret_key(&ctx(1), &[byte; 32], true)
-                .await
-                .unwrap()
-        });
+        tasks.spawn(async move { store.add_secret_key(&ctx(1), &[byte; 32], true).await.unwrap() });
     }
     assert_eq!(tasks.join_all().await, [0; 8]);
     assert_eq!(f.store.secret_keys().await.unwrap().len(), 1);

@@ -23,10 +23,7 @@ async fn a_second_opener_learns_who_is_first() {
     let message = refused.to_string();
     let pid = format!("a test, process {}, since 2", std::process::id());
     assert!(message.contains(&pid), "{message}");
-    assert!(
-        message.contains(&dir(&f).display().to_string()),
-        "{message}"
-    );
+    assert!(message.contains(&dir(&f).display().to_string()), "{message}");
     f.store.close().await;
     let second = SqliteStore::open(dir(&f), "another").await.unwrap();
     second.close().await;
@@ -45,10 +42,7 @@ async fn the_files_are_private() {
     let dir = parent.path().join("made/for/it");
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     let store = SqliteStore::open(&dir, "a test").await.unwrap();
-    store
-        .create_account(&ctx(1), &new_account("acme"))
-        .await
-        .unwrap();
+    store.create_account(&ctx(1), &new_account("acme")).await.unwrap();
     assert_eq!(mode(&dir), 0o700);
     let mut files = 0;
     for entry in std::fs::read_dir(&dir).unwrap() {
@@ -70,10 +64,7 @@ async fn the_files_are_private() {
 #[tokio::test]
 async fn commits_are_durable() {
     let f = Fixture::sqlite().await;
-    f.store
-        .create_account(&ctx(1), &new_account("acme"))
-        .await
-        .unwrap();
+    f.store.create_account(&ctx(1), &new_account("acme")).await.unwrap();
     let wal = dir(&f).join(format!("{FILE}-wal"));
     assert!(wal.metadata().unwrap().len() > 0, "not in WAL mode");
 }

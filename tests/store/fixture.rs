@@ -59,17 +59,13 @@ impl Fixture {
                 let file = dir.path().join(portcullis::store::sqlite::FILE);
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
                 let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
-                let query = ids
-                    .iter()
-                    .fold(sqlx::query(sql), |query, id| query.bind(id));
+                let query = ids.iter().fold(sqlx::query(sql), |query, id| query.bind(id));
                 query.execute(&mut connection).await?;
                 connection.close().await
             }
             Place::Postgres(url) => {
                 let mut connection = sqlx::PgConnection::connect(url).await?;
-                let query = ids
-                    .iter()
-                    .fold(sqlx::query(sql), |query, id| query.bind(id));
+                let query = ids.iter().fold(sqlx::query(sql), |query, id| query.bind(id));
                 query.execute(&mut connection).await?;
                 connection.close().await
             }
@@ -86,10 +82,8 @@ impl Fixture {
     pub(crate) async fn catalog(&self, names: &[&str]) -> Catalog {
         let current = self.store.catalog().await.unwrap();
         let current = current.map(|current| current.version);
-        let stored = self
-            .store
-            .apply_catalog(&ctx(2), current, &toml(names), &scope_names(names))
-            .await;
+        let stored =
+            self.store.apply_catalog(&ctx(2), current, &toml(names), &scope_names(names)).await;
         read_catalog(&stored.unwrap().unwrap())
     }
 

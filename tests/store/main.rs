@@ -4,11 +4,7 @@
 //! What must stay true: bodies see the store through the trait only, and reach past it with plain
 //! SQL only to set a stage that no use case sets yet.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -35,6 +31,7 @@ macro_rules! on_both {
 
 mod accounts;
 mod catalog;
+mod claim;
 mod credentials;
 mod embedded;
 mod outage;

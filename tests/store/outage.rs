@@ -29,13 +29,9 @@ fn chain(error: &dyn Error) -> String {
 #[tokio::test]
 async fn an_outage_is_told_and_survived() {
     let cluster = Cluster::with_fsync();
-    let options = PostgresOptions {
-        acquire_timeout: Duration::from_millis(500),
-        ..Default::default()
-    };
-    let store = PostgresStore::connect(&cluster.url(), options)
-        .await
-        .unwrap();
+    let options =
+        PostgresOptions { acquire_timeout: Duration::from_millis(500), ..Default::default() };
+    let store = PostgresStore::connect(&cluster.url(), options).await.unwrap();
     for stop in [Cluster::stop, Cluster::kill] {
         let kept = new_account("kept");
         store.create_account(&ctx(1), &kept).await.unwrap();
@@ -46,10 +42,7 @@ async fn an_outage_is_told_and_survived() {
             assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
             let lost = new_account("lost");
             let written = store.create_account(&ctx(1), &lost).await;
-            assert!(
-                matches!(written, Err(StoreError::Unavailable(_))),
-                "{written:?}"
-            );
+            assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
             assert!(begin.elapsed() < Duration::from_secs(3));
         }
         cluster.start();
@@ -61,10 +54,7 @@ async fn an_outage_is_told_and_survived() {
                 Err(other) => panic!("{other:?}"),
             }
         }
-        store
-            .create_account(&ctx(2), &new_account("late"))
-            .await
-            .unwrap();
+        store.create_account(&ctx(2), &new_account("late")).await.unwrap();
     }
     assert_eq!(store.position().await.unwrap(), 4);
     assert_eq!(store.accounts(None, all()).await.unwrap().len(), 4);
@@ -127,11 +117,7 @@ async fn connections_that_fall_silent_are_replaced() {
         failures += 1;
     }
     assert!(failures > 0, "the connection did not fall silent");
-    assert!(
-        begin.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     assert_eq!(store.position().await.unwrap(), 1);
 }
 
@@ -139,25 +125,17 @@ async fn connections_that_fall_silent_are_replaced() {
 async fn a_held_head_row_is_waited_for_in_bounds() {
     use sqlx::Connection as _;
     let url = database();
-    let options = PostgresOptions {
-        statement_timeout: Duration::from_millis(500),
-        ..Default::default()
-    };
+    let options =
+        PostgresOptions { statement_timeout: Duration::from_millis(500), ..Default::default() };
     let store = PostgresStore::connect(&url, options).await.unwrap();
     let mut other = sqlx::PgConnection::connect(&url).await.unwrap();
     let hold = sqlx::raw_sql("BEGIN; UPDATE head SET position = position");
     hold.execute(&mut other).await.unwrap();
     let waited = store.create_account(&ctx(1), &new_account("acme")).await;
-    assert!(
-        matches!(waited, Err(StoreError::Unavailable(_))),
-        "{waited:?}"
-    );
+    assert!(matches!(waited, Err(StoreError::Unavailable(_))), "{waited:?}");
     assert_eq!(store.position().await.unwrap(), 0);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    store
-        .create_account(&ctx(1), &new_account("acme"))
-        .await
-        .unwrap();
+    store.create_account(&ctx(1), &new_account("acme")).await.unwrap();
 }
 
 #[tokio::test]
@@ -197,10 +175,7 @@ async fn sessions_are_as_promised() {
             RETURN NEW; END $$;
         CREATE TRIGGER look AFTER INSERT ON account FOR EACH ROW EXECUTE FUNCTION look();";
     sqlx::raw_sql(spy).execute(&mut other).await.unwrap();
-    store
-        .create_account(&ctx(1), &new_account("acme"))
-        .await
-        .unwrap();
+    store.create_account(&ctx(1), &new_account("acme")).await.unwrap();
     let seen: Vec<(String, String)> = sqlx::query_as("SELECT name, value FROM seen ORDER BY name")
         .fetch_all(&mut other)
         .await
@@ -234,9 +209,7 @@ async fn a_newer_schema_is_left_alone() {
     let f = Fixture::postgres().await;
     let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), true, '', 0)";
     f.execute(newer, &[]).await.unwrap();
-    let crate::fixture::Place::Postgres(url) = &f.place else {
-        unreachable!("it was just made")
-    };
+    let crate::fixture::Place::Postgres(url) = &f.place else { unreachable!("it was just made") };
     let refused = migrate(url).await.unwrap_err();
     assert!(matches!(refused, OpenError::Newer(9999)), "{refused:?}");
 }

@@ -8,11 +8,7 @@ use uuid::Uuid;
 
 use crate::fixture::{ASK, Fixture, READ, all, ctx, new_token, page};
 
-on_both!(
-    they_read_back,
-    they_are_filtered_and_paged,
-    deleting_a_token_withdraws_them,
-);
+on_both!(they_read_back, they_are_filtered_and_paged, deleting_a_token_withdraws_them,);
 
 async fn plan(
     f: &Fixture,
@@ -58,50 +54,26 @@ async fn they_read_back(f: Fixture) {
     }
     let token = f.store.token(new.id, None).await.unwrap().unwrap();
     assert_eq!(token.pending.len(), 2);
-    let [first, second] = &token.pending[..] else {
-        panic!("{:?}", token.pending)
-    };
-    assert_eq!(
-        (first.id, first.action),
-        (sooner, PendingActionType::Deletion)
-    );
+    let [first, second] = &token.pending[..] else { panic!("{:?}", token.pending) };
+    assert_eq!((first.id, first.action), (sooner, PendingActionType::Deletion));
     assert!(first.notices.is_empty() && first.taken.is_empty() && first.kept.is_empty());
     assert_eq!((first.last_use, first.last_use_of_taken), (None, None));
-    assert_eq!(
-        (second.id, second.action),
-        (later, PendingActionType::Downgrade)
-    );
+    assert_eq!((second.id, second.action), (later, PendingActionType::Downgrade));
     assert_eq!((second.token_id, second.account_id), (new.id, account));
-    assert_eq!(
-        (&second.kept[..], &second.taken[..]),
-        (&[read][..], &[ask][..])
-    );
+    assert_eq!((&second.kept[..], &second.taken[..]), (&[read][..], &[ask][..]));
     assert_eq!(second.last_use, Some(Timestamp(70)));
     assert_eq!(second.last_use_of_taken, Some(Timestamp(60)));
-    assert_eq!(
-        (second.effective, second.created),
-        (Timestamp(900), Timestamp(80))
-    );
-    let notice = |email: &str, state| Notice {
-        email: email.into(),
-        state,
-    };
+    assert_eq!((second.effective, second.created), (Timestamp(900), Timestamp(80)));
+    let notice = |email: &str, state| Notice { email: email.into(), state };
     assert_eq!(
         second.notices,
         [
             notice("B@acme.test", NoticeState::Accepted(Timestamp(85))),
-            notice(
-                "a@acme.test",
-                NoticeState::Failing("550 no such user".into())
-            ),
+            notice("a@acme.test", NoticeState::Failing("550 no such user".into())),
             notice("z@acme.test", NoticeState::Queued),
         ]
     );
-    let listed = f
-        .store
-        .tokens(&TokenFilter::default(), all())
-        .await
-        .unwrap();
+    let listed = f.store.tokens(&TokenFilter::default(), all()).await.unwrap();
     assert_eq!(listed, std::slice::from_ref(&token));
     let filter = PendingFilter::default();
     let actions = f.store.pending_actions(&filter, all()).await.unwrap();
@@ -134,46 +106,22 @@ async fn they_are_filtered_and_paged(f: Fixture) {
     let any = PendingFilter::default();
     assert_eq!(list(any, all()).await, ids);
     assert_eq!(list(any, page(Some(ids[1]), 3)).await, ids[2..5]);
-    let of_theirs = PendingFilter {
-        account_id: Some(theirs),
-        ..any
-    };
+    let of_theirs = PendingFilter { account_id: Some(theirs), ..any };
     assert_eq!(list(of_theirs, all()).await, ids[2..4]);
-    let of_token = PendingFilter {
-        token_id: Some(tokens[2]),
-        ..any
-    };
+    let of_token = PendingFilter { token_id: Some(tokens[2]), ..any };
     assert_eq!(list(of_token, all()).await, ids[4..]);
-    let none = PendingFilter {
-        account_id: Some(ours),
-        token_id: Some(tokens[1]),
-        ..any
-    };
+    let none = PendingFilter { account_id: Some(ours), token_id: Some(tokens[1]), ..any };
     assert!(list(none, all()).await.is_empty());
-    let downgrades = PendingFilter {
-        action: Some(PendingActionType::Downgrade),
-        ..any
-    };
+    let downgrades = PendingFilter { action: Some(PendingActionType::Downgrade), ..any };
     assert_eq!(list(downgrades, all()).await, [ids[0], ids[2], ids[4]]);
-    let soon = PendingFilter {
-        effective_before: Some(Timestamp(900)),
-        ..any
-    };
+    let soon = PendingFilter { effective_before: Some(Timestamp(900)), ..any };
     assert_eq!(list(soon, page(None, 2)).await, [ids[1], ids[3]]);
 
-    let filter = TokenFilter {
-        account_id: Some(ours),
-        deleted: false,
-    };
+    let filter = TokenFilter { account_id: Some(ours), deleted: false };
     let listed = f.store.tokens(&filter, all()).await.unwrap();
     for token in &listed {
         assert_eq!(token.pending.len(), 2);
-        assert!(
-            token
-                .pending
-                .iter()
-                .all(|action| action.token_id == token.id)
-        );
+        assert!(token.pending.iter().all(|action| action.token_id == token.id));
     }
 }
 
@@ -186,13 +134,7 @@ async fn deleting_a_token_withdraws_them(f: Fixture) {
     let deleted = f.store.delete_token(&ctx(90), new.id, None).await.unwrap();
     assert!(deleted.unwrap().pending.is_empty());
     let filter = PendingFilter::default();
-    assert!(
-        f.store
-            .pending_actions(&filter, all())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(f.store.pending_actions(&filter, all()).await.unwrap().is_empty());
     let facts = f.store.token_facts(new.id).await.unwrap().unwrap();
     assert_eq!(facts.upcoming, None);
 }

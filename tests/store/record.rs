@@ -42,10 +42,7 @@ async fn everything_survives_closing(f: Fixture) {
     let new = new_token(account, TokenKind::ReadWrite, vec![], "10.0.0.1");
     let token = f.token(&catalog, &new).await;
     let (credential, digest) = new_credential(Role::Pep);
-    let stored = f
-        .store
-        .create_credential(&ctx(4), &credential, &digest)
-        .await;
+    let stored = f.store.create_credential(&ctx(4), &credential, &digest).await;
     stored.unwrap().unwrap();
     let events = f.events().await;
     let stored = f.store.catalog().await.unwrap();
@@ -72,38 +69,21 @@ async fn events_are_filtered_and_paged(f: Fixture) {
     }
     let list = async |filter: AuditFilter, page| {
         let events = f.store.audit_events(&filter, page).await.unwrap();
-        events
-            .iter()
-            .map(|event| event.position)
-            .collect::<Vec<_>>()
+        events.iter().map(|event| event.position).collect::<Vec<_>>()
     };
     let any = AuditFilter::default();
     assert_eq!(list(any, all()).await, [6, 5, 4, 3, 2, 1]);
     assert_eq!(list(any, page(Some(5), 2)).await, [4, 3]);
-    let of_ours = AuditFilter {
-        account_id: Some(ours),
-        ..any
-    };
+    let of_ours = AuditFilter { account_id: Some(ours), ..any };
     assert_eq!(list(of_ours, all()).await, [6, 4, 1]);
     // What comes meanwhile does not move the next page.
     f.account("late").await;
     assert_eq!(list(any, page(Some(3), 2)).await, [2, 1]);
-    let of_token = AuditFilter {
-        token_id: Some(tokens[1]),
-        ..any
-    };
+    let of_token = AuditFilter { token_id: Some(tokens[1]), ..any };
     assert_eq!(list(of_token, all()).await, [5]);
-    let hidden = AuditFilter {
-        account_id: Some(ours),
-        token_id: Some(tokens[1]),
-        ..any
-    };
+    let hidden = AuditFilter { account_id: Some(ours), token_id: Some(tokens[1]), ..any };
     assert!(list(hidden, all()).await.is_empty());
-    let between = AuditFilter {
-        start: Some(Timestamp(10)),
-        end: Some(Timestamp(12)),
-        ..any
-    };
+    let between = AuditFilter { start: Some(Timestamp(10)), end: Some(Timestamp(12)), ..any };
     assert_eq!(list(between, all()).await, [5, 4]);
 
     let changes = f.store.changes(2, 3).await.unwrap();
@@ -117,18 +97,11 @@ async fn actors_have_names(f: Fixture) {
         (Actor::System, "system"),
         (Actor::CommandLine, "command line"),
     ] {
-        let context = Context {
-            actor,
-            now: Timestamp(1),
-            client: None,
-        };
+        let context = Context { actor, now: Timestamp(1), client: None };
         let account = new_account("acme");
         f.store.create_account(&context, &account).await.unwrap();
         let (event, _) = f.last().await;
-        assert_eq!(
-            (event.actor.as_str(), event.actor_role.as_str()),
-            (name, "")
-        );
+        assert_eq!((event.actor.as_str(), event.actor_role.as_str()), (name, ""));
         assert_eq!(event.client, None);
     }
 }
@@ -159,18 +132,9 @@ async fn no_digest_is_in_the_record(f: Fixture) {
     f.store.delete_token(&ctx(5), new.id, None).await.unwrap();
     let (credential, digest) = new_credential(Role::Operator);
     let wanted = Some((&credential, &digest));
-    f.store
-        .set_settings_credential(&ctx(5), wanted)
-        .await
-        .unwrap();
-    f.store
-        .set_settings_credential(&ctx(5), None)
-        .await
-        .unwrap();
-    f.store
-        .add_secret_key(&ctx(5), &[0xab; 32], false)
-        .await
-        .unwrap();
+    f.store.set_settings_credential(&ctx(5), wanted).await.unwrap();
+    f.store.set_settings_credential(&ctx(5), None).await.unwrap();
+    f.store.add_secret_key(&ctx(5), &[0xab; 32], false).await.unwrap();
     let record = format!("{:?}", f.events().await).to_lowercase();
     for secret in [new.digest, digest, [0xab; 32]] {
         let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -29,24 +29,9 @@ async fn a_token_reads_back(f: Fixture) {
     let granted: ScopeSet = listed.iter().copied().collect();
     let taken = ScopeSet::default();
     for (kind, scopes, entries, grant) in [
-        (
-            TokenKind::ReadOnly,
-            vec![],
-            "",
-            Grant::ReadOnly { downgraded: false },
-        ),
-        (
-            TokenKind::ReadWrite,
-            vec![],
-            "2001:db8::/32,10.0.0.1",
-            Grant::ReadWrite,
-        ),
-        (
-            TokenKind::Custom,
-            listed,
-            "10.0.0.0/24",
-            Grant::Custom { granted, taken },
-        ),
+        (TokenKind::ReadOnly, vec![], "", Grant::ReadOnly { downgraded: false }),
+        (TokenKind::ReadWrite, vec![], "2001:db8::/32,10.0.0.1", Grant::ReadWrite),
+        (TokenKind::Custom, listed, "10.0.0.0/24", Grant::Custom { granted, taken }),
     ] {
         let new = new_token(account, kind, scopes.clone(), entries);
         let token = f.token(&catalog, &new).await;
@@ -69,10 +54,7 @@ async fn a_token_reads_back(f: Fixture) {
 
         let (event, change) = f.last().await;
         assert_eq!(event.action, "token.create");
-        assert_eq!(
-            (event.account_id, event.token_id),
-            (Some(account), Some(new.id))
-        );
+        assert_eq!((event.account_id, event.token_id), (Some(account), Some(new.id)));
         assert_eq!(change.touched, Touched::Token(new.id));
     }
     let after = f.last().await.0.after.unwrap();
@@ -95,12 +77,7 @@ async fn what_was_taken_reads_back(f: Fixture) {
     let account = f.account("acme").await;
     let catalog = f.catalog(&[READ, ASK, REVEAL]).await;
     let [read, ask, reveal] = [READ, ASK, REVEAL].map(|name| catalog.by_name(name).unwrap().id);
-    let new = new_token(
-        account,
-        TokenKind::Custom,
-        vec![reveal, ask, read],
-        "10.0.0.1",
-    );
+    let new = new_token(account, TokenKind::Custom, vec![reveal, ask, read], "10.0.0.1");
     f.token(&catalog, &new).await;
     let take = "UPDATE token_scope SET taken_time = 100 - scope_id \
                 WHERE token_id = $1 AND scope_id > 0";
@@ -147,10 +124,7 @@ async fn creation_is_refused_and_leaves_nothing(f: Fixture) {
 
     // Policy was asked before; the store doesn't rely on it.
     let reveal = catalog.by_name(REVEAL).unwrap().id;
-    for (kind, scopes) in [
-        (TokenKind::ReadWrite, vec![]),
-        (TokenKind::Custom, vec![reveal]),
-    ] {
+    for (kind, scopes) in [(TokenKind::ReadWrite, vec![]), (TokenKind::Custom, vec![reveal])] {
         let open = new_token(account, kind, scopes, "");
         let refused = f.store.create_token(&ctx(4), &catalog, &open).await;
         assert!(matches!(refused, Err(StoreError::Internal(_))));
@@ -175,10 +149,7 @@ async fn lists_are_by_age_filtered_and_paged(f: Fixture) {
         ids.push(f.token(&catalog, &new).await.id);
     }
     let list = async |account_id, deleted, page| {
-        let filter = TokenFilter {
-            account_id,
-            deleted,
-        };
+        let filter = TokenFilter { account_id, deleted };
         let tokens = f.store.tokens(&filter, page).await.unwrap();
         for token in &tokens {
             let one = f.store.token(token.id, None).await.unwrap();
@@ -196,17 +167,10 @@ async fn lists_are_by_age_filtered_and_paged(f: Fixture) {
     let late = f.token(&catalog, &new).await.id;
     let rest = list(Some(ours), false, page(Some(ids[1]), 10)).await;
     assert_eq!(rest, [ids[3], ids[4], late]);
-    assert_eq!(
-        list(Some(ours), true, page(Some(ids[0]), 2)).await,
-        [ids[1], ids[3]]
-    );
+    assert_eq!(list(Some(ours), true, page(Some(ids[0]), 2)).await, [ids[1], ids[3]]);
     assert!(!list(None, false, all()).await.contains(&ids[1]));
     assert_eq!(list(None, true, all()).await.len(), 7);
-    assert!(
-        list(Some(ours), false, page(Some(late), 1))
-            .await
-            .is_empty()
-    );
+    assert!(list(Some(ours), false, page(Some(late), 1)).await.is_empty());
 }
 
 async fn a_token_is_deleted_once(f: Fixture) {
@@ -219,20 +183,14 @@ async fn a_token_is_deleted_once(f: Fixture) {
     assert_eq!(deleted.state, TokenState::Deleted { at: Timestamp(9) });
     let (event, change) = f.last().await;
     assert_eq!(event.action, "token.delete");
-    assert_eq!(
-        (event.account_id, event.token_id),
-        (Some(account), Some(new.id))
-    );
+    assert_eq!((event.account_id, event.token_id), (Some(account), Some(new.id)));
     assert_eq!(change.touched, Touched::Token(new.id));
     let before = f.position().await;
     let again = f.store.delete_token(&ctx(10), new.id, Some(account)).await;
     assert_eq!(again.unwrap(), Some(deleted.clone()));
     assert_eq!(f.store.token(new.id, None).await.unwrap(), Some(deleted));
     let nobody = TokenId(Uuid::now_v7());
-    assert_eq!(
-        f.store.delete_token(&ctx(10), nobody, None).await.unwrap(),
-        None
-    );
+    assert_eq!(f.store.delete_token(&ctx(10), nobody, None).await.unwrap(), None);
     assert_eq!(f.position().await, before);
     let facts = f.store.token_facts(new.id).await.unwrap().unwrap();
     assert_eq!(facts.state, TokenState::Deleted { at: Timestamp(9) });

@@ -28,18 +28,11 @@ fn edit(add: &str, remove: &str) -> Change {
         let text = Some(text).filter(|text: &&str| !text.is_empty());
         parse_entries(text, &Limits::default()).unwrap()
     };
-    Change::Edit {
-        add: entries(add),
-        remove: entries(remove),
-    }
+    Change::Edit { add: entries(add), remove: entries(remove) }
 }
 
 fn target(token_id: TokenId, expected_version: Option<i64>) -> WhitelistTarget {
-    WhitelistTarget {
-        token_id,
-        only: None,
-        expected_version,
-    }
+    WhitelistTarget { token_id, only: None, expected_version }
 }
 
 async fn change(
@@ -49,27 +42,21 @@ async fn change(
     change: &Change,
 ) -> Result<WhitelistChanged, WhitelistRefused> {
     let limits = Limits::default();
-    let changed = store
-        .change_whitelist(&ctx(20), catalog, target, change, &limits, false)
-        .await;
+    let changed = store.change_whitelist(&ctx(20), catalog, target, change, &limits, false).await;
     changed.unwrap().unwrap()
 }
 
 async fn stage(f: &Fixture, kind: TokenKind, entries: &str) -> (AccountId, Catalog, TokenId) {
     let account = f.account("acme").await;
     let catalog = f.catalog(&[READ, REVEAL]).await;
-    let token = f
-        .token(&catalog, &new_token(account, kind, vec![], entries))
-        .await;
+    let token = f.token(&catalog, &new_token(account, kind, vec![], entries)).await;
     (account, catalog, token.id)
 }
 
 async fn a_change_is_made_and_recorded(f: Fixture) {
     let (account, catalog, id) = stage(&f, TokenKind::ReadWrite, "10.0.0.0/24").await;
     let edit = edit("10.0.0.0/8,192.0.2.1", "10.0.0.0/24");
-    let changed = change(&*f.store, &catalog, target(id, Some(1)), &edit)
-        .await
-        .unwrap();
+    let changed = change(&*f.store, &catalog, target(id, Some(1)), &edit).await.unwrap();
     assert_eq!(changed.version, 2);
     assert!(changed.changed);
     assert_eq!(changed.whitelist, whitelist("10.0.0.0/8,192.0.2.1"));
@@ -77,22 +64,13 @@ async fn a_change_is_made_and_recorded(f: Fixture) {
     let facts = f.store.token_facts(id).await.unwrap().unwrap();
     assert_eq!(facts.whitelist, changed.whitelist);
     let token = f.store.token(id, None).await.unwrap().unwrap();
-    assert_eq!(
-        (token.whitelist, token.whitelist_version),
-        (changed.whitelist, 2)
-    );
+    assert_eq!((token.whitelist, token.whitelist_version), (changed.whitelist, 2));
 
     let (event, record) = f.last().await;
     assert_eq!(event.action, "whitelist.change");
-    assert_eq!(
-        (event.account_id, event.token_id),
-        (Some(account), Some(id))
-    );
+    assert_eq!((event.account_id, event.token_id), (Some(account), Some(id)));
     let json = |text: Option<String>| serde_json::from_str::<Value>(&text.unwrap()).unwrap();
-    assert_eq!(
-        json(event.before),
-        json!({ "whitelist": ["10.0.0.0/24"], "version": 1 })
-    );
+    assert_eq!(json(event.before), json!({ "whitelist": ["10.0.0.0/24"], "version": 1 }));
     assert_eq!(
         json(event.after),
         json!({ "whitelist": ["10.0.0.0/8", "192.0.2.1"], "version": 2 })
@@ -111,24 +89,14 @@ async fn what_changes_nothing_leaves_nothing(f: Fixture) {
     let wanted = edit("10.0.0.2", "10.0.0.1");
     let dry = f
         .store
-        .change_whitelist(
-            &ctx(20),
-            &catalog,
-            target(id, Some(1)),
-            &wanted,
-            &limits,
-            true,
-        )
+        .change_whitelist(&ctx(20), &catalog, target(id, Some(1)), &wanted, &limits, true)
         .await;
     let dry = dry.unwrap().unwrap().unwrap();
     assert_eq!((dry.version, dry.changed), (2, true));
     assert_eq!(dry.whitelist, whitelist("10.0.0.2"));
     assert_eq!(f.position().await, before);
     let token = f.store.token(id, None).await.unwrap().unwrap();
-    assert_eq!(
-        (token.whitelist, token.whitelist_version),
-        (whitelist("10.0.0.1"), 1)
-    );
+    assert_eq!((token.whitelist, token.whitelist_version), (whitelist("10.0.0.1"), 1));
     f.check_record().await;
 }
 
@@ -144,25 +112,17 @@ async fn refusals_change_nothing(f: Fixture) {
 
     let limits = Limits::default();
     for (token_id, only) in [(TokenId(Uuid::now_v7()), None), (id, Some(other))] {
-        let target = WhitelistTarget {
-            token_id,
-            only,
-            expected_version: Some(9),
-        };
-        let none = f
-            .store
-            .change_whitelist(&ctx(1), &catalog, target, &wanted, &limits, false)
-            .await;
+        let target = WhitelistTarget { token_id, only, expected_version: Some(9) };
+        let none =
+            f.store.change_whitelist(&ctx(1), &catalog, target, &wanted, &limits, false).await;
         assert_eq!(none.unwrap(), None);
     }
     assert_eq!(f.position().await, before);
 
     let newer = f.catalog(&[READ]).await;
     let target_of = target(id, None);
-    let stale = f
-        .store
-        .change_whitelist(&ctx(1), &catalog, target_of, &wanted, &limits, false)
-        .await;
+    let stale =
+        f.store.change_whitelist(&ctx(1), &catalog, target_of, &wanted, &limits, false).await;
     assert!(matches!(stale, Err(StoreError::StaleCatalog)));
 
     f.store.delete_token(&ctx(30), id, None).await.unwrap();
@@ -178,24 +138,15 @@ async fn refusals_change_nothing(f: Fixture) {
 async fn the_rule_holds_in_the_transaction(f: Fixture) {
     let account = f.account("acme").await;
     let catalog = f.catalog(&[READ, REVEAL]).await;
-    let lift = Change::Replace {
-        entries: vec![],
-        allow_any_address: true,
-    };
+    let lift = Change::Replace { entries: vec![], allow_any_address: true };
     let scope = |name| vec![catalog.by_name(name).unwrap().id];
     let token = |kind, scopes| new_token(account, kind, scopes, "10.0.0.1");
-    for new in [
-        token(TokenKind::ReadWrite, vec![]),
-        token(TokenKind::Custom, scope(REVEAL)),
-    ] {
+    for new in [token(TokenKind::ReadWrite, vec![]), token(TokenKind::Custom, scope(REVEAL))] {
         f.token(&catalog, &new).await;
         let refused = change(&*f.store, &catalog, target(new.id, None), &lift).await;
         assert_eq!(refused, Err(WhitelistRefused::Rule(ChangeError::Required)));
     }
-    for new in [
-        token(TokenKind::ReadOnly, vec![]),
-        token(TokenKind::Custom, scope(READ)),
-    ] {
+    for new in [token(TokenKind::ReadOnly, vec![]), token(TokenKind::Custom, scope(READ))] {
         f.token(&catalog, &new).await;
         let lifted = change(&*f.store, &catalog, target(new.id, None), &lift).await;
         assert_eq!(lifted.unwrap().whitelist, whitelist(""));
@@ -217,10 +168,7 @@ async fn one_of_two_with_the_same_version_wins(f: Fixture) {
     };
     assert_eq!(lost, WhitelistRefused::Stale { current: 2 });
     let token = f.store.token(id, None).await.unwrap().unwrap();
-    assert_eq!(
-        (token.whitelist, token.whitelist_version),
-        (won.whitelist, 2)
-    );
+    assert_eq!((token.whitelist, token.whitelist_version), (won.whitelist, 2));
     f.check_record().await;
 }
 
