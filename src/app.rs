@@ -113,6 +113,10 @@ fn check_mark(mark: Option<Mark>, development: bool) -> anyhow::Result<()> {
 
 async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
+    // Each connection takes a descriptor, and many systems begin with a thousand.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     // Listeners come first, so that a port in use is told before anything is written.
     let grpc_listener = net::bind(settings.listen).await?;
     let http_listener = net::bind(settings.http_listen).await?;

@@ -27,8 +27,12 @@ pub(super) fn instant(
     field: &'static str,
     time: Option<prost_types::Timestamp>,
 ) -> Result<Option<Timestamp>> {
+    /// What `google.protobuf.Timestamp` allows, in seconds.
+    const YEARS_1_TO_9999: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
     let Some(time) = time else { return Ok(None) };
-    Timestamp::from_seconds_nanos(time.seconds, time.nanos)
+    Some(time.seconds)
+        .filter(|seconds| YEARS_1_TO_9999.contains(seconds))
+        .and_then(|seconds| Timestamp::from_seconds_nanos(seconds, time.nanos))
         .map(Some)
         .ok_or_else(|| Error::invalid(field, "NOT_A_TIME", "is no time from year 1 to 9999"))
 }

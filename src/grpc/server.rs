@@ -42,6 +42,8 @@ const CONNECTIONS: usize = 16_384;
 const HEADERS: u32 = 16 << 10;
 /// How long a silent peer is waited for before its connection counts as dead.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a new connection may wait with its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// How long requests under way may take when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -212,10 +214,18 @@ where
         .max_header_list_size(HEADERS)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
+    let used = gate.used();
     let service = TowerToHyperService::new(gate);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let idle = async {
+        tokio::time::sleep(FIRST_REQUEST).await;
+        if used.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = idle => return tracing::debug!("a connection carried no request: closing it"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

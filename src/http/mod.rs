@@ -12,11 +12,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Services;
 use crate::{net, shutdown};
+
+/// Connections at once; more are closed at once.
+const CONNECTIONS: usize = 512;
 
 /// Everything that is served over plain HTTP.
 pub fn routes(services: Arc<Services>) -> Router {
@@ -49,9 +53,12 @@ pub async fn serve(
     tls: Option<TlsAcceptor>,
     stop: CancellationToken,
 ) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
     net::accept(listener, stop.clone(), |stream, peer| {
+        let Ok(place) = room.clone().try_acquire_owned() else { return };
         let (routes, tls, stop) = (routes.clone(), tls.clone(), stop.clone());
         shutdown::spawn("http-connection", async move {
+            let _place = place;
             match tls {
                 None => serve_connection(stream, routes, stop).await,
                 Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {

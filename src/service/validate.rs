@@ -103,10 +103,15 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
     if text.len() > MAX_NAME * 4 || trimmed.chars().count() > MAX_NAME {
         return fault("TOO_LONG", format!("is longer than {MAX_NAME} characters: shorten it"));
     }
-    if trimmed.chars().any(char::is_control) {
+    if trimmed.chars().any(|c| c.is_control() || misleads(c)) {
         return fault("CONTROL_CHARACTERS", "has control characters: leave them out".into());
     }
     Ok(trimmed.to_owned())
+}
+
+/// Whether a character changes how those around it are shown, so that a label could pass for another.
+fn misleads(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Mail addresses of admins.
