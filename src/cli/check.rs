@@ -70,7 +70,7 @@ impl OperationArgs {
 
 /// The exit code of the decision: 0 allowed, 1 denied, 2 none.
 pub(super) async fn run(args: CheckArgs) -> Result<u8, Failure> {
-    let format = args.common.output;
+    let format = args.common.output.format;
     let settings = args.common.client.resolve()?;
     settings.guard_secret("the token's secret")?;
     let token = match args.token.resolve()? {

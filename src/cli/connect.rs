@@ -13,8 +13,9 @@ use tonic::{Request, Status};
 
 use super::failure::Failure;
 use super::json::{self, Named};
-use super::output::{Format, print_line};
+use super::output::print_line;
 use super::{Common, proto};
+use crate::config::client::Format;
 use crate::config::client::{ClientSettings, Credential, TlsSettings};
 use crate::config::duration;
 
@@ -69,7 +70,7 @@ macro_rules! clients {
 impl Session {
     /// Connects as `common` says.
     pub(super) async fn open(common: Common) -> Result<Self, Failure> {
-        let format = common.output;
+        let format = common.output.format;
         Self::connect(common.client.resolve()?, format).await
     }
 

@@ -5,11 +5,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::connect::{Session, print_json};
 use super::failure::Failure;
 use super::output::{
-    Format, clean, note, note_binding, note_more, print, print_line, print_secret, table, when,
-    word,
+    clean, note, note_binding, note_more, print, print_line, print_secret, table, when, word,
 };
 use super::paging::{Limit, pages};
 use super::{Common, missing, proto};
+use crate::config::client::Format;
 use crate::config::server::FirstCredentialArgs;
 
 /// What `credential` takes.
@@ -88,7 +88,7 @@ pub(super) async fn run<F>(args: CredentialArgs, first_credential: F) -> Result<
 where
     F: AsyncFnOnce(FirstCredentialArgs) -> Result<proto::CreateCredentialResponse, String>,
 {
-    let format = args.common.output;
+    let format = args.common.output.format;
     let settings = args.common.client.resolve()?;
     let may_be_first = settings.credential.is_none() && settings.loopback;
     let data_dir = settings.data_dir.clone();

@@ -23,12 +23,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::client::ClientArgs;
+use crate::config::client::{ClientArgs, Format, OutputArgs};
 use crate::config::server::{FirstCredentialArgs, MigrateArgs, ServeArgs};
 use crate::grpc::proto;
 
 pub use failure::{NO_ANSWER, REFUSED};
-pub use output::Format;
 
 use failure::Failure;
 
@@ -122,14 +121,14 @@ pub enum ClientCommand {
 impl ClientCommand {
     fn format(&self) -> Format {
         match self {
-            Self::Credential(args) => args.common.output,
-            Self::Catalog(args) => args.common.output,
-            Self::Account(args) => args.common.output,
-            Self::Token(args) => args.common.output,
-            Self::Whitelist(args) => args.common.output,
-            Self::Pending(args) => args.common.output,
-            Self::Audit(args) => args.common.output,
-            Self::Check(args) => args.common.output,
+            Self::Credential(args) => args.common.output.format,
+            Self::Catalog(args) => args.common.output.format,
+            Self::Account(args) => args.common.output.format,
+            Self::Token(args) => args.common.output.format,
+            Self::Whitelist(args) => args.common.output.format,
+            Self::Pending(args) => args.common.output.format,
+            Self::Audit(args) => args.common.output.format,
+            Self::Check(args) => args.common.output.format,
             Self::Version(args) => args.output,
         }
     }
@@ -141,19 +140,8 @@ pub struct Common {
     /// How to reach the server.
     #[command(flatten)]
     client: ClientArgs,
-    /// How to write the answer
-    #[arg(
-        long,
-        short,
-        global = true,
-        env = "PORTCULLIS_OUTPUT",
-        hide_env_values = true,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text",
-        help_heading = "Output"
-    )]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs a client command, writes its answer or why there is none, and gives its exit code.
@@ -261,7 +249,7 @@ mod tests {
             "portcullis token list --output json --server http://localhost:1",
         ] {
             let ClientCommand::Token(args) = parse(line).unwrap() else { panic!("{line}") };
-            assert_eq!(args.common.output, Format::Json);
+            assert_eq!(args.common.output.format, Format::Json);
             assert_eq!(args.common.client.server, "http://localhost:1");
         }
     }

@@ -15,16 +15,6 @@ use time::format_description::well_known::Rfc3339;
 use super::failure::Failure;
 use crate::grpc::proto;
 
-/// How answers are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
-    /// For people: tables and sentences
-    #[default]
-    Text,
-    /// For programs: the answer as one JSON object, errors as another on standard error
-    Json,
-}
-
 /// Writes the answer to standard output.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();

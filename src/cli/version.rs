@@ -3,7 +3,8 @@
 use clap::Args;
 
 use super::failure::Failure;
-use super::output::{Format, print_line};
+use super::output::print_line;
+use crate::config::client::Format;
 
 /// What `version` takes.
 #[derive(Debug, Args)]

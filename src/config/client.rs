@@ -2,6 +2,7 @@
 //! and a credential. A secret never has a flag, since `ps` shows flags: it comes from a variable or
 //! a file, and stands in a `SecretString` from then on.
 
+mod output;
 mod secret;
 
 use std::fs;
@@ -14,6 +15,7 @@ use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::duration;
+pub use output::{Format, OutputArgs};
 pub use secret::{Credential, OPERATOR_CREDENTIAL_FILE, TokenArgs, without_line_end};
 use secret::{SecretVariables, operator_credential};
 

@@ -1,11 +1,13 @@
 //! The server's settings. Each is a flag over a `PORTCULLIS_*` variable of the same name; every fault
 //! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names.
 
+mod faults;
+mod store;
+
 use std::env;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -13,6 +15,9 @@ use super::{client, unknown_variables};
 use crate::policy::network::Limits;
 use crate::secret::Prefix;
 use crate::telemetry::LogFormat;
+use faults::Faults;
+pub use faults::InvalidSettings;
+pub use store::{StoreArgs, StoreSettings};
 
 const DATABASE_URL: &str = "PORTCULLIS_DATABASE_URL";
 const DATABASE_URL_FILE: &str = "PORTCULLIS_DATABASE_URL_FILE";
@@ -42,34 +47,6 @@ const VARIABLES: [&str; 20] = [
     "PORTCULLIS_LOG_FORMAT",
     "PORTCULLIS_LOG_LEVEL",
 ];
-
-/// Where the store is, as written.
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Store")]
-pub struct StoreArgs {
-    /// Directory of the embedded SQLite store, which serves where no database is named
-    #[arg(
-        long,
-        env = "PORTCULLIS_DATA_DIR",
-        hide_env_values = true,
-        value_name = "DIR",
-        default_value = "portcullis-data"
-    )]
-    data_dir: PathBuf,
-    /// The production store: postgres://user@host/database. With a password in it, set
-    /// PORTCULLIS_DATABASE_URL, or name a file in PORTCULLIS_DATABASE_URL_FILE: `ps` shows flags
-    #[arg(long, value_name = "URL")]
-    database_url: Option<String>,
-    /// Connections to the database at most
-    #[arg(
-        long,
-        env = "PORTCULLIS_DATABASE_CONNECTIONS",
-        hide_env_values = true,
-        value_name = "COUNT",
-        default_value = "10"
-    )]
-    database_connections: String,
-}
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -210,20 +187,6 @@ pub struct FirstCredentialArgs {
     pub name: String,
 }
 
-/// Where the store is.
-#[derive(Debug, Clone)]
-pub enum StoreSettings {
-    /// SQLite in this directory.
-    Embedded(PathBuf),
-    /// Postgres.
-    Postgres {
-        /// `postgres://...`, which may hold a password.
-        url: SecretString,
-        /// Connections at most.
-        connections: u32,
-    },
-}
-
 /// Files of the server's TLS.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
@@ -264,20 +227,6 @@ pub struct ServeSettings {
     pub log_level: tracing::Level,
 }
 
-/// Every fault of the settings.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", self.told())]
-pub struct InvalidSettings(Vec<String>);
-
-impl InvalidSettings {
-    fn told(&self) -> String {
-        match self.0.as_slice() {
-            [fault] => fault.clone(),
-            faults => format!("{} settings are at fault:\n  {}", faults.len(), faults.join("\n  ")),
-        }
-    }
-}
-
 /// The catalogue that a store without one gets.
 pub const BUILT_IN_CATALOG: &str = include_str!("../../catalogs/mercury.toml");
 /// The fewest characters of an operator credential.
@@ -285,116 +234,10 @@ const MIN_CREDENTIAL: usize = 32;
 /// The most.
 const MAX_CREDENTIAL: usize = 1_024;
 
-#[derive(Default)]
-struct Faults(Vec<String>);
-
-impl Faults {
-    fn add(&mut self, fault: impl Into<String>) {
-        self.0.push(fault.into());
-    }
-
-    fn parse<T: FromStr>(&mut self, flag: &str, text: &str, what: &str) -> Option<T> {
-        let parsed = text.trim().parse().ok();
-        if parsed.is_none() {
-            self.add(format!("--{flag}: {text:?} is not {what}"));
-        }
-        parsed
-    }
-
-    fn number(&mut self, flag: &str, text: &str, least: u64, most: u64) -> u64 {
-        let what = format!("a whole number from {least} to {most}");
-        match self.parse::<u64>(flag, text, &what) {
-            Some(number) if (least..=most).contains(&number) => number,
-            Some(_) => {
-                self.add(format!("--{flag}: {text} is not {what}"));
-                least
-            }
-            None => least,
-        }
-    }
-
-    fn settle<T>(self, value: impl FnOnce() -> Option<T>) -> Result<T, InvalidSettings> {
-        if self.0.is_empty()
-            && let Some(value) = value()
-        {
-            return Ok(value);
-        }
-        Err(InvalidSettings(self.0))
-    }
-
-    /// A secret from its variable or the file that its other variable names.
-    fn secret(&mut self, name: &str, file_name: &str) -> Option<SecretString> {
-        let value = match env::var(name) {
-            Ok(value) => Some(value),
-            Err(env::VarError::NotPresent) => None,
-            Err(env::VarError::NotUnicode(_)) => {
-                self.add(format!("{name} is not UTF-8"));
-                None
-            }
-        };
-        let file = env::var_os(file_name).map(PathBuf::from);
-        match (value, file) {
-            (Some(_), Some(_)) => {
-                self.add(format!("{name} and {file_name} are both set: unset one"));
-                None
-            }
-            (Some(value), None) => Some(value.into()),
-            (None, Some(path)) => match fs::read_to_string(&path) {
-                Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
-                Err(error) => {
-                    self.add(format!("{file_name}: cannot read {}: {error}", path.display()));
-                    None
-                }
-            },
-            (None, None) => None,
-        }
-    }
-}
-
-impl StoreArgs {
-    fn resolve(&self, faults: &mut Faults) -> Option<StoreSettings> {
-        let connections =
-            faults.number("database-connections", &self.database_connections, 2, 1_000);
-        let variable = faults.secret(DATABASE_URL, DATABASE_URL_FILE);
-        let url = match (&self.database_url, variable) {
-            (Some(flag), _) => {
-                if has_password(flag) {
-                    faults.add(format!(
-                        "--database-url: has a password, and `ps` shows flags: set {DATABASE_URL} \
-                         instead, or name a file in {DATABASE_URL_FILE}"
-                    ));
-                }
-                Some(SecretString::from(flag.clone()))
-            }
-            (None, variable) => variable,
-        };
-        let Some(url) = url else {
-            return Some(StoreSettings::Embedded(self.data_dir.clone()));
-        };
-        let text = url.expose_secret();
-        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
-            faults.add(format!(
-                "{DATABASE_URL}: must be postgres://user:password@host/database; leave it out for \
-                 the embedded store"
-            ));
-            return None;
-        }
-        Some(StoreSettings::Postgres { url, connections: connections as u32 })
-    }
-}
-
-/// Whether a URL has a password before its host, or as a parameter.
-fn has_password(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-        || rest.to_ascii_lowercase().contains("password=")
-}
-
 fn known_variables(faults: &mut Faults) {
     let known: Vec<_> = VARIABLES.iter().chain(&client::VARIABLES).copied().collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    faults.0.extend(unknown_variables(&known, names));
+    faults.extend(unknown_variables(&known, names));
 }
 
 impl ServeArgs {
@@ -549,92 +392,10 @@ impl FirstCredentialArgs {
     /// All faults at once.
     pub fn resolve(&self) -> Result<StoreSettings, InvalidSettings> {
         let mut faults = Faults::default();
-        let store = StoreArgs {
-            data_dir: self.data_dir.clone(),
-            database_url: None,
-            database_connections: "2".to_owned(),
-        };
-        let store = store.resolve(&mut faults);
+        let store = StoreArgs::in_directory(self.data_dir.clone()).resolve(&mut faults);
         faults.settle(|| store)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser as _;
-
-    #[derive(clap::Parser)]
-    struct Command {
-        #[command(flatten)]
-        serve: ServeArgs,
-    }
-
-    fn resolve(flags: &[&str]) -> Result<ServeSettings, String> {
-        let args = std::iter::once(&"serve").chain(flags);
-        let command = Command::try_parse_from(args).map_err(|error| error.to_string())?;
-        command.serve.resolve().map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn nothing_needs_to_be_configured() {
-        let settings = resolve(&[]).unwrap();
-        assert_eq!(settings.listen.to_string(), "127.0.0.1:50051");
-        assert!(matches!(settings.store, StoreSettings::Embedded(_)));
-        assert_eq!(settings.limits, Limits::default());
-    }
-
-    #[test]
-    fn every_fault_is_told_at_once() {
-        let error = resolve(&[
-            "--listen",
-            "0.0.0.0:1",
-            "--http-listen",
-            "here",
-            "--tls-key",
-            "k",
-            "--token-prefix",
-            "NO",
-            "--cache-capacity",
-            "0",
-            "--log-level",
-            "loud",
-            "--catalog",
-            "/nonexistent",
-            "--database-url",
-            "postgres://u:pw@h/d",
-        ])
-        .unwrap_err();
-        for part in [
-            "8 settings are at fault",
-            "--listen: other hosts reach 0.0.0.0",
-            "--http-listen:",
-            "--tls-cert and --tls-key",
-            "--token-prefix:",
-            "--cache-capacity:",
-            "--log-level:",
-            "--catalog:",
-            "--database-url: has a password",
-        ] {
-            assert!(error.contains(part), "{part} is missing in:\n{error}");
-        }
-        assert!(!error.contains("pw@"), "{error}");
-    }
-
-    #[test]
-    fn passwords_are_seen_wherever_a_url_can_have_one() {
-        for url in ["postgres://u:p@h/d", "postgres://h/d?password=p", "postgres://u:p@:x@h"] {
-            assert!(has_password(url), "{url}");
-        }
-        for url in ["postgres://u@h:5432/d", "postgres://h/d", "postgres://h/a:b@c"] {
-            assert!(!has_password(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn dev_stays_on_this_host() {
-        let error = resolve(&["--dev", "--listen", "0.0.0.0:1", "--plaintext"]).unwrap_err();
-        assert!(error.contains("loopback only"), "{error}");
-        assert!(resolve(&["--dev", "--database-url", "postgres://h/d"]).is_err());
-    }
-}
+mod tests;

@@ -12,7 +12,8 @@ use super::proto::{
     ManageWhitelistRequest, ManageWhitelistResponse,
 };
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
-use crate::service::tokens::{CreateToken, ManageWhitelist};
+use crate::service::tokens::CreateToken;
+use crate::service::whitelists::ManageWhitelist;
 
 #[tonic::async_trait]
 impl TokenService for Management {

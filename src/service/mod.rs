@@ -1,6 +1,6 @@
 //! The use cases: one method a call, without a word of gRPC or HTTP in it.
 //!
-//! Every change runs through [`Services::change`], which times it, and makes memory follow the store
+//! Every change runs through `Services::change`, which times it, and makes memory follow the store
 //! before the answer. Callers are narrowed to what they may see in here; what they may call at all
 //! is [`access`]'s table.
 
@@ -13,6 +13,7 @@ pub mod error;
 pub mod lists;
 pub mod tokens;
 pub mod validate;
+pub mod whitelists;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Tokens: creation, reading, deletion, whitelists.
+//! Tokens: creation, reading, deletion.
 //!
 //! Must stay true: nothing in here edits what a token may do; whether it may go without a whitelist
 //! is `policy`'s word, given inside the transaction that stores it.
@@ -8,23 +8,19 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::accounts::no_account;
-use super::error::{Obstacle, Violation};
 use super::lists::{Cursor, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Result, Services};
 use crate::cache::InForce;
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::network::{Change, ChangeError, Entries, Limits, Whitelist};
+use crate::policy::network::{Entries, Whitelist};
 use crate::policy::scope::{Catalog, ScopeId, ScopeSet};
 use crate::policy::token::{Grant, TokenKind};
 use crate::secret::{Opens, Secret};
-use crate::store::{
-    NewToken, StoreError, Token, TokenFilter, Touched, WhitelistChanged, WhitelistRefused,
-    WhitelistTarget,
-};
+use crate::store::{NewToken, StoreError, Token, TokenFilter, Touched};
 
 /// How often a change is tried on a catalogue that is replaced meanwhile.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 /// The most scope names a request may list.
 const MAX_SCOPES: usize = 1_000;
 
@@ -43,32 +39,6 @@ pub struct CreateToken<'a> {
     pub whitelist: &'a [String],
     /// Check only.
     pub validate_only: bool,
-}
-
-/// What `ManageWhitelist` may be asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct ManageWhitelist<'a> {
-    /// The token.
-    pub token_id: &'a str,
-    /// Entries to add.
-    pub add: &'a [String],
-    /// Entries to remove.
-    pub remove: &'a [String],
-    /// The whole new list, and whether it may be empty.
-    pub replace: Option<(&'a [String], bool)>,
-    /// The version it must have.
-    pub expected_version: Option<i64>,
-    /// Check only.
-    pub validate_only: bool,
-}
-
-/// What `ManageWhitelist` answers.
-#[derive(Debug)]
-pub struct ManagedWhitelist {
-    /// The whitelist as it stands, or would stand.
-    pub outcome: WhitelistChanged,
-    /// Whether the change binds; `None` where there was nothing to bind.
-    pub binding: Option<Binding>,
 }
 
 /// A token with the catalogue that says what its grant means.
@@ -240,108 +210,6 @@ impl Services {
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
         Ok((described, self.bound()))
     }
-
-    /// Reads or changes a token's whitelist (docs/policy.md, section 3).
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for bad entries, [`Error::Refused`] where a rule stands in the way,
-    /// [`Error::Aborted`] for a stale version, [`Error::NotFound`] for no such token; the store's.
-    pub async fn manage_whitelist(
-        &self,
-        caller: &Caller,
-        request: ManageWhitelist<'_>,
-    ) -> Result<ManagedWhitelist> {
-        let (target, change) = self.whitelist_change(caller, &request)?;
-        let id = target.token_id;
-        let Some(change) = change else {
-            return self.read_whitelist(target).await;
-        };
-        for _ in 0..TRIES {
-            let ctx = caller.context(self.clock.now());
-            let in_force = self.in_force()?;
-            let work = self.store.change_whitelist(
-                &ctx,
-                &in_force.catalog,
-                target,
-                &change,
-                &self.limits,
-                request.validate_only,
-            );
-            let result = if request.validate_only {
-                self.stored("check_whitelist", work).await
-            } else {
-                self.change("change_whitelist", Touched::Token(id), &ctx, work).await
-            };
-            match result {
-                Ok(None) => return Err(no_token(id)),
-                Ok(Some(Ok(outcome))) => {
-                    let binding = (!request.validate_only).then(|| self.bound());
-                    return Ok(ManagedWhitelist { outcome, binding });
-                }
-                Ok(Some(Err(refused))) => return Err(refusal(id, &change, refused)),
-                Err(StoreError::StaleCatalog) => self.catch_up().await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::StaleCatalog.into())
-    }
-
-    async fn read_whitelist(&self, target: WhitelistTarget) -> Result<ManagedWhitelist> {
-        let id = target.token_id;
-        let token = self.read("token", self.store.token(id, target.only)).await?;
-        let token = token.ok_or_else(|| no_token(id))?;
-        if target.expected_version.is_some_and(|version| version != token.whitelist_version) {
-            return Err(stale(token.whitelist_version));
-        }
-        let outcome = WhitelistChanged {
-            whitelist: token.whitelist,
-            version: token.whitelist_version,
-            still_covered_by: Vec::new(),
-            changed: false,
-        };
-        Ok(ManagedWhitelist { outcome, binding: None })
-    }
-
-    fn whitelist_change(
-        &self,
-        caller: &Caller,
-        request: &ManageWhitelist<'_>,
-    ) -> Result<(WhitelistTarget, Option<Change>)> {
-        let mut faults = Faults::default();
-        let token_id = faults.take(validate::id::<TokenId>("token_id", request.token_id));
-        if request.expected_version.is_some_and(|version| version < 1) {
-            faults.add("expected_version", "NOT_A_VERSION", "is no version; they count from 1");
-        }
-        let edits = !request.add.is_empty() || !request.remove.is_empty();
-        let change = match request.replace {
-            Some(_) if edits => {
-                faults.add(
-                    "replace",
-                    "TWO_CHANGES",
-                    "goes without add and remove: send one or the other",
-                );
-                None
-            }
-            Some((entries, allow_any_address)) => faults
-                .take(validate::entries("replace.entries", entries, &self.limits))
-                .map(|entries| Change::Replace { entries, allow_any_address }),
-            None if edits => {
-                let add = faults.take(validate::entries("add", request.add, &self.limits));
-                // What was accepted under earlier limits can still be removed.
-                let remove =
-                    faults.take(validate::entries("remove", request.remove, &Limits::NONE));
-                add.zip(remove).map(|(add, remove)| Change::Edit { add, remove })
-            }
-            None => None,
-        };
-        faults.settle()?;
-        let target = WhitelistTarget {
-            token_id: token_id.ok_or(Error::Internal)?,
-            only: caller.only(),
-            expected_version: request.expected_version,
-        };
-        Ok((target, change))
-    }
 }
 
 fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> {
@@ -400,52 +268,6 @@ fn needs_whitelist(grant: &Grant, catalog: &Catalog) -> String {
     }
 }
 
-fn refusal(id: TokenId, change: &Change, refused: WhitelistRefused) -> Error {
-    let rule = match refused {
-        WhitelistRefused::Stale { current } => return stale(current),
-        WhitelistRefused::Deleted => {
-            let text = format!("the token {id} is deleted; its whitelist can't change any more");
-            return Error::refused("TOKEN_DELETED", format!("tokens/{id}"), text);
-        }
-        WhitelistRefused::Rule(rule) => rule,
-    };
-    let field = match (&rule, change) {
-        (ChangeError::NotPresent(_) | ChangeError::WouldRemoveLast, _) => "remove",
-        (
-            ChangeError::TooMany(_) | ChangeError::SameEntryAddedAndRemoved(_),
-            Change::Edit { .. },
-        ) => "add",
-        (_, Change::Edit { .. }) => "remove",
-        (ChangeError::ReplaceNotEmptyWithAllowAny, _) => "replace.allow_any_address",
-        (_, Change::Replace { .. }) => "replace.entries",
-    };
-    let reason = rule.reason();
-    let violation = Violation { field: field.to_owned(), description: rule.to_string(), reason };
-    match rule {
-        // The request contradicts itself, whatever the token is like.
-        ChangeError::SameEntryAddedAndRemoved(_)
-        | ChangeError::EmptyReplace
-        | ChangeError::ReplaceNotEmptyWithAllowAny
-        | ChangeError::TooMany(_) => Error::Invalid(vec![violation]),
-        // The state of the token stands in the way.
-        ChangeError::NotPresent(_) | ChangeError::WouldRemoveLast | ChangeError::Required => {
-            let obstacle = Obstacle {
-                rule: reason,
-                subject: format!("tokens/{id}"),
-                description: rule.to_string(),
-            };
-            Error::Refused(vec![obstacle], vec![violation])
-        }
-    }
-}
-
-fn stale(current: i64) -> Error {
-    Error::Aborted(format!(
-        "somebody changed the whitelist meanwhile: it has version {current} now; read it, then \
-         decide again"
-    ))
-}
-
-fn no_token(id: TokenId) -> Error {
+pub(super) fn no_token(id: TokenId) -> Error {
     Error::NotFound { kind: "token", id: id.to_string() }
 }

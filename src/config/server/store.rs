@@ -1,0 +1,96 @@
+//! Where the store is. Must stay true: a database's password never comes as a flag, and no message
+//! repeats it.
+
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::faults::Faults;
+use super::{DATABASE_URL, DATABASE_URL_FILE};
+
+/// Where the store is, as written.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// Directory of the embedded SQLite store, which serves where no database is named
+    #[arg(
+        long,
+        env = "PORTCULLIS_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "portcullis-data"
+    )]
+    data_dir: PathBuf,
+    /// The production store: postgres://user@host/database. With a password in it, set
+    /// PORTCULLIS_DATABASE_URL, or name a file in PORTCULLIS_DATABASE_URL_FILE: `ps` shows flags
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Connections to the database at most
+    #[arg(
+        long,
+        env = "PORTCULLIS_DATABASE_CONNECTIONS",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value = "10"
+    )]
+    database_connections: String,
+}
+
+/// Where the store is.
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// SQLite in this directory.
+    Embedded(PathBuf),
+    /// Postgres.
+    Postgres {
+        /// `postgres://...`, which may hold a password.
+        url: SecretString,
+        /// Connections at most.
+        connections: u32,
+    },
+}
+
+impl StoreArgs {
+    /// The embedded store in `data_dir`, unless the environment names a database.
+    pub(super) fn in_directory(data_dir: PathBuf) -> Self {
+        Self { data_dir, database_url: None, database_connections: "2".to_owned() }
+    }
+
+    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<StoreSettings> {
+        let connections =
+            faults.number("database-connections", &self.database_connections, 2, 1_000);
+        let variable = faults.secret(DATABASE_URL, DATABASE_URL_FILE);
+        let url = match (&self.database_url, variable) {
+            (Some(flag), _) => {
+                if has_password(flag) {
+                    faults.add(format!(
+                        "--database-url: has a password, and `ps` shows flags: set {DATABASE_URL} \
+                         instead, or name a file in {DATABASE_URL_FILE}"
+                    ));
+                }
+                Some(SecretString::from(flag.clone()))
+            }
+            (None, variable) => variable,
+        };
+        let Some(url) = url else {
+            return Some(StoreSettings::Embedded(self.data_dir.clone()));
+        };
+        let text = url.expose_secret();
+        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+            faults.add(format!(
+                "{DATABASE_URL}: must be postgres://user:password@host/database; leave it out for \
+                 the embedded store"
+            ));
+            return None;
+        }
+        Some(StoreSettings::Postgres { url, connections: connections as u32 })
+    }
+}
+
+/// Whether a URL has a password before its host, or as a parameter.
+pub(super) fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+        || rest.to_ascii_lowercase().contains("password=")
+}

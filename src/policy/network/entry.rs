@@ -1,0 +1,168 @@
+//! One whitelist entry: a single address or a range, in one form only.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::address::{ClientAddr, MAPPED_START, excerpt};
+use super::fault::EntryError;
+
+/// Prefix bits before an IPv4 prefix: `::ffff:0:0/96`.
+pub(super) const MAPPED_BITS: u8 = 96;
+
+pub(super) const IPV4: Entry = Entry::new(MAPPED_START, MAPPED_BITS);
+pub(super) const MULTICAST_V4: Entry = Entry::new(MAPPED_START | 0xe000_0000, MAPPED_BITS + 4);
+pub(super) const MULTICAST_V6: Entry = Entry::new(0xff00 << 112, 8);
+
+/// How large a whitelist and its entries may be. A setting; it bounds what is *added*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The shortest prefix of an IPv4 range.
+    pub widest_v4: u8,
+    /// The shortest prefix of an IPv6 range.
+    pub widest_v6: u8,
+    /// Entries that one whitelist holds at most.
+    pub max_entries: usize,
+}
+
+impl Limits {
+    /// No limit: for reading what was accepted under earlier settings (rows of the store, and
+    /// entries to be removed). Every rule that is no setting still holds.
+    pub const NONE: Self = Self { widest_v4: 0, widest_v6: 0, max_entries: usize::MAX };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { widest_v4: 8, widest_v6: 32, max_entries: 100 }
+    }
+}
+
+/// One whitelist entry: a single address, or a range with all bits after its prefix zero.
+/// Ordered by first address, wider before narrower.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Entry {
+    // The first address. Two halves, not a u128, whose alignment would cost eight bytes more.
+    high: u64,
+    low: u64,
+    // 0..=128; an IPv4 prefix length has 96 added.
+    pub(super) bits: u8,
+}
+
+impl Entry {
+    /// The range of `bits` prefix bits that `address` lies in.
+    pub(super) const fn new(address: u128, bits: u8) -> Self {
+        let start = address & Self::mask(bits);
+        Self { high: (start >> 64) as u64, low: start as u64, bits }
+    }
+
+    #[inline]
+    pub(super) const fn mask(bits: u8) -> u128 {
+        match bits {
+            0 => 0,
+            _ => u128::MAX << (128 - bits as u32),
+        }
+    }
+
+    #[inline]
+    pub(super) fn start(&self) -> u128 {
+        u128::from(self.high) << 64 | u128::from(self.low)
+    }
+
+    /// Reads one entry: an address, or an address, `/` and a prefix length. Whitespace around it
+    /// is ignored.
+    ///
+    /// # Errors
+    /// Names the entry, what is wrong with it, and the cure.
+    pub fn parse(text: &str, limits: &Limits) -> Result<Self, EntryError> {
+        let text = text.trim();
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let ip: IpAddr = address.parse().map_err(|_| EntryError::of_address(text, address))?;
+        let ClientAddr(start) = ip.into();
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        let length = match prefix {
+            None => longest,
+            Some(prefix) => read_prefix(prefix, longest)
+                .ok_or_else(|| EntryError::of_prefix(text, ip, prefix, longest))?,
+        };
+        let bits = length + (128 - longest);
+        let range = Self::new(start, bits);
+
+        let entry = || excerpt(text);
+        let (family, widest, offset) = match IPV4.covers(&range) {
+            true => ("IPv4", limits.widest_v4, MAPPED_BITS),
+            false => ("IPv6", limits.widest_v6, 0),
+        };
+        // The order is part of the contract: host bits come last, so that what they suggest is
+        // accepted.
+        if length == 0 || range == IPV4 {
+            Err(EntryError::AnyAddress { entry: entry() })
+        } else if range.covers(&IPV4) {
+            Err(EntryError::ContainsIpv4 { entry: entry() })
+        } else if bits < widest.saturating_add(offset) {
+            Err(EntryError::TooWide { entry: entry(), family, widest })
+        } else if range.contains(ClientAddr(0)) || range.contains(ClientAddr(MAPPED_START)) {
+            Err(EntryError::Unspecified { entry: entry() })
+        } else if range.overlaps(&MULTICAST_V4) || range.overlaps(&MULTICAST_V6) {
+            Err(EntryError::Multicast { entry: entry() })
+        } else if range.start() != start {
+            let address = Self::new(start, 128);
+            Err(EntryError::HostBits { entry: entry(), network: range, address })
+        } else {
+            Ok(range)
+        }
+    }
+
+    /// Whether `address` may pass.
+    #[inline]
+    pub fn contains(&self, ClientAddr(address): ClientAddr) -> bool {
+        (address ^ self.start()) & Self::mask(self.bits) == 0
+    }
+
+    /// Whether every address of `other` is in this entry; true of an entry and itself.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.bits <= other.bits && self.contains(ClientAddr(other.start()))
+    }
+
+    /// Whether any address is in both. Ranges nest or are disjoint: then one covers the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
+    /// The first address and the prefix length, as they are written.
+    fn parts(&self) -> (IpAddr, u8) {
+        match IpAddr::from(ClientAddr(self.start())) {
+            ip if ip.is_ipv4() => (ip, self.bits.saturating_sub(MAPPED_BITS)),
+            ip => (ip, self.bits),
+        }
+    }
+
+    /// With the prefix length even where it says nothing: `10.0.0.5/32`.
+    pub(super) fn with_prefix(&self) -> String {
+        let (ip, length) = self.parts();
+        format!("{ip}/{length}")
+    }
+}
+
+impl fmt::Display for Entry {
+    /// Canonical, and read back by [`Entry::parse`] as the same entry.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.bits, self.parts()) {
+            (128, (ip, _)) => write!(f, "{ip}"),
+            (_, (ip, length)) => write!(f, "{ip}/{length}"),
+        }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A decimal number up to `longest`, without sign or leading zeros.
+fn read_prefix(text: &str, longest: u8) -> Option<u8> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|&length| plain && length <= longest)
+}

@@ -1,0 +1,27 @@
+//! The rules for addresses and whitelists, case by case and as properties.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
+mod addresses;
+mod entries;
+mod properties;
+mod whitelists;
+
+use super::*;
+
+fn addr(text: &str) -> ClientAddr {
+    text.parse().unwrap()
+}
+
+fn entry(text: &str) -> Entry {
+    Entry::parse(text, &Limits::default()).unwrap()
+}
+
+fn entries(texts: &[&str]) -> Vec<Entry> {
+    texts.iter().map(|text| entry(text)).collect()
+}
+
+fn only(texts: &[&str]) -> Whitelist {
+    let entries = Entries::new(entries(texts), &Limits::default()).unwrap();
+    Whitelist::Only(entries.unwrap())
+}

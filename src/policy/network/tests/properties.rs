@@ -1,0 +1,185 @@
+//! What holds for every address, entry, whitelist and change.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::network::address::MAPPED_START;
+use crate::policy::network::entry::{IPV4, MULTICAST_V4, MULTICAST_V6};
+
+/// Addresses in few places, so that ranges nest and addresses hit them.
+fn bits() -> impl Strategy<Value = u128> {
+    let base = prop_oneof![
+        Just(MAPPED_START | 0x0a00_0000),
+        Just(MAPPED_START),
+        Just(MAPPED_START | 0xe000_0000),
+        Just(0x2001_0db8_u128 << 96),
+        Just(0xff00_u128 << 112),
+        Just(0),
+        any::<u128>(),
+    ];
+    (base, any::<u128>(), 0..=128u32, 0..4u128).prop_map(|(base, noise, shift, few)| {
+        base ^ (noise.checked_shr(shift).unwrap_or(0) & (few << shift.min(126)))
+    })
+}
+
+fn any_entry() -> impl Strategy<Value = Entry> {
+    (bits(), 32..=128u8).prop_filter_map("a rule forbids it", |(bits, length)| {
+        let text = Entry::new(bits, length).to_string();
+        Entry::parse(&text, &Limits::default()).ok()
+    })
+}
+
+fn whitelist() -> impl Strategy<Value = Vec<Entry>> {
+    proptest::collection::vec(any_entry(), 1..30)
+}
+
+fn made(entries: &[Entry]) -> Whitelist {
+    let entries = Entries::new(entries.to_vec(), &Limits::NONE).unwrap();
+    entries.map_or(Whitelist::Unrestricted, Whitelist::Only)
+}
+
+/// Addresses in, before and after the entries.
+fn near(entries: &[Entry], noise: u128) -> Vec<ClientAddr> {
+    let edges = entries.iter().flat_map(|entry| {
+        let host = !Entry::mask(entry.bits);
+        let start = entry.start();
+        [
+            start,
+            start.wrapping_sub(1),
+            start | host,
+            (start | host).wrapping_add(1),
+            start | noise & host,
+        ]
+    });
+    edges.chain([noise, 0, u128::MAX]).map(ClientAddr).collect()
+}
+
+proptest! {
+    #[test]
+    fn entries_read_back(entry in any_entry()) {
+        let limits = Limits::default();
+        prop_assert_eq!(Entry::parse(&entry.to_string(), &limits), Ok(entry));
+        prop_assert_eq!(Entry::parse(&entry.with_prefix(), &limits), Ok(entry));
+    }
+
+    #[test]
+    fn addresses_read_back(bits in bits()) {
+        let address = ClientAddr(bits);
+        prop_assert_eq!(address.to_string().parse::<ClientAddr>(), Ok(address));
+        prop_assert_eq!(ClientAddr::from(IpAddr::from(address)), address);
+        prop_assert_eq!(ClientAddr::from(IpAddr::from(Ipv6Addr::from_bits(bits))), address);
+    }
+
+    #[test]
+    fn no_text_panics(text in "\\PC{0,50}", odd in "[0-9a-f:./%,\\-\\[\\]* \u{1}-\u{1f}]{0,30}") {
+        for text in [text, odd] {
+            let _ = text.parse::<ClientAddr>().map_err(|e| e.to_string());
+            let _ = Entry::parse(&text, &Limits::default()).map_err(|e| e.to_string());
+            let _ = parse_entries([text.as_str()], &Limits::NONE);
+        }
+    }
+
+    #[test]
+    fn a_changed_entry_is_refused_or_means_what_it_says(
+        entry in any_entry(), at: prop::sample::Index, with in "[0-9a-f:./%,\\-\\[\\]* ]{0,3}"
+    ) {
+        let mut text = entry.with_prefix();
+        let at = at.index(text.len());
+        text.replace_range(at..=at, &with);
+        if let Ok(entry) = Entry::parse(&text, &Limits::default()) {
+            // Independent of this file: what std reads is where the entry begins and ends.
+            let (ip, length) = text.trim().split_once('/').unwrap_or((text.trim(), "128"));
+            let ip: IpAddr = ip.parse().unwrap();
+            prop_assert!(entry.contains(ip.into()));
+            prop_assert_eq!(entry.start(), ClientAddr::from(ip).0);
+            let offset = if ip.is_ipv4() { 96 } else { 0 };
+            prop_assert_eq!(u32::from(entry.bits), (length.parse::<u32>().unwrap() + offset).min(128));
+        }
+    }
+
+    #[test]
+    fn suggestions_are_accepted(bits in bits(), length in 0..=128u8) {
+        let ip = IpAddr::from(Ipv6Addr::from_bits(bits));
+        let text = format!("{ip}/{length}");
+        let limits = Limits::default();
+        if let Err(EntryError::HostBits { network, address, .. }) = Entry::parse(&text, &limits) {
+            prop_assert_eq!(Entry::parse(&network.to_string(), &limits), Ok(network));
+            prop_assert_eq!(Entry::parse(&address.to_string(), &limits), Ok(address));
+            prop_assert!(network.covers(&address));
+        }
+    }
+
+    #[test]
+    fn no_entry_touches_what_is_forbidden(bits in bits(), length in 0..=128u8) {
+        let range = Entry::new(bits, length);
+        if let Ok(entry) = Entry::parse(&range.with_prefix(), &Limits::NONE) {
+            prop_assert!(!entry.contains(addr("::")) && !entry.contains(addr("0.0.0.0")));
+            prop_assert!(!entry.overlaps(&MULTICAST_V4) && !entry.overlaps(&MULTICAST_V6));
+            prop_assert_eq!(entry.overlaps(&IPV4), IPV4.covers(&entry));
+        }
+    }
+
+    #[test]
+    fn find_is_the_narrowest_of_all(entries in whitelist(), noise in bits()) {
+        let whitelist = made(&entries);
+        for address in near(&entries, noise) {
+            let narrowest = entries.iter().filter(|e| e.contains(address)).max_by_key(|e| e.bits);
+            prop_assert_eq!(whitelist.find(address), narrowest);
+        }
+    }
+
+    #[test]
+    fn narrowing_never_allows_more(
+        entries in whitelist(), pick: Vec<bool>, noise in bits(), required: bool, by_edit: bool
+    ) {
+        let before = made(&entries);
+        let picked = |entry: &&Entry| {
+            let at = before.entries().iter().position(|other| other == *entry);
+            at.and_then(|at| pick.get(at)).copied().unwrap_or(false)
+        };
+        let remove: Vec<Entry> = before.entries().iter().filter(picked).copied().collect();
+        let keep: Vec<Entry> = before.entries().iter().filter(|e| !picked(e)).copied().collect();
+        let change = match by_edit {
+            true => Change::Edit { add: Vec::new(), remove: remove.clone() },
+            false => Change::Replace { entries: keep.clone(), allow_any_address: false },
+        };
+        let limits = Limits { max_entries: 1, ..Limits::default() };
+        match apply(&before, &change, required, &limits) {
+            Err(ChangeError::Required) => prop_assert!(required && keep.is_empty()),
+            Err(_) => prop_assert!(!required && keep.is_empty()),
+            Ok(changed) => {
+                prop_assert_eq!(changed.whitelist.entries(), &keep);
+                prop_assert_eq!(changed.changed, !remove.is_empty());
+                for address in near(&entries, noise) {
+                    let after = changed.whitelist.allows(address);
+                    prop_assert!(before.allows(address) || !after);
+                    // What was removed and still passes is told.
+                    if after && remove.iter().any(|entry| entry.contains(address)) {
+                        let covered = &changed.still_covered_by;
+                        prop_assert!(covered.iter().any(|entry| entry.contains(address)));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_gets_around_required(
+        current in whitelist(), add in whitelist(), which in 0..6, allow: bool, restricted: bool
+    ) {
+        let before = if restricted { made(&current) } else { Whitelist::Unrestricted };
+        let change = match which {
+            0 => Change::Edit { add, remove: Vec::new() },
+            1 => Change::Edit { add, remove: current },
+            2 => Change::Edit { add: Vec::new(), remove: current },
+            3 => Change::Edit { add: Vec::new(), remove: Vec::new() },
+            4 => Change::Replace { entries: Vec::new(), allow_any_address: allow },
+            _ => Change::Replace { entries: add, allow_any_address: allow },
+        };
+        if let Ok(changed) = apply(&before, &change, true, &Limits::NONE) {
+            prop_assert!(matches!(changed.whitelist, Whitelist::Only(_)));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Lists of entries, and the whitelist that a token has.
+
+use std::fmt;
+
+use super::address::ClientAddr;
+use super::entry::{Entry, Limits};
+use super::fault::EntryError;
+
+/// Faults that [`parse_entries`] reports; a list with more of them is refused just the same.
+pub const MAX_FAULTS: usize = 100;
+
+/// One thing wrong in a list of entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListFault {
+    /// Which of the strings, counted from 0.
+    pub index: usize,
+    /// What is wrong with one entry in it.
+    pub error: EntryError,
+}
+
+/// Reads strings of which each is an entry or a comma-separated list of entries. Sorted, without
+/// duplicates; no strings give no entries. The number of entries is [`apply`](super::apply)'s to judge.
+///
+/// # Errors
+/// Every fault (the first [`MAX_FAULTS`]), in order.
+pub fn parse_entries<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    limits: &Limits,
+) -> Result<Vec<Entry>, Vec<ListFault>> {
+    let mut entries = Vec::new();
+    let mut faults = Vec::new();
+    for (index, text) in texts.into_iter().enumerate() {
+        for item in text.split(',') {
+            match Entry::parse(item, limits) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => faults.push(ListFault { index, error }),
+            }
+            if faults.len() == MAX_FAULTS {
+                return Err(faults);
+            }
+        }
+    }
+    if faults.is_empty() { Ok(set(entries)) } else { Err(faults) }
+}
+
+/// Sorted, without duplicates.
+pub(super) fn set(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.sort_unstable();
+    entries.dedup();
+    entries
+}
+
+/// Where a token may be used from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Whitelist {
+    /// From anywhere. Said explicitly, never by an empty list.
+    Unrestricted,
+    /// From these addresses only.
+    Only(Entries),
+}
+
+impl Whitelist {
+    /// Whether a token with this whitelist may be used from `address`.
+    pub fn allows(&self, address: ClientAddr) -> bool {
+        match self {
+            Self::Unrestricted => true,
+            Self::Only(entries) => entries.find(address).is_some(),
+        }
+    }
+
+    /// The most specific entry that contains `address`. An unrestricted whitelist has no entries,
+    /// so that `None` alone is no denial: see [`Self::allows`].
+    pub fn find(&self, address: ClientAddr) -> Option<&Entry> {
+        match self {
+            Self::Unrestricted => None,
+            Self::Only(entries) => entries.find(address),
+        }
+    }
+
+    /// The entries, sorted; `[]` if unrestricted.
+    pub fn entries(&self) -> &[Entry] {
+        match self {
+            Self::Unrestricted => &[],
+            Self::Only(entries) => &entries.entries,
+        }
+    }
+}
+
+/// A non-empty set of entries.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entries {
+    // Sorted, without duplicates.
+    entries: Box<[Entry]>,
+    // For each entry the index of the narrowest other one that covers it; out of range for none.
+    parents: Box<[u32]>,
+}
+
+/// A whitelist with more entries than allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the whitelist would have {count} entries, and {max} are allowed: join addresses into ranges, or remove some"
+)]
+pub struct TooMany {
+    /// How many it would have.
+    pub count: usize,
+    /// How many are allowed.
+    pub max: usize,
+}
+
+impl Entries {
+    /// A set of entries; `None` if there are none. Duplicates count once.
+    ///
+    /// # Errors
+    /// If they are more than `limits` allows.
+    pub fn new(entries: Vec<Entry>, limits: &Limits) -> Result<Option<Self>, TooMany> {
+        let entries = set(entries);
+        let (count, max) = (entries.len(), limits.max_entries);
+        if count > max {
+            return Err(TooMany { count, max });
+        }
+        Ok((count > 0).then(|| Self { parents: parents(&entries), entries: entries.into() }))
+    }
+
+    /// The entries, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// How many there are; at least 1.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The most specific entry that contains `address`. Allocates nothing.
+    pub fn find(&self, address: ClientAddr) -> Option<&Entry> {
+        // An entry that contains the address begins at or before it. Ranges nest or are disjoint,
+        // so it is the last entry that does so, or one that covers that entry.
+        let after = self.entries.partition_point(|entry| entry.start() <= address.0);
+        let mut at = after.checked_sub(1)?;
+        loop {
+            let entry = self.entries.get(at)?;
+            if entry.contains(address) {
+                return Some(entry);
+            }
+            at = *self.parents.get(at)? as usize;
+        }
+    }
+}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+fn parents(sorted: &[Entry]) -> Box<[u32]> {
+    let mut open: Vec<usize> = Vec::new();
+    let mut parents = Vec::with_capacity(sorted.len());
+    for (at, entry) in sorted.iter().enumerate() {
+        while open.pop_if(|&mut outer| !sorted[outer].covers(entry)).is_some() {}
+        // 2^32 entries would need 96 GiB.
+        parents.push(open.last().map_or(u32::MAX, |&outer| outer as u32));
+        open.push(at);
+    }
+    parents.into()
+}

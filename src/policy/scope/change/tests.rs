@@ -1,0 +1,195 @@
+//! What one catalogue in place of another does to tokens.
+
+use super::*;
+use crate::policy::catalog_file;
+use crate::policy::scope::ScopeDef;
+use proptest::prelude::*;
+
+/// `[("name access", ["route", ...]), ...]`; a `!` after the access asks for a whitelist.
+fn catalog(scopes: &[(&str, &[&str])]) -> Catalog {
+    let defs = scopes.iter().map(|(head, routes)| {
+        let (name, access) = head.split_once(' ').unwrap();
+        let access_word = access.trim_end_matches('!');
+        ScopeDef {
+            name: name.parse().unwrap(),
+            access: if access_word == "read" { Access::Read } else { Access::Write },
+            requires_whitelist: access.ends_with('!'),
+            description: String::new(),
+            routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+        }
+    });
+    // The number is the name's first letter: the same in every catalogue.
+    Catalog::new(1, defs.collect(), |name| ScopeId(u16::from(name.as_str().as_bytes()[0])))
+}
+
+/// A line for each change: the scope, what became of it, and who gains and loses.
+fn told(old: &[(&str, &[&str])], new: &[(&str, &[&str])]) -> String {
+    let word = |kind: &str, effect: Effect| match (effect.gains, effect.loses) {
+        (false, false) => String::new(),
+        (gains, loses) => {
+            format!(" {kind}{}{}", if gains { "+" } else { "" }, if loses { "-" } else { "" })
+        }
+    };
+    let lines = compare(&catalog(old), &catalog(new)).into_iter().map(|change| {
+        let Effects { read_only, read_write, custom } = change.effects;
+        let change_text = match &change.change {
+            Change::PathsGained(overlaps) | Change::PathsLost(overlaps) => {
+                let gained = matches!(change.change, Change::PathsGained(_));
+                let verb = if gained { "PathsGained" } else { "PathsLost" };
+                let overlaps = overlaps
+                    .iter()
+                    .map(|o| format!("{} / {} of {}", o.route, o.other, o.other_scope));
+                format!("{verb}({})", overlaps.collect::<Vec<_>>().join(", "))
+            }
+            other => format!("{other:?}"),
+        };
+        format!(
+            "{}: {change_text}:{}{}{}{}\n",
+            change.scope,
+            word("read-only", read_only),
+            word("read-write", read_write),
+            word("custom", custom),
+            if change.narrows() { " NARROWS" } else { "" },
+        )
+    });
+    lines.collect()
+}
+
+#[test]
+fn scopes_come_go_and_turn() {
+    let old: &[(&str, &[&str])] =
+        &[("a read", &["GET /a"]), ("b write!", &["POST /b"]), ("c read", &[]), ("d write", &[])];
+    let new: &[(&str, &[&str])] =
+        &[("a write!", &["GET /a"]), ("b read", &["POST /b"]), ("e read", &[]), ("f write!", &[])];
+    insta::assert_snapshot!(told(old, new), @r##"
+a: BecameWrite: read-only- NARROWS
+a: NowRequiresWhitelist: custom- NARROWS
+b: BecameRead: read-only+
+b: NoLongerRequiresWhitelist: custom+
+e: Added: read-only+ read-write+
+f: Added: read-write+
+c: Dropped: read-only- read-write- custom- NARROWS
+d: Dropped: read-write- custom- NARROWS
+"##);
+}
+
+#[test]
+fn moved_routes_take_and_give() {
+    let old: &[(&str, &[&str])] = &[
+        ("a read", &["GET /a/{id}", "GET /kept", "GET /gone"]),
+        ("b read", &[]),
+        ("c write", &["GET /c"]),
+        ("d write", &[]),
+    ];
+    let new: &[(&str, &[&str])] = &[
+        ("a read", &["GET /kept"]),
+        ("b read", &["GET /a/{other_name}"]),
+        ("c write", &[]),
+        ("d write", &["GET /c", "POST /d"]),
+    ];
+    insta::assert_snapshot!(told(old, new), @r##"
+a: RoutesLost(["GET /a/{id}", "GET /gone"]): read-only- read-write- custom- NARROWS
+b: RoutesGained(["GET /a/{other_name}"]): custom+
+c: RoutesLost(["GET /c"]): custom- NARROWS
+d: RoutesGained(["GET /c", "POST /d"]): read-write+ custom+
+"##);
+}
+
+#[test]
+fn a_route_that_comes_first_takes_requests_from_one_that_stays() {
+    let old: &[(&str, &[&str])] = &[("a read", &["GET /r/{id}"]), ("b write", &["GET /{x}/y"])];
+    let new: &[(&str, &[&str])] =
+        &[("a read", &["GET /r/{id}"]), ("b write", &["GET /{x}/y", "GET /r/invites"])];
+    insta::assert_snapshot!(told(old, new), @r##"
+a: PathsLost(GET /r/{id} / GET /r/invites of b): read-only- custom- NARROWS
+b: RoutesGained(["GET /r/invites"]): custom+
+"##);
+    insta::assert_snapshot!(told(new, old), @r##"
+a: PathsGained(GET /r/{id} / GET /r/invites of b): read-only+ custom+
+b: RoutesLost(["GET /r/invites"]): custom- NARROWS
+"##);
+}
+
+#[test]
+fn order_and_parameter_names_change_nothing() {
+    let old: &[(&str, &[&str])] = &[("a read", &["GET /{x}", "GET /a"]), ("b write", &[])];
+    let new: &[(&str, &[&str])] = &[("b write", &[]), ("a read", &["GET /a", "GET /{y}"])];
+    assert_eq!(told(old, new), "");
+}
+
+#[test]
+fn a_description_alone_narrows_nothing() {
+    let with = |text: &str| {
+        let file = format!("[[scope]]\nname = \"a\"\naccess = \"read\"\ndescription = \"{text}\"");
+        Catalog::new(1, catalog_file::parse(&file).unwrap(), |_| ScopeId(0))
+    };
+    let changes = compare(&with("one"), &with("two"));
+    assert_eq!(changes.len(), 1);
+    assert!(changes[0].change == Change::DescriptionChanged && !changes[0].narrows());
+}
+
+/// Up to three scopes over a few routes that overlap.
+fn any_catalog() -> impl Strategy<Value = Catalog> {
+    let word = || prop::sample::select(vec!["a", "b", "{x}"]);
+    let route = prop::collection::vec(word(), 1..4)
+        .prop_map(|segments| format!("GET /{}", segments.join("/")));
+    let routes = prop::collection::btree_map(route, 0..3usize, 0..8);
+    (routes, prop::collection::vec((any::<bool>(), any::<bool>()), 3)).prop_map(
+        |(routes, kinds)| {
+            let mut defs = Vec::new();
+            for (i, (present, write)) in kinds.into_iter().enumerate() {
+                let owned = routes.iter().filter(|(_, owner)| **owner == i);
+                let owned: Vec<&str> = owned.map(|(route, _)| route.as_str()).collect();
+                let head =
+                    format!("{} {}", ["p", "q", "r"][i], if write { "write" } else { "read" });
+                if present || i == 0 {
+                    defs.push((head, owned));
+                }
+            }
+            let defs: Vec<(&str, &[&str])> =
+                defs.iter().map(|(head, routes)| (head.as_str(), routes.as_slice())).collect();
+            catalog(&defs)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn whoever_loses_a_request_is_told_of(old in any_catalog(), new in any_catalog()) {
+        let changes = compare(&old, &new);
+        // What each kind of token may do, by asking for every path there is.
+        let segments = ["a", "b", "c"];
+        let mut paths: Vec<String> = segments.iter().map(|a| format!("/{a}")).collect();
+        for _ in 0..2 {
+            let longer = paths.iter().flat_map(|p| segments.map(|s| format!("{p}/{s}"))).collect::<Vec<_>>();
+            paths.extend(longer);
+        }
+        let mut effects = [Effect::default(); 2];
+        let mut of_custom: BTreeMap<ScopeId, Effect> = BTreeMap::new();
+        for path in &paths {
+            let (was, is) = (old.resolve("GET", path), new.resolve("GET", path));
+            for (effect, held) in effects.iter_mut().zip([reads, |s: Option<&Scope>| s.is_some()]) {
+                effect.loses |= held(was) && !held(is);
+                effect.gains |= !held(was) && held(is);
+            }
+            if was.map(|s| s.id) != is.map(|s| s.id) {
+                was.inspect(|s| of_custom.entry(s.id).or_default().loses = true);
+                is.inspect(|s| of_custom.entry(s.id).or_default().gains = true);
+            }
+        }
+        for (kind, effect) in effects.iter().enumerate() {
+            let told = |of: fn(Effect) -> bool| changes.iter().any(|change| {
+                of([change.effects.read_only, change.effects.read_write][kind])
+            });
+            prop_assert!(!effect.loses || told(|e| e.loses), "{:?}", changes);
+            prop_assert!(!effect.gains || told(|e| e.gains), "{:?}", changes);
+        }
+        for (id, effect) in of_custom {
+            let mut told = changes.iter().filter(|c| c.id == id);
+            prop_assert!(!effect.loses || told.clone().any(|c| c.effects.custom.loses), "{:?}", changes);
+            let added = told.clone().any(|c| c.change == Change::Added);
+            prop_assert!(!effect.gains || added || told.any(|c| c.effects.custom.gains), "{:?}", changes);
+        }
+    }
+}
