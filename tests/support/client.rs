@@ -168,6 +168,6 @@ impl Interceptor for Bearer {
     }
 }
 
-fn endpoint(uri: String) -> Endpoint {
+pub(super) fn endpoint(uri: String) -> Endpoint {
     Endpoint::from_shared(uri).expect("an address").connect_timeout(PATIENCE).timeout(PATIENCE)
 }

@@ -11,8 +11,10 @@
     reason = "a fixture that fails fails its test"
 )]
 
+pub mod calls;
 pub mod client;
 pub mod postgres;
+pub mod raw;
 pub mod server;
 pub mod tls;
 pub mod tools;

@@ -1,0 +1,420 @@
+//! What must hold of every token, catalogue and request, tried on random ones. A failure prints the
+//! smallest case found and the seed that gives it again.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
+
+use std::collections::BTreeSet;
+
+use portcullis::policy::catalog_file;
+use portcullis::policy::decide::{Operation, Presented, Reason, Request, Verdict, decide};
+use portcullis::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use portcullis::policy::network::{ClientAddr, Entries, Entry, Limits, Whitelist, parse_entries};
+use portcullis::policy::route::Route;
+use portcullis::policy::scope::{Access, Catalog, ScopeDef, ScopeId, ScopeName, ScopeSet};
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::{Grant, TokenFacts, TokenState};
+use portcullis::secret::{KeyRing, Opens, Prefix, SecretKey, WellFormed, same};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+/// Scopes of every catalogue here: `s0` to `s4`, each with the route `POST /s<n>/{x}`.
+const SCOPES: u16 = 5;
+
+/// 0: reads; 1: writes; 2: writes and requires a whitelist.
+fn catalog() -> impl Strategy<Value = Catalog> {
+    prop::collection::vec(0..3u8, usize::from(SCOPES)).prop_map(|sensitivities| {
+        let defs = sensitivities.iter().enumerate().map(|(n, sensitivity)| ScopeDef {
+            name: format!("s{n}").parse().unwrap(),
+            access: if *sensitivity == 0 { Access::Read } else { Access::Write },
+            requires_whitelist: *sensitivity == 2,
+            description: String::new(),
+            routes: vec![format!("POST /s{n}/{{x}}").parse().unwrap()],
+        });
+        Catalog::new(1, defs.collect(), |name| ScopeId(name.as_str()[1..].parse().unwrap()))
+    })
+}
+
+fn scopes(held: &[u8], wanted: u8) -> ScopeSet {
+    let ids = (0..SCOPES).zip(held).filter(|&(_, &how)| how == wanted);
+    ids.map(|(id, _)| ScopeId(id)).collect()
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    let custom = prop::collection::vec(0..3u8, usize::from(SCOPES))
+        .prop_map(|held| Grant::Custom { granted: scopes(&held, 1), taken: scopes(&held, 2) });
+    prop_oneof![
+        1 => any::<bool>().prop_map(|downgraded| Grant::ReadOnly { downgraded }),
+        1 => Just(Grant::ReadWrite),
+        3 => custom,
+    ]
+}
+
+fn state() -> impl Strategy<Value = TokenState> {
+    prop_oneof![
+        8 => Just(TokenState::Active),
+        1 => Just(TokenState::Deleted { at: Timestamp(1) }),
+        1 => Just(TokenState::DeletedUnused { at: Timestamp(1) }),
+    ]
+}
+
+/// Entries and addresses in few places, so that addresses hit and ranges nest.
+const ENTRIES: [&str; 8] = [
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.0/24",
+    "10.1.2.3",
+    "192.0.2.0/24",
+    "2001:db8::/32",
+    "2001:db8:1::/48",
+    "2001:db8:1::1",
+];
+const ADDRESSES: [&str; 7] = [
+    "10.1.2.3",
+    "::ffff:10.1.2.3",
+    "10.1.9.9",
+    "10.9.9.9",
+    "192.0.2.1",
+    "2001:db8:1::1",
+    "2001:db9::",
+];
+
+fn only(picked: &[&str]) -> Whitelist {
+    let limits = Limits::default();
+    let entries = parse_entries(picked.iter().copied(), &limits).unwrap();
+    Entries::new(entries, &limits).unwrap().map_or(Whitelist::Unrestricted, Whitelist::Only)
+}
+
+fn entries() -> impl Strategy<Value = Vec<&'static str>> {
+    prop::sample::subsequence(&ENTRIES[..], 0..=4)
+}
+
+fn token() -> impl Strategy<Value = TokenFacts> {
+    (grant(), state(), entries()).prop_map(|(grant, state, entries)| TokenFacts {
+        id: TokenId(Uuid::from_u128(1)),
+        account_id: AccountId(Uuid::from_u128(2)),
+        digest: [0; 32],
+        state,
+        grant,
+        whitelist: only(&entries),
+        upcoming: None,
+    })
+}
+
+/// A request as it is asked: an address, and a scope by name or by route, or no route at all.
+#[derive(Debug, Clone)]
+struct Question {
+    ip: Option<&'static str>,
+    scope: u16,
+    by_name: bool,
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let ip = prop::option::weighted(0.8, prop::sample::select(&ADDRESSES[..]));
+    // Scope 5 is none.
+    (ip, 0..=SCOPES, any::<bool>()).prop_map(|(ip, scope, by_name)| Question { ip, scope, by_name })
+}
+
+impl Question {
+    fn ask(&self, catalog: &Catalog, presented: Presented<'_>) -> Verdict {
+        let path = format!("/s{}/x", self.scope);
+        let operation = match catalog.by_id(ScopeId(self.scope)) {
+            Some(scope) if self.by_name => Operation::Scope(scope),
+            _ => Operation::Http { method: "POST", path: &path },
+        };
+        let client = self.ip.map(|ip| ip.parse().unwrap());
+        decide(presented, catalog, &Request { client, operation }).verdict
+    }
+
+    fn reason(&self, catalog: &Catalog, token: &TokenFacts) -> Reason {
+        self.ask(catalog, Presented::Token(token)).reason()
+    }
+}
+
+/// Every check that fails, each looked at by itself and in no order.
+fn failing(catalog: &Catalog, token: &TokenFacts, question: &Question) -> BTreeSet<Reason> {
+    let mut failing = BTreeSet::new();
+    match token.state {
+        TokenState::Active => {}
+        TokenState::Deleted { .. } => drop(failing.insert(Reason::TokenDeleted)),
+        TokenState::DeletedUnused { .. } => drop(failing.insert(Reason::TokenDeletedUnused)),
+    }
+    let scope = catalog.by_id(ScopeId(question.scope));
+    let reads = scope.is_some_and(|scope| scope.access == Access::Read);
+    match (scope, &token.grant) {
+        (None, _) => drop(failing.insert(Reason::NoMatchingRoute)),
+        (_, Grant::ReadOnly { .. }) if reads => {}
+        (_, Grant::ReadOnly { downgraded: true }) => {
+            failing.insert(Reason::ScopeLostInDowngrade);
+        }
+        (_, Grant::ReadOnly { downgraded: false }) => drop(failing.insert(Reason::ScopeNotGranted)),
+        (_, Grant::ReadWrite) => {}
+        (Some(scope), Grant::Custom { granted, taken }) if !granted.contains(scope.id) => {
+            failing.insert(match taken.contains(scope.id) {
+                true => Reason::ScopeLostInDowngrade,
+                false => Reason::ScopeNotGranted,
+            });
+        }
+        (_, Grant::Custom { .. }) => {}
+    }
+    let sensitive = |scope: &portcullis::policy::scope::Scope| scope.requires_whitelist;
+    let required = match &token.grant {
+        Grant::ReadOnly { .. } => false,
+        Grant::ReadWrite => true,
+        Grant::Custom { granted, .. } => {
+            catalog.scopes().iter().any(|scope| granted.contains(scope.id) && sensitive(scope))
+        }
+    };
+    let entries = token.whitelist.entries();
+    if entries.is_empty() && required {
+        failing.insert(Reason::WhitelistRequired);
+    }
+    if !entries.is_empty() {
+        match question.ip.map(|ip| ip.parse::<ClientAddr>().unwrap()) {
+            None => drop(failing.insert(Reason::ClientIpMissing)),
+            Some(ip) if entries.iter().any(|entry| entry.contains(ip)) => {}
+            Some(_) => drop(failing.insert(Reason::ClientIpNotWhitelisted)),
+        }
+    }
+    failing
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    /// docs/policy.md, section 2: the first check that fails names the reason.
+    #[test]
+    fn the_first_failing_check_names_the_reason(
+        catalog in catalog(), token in token(), question in question()
+    ) {
+        // `Reason` is ordered as the checks are.
+        let expected = failing(&catalog, &token, &question).first().copied();
+        let reason = question.reason(&catalog, &token);
+        prop_assert_eq!(reason, expected.unwrap_or(Reason::Allowed));
+        let verdict = question.ask(&catalog, Presented::Malformed);
+        prop_assert_eq!(verdict.reason(), Reason::TokenMalformed);
+        let verdict = question.ask(&catalog, Presented::Unknown);
+        prop_assert_eq!(verdict.reason(), Reason::TokenNotFound);
+    }
+
+    /// Taking scopes never opens anything. The one exception is a token that had *no* whitelist
+    /// although its grant required one: without the sensitive scope its grant requires none.
+    #[test]
+    fn narrowing_a_grant_never_turns_deny_into_allow(
+        catalog in catalog(), token in token(), question in question(), take: [bool; 5], gone: bool
+    ) {
+        let mut narrowed = token.clone();
+        narrowed.grant = match &token.grant {
+            Grant::ReadOnly { .. } => token.grant.clone(),
+            Grant::ReadWrite => Grant::ReadOnly { downgraded: true },
+            Grant::Custom { granted, taken } => {
+                let lost: ScopeSet = (0..SCOPES)
+                    .map(ScopeId)
+                    .filter(|id| take[usize::from(id.0)] && granted.contains(*id))
+                    .collect();
+                let taken = if gone { taken.clone() } else { taken.union(&lost) };
+                Grant::Custom { granted: granted.difference(&lost), taken }
+            }
+        };
+        let (before, after) = (question.reason(&catalog, &token), question.reason(&catalog, &narrowed));
+        if after == Reason::Allowed && before != Reason::Allowed {
+            prop_assert_eq!(before, Reason::WhitelistRequired);
+            prop_assert!(!narrowed.grant.requires_whitelist(&catalog));
+        }
+    }
+
+    /// Removing entries, replacing one by a part of it, or setting a first whitelist never opens
+    /// anything but a token that was denied for want of one.
+    #[test]
+    fn narrowing_a_whitelist_never_turns_deny_into_allow(
+        catalog in catalog(), token in token(), question in question(),
+        keep: [bool; 8], first in entries(), narrower: bool
+    ) {
+        let old = token.whitelist.entries();
+        let mut narrowed = token.clone();
+        if old.is_empty() {
+            narrowed.whitelist = only(&first);
+        } else {
+            let part = |entry: &Entry| {
+                ENTRIES.iter().copied().filter(|text| {
+                    let other = Entry::parse(text, &Limits::default()).unwrap();
+                    other == *entry || narrower && entry.covers(&other)
+                }).next_back().unwrap()
+            };
+            let kept: Vec<_> =
+                old.iter().zip(keep).filter(|&(_, keep)| keep).map(|(entry, _)| part(entry)).collect();
+            // The last entry is not removed, as the service sees to.
+            let kept = if kept.is_empty() { vec![part(&old[0])] } else { kept };
+            narrowed.whitelist = only(&kept);
+        }
+        let (before, after) = (question.reason(&catalog, &token), question.reason(&catalog, &narrowed));
+        if after == Reason::Allowed && before != Reason::Allowed {
+            prop_assert_eq!(before, Reason::WhitelistRequired);
+        }
+    }
+
+    #[test]
+    fn what_requires_a_whitelist_and_has_none_is_denied(
+        catalog in catalog(), token in token(), question in question()
+    ) {
+        let bare = TokenFacts { whitelist: Whitelist::Unrestricted, ..token };
+        let reason = question.reason(&catalog, &bare);
+        if bare.grant.requires_whitelist(&catalog) {
+            prop_assert_ne!(reason, Reason::Allowed);
+        } else {
+            prop_assert_ne!(reason, Reason::WhitelistRequired);
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address(
+        catalog in catalog(), token in token(), scope in 0..SCOPES, ip: [u8; 4]
+    ) {
+        let v4 = std::net::Ipv4Addr::from(ip);
+        let ask = |text: String| {
+            let client = Some(text.parse().unwrap());
+            let operation = Operation::Scope(catalog.by_id(ScopeId(scope)).unwrap());
+            decide(Presented::Token(&token), &catalog, &Request { client, operation }).verdict
+        };
+        prop_assert_eq!(ask(v4.to_string()), ask(format!("::ffff:{v4}")));
+    }
+
+    /// Whatever strings a client sends, a decision comes out, and none is an allow.
+    #[test]
+    fn no_input_panics(
+        catalog in catalog(), mut token in token(), secret in text(), ip in text(), method in text(),
+        path in text()
+    ) {
+        token.whitelist = only(&ENTRIES[..1]);
+        let presented = match WellFormed::parse(&secret, Opens::Token) {
+            None => Presented::Malformed,
+            Some(_) => Presented::Unknown,
+        };
+        let client = ip.parse::<ClientAddr>().map_err(|error| error.to_string()).ok();
+        for (method, path) in [(method.as_str(), path.as_str()), ("POST", &path), (&method, "/s0/x")] {
+            let request = Request { client, operation: Operation::Http { method, path } };
+            for presented in [presented, Presented::Token(&token)] {
+                let decision = decide(presented, &catalog, &request);
+                prop_assert!(!decision.message().is_empty());
+                prop_assert!(client.is_some() || decision.verdict.reason() != Reason::Allowed);
+            }
+        }
+    }
+
+    #[test]
+    fn what_parses_prints_the_same(text in text()) {
+        let limits = Limits::default();
+        if let Ok(entry) = Entry::parse(&text, &limits) {
+            prop_assert_eq!(Entry::parse(&entry.to_string(), &limits), Ok(entry));
+        }
+        if let Ok(address) = text.parse::<ClientAddr>() {
+            prop_assert_eq!(address.to_string().parse(), Ok(address));
+        }
+        if let Ok(route) = text.parse::<Route>() {
+            prop_assert_eq!(route.to_string(), text.as_str());
+        }
+        if let Ok(name) = text.parse::<ScopeName>() {
+            prop_assert_eq!(name.as_str(), text.as_str());
+        }
+        // Of each id there is one spelling.
+        if let Ok(id) = text.parse::<TokenId>() {
+            prop_assert_eq!(id.to_string(), text.as_str());
+        }
+        if let Ok(defs) = catalog_file::parse(&text) {
+            prop_assert_eq!(catalog_file::parse(&catalog_file::print(&defs)), Ok(defs));
+        }
+    }
+
+    #[test]
+    fn ids_read_back_and_are_of_one_kind(value: u128) {
+        let uuid = Uuid::from_u128(value);
+        let ids = [
+            TokenId(uuid).to_string(),
+            AccountId(uuid).to_string(),
+            CredentialId(uuid).to_string(),
+            PendingActionId(uuid).to_string(),
+        ];
+        let kinds = |id: &str| [
+            id.parse() == Ok(TokenId(uuid)),
+            id.parse() == Ok(AccountId(uuid)),
+            id.parse() == Ok(CredentialId(uuid)),
+            id.parse() == Ok(PendingActionId(uuid)),
+        ];
+        for (at, id) in ids.iter().enumerate() {
+            let mut expected = [false; 4];
+            expected[at] = true;
+            prop_assert_eq!(kinds(id), expected, "{}", id);
+        }
+    }
+
+    #[test]
+    fn routes_and_entries_read_back(route in route(), entry in "(10\\.[0-9]{1,2}\\.0\\.0/16|2001:db8:[1-9a-f]{1,4}::/48)") {
+        let parsed: Route = route.parse().unwrap();
+        prop_assert_eq!(parsed.to_string(), route);
+        // Without a leading zero, which is refused, each is canonical already.
+        if let Ok(parsed) = Entry::parse(&entry, &Limits::default()) {
+            prop_assert_eq!(parsed.to_string(), entry);
+        }
+    }
+
+    #[test]
+    fn catalogue_files_read_back(defs in defs()) {
+        let file = catalog_file::print(&defs);
+        prop_assert_eq!(catalog_file::parse(&file), Ok(defs), "{}", file);
+    }
+
+    #[test]
+    fn secrets_read_back(id: u128, random: [u8; 16], prefix in "[a-z][a-z0-9]{1,15}", number in 0..3844u16) {
+        let ring = KeyRing::new(&[SecretKey::new(number, [7; 32])]).unwrap();
+        let id = Uuid::from_u128(id);
+        for (opens, other) in [(Opens::Token, Opens::Credential), (Opens::Credential, Opens::Token)] {
+            let secret = ring.make(opens, &prefix.parse::<Prefix>().unwrap(), id, &random);
+            let read = WellFormed::parse(secret.expose(), opens).unwrap();
+            prop_assert_eq!(read.id, id);
+            prop_assert!(ring.made(&read) && same(&read.digest(), &secret.digest()));
+            prop_assert!(WellFormed::parse(secret.expose(), other).is_none());
+        }
+    }
+}
+
+/// Text of any kind, and text that is nearly right.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "\\PC{0,60}",
+        any::<String>(),
+        "[A-Z]{1,5} /[a-z{}/%.]{0,20}",
+        "/(s[0-5]|%73[0-5]|\\.\\.|%2[ef]|x)(/(x|%00|\\.|))?",
+        "[0-9a-f:./%, \\[\\]]{0,30}",
+        "(tok|acc|crd|act)_[0-9A-Za-z]{21,23}",
+        "[a-z]{2,4}_[tc]1_[0-9A-Za-z]{62,64}",
+        "[a-z0-9_.-]{1,65}",
+        "\\[\\[scope\\]\\]\nname = \"[a-z]{1,3}\"\naccess = \"(read|write)\"\n(routes = \\[\"GET /[a-z]{1,3}\"\\])?",
+    ]
+}
+
+fn route() -> impl Strategy<Value = String> {
+    let segment = prop_oneof!["[a-zA-Z0-9~_:@-]{1,8}", "\\{[a-z_][a-z0-9_]{0,8}\\}"];
+    let path = prop::collection::vec(segment, 1..=16).prop_map(|segments| segments.join("/"));
+    let method = "[A-Z]{1,20}".prop_filter("HEAD follows GET", |method| method != "HEAD");
+    (method, path).prop_map(|(method, path)| format!("{method} /{path}"))
+}
+
+fn defs() -> impl Strategy<Value = Vec<ScopeDef>> {
+    let description = "[^\\p{Cc}]{0,40}";
+    let def = (0..3u8, description, prop::collection::vec(route(), 0..3));
+    prop::collection::btree_map("[a-z0-9_.-]{1,64}", def, 1..5).prop_map(|defs| {
+        let mut shapes = BTreeSet::new();
+        defs.into_iter()
+            .map(|(name, (sensitivity, description, routes))| ScopeDef {
+                name: name.parse().unwrap(),
+                access: if sensitivity == 0 { Access::Read } else { Access::Write },
+                requires_whitelist: sensitivity == 2,
+                description,
+                routes: routes
+                    .iter()
+                    .map(|route| route.parse::<Route>().unwrap())
+                    .filter(|route| shapes.insert(route.shape()))
+                    .collect(),
+            })
+            .collect()
+    })
+}

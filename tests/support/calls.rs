@@ -1,0 +1,187 @@
+//! Every call there is, from the descriptors, each with examples of a valid request. A method
+//! without an example fails the tests that go through all of them, so none is forgotten.
+
+use portcullis::grpc::proto::{
+    CreateCredentialRequest, Credential, GetCatalogRequest, Role, TokenKind,
+};
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
+use serde_json::{Value, json};
+
+use super::client::Client;
+
+/// The package's own methods, in the order of the files.
+pub fn methods() -> Vec<MethodDescriptor> {
+    let pool = DescriptorPool::decode(portcullis::grpc::proto::DESCRIPTORS).expect("descriptors");
+    every_method(&pool)
+}
+
+/// The methods of health and reflection.
+pub fn foreign_methods() -> Vec<MethodDescriptor> {
+    let sets = [
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    sets.iter()
+        .flat_map(|set| every_method(&DescriptorPool::decode(*set).expect("descriptors")))
+        .collect()
+}
+
+fn every_method(pool: &DescriptorPool) -> Vec<MethodDescriptor> {
+    pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
+}
+
+/// `/portcullis.v1.TokenService/GetToken`
+pub fn path(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
+/// A request message from its JSON form.
+pub fn message(method: &MethodDescriptor, json: &Value) -> DynamicMessage {
+    DynamicMessage::deserialize(method.input(), json.clone())
+        .unwrap_or_else(|error| panic!("{} {json}: {error}", method.full_name()))
+}
+
+/// The same, as bytes on the wire.
+pub fn bytes(method: &MethodDescriptor, json: &Value) -> Vec<u8> {
+    message(method, json).encode_to_vec()
+}
+
+/// What the examples speak of. Nobody is denied an example for want of what it names.
+pub struct World {
+    /// An account.
+    pub account_id: String,
+    /// A READ_WRITE token of it with the whitelist 10.0.0.0/8, 192.0.2.1.
+    pub token_id: String,
+    /// That token's secret.
+    pub secret: String,
+    /// A token of the account that may be deleted.
+    pub spare_token_id: String,
+    /// A credential that may be revoked.
+    pub spare_credential_id: String,
+    /// The catalogue in force.
+    pub toml: String,
+}
+
+impl World {
+    /// Makes everything that the examples speak of.
+    pub async fn new(operator: &Client) -> Self {
+        let account = operator.account().await.account_id;
+        let whitelist = ["10.0.0.0/8", "192.0.2.1"];
+        let (token, secret) = operator.token(&account, TokenKind::ReadWrite, &[], &whitelist).await;
+        let (spare, _) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+        let (credential, _) = credential(operator, Role::Pep, "").await;
+        let catalog = operator.catalog().get_catalog(GetCatalogRequest {}).await;
+        Self {
+            account_id: account,
+            token_id: token.token_id,
+            secret,
+            spare_token_id: spare.token_id,
+            spare_credential_id: credential.credential_id,
+            toml: catalog.expect("the catalogue").into_inner().toml,
+        }
+    }
+
+    /// Valid requests, which together set every field. All can be repeated.
+    pub fn examples(&self, method: &MethodDescriptor) -> Vec<Value> {
+        let Self { account_id, token_id, secret, spare_token_id, spare_credential_id, toml } = self;
+        let ask = json!({
+            "token": secret, "client_ip": "10.1.2.3", "scope": "transactions.read", "dry_run": true,
+        });
+        let ask_http = json!({
+            "token": secret, "client_ip": "10.1.2.3",
+            "http": { "method": "GET", "path": "/api/v1/transactions" },
+        });
+        let since = "2020-01-01T00:00:00Z";
+        let until = "2999-01-01T00:00:00Z";
+        let emails = ["ada@example.com", "bob@example.com"];
+        match method.full_name().trim_start_matches("portcullis.v1.") {
+            "AuthorizationService.Authorize" => vec![ask, ask_http],
+            "AuthorizationService.BatchAuthorize" => {
+                vec![json!({ "requests": [ask] }), json!({ "requests": [ask_http] })]
+            }
+            "AuthorizationService.StreamAuthorize" => {
+                vec![json!({ "request": ask }), json!({ "request": ask_http })]
+            }
+            "TokenService.CreateToken" => vec![json!({
+                "account_id": account_id, "name": "example", "kind": "TOKEN_KIND_CUSTOM",
+                "scopes": ["transactions.read", "cards.reveal"], "whitelist": ["10.0.0.0/8"],
+                "validate_only": true,
+            })],
+            "TokenService.GetToken" => vec![json!({ "token_id": token_id })],
+            "TokenService.ListTokens" => vec![json!({
+                "account_id": account_id, "page_size": 10, "show_deleted": true,
+            })],
+            "TokenService.DeleteToken" => {
+                vec![json!({ "token_id": spare_token_id, "no_wait": true })]
+            }
+            "TokenService.ManageWhitelist" => vec![
+                json!({
+                    "token_id": token_id, "add": ["10.0.0.0/8"], "remove": ["192.0.2.1"],
+                    "expected_version": "1", "validate_only": true, "no_wait": true,
+                }),
+                json!({
+                    "token_id": token_id, "validate_only": true,
+                    "replace": { "entries": ["10.0.0.0/8"] },
+                }),
+            ],
+            "TokenService.ListPendingActions" => vec![json!({
+                "account_id": account_id, "token_id": token_id, "page_size": 10,
+                "type": "PENDING_ACTION_TYPE_DELETION", "effective_before": until,
+            })],
+            "TokenService.ListAuditEvents" => vec![json!({
+                "account_id": account_id, "token_id": token_id, "page_size": 10,
+                "start_time": since, "end_time": until,
+            })],
+            "AccountService.CreateAccount" => {
+                vec![json!({ "name": "example", "admin_emails": emails })]
+            }
+            "AccountService.GetAccount" => vec![json!({ "account_id": account_id })],
+            "AccountService.ListAccounts" => vec![json!({ "page_size": 10 })],
+            "AccountService.SetAccountAdmins" => {
+                vec![json!({ "account_id": account_id, "admin_emails": emails })]
+            }
+            "CatalogService.GetCatalog" => vec![json!({})],
+            "CatalogService.ApplyCatalog" => vec![json!({
+                "toml": toml, "validate_only": true, "confirm_narrowing": true, "no_wait": true,
+            })],
+            "CredentialService.CreateCredential" => vec![json!({
+                "role": "ROLE_ACCOUNT_ADMIN", "account_id": account_id, "name": "example",
+            })],
+            "CredentialService.ListCredentials" => vec![json!({ "page_size": 10 })],
+            "CredentialService.RevokeCredential" => {
+                vec![json!({ "credential_id": spare_credential_id, "no_wait": true })]
+            }
+            "CredentialService.RotateSecretKey" => vec![json!({})],
+            "grpc.health.v1.Health.Check"
+            | "grpc.health.v1.Health.List"
+            | "grpc.health.v1.Health.Watch" => vec![json!({})],
+            "grpc.reflection.v1.ServerReflection.ServerReflectionInfo"
+            | "grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo" => {
+                vec![json!({ "list_services": "" })]
+            }
+            other => panic!("{other} has no example: write one here"),
+        }
+    }
+}
+
+/// A new credential and its secret.
+pub async fn credential(operator: &Client, role: Role, account_id: &str) -> (Credential, String) {
+    let request = CreateCredentialRequest {
+        role: role.into(),
+        account_id: account_id.to_owned(),
+        name: "test".to_owned(),
+    };
+    let made = operator.credentials().create_credential(request).await.expect("a credential");
+    let made = made.into_inner();
+    (made.credential.expect("the answer has the credential"), made.secret)
+}
+
+/// Position of the newest change; the same as before exactly if nothing was changed since.
+pub async fn position(operator: &Client) -> i64 {
+    let request =
+        portcullis::grpc::proto::ListAuditEventsRequest { page_size: 1, ..Default::default() };
+    let events = operator.tokens().list_audit_events(request).await.expect("the audit record");
+    events.into_inner().audit_events.first().map_or(0, |event| event.position)
+}
