@@ -33,7 +33,7 @@ impl Raw {
         authorization: Option<&str>,
         message: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = Request::new(tokio_stream::once(message.into()));
+        let mut request = Request::new(futures_util::stream::once(std::future::ready(message.into())));
         if let Some(value) = authorization {
             request.metadata_mut().insert("authorization", value.parse().expect("a header"));
         }
