@@ -1,7 +1,7 @@
 //! One time: the store's, carried forward by a monotonic clock. The machine's own wall clock decides
 //! nothing. This is the only file that reads a clock.
 //!
-//! Rule: docs/policy.md, section 4 ("One time").
+//! Rule: docs/policy.md, rule 4.1.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};

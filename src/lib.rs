@@ -1,4 +1,47 @@
 //! Portcullis: a gRPC policy decision point for API tokens.
+//!
+//! A service asks, per request, whether *this token, from this address, may do this operation*. The
+//! answer is computed from facts in memory; the store behind them is SQLite or Postgres. The rules
+//! are in `docs/policy.md`, the way through the code is in `docs/architecture.md`, the contract in
+//! `proto/`.
+//!
+//! # The map
+//!
+//! What decides and keeps, each importing only what stands above it:
+//!
+//! - [`policy`]: the rules, pure: scopes, routes, tokens, networks, and the decision itself.
+//! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
+//! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
+//! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
+//! - [`service`]: the use cases, one method a call, and who may make it.
+//! - [`grpc`]: messages to domain values and back, the gate, and the server.
+//! - [`http`]: metrics and health for operators' tools.
+//! - [`app`]: the only wiring, and the order of start and end.
+//!
+//! What serves them all:
+//!
+//! - [`config`]: every setting; nothing else reads the environment.
+//! - [`clock`]: the store's time, carried forward by a monotonic clock.
+//! - [`net`]: listeners and TLS.
+//! - [`shutdown`]: tasks that can't die silently, and how the process ends.
+//! - [`telemetry`]: logs and metrics.
+//!
+//! And beside the server, knowing it by its contract alone:
+//!
+//! - [`cli`]: the `portcullis` command.
+//!
+//! # What must stay true
+//!
+//! - Imports run one way: `policy <- store <- cache <- service <- {grpc, http} <- app`;
+//!   `tests/layers.rs` checks them.
+//! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
+//! - A denial is a value. An error means that no decision was reached, and its caller must deny.
+//! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
+//!   before it.
+//! - A question about a token in memory waits for nothing, takes no lock and changes no thread.
+//! - A change is one transaction with its audit event and its change record.
+//! - Only digests of secrets are kept; no secret is in a log line, an error, a metric or a `Debug`.
+//! - The store tells the time, and empty never means "any".
 pub mod app;
 pub mod cache;
 pub mod cli;

@@ -1,6 +1,6 @@
 //! The decision: `(what is known of the token, the catalogue, the request) -> Decision`.
 //!
-//! Must stay true: the checks run in the order of docs/policy.md section 2 and the first that fails
+//! Must stay true: the checks run in the order of docs/policy.md, rule 2.3, and the first that fails
 //! names the reason; nothing is allowed that no rule here allows; nothing allocates before
 //! [`Decision::message`] is asked for.
 

@@ -63,7 +63,7 @@ impl Grant {
         }
     }
 
-    /// Whether a token with this grant must have a whitelist (product rule: `READ_WRITE` always;
+    /// Whether a token with this grant must have a whitelist (docs/policy.md, rule 3.1: `READ_WRITE` always;
     /// `CUSTOM` with any granted scope that requires one in `catalog`; `READ_ONLY` never, since a
     /// scope that requires a whitelist is a write scope).
     pub fn requires_whitelist(&self, catalog: &Catalog) -> bool {

@@ -138,9 +138,13 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         if text.len() > MAX_EMAIL {
             faults.add(field(), "TOO_LONG", format_args!("is longer than {MAX_EMAIL} bytes"));
         } else if text.chars().any(char::is_control) || text.parse::<Address>().is_err() {
-            faults.add(field(), "NOT_AN_EMAIL", "is no mail address such as ada@example.com");
+            faults.add(
+                field(),
+                "NOT_AN_EMAIL",
+                "is not a mail address: write one such as ada@example.com",
+            );
         } else if !seen.insert(text.to_lowercase()) {
-            faults.add(field(), "DUPLICATE", "stands in the list twice: leave it out once");
+            faults.add(field(), "DUPLICATE", "is in the list twice: name it once");
         }
     }
     faults.settle()?;
