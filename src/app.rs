@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -22,15 +23,30 @@ use crate::grpc::{health, proto, server};
 use crate::service::Services;
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::sqlite::{self, SqliteStore};
-use crate::store::{Mark, Store};
+use crate::store::{Claim, Mark, Store};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::{http, net, shutdown};
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two tries to read everything anew.
+const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
 fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// An error with its causes, each said once: many libraries repeat the cause in their own text.
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Runs a server until it is told to stop.
@@ -194,9 +210,10 @@ async fn serve_store(
         health::report(reporter, services.clone(), stop.clone()),
     );
     shutdown::spawn_essential("claim", stop.clone(), {
-        let (store, stop) = (store.clone(), stop.clone());
+        let (claim, cache) = (store.claim(), services.cache.clone());
+        let stop = stop.clone();
         async move {
-            stop.run_until_cancelled(store.lost()).await;
+            stop.run_until_cancelled(follow_claim(claim, &cache)).await;
         }
     });
     shutdown::spawn_essential("signals", stop.clone(), {
@@ -211,6 +228,29 @@ async fn serve_store(
         }
     });
     serve(services, gate).await
+}
+
+/// Decides only while the store is surely ours, and forgets what another process may have changed.
+/// Ends when another process has it.
+async fn follow_claim(mut claim: watch::Receiver<Claim>, cache: &Cache) {
+    while claim.changed().await.is_ok() {
+        let state = *claim.borrow_and_update();
+        match state {
+            Claim::Held(_) => {
+                while let Err(error) = cache.reload().await {
+                    tracing::warn!(%error, "cannot read everything anew");
+                    tokio::time::sleep(RELOAD_PAUSE).await;
+                }
+            }
+            Claim::Doubtful => cache.suspend(),
+            Claim::Lost => {
+                cache.suspend();
+                return;
+            }
+        }
+    }
+    // The store was closed.
+    std::future::pending().await
 }
 
 /// Says on standard output that clients may come, and where.

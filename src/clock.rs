@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::policy::time::Timestamp;
 
 /// The store's time as this process knows it.
@@ -54,6 +56,14 @@ impl Clock {
         let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
         self.offset.fetch_add(micros, Ordering::Relaxed);
     }
+}
+
+/// A new id (UUID version 7) of something that is made at `now`: ids sort by the store's time, and no
+/// two are alike.
+pub fn id_at(now: Timestamp) -> Uuid {
+    let (seconds, nanos) = now.to_seconds_nanos();
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos.unsigned_abs()))
 }
 
 /// Measures how long something took.

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Command::Client(command) => client(command),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", app::explain(&error));
         ExitCode::from(NO_ANSWER)
     })
 }
@@ -22,6 +22,6 @@ fn main() -> ExitCode {
 fn client(command: cli::ClientCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(cli::run(command, async |args| {
-        app::create_first_credential(args).await.map_err(|error| format!("{error:#}"))
+        app::create_first_credential(args).await.map_err(|error| app::explain(&error))
     })))
 }

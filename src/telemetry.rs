@@ -110,6 +110,12 @@ struct CallLabels {
     code: &'static str,
 }
 
+/// The labels of refusals before a call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
@@ -140,6 +146,7 @@ pub struct Metrics {
     store_seconds: Family<StoreLabels, Latency, NewLatency>,
     store_errors: Family<StoreLabels, Counter>,
     calls: Family<CallLabels, Counter>,
+    refused: Family<CodeLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -168,6 +175,7 @@ impl Metrics {
             store_seconds: Family::new_with_constructor(NewLatency),
             store_errors: Family::default(),
             calls: Family::default(),
+            refused: Family::default(),
             registry,
         };
         metrics.registered()
@@ -205,6 +213,11 @@ impl Metrics {
         );
         r.register("store_errors", "Store failures by operation", self.store_errors.clone());
         r.register("calls", "Management calls by result", self.calls.clone());
+        r.register(
+            "refused_callers",
+            "Requests refused for their credential, by code",
+            self.refused.clone(),
+        );
         self
     }
 
@@ -226,6 +239,11 @@ impl Metrics {
     /// Counts a management call.
     pub fn called(&self, call: &'static str, code: &'static str) {
         self.calls.get_or_create(&CallLabels { call, code }).inc();
+    }
+
+    /// Counts a request that was refused for its credential.
+    pub fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&CodeLabels { code }).inc();
     }
 
     /// Everything in the OpenMetrics text format.

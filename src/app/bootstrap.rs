@@ -8,10 +8,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use secrecy::ExposeSecret as _;
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, id_at};
 use crate::config::client::OPERATOR_CREDENTIAL_FILE;
 use crate::config::server::{ServeSettings, StoreSettings};
 use crate::policy::catalog_file;
@@ -58,7 +57,7 @@ pub(super) async fn store(
             bail!("PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked; choose another");
         }
     } else if let StoreSettings::Embedded(data_dir) = &settings.store {
-        leave_credential(store, data_dir).await?;
+        leave_credential(store, &settings.prefix, data_dir).await?;
     } else if no_credentials(store).await? {
         tracing::warn!(
             "nobody may call yet: set PORTCULLIS_OPERATOR_CREDENTIAL, or stop the server and run \
@@ -74,7 +73,7 @@ async fn no_credentials(store: &dyn Store) -> anyhow::Result<bool> {
 
 fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
     Credential {
-        id: CredentialId(Uuid::now_v7()),
+        id: CredentialId(id_at(now)),
         role: Role::Operator,
         name: name.to_owned(),
         created: now,
@@ -83,12 +82,15 @@ fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
     }
 }
 
-async fn make_secret(store: &dyn Store, id: CredentialId) -> anyhow::Result<Secret> {
+async fn make_secret(
+    store: &dyn Store,
+    prefix: &Prefix,
+    id: CredentialId,
+) -> anyhow::Result<Secret> {
     let keys = KeyRing::new(&store.secret_keys().await?).context("the store has no key")?;
     let mut random = Zeroizing::new([0u8; 16]);
     getrandom::fill(random.as_mut()).context("the system gives no randomness")?;
-    let prefix: Prefix = "pcl".parse()?;
-    Ok(keys.make(Opens::Credential, &prefix, id.0, &random))
+    Ok(keys.make(Opens::Credential, prefix, id.0, &random))
 }
 
 /// Makes the very first credential of a store; `None` where there are any.
@@ -99,7 +101,7 @@ pub(super) async fn first_credential(
     let ctx = context(Actor::CommandLine, store.now().await?);
     store.add_secret_key(&ctx, &*random_key()?, true).await?;
     let credential = operator(name, ctx.now, false);
-    let secret = make_secret(store, credential.id).await?;
+    let secret = make_secret(store, &"pcl".parse()?, credential.id).await?;
     let digest = secret.digest();
     let created = store.create_first_credential(&ctx, &credential, &digest).await?;
     Ok(created.then_some((credential, secret)))
@@ -108,13 +110,17 @@ pub(super) async fn first_credential(
 /// Makes an operator credential for an embedded store that has none, and leaves it in a file that
 /// only its owner reads. The file is there before the credential is, so that a crash in between
 /// locks nobody out.
-async fn leave_credential(store: &dyn Store, data_dir: &Path) -> anyhow::Result<()> {
+async fn leave_credential(
+    store: &dyn Store,
+    prefix: &Prefix,
+    data_dir: &Path,
+) -> anyhow::Result<()> {
     if !no_credentials(store).await? {
         return Ok(());
     }
     let ctx = context(Actor::System, store.now().await?);
     let credential = operator("made at the first start", ctx.now, false);
-    let secret = make_secret(store, credential.id).await?;
+    let secret = make_secret(store, prefix, credential.id).await?;
     let path = data_dir.join(OPERATOR_CREDENTIAL_FILE);
     write_private(&path, secret.expose().as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))?;

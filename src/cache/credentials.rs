@@ -23,6 +23,11 @@ pub struct Bearer {
 
 type ByDigest = HashMap<Digest, Bearer>;
 
+fn by_digest(live: Vec<(Credential, Digest)>) -> ByDigest {
+    let bearer = |credential: Credential| Bearer { id: credential.id, role: credential.role };
+    live.into_iter().map(|(credential, digest)| (digest, bearer(credential))).collect()
+}
+
 /// Every valid credential. See the module.
 #[derive(Debug)]
 pub struct Credentials {
@@ -33,10 +38,12 @@ pub struct Credentials {
 impl Credentials {
     /// Knows these, of which none is revoked.
     pub fn new(live: Vec<(Credential, Digest)>) -> Self {
-        let bearers = live.into_iter().map(|(credential, digest)| {
-            (digest, Bearer { id: credential.id, role: credential.role })
-        });
-        Self { bearers: ArcSwap::from_pointee(bearers.collect()), turn: Mutex::new(()) }
+        Self { bearers: ArcSwap::from_pointee(by_digest(live)), turn: Mutex::new(()) }
+    }
+
+    /// Knows these from now on, and no others.
+    pub fn set_all(&self, live: Vec<(Credential, Digest)>) {
+        self.bearers.store(std::sync::Arc::new(by_digest(live)));
     }
 
     /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its

@@ -157,6 +157,26 @@ impl Cache {
         self.repair(touched, Some(ctx));
     }
 
+    /// Decides nothing until [`Self::reload`].
+    pub fn suspend(&self) {
+        self.catalog.store(None);
+    }
+
+    /// Forgets everything and reads it anew; nothing is decided meanwhile.
+    ///
+    /// # Errors
+    /// The store's; nothing is decided then, so try again.
+    pub async fn reload(&self) -> store::Result<()> {
+        self.suspend();
+        self.tokens.invalidate_all();
+        {
+            let _turn = self.credentials.turn().await;
+            self.credentials.set_all(self.store.live_credentials().await?);
+        }
+        self.keys.store(Arc::new(read_keys(&*self.store).await?));
+        self.read_catalog().await
+    }
+
     fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<Context>) {
         let cache = self.clone();
         crate::shutdown::spawn("cache-repair", async move {

@@ -176,6 +176,14 @@ impl Tokens {
         self.facts.invalidate(&Key { id, generation }).await;
     }
 
+    /// Forgets everything in the same sense.
+    pub fn invalidate_all(&self) {
+        for generation in &self.generations {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.facts.invalidate_all();
+    }
+
     /// How many facts are in memory, about.
     pub fn len(&self) -> u64 {
         self.facts.entry_count()

@@ -221,9 +221,6 @@ fn cure_of_code(code: Code, credential: Option<&str>) -> Option<String> {
             "the server does not know this call: is it the gRPC port of a Portcullis of this version?"
                 .to_owned(),
         ),
-        (Code::Aborted, _) => {
-            Some("somebody changed it in between: read it again, then repeat the change".to_owned())
-        }
         (Code::DeadlineExceeded, _) => Some(
             "a change may or may not be done: repeat it, with a longer --timeout if it waits for \
              replicas"

@@ -61,7 +61,7 @@ pub enum Command {
     /// Run a server
     ///
     /// With nothing configured it listens on this host only and keeps its data in
-    /// ./portcullis-data. Ctrl-C and SIGTERM drain, flush and stop it.
+    /// ./portcullis-data. Ctrl-C and SIGTERM drain and stop it.
     Serve(ServeArgs),
     /// Bring the store's tables to this version, and stop
     Migrate(MigrateArgs),

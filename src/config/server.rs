@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{client, unknown_variables};
+use crate::policy::catalog_file;
 use crate::policy::network::Limits;
 use crate::secret::Prefix;
 use crate::telemetry::LogFormat;
@@ -281,6 +282,11 @@ impl ServeArgs {
                 String::new()
             }),
         };
+        if let (Some(path), Err(found)) = (&self.catalog, catalog_file::parse(&catalog)) {
+            for fault in found.iter().filter(|_| !catalog.is_empty()) {
+                faults.add(format!("--catalog: {}: {fault}", path.display()));
+            }
+        }
         let operator_credential = faults.secret(OPERATOR, OPERATOR_FILE);
         if let Some(secret) = &operator_credential {
             let secret = secret.expose_secret();

@@ -148,7 +148,10 @@ impl AuthorizationService for Authorization {
                     .map_err(|error| status(&error))?;
                 let result = match &item.request {
                     Some(request) => Self::decide(&services, request).await,
-                    None => Err(Error::invalid("request", "REQUIRED", "is required")),
+                    None => {
+                        services.metrics.undecided.inc();
+                        Err(Error::invalid("request", "REQUIRED", "is required"))
+                    }
                 };
                 let result = match result {
                     Ok(response) => Item::Response(response),

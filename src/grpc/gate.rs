@@ -25,7 +25,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::authorization::Authorization;
 use super::proto::authorization_service_server::AuthorizationServiceServer;
-use super::status::status;
+use super::status::{code_name, status};
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
 use crate::service::{Caller, Error, Services};
@@ -121,7 +121,12 @@ impl Gate {
                 ))?;
                 let digest = secret::digest(secret);
                 let bearer = self.services.cache.credentials.by_digest(&digest).ok_or(
-                    Error::Unauthenticated("the credential is not valid: mistyped, or revoked"),
+                    Error::Unauthenticated(if self.development {
+                        "the credential is not valid here: this server runs with --dev, so leave \
+                         it out"
+                    } else {
+                        "the credential is not valid: mistyped, or revoked"
+                    }),
                 )?;
                 (Caller::bearer(bearer, self.peer), Presented(Some(digest)))
             }
@@ -164,7 +169,11 @@ impl Service<Request<Incoming>> for Gate {
         }
         let (caller, presented) = match self.admit(&request) {
             Ok(admitted) => admitted,
-            Err(error) => return Box::pin(std::future::ready(Ok(refuse(&error)))),
+            Err(error) => {
+                let refusal = status(&error);
+                self.services.metrics.refused(code_name(refusal.code()));
+                return Box::pin(std::future::ready(Ok(refusal.into_http())));
+            }
         };
         if let Some(method) = path.strip_prefix("/portcullis.v1.AuthorizationService/") {
             if method == "StreamAuthorize" {

@@ -1,10 +1,9 @@
 //! Accounts and their admins.
 
-use uuid::Uuid;
-
 use super::lists::{Cursor, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Caller, Error, Result, Services};
+use crate::clock::id_at;
 use crate::policy::id::AccountId;
 use crate::store::{Account, Touched};
 
@@ -25,7 +24,7 @@ impl Services {
         faults.settle()?;
         let now = self.clock.now();
         let account = Account {
-            id: AccountId(Uuid::now_v7()),
+            id: AccountId(id_at(now)),
             name: name.unwrap_or_default(),
             admins: admins.unwrap_or_default(),
             created: now,

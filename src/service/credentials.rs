@@ -7,6 +7,7 @@ use super::accounts::no_account;
 use super::lists::{Cursor, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Result, Services};
+use crate::clock::id_at;
 use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{Opens, Secret};
 use crate::store::{Credential, Role, Touched};
@@ -69,7 +70,7 @@ impl Services {
         };
         faults.settle()?;
         let now = self.clock.now();
-        let id = CredentialId(Uuid::now_v7());
+        let id = CredentialId(id_at(now));
         let secret = self.make_secret(Opens::Credential, id.0)?;
         let credential = Credential {
             id,
@@ -104,7 +105,8 @@ impl Services {
     /// Revokes a credential.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for no such credential; the store's.
+    /// [`Error::NotFound`] for no such credential, [`Error::Refused`] for the last one of role
+    /// operator; the store's.
     pub async fn revoke_credential(
         &self,
         caller: &Caller,
@@ -115,9 +117,16 @@ impl Services {
         let revoke = self.store.revoke_credential(&ctx, id);
         let revoked =
             self.change("revoke_credential", Touched::Credential(id), &ctx, revoke).await?;
-        let revoked =
-            revoked.ok_or_else(|| Error::NotFound { kind: "credential", id: id.to_string() })?;
-        Ok((revoked, self.bound()))
+        match revoked {
+            Some(Ok(revoked)) => Ok((revoked, self.bound())),
+            Some(Err(_)) => Err(Error::refused(
+                "LAST_OPERATOR",
+                format!("credentials/{id}"),
+                "this is the last valid credential of role operator, and nobody could operate the \
+                 server without it: create another one first",
+            )),
+            None => Err(Error::NotFound { kind: "credential", id: id.to_string() }),
+        }
     }
 
     /// Makes a new key for new secrets; earlier secrets stay valid. Its number.

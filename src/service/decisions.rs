@@ -161,7 +161,7 @@ fn arguments<'a>(question: &Question<'a>, catalog: &'a Catalog) -> Result<Reques
             faults.add(
                 "scope",
                 "UNKNOWN_SCOPE",
-                format_args!("the catalogue has no scope {shown}; GetCatalog lists them"),
+                format_args!("the catalogue has no scope {shown}: check its spelling"),
             );
         }
         Asked::Scope(_) => {}

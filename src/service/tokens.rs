@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::accounts::no_account;
 use super::lists::{Cursor, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Result, Services};
 use crate::cache::InForce;
+use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{Entries, Whitelist};
 use crate::policy::scope::{Catalog, ScopeId, ScopeSet};
@@ -134,7 +133,7 @@ impl Services {
             return Err(Error::Internal);
         };
 
-        let id = TokenId(Uuid::now_v7());
+        let id = TokenId(id_at(self.clock.now()));
         let secret = self.make_secret(Opens::Token, id.0)?;
         let new = NewToken {
             id,
@@ -239,7 +238,7 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
                 faults.add(
                     format!("scopes[{at}]"),
                     "UNKNOWN_SCOPE",
-                    format_args!("the catalogue has no scope {shown}; GetCatalog lists them"),
+                    format_args!("the catalogue has no scope {shown}: check its spelling"),
                 );
             }
         }

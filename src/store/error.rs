@@ -91,6 +91,12 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The database turns this user away, or there is no such database.
+    #[error(
+        "the database refuses: {0}; check user, password and database name in \
+         PORTCULLIS_DATABASE_URL"
+    )]
+    Refused(String),
     /// Not a usable `postgres://` URL. Never quotes it: it may hold a password.
     #[error("the database URL is faulty: {0}")]
     Url(&'static str),
@@ -123,8 +129,18 @@ impl OpenError {
 
 impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
+        match &error {
+            sqlx::Error::Database(refusal) if refuses(refusal.code().as_deref()) => {
+                Self::Refused(refusal.message().to_owned())
+            }
+            _ => Self::Store(error.into()),
+        }
     }
+}
+
+/// By SQLSTATE: the login (28), the database (3D000), a right that is missing (42501).
+fn refuses(code: Option<&str>) -> bool {
+    code.is_some_and(|code| code.starts_with("28") || code == "3D000" || code == "42501")
 }
 
 impl From<MigrateError> for OpenError {

@@ -12,8 +12,10 @@
 //! - Times are the caller's `now`, which `crate::clock` carries forward from [`Store::now`].
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
 use crate::policy::network::{Change, ChangeError, Limits};
@@ -58,6 +60,21 @@ pub struct Context {
     /// From which network address; `None` for what came from no network.
     pub client: Option<IpAddr>,
 }
+
+/// How this process stands to the store: only one may serve from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours. The number rises whenever another process may have had it in between, after
+    /// which nothing that was read before counts.
+    Held(u64),
+    /// It could not be confirmed for [`CLAIM_LEASE`]: another process may have it.
+    Doubtful,
+    /// Another process has it.
+    Lost,
+}
+
+/// How long a process decides without confirming its claim.
+pub const CLAIM_LEASE: Duration = Duration::from_secs(10);
 
 /// Who makes a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,12 +226,13 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Credentials, the oldest first, revoked ones included.
     async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>>;
 
-    /// Revokes a credential. A revoked one stays as it is. `None` where there is none.
+    /// Revokes a credential. A revoked one stays as it is. `None` where there is none; refused for the
+    /// last valid one of role operator.
     async fn revoke_credential(
         &self,
         ctx: &Context,
         id: CredentialId,
-    ) -> Result<Option<Credential>>;
+    ) -> Result<Option<Result<Credential, LastOperator>>>;
 
     /// Stores `key` under the next free number, of which there are `secret::MAX_KEY_NUMBER + 1`;
     /// with `only_first`, only where there is no key yet. The number it got, or the newest that
@@ -255,8 +273,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// process has lost track. Changes nothing.
     async fn settle(&self, ctx: &Context) -> Result<()>;
 
-    /// Ends when this process must not use the store any more, because another one does.
-    async fn lost(&self);
+    /// How this process stands to the store, now and from now on.
+    fn claim(&self) -> watch::Receiver<Claim>;
 
     /// Stops using the store; what is under way ends first.
     async fn close(&self);

@@ -150,6 +150,10 @@ pub struct WhitelistChanged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoSuchAccount;
 
+/// It is the last credential with which anybody could operate the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastOperator;
+
 /// How far one admin's notice got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoticeState {

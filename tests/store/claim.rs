@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::{OpenError, Store as _};
+use portcullis::store::{CLAIM_LEASE, Claim, OpenError, Store as _};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::fixture::ctx;
-use crate::support::postgres::database;
+use crate::support::postgres::{Cluster, database};
 
 async fn connect(url: &str) -> Result<PostgresStore, OpenError> {
     PostgresStore::connect(url, PostgresOptions::default()).await
@@ -54,8 +54,26 @@ async fn a_lost_claim_is_noticed() {
         let take = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key);
         taken = take.fetch_one(&mut thief).await.unwrap();
     }
-    tokio::time::timeout(Duration::from_secs(20), first.lost()).await.expect("it is told");
+    let mut claim = first.claim();
+    let told = claim.wait_for(|claim| *claim == Claim::Lost);
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("it is told").unwrap();
     first.close().await;
+}
+
+#[tokio::test]
+async fn a_claim_that_cannot_be_confirmed_is_doubtful_until_it_is_taken_anew() {
+    let cluster = Cluster::with_fsync();
+    let store = connect(&cluster.url()).await.unwrap();
+    let mut claim = store.claim();
+    cluster.stop();
+    let begin = std::time::Instant::now();
+    let told = claim.wait_for(|claim| *claim == Claim::Doubtful);
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("it is told").unwrap();
+    assert!(begin.elapsed() < CLAIM_LEASE, "{:?}", begin.elapsed());
+    cluster.start();
+    let told = claim.wait_for(|claim| *claim == Claim::Held(1));
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("it is told").unwrap();
+    store.close().await;
 }
 
 #[tokio::test]

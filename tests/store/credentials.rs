@@ -2,7 +2,9 @@
 
 use portcullis::policy::id::{AccountId, CredentialId};
 use portcullis::policy::time::Timestamp;
-use portcullis::store::{Credential, NoSuchAccount, Role, SettingsCredential, Touched};
+use portcullis::store::{
+    Credential, LastOperator, NoSuchAccount, Role, SettingsCredential, Touched,
+};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, all, ctx, new_credential, page};
@@ -10,6 +12,7 @@ use crate::fixture::{Fixture, all, ctx, new_credential, page};
 on_both!(
     credentials_read_back,
     a_credential_is_revoked_once,
+    the_last_operator_stays,
     there_is_one_first_credential,
     the_settings_credential_changes,
     a_revoked_one_stays_revoked,
@@ -55,14 +58,14 @@ async fn a_credential_is_revoked_once(f: Fixture) {
     let stored = f.store.create_credential(&ctx(4), &credential, &digest).await;
     stored.unwrap().unwrap();
     let revoked = f.store.revoke_credential(&ctx(8), credential.id).await.unwrap();
-    let revoked = revoked.unwrap();
+    let revoked = revoked.unwrap().unwrap();
     assert_eq!(revoked.revoked, Some(Timestamp(8)));
     let (event, change) = f.last().await;
     assert_eq!(event.action, "credential.revoke");
     assert_eq!(change.touched, Touched::Credential(credential.id));
     let before = f.position().await;
     let again = f.store.revoke_credential(&ctx(9), credential.id).await;
-    assert_eq!(again.unwrap(), Some(revoked.clone()));
+    assert_eq!(again.unwrap(), Some(Ok(revoked.clone())));
     let absent = CredentialId(Uuid::now_v7());
     let none = f.store.revoke_credential(&ctx(9), absent).await;
     assert_eq!(none.unwrap(), None);
@@ -88,12 +91,27 @@ async fn there_is_one_first_credential(f: Fixture) {
     let live = f.store.live_credentials().await.unwrap();
     assert_eq!(live.len(), 1);
     assert_eq!(f.position().await, 1);
-    // A revoked one counts.
-    f.store.revoke_credential(&ctx(2), live[0].0.id).await.unwrap();
     let (credential, digest) = new_credential(Role::Operator);
     let late = f.store.create_first_credential(&ctx(3), &credential, &digest).await;
     assert!(!late.unwrap());
     f.check_record().await;
+}
+
+async fn the_last_operator_stays(f: Fixture) {
+    let create = async |role| {
+        let (credential, digest) = new_credential(role);
+        let stored = f.store.create_credential(&ctx(1), &credential, &digest).await;
+        stored.unwrap().unwrap();
+        credential.id
+    };
+    let (first, second) = (create(Role::Operator).await, create(Role::Operator).await);
+    create(Role::Pep).await;
+    let revoke = async |id| f.store.revoke_credential(&ctx(2), id).await.unwrap().unwrap();
+    assert!(revoke(first).await.is_ok());
+    let before = f.position().await;
+    assert_eq!(revoke(second).await, Err(LastOperator));
+    assert_eq!(f.position().await, before);
+    assert!(revoke(first).await.is_ok(), "a revoked one stays revoked without a word");
 }
 
 fn of_settings() -> (Credential, [u8; 32]) {
@@ -162,7 +180,7 @@ async fn keys_are_numbered(f: Fixture) {
     };
     assert_eq!(add(1, true).await, 0);
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "secret_key.rotate");
+    assert_eq!(event.action, "secret_key.create");
     assert_eq!(change.touched, Touched::SecretKeys);
     assert_eq!(add(2, true).await, 0);
     assert_eq!(f.position().await, 1);

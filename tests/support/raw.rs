@@ -33,7 +33,8 @@ impl Raw {
         authorization: Option<&str>,
         message: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = Request::new(futures_util::stream::once(std::future::ready(message.into())));
+        let mut request =
+            Request::new(futures_util::stream::once(std::future::ready(message.into())));
         if let Some(value) = authorization {
             request.metadata_mut().insert("authorization", value.parse().expect("a header"));
         }

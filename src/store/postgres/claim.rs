@@ -2,16 +2,20 @@
 //! second one would go on deciding on what the first has changed.
 //!
 //! What must stay true: the claim is a session's advisory lock, so it ends with the process that
-//! holds it, however that ends; a process whose claim is found to be another's stops.
+//! holds it, however that ends. A process that can't confirm its claim says so after
+//! [`CLAIM_LEASE`]; one that took it anew says that everything may have changed meanwhile; one that
+//! finds it another's says that it is lost.
 
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::clock::Stopwatch;
 use crate::shutdown;
-use crate::store::{OpenError, Result, StoreError};
+use crate::store::{CLAIM_LEASE, Claim, OpenError, Result, StoreError};
 
 /// Any number that other programs on the same database are unlikely to lock: "portcull" in ASCII.
 const KEY: i64 = i64::from_be_bytes(*b"portcull");
@@ -28,7 +32,7 @@ const TAKE: &str = "SELECT pg_try_advisory_lock($1)";
 
 /// Who holds it: for the message only.
 const HOLDER: &str = "\
-    SELECT 'process ' || a.pid || ' of the database, from ' || \
+    SELECT 'database session ' || a.pid || ', from ' || \
            coalesce(host(a.client_addr), 'its own host') || \
            ', since ' || to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SSOF') \
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
@@ -37,16 +41,16 @@ const HOLDER: &str = "\
       AND l.classid = ($1 >> 32)::bigint::int8::oid AND l.objid = ($1 & 4294967295)::oid \
     LIMIT 1";
 
-/// Held until it is dropped.
-#[derive(Debug)]
-pub(super) struct Claim {
-    lost: CancellationToken,
-    released: CancellationToken,
+/// Holds the claim until it is dropped.
+pub(super) struct Holder {
+    _released: DropGuard,
 }
 
-impl Claim {
+impl Holder {
     /// Takes the claim on the database that `options` name.
-    pub(super) async fn take(options: PgConnectOptions) -> Result<Self, OpenError> {
+    pub(super) async fn take(
+        options: PgConnectOptions,
+    ) -> Result<(Self, watch::Receiver<Claim>), OpenError> {
         let mut connection = connect(&options).await?;
         let mut waited = Duration::ZERO;
         while !try_take(&mut connection).await? {
@@ -60,23 +64,15 @@ impl Claim {
             tokio::time::sleep(PAUSE).await;
             waited += PAUSE;
         }
-        let claim = Self { lost: CancellationToken::new(), released: CancellationToken::new() };
-        let (lost, released) = (claim.lost.clone(), claim.released.clone());
-        shutdown::spawn("claim", async move {
-            released.run_until_cancelled(hold(options, connection, lost)).await;
+        let (say, states) = watch::channel(Claim::Held(0));
+        let released = CancellationToken::new();
+        shutdown::spawn("claim", {
+            let released = released.clone();
+            async move {
+                released.run_until_cancelled(hold(options, connection, say)).await;
+            }
         });
-        Ok(claim)
-    }
-
-    /// Ends when another process has the claim.
-    pub(super) async fn lost(&self) {
-        self.lost.cancelled().await;
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.released.cancel();
+        Ok((Self { _released: released.drop_guard() }, states))
     }
 }
 
@@ -100,29 +96,50 @@ fn late() -> StoreError {
 }
 
 /// Keeps the session alive, and takes the claim again after the session was lost.
-async fn hold(options: PgConnectOptions, connection: PgConnection, lost: CancellationToken) {
+async fn hold(options: PgConnectOptions, connection: PgConnection, say: watch::Sender<Claim>) {
     let mut held = Some(connection);
+    let mut times = 0;
+    let mut confirmed = Stopwatch::start();
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        // So often that the lease can't run out unnoticed between two looks.
+        let pause = if held.is_some() { INTERVAL } else { PAUSE };
+        tokio::time::sleep(pause).await;
         if let Some(connection) = &mut held {
-            match tokio::time::timeout(LATE, connection.ping()).await {
-                Ok(Ok(())) => continue,
-                _ => tracing::warn!("the session that holds the claim on the database is lost"),
+            let asked = Stopwatch::start();
+            if let Ok(Ok(())) = tokio::time::timeout(LATE, connection.ping()).await {
+                confirmed = asked;
+                continue;
             }
+            tracing::warn!("the session that holds the claim on the database is lost");
             held = None;
+        }
+        if confirmed.elapsed() + LATE > CLAIM_LEASE
+            && say.send_if_modified(|state| {
+                std::mem::replace(state, Claim::Doubtful) != Claim::Doubtful
+            })
+        {
+            tracing::error!(
+                "the claim on the database can't be confirmed: nothing is decided until it is"
+            );
         }
         let again = async {
             let mut connection = connect(&options).await?;
             Ok::<_, StoreError>((try_take(&mut connection).await?, connection))
         };
-        match again.await {
+        let asked = Stopwatch::start();
+        let again = tokio::time::timeout(LATE, again).await;
+        match again.unwrap_or_else(|_| Err(late())) {
             Ok((true, connection)) => {
                 tracing::info!("the claim on the database is held again");
                 held = Some(connection);
+                confirmed = asked;
+                times += 1;
+                say.send_replace(Claim::Held(times));
             }
             Ok((false, _)) => {
                 tracing::error!("another process has the claim on the database");
-                return lost.cancel();
+                say.send_replace(Claim::Lost);
+                return;
             }
             Err(error) => tracing::debug!(%error, "cannot take the claim again yet"),
         }

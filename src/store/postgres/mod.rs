@@ -5,14 +5,16 @@
 //! holds the password of the URL.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
-use super::{OpenError, Result, migration};
+use tokio::sync::watch;
+
+use super::{Claim, OpenError, Result, migration};
 
 mod claim;
 #[path = "../sql/mod.rs"]
@@ -20,7 +22,7 @@ mod claim;
 mod sql;
 
 use PostgresStore as Handle;
-use claim::Claim;
+use claim::Holder;
 use sqlx::Postgres as Db;
 
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
@@ -54,7 +56,8 @@ pub struct PostgresStore {
     pool: PgPool,
     limit: Duration,
     /// `None` once closed.
-    claim: Mutex<Option<Arc<Claim>>>,
+    holder: Mutex<Option<Holder>>,
+    states: watch::Receiver<Claim>,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -73,7 +76,7 @@ impl PostgresStore {
     /// that another process serves from.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
-        let claim = Claim::take(read_url(url)?).await?;
+        let (holder, states) = Holder::take(read_url(url)?).await?;
         let PostgresOptions { max_connections, acquire_timeout, statement_timeout } = options;
         let millis = |duration: Duration| duration.as_millis().to_string();
         let connect = read_url(url)?.options([
@@ -113,7 +116,7 @@ impl PostgresStore {
             .connect_with(connect)
             .await?;
         let limit = acquire_timeout + statement_timeout;
-        Ok(Self { pool, limit, claim: Mutex::new(Some(Arc::new(claim))) })
+        Ok(Self { pool, limit, holder: Mutex::new(Some(holder)), states })
     }
 
     fn read(&self) -> &PgPool {
@@ -141,17 +144,13 @@ impl PostgresStore {
         }
     }
 
-    async fn lost_claim(&self) {
-        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match claim {
-            Some(claim) => claim.lost().await,
-            None => std::future::pending().await,
-        }
+    fn watch_claim(&self) -> watch::Receiver<Claim> {
+        self.states.clone()
     }
 
     async fn shut(&self) {
         self.pool.close().await;
-        drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.holder.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -11,7 +11,8 @@ use crate::policy::time::Timestamp;
 use crate::secret::Digest;
 use crate::store::error::Unreadable;
 use crate::store::{
-    Context, Credential, NoSuchAccount, Page, Result, Role, SettingsCredential, Touched,
+    Context, Credential, LastOperator, NoSuchAccount, Page, Result, Role, SettingsCredential,
+    Touched,
 };
 
 #[derive(FromRow)]
@@ -147,11 +148,15 @@ pub(super) async fn set_of_settings(
     Ok(SettingsCredential::Changed)
 }
 
+const OTHER_LIVE_OPERATORS: &str = "\
+    SELECT count(*) FROM credential \
+    WHERE role = 'operator' AND revoke_time IS NULL AND credential_id <> $1";
+
 pub(super) async fn revoke(
     store: &Handle,
     ctx: &Context,
     id: CredentialId,
-) -> Result<Option<Credential>> {
+) -> Result<Option<Result<Credential, LastOperator>>> {
     let mut change = Changing::begin(store, ctx).await?;
     let mut query = QueryBuilder::new(SELECT);
     query.push("credential_id = ").push_bind(id.0);
@@ -160,13 +165,20 @@ pub(super) async fn revoke(
         Some(credential) if credential.revoked.is_none() => credential,
         unchanged => {
             change.undo().await;
-            return Ok(unchanged);
+            return Ok(unchanged.map(Ok));
         }
     };
+    if credential.role == Role::Operator {
+        let others = sqlx::query_scalar::<Db, i64>(OTHER_LIVE_OPERATORS).bind(id.0);
+        if others.fetch_one(&mut *change.tx).await? == 0 {
+            change.undo().await;
+            return Ok(Some(Err(LastOperator)));
+        }
+    }
     set_revoked(&mut change.tx, id, ctx.now).await?;
     change.commit(revoked(&credential)).await?;
     credential.revoked = Some(ctx.now);
-    Ok(Some(credential))
+    Ok(Some(Ok(credential)))
 }
 
 async fn find(connection: &mut Connection, mut query: QueryBuilder) -> Result<Option<Credential>> {

@@ -2,8 +2,8 @@
 //!
 //! The module that mounts this one provides:
 //! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
-//! - `Handle::{read, read_steadily, write, within, lost_claim, shut}`: connections, transactions, the
-//!   time limit of a use case, the end of the claim, and closing;
+//! - `Handle::{read, read_steadily, write, within, watch_claim, shut}`: connections, transactions, the
+//!   time limit of a use case, the claim on the store, and closing;
 //! - `NOW`, the statement that reads the database's clock in microseconds.
 //!
 //! What must stay true: the SQL here means the same to both databases. `$1` is a placeholder in both;
@@ -25,6 +25,7 @@ mod whitelist;
 use super::{Db, Handle, NOW};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
 use crate::policy::network::{Change, Limits};
@@ -33,9 +34,9 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
-    Account, AuditEvent, AuditFilter, ChangeRecord, Context, Credential, GrantCounts, Mark,
-    NewToken, NoSuchAccount, Page, PendingAction, PendingFilter, Result, ScopesInUse,
-    SettingsCredential, Store, StoredCatalog, Token, TokenFilter, WhitelistChanged,
+    Account, AuditEvent, AuditFilter, ChangeRecord, Claim, Context, Credential, GrantCounts,
+    LastOperator, Mark, NewToken, NoSuchAccount, Page, PendingAction, PendingFilter, Result,
+    ScopesInUse, SettingsCredential, Store, StoredCatalog, Token, TokenFilter, WhitelistChanged,
     WhitelistRefused, WhitelistTarget,
 };
 
@@ -186,7 +187,7 @@ impl Store for Handle {
         &self,
         ctx: &Context,
         id: CredentialId,
-    ) -> Result<Option<Credential>> {
+    ) -> Result<Option<Result<Credential, LastOperator>>> {
         self.within(credential::revoke(self, ctx, id)).await
     }
 
@@ -224,8 +225,8 @@ impl Store for Handle {
         self.within(change::settle(self, ctx)).await
     }
 
-    async fn lost(&self) {
-        self.lost_claim().await;
+    fn claim(&self) -> watch::Receiver<Claim> {
+        self.watch_claim()
     }
 
     async fn close(&self) {

@@ -55,7 +55,7 @@ pub(super) async fn add(
         .await?;
     change
         .commit(Record {
-            action: "secret_key.rotate",
+            action: if number == 0 { "secret_key.create" } else { "secret_key.rotate" },
             touched: Touched::SecretKeys,
             account_id: None,
             token_id: None,

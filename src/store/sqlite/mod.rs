@@ -17,7 +17,9 @@ use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
-use super::{OpenError, Result, Store as _, migration};
+use tokio::sync::watch;
+
+use super::{Claim, OpenError, Result, Store as _, migration};
 
 mod lock;
 #[path = "../sql/mod.rs"]
@@ -120,8 +122,8 @@ impl SqliteStore {
     }
 
     /// The lock on the data directory can't be lost.
-    async fn lost_claim(&self) {
-        std::future::pending().await
+    fn watch_claim(&self) -> watch::Receiver<Claim> {
+        watch::channel(Claim::Held(0)).1
     }
 
     /// The writer last: the last connection to close folds the write-ahead log into the file.
