@@ -103,10 +103,16 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
     if text.len() > MAX_NAME * 4 || trimmed.chars().count() > MAX_NAME {
         return fault("TOO_LONG", format!("is longer than {MAX_NAME} characters: shorten it"));
     }
-    if trimmed.chars().any(char::is_control) {
+    if trimmed.chars().any(|c| c.is_control() || misleads(c)) {
         return fault("CONTROL_CHARACTERS", "has control characters: leave them out".into());
     }
     Ok(trimmed.to_owned())
+}
+
+/// Line breaks that are no control characters, and what changes the direction of the text around it:
+/// with them, a name on a page or in a mail reads as something else.
+fn misleads(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Mail addresses of admins.
@@ -132,7 +138,9 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         let text = text.trim();
         if text.len() > MAX_EMAIL {
             faults.add(field(), "TOO_LONG", format_args!("is longer than {MAX_EMAIL} bytes"));
-        } else if text.chars().any(char::is_control) || text.parse::<Address>().is_err() {
+        } else if text.chars().any(|c| c.is_control() || misleads(c))
+            || text.parse::<Address>().is_err()
+        {
             faults.add(field(), "NOT_AN_EMAIL", "is no mail address such as ada@example.com");
         } else if !seen.insert(text.to_lowercase()) {
             faults.add(field(), "DUPLICATE", "stands in the list twice: leave it out once");
