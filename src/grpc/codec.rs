@@ -71,21 +71,10 @@ impl<U: Message + Default> Decoder for ProstDecoder<U> {
     }
 }
 
-/// `INVALID_ARGUMENT` for bytes that are no message. Prost's text names the field as
-/// "Message.field: cause", which is all it gives; it never quotes the bytes.
+/// `INVALID_ARGUMENT` for bytes that are no message. Prost's text is all it gives, and never quotes
+/// the bytes.
 fn undecodable(error: &prost::DecodeError) -> Status {
-    let text = error.to_string();
-    let text = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
-    let (path, cause) = match text.rsplit_once(": ") {
-        Some((path, cause)) => (path, cause),
-        None => ("", text),
-    };
-    let field = path
-        .split(": ")
-        .filter_map(|step| step.split_once('.'))
-        .map(|(_, field)| field)
-        .collect::<Vec<_>>()
-        .join(".");
+    let (field, cause) = place(&error.to_string());
     let message = if field.is_empty() {
         format!("the request is not a valid message: {cause}")
     } else {
@@ -98,4 +87,50 @@ fn undecodable(error: &prost::DecodeError) -> Status {
         std::collections::HashMap::new(),
     );
     Status::with_error_details(tonic::Code::InvalidArgument, message, details)
+}
+
+/// The field at fault as the contract names it, and the cause, from prost's text: any number of
+/// `Message.field: `, the innermost first, and the cause. Of a oneof, prost names no member: what is
+/// within the operation is within `http`, the only message there.
+fn place(text: &str) -> (String, String) {
+    let mut rest = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(text);
+    let mut path = String::new();
+    while let Some((step, after)) = rest.split_once(": ")
+        && let Some((_, field)) = step.split_once('.')
+        && !step.contains(' ')
+    {
+        let field = match field.trim_start_matches("r#") {
+            "operation" if !path.is_empty() => "http",
+            field => field,
+        };
+        let dot = if path.is_empty() { "" } else { "." };
+        path = format!("{field}{dot}{path}");
+        rest = after;
+    }
+    (path, rest.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn a_fault_is_placed_as_the_contract_names_it() {
+        const START: &str = "failed to decode Protobuf message: ";
+        const WIRE: &str = "invalid wire type: Varint (expected LengthDelimited)";
+        for (steps, cause, field) in [
+            ("", "buffer underflow", ""),
+            ("GetTokenRequest.token_id: ", WIRE, "token_id"),
+            ("ListPendingActionsRequest.r#type: ", WIRE, "type"),
+            ("AuthorizeRequest.operation: ", WIRE, "operation"),
+            (
+                "HttpOperation.path: AuthorizeRequest.operation: BatchAuthorizeRequest.requests: ",
+                "invalid string value: data is not UTF-8 encoded",
+                "requests.http.path",
+            ),
+        ] {
+            let found = place(&format!("{START}{steps}{cause}"));
+            assert_eq!(found, (field.to_owned(), cause.to_owned()));
+        }
+    }
 }

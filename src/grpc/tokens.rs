@@ -13,6 +13,7 @@ use super::proto::{
 };
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::tokens::CreateToken;
+use crate::service::validate::Faults;
 use crate::service::whitelists::ManageWhitelist;
 
 #[tonic::async_trait]
@@ -111,14 +112,16 @@ impl TokenService for Management {
         request: Request<ListPendingActionsRequest>,
     ) -> Result<Response<ListPendingActionsResponse>, Status> {
         self.run("ListPendingActions", request, async |services, caller, r| {
+            let mut faults = Faults::default();
+            let before = convert::instant("effective_before", r.effective_before);
             let query = PendingQuery {
                 account_id: &r.account_id,
                 token_id: &r.token_id,
-                action: convert::asked_action_type(r.r#type)?,
-                effective_before: convert::instant("effective_before", r.effective_before)?,
+                action: faults.take(convert::asked_action_type(r.r#type)).flatten(),
+                effective_before: faults.take(before).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
-            let page = services.list_pending_actions(&caller, query).await?;
+            let page = services.list_pending_actions(&caller, query, faults).await?;
             let in_force = services.get_catalog()?;
             let actions =
                 page.items.into_iter().map(|action| convert::pending_action(action, &in_force));
@@ -135,14 +138,15 @@ impl TokenService for Management {
         request: Request<ListAuditEventsRequest>,
     ) -> Result<Response<ListAuditEventsResponse>, Status> {
         self.run("ListAuditEvents", request, async |services, caller, r| {
+            let mut faults = Faults::default();
             let query = AuditQuery {
                 account_id: &r.account_id,
                 token_id: &r.token_id,
-                start: convert::instant("start_time", r.start_time)?,
-                end: convert::instant("end_time", r.end_time)?,
+                start: faults.take(convert::instant("start_time", r.start_time)).flatten(),
+                end: faults.take(convert::instant("end_time", r.end_time)).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
-            let page = services.list_audit_events(&caller, query).await?;
+            let page = services.list_audit_events(&caller, query, faults).await?;
             Ok(ListAuditEventsResponse {
                 audit_events: page.items.into_iter().map(convert::audit_event).collect(),
                 next_page_token: page.next,

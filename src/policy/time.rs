@@ -24,10 +24,12 @@ impl Timestamp {
         (self.0.div_euclid(1_000_000), nanos as i32)
     }
 
-    /// The reverse of [`Self::to_seconds_nanos`]; `None` outside what microseconds can hold.
-    /// Nanoseconds below a microsecond are cut off.
+    /// The reverse of [`Self::to_seconds_nanos`]; `None` outside the years 1 to 9999, which is what
+    /// `google.protobuf.Timestamp` can be. Nanoseconds below a microsecond are cut off.
     pub fn from_seconds_nanos(seconds: i64, nanos: i32) -> Option<Self> {
-        if !(0..1_000_000_000).contains(&nanos) {
+        /// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z.
+        const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+        if !SECONDS.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
             return None;
         }
         let micros = seconds.checked_mul(1_000_000)?;

@@ -138,13 +138,16 @@ pub struct AuditQuery<'a> {
 impl Services {
     /// The ids to filter by: `None` in place of everything where the caller asked for an account
     /// that they don't see, so that the list is empty and tells nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with `faults`, found in other filters already, and those of the ids.
     pub(super) fn filter_ids(
         &self,
         caller: &Caller,
+        mut faults: Faults,
         account_id: &str,
         token_id: &str,
     ) -> Result<Option<(Option<AccountId>, Option<TokenId>)>> {
-        let mut faults = Faults::default();
         let account = faults.take(filter_id::<AccountId>("account_id", account_id)).flatten();
         let token = faults.take(filter_id::<TokenId>("token_id", token_id)).flatten();
         faults.settle()?;
@@ -155,6 +158,7 @@ impl Services {
     }
 
     /// Lists downgrades and deletions that are planned or announced, in the order of their planning.
+    /// `faults` were found in the query's filters already.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
@@ -162,8 +166,9 @@ impl Services {
         &self,
         caller: &Caller,
         query: PendingQuery<'_>,
+        faults: Faults,
     ) -> Result<Paged<PendingAction>> {
-        let ids = self.filter_ids(caller, query.account_id, query.token_id);
+        let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
         let list = format!(
             "pending {} {} {:?} {:?}",
             query.account_id, query.token_id, query.action, query.effective_before
@@ -183,7 +188,7 @@ impl Services {
         Ok(cursor.finish(items, |action| action.id))
     }
 
-    /// Lists who changed what, the newest first.
+    /// Lists who changed what, the newest first. `faults` were found in the query's filters already.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
@@ -191,8 +196,9 @@ impl Services {
         &self,
         caller: &Caller,
         query: AuditQuery<'_>,
+        faults: Faults,
     ) -> Result<Paged<AuditEvent>> {
-        let ids = self.filter_ids(caller, query.account_id, query.token_id);
+        let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
         let list = format!(
             "audit {} {} {:?} {:?}",
             query.account_id, query.token_id, query.start, query.end

@@ -185,7 +185,7 @@ impl Services {
         deleted: bool,
         paging: Paging<'_>,
     ) -> Result<(Paged<Token>, Arc<InForce>)> {
-        let ids = self.filter_ids(caller, account_id, "");
+        let ids = self.filter_ids(caller, Faults::default(), account_id, "");
         let cursor = Cursor::new(paging, format!("tokens {account_id} {deleted}"));
         let (ids, cursor) = super::lists::both(ids, cursor)?;
         let in_force = self.in_force()?;

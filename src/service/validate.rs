@@ -109,7 +109,8 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
     Ok(trimmed.to_owned())
 }
 
-/// Whether a character changes how those around it are shown, so that a label could pass for another.
+/// Line breaks that are no control characters, and what changes the direction of the text around it:
+/// with them, a name on a page or in a mail reads as something else.
 fn misleads(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
@@ -137,7 +138,9 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         let text = text.trim();
         if text.len() > MAX_EMAIL {
             faults.add(field(), "TOO_LONG", format_args!("is longer than {MAX_EMAIL} bytes"));
-        } else if text.chars().any(char::is_control) || text.parse::<Address>().is_err() {
+        } else if text.chars().any(|c| c.is_control() || misleads(c))
+            || text.parse::<Address>().is_err()
+        {
             faults.add(
                 field(),
                 "NOT_AN_EMAIL",

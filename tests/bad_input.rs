@@ -1,0 +1,340 @@
+//! Bad input: every field of every call with every kind of wrong value, and bytes that are no
+//! message. What is wrong is `INVALID_ARGUMENT` and names the field, changes nothing, and leaves the
+//! server alive. The faults are made from the descriptors: see `support/faults.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use portcullis::grpc::proto::{
+    BatchAuthorizeResponse, Decision, ListAccountsRequest, ListAuditEventsRequest,
+    ListTokensRequest, StreamAuthorizeResponse, TokenKind, batch_authorize_result,
+    stream_authorize_response,
+};
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, MethodDescriptor};
+use serde_json::json;
+use support::calls::{self, World, position};
+use support::client::{Client, question};
+use support::faults::{Fault, paths, wrong_bytes, wrong_values};
+use support::raw::{Answer, Raw};
+use support::server::{Server, Setup};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// Most clients accept so many bytes of headers, counted as HTTP/2 does.
+const MAX_HEADERS: usize = 8 << 10;
+
+/// What is not a fault although it looks like one: the end of the method's name, the field, the
+/// wrong value (empty: any), and the answer. The first that fits counts; everything else, and every
+/// wrong encoding, is `INVALID_ARGUMENT`.
+const ALLOWED: &[(&str, &str, &str, Code)] = &[
+    // Any token string is a decision, and so is any method and path that is given.
+    ("Authorize", "token", "", Code::Ok),
+    ("Authorize", "http.method", "empty", Code::InvalidArgument),
+    ("Authorize", "http.method", "", Code::Ok),
+    ("Authorize", "http.path", "empty", Code::InvalidArgument),
+    ("Authorize", "http.path", "", Code::Ok),
+    ("Authorize", "client_ip", "empty", Code::Ok),
+    // Labels are for people, in any language.
+    ("", "name", "wrong", Code::Ok),
+    ("", "name", "not ASCII", Code::Ok),
+    ("CreateCredential", "name", "empty", Code::Ok),
+    ("CreateCredential", "name", "blank", Code::Ok),
+    // A filter that is not set.
+    ("ListTokens", "account_id", "empty", Code::Ok),
+    ("ListPendingActions", "account_id", "empty", Code::Ok),
+    ("ListPendingActions", "token_id", "empty", Code::Ok),
+    ("ListPendingActions", "type", "unspecified", Code::Ok),
+    ("ListPendingActions", "effective_before", "left out", Code::Ok),
+    ("ListAuditEvents", "account_id", "empty", Code::Ok),
+    ("ListAuditEvents", "token_id", "empty", Code::Ok),
+    ("ListAuditEvents", "start_time", "left out", Code::Ok),
+    ("ListAuditEvents", "end_time", "left out", Code::Ok),
+    ("", "page_token", "empty", Code::Ok),
+    // Less of a change is a change, too; the last entry stays.
+    ("ManageWhitelist", "add", "left out", Code::Ok),
+    ("ManageWhitelist", "remove", "left out", Code::Ok),
+    ("ManageWhitelist", "replace", "left out", Code::Ok),
+    ("ManageWhitelist", "replace.entries", "left out", Code::FailedPrecondition),
+    // A comment in any language.
+    ("ApplyCatalog", "toml", "right-to-left override", Code::Ok),
+];
+
+struct Stage {
+    server: Server,
+    operator: Client,
+    raw: Raw,
+    world: World,
+    bearer: String,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let server = Setup::sqlite().start();
+        let operator = Client::operator(&server).await;
+        let raw = Raw::connect(server.grpc()).await;
+        let world = World::new(&operator).await;
+        let bearer = format!("Bearer {}", server.operator());
+        Self { server, operator, raw, world, bearer }
+    }
+
+    async fn call(&self, method: &MethodDescriptor, message: impl Into<Bytes>) -> Answer {
+        let answer = self.raw.call(&calls::path(method), Some(&self.bearer), message).await;
+        answer.and_then(|bytes| match item_error(method, &bytes) {
+            Some(error) => Err(error),
+            None => Ok(bytes),
+        })
+    }
+
+    /// That good requests are still answered as they were.
+    async fn is_alive(&self) {
+        let ask = question(&self.world.secret, "10.1.2.3", "transactions.read");
+        let answer = self.operator.authorization().authorize(ask).await.unwrap().into_inner();
+        assert_eq!(answer.decision(), Decision::Allow, "{answer:?}");
+        assert!(!self.server.log().contains("panic"), "{}", self.server.log());
+    }
+}
+
+/// The error of the first item of a batch or a stream.
+fn item_error(method: &MethodDescriptor, answer: &Bytes) -> Option<Status> {
+    let error = match method.name() {
+        "BatchAuthorize" => {
+            let answer = BatchAuthorizeResponse::decode(&answer[..]).unwrap();
+            match answer.results.into_iter().next()?.result? {
+                batch_authorize_result::Result::Error(error) => error,
+                batch_authorize_result::Result::Response(_) => return None,
+            }
+        }
+        "StreamAuthorize" => match StreamAuthorizeResponse::decode(&answer[..]).unwrap().result? {
+            stream_authorize_response::Result::Error(error) => error,
+            stream_authorize_response::Result::Response(_) => return None,
+        },
+        _ => return None,
+    };
+    let details = error.encode_to_vec().into();
+    Some(Status::with_details(error.code.into(), error.message, details))
+}
+
+/// The fields that `status` blames, without indices.
+fn blamed(status: &Status) -> Vec<String> {
+    let violations =
+        status.get_details_bad_request().map(|fault| fault.field_violations).unwrap_or_default();
+    let name = |field: &str| field.split('[').next().unwrap_or_default().to_owned();
+    violations.iter().map(|violation| name(&violation.field)).collect()
+}
+
+/// What is wrong with an answer; nothing where it is as it must be.
+fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<String> {
+    let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
+    // An item's error speaks of the item's own fields.
+    let field = fault.field.trim_start_matches("requests.").trim_start_matches("request.");
+    let allowed = |&&(end, of, what, _): &&(&str, &str, &str, Code)| {
+        method.name().ends_with(end)
+            && of == field
+            && (what.is_empty() || what == fault.what)
+            && !fault.encoding
+    };
+    let expected =
+        ALLOWED.iter().find(allowed).map_or(Code::InvalidArgument, |&(_, _, _, code)| code);
+    if code != expected {
+        return Some(format!("{code:?} instead of {expected:?}"));
+    }
+    let Err(status) = answer else { return None };
+    let size: usize = status
+        .clone()
+        .into_http::<()>()
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum();
+    if size > MAX_HEADERS {
+        return Some(format!("{size} bytes of headers"));
+    }
+    if status.message().chars().any(|c| c.is_control() || c == '\u{202e}') {
+        return Some(format!("a message that repeats what is hostile: {:?}", status.message()));
+    }
+    let blamed = blamed(status);
+    // Of a oneof, nothing tells which member was meant.
+    let names = |blamed: &String| {
+        let blamed = blamed.trim_start_matches("requests.").trim_start_matches("request.");
+        blamed == field || blamed == "operation" && ["scope", "http"].contains(&field)
+    };
+    let named = field.is_empty() || blamed.iter().any(names);
+    (code == Code::InvalidArgument && !named).then(|| format!("blames {blamed:?}"))
+}
+
+#[tokio::test]
+async fn every_field_of_every_call() {
+    let stage = Stage::set().await;
+    let mut wrong = Vec::new();
+    let mut cases = 0;
+    for method in calls::methods() {
+        let mut seen = BTreeSet::new();
+        for example in stage.world.examples(&method) {
+            let good = calls::message(&method, &example);
+            stage.call(&method, good.encode_to_vec()).await.expect(&calls::path(&method));
+            let mut before = position(&stage.operator).await;
+            let mut faults = wrong_values(&good);
+            faults.extend(wrong_bytes(&method.input(), &good.encode_to_vec()));
+            for fault in faults {
+                cases += 1;
+                let answer = stage.call(&method, fault.bytes.clone()).await;
+                let after = position(&stage.operator).await;
+                let changed = (answer.is_err() && after != before)
+                    .then(|| "an error, and yet something was changed".to_owned());
+                for complaint in judge(&method, &fault, &answer).into_iter().chain(changed) {
+                    let Fault { field, what, .. } = &fault;
+                    wrong.push(format!("{}.{field} ({what}): {complaint}", method.name()));
+                }
+                before = after;
+                seen.insert(fault.field);
+            }
+        }
+        let missed: Vec<_> =
+            paths(&method.input()).into_iter().filter(|path| !seen.contains(path)).collect();
+        assert!(missed.is_empty(), "{}: no example sets {missed:?}", method.name());
+    }
+    println!("{cases} cases");
+    assert!(wrong.is_empty(), "{} of {cases}:\n{}", wrong.len(), wrong.join("\n"));
+    stage.is_alive().await;
+}
+
+/// All bad fields are named at once, not the first.
+#[tokio::test]
+async fn all_faults_of_a_request_are_named() {
+    let stage = Stage::set().await;
+    // The method, and each field with a wrong value. What is written as JSON can't hold some of
+    // them: a time gets its fault afterwards.
+    let cases = [
+        ("Authorize", json!({ "client_ip": "x", "scope": "no.such" })),
+        ("Authorize", json!({ "client_ip": "x", "http": { "method": "", "path": "" } })),
+        (
+            "CreateToken",
+            json!({ "account_id": "x", "name": "", "kind": 99, "scopes": ["x"], "whitelist": ["x"] }),
+        ),
+        ("ListTokens", json!({ "account_id": "x", "page_size": -1, "page_token": "x" })),
+        ("ManageWhitelist", json!({ "token_id": "x", "add": ["x"], "remove": ["x"] })),
+        ("ManageWhitelist", json!({ "token_id": "x", "replace": { "entries": ["x"] } })),
+        (
+            "ListPendingActions",
+            json!({
+                "account_id": "x", "token_id": "x", "type": 99, "effective_before": SOME_TIME,
+                "page_size": -1, "page_token": "x",
+            }),
+        ),
+        (
+            "ListAuditEvents",
+            json!({
+                "account_id": "x", "token_id": "x", "start_time": SOME_TIME,
+                "end_time": SOME_TIME, "page_size": -1, "page_token": "x",
+            }),
+        ),
+        ("CreateAccount", json!({ "name": "", "admin_emails": ["x", "a@b.c"] })),
+        ("SetAccountAdmins", json!({ "account_id": "x", "admin_emails": ["x"] })),
+        ("ListAccounts", json!({ "page_size": -1, "page_token": "x" })),
+        ("CreateCredential", json!({ "role": 0, "name": "a\u{0}" })),
+        (
+            "CreateCredential",
+            json!({ "role": "ROLE_ACCOUNT_ADMIN", "account_id": "x", "name": "a\u{0}" }),
+        ),
+    ];
+    let methods = calls::methods();
+    for (name, json) in cases {
+        let method = methods.iter().find(|method| method.name() == name).unwrap();
+        let mut request = calls::message(method, &json);
+        spoil_times(&mut request);
+        let status = stage.call(method, request.encode_to_vec()).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{name} {json}");
+        let blamed = blamed(&status);
+        let mut wanted = Vec::new();
+        for (field, value) in json.as_object().unwrap() {
+            match value.as_object() {
+                // Good, so that the account is asked for.
+                _ if value == "ROLE_ACCOUNT_ADMIN" => {}
+                Some(within) => wanted.extend(within.keys().map(|key| format!("{field}.{key}"))),
+                None => wanted.push(field.clone()),
+            }
+        }
+        let missing: Vec<_> = wanted.iter().filter(|field| !blamed.contains(field)).collect();
+        assert!(missing.is_empty(), "{name} {json}: {missing:?} not in {blamed:?}");
+    }
+}
+
+const SOME_TIME: &str = "2026-01-01T00:00:00Z";
+
+fn spoil_times(request: &mut DynamicMessage) {
+    for (_, value) in request.fields_mut() {
+        if let Some(time) = value.as_message_mut()
+            && time.has_field_by_name("seconds")
+        {
+            time.set_field_by_name("nanos", prost_reflect::Value::I32(-1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_oversized_message_is_refused_by_every_call() {
+    let stage = Stage::set().await;
+    let before = position(&stage.operator).await;
+    // Field 1,000, which no message has, with 4 MiB of anything: what is unknown is skipped, unless
+    // it is too large.
+    let unknown = |length: usize| {
+        let mut message = vec![0xc2, 0x3e];
+        prost::encoding::encode_varint(length as u64, &mut message);
+        message.resize(message.len() + length, b'x');
+        message
+    };
+    for method in calls::methods() {
+        let good = calls::bytes(&method, &stage.world.examples(&method)[0]);
+        let path = calls::path(&method);
+        let status = stage.call(&method, [good, unknown(4 << 20)].concat()).await.expect_err(&path);
+        let expected = [Code::ResourceExhausted, Code::OutOfRange];
+        assert!(expected.contains(&status.code()), "{path}: {status:?}");
+    }
+    assert_eq!(position(&stage.operator).await, before);
+    let authorize = calls::methods().into_iter().next().unwrap();
+    let good = calls::bytes(&authorize, &stage.world.examples(&authorize)[0]);
+    stage.call(&authorize, [good, unknown(3 << 20)].concat()).await.expect("what fits is read");
+    stage.is_alive().await;
+}
+
+/// A page token works with the list and the filters that it came from, and with no other.
+#[tokio::test]
+async fn a_page_token_of_another_list_is_refused() {
+    let stage = Stage::set().await;
+    let other = stage.operator.account().await.account_id;
+    for account in [&stage.world.account_id, &other] {
+        for _ in 0..2 {
+            stage.operator.token(account, TokenKind::ReadOnly, &[], &[]).await;
+        }
+    }
+    let mut tokens = stage.operator.tokens();
+    let mut list = async |account_id: &str, show_deleted, page_token: &str| {
+        let (account_id, page_token) = (account_id.to_owned(), page_token.to_owned());
+        let request = ListTokensRequest { account_id, page_size: 1, page_token, show_deleted };
+        tokens.list_tokens(request).await.map(|page| page.into_inner().next_page_token)
+    };
+    let own = list(&stage.world.account_id, false, "").await.unwrap();
+    list(&stage.world.account_id, false, &own).await.expect("it goes on with the same filters");
+    let mut refused = vec![
+        list(&other, false, &own).await.unwrap_err(),
+        list("", false, &own).await.unwrap_err(),
+        list(&stage.world.account_id, true, &own).await.unwrap_err(),
+        list(&stage.world.account_id, false, &own[1..]).await.unwrap_err(),
+        list(&stage.world.account_id, false, &format!("{own}0")).await.unwrap_err(),
+    ];
+    let audit = ListAuditEventsRequest { page_token: own.clone(), ..Default::default() };
+    refused.push(stage.operator.tokens().list_audit_events(audit).await.unwrap_err());
+    let accounts = ListAccountsRequest { page_token: own, ..Default::default() };
+    refused.push(stage.operator.accounts().list_accounts(accounts).await.unwrap_err());
+    for status in refused {
+        assert_eq!(
+            (status.code(), blamed(&status)),
+            (Code::InvalidArgument, vec!["page_token".into()])
+        );
+    }
+}
