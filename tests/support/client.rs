@@ -49,9 +49,16 @@ impl Client {
 
     /// Whoever holds `credential`, over plaintext.
     pub async fn connect(address: SocketAddr, credential: &str) -> Self {
-        let endpoint = endpoint(format!("http://{address}"));
-        let channel = endpoint.connect().await.expect("a connection to the server");
-        Self { channel, bearer: Bearer::new(credential) }
+        Self::try_connect(address, credential).await.expect("a connection to the server")
+    }
+
+    /// Whoever holds `credential`, over plaintext.
+    ///
+    /// # Errors
+    /// Where nothing listens there.
+    pub async fn try_connect(address: SocketAddr, credential: &str) -> Result<Self, Error> {
+        let channel = endpoint(format!("http://{address}")).connect().await?;
+        Ok(Self { channel, bearer: Bearer::new(credential) })
     }
 
     /// Whoever holds `credential`, over TLS to `localhost`.

@@ -12,6 +12,7 @@
 )]
 
 pub mod client;
+pub mod command;
 pub mod postgres;
 pub mod server;
 pub mod tls;
