@@ -146,15 +146,22 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     };
 
     let store = open(&settings.store, "portcullis serve").await?;
-    let served = serve_store(&settings, store.clone(), stop.clone(), async |services, gate| {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let grpc =
-            server::serve(grpc_listener, gate, services.clone(), grpc_tls, threads, stop.clone());
-        let web = http::serve(http_listener, http::routes(services), http_tls, stop.clone());
-        announce(&settings, addresses)?;
-        let (grpc, ()) = tokio::join!(grpc, web);
-        grpc.context("cannot serve gRPC")
-    });
+    let served =
+        serve_store(&settings, addresses.0, store.clone(), stop.clone(), async |services, gate| {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let grpc = server::serve(
+                grpc_listener,
+                gate,
+                services.clone(),
+                grpc_tls,
+                threads,
+                stop.clone(),
+            );
+            let web = http::serve(http_listener, http::routes(services), http_tls, stop.clone());
+            announce(&settings, addresses)?;
+            let (grpc, ()) = tokio::join!(grpc, web);
+            grpc.context("cannot serve gRPC")
+        });
     let served = served.await;
     store.close().await;
     served?;
@@ -165,6 +172,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
 async fn serve_store(
     settings: &ServeSettings,
+    grpc: SocketAddr,
     store: Arc<dyn Store>,
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
@@ -187,7 +195,7 @@ async fn serve_store(
         limits: settings.limits,
     });
     if settings.development {
-        demo::print(&services, settings).await?;
+        demo::print(&services, settings, grpc).await?;
     }
     let (reporter, health) = health::service();
     let gate =

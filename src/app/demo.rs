@@ -1,6 +1,7 @@
 //! What `serve --dev` prints: a demo account, fresh tokens, and calls to try.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 
@@ -15,8 +16,13 @@ use crate::store::Account;
 
 const NAMES: [&str; 3] = ["Demo: read only", "Demo: read and write", "Demo: custom"];
 
-/// Makes the demo account's tokens anew, and prints what can be done with them.
-pub(super) async fn print(services: &Services, settings: &ServeSettings) -> anyhow::Result<()> {
+/// Makes the demo account's tokens anew, and prints what can be done with them at `address`, where
+/// gRPC is served: not the one of the settings, whose port may be 0.
+pub(super) async fn print(
+    services: &Services,
+    settings: &ServeSettings,
+    address: SocketAddr,
+) -> anyhow::Result<()> {
     let caller = Caller::development(None);
     let account = account(services, &caller).await?;
     let account_id = account.id.to_string();
@@ -68,7 +74,6 @@ pub(super) async fn print(services: &Services, settings: &ServeSettings) -> anyh
     if let Some(custom) = &custom {
         writeln!(out, "  {}, from this host\n{:34}{}", scopes.join(" and "), "", custom.expose())?;
     }
-    let address = settings.listen;
     let authorize = |secret: &Secret, ip: &str, scope: &str| {
         format!(
             "  grpcurl -plaintext -d '{{\"token\": \"{}\", \"client_ip\": \"{ip}\", \"scope\": \

@@ -129,7 +129,7 @@ impl ClientCommand {
             Self::Pending(args) => args.common.output.format,
             Self::Audit(args) => args.common.output.format,
             Self::Check(args) => args.common.output.format,
-            Self::Version(args) => args.output,
+            Self::Version(args) => args.output.format,
         }
     }
 }

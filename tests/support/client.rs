@@ -49,9 +49,16 @@ impl Client {
 
     /// Whoever holds `credential`, over plaintext.
     pub async fn connect(address: SocketAddr, credential: &str) -> Self {
-        let endpoint = endpoint(format!("http://{address}"));
-        let channel = endpoint.connect().await.expect("a connection to the server");
-        Self { channel, bearer: Bearer::new(credential) }
+        Self::try_connect(address, credential).await.expect("a connection to the server")
+    }
+
+    /// Whoever holds `credential`, over plaintext.
+    ///
+    /// # Errors
+    /// Where nothing listens there.
+    pub async fn try_connect(address: SocketAddr, credential: &str) -> Result<Self, Error> {
+        let channel = endpoint(format!("http://{address}")).connect().await?;
+        Ok(Self { channel, bearer: Bearer::new(credential) })
     }
 
     /// Whoever holds `credential`, over TLS to `localhost`.
@@ -122,6 +129,20 @@ impl Client {
         scopes: &[&str],
         whitelist: &[&str],
     ) -> (Token, String) {
+        self.try_token(account_id, kind, scopes, whitelist).await.expect("a token")
+    }
+
+    /// A new token and its secret.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn try_token(
+        &self,
+        account_id: &str,
+        kind: TokenKind,
+        scopes: &[&str],
+        whitelist: &[&str],
+    ) -> Result<(Token, String), Status> {
         let request = CreateTokenRequest {
             account_id: account_id.to_owned(),
             name: "test".to_owned(),
@@ -130,9 +151,8 @@ impl Client {
             whitelist: whitelist.iter().map(|&entry| entry.to_owned()).collect(),
             validate_only: false,
         };
-        let response = self.tokens().create_token(request).await.expect("a token");
-        let response = response.into_inner();
-        (response.token.expect("the answer has the token"), response.secret)
+        let response = self.tokens().create_token(request).await?.into_inner();
+        Ok((response.token.expect("the answer has the token"), response.secret))
     }
 }
 

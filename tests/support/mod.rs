@@ -13,6 +13,7 @@
 
 pub mod calls;
 pub mod client;
+pub mod command;
 pub mod faults;
 pub mod postgres;
 pub mod raw;

@@ -220,6 +220,11 @@ impl Drop for Cluster {
     }
 }
 
+/// A program of Postgres, such as `pg_dump`.
+pub fn program(name: &str) -> Command {
+    Command::new(binaries().join(name))
+}
+
 /// The directory of initdb and postgres: `PG_BIN`, or the newest of Debian's, or one in `PATH`.
 fn binaries() -> PathBuf {
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();

@@ -41,6 +41,7 @@ pub struct Setup {
     tls: Option<Identity>,
     client_ca: Option<String>,
     operator: Option<String>,
+    data_dir: Option<PathBuf>,
 }
 
 impl Setup {
@@ -54,6 +55,7 @@ impl Setup {
             tls: None,
             client_ca: None,
             operator: Some(random_credential()),
+            data_dir: None,
         }
     }
 
@@ -103,9 +105,16 @@ impl Setup {
         self
     }
 
-    /// What to log, as `tracing` filters are written: `debug`, `portcullis::cache=trace`.
-    pub fn log(self, filter: &str) -> Self {
-        self.env("RUST_LOG", filter)
+    /// How much to log: `error` to `trace`.
+    pub fn log(self, level: &str) -> Self {
+        self.flag("--log-level", level)
+    }
+
+    /// Another data directory, which outlives the server. Where several servers get the same one,
+    /// the later ones must refuse to start.
+    pub fn data_dir(mut self, directory: &Path) -> Self {
+        self.data_dir = Some(directory.to_owned());
+        self
     }
 
     /// Another first operator credential; two servers over one database need the same.
@@ -136,15 +145,7 @@ impl Setup {
 
     /// Starts what must refuse to start; gives its status and its stdout and stderr.
     pub fn refused(self) -> (ExitStatus, String) {
-        let mut server = self.spawn();
-        match server.process.ready.recv_timeout(PATIENCE) {
-            Err(RecvTimeoutError::Disconnected) => {
-                let status = server.process.child.wait().expect("its status");
-                (status, server.log())
-            }
-            Ok(_) => panic!("the server started, and should have refused to"),
-            Err(RecvTimeoutError::Timeout) => panic!("neither started nor refused to"),
-        }
+        self.spawn().refusal()
     }
 }
 
@@ -190,7 +191,7 @@ impl Server {
 
     /// Where its data is.
     pub fn data_dir(&self) -> PathBuf {
-        data_dir(self.home.path())
+        data_dir(&self.setup, self.home.path())
     }
 
     /// Its process id.
@@ -265,6 +266,32 @@ impl Server {
         self.process.child.wait().expect("its status")
     }
 
+    /// As [`Self::restart`], with settings that `change` makes of the former.
+    pub fn restart_with(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.setup = change(self.setup.clone());
+        self.restart();
+    }
+
+    /// Starts what has ended again, with settings that `change` makes of the former and that it must
+    /// refuse; gives its status and all that was printed.
+    pub fn refuses_with(&mut self, change: impl FnOnce(Setup) -> Setup) -> (ExitStatus, String) {
+        self.setup = change(self.setup.clone());
+        self.process = Process::spawn(&self.setup, self.home.path(), self.starts);
+        self.starts += 1;
+        self.refusal()
+    }
+
+    fn refusal(&mut self) -> (ExitStatus, String) {
+        match self.process.ready.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.process.child.wait().expect("its status");
+                (status, self.log())
+            }
+            Ok(_) => panic!("the server started, and should have refused to"),
+            Err(RecvTimeoutError::Timeout) => panic!("neither started nor refused to"),
+        }
+    }
+
     /// Starts it again on the same data and waits until it serves. It may have been killed before;
     /// where it still runs it is asked to stop, and must do so with status 0. The ports are new.
     pub fn restart(&mut self) {
@@ -308,7 +335,7 @@ impl Process {
             .args(["--listen", &setup.listen])
             .args(["--http-listen", &setup.http_listen])
             .arg("--data-dir")
-            .arg(data_dir(home))
+            .arg(data_dir(setup, home))
             .args(&setup.flags)
             .env_clear()
             .current_dir(home)
@@ -366,8 +393,8 @@ pub fn random_credential() -> String {
     })
 }
 
-fn data_dir(home: &Path) -> PathBuf {
-    home.join("data")
+fn data_dir(setup: &Setup, home: &Path) -> PathBuf {
+    setup.data_dir.clone().unwrap_or_else(|| home.join("data"))
 }
 
 fn output(home: &Path, start: usize, stream: &str) -> PathBuf {

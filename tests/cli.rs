@@ -1,0 +1,315 @@
+//! The `portcullis` command as a person uses it, against a real server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::command::Shell;
+use support::postgres;
+use support::server::{Server, Setup, random_credential};
+
+#[test]
+fn everything_that_operators_do_on_sqlite() {
+    everything(&Setup::sqlite().start());
+}
+
+#[test]
+fn everything_that_operators_do_on_postgres() {
+    everything(&Setup::postgres(&postgres::database()).start());
+}
+
+fn everything(server: &Server) {
+    let shell = Shell::operator(server);
+    let account = accounts(&shell);
+    let (read_only, secret) = tokens(&shell, &account);
+    whitelists(&shell, &account);
+    decisions(&shell, &secret);
+    catalogs(&shell);
+    credentials(server, &shell, &account);
+    records(&shell, &account, &read_only, &secret);
+}
+
+fn json(shell: &Shell, args: &[&str]) -> Value {
+    shell.run(&[args, &["--output", "json"]].concat()).json()
+}
+
+fn accounts(shell: &Shell) -> String {
+    let create = ["account", "create", "--name", "Acme", "--admin", "ann@acme.example"];
+    let made = shell.run(&create).exits(0).tells(&["created the account"]);
+    let account = made.ok();
+    assert!(account.starts_with("acc_") && !account.contains('\n'), "{account}");
+    shell.run(&["account", "show", &account]).exits(0).shows(&[&account, "Acme", "ann@acme"]);
+    let shown = json(shell, &["account", "show", &account]);
+    assert_eq!(shown["account"]["account_id"], account.as_str());
+
+    let set = ["account", "set-admins", &account, "--admin", "bo@acme.example"];
+    shell.run(&set).exits(0).shows(&["bo@acme.example"]);
+    let set = json(shell, &set);
+    assert_eq!(set["account"]["admin_emails"], serde_json::json!(["bo@acme.example"]));
+
+    let second = json(shell, &create)["account"]["account_id"].as_str().unwrap().to_owned();
+    shell.run(&["account", "list"]).exits(0).shows(&["ACCOUNT", &account, &second]);
+    assert_eq!(json(shell, &["account", "list"])["accounts"].as_array().unwrap().len(), 2);
+    let cut = shell.run(&["account", "list", "--limit", "1"]).exits(0).tells(&["--limit"]);
+    assert!(!cut.stdout.contains(&second), "{cut}");
+
+    let bad = shell.run(&["account", "create", "--name", "x", "--admin", "nobody"]);
+    bad.exits(1).tells(&["error: admin_emails[0]:"]);
+    let missing = ["account", "show", "acc_0000000000000000000000", "--output", "json"];
+    assert_eq!(shell.run(&missing).error_json(1)["code"], "NOT_FOUND");
+    account
+}
+
+/// A read-only token's id and secret.
+fn tokens(shell: &Shell, account: &str) -> (String, String) {
+    let of = |kind| vec!["token", "create", "--account", account, "--name", "n", "--kind", kind];
+    let dry = [of("read-only"), vec!["--dry-run"]].concat();
+    shell.run(&dry).exits(0).tells(&["nothing was created"]).shows(&["read-only"]);
+    shell.run(&["token", "list"]).exits(0).tells(&["no tokens"]);
+
+    let made = shell.run(&of("read-only")).exits(0).tells(&["shown this once", "tok_"]);
+    let secret = made.ok();
+    assert!(secret.starts_with("pcl_t1_") && !secret.contains('\n'), "{secret}");
+
+    let refused = shell.run(&of("read-write")).exits(1);
+    refused.tells(&["error: whitelist:", "name the addresses"]);
+    let error = shell.run(&[of("read-write"), vec!["--output", "json"]].concat()).error_json(1);
+    assert_eq!(error["code"], "INVALID_ARGUMENT");
+    assert_eq!(error["violations"][0]["field"], "whitelist");
+
+    let custom = [of("custom"), vec!["--scope", "transactions.read", "--scope", "cards.reveal"]];
+    let custom = [custom.concat(), vec!["--whitelist", "192.0.2.7,10.1.0.0/16"]].concat();
+    let made = json(shell, &custom);
+    assert_eq!(made["token"]["kind"], "TOKEN_KIND_CUSTOM");
+    assert!(made["secret"].as_str().unwrap().starts_with("pcl_t1_"));
+
+    let list = json(shell, &["token", "list", "--account", account]);
+    let tokens = list["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 2);
+    let id = tokens[0]["token_id"].as_str().unwrap().to_owned();
+    shell.run(&["token", "show", &id]).exits(0).shows(&["read-only", "active", "none recorded"]);
+    assert_eq!(json(shell, &["token", "show", &id])["token"]["whitelist"], serde_json::json!([]));
+    shell.run(&["token", "list"]).exits(0).shows(&["TOKEN", &id, "2 entries"]);
+    (id, secret)
+}
+
+fn whitelists(shell: &Shell, account: &str) {
+    let create = ["token", "create", "--account", account, "--name", "w", "--kind", "read-write"];
+    let made = json(shell, &[&create[..], &["--whitelist", "192.0.2.1"]].concat());
+    let token = made["token"]["token_id"].as_str().unwrap();
+    let run = |verb, rest: &[&str]| shell.run(&[&["whitelist", verb, token], rest].concat());
+
+    assert_eq!(run("show", &[]).exits(0).tells(&["version 1"]).ok(), "192.0.2.1");
+    assert_eq!(run("add", &["192.0.2.0/24", "--dry-run"]).exits(0).stdout.lines().count(), 2);
+    run("add", &["192.0.2.0/24", "2001:db8::/48"]).exits(0).tells(&["version 2"]);
+    let removed = run("remove", &["192.0.2.1"]).exits(0);
+    removed.tells(&["still covered by 192.0.2.0/24", "version 3", "bound on every replica"]);
+    run("remove", &["192.0.2.1"]).exits(1).tells(&["192.0.2.1", "rule: NOT_PRESENT"]);
+    run("add", &["10.0.0.5/24"]).exits(1).tells(&["did you mean 10.0.0.0/24 or 10.0.0.5/32?"]);
+    let stale = ["198.51.100.1", "--expected-version", "2", "--output", "json"];
+    let stale = run("replace", &stale).error_json(1);
+    assert_eq!(stale["code"], "ABORTED");
+    run("replace", &["198.51.100.1", "--expected-version", "3"]).exits(0).tells(&["version 4"]);
+    run("replace", &["--allow-any-address"]).exits(1).tells(&["must have a whitelist"]);
+    let shown = json(shell, &["whitelist", "show", token]);
+    assert_eq!(shown["entries"], serde_json::json!(["198.51.100.1"]));
+    assert_eq!(shown["version"], 4);
+}
+
+fn decisions(shell: &Shell, secret: &str) {
+    let check = |rest: &[&str], input: &str| {
+        shell.run_with(&[&["check", "--ip", "203.0.113.7"], rest].concat(), input)
+    };
+    let read = ["--scope", "transactions.read"];
+    check(&read, secret).exits(0).shows(&["allow", "REASON_ALLOWED", "transactions.read"]);
+    check(&read, &format!("{secret}\n")).exits(0);
+    check(&["--http", "GET /api/v1/cards/42/reveal"], secret).exits(1).shows(&["deny"]);
+    check(&read, "").exits(1).shows(&["REASON_TOKEN_MALFORMED"]);
+    let file = shell.home().join("token.txt");
+    fs::write(&file, format!("{secret}\n")).unwrap();
+    let answer = check(&["--scope", "transactions.read", "--token-file", "token.txt"], "").exits(0);
+    assert!(!answer.printed().contains(secret), "{answer}");
+    let json = check(&["--scope", "cards.reveal", "-o", "json"], secret).exits(1);
+    assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["decision"], "DECISION_DENY");
+
+    // No decision is never taken for a denial.
+    check(&["--scope", "no.such.scope"], secret).exits(2).tells(&["no scope no.such.scope"]);
+    check(&["--scope", "transactions.read", "--ip", "here"], secret).exits(2);
+    check(&["--scope", "transactions.read", "--server", "http://127.0.0.1:1"], secret)
+        .exits(2)
+        .tells(&["no server answers at http://127.0.0.1:1"]);
+    check(&[], secret).exits(2).tells(&["Usage:"]);
+}
+
+fn catalogs(shell: &Shell) {
+    shell.run(&["catalog", "show"]).exits(0).shows(&["SCOPE", "transactions.read"]);
+    assert_eq!(json(shell, &["catalog", "show"])["version"], 1);
+    let toml = shell.run(&["catalog", "show", "--toml"]).ok();
+    shell.run_with(&["catalog", "check", "-"], &toml).exits(0).tells(&["nothing differs"]);
+
+    let narrower = toml.replacen("access = \"read\"", "access = \"write\"", 1);
+    assert_ne!(narrower, toml);
+    let file = shell.home().join("narrower.toml");
+    fs::write(&file, &narrower).unwrap();
+    shell.run(&["catalog", "check", "narrower.toml"]).exits(0).tells(&["--confirm-narrowing"]);
+    shell.run(&["catalog", "apply", "narrower.toml"]).exits(1).tells(&["error:"]);
+    let apply = ["catalog", "apply", "narrower.toml", "--confirm-narrowing"];
+    shell.run(&apply).exits(0).tells(&["version 2 is in force"]);
+    shell.run(&["catalog", "apply", "absent.toml"]).exits(2).tells(&["absent.toml"]);
+    let faulty = shell.run_with(&["catalog", "apply", "-"], "[[scope]]\nname = 1\n").exits(1);
+    faulty.tells(&["error:"]);
+}
+
+fn credentials(server: &Server, shell: &Shell, account: &str) {
+    let made = shell.run(&["credential", "create", "--role", "pep", "--name", "checkout"]).exits(0);
+    let pep = made.tells(&["shown this once", "crd_"]).ok();
+    assert!(pep.starts_with("pcl_c1_"), "{pep}");
+    let admin = ["credential", "create", "--role", "account-admin", "--account", account];
+    let made = json(shell, &admin);
+    let (admin, admin_id) = (&made["secret"], &made["credential"]["credential_id"]);
+    let admin = Shell::reaching(server).env("PORTCULLIS_CREDENTIAL", admin.as_str().unwrap());
+    assert_eq!(json(&admin, &["account", "list"])["accounts"].as_array().unwrap().len(), 1);
+
+    let asks = Shell::reaching(server).env("PORTCULLIS_CREDENTIAL", &pep);
+    asks.run(&["token", "list"]).exits(1).tells(&["pep"]);
+    asks.run_with(&["check", "--scope", "transactions.read"], "x").exits(1);
+    let wrong = Shell::reaching(server).env("PORTCULLIS_CREDENTIAL", random_credential());
+    wrong.run(&["token", "list"]).exits(2).tells(&["not valid", "PORTCULLIS_CREDENTIAL"]);
+    Shell::reaching(server).run(&["token", "list"]).exits(2).tells(&["credential"]);
+
+    shell.run(&["credential", "list"]).exits(0).shows(&["pep", "checkout", "settings"]);
+    shell.run(&["credential", "rotate-key"]).exits(0).tells(&["new key"]);
+    let revoke = ["credential", "revoke", admin_id.as_str().unwrap()];
+    shell.run(&revoke).exits(0).tells(&["revoked", "bound on every replica"]);
+    assert_eq!(json(shell, &revoke)["binding"]["bound"], true);
+    admin.run(&["account", "list"]).exits(2).tells(&["revoked"]);
+}
+
+fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
+    shell.run(&["pending"]).exits(0).tells(&["nothing is pending"]);
+    assert_eq!(
+        json(shell, &["pending", "--token", token])["pending_actions"],
+        Value::Array(vec![])
+    );
+
+    let deleted = shell.run(&["token", "delete", token]).exits(0);
+    deleted.tells(&["is deleted", "bound on every replica"]);
+    shell.run(&["token", "delete", token, "--yes"]).exits(0);
+    shell.run(&["whitelist", "add", token, "::1"]).exits(1).tells(&["deleted"]);
+    let read = ["check", "--scope", "transactions.read"];
+    shell.run_with(&read, secret).exits(1).shows(&["REASON_TOKEN_DELETED"]);
+    let listed = shell.run(&["token", "list", "--account", account]).exits(0);
+    assert!(!listed.stdout.contains(token), "{listed}");
+    shell.run(&["token", "list", "--deleted"]).exits(0).shows(&[token]);
+
+    shell.run(&["audit", "--token", token]).exits(0).shows(&["token.create", "token.delete"]);
+    let events = json(shell, &["audit", "--token", token])["audit_events"].clone();
+    let actions: Vec<_> = events.as_array().unwrap().iter().map(|e| &e["action"]).collect();
+    assert_eq!(actions, ["token.delete", "token.create"]);
+    assert_eq!(events[0]["client_address"], "127.0.0.1");
+    assert_eq!(events[0]["actor_role"], "operator");
+    let none = ["audit", "--until", "2020-01-01T00:00:00Z"];
+    shell.run(&none).exits(0).tells(&["no events"]);
+}
+
+#[test]
+fn version_and_usage() {
+    let shell = Shell::new();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(shell.run(&["version"]).ok(), format!("portcullis {version}"));
+    assert_eq!(json(&shell, &["version"])["version"], version);
+    assert_eq!(shell.run(&["--version"]).ok(), format!("portcullis {version}"));
+    shell.run(&["--help"]).exits(0).shows(&["serve", "whitelist", "check"]);
+    shell.run(&["help", "token", "create"]).exits(0).shows(&["portcullis token create --account"]);
+    shell.run(&[]).exits(2);
+    shell.run(&["frobnicate"]).exits(2).tells(&["frobnicate"]);
+    shell.run(&["token", "list", "--frob"]).exits(2).tells(&["--frob"]);
+    let json = shell.env("PORTCULLIS_OUTPUT", "json");
+    assert_eq!(json.run(&["version"]).json()["version"], version);
+    assert_eq!(json.run(&["token", "list", "--server", "ftp://x"]).error_json(2)["code"], "USAGE");
+    assert_eq!(
+        json.run(&["token", "list", "--server", "http://127.0.0.1:1"]).error_json(2)["code"],
+        "UNAVAILABLE"
+    );
+}
+
+#[test]
+fn a_first_start_leaves_a_credential_that_the_command_finds() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut server = Setup::sqlite().without_operator().start();
+    let file = server.data_dir().join("operator-credential");
+    let stdout = server.stdout();
+    assert!(stdout.contains(file.to_str().unwrap()), "the path is not printed: {stdout}");
+    let secret = fs::read_to_string(&file).unwrap();
+    assert!(!server.log().contains(secret.trim()), "the credential itself is printed");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(server.data_dir()).unwrap().permissions().mode() & 0o777, 0o700);
+
+    let data_dir = server.data_dir();
+    let shell = Shell::reaching(&server).env("PORTCULLIS_DATA_DIR", &data_dir);
+    shell.run(&["account", "list"]).exits(0).tells(&["no accounts"]);
+    let shell = Shell::reaching(&server);
+    shell.run(&["account", "list", "--data-dir", data_dir.to_str().unwrap()]).exits(0);
+    shell.run(&["account", "list"]).exits(2).tells(&["credential"]);
+    let file_named = ["account", "list", "--credential-file", file.to_str().unwrap()];
+    shell.run(&file_named).exits(0);
+    shell.env("PORTCULLIS_CREDENTIAL_FILE", &file).run(&["account", "list"]).exits(0);
+
+    server.restart();
+    assert_eq!(fs::read_to_string(&file).unwrap(), secret, "another start makes no other");
+    assert!(!server.stdout().contains("operator-credential"), "and says nothing");
+    let shell = Shell::reaching(&server).env("PORTCULLIS_DATA_DIR", &data_dir);
+    shell.run(&["account", "list"]).exits(0);
+}
+
+#[test]
+fn the_first_credential_of_a_postgres_store_needs_no_server() {
+    let url = postgres::database();
+    let shell = Shell::new()
+        .env("PORTCULLIS_DATABASE_URL", &url)
+        .env("PORTCULLIS_SERVER", "http://127.0.0.1:1");
+    shell.run(&["credential", "create", "--role", "pep"]).exits(2).tells(&["no server answers"]);
+    let create = ["credential", "create", "--role", "operator", "--name", "first"];
+    let secret = shell.run(&create).exits(0).tells(&["opening the store", "crd_"]).ok();
+    assert!(secret.starts_with("pcl_c1_"), "{secret}");
+    let again = shell.run(&create).exits(2).tells(&["has credentials already"]);
+    assert_eq!(again.stdout, "");
+    let error = shell.run(&[&create[..], &["--output", "json"]].concat());
+    assert_eq!(error.code, Some(2));
+    assert!(error.stderr.contains("\"STORE\""), "{error}");
+
+    let server = Setup::postgres(&url).without_operator().start();
+    let shell = Shell::reaching(&server).env("PORTCULLIS_CREDENTIAL", secret);
+    shell.run(&["credential", "list"]).exits(0).shows(&["first", "operator"]);
+    shell.run(&["audit"]).exits(0).shows(&["command line"]);
+}
+
+#[test]
+fn the_first_credential_of_an_embedded_store_needs_no_server() {
+    let shell = Shell::new().env("PORTCULLIS_SERVER", "http://127.0.0.1:1");
+    let create = ["credential", "create", "--role", "operator"];
+    let secret = shell.run(&create).ok();
+    shell.run(&create).exits(2).tells(&["has credentials already"]);
+    let data_dir = shell.home().join("portcullis-data");
+    let server = Setup::sqlite().without_operator().data_dir(&data_dir).start();
+    assert!(!data_dir.join("operator-credential").exists(), "it has one already");
+    let shell = Shell::reaching(&server).env("PORTCULLIS_CREDENTIAL", secret);
+    shell.run(&["account", "list"]).exits(0);
+}
+
+#[test]
+fn migrate_prepares_either_store() {
+    let url = postgres::database();
+    for shell in [Shell::new(), Shell::new().env("PORTCULLIS_DATABASE_URL", &url)] {
+        shell.run(&["migrate"]).exits(0).shows(&["applied "]);
+        assert_eq!(shell.run(&["migrate"]).ok(), "The store is up to date.");
+    }
+    let nowhere = Shell::new().env("PORTCULLIS_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+    let answer = nowhere.run(&["migrate"]).exits(2);
+    assert!(answer.stderr.starts_with("error: "), "{answer}");
+    Setup::postgres(&url).start();
+}
