@@ -5,6 +5,7 @@
 //! SQL only to set a stage that no use case sets yet.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests measure real time and spawn what they await")]
 
 #[path = "../support/mod.rs"]
 mod support;
