@@ -10,7 +10,6 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -78,8 +77,6 @@ pub struct Gate {
     services: Arc<Services>,
     peer: Option<IpAddr>,
     development: bool,
-    /// Whether this connection ever carried a request.
-    used: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -91,19 +88,13 @@ impl std::fmt::Debug for Gate {
 impl Gate {
     /// A gate before `behind`. With `development`, callers without a credential are operators.
     pub(crate) fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
-        Self { behind, services, peer: None, development, used: Arc::default() }
+        Self { behind, services, peer: None, development }
     }
 
     /// The same for a connection from `peer`.
     #[must_use]
     pub(crate) fn for_peer(&self, peer: IpAddr) -> Self {
-        Self { peer: Some(peer.to_canonical()), used: Arc::default(), ..self.clone() }
-    }
-
-    /// Turns true with the first request of this connection.
-    #[must_use]
-    pub(crate) fn used(&self) -> Arc<AtomicBool> {
-        self.used.clone()
+        Self { peer: Some(peer.to_canonical()), ..self.clone() }
     }
 
     /// Who calls, if they may.
@@ -158,9 +149,6 @@ impl Service<Request<Incoming>> for Gate {
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
-        }
         let path = request.uri().path();
         if path.starts_with("/grpc.health.v1.Health/") {
             let open = self.behind.open.clone();

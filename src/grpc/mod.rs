@@ -10,6 +10,7 @@ mod credentials;
 mod gate;
 pub mod health;
 mod management;
+mod preface;
 mod redacted;
 pub mod server;
 mod status;

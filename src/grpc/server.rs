@@ -24,6 +24,7 @@ use super::authorization::Authorization;
 pub use super::gate::Gate;
 use super::gate::{Behind, MANAGEMENT_CALLS};
 use super::management::Management;
+use super::preface;
 use super::proto::account_service_server::AccountServiceServer;
 use super::proto::authorization_service_server::AuthorizationServiceServer;
 use super::proto::catalog_service_server::CatalogServiceServer;
@@ -40,10 +41,8 @@ const STREAMS: u32 = 1_024;
 const CONNECTIONS: usize = 16_384;
 /// Bytes of headers that a request may have.
 const HEADERS: u32 = 16 << 10;
-/// How long a silent peer is waited for before its connection counts as dead.
+/// How long a silent peer is waited for before its connection counts as dead, once it has begun.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long a new connection may wait with its first request.
-const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// How long requests under way may take when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -174,7 +173,12 @@ impl Worker {
                     match tls {
                         None => serve_connection(stream, gate, stop).await,
                         Some(tls) => {
-                            match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
+                            let accept = tokio::time::timeout(net::HANDSHAKE, tls.accept(stream));
+                            let accepted = tokio::select! {
+                                accepted = accept => accepted,
+                                () = stop.cancelled() => return,
+                            };
+                            match accepted {
                                 Ok(Ok(stream)) => serve_connection(stream, gate, stop).await,
                                 Ok(Err(error)) => {
                                     tracing::info!(%peer, %error, "a TLS handshake failed");
@@ -214,18 +218,26 @@ where
         .max_header_list_size(HEADERS)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
-    let used = gate.used();
-    let service = TowerToHyperService::new(gate);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let idle = async {
-        tokio::time::sleep(FIRST_REQUEST).await;
-        if used.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(net::HANDSHAKE, preface::begin(stream)) => begun,
+        // No request is under way on a connection that has not begun.
+        () = stop.cancelled() => return,
+    };
+    let stream = match begun {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection did not begin");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!("a connection took too long to begin");
+            return;
         }
     };
+    let service = TowerToHyperService::new(gate);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = idle => return tracing::debug!("a connection carried no request: closing it"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
