@@ -246,8 +246,11 @@ async fn follow_claim(mut claim: watch::Receiver<Claim>, cache: &Cache) {
         match state {
             Claim::Held(_) => {
                 while let Err(error) = cache.reload().await {
-                    tracing::warn!(%error, "cannot read everything anew");
+                    tracing::warn!(%error, "cannot read everything anew yet");
                     tokio::time::sleep(RELOAD_PAUSE).await;
+                    if claim.has_changed().unwrap_or(false) {
+                        break;
+                    }
                 }
             }
             Claim::Doubtful => cache.suspend(),

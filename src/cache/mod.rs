@@ -162,19 +162,23 @@ impl Cache {
         self.catalog.store(None);
     }
 
-    /// Forgets everything and reads it anew; nothing is decided meanwhile.
+    /// Reads everything anew, and forgets what was known before.
     ///
     /// # Errors
-    /// The store's; nothing is decided then, so try again.
+    /// The store's; nothing is forgotten or known then, so try again.
     pub async fn reload(&self) -> store::Result<()> {
-        self.suspend();
+        let turn = self.credentials.turn().await;
+        let credentials = self.store.live_credentials().await?;
+        let keys = read_keys(&*self.store).await?;
+        let catalog = self.store.catalog().await?;
         self.tokens.invalidate_all();
-        {
-            let _turn = self.credentials.turn().await;
-            self.credentials.set_all(self.store.live_credentials().await?);
+        self.credentials.set_all(credentials);
+        drop(turn);
+        self.keys.store(Arc::new(keys));
+        if let Some(stored) = catalog {
+            self.apply_catalog(InForce::read(stored)?);
         }
-        self.keys.store(Arc::new(read_keys(&*self.store).await?));
-        self.read_catalog().await
+        Ok(())
     }
 
     fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<Context>) {
