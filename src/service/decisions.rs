@@ -107,7 +107,7 @@ impl Services {
             }
             Lookup::Unknown => self.cache.tokens.read(id).await.map_err(|error| match error {
                 ReadError::Store(error) => {
-                    tracing::warn!(%error, "cannot read the facts of a token");
+                    tracing::debug!(%error, "cannot read the facts of a token");
                     unreachable_store()
                 }
                 ReadError::Late => unreachable_store(),

@@ -103,7 +103,8 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(cause) => {
-                tracing::warn!(%cause, "the store is out of reach");
+                // One line for each call would bury the log of an outage, of which others tell.
+                tracing::debug!(%cause, "the store is out of reach");
                 Self::Unavailable {
                     why: "the store is out of reach; try again",
                     retry: Duration::from_secs(1),

@@ -33,7 +33,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Limits of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostgresOptions {
-    /// Connections at most.
+    /// Connections at most, of which a third are for decisions; and one more holds the claim.
     pub max_connections: u32,
     /// How long a call waits for a connection, a new one included.
     pub acquire_timeout: Duration,
@@ -53,7 +53,9 @@ impl Default for PostgresOptions {
 
 /// The store in Postgres.
 pub struct PostgresStore {
-    pool: PgPool,
+    /// Decisions have connections of their own: management must never hold them up.
+    decisions: PgPool,
+    management: PgPool,
     limit: Duration,
     /// `None` once closed.
     holder: Mutex<Option<Holder>>,
@@ -63,7 +65,7 @@ pub struct PostgresStore {
 impl std::fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostgresStore")
-            .field("connections", &self.pool.size())
+            .field("connections", &(self.decisions.size() + self.management.size()))
             .finish_non_exhaustive()
     }
 }
@@ -85,7 +87,6 @@ impl PostgresStore {
             ("idle_in_transaction_session_timeout", millis(statement_timeout)),
         ]);
         let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
             .acquire_timeout(acquire_timeout)
             // A round trip before each use would double the cost of reading facts. Connections that
             // stood idle are tested; one that died in use fails its call and is replaced.
@@ -112,27 +113,36 @@ impl PostgresStore {
                     ping.await.map_err(|_| timed_out())??;
                     Ok(true)
                 })
-            })
+            });
+        let for_decisions = max_connections.div_ceil(3);
+        let decisions =
+            pool.clone().max_connections(for_decisions).connect_with(connect.clone()).await?;
+        let management = pool
+            .max_connections((max_connections - for_decisions).max(1))
             .connect_with(connect)
             .await?;
         let limit = acquire_timeout + statement_timeout;
-        Ok(Self { pool, limit, holder: Mutex::new(Some(holder)), states })
+        Ok(Self { decisions, management, limit, holder: Mutex::new(Some(holder)), states })
+    }
+
+    fn decide(&self) -> &PgPool {
+        &self.decisions
     }
 
     fn read(&self) -> &PgPool {
-        &self.pool
+        &self.management
     }
 
     /// All statements of one transaction see the same state.
     async fn read_steadily(&self) -> Result<sqlx::Transaction<'static, Db>> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        Ok(self.pool.begin_with(begin).await?)
+        Ok(self.management.begin_with(begin).await?)
     }
 
     /// Read committed: after the wait for the head row, each statement sees all earlier changes.
     async fn write(&self) -> Result<sqlx::Transaction<'static, Db>> {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-        Ok(self.pool.begin_with(begin).await?)
+        Ok(self.management.begin_with(begin).await?)
     }
 
     /// Gives up a use case that takes longer than waiting for a connection and a statement may
@@ -149,7 +159,8 @@ impl PostgresStore {
     }
 
     async fn shut(&self) {
-        self.pool.close().await;
+        self.decisions.close().await;
+        self.management.close().await;
         drop(self.holder.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The module that mounts this one provides:
 //! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
-//! - `Handle::{read, read_steadily, write, within, watch_claim, shut}`: connections, transactions, the
+//! - `Handle::{decide, read, read_steadily, write, within, watch_claim, shut}`: connections, transactions, the
 //!   time limit of a use case, the claim on the store, and closing;
 //! - `NOW`, the statement that reads the database's clock in microseconds.
 //!

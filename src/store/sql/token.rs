@@ -83,7 +83,7 @@ struct FactsRow {
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
     let row: Option<FactsRow> =
-        sqlx::query_as(SELECT_FACTS).bind(id.0).fetch_optional(store.read()).await?;
+        sqlx::query_as(SELECT_FACTS).bind(id.0).fetch_optional(store.decide()).await?;
     let Some(row) = row else { return Ok(None) };
     let upcoming = match (row.pending_action_id, row.r#type, row.effective_time) {
         (Some(id), Some(action), Some(effective)) => Some(UpcomingAction {

@@ -102,6 +102,11 @@ impl SqliteStore {
         Ok((store, applied))
     }
 
+    /// Readers of a local file wait for nobody.
+    fn decide(&self) -> &SqlitePool {
+        &self.readers
+    }
+
     fn read(&self) -> &SqlitePool {
         &self.readers
     }
