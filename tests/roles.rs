@@ -65,7 +65,9 @@ async fn every_call_by_every_caller() {
     let mut table = String::new();
     let mut row = |head: &str, cells: &[String]| {
         let mut text = format!("{head:66}");
-        cells.iter().for_each(|cell| drop(write!(text, "{cell:17}")));
+        for cell in cells {
+            let _ = write!(text, "{cell:17}");
+        }
         let _ = writeln!(table, "{}", text.trim_end());
     };
     row("", &callers.each_ref().map(|(name, _)| (*name).to_owned()));
