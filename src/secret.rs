@@ -234,6 +234,13 @@ impl KeyRing {
         })
     }
 
+    /// Eight bytes that only the holder of these keys can tell from `text`. Stays the same when keys
+    /// are added.
+    pub fn seal(&self, text: &[u8]) -> [u8; 8] {
+        let oldest = self.keys.values().next();
+        oldest.map_or([0; 8], |key| tag(key, text).to_be_bytes())
+    }
+
     /// Makes the secret that opens `id`, from 128 random bits.
     pub fn make(&self, opens: Opens, prefix: &Prefix, id: Uuid, random: &[u8; 16]) -> Secret {
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_PREFIX + MIDDLE + BODY));

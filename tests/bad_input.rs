@@ -176,7 +176,8 @@ async fn every_field_of_every_call() {
         let mut seen = BTreeSet::new();
         for example in stage.world.examples(&method) {
             let good = calls::message(&method, &example);
-            stage.call(&method, good.encode_to_vec()).await.unwrap();
+            let answer = stage.call(&method, good.encode_to_vec()).await;
+            assert!(answer.is_ok(), "{} {example}: {answer:?}", method.name());
             let mut before = position(&stage.operator).await;
             let mut faults = wrong_values(&good);
             faults.extend(wrong_bytes(&method.input(), &good.encode_to_vec()));

@@ -74,9 +74,10 @@ pub(super) async fn print(
     if let Some(custom) = &custom {
         writeln!(out, "  {}, from this host\n{:34}{}", scopes.join(" and "), "", custom.expose())?;
     }
+    let transport = if settings.tls.is_some() { "-insecure" } else { "-plaintext" };
     let authorize = |secret: &Secret, ip: &str, scope: &str| {
         format!(
-            "  grpcurl -plaintext -d '{{\"token\": \"{}\", \"client_ip\": \"{ip}\", \"scope\": \
+            "  grpcurl {transport} -d '{{\"token\": \"{}\", \"client_ip\": \"{ip}\", \"scope\": \
              \"{scope}\"}}' \\\n    {address} portcullis.v1.AuthorizationService/Authorize\n",
             secret.expose()
         )
@@ -95,7 +96,7 @@ pub(super) async fn print(
         writeln!(out, "{}", authorize(&read_write, "203.0.113.7", guarded))?;
     }
     writeln!(out, "  # everything else there is")?;
-    writeln!(out, "  grpcurl -plaintext {address} list\n")?;
+    writeln!(out, "  grpcurl {transport} {address} list\n")?;
     out.flush()?;
     Ok(())
 }

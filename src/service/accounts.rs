@@ -56,7 +56,7 @@ impl Services {
         caller: &Caller,
         paging: Paging<'_>,
     ) -> Result<Paged<Account>> {
-        let cursor = Cursor::new(paging, "accounts".to_owned())?;
+        let cursor = Cursor::new(paging, "accounts".to_owned(), self.page_keys())?;
         let items = self.read("accounts", self.store.accounts(caller.only(), cursor.page)).await?;
         Ok(cursor.finish(items, |account| account.id))
     }

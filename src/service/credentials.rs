@@ -97,7 +97,7 @@ impl Services {
     /// # Errors
     /// [`Error::Invalid`] for bad paging; the store's.
     pub async fn list_credentials(&self, paging: Paging<'_>) -> Result<Paged<Credential>> {
-        let cursor = Cursor::new(paging, "credentials".to_owned())?;
+        let cursor = Cursor::new(paging, "credentials".to_owned(), self.page_keys())?;
         let items = self.read("credentials", self.store.credentials(cursor.page)).await?;
         Ok(cursor.finish(items, |credential| credential.id))
     }

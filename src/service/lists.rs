@@ -1,16 +1,20 @@
 //! Paging, and the lists that no other file owns: pending actions and the audit record.
 //!
-//! Must stay true: a page token works with the list and the filters it came from, and with no other;
-//! filters never tell whether something exists.
+//! Must stay true: a page token works with the list and the filters it came from, and with no other,
+//! and says nothing to its bearer; filters never tell whether something exists.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::str::FromStr;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq as _;
 
 use super::validate::{Faults, filter_id};
 use super::{Caller, Error, Result, Services};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
+use crate::secret::KeyRing;
 use crate::store::{AuditEvent, AuditFilter, Page, PendingAction, PendingFilter};
 
 const DEFAULT_SIZE: u32 = 50;
@@ -39,14 +43,15 @@ pub struct Cursor<K> {
     /// What to ask the store for: one more than the caller wants, to see whether there is more.
     pub page: Page<K>,
     list: String,
+    keys: Arc<KeyRing>,
 }
 
 impl<K: Copy + Display + FromStr> Cursor<K> {
-    /// Reads `paging`. `list` names the list and its filters.
+    /// Reads `paging`. `list` names the list and its filters; `keys` seal the page tokens.
     ///
     /// # Errors
     /// A negative size, or a page token that is not one of this list.
-    pub fn new(paging: Paging<'_>, list: String) -> Result<Self> {
+    pub fn new(paging: Paging<'_>, list: String, keys: Arc<KeyRing>) -> Result<Self> {
         let mut faults = Faults::default();
         let size = match u32::try_from(paging.size) {
             Ok(0) => DEFAULT_SIZE,
@@ -59,7 +64,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
         let after = match paging.token {
             "" => None,
             token => {
-                let key = read_token(token, &list);
+                let key = read_token(token, &list, &keys);
                 if key.is_none() {
                     faults.add(
                         "page_token",
@@ -72,7 +77,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
             }
         };
         faults.settle()?;
-        Ok(Self { page: Page { after, limit: size + 1 }, list })
+        Ok(Self { page: Page { after, limit: size + 1 }, list, keys })
     }
 
     /// Makes the page of what the store gave, cutting off the one too many.
@@ -82,8 +87,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
         items.truncate(size);
         let next = match items.last() {
             Some(last) if more => {
-                let key = key(last).to_string();
-                format!("{:08x}{key}", checksum(&key, &self.list))
+                write_token(key(last).to_string().into_bytes(), &self.list, &self.keys)
             }
             _ => String::new(),
         };
@@ -91,18 +95,42 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
     }
 }
 
-fn checksum(key: &str, list: &str) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key.as_bytes());
-    hasher.update(b"\0");
-    hasher.update(list.as_bytes());
-    hasher.finalize()
+/// A seal over the list and the key, and behind it the key, hidden under what only the seal and the
+/// server's keys give; all in hexadecimal.
+fn write_token(mut key: Vec<u8>, list: &str, keys: &KeyRing) -> String {
+    let seal = keys.seal(&[b"page ", list.as_bytes(), b"\0", &key].concat());
+    hide(&mut key, seal, keys);
+    seal.iter().chain(&key).fold(String::new(), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
-fn read_token<K: FromStr>(token: &str, list: &str) -> Option<K> {
-    let (sum, key) = token.split_at_checked(8)?;
-    let sum = u32::from_str_radix(sum, 16).ok()?;
-    (sum == checksum(key, list)).then(|| key.parse().ok()).flatten()
+fn read_token<K: FromStr>(token: &str, list: &str, keys: &KeyRing) -> Option<K> {
+    if !token.is_ascii() || token.len() > 128 || !token.len().is_multiple_of(2) {
+        return None;
+    }
+    let bytes: Option<Vec<u8>> = (0..token.len() / 2)
+        .map(|at| u8::from_str_radix(token.get(2 * at..2 * at + 2)?, 16).ok())
+        .collect();
+    let bytes = bytes?;
+    let (seal, key) = bytes.split_first_chunk::<8>()?;
+    let mut key = key.to_vec();
+    hide(&mut key, *seal, keys);
+    let expected = keys.seal(&[b"page ", list.as_bytes(), b"\0", &key].concat());
+    if !bool::from(expected.ct_eq(seal)) {
+        return None;
+    }
+    String::from_utf8(key).ok()?.parse().ok()
+}
+
+/// Hides `key`, or shows a hidden one.
+fn hide(key: &mut [u8], seal: [u8; 8], keys: &KeyRing) {
+    for (at, chunk) in key.chunks_mut(8).enumerate() {
+        let pad = keys.seal(&[b"hide ", &seal[..], &at.to_be_bytes()].concat());
+        chunk.iter_mut().zip(pad).for_each(|(byte, pad)| *byte ^= pad);
+    }
 }
 
 /// What `ListPendingActions` may be asked for.
@@ -136,6 +164,11 @@ pub struct AuditQuery<'a> {
 }
 
 impl Services {
+    /// What page tokens are sealed with.
+    pub(super) fn page_keys(&self) -> Arc<KeyRing> {
+        self.cache.keys().clone()
+    }
+
     /// The ids to filter by: `None` in place of everything where the caller asked for an account
     /// that they don't see, so that the list is empty and tells nothing.
     ///
@@ -173,7 +206,7 @@ impl Services {
             "pending {} {} {:?} {:?}",
             query.account_id, query.token_id, query.action, query.effective_before
         );
-        let cursor = both(ids, Cursor::new(query.paging, list))?;
+        let cursor = both(ids, Cursor::new(query.paging, list, self.page_keys()))?;
         let (Some((account_id, token_id)), cursor) = cursor else {
             return Ok(Paged { items: Vec::new(), next: String::new() });
         };
@@ -203,7 +236,8 @@ impl Services {
             "audit {} {} {:?} {:?}",
             query.account_id, query.token_id, query.start, query.end
         );
-        let (Some((account_id, token_id)), cursor) = both(ids, Cursor::new(query.paging, list))?
+        let (Some((account_id, token_id)), cursor) =
+            both(ids, Cursor::new(query.paging, list, self.page_keys()))?
         else {
             return Ok(Paged { items: Vec::new(), next: String::new() });
         };

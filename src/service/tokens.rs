@@ -186,7 +186,8 @@ impl Services {
         paging: Paging<'_>,
     ) -> Result<(Paged<Token>, Arc<InForce>)> {
         let ids = self.filter_ids(caller, Faults::default(), account_id, "");
-        let cursor = Cursor::new(paging, format!("tokens {account_id} {deleted}"));
+        let cursor =
+            Cursor::new(paging, format!("tokens {account_id} {deleted}"), self.page_keys());
         let (ids, cursor) = super::lists::both(ids, cursor)?;
         let in_force = self.in_force()?;
         let Some((account_id, _)) = ids else {
