@@ -58,7 +58,7 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let on_terminal = std::io::stderr().is_terminal();
     let format =
         settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
-    telemetry::init_logs(format, settings.log_level);
+    let _log = telemetry::init_logs(format, settings.log_level);
     let runtime = runtime()?;
     let result = runtime.block_on(run(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));

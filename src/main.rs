@@ -1,5 +1,6 @@
 //! Parses the command line and hands over.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -13,7 +14,8 @@ fn main() -> ExitCode {
         Command::Client(command) => client(command),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {}", app::explain(&error));
+        // Where standard error is gone, the exit code still tells.
+        let _ = writeln!(std::io::stderr(), "error: {}", app::explain(&error));
         ExitCode::from(NO_ANSWER)
     })
 }

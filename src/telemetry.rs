@@ -15,6 +15,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::policy::decide::Reason;
@@ -28,15 +29,20 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error at `level` and above; other crates from `warn` on.
-pub fn init_logs(format: LogFormat, level: tracing::Level) {
+/// Starts logging to standard error at `level` and above; other crates from `warn` on. Lines are
+/// written by a thread of their own, and dropped where nobody takes them: whoever reads the log must
+/// not be able to hold up a decision. What is under way is written when the guard is dropped.
+#[must_use]
+pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
     let filter = EnvFilter::new(format!("warn,portcullis={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call, as tests make, keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    guard
 }
 
 /// Upper bounds of the latency buckets, in seconds.

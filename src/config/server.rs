@@ -82,14 +82,14 @@ pub struct ServeArgs {
     tls_client_ca: Option<PathBuf>,
     /// Listen without TLS on addresses that other hosts reach
     #[arg(long, env = "PORTCULLIS_PLAINTEXT", hide_env_values = true,
-          value_parser = clap::builder::FalseyValueParser::new())]
+          value_parser = clap::builder::BoolishValueParser::new())]
     plaintext: bool,
     #[command(flatten)]
     store: StoreArgs,
     /// Try things out: this host only, embedded store only, no credentials; a demo account with fresh
     /// tokens is printed at each start
     #[arg(long, env = "PORTCULLIS_DEV", hide_env_values = true, help_heading = "Policy",
-          value_parser = clap::builder::FalseyValueParser::new())]
+          value_parser = clap::builder::BoolishValueParser::new())]
     dev: bool,
     /// Catalogue file, applied where the store has none yet [default: the built-in example]
     #[arg(

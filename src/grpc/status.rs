@@ -44,6 +44,8 @@ pub(crate) fn status(error: &Error) -> Status {
             details.set_retry_info(Some(*retry));
             (Code::Unavailable, "UNAVAILABLE")
         }
+        // Without RetryInfo: trying again blindly could make the change twice.
+        Error::OutcomeUnknown => (Code::Unavailable, "OUTCOME_UNKNOWN"),
         Error::Overloaded => {
             details.set_retry_info(Some(Duration::from_millis(100)));
             (Code::Unavailable, "OVERLOADED")

@@ -61,6 +61,12 @@ pub enum Error {
         /// When to ask again.
         retry: Duration,
     },
+    /// The store gave no answer to the last word of a change.
+    #[error(
+        "the store did not answer in time, and whether the change was made is not known: read, then \
+         decide"
+    )]
+    OutcomeUnknown,
     /// Too much is under way.
     #[error("too many requests are under way; try again later")]
     Overloaded,
@@ -109,6 +115,10 @@ impl From<StoreError> for Error {
                     why: "the store is out of reach; try again",
                     retry: Duration::from_secs(1),
                 }
+            }
+            StoreError::Unknown(cause) => {
+                tracing::warn!(%cause, "whether a change was made is not known");
+                Self::OutcomeUnknown
             }
             StoreError::StaleCatalog => Self::Unavailable {
                 why: "the catalogue is being replaced; try again",

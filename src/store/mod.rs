@@ -39,6 +39,9 @@ pub enum StoreError {
     /// It can't be reached, is too slow, full, read-only or shutting down: worth another try.
     #[error("the store is out of reach")]
     Unavailable(#[source] sqlx::Error),
+    /// It gave no answer to the last word of a change, which may have been carried out.
+    #[error("whether the store made the change is not known")]
+    Unknown(#[source] sqlx::Error),
     /// It answered what it never should: a fault of this program or of its data.
     #[error("the store answered what it should not")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),

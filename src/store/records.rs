@@ -138,7 +138,7 @@ pub struct WhitelistTarget {
 pub struct WhitelistChanged {
     /// The whitelist as it stands now, or would stand.
     pub whitelist: Whitelist,
-    /// Its version now.
+    /// Its version now; after a dry run that of the whitelist as it is.
     pub version: i64,
     /// What still covers something that was removed.
     pub still_covered_by: Vec<Entry>,

@@ -5,12 +5,18 @@
 //! ends; a position is in the record exactly if its change was committed; what is dropped half-way
 //! is rolled back.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Db, Handle, Transaction};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::scope::Catalog;
 use crate::store::{Actor, Context, Result, StoreError, Touched};
+
+/// How long the database may take to make a change final. Less than a use case may take in all, so that
+/// this is what a slow one is reported as.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A change under way.
 pub(super) struct Changing<'c> {
@@ -77,8 +83,14 @@ impl<'c> Changing<'c> {
     /// Makes the change final, with its record.
     pub(super) async fn commit(mut self, record: Record) -> Result<()> {
         self.record(record).await?;
-        self.tx.commit().await?;
-        Ok(())
+        let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        let committed = tokio::time::timeout(PATIENCE, self.tx.commit()).await;
+        match committed.unwrap_or_else(|_| Err(late())) {
+            Ok(()) => Ok(()),
+            // An answer of the database is certain: it says that the change was not made.
+            Err(error @ sqlx::Error::Database(_)) => Err(error.into()),
+            Err(error) => Err(StoreError::Unknown(error)),
+        }
     }
 
     /// Records a part of the change that replicas must learn of by itself, and takes the next

@@ -33,6 +33,13 @@ pub(super) async fn change(
     let outcome = judge(&row, &before, catalog, target.expected_version, wanted, limits)?;
     let changed = match outcome {
         Ok(changed) if changed.changed && !dry_run => changed,
+        // The version that the check was made on: one that may never come would, sent back as
+        // `expected_version`, pass for the next change of somebody else.
+        Ok(checked) if checked.changed => {
+            change.undo().await;
+            let version = row.whitelist_version;
+            return Ok(Some(Ok(WhitelistChanged { version, ..checked })));
+        }
         unchanged => {
             change.undo().await;
             return Ok(Some(unchanged));
