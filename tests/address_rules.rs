@@ -339,7 +339,9 @@ async fn validate_only_shows_and_changes_nothing() {
         (replace(&token, &[], true), &[]),
     ] {
         let request = ManageWhitelistRequest { validate_only: true, ..request };
-        assert_eq!(stage.manage(request).await.unwrap().entries, entries);
+        let shown = stage.manage(request).await.unwrap();
+        assert_eq!(shown.entries, entries);
+        assert_eq!(shown.version, before.0.version, "what the check was made on, for the change");
     }
     let request =
         ManageWhitelistRequest { validate_only: true, ..edit(&token, &[], &["10.0.0.0/8"]) };
