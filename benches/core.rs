@@ -82,10 +82,17 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
 
     let store = Arc::new(SqliteStore::open(home, "the benchmark").await.expect("the store"));
     let now = store.now().await.expect("a time");
-    let names: Vec<_> =
-        catalog_file::parse(CATALOG).expect("a catalogue").into_iter().map(|def| def.name).collect();
+    let names: Vec<_> = catalog_file::parse(CATALOG)
+        .expect("a catalogue")
+        .into_iter()
+        .map(|def| def.name)
+        .collect();
     let ctx = Context { actor: Actor::System, now, client: None };
-    store.apply_catalog(&ctx, None, CATALOG, &names).await.expect("the store").expect("a catalogue");
+    store
+        .apply_catalog(&ctx, None, CATALOG, &names)
+        .await
+        .expect("the store")
+        .expect("a catalogue");
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Handle::current();
     let cache = Cache::load(store.clone(), 1_000_000, metrics.clone(), runtime).await;

@@ -63,8 +63,7 @@ impl Decoder {
                 indexed = false;
                 let keep = first & 0x40 != 0;
                 let index = integer(&mut rest, if keep { 6 } else { 4 })?;
-                let name =
-                    if index == 0 { string(&mut rest)? } else { self.field(index)?.name };
+                let name = if index == 0 { string(&mut rest)? } else { self.field(index)?.name };
                 let field = Field { name, value: string(&mut rest)? };
                 if keep {
                     let size = field.name.len() + field.value.len() + 32;

@@ -66,7 +66,8 @@ impl Report {
                         | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
         for Row { what, ours, other, figure, target, verdict } in &self.rows {
-            let _ = writeln!(text, "| {what} | {ours} | {other} | {figure} | {target} | {verdict} |");
+            let _ =
+                writeln!(text, "| {what} | {ours} | {other} | {figure} | {target} | {verdict} |");
         }
         text
     }

@@ -278,7 +278,8 @@ impl Scene<'_> {
         let turn = self.stand.options.turn;
         let count = FORGED as usize * turn.as_secs() as usize * self.stand.options.rounds;
         let forged = forge(self.seeded.key_number, count);
-        let read_only: Arc<[Token]> = self.seeded.tokens.iter().skip(1).step_by(2).cloned().collect();
+        let read_only: Arc<[Token]> =
+            self.seeded.tokens.iter().skip(1).step_by(2).cloned().collect();
         let forged = questions(&self.seeded, forged, UNKNOWN, READ);
         let denied = questions(&self.seeded, read_only, NOT_GRANTED, GUARDED);
         let beside = |questions: &Questions| -> Result<(Outcome, Outcome)> {

@@ -179,8 +179,7 @@ impl Connection {
         let room = usize::try_from(self.window.min(self.stream_window).max(0)).expect("positive");
         let most = usize::try_from(most.saturating_sub(self.sent)).unwrap_or(usize::MAX);
         let now = Instant::now();
-        let mut count =
-            under_way.saturating_sub(self.stream.len()).min(room / size).min(most);
+        let mut count = under_way.saturating_sub(self.stream.len()).min(room / size).min(most);
         while count > 0 {
             let some = count.min(FRAME / size);
             let mut body = Vec::with_capacity(some * size);
@@ -223,7 +222,8 @@ impl Connection {
         let mut at = 0;
         let now = Instant::now();
         while let Some(head) = bytes.get(at..at + 9) {
-            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let length =
+                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
             let Some(payload) = bytes.get(at + 9..at + 9 + length) else { break };
             let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             self.frame(head[3], head[4], stream, payload, now)?;
