@@ -7,6 +7,10 @@ use clap::Parser as _;
 use portcullis::cli::{self, Cli, Command};
 use portcullis::{app, cli::NO_ANSWER};
 
+/// Decisions allocate small and free soon, on every thread at once.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => app::serve(args).map(|()| ExitCode::SUCCESS),

@@ -1,0 +1,221 @@
+//! What a decision costs without the network: its steps, one by one and together, over 100,000 tokens
+//! in memory drawn at random. Prints each figure against its target.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement that can't be made ends the run and says why"
+)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use futures_util::FutureExt as _;
+use portcullis::cache::{Cache, Lookup};
+use portcullis::clock::Clock;
+use portcullis::policy::catalog_file;
+use portcullis::policy::decide::{self, Operation, Presented, Request};
+use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::network::{ClientAddr, Entries, Limits, Whitelist, parse_entries};
+use portcullis::policy::scope::{Catalog, ScopeId};
+use portcullis::policy::token::{Grant, TokenFacts, TokenState};
+use portcullis::secret::{self, KeyRing, Opens, SecretKey, WellFormed};
+use portcullis::service::Services;
+use portcullis::service::decisions::{Asked, Question};
+use portcullis::store::sqlite::{self, SqliteStore};
+use portcullis::store::{Actor, Context, Store};
+use portcullis::telemetry::Metrics;
+use sqlx::Connection as _;
+use uuid::Uuid;
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const TOKENS: usize = 100_000;
+const CATALOG: &str = include_str!("../catalogs/mercury.toml");
+const WHITELIST: &str = "10.0.0.0/24,192.0.2.7,198.51.100.0/24,2001:db8::/32";
+const CLIENT_IP: &str = "198.51.100.23";
+const SCOPE: &str = "transactions.read";
+
+/// Services over a store with many tokens, and their secrets in no order.
+async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
+    sqlite::migrate(home).await.expect("a schema");
+    let keys = KeyRing::new(&[SecretKey::new(0, [7; 32])]).expect("a key");
+    let account = Uuid::now_v7();
+    let url = format!("sqlite://{}", home.join(sqlite::FILE).display());
+    let mut database = sqlx::SqliteConnection::connect(&url).await.expect("the file");
+    let mut change = database.begin().await.expect("a transaction");
+    sqlx::query("INSERT INTO secret_key (number, key, create_time) VALUES (0, $1, 0)")
+        .bind(&[7u8; 32][..])
+        .execute(&mut *change)
+        .await
+        .expect("a key");
+    sqlx::query("INSERT INTO account (account_id, name, create_time) VALUES ($1, 'bench', 0)")
+        .bind(account)
+        .execute(&mut *change)
+        .await
+        .expect("an account");
+    let mut secrets = Vec::with_capacity(TOKENS);
+    for _ in 0..TOKENS {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).expect("random bytes");
+        let id = Uuid::now_v7();
+        let secret = keys.make(Opens::Token, &"pcl".parse().expect("a prefix"), id, &random);
+        sqlx::query(
+            "INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, \
+             whitelist_version, create_time) VALUES ($1, $2, 'bench', 'READ_WRITE', $3, $4, 1, 0)",
+        )
+        .bind(id)
+        .bind(account)
+        .bind(&secret.digest()[..])
+        .bind(WHITELIST)
+        .execute(&mut *change)
+        .await
+        .expect("a token");
+        secrets.push(secret.expose().to_owned());
+    }
+    change.commit().await.expect("a commit");
+    database.close().await.expect("an end");
+
+    let store = Arc::new(SqliteStore::open(home, "the benchmark").await.expect("the store"));
+    let now = store.now().await.expect("a time");
+    let names: Vec<_> = catalog_file::parse(CATALOG)
+        .expect("a catalogue")
+        .into_iter()
+        .map(|def| def.name)
+        .collect();
+    let ctx = Context { actor: Actor::System, now, client: None };
+    store
+        .apply_catalog(&ctx, None, CATALOG, &names)
+        .await
+        .expect("the store")
+        .expect("a catalogue");
+    let metrics = Arc::new(Metrics::new());
+    let runtime = tokio::runtime::Handle::current();
+    let cache = Cache::load(store.clone(), 1_000_000, metrics.clone(), runtime).await;
+    let cache = Arc::new(cache.expect("the store"));
+    for secret in &secrets {
+        let parsed = WellFormed::parse(secret, Opens::Token).expect("a token");
+        let fact = cache.tokens.read(TokenId(parsed.id)).await.expect("the store");
+        assert!(fact.is_some(), "a token is not in the store");
+    }
+    // The parts come from here and there in memory, as in a server that runs for a while.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for place in (1..secrets.len()).rev() {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        secrets.swap(place, seed as usize % (place + 1));
+    }
+    let services = Services {
+        store,
+        cache,
+        clock: Arc::new(Clock::starting_at(now)),
+        metrics,
+        prefix: "pcl".parse().expect("a prefix"),
+        limits: Limits::default(),
+    };
+    (services, secrets)
+}
+
+/// A token with as many whitelist entries as there may be, of which the last lets the client in.
+fn whitelisted(entries: usize) -> TokenFacts {
+    let text: Vec<String> = (1..entries)
+        .map(|n| if n % 2 == 0 { format!("10.{n}.0.0/16") } else { format!("2001:db8:{n:x}::/48") })
+        .chain([CLIENT_IP.to_owned()])
+        .collect();
+    let limits = Limits::default();
+    let parsed = parse_entries(text.iter().map(String::as_str), &limits).expect("entries");
+    assert_eq!(parsed.len(), entries);
+    let entries = Entries::new(parsed, &limits).expect("not too many").expect("some");
+    TokenFacts {
+        id: TokenId(Uuid::now_v7()),
+        account_id: AccountId(Uuid::now_v7()),
+        digest: [0; 32],
+        state: TokenState::Active,
+        grant: Grant::ReadWrite,
+        whitelist: Whitelist::Only(entries),
+        upcoming: None,
+    }
+}
+
+fn main() {
+    let home = tempfile::TempDir::with_prefix("portcullis-bench-").expect("a directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (services, secrets) = runtime.block_on(services(home.path()));
+    let mut criterion = Criterion::default()
+        .measurement_time(Duration::from_secs(3))
+        .warm_up_time(Duration::from_secs(1))
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("core");
+    group.throughput(Throughput::Elements(1));
+
+    let mut next = {
+        let mut place = 0;
+        move || {
+            place = (place + 1) % TOKENS;
+            place
+        }
+    };
+    let parse = |text| WellFormed::parse(text, Opens::Token).expect("a token");
+    group.bench_function("parse", |b| b.iter(|| black_box(parse(&secrets[next()]))));
+    let one = parse(&secrets[0]);
+    group.bench_function("digest", |b| b.iter(|| black_box(black_box(&one).digest())));
+    let ids: Vec<TokenId> = secrets.iter().map(|text| TokenId(parse(text).id)).collect();
+    let look = |id| match services.cache.tokens.look(id).now_or_never() {
+        Some(Lookup::Known(Some(facts))) => facts,
+        _ => panic!("a token is not in memory"),
+    };
+    group.bench_function("look up", |b| b.iter(|| black_box(look(ids[next()]))));
+
+    let defs = catalog_file::parse(CATALOG).expect("a catalogue");
+    let mut number = 0;
+    let catalog = Catalog::new(1, defs, |_| {
+        number += 1;
+        ScopeId(number)
+    });
+    let client: ClientAddr = CLIENT_IP.parse().expect("an address");
+    let scope = catalog.by_name(SCOPE).expect("a scope");
+    let facts = whitelisted(100);
+    let request = Request { client: Some(client), operation: Operation::Scope(scope) };
+    group.bench_function("decide, 100 entries", |b| {
+        b.iter(|| {
+            let presented = Presented::Token(black_box(&facts));
+            let decision = decide::decide(presented, &catalog, black_box(&request));
+            assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
+        });
+    });
+    let path = "/api/v1/transaction/8d1f0c3e-1c4b-4d57-9a3e-0f5a3c2b1a00?start=2026-01-01";
+    group.bench_function("resolve a route", |b| {
+        b.iter(|| {
+            let found = catalog.resolve(black_box("GET"), black_box(path));
+            assert_eq!(found.map(|scope| scope.name.as_str()), Some(SCOPE));
+        });
+    });
+    group.bench_function("whole: parse, digest, look up, decide", |b| {
+        b.iter(|| {
+            let secret = parse(&secrets[next()]);
+            let facts = look(TokenId(secret.id));
+            assert!(secret::same(&facts.digest, &secret.digest()));
+            let decision = decide::decide(Presented::Token(&facts), &catalog, &request);
+            assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
+        });
+    });
+    group.bench_function("whole: as the server asks", |b| {
+        b.iter(|| {
+            let question = Question {
+                token: &secrets[next()],
+                client_ip: CLIENT_IP,
+                operation: Asked::Scope(SCOPE),
+            };
+            let decided = services.decide(&question, |decision| decision.verdict.reason());
+            let reason = decided.now_or_never().expect("no wait").expect("a decision");
+            assert_eq!(reason, decide::Reason::Allowed);
+        });
+    });
+    group.finish();
+    criterion.final_summary();
+}

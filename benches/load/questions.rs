@@ -1,0 +1,273 @@
+//! What is asked, and what must be answered.
+
+use std::sync::Arc;
+
+/// How questions travel.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan {
+    /// One a request.
+    Unary { under_way: usize },
+    /// `size` a request.
+    Batch { under_way: usize, size: usize },
+    /// One a message of one stream.
+    Stream { under_way: usize },
+}
+
+impl Plan {
+    pub fn call(self) -> &'static str {
+        match self {
+            Self::Unary { .. } => "Authorize",
+            Self::Batch { .. } => "BatchAuthorize",
+            Self::Stream { .. } => "StreamAuthorize",
+        }
+    }
+}
+
+/// What the answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    pub decision: u64,
+    pub reason: u64,
+    /// Whether the answer names the token.
+    pub named: bool,
+}
+
+pub const ALLOWED: Expected = Expected { decision: 1, reason: 1, named: true };
+pub const UNKNOWN: Expected = Expected { decision: 2, reason: 3, named: false };
+pub const NOT_GRANTED: Expected = Expected { decision: 2, reason: 6, named: true };
+
+/// A token as it is presented, and the id that the answer must give.
+#[derive(Clone)]
+pub struct Token {
+    pub secret: String,
+    pub id: String,
+}
+
+/// What is asked of a server, with tokens drawn at random, or each once.
+#[derive(Clone)]
+pub struct Questions {
+    pub tokens: Arc<[Token]>,
+    /// Only this many of them, from the first.
+    pub drawn: usize,
+    pub client_ip: &'static str,
+    pub scope: &'static str,
+    pub credential: Arc<str>,
+    pub expected: Expected,
+    /// The one id that a server which answers a constant gives.
+    pub constant_id: Option<&'static str>,
+    /// How long a whole answer must be, where all are equally long.
+    pub answer_size: Option<usize>,
+    pub seed: u64,
+    /// Every token once, in order, from this one on.
+    pub once: Option<usize>,
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+impl Questions {
+    /// The header block of every request but the first, which put its fields into the table.
+    pub const HEAD_AGAIN: &[u8] = &[0x83, 0x86, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe];
+
+    /// The header block of a connection's first request.
+    pub fn head(&self, call: &str) -> Vec<u8> {
+        let mut block = vec![0x83, 0x86];
+        let path = format!("/portcullis.v1.AuthorizationService/{call}");
+        let bearer = format!("Bearer {}", self.credential);
+        let mut field = |name: u8, value: &str| {
+            block.push(0x40 | name);
+            if name == 0 {
+                block.extend_from_slice(b"\x02te");
+            }
+            let length = u8::try_from(value.len()).ok().filter(|&length| length < 127);
+            block.push(length.expect("a short header"));
+            block.extend_from_slice(value.as_bytes());
+        };
+        field(4, &path);
+        field(1, "localhost");
+        field(31, "application/grpc");
+        field(0, "trailers");
+        field(23, &bearer);
+        block
+    }
+
+    /// One question as a protobuf message.
+    pub fn message(&self, token: &str) -> Vec<u8> {
+        let mut message = Vec::with_capacity(128);
+        for (number, text) in [(1, token), (2, self.client_ip), (3, self.scope)] {
+            message.push(number << 3 | 2);
+            message.push(u8::try_from(text.len()).ok().filter(|&n| n < 128).expect("short"));
+            message.extend_from_slice(text.as_bytes());
+        }
+        message
+    }
+
+    fn message_size(&self) -> usize {
+        6 + self.tokens[0].secret.len() + self.client_ip.len() + self.scope.len()
+    }
+
+    /// Of one request's, or one message's, body.
+    pub fn size(&self, plan: Plan) -> usize {
+        match plan {
+            Plan::Unary { .. } => 5 + self.message_size(),
+            Plan::Batch { size, .. } => 5 + size * self.item_size(),
+            Plan::Stream { .. } => 5 + self.item_size(),
+        }
+    }
+
+    fn item_size(&self) -> usize {
+        let size = self.message_size();
+        size + if size < 128 { 2 } else { 3 }
+    }
+
+    /// Writes a body with its gRPC prefix; gives what [`Self::check`] wants to know of it.
+    pub fn write(&mut self, plan: Plan, out: &mut Vec<u8>) -> usize {
+        let size = u32::try_from(self.size(plan) - 5).expect("small");
+        out.push(0);
+        out.extend_from_slice(&size.to_be_bytes());
+        // xorshift: good enough to leave no order behind.
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        let first = match &mut self.once {
+            None => self.seed as usize % self.drawn,
+            Some(next) => {
+                let first = *next;
+                *next += if let Plan::Batch { size, .. } = plan { size } else { 1 };
+                first
+            }
+        };
+        match plan {
+            Plan::Unary { .. } => self.append(first, out),
+            Plan::Batch { size, .. } => {
+                for place in 0..size {
+                    self.item(self.of_batch(first, place), out);
+                }
+            }
+            Plan::Stream { .. } => self.item(first, out),
+        }
+        first
+    }
+
+    /// Far from each other, so that a batch of tokens in their order gains nothing from it.
+    fn of_batch(&self, first: usize, place: usize) -> usize {
+        let step = if self.once.is_some() { 1 } else { 7_919 };
+        (first + place * step) % self.drawn
+    }
+
+    fn item(&self, token: usize, out: &mut Vec<u8>) {
+        out.push(0x0a);
+        let size = self.message_size();
+        if size < 128 {
+            out.push(size as u8);
+        } else {
+            out.extend_from_slice(&[size as u8 | 0x80, (size >> 7) as u8]);
+        }
+        self.append(token, out);
+    }
+
+    fn append(&self, token: usize, out: &mut Vec<u8>) {
+        for (number, text) in
+            [(1, self.tokens[token].secret.as_str()), (2, self.client_ip), (3, self.scope)]
+        {
+            out.push(number << 3 | 2);
+            out.push(text.len() as u8);
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+
+    /// Checks one answer message; how many decisions it had.
+    pub fn check(&self, plan: Plan, question: usize, message: &[u8]) -> Result<usize> {
+        if let Plan::Unary { .. } = plan {
+            self.check_one(question, message)?;
+            return Ok(1);
+        }
+        let mut count = 0;
+        let mut rest = message;
+        while !rest.is_empty() {
+            let (number, Value::Bytes(mut item)) = field(&mut rest)? else {
+                return Err("an answer of another shape".to_owned());
+            };
+            // A batch wraps each answer once more.
+            let token = match plan {
+                Plan::Batch { .. } => match field(&mut item)? {
+                    (1, Value::Bytes(response)) => {
+                        item = response;
+                        self.of_batch(question, count)
+                    }
+                    _ => return Err("an item of a batch failed".to_owned()),
+                },
+                _ => question,
+            };
+            if number != 1 {
+                return Err("an item of a stream failed".to_owned());
+            }
+            self.check_one(token, item)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn check_one(&self, token: usize, message: &[u8]) -> Result<()> {
+        let (mut decision, mut reason, mut id) = (0, 0, &[][..]);
+        let mut rest = message;
+        while !rest.is_empty() {
+            match field(&mut rest)? {
+                (1, Value::Number(number)) => decision = number,
+                (2, Value::Number(number)) => reason = number,
+                (4, Value::Bytes(text)) => id = text,
+                _ => {}
+            }
+        }
+        let Expected { decision: d, reason: r, named } = self.expected;
+        let wanted = match (named, self.constant_id) {
+            (false, _) => "",
+            (true, Some(id)) => id,
+            (true, None) => &self.tokens[token].id,
+        };
+        if (decision, reason) != (d, r) || id != wanted.as_bytes() {
+            let id = String::from_utf8_lossy(id);
+            return Err(format!(
+                "decision {decision}, reason {reason}, token {id}; expected {d}, {r}, {wanted}"
+            ));
+        }
+        match self.answer_size {
+            Some(size) if size != message.len() => {
+                Err(format!("an answer of {} bytes; expected {size}", message.len()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+fn field<'a>(rest: &mut &'a [u8]) -> Result<(u64, Value<'a>)> {
+    let key = varint(rest)?;
+    let value = match key & 7 {
+        0 => Value::Number(varint(rest)?),
+        2 => {
+            let length = varint(rest)? as usize;
+            let (bytes, after) = rest.split_at_checked(length).ok_or("a message cut off")?;
+            *rest = after;
+            Value::Bytes(bytes)
+        }
+        _ => return Err("a field of another type".to_owned()),
+    };
+    Ok((key >> 3, value))
+}
+
+fn varint(rest: &mut &[u8]) -> Result<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, after) = rest.split_first().ok_or("a message cut off")?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err("a number too long".to_owned())
+}

@@ -1,0 +1,393 @@
+//! What is measured, in order.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::drive::{self, Load, Outcome};
+use super::proxy::Proxy;
+use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, UNKNOWN};
+use super::report::{Report, Target, median};
+use super::seed::{Seeded, forge};
+use super::side::{Awake, Side};
+use super::{Stand, TOKENS};
+
+const CLIENT_IP: &str = "198.51.100.23";
+const READ: &str = "transactions.read";
+const GUARDED: &str = "cards.reveal";
+/// The constant answer's.
+const BARE_ID: &str = "tok_0000000000000000000000";
+/// Of an allow: two numbers, the message, two ids, the scope and the entry, each with its heads.
+const ANSWER: usize = 2 + 2 + (2 + 8) + 2 * (2 + 26) + (2 + 17) + (2 + 15);
+const CONNECTIONS: usize = 8;
+const UNARY: Plan = Plan::Unary { under_way: 32 };
+const BATCH: Plan = Plan::Batch { under_way: 2, size: 100 };
+const STREAM: Plan = Plan::Stream { under_way: 256 };
+/// Forged tokens a second beside the ordinary load.
+const FORGED: u64 = 20_000;
+
+type Result<T> = std::result::Result<T, String>;
+
+/// Measures everything that was asked for.
+pub fn run(stand: &Arc<Stand>) -> Report {
+    let mut report = Report::default();
+    let url = stand.cluster.database();
+    stand.execute(&url, "CREATE EXTENSION pg_stat_statements");
+    let ours = stand.server(&url);
+    let seeded = stand.seed(&ours, &url, TOKENS);
+    let bare = stand.bare();
+    let tokens = seeded.tokens.clone();
+    let questions = questions(&seeded, tokens, ALLOWED, READ);
+    warm(&ours, &questions, 0, TOKENS).expect("every token is allowed");
+
+    let scene = Scene { stand, url: &url, ours, bare, seeded, questions };
+    let parts: [(&str, Part<'_>); 6] = [
+        ("unary", Scene::unary),
+        ("h2load", Scene::h2load),
+        ("latency", Scene::latency),
+        ("misses", Scene::misses),
+        ("forged", Scene::forged),
+        ("many", Scene::many),
+    ];
+    for (name, part) in parts {
+        if stand.options.only.is_empty() || stand.options.only.iter().any(|only| only == name) {
+            if let Err(why) = part(&scene, &mut report) {
+                report.failed(name, &why);
+            }
+        }
+    }
+    report
+}
+
+fn questions(
+    seeded: &Seeded,
+    tokens: Arc<[Token]>,
+    expected: Expected,
+    scope: &'static str,
+) -> Questions {
+    Questions {
+        drawn: tokens.len(),
+        tokens,
+        client_ip: CLIENT_IP,
+        scope,
+        credential: seeded.credential.clone(),
+        expected,
+        constant_id: None,
+        answer_size: (expected == ALLOWED).then_some(ANSWER),
+        seed: 0x9e37_79b9_7f4a_7c15,
+        once: None,
+    }
+}
+
+/// Asks for `count` tokens from the `first` on, each once.
+fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
+    const SIZE: usize = 500;
+    let load = Load {
+        questions: Questions { once: Some(first), ..questions.clone() },
+        plan: Plan::Batch { under_way: 1, size: SIZE },
+        connections: 1,
+        lasting: Duration::from_secs(600),
+        rate: None,
+        most: (count / SIZE) as u64,
+    };
+    drive::run(side, &load)
+}
+
+type Part<'a> = fn(&Scene<'a>, &mut Report) -> Result<()>;
+
+struct Scene<'a> {
+    stand: &'a Arc<Stand>,
+    url: &'a str,
+    ours: Side,
+    bare: Side,
+    seeded: Seeded,
+    questions: Questions,
+}
+
+impl Scene<'_> {
+    fn load(&self, plan: Plan) -> Load {
+        Load {
+            questions: self.questions.clone(),
+            plan,
+            connections: CONNECTIONS,
+            lasting: self.stand.options.turn,
+            rate: None,
+            most: u64::MAX,
+        }
+    }
+
+    /// The same questions, for the server that answers a constant.
+    fn constant(&self, load: &Load) -> Load {
+        let questions = Questions { constant_id: Some(BARE_ID), ..load.questions.clone() };
+        Load { questions, ..load.clone() }
+    }
+
+    /// As many turns as there are rounds.
+    fn turns<T>(&self, mut turn: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
+        (0..self.stand.options.rounds).map(|_| turn()).collect()
+    }
+
+    /// Unary calls on both sides, and the stream and the batch beside them.
+    fn unary(&self, report: &mut Report) -> Result<()> {
+        let (unary, stream, batch) = (self.load(UNARY), self.load(STREAM), self.load(BATCH));
+        let turns = self.turns(|| {
+            Ok([
+                drive::run(&self.ours, &unary)?,
+                drive::run(&self.bare, &self.constant(&unary))?,
+                drive::run(&self.ours, &stream)?,
+                drive::run(&self.bare, &self.constant(&stream))?,
+                drive::run(&self.ours, &batch)?,
+                drive::run(&self.bare, &self.constant(&batch))?,
+            ])
+        })?;
+        let [a, b, stream, bare_stream, batch, bare_batch] =
+            [0, 1, 2, 3, 4, 5].map(|side| middle(turns.iter().map(|turn| turn[side])));
+        let of = |x: usize, y: usize, of: fn(&Outcome) -> f64| {
+            median(turns.iter().map(|turn| of(&turn[x]) / of(&turn[y])))
+        };
+        let rate = |outcome: &Outcome| outcome.rate;
+        let cpu = |outcome: &Outcome| outcome.cpu;
+        let what = "Authorize, 100,000 tokens at random, over bare";
+        report.add(what, said(&a), said(&b), of(0, 1, rate), Target::AtLeast(1.0));
+        let (ours, other) = (format!("{:.2} us", a.cpu), format!("{:.2} us", b.cpu));
+        let what = "the server's CPU per decision, bare over ours";
+        report.add(what, ours, other, of(1, 0, cpu), Target::None);
+        let (what, target) = ("StreamAuthorize over Authorize", Target::AtLeast(3.0));
+        report.add(what, said(&stream), said(&a), of(2, 0, rate), target);
+        let (what, target) = ("BatchAuthorize of 100 over Authorize", Target::AtLeast(10.0));
+        report.add(what, said(&batch), said(&a), of(4, 0, rate), target);
+        let what = "CPU per decision, Authorize over StreamAuthorize";
+        let (ours, other) = (format!("{:.2} us", stream.cpu), format!("{:.2} us", a.cpu));
+        report.add(what, ours, other, of(0, 2, cpu), Target::None);
+        let what = "CPU per decision, Authorize over BatchAuthorize";
+        let (ours, other) = (format!("{:.2} us", batch.cpu), format!("{:.2} us", a.cpu));
+        report.add(what, ours, other, of(0, 4, cpu), Target::None);
+        let what = "StreamAuthorize over bare";
+        report.add(what, said(&stream), said(&bare_stream), of(2, 3, rate), Target::None);
+        let what = "BatchAuthorize of 100 over bare";
+        report.add(what, said(&batch), said(&bare_batch), of(4, 5, rate), Target::None);
+        Ok(())
+    }
+
+    /// The same call again and again, by a load generator that is not ours.
+    fn h2load(&self, report: &mut Report) -> Result<()> {
+        let secret = &self.questions.tokens[0].secret;
+        let message = self.questions.message(secret);
+        let length = u32::try_from(message.len()).map_err(|error| error.to_string())?;
+        let body = [&[0][..], &length.to_be_bytes(), &message].concat();
+        let file = self.stand.home.path().join("question.bin");
+        fs::write(&file, body).map_err(|error| error.to_string())?;
+        let run = |side: &Side| -> Result<f64> {
+            let seconds = self.stand.options.turn.as_secs().to_string();
+            let output = Command::new("h2load")
+                .args(["-c", "8", "-m", "32", "-t", "1", "-D", &seconds, "-d"])
+                .arg(&file)
+                .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "-H"])
+                .arg(format!("authorization: Bearer {}", self.questions.credential))
+                .arg(format!(
+                    "http://{}/portcullis.v1.AuthorizationService/Authorize",
+                    side.address
+                ))
+                .output()
+                .map_err(|error| format!("h2load: {error}"))?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let number = |before: &str, after: &str| -> Option<f64> {
+                let (_, rest) = text.split_once(before)?;
+                rest.split_once(after)?.0.trim().parse().ok()
+            };
+            let done = number(", ", " req/s").ok_or_else(|| format!("h2load said {text}"))?;
+            match (number("succeeded, ", " failed"), number(" failed, ", " errored")) {
+                (Some(0.0), Some(0.0)) => Ok(done),
+                _ => Err(format!("h2load said {text}")),
+            }
+        };
+        let turns = self.turns(|| {
+            // It checks the HTTP status only; that each answer was an allow, the server's own count
+            // says. What is under way at the end may be decided without being counted by it.
+            let count = || self.ours.metric("decisions_total{reason=\"ALLOWED\"}");
+            let before = count();
+            let ours = run(&self.ours)?;
+            let decided = (count() - before) as f64;
+            let told = ours * self.stand.options.turn.as_secs_f64();
+            if decided < told * 0.98 {
+                return Err(format!("h2load saw {told:.0} answers, of which {decided:.0} allowed"));
+            }
+            Ok((ours, run(&self.bare)?))
+        })?;
+        let ours = median(turns.iter().map(|turn| turn.0));
+        let bare = median(turns.iter().map(|turn| turn.1));
+        let ratio = median(turns.iter().map(|turn| turn.0 / turn.1));
+        let (ours, bare) = (format!("{ours:.0}/s"), format!("{bare:.0}/s"));
+        report.add("Authorize by h2load, over bare", ours, bare, ratio, Target::AtLeast(1.0));
+        Ok(())
+    }
+
+    /// One request under way, with the processors kept awake.
+    fn latency(&self, report: &mut Report) -> Result<()> {
+        let _awake = Awake::new();
+        let constant = self.constant(&self.load(UNARY)).questions;
+        let turn = self.stand.options.turn;
+        let turns = self.turns(|| {
+            let ours = drive::one_by_one(&self.ours, self.questions.clone(), turn)?;
+            Ok((ours, drive::one_by_one(&self.bare, constant.clone(), turn)?))
+        })?;
+        let ours = middle(turns.iter().map(|turn| turn.0));
+        let bare = middle(turns.iter().map(|turn| turn.1));
+        let more = median(turns.iter().map(|(ours, bare)| ours.median - bare.median));
+        let said = |o: &Outcome| format!("median {:.1} us, p99 {:.1} us", o.median, o.p99);
+        let what = "one under way: microseconds more than bare, median";
+        report.add(what, said(&ours), said(&bare), more, Target::AtMost(10.0));
+        Ok(())
+    }
+
+    /// Round trips to the database for each token that is not in memory.
+    fn misses(&self, report: &mut Report) -> Result<()> {
+        const MISSES: u64 = 4_000;
+        let proxy = self.stand.runtime.block_on(Proxy::start(self.stand.cluster.port()));
+        let port = format!(":{}/", self.stand.cluster.port());
+        let url = self.url.replace(&port, &format!(":{}/", proxy.address.port()));
+        let server = self.stand.server(&url);
+        let load = |first: u64, count: u64| Load {
+            questions: Questions { once: Some(first as usize), ..self.questions.clone() },
+            plan: Plan::Unary { under_way: 4 },
+            connections: 1,
+            lasting: Duration::from_secs(60),
+            rate: None,
+            most: count,
+        };
+        // Opens the connections and prepares the statement.
+        drive::run(&server, &load(0, 1_000))?;
+        let (misses, trips) = (server.metric("cache_misses_total"), proxy.trips());
+        let outcome = drive::run(&server, &load(1_000, MISSES))?;
+        let misses = server.metric("cache_misses_total") - misses;
+        let trips = proxy.trips() - trips;
+        if misses != MISSES {
+            return Err(format!("{misses} misses, where {MISSES} were meant"));
+        }
+        let ours = format!("{trips} round trips, median {:.0} us", outcome.median);
+        let ratio = trips as f64 / misses as f64;
+        let what = "database round trips for each miss";
+        // The clock's and the pool's own ones are among them.
+        report.add(what, ours, format!("{misses} misses"), ratio, Target::AtMost(1.05));
+        Ok(())
+    }
+
+    /// Forged tokens beside ordinary load, and known tokens that are denied instead of them.
+    fn forged(&self, report: &mut Report) -> Result<()> {
+        let turn = self.stand.options.turn;
+        let count = FORGED as usize * turn.as_secs() as usize * self.stand.options.rounds;
+        let forged = forge(self.seeded.key_number, count);
+        let read_only: Arc<[Token]> =
+            self.seeded.tokens.iter().skip(1).step_by(2).cloned().collect();
+        let forged = questions(&self.seeded, forged, UNKNOWN, READ);
+        let denied = questions(&self.seeded, read_only, NOT_GRANTED, GUARDED);
+        let beside = |questions: &Questions| -> Result<(Outcome, Outcome)> {
+            let other = Load {
+                questions: questions.clone(),
+                connections: 4,
+                rate: Some(FORGED),
+                ..self.load(Plan::Unary { under_way: 512 })
+            };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| drive::run(&self.ours, &other));
+                let ordinary = drive::run(&self.ours, &self.load(UNARY));
+                Ok((ordinary?, other.join().map_err(|_| "a thread panicked")??))
+            })
+        };
+        let reads = || self.ours.metric("cache_misses_total");
+        let statements = || self.stand.number(self.url, FACTS_READ);
+        let before = (reads(), statements());
+        let turns = self.turns(|| Ok((beside(&forged)?, beside(&denied)?)))?;
+        let read = (reads() - before.0, statements() - before.1);
+        let ours = middle(turns.iter().map(|turn| turn.0.0));
+        let other = middle(turns.iter().map(|turn| turn.1.0));
+        let paced = |outcome: Outcome| format!("{:.0}/s", outcome.rate);
+        let ratio = median(turns.iter().map(|(forged, denied)| forged.0.rate / denied.0.rate));
+        let beside = (
+            paced(middle(turns.iter().map(|turn| turn.0.1))),
+            paced(middle(turns.iter().map(|turn| turn.1.1))),
+        );
+        let ours = format!("{} beside {} forged", said(&ours), beside.0);
+        let other = format!("{} beside {} denied", said(&other), beside.1);
+        report.add("ordinary load beside forged tokens", ours, other, ratio, Target::AtLeast(1.0));
+        let (told, counted) = (format!("{} cache misses", read.0), format!("{} reads", read.1));
+        let most = read.0.max(read.1.unsigned_abs()) as f64;
+        report.add("database reads for forged tokens", told, counted, most, Target::AtMost(0.0));
+        Ok(())
+    }
+
+    /// A store with many more tokens.
+    fn many(&self, report: &mut Report) -> Result<()> {
+        let many = self.stand.options.many;
+        let url = self.stand.cluster.database();
+        let first = self.stand.server(&url);
+        let seeded = self.stand.seed(&first, &url, many);
+        drop(first);
+
+        let starts = self.turns(|| {
+            let small = self.stand.server(self.url).started_in;
+            Ok((self.stand.server(&url).started_in, small))
+        })?;
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let ratio = median(starts.iter().map(|(many, few)| many.div_duration_f64(*few)));
+        let ours = format!("{:.0} ms", median(starts.iter().map(|start| millis(start.0))));
+        let other = format!("{:.0} ms", median(starts.iter().map(|start| millis(start.1))));
+        let what = "start with a million tokens stored, over 100,000";
+        report.add(what, ours, other, ratio, Target::AtMost(1.2));
+
+        let server = self.stand.server(&url);
+        let fresh = server.resident();
+        let all = questions(&seeded, seeded.tokens.clone(), ALLOWED, READ);
+        warm(&server, &all, 0, TOKENS)?;
+        let unary = |drawn: usize| {
+            let questions = Questions { drawn, ..all.clone() };
+            Load { questions, ..self.load(UNARY) }
+        };
+        let against = |drawn: usize| -> Result<(f64, Outcome, Outcome)> {
+            let turns = self.turns(|| {
+                let large = drive::run(&server, &unary(drawn))?;
+                Ok((large, drive::run(&self.ours, &self.load(UNARY))?))
+            })?;
+            let ratio = median(turns.iter().map(|(large, small)| large.rate / small.rate));
+            let middle = |side: fn(&(Outcome, Outcome)) -> Outcome| middle(turns.iter().map(side));
+            Ok((ratio, middle(|turn| turn.0), middle(|turn| turn.1)))
+        };
+        let (ratio, large, small) = against(TOKENS)?;
+        let what = "Authorize with a million stored, over 100,000 stored";
+        report.add(what, said(&large), said(&small), ratio, Target::AtLeast(0.95));
+
+        let warmed = warm(&server, &all, TOKENS, many - TOKENS)?;
+        let grown = server.resident().saturating_sub(fresh);
+        let (ratio, large, small) = against(many)?;
+        let what = "Authorize with a million in memory, over 100,000";
+        report.add(what, said(&large), said(&small), ratio, Target::None);
+        let each = grown as f64 / many as f64;
+        let ours = format!("{} MiB for {many}", grown >> 20);
+        let other = format!("filled at {:.0}/s", warmed.rate);
+        report.add("bytes for each token in memory", ours, other, each, Target::AtMost(1024.0));
+        Ok(())
+    }
+}
+
+/// How often facts of a token were read.
+const FACTS_READ: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
+    WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    AND query LIKE 'SELECT t.account_id, t.kind, t.digest%'";
+
+/// Each figure's median.
+fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
+    let outcomes: Vec<Outcome> = outcomes.collect();
+    let of = |figure: fn(&Outcome) -> f64| median(outcomes.iter().map(figure));
+    Outcome {
+        decisions: 0,
+        rate: of(|o| o.rate),
+        median: of(|o| o.median),
+        p99: of(|o| o.p99),
+        cpu: of(|o| o.cpu),
+    }
+}
+
+fn said(outcome: &Outcome) -> String {
+    format!("{:.0}/s (p50 {:.0}, p99 {:.0} us)", outcome.rate, outcome.median, outcome.p99)
+}
