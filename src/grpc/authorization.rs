@@ -1,6 +1,7 @@
 //! `AuthorizationService`: what a decision costs is spent here, so nothing here waits, spawns or
 //! locks for a token that is in memory.
 
+use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::proto as pb;
 use super::proto::authorization_service_server::AuthorizationService;
 use super::status::status;
 use crate::policy::decide::{Decision, Verdict};
+use crate::policy::network::Entry;
 use crate::service::access::Audience;
 use crate::service::decisions::{Asked, MAX_BATCH, Question};
 use crate::service::{Error, Services};
@@ -58,19 +60,27 @@ fn response(decision: &Decision<'_>) -> pb::AuthorizeResponse {
         decision: answer.into(),
         reason: convert::reason(decision.verdict.reason()).into(),
         message: decision.message(),
-        token_id: token.map(|token| token.id.to_string()).unwrap_or_default(),
-        account_id: token.map(|token| token.account_id.to_string()).unwrap_or_default(),
+        token_id: token.map(|token| token.id.text()).unwrap_or_default(),
+        account_id: token.map(|token| token.account_id.text()).unwrap_or_default(),
         required_scope: decision
             .required
             .map(|scope| scope.name.as_str().to_owned())
             .unwrap_or_default(),
-        matched_entry: matched.map(|entry| entry.to_string()).unwrap_or_default(),
+        matched_entry: matched.map(entry_text).unwrap_or_default(),
         pending_action: upcoming.map(|action| pb::UpcomingAction {
             pending_action_id: action.id.to_string(),
             r#type: convert::action_type(action.action).into(),
             effective_time: Some(convert::time(action.effective)),
         }),
     }
+}
+
+/// A whitelist entry's text; room for any IPv4 range at once.
+fn entry_text(entry: Entry) -> String {
+    let mut text = String::with_capacity(18);
+    // Writing to a String can't fail.
+    let _ = write!(text, "{entry}");
+    text
 }
 
 /// An error of one item: the same code, message and details that the call would have ended with.

@@ -16,8 +16,11 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::service::Service as HyperService;
+use tokio::time::Sleep;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
@@ -32,6 +35,8 @@ use crate::store::Role;
 
 /// How many management calls run at once; more are refused at once rather than queued.
 pub(crate) const MANAGEMENT_CALLS: usize = 256;
+/// The largest message that is read, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 /// How long a management call may take where the caller sets no earlier deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -63,17 +68,19 @@ impl Presented {
 #[derive(Clone)]
 pub(crate) struct Behind {
     /// Decisions.
-    pub authorization: AuthorizationServiceServer<Authorization>,
+    pub authorization: Authorization,
     /// Everything else that needs a credential.
     pub management: LoadShed<ConcurrencyLimit<Routes>>,
     /// What needs none.
     pub open: Routes,
 }
 
-/// The gate for one connection.
+/// The gate for one connection. Nothing of it is shared with another thread but what the services
+/// share: counting references of the same thing on two threads costs more than a decision.
 #[derive(Clone)]
 pub struct Gate {
     behind: Behind,
+    decisions: AuthorizationServiceServer<Authorization>,
     services: Arc<Services>,
     peer: Option<IpAddr>,
     development: bool,
@@ -88,18 +95,27 @@ impl std::fmt::Debug for Gate {
 impl Gate {
     /// A gate before `behind`. With `development`, callers without a credential are operators.
     pub(crate) fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
-        Self { behind, services, peer: None, development }
+        let decisions = decisions(&behind);
+        Self { behind, decisions, services, peer: None, development }
     }
 
     /// The same for a connection from `peer`.
     #[must_use]
     pub(crate) fn for_peer(&self, peer: IpAddr) -> Self {
-        Self { peer: Some(peer.to_canonical()), ..self.clone() }
+        let decisions = decisions(&self.behind);
+        Self { peer: Some(peer.to_canonical()), decisions, ..self.clone() }
     }
 
     /// Who calls, if they may.
     fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, Presented), Error> {
-        let (caller, presented) = match request.headers().get(AUTHORIZATION) {
+        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+        let header = headers.next();
+        if headers.next().is_some() {
+            return Err(Error::Unauthenticated(
+                "there is more than one authorization header: send one",
+            ));
+        }
+        let (caller, presented) = match header {
             None if self.development => (Caller::development(self.peer), Presented(None)),
             None => {
                 return Err(Error::Unauthenticated(
@@ -127,6 +143,12 @@ impl Gate {
     }
 }
 
+/// A server of decisions whose reference count nobody else touches.
+fn decisions(behind: &Behind) -> AuthorizationServiceServer<Authorization> {
+    AuthorizationServiceServer::new(behind.authorization.clone())
+        .max_decoding_message_size(MAX_MESSAGE)
+}
+
 /// What follows `Bearer` (RFC 6750, section 2.1; the scheme's case does not matter, RFC 9110).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(6)?;
@@ -139,54 +161,98 @@ fn refuse(error: &Error) -> Answer {
     status(error).into_http()
 }
 
-impl Service<Request<Incoming>> for Gate {
+impl HyperService<Request<Incoming>> for Gate {
     type Response = Answer;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+    type Future = Answering;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
         let path = request.uri().path();
+        let asked = timeout(&request);
         if path.starts_with("/grpc.health.v1.Health/") {
             let open = self.behind.open.clone();
             let request = request.map(Body::new);
-            return Box::pin(async move { open.oneshot(request).await });
+            return Answering::new(Box::pin(async move { open.oneshot(request).await }), None);
         }
         let (caller, presented) = match self.admit(&request) {
             Ok(admitted) => admitted,
             Err(error) => {
                 let refusal = status(&error);
                 self.services.metrics.refused(code_name(refusal.code()));
-                return Box::pin(std::future::ready(Ok(refusal.into_http())));
+                let answer = std::future::ready(Ok(refusal.into_http()));
+                return Answering::new(Box::pin(answer), None);
             }
         };
+        let deadline = Some(asked.map_or(DEADLINE, |asked| asked.min(DEADLINE)));
         if let Some(method) = path.strip_prefix("/portcullis.v1.AuthorizationService/") {
             if method == "StreamAuthorize" {
                 request.extensions_mut().insert(presented);
             }
-            return self.behind.authorization.call(request);
+            return Answering::new(self.decisions.clone().call(request), deadline);
         }
 
         request.extensions_mut().insert(caller);
-        let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
         let management = self.behind.management.clone();
         let metrics = self.services.metrics.clone();
         let request = request.map(Body::new);
-        Box::pin(async move {
-            let answer = tokio::time::timeout(deadline, management.oneshot(request)).await;
-            Ok(match answer {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_overloaded)) => {
-                    metrics.shed.inc();
-                    refuse(&Error::Overloaded)
-                }
-                Err(_) => refuse(&Error::DeadlineExceeded),
-            })
-        })
+        let answer = async move {
+            Ok(management.oneshot(request).await.unwrap_or_else(|_overloaded| {
+                metrics.shed.inc();
+                refuse(&Error::Overloaded)
+            }))
+        };
+        Answering::new(Box::pin(answer), deadline)
     }
+}
+
+type Inner = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+/// An answer under way, for so long and no longer. Whoever is answered at once, as decisions on
+/// tokens in memory are, costs no timer.
+pub struct Answering {
+    inner: Inner,
+    deadline: Option<Duration>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Answering {
+    fn new(inner: Inner, deadline: Option<Duration>) -> Self {
+        Self { inner, deadline, timer: None }
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(Ok(answer)) = self.inner.as_mut().poll(cx) {
+            return Poll::Ready(Ok(explained(answer)));
+        }
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
+        timer.as_mut().poll(cx).map(|()| Ok(refuse(&Error::DeadlineExceeded)))
+    }
+}
+
+/// Gives an answer that tonic made by itself, before any service of ours was asked, a code that says
+/// whose fault it is, and the details that the contract promises.
+fn explained(answer: Answer) -> Answer {
+    // An error that ends a call before its first message stands in the headers.
+    let Some(code) = answer.headers().get(Status::GRPC_STATUS) else { return answer };
+    if code == "0" || answer.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
+        return answer;
+    }
+    let Some(bare) = Status::from_header_map(answer.headers()) else { return answer };
+    let error = match bare.code() {
+        Code::OutOfRange => Error::TooLarge(MAX_MESSAGE),
+        Code::Unimplemented if bare.message().is_empty() => Error::UnknownCall,
+        Code::Unimplemented => Error::Compressed,
+        Code::Internal => {
+            Error::invalid("", "MALFORMED_MESSAGE", "the request is cut off or empty")
+        }
+        _ => return answer,
+    };
+    refuse(&error)
 }
 
 /// The caller's deadline (gRPC over HTTP/2: `grpc-timeout`, at most eight digits and a unit).

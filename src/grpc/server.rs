@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -22,19 +21,16 @@ use tower::ServiceBuilder;
 
 use super::authorization::Authorization;
 pub use super::gate::Gate;
-use super::gate::{Behind, MANAGEMENT_CALLS};
+use super::gate::{Behind, MANAGEMENT_CALLS, MAX_MESSAGE};
 use super::management::Management;
 use super::preface;
 use super::proto::account_service_server::AccountServiceServer;
-use super::proto::authorization_service_server::AuthorizationServiceServer;
 use super::proto::catalog_service_server::CatalogServiceServer;
 use super::proto::credential_service_server::CredentialServiceServer;
 use super::proto::token_service_server::TokenServiceServer;
 use crate::net;
 use crate::service::Services;
 
-/// The largest message that is read, in bytes.
-const MAX_MESSAGE: usize = 4 << 20;
 /// Requests that one connection may have under way.
 const STREAMS: u32 = 1_024;
 /// Connections that all threads serve at once; more are closed at once.
@@ -76,9 +72,8 @@ pub fn gate(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    let authorization = Authorization::new(services.clone(), stop);
     let behind = Behind {
-        authorization: limited!(AuthorizationServiceServer, authorization),
+        authorization: Authorization::new(services.clone(), stop),
         management: ServiceBuilder::new()
             .load_shed()
             .concurrency_limit(MANAGEMENT_CALLS)
@@ -234,8 +229,7 @@ where
             return;
         }
     };
-    let service = TowerToHyperService::new(gate);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), gate));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = stop.cancelled() => {

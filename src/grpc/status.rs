@@ -44,6 +44,9 @@ pub(crate) fn status(error: &Error) -> Status {
             details.set_retry_info(Some(*retry));
             (Code::Unavailable, "UNAVAILABLE")
         }
+        Error::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+        Error::UnknownCall => (Code::Unimplemented, "UNKNOWN_CALL"),
+        Error::Compressed => (Code::Unimplemented, "COMPRESSED"),
         // Without RetryInfo: trying again blindly could make the change twice.
         Error::OutcomeUnknown => (Code::Unavailable, "OUTCOME_UNKNOWN"),
         Error::Overloaded => {

@@ -72,14 +72,21 @@ macro_rules! id {
         impl $name {
             /// What every id of this kind begins with.
             pub const PREFIX: &'static str = $prefix;
+
+            /// The same as `to_string`, in one allocation: answers carry it.
+            pub fn text(&self) -> String {
+                let mut digits = [0u8; BASE62_U128];
+                write_base62(self.0.as_u128(), &mut digits);
+                let mut text = String::with_capacity($prefix.len() + BASE62_U128);
+                text.push_str($prefix);
+                text.extend(digits.map(char::from));
+                text
+            }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let mut digits = [0u8; BASE62_U128];
-                write_base62(self.0.as_u128(), &mut digits);
-                f.write_str($prefix)?;
-                digits.iter().try_for_each(|&d| fmt::Write::write_char(f, char::from(d)))
+                f.write_str(&self.text())
             }
         }
 

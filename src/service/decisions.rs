@@ -98,7 +98,7 @@ impl Services {
         let id = TokenId(secret.id);
         let fact = match self.cache.tokens.look(id).await {
             Lookup::Known(fact) => {
-                self.metrics.cache_hits.inc();
+                self.metrics.hit();
                 fact
             }
             Lookup::Unknown if !self.cache.keys().made(secret) => {

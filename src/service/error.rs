@@ -67,6 +67,15 @@ pub enum Error {
          decide"
     )]
     OutcomeUnknown,
+    /// The request is larger than any may be, in bytes.
+    #[error("the request is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The server has no such call.
+    #[error("the server has no such call; reflection lists those it has")]
+    UnknownCall,
+    /// The request is compressed.
+    #[error("the request is compressed, which this server does not read: send it as it is")]
+    Compressed,
     /// Too much is under way.
     #[error("too many requests are under way; try again later")]
     Overloaded,
