@@ -44,7 +44,6 @@ pub enum LogFormat {
 /// Starts logging to standard error at `level` and above; other crates from `warn` on. Lines are
 /// written by a thread of their own, and dropped where nobody takes them: whoever reads the log must
 /// not be able to hold up a decision. What is under way is written when the guard is dropped.
-#[must_use]
 pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
     let filter = EnvFilter::new(format!("warn,portcullis={level}"));
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
