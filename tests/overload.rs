@@ -126,6 +126,8 @@ async fn without_its_database_it_decides_from_memory_and_comes_back_by_itself() 
         comes_back("management", list).await;
         let answer = comes_back("deciding", || decide(&uncached)).await;
         assert_eq!(answer.decision(), Decision::Allow);
+        // Whoever took the claim anew begins with nothing in memory.
+        assert_eq!(decide(&cached).await.unwrap().decision(), Decision::Allow);
         client.account().await;
     }
 }
