@@ -30,7 +30,6 @@ pub struct Load {
 /// What came of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
-    pub decisions: u64,
     /// Decisions a second.
     pub rate: f64,
     /// Of one request, in microseconds.
@@ -58,7 +57,6 @@ fn outcome((decisions, mut took): (u64, Vec<u32>), lasted: Duration, cpu: Durati
         took.get(place).map_or(0.0, |&nanos| f64::from(nanos) / 1e3)
     };
     Outcome {
-        decisions,
         rate: decisions as f64 / lasted.as_secs_f64(),
         median: at(0.5),
         p99: at(0.99),

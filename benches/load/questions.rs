@@ -34,7 +34,7 @@ pub struct Expected {
 
 pub const ALLOWED: Expected = Expected { decision: 1, reason: 1, named: true };
 pub const UNKNOWN: Expected = Expected { decision: 2, reason: 3, named: false };
-pub const NOT_GRANTED: Expected = Expected { decision: 2, reason: 6, named: true };
+pub const NOT_GRANTED: Expected = Expected { decision: 2, reason: 7, named: true };
 
 /// A token as it is presented, and the id that the answer must give.
 #[derive(Clone)]

@@ -380,7 +380,6 @@ fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
     let outcomes: Vec<Outcome> = outcomes.collect();
     let of = |figure: fn(&Outcome) -> f64| median(outcomes.iter().map(figure));
     Outcome {
-        decisions: 0,
         rate: of(|o| o.rate),
         median: of(|o| o.median),
         p99: of(|o| o.p99),
