@@ -51,10 +51,10 @@ pub fn run(stand: &Arc<Stand>) -> Report {
         ("many", Scene::many),
     ];
     for (name, part) in parts {
-        if stand.options.only.is_empty() || stand.options.only.iter().any(|only| only == name) {
-            if let Err(why) = part(&scene, &mut report) {
-                report.failed(name, &why);
-            }
+        let wanted =
+            stand.options.only.is_empty() || stand.options.only.iter().any(|only| only == name);
+        if wanted && let Err(why) = part(&scene, &mut report) {
+            report.failed(name, &why);
         }
     }
     report
