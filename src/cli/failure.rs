@@ -167,6 +167,12 @@ impl Failure {
     fn cures(&self, details: &ErrorDetails) -> Vec<String> {
         let mut cures = Vec::new();
         match self {
+            // What rustls says of a server's certificate, or of one that it misses from us.
+            Self::NoServer { message, .. } if message.contains("certificate") => cures.push(
+                "name the authority that vouches for the server with --server-ca, and, where the \
+                 server asks for one, your own certificate with --client-cert and --client-key"
+                    .to_owned(),
+            ),
             Self::NoServer { .. } => cures.push(
                 "start one with `portcullis serve`, or name another with --server or \
                  PORTCULLIS_SERVER"
