@@ -43,6 +43,8 @@ const MANY: usize = 1_000_000;
 struct Options {
     server: PathBuf,
     bare: PathBuf,
+    /// Another build of the server, to compare with instead of the bare service.
+    against: Option<PathBuf>,
     /// Rounds of each figure, and how long each side has its turn.
     rounds: usize,
     turn: Duration,
@@ -54,6 +56,7 @@ fn options() -> Options {
     let mut options = Options {
         server: PathBuf::new(),
         bare: PathBuf::new(),
+        against: None,
         rounds: 5,
         turn: Duration::from_secs(3),
         many: MANY,
@@ -65,6 +68,7 @@ fn options() -> Options {
         match arg.as_str() {
             "--server" => options.server = value().into(),
             "--bare" => options.bare = value().into(),
+            "--against" => options.against = Some(value().into()),
             "--only" => options.only = value().split(',').map(str::to_owned).collect(),
             "--quick" => {
                 options.rounds = 3;
@@ -111,7 +115,11 @@ impl Stand {
 
     /// Starts Portcullis over the database at `url`.
     fn server(&self, url: &str) -> Side {
-        let mut command = Command::new(&self.options.server);
+        self.server_of(&self.options.server, url)
+    }
+
+    fn server_of(&self, program: &Path, url: &str) -> Side {
+        let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"])
             .args(["--cache-capacity", &(2 * MANY).to_string()])

@@ -36,12 +36,22 @@ pub fn run(stand: &Arc<Stand>) -> Report {
     stand.execute(&url, "CREATE EXTENSION pg_stat_statements");
     let ours = stand.server(&url);
     let seeded = stand.seed(&ours, &url, TOKENS);
-    let bare = stand.bare();
     let tokens = seeded.tokens.clone();
     let questions = questions(&seeded, tokens, ALLOWED, READ);
     warm(&ours, &questions, 0, TOKENS).expect("every token is allowed");
-
-    let scene = Scene { stand, url: &url, ours, bare, seeded, questions };
+    let (other, other_questions) = match &stand.options.against {
+        None => (stand.bare(), Questions { constant_id: Some(BARE_ID), ..questions.clone() }),
+        // Another build has a database of its own: each serves one process.
+        Some(program) => {
+            let url = stand.cluster.database();
+            let side = stand.server_of(program, &url);
+            let seeded = stand.seed(&side, &url, TOKENS);
+            let questions = self::questions(&seeded, seeded.tokens.clone(), ALLOWED, READ);
+            warm(&side, &questions, 0, TOKENS).expect("every token is allowed");
+            (side, questions)
+        }
+    };
+    let scene = Scene { stand, url: &url, ours, bare: other, seeded, questions, other_questions };
     let parts: [(&str, Part<'_>); 6] = [
         ("unary", Scene::unary),
         ("h2load", Scene::h2load),
@@ -103,6 +113,8 @@ struct Scene<'a> {
     bare: Side,
     seeded: Seeded,
     questions: Questions,
+    /// The same for the other side.
+    other_questions: Questions,
 }
 
 impl Scene<'_> {
@@ -117,10 +129,9 @@ impl Scene<'_> {
         }
     }
 
-    /// The same questions, for the server that answers a constant.
+    /// The same for the other side.
     fn constant(&self, load: &Load) -> Load {
-        let questions = Questions { constant_id: Some(BARE_ID), ..load.questions.clone() };
-        Load { questions, ..load.clone() }
+        Load { questions: self.other_questions.clone(), ..load.clone() }
     }
 
     /// As many turns as there are rounds.
@@ -246,10 +257,13 @@ impl Scene<'_> {
         const MISSES: u64 = 4_000;
         let proxy = self.stand.runtime.block_on(Proxy::start(self.stand.cluster.port()));
         let port = format!(":{}/", self.stand.cluster.port());
-        let url = self.url.replace(&port, &format!(":{}/", proxy.address.port()));
-        let server = self.stand.server(&url);
+        let url = self.stand.cluster.database();
+        let through = url.replace(&port, &format!(":{}/", proxy.address.port()));
+        let server = self.stand.server(&through);
+        let seeded = self.stand.seed(&server, &url, MISSES as usize + 1_000);
+        let asked = questions(&seeded, seeded.tokens.clone(), ALLOWED, READ);
         let load = |first: u64, count: u64| Load {
-            questions: Questions { once: Some(first as usize), ..self.questions.clone() },
+            questions: Questions { once: Some(first as usize), ..asked.clone() },
             plan: Plan::Unary { under_way: 4 },
             connections: 1,
             lasting: Duration::from_secs(60),
@@ -321,14 +335,17 @@ impl Scene<'_> {
     fn many(&self, report: &mut Report) -> Result<()> {
         let many = self.stand.options.many;
         let url = self.stand.cluster.database();
-        let first = self.stand.server(&url);
-        let seeded = self.stand.seed(&first, &url, many);
-        drop(first);
+        let seeded = self.stand.seed(&self.stand.server(&url), &url, many);
+        let small = self.stand.cluster.database();
+        self.stand.seed(&self.stand.server(&small), &small, TOKENS);
 
-        let starts = self.turns(|| {
-            let small = self.stand.server(self.url).started_in;
-            Ok((self.stand.server(&url).started_in, small))
-        })?;
+        let start = |url: &str| {
+            // Until the database has noticed that the former process is gone.
+            std::thread::sleep(Duration::from_millis(500));
+            self.stand.server(url).started_in
+        };
+        let starts = self.turns(|| Ok((start(&url), start(&small))))?;
+        std::thread::sleep(Duration::from_millis(500));
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
         let ratio = median(starts.iter().map(|(many, few)| many.div_duration_f64(*few)));
         let ours = format!("{:.0} ms", median(starts.iter().map(|start| millis(start.0))));
