@@ -33,20 +33,17 @@ impl Authorization {
     pub(crate) fn new(services: Arc<Services>, stop: CancellationToken) -> Self {
         Self { services, stop }
     }
+}
 
-    async fn decide(
-        services: &Services,
-        request: &pb::AuthorizeRequest,
-    ) -> Result<pb::AuthorizeResponse, Error> {
-        use pb::authorize_request::Operation;
-        let operation = match &request.operation {
-            None => Asked::Nothing,
-            Some(Operation::Scope(name)) => Asked::Scope(name),
-            Some(Operation::Http(http)) => Asked::Http { method: &http.method, path: &http.path },
-        };
-        let question = Question { token: &request.token, client_ip: &request.client_ip, operation };
-        services.decide(&question, response).await
-    }
+/// The question that a message asks.
+fn question(request: &pb::AuthorizeRequest) -> Question<'_> {
+    use pb::authorize_request::Operation;
+    let operation = match &request.operation {
+        None => Asked::Nothing,
+        Some(Operation::Scope(name)) => Asked::Scope(name),
+        Some(Operation::Http(http)) => Asked::Http { method: &http.method, path: &http.path },
+    };
+    Question { token: &request.token, client_ip: &request.client_ip, operation }
 }
 
 fn response(decision: &Decision<'_>) -> pb::AuthorizeResponse {
@@ -101,7 +98,7 @@ impl AuthorizationService for Authorization {
         &self,
         request: Request<pb::AuthorizeRequest>,
     ) -> Result<Response<pb::AuthorizeResponse>, Status> {
-        match Self::decide(&self.services, request.get_ref()).await {
+        match self.services.decide(&question(request.get_ref()), response).await {
             Ok(response) => Ok(Response::new(response)),
             Err(error) => Err(status(&error)),
         }
@@ -122,15 +119,29 @@ impl AuthorizationService for Authorization {
             return Err(status(&Error::invalid("requests", "TOO_MANY", text)));
         }
         let services = &*self.services;
-        // All at once, so that tokens which must be read are read together.
-        let decide = async |request: &pb::AuthorizeRequest| {
-            let result = match Self::decide(services, request).await {
+        let item = |decided: Result<pb::AuthorizeResponse, Error>| pb::BatchAuthorizeResult {
+            result: Some(match decided {
                 Ok(response) => Item::Response(Box::new(response)),
                 Err(error) => Item::Error(item_error(&status(&error))),
-            };
-            pb::BatchAuthorizeResult { result: Some(result) }
+            }),
         };
-        let results = future::join_all(requests.iter().map(decide)).await;
+        let mut missing = Vec::new();
+        let mut results = Vec::with_capacity(requests.len());
+        for (place, request) in requests.iter().enumerate() {
+            let decided = services.decide_from_memory(&question(request), response);
+            if decided.is_none() {
+                missing.push(place);
+            }
+            // What is missing stays without a result, which allows nothing, until it is read below.
+            results.push(decided.map_or_else(pb::BatchAuthorizeResult::default, item));
+        }
+        // All at once, so that tokens which must be read are read together.
+        let read = missing.into_iter().map(async |place| {
+            (place, item(services.decide(&question(&requests[place]), response).await))
+        });
+        for (place, result) in future::join_all(read).await {
+            results[place] = result;
+        }
         Ok(Response::new(pb::BatchAuthorizeResponse { results }))
     }
 
@@ -157,7 +168,7 @@ impl AuthorizationService for Authorization {
                     .and_then(|role| Audience::Decisions.admit(role))
                     .map_err(|error| status(&error))?;
                 let result = match &item.request {
-                    Some(request) => Self::decide(&services, request).await,
+                    Some(request) => services.decide(&question(request), response).await,
                     None => {
                         services.metrics.undecided.inc();
                         Err(Error::invalid("request", "REQUIRED", "is required"))

@@ -79,7 +79,8 @@ macro_rules! id {
                 write_base62(self.0.as_u128(), &mut digits);
                 let mut text = String::with_capacity($prefix.len() + BASE62_U128);
                 text.push_str($prefix);
-                text.extend(digits.map(char::from));
+                // Base-62 digits are ASCII.
+                text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
                 text
             }
         }

@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use super::validate::Faults;
 use super::{Error, Result, Services, no_catalog};
-use crate::cache::{Lookup, ReadError};
+use crate::cache::{Fact, Lookup, ReadError};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Operation, Presented, Request};
 use crate::policy::id::TokenId;
 use crate::policy::network::ClientAddr;
 use crate::policy::scope::Catalog;
+use crate::policy::token::TokenFacts;
 use crate::secret::{self, Opens, WellFormed};
 
 /// The most questions in one batch.
@@ -53,10 +56,37 @@ impl Services {
     pub async fn decide<T>(
         &self,
         question: &Question<'_>,
+        answer: impl FnOnce(&Decision<'_>) -> T + Copy,
+    ) -> Result<T> {
+        match self.decide_from_memory(question, answer) {
+            Some(decided) => decided,
+            // In a box: what a read needs is large, and hits would carry it around.
+            None => Box::pin(self.decide_with_store(question, answer)).await,
+        }
+    }
+
+    /// The same at once; `None` where the store has to be asked first.
+    pub fn decide_from_memory<T>(
+        &self,
+        question: &Question<'_>,
+        answer: impl FnOnce(&Decision<'_>) -> T,
+    ) -> Option<Result<T>> {
+        let watch = Stopwatch::start();
+        let decided = self.try_memory(question, answer).transpose()?;
+        Some(self.counted(decided, watch))
+    }
+
+    async fn decide_with_store<T>(
+        &self,
+        question: &Question<'_>,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<T> {
         let watch = Stopwatch::start();
-        let decided = self.decide_now(question, answer).await;
+        let decided = self.try_store(question, answer).await;
+        self.counted(decided, watch)
+    }
+
+    fn counted<T>(&self, decided: Result<(decide::Reason, T)>, watch: Stopwatch) -> Result<T> {
         match decided {
             Ok((reason, answer)) => {
                 self.metrics.decided(reason, watch.elapsed());
@@ -69,32 +99,51 @@ impl Services {
         }
     }
 
-    async fn decide_now<T>(
+    fn try_memory<T>(
+        &self,
+        question: &Question<'_>,
+        answer: impl FnOnce(&Decision<'_>) -> T,
+    ) -> Result<Option<(decide::Reason, T)>> {
+        let in_force = self.cache.borrow_catalog();
+        let catalog = &in_force.as_ref().ok_or_else(no_catalog)?.catalog;
+        let request = arguments(question, catalog)?;
+        let fact = match WellFormed::parse(question.token, Opens::Token) {
+            None => None,
+            Some(secret) => match self.cache.tokens.look(TokenId(secret.id)).now_or_never() {
+                Some(Lookup::Known(fact)) => {
+                    self.metrics.hit();
+                    Some(opened(fact, &secret))
+                }
+                Some(Lookup::Unknown) if !self.cache.keys().made(&secret) => {
+                    self.metrics.forged.inc();
+                    Some(None)
+                }
+                // Not there, or memory is just being put in order.
+                Some(Lookup::Unknown) | None => return Ok(None),
+            },
+        };
+        Ok(Some(decided(fact.as_ref().map(Option::as_deref), catalog, &request, answer)))
+    }
+
+    async fn try_store<T>(
         &self,
         question: &Question<'_>,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<(decide::Reason, T)> {
-        // The arguments are checked before anything is looked up, and once more borrowed from the
-        // catalogue that the decision is made with: the store may have been asked in between.
-        arguments(question, &self.cache.borrow_catalog().as_ref().ok_or_else(no_catalog)?.catalog)?;
-        let (fact, malformed) = match WellFormed::parse(question.token, Opens::Token) {
-            None => (None, true),
-            Some(secret) => (self.fact(&secret).await?, false),
+        let fact = match WellFormed::parse(question.token, Opens::Token) {
+            None => None,
+            Some(secret) => Some(self.fact(&secret).await?),
         };
+        // The arguments were fine before; they are borrowed from the catalogue that the decision is
+        // made with, which may be another one now.
         let in_force = self.cache.borrow_catalog();
         let catalog = &in_force.as_ref().ok_or_else(no_catalog)?.catalog;
         let request = arguments(question, catalog)?;
-        let presented = match &fact {
-            Some(facts) => Presented::Token(facts),
-            None if malformed => Presented::Malformed,
-            None => Presented::Unknown,
-        };
-        let decision = decide::decide(presented, catalog, &request);
-        Ok((decision.verdict.reason(), answer(&decision)))
+        Ok(decided(fact.as_ref().map(Option::as_deref), catalog, &request, answer))
     }
 
     /// The facts of the token that `secret` opens; `None` for one that opens none.
-    async fn fact(&self, secret: &WellFormed<'_>) -> Result<crate::cache::Fact> {
+    async fn fact(&self, secret: &WellFormed<'_>) -> Result<Fact> {
         let id = TokenId(secret.id);
         let fact = match self.cache.tokens.look(id).await {
             Lookup::Known(fact) => {
@@ -117,8 +166,29 @@ impl Services {
                 }
             })?,
         };
-        Ok(fact.filter(|facts| secret::same(&facts.digest, &secret.digest())))
+        Ok(opened(fact, secret))
     }
+}
+
+/// The facts, where `secret` is the secret of that token.
+fn opened(fact: Fact, secret: &WellFormed<'_>) -> Fact {
+    fact.filter(|facts| secret::same(&facts.digest, &secret.digest()))
+}
+
+/// Decides on the facts of a well-formed secret; `None` for a malformed one.
+fn decided<'a, T>(
+    fact: Option<Option<&'a TokenFacts>>,
+    catalog: &'a Catalog,
+    request: &Request<'a>,
+    answer: impl FnOnce(&Decision<'_>) -> T,
+) -> (decide::Reason, T) {
+    let presented = match fact {
+        Some(Some(facts)) => Presented::Token(facts),
+        Some(None) => Presented::Unknown,
+        None => Presented::Malformed,
+    };
+    let decision = decide::decide(presented, catalog, request);
+    (decision.verdict.reason(), answer(&decision))
 }
 
 fn unreachable_store() -> Error {
