@@ -350,7 +350,7 @@ impl Scene<'_> {
         let ratio = median(starts.iter().map(|(many, few)| many.div_duration_f64(*few)));
         let ours = format!("{:.0} ms", median(starts.iter().map(|start| millis(start.0))));
         let other = format!("{:.0} ms", median(starts.iter().map(|start| millis(start.1))));
-        let what = "start with a million tokens stored, over 100,000";
+        let what = &format!("start with {many} tokens stored, over 100,000");
         report.add(what, ours, other, ratio, Target::AtMost(1.2));
 
         let server = self.stand.server(&url);
@@ -371,13 +371,13 @@ impl Scene<'_> {
             Ok((ratio, middle(|turn| turn.0), middle(|turn| turn.1)))
         };
         let (ratio, large, small) = against(TOKENS)?;
-        let what = "Authorize with a million stored, over 100,000 stored";
+        let what = &format!("Authorize with {many} stored, over 100,000 stored");
         report.add(what, said(&large), said(&small), ratio, Target::AtLeast(0.95));
 
         let warmed = warm(&server, &all, TOKENS, many - TOKENS)?;
         let grown = server.resident().saturating_sub(fresh);
         let (ratio, large, small) = against(many)?;
-        let what = "Authorize with a million in memory, over 100,000";
+        let what = &format!("Authorize with {many} in memory, over 100,000");
         report.add(what, said(&large), said(&small), ratio, Target::None);
         let each = grown as f64 / many as f64;
         let ours = format!("{} MiB for {many}", grown >> 20);
