@@ -82,8 +82,10 @@ struct FactsRow {
 }
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
-    let row: Option<FactsRow> =
-        sqlx::query_as(SELECT_FACTS).bind(id.0).fetch_optional(store.decide()).await?;
+    let mut lane = store.decide().await?;
+    let query = sqlx::query_as(SELECT_FACTS).bind(id.0);
+    let row: Option<FactsRow> = query.fetch_optional(&mut *lane).await?;
+    lane.done();
     let Some(row) = row else { return Ok(None) };
     let upcoming = match (row.pending_action_id, row.r#type, row.effective_time) {
         (Some(id), Some(action), Some(effective)) => Some(UpcomingAction {
