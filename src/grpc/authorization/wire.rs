@@ -5,8 +5,6 @@
 //! says: fields come in any order, the last of the same one counts, unknown ones are passed over.
 //! Bytes that are no message, or no text, are the fault of their item alone.
 
-use std::io::Write as _;
-
 use prost::Message as _;
 use prost::encoding::{self, DecodeContext, WireType};
 use tonic_types::Status as ItemStatus;
@@ -202,8 +200,7 @@ pub(super) fn put_response(decision: &Decision<'_>, out: &mut Vec<u8>) {
         put(6, scope.name.as_str().as_bytes(), out);
     }
     if let Some(entry) = matched {
-        // Writing to a Vec can't fail.
-        put_short(7, out, |out| drop(write!(out, "{entry}")));
+        put_short(7, out, |out| entry.write(out));
     }
     if let Some(action) = decision.token.and_then(|token| token.upcoming.as_ref()) {
         let action = pb::UpcomingAction {
