@@ -13,6 +13,7 @@
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
+//! - [`mail`]: what admins are told, and the relay that carries it.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
 //! - [`http`]: metrics and health for operators' tools.
@@ -49,6 +50,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod http;
+pub mod mail;
 pub mod net;
 pub mod policy;
 pub mod secret;

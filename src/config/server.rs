@@ -2,52 +2,27 @@
 //! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names.
 
 mod faults;
+mod lifecycle;
+mod mail;
 mod store;
+mod variables;
 
-use std::env;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{client, unknown_variables};
 use crate::policy::catalog_file;
 use crate::policy::network::Limits;
 use crate::secret::Prefix;
 use crate::telemetry::LogFormat;
 use faults::Faults;
 pub use faults::InvalidSettings;
+pub use lifecycle::{LifecycleArgs, LifecycleMode, LifecycleSettings};
+pub use mail::{MailArgs, MailSettings, RelaySettings};
 pub use store::{StoreArgs, StoreSettings};
-
-const DATABASE_URL: &str = "PORTCULLIS_DATABASE_URL";
-const DATABASE_URL_FILE: &str = "PORTCULLIS_DATABASE_URL_FILE";
-const OPERATOR: &str = "PORTCULLIS_OPERATOR_CREDENTIAL";
-const OPERATOR_FILE: &str = "PORTCULLIS_OPERATOR_CREDENTIAL_FILE";
-
-/// The variables that the server reads, besides those of the client side.
-const VARIABLES: [&str; 20] = [
-    "PORTCULLIS_LISTEN",
-    "PORTCULLIS_HTTP_LISTEN",
-    DATABASE_URL,
-    DATABASE_URL_FILE,
-    "PORTCULLIS_DEV",
-    "PORTCULLIS_CATALOG",
-    OPERATOR,
-    OPERATOR_FILE,
-    "PORTCULLIS_TOKEN_PREFIX",
-    "PORTCULLIS_TLS_CERT",
-    "PORTCULLIS_TLS_KEY",
-    "PORTCULLIS_TLS_CLIENT_CA",
-    "PORTCULLIS_PLAINTEXT",
-    "PORTCULLIS_CACHE_CAPACITY",
-    "PORTCULLIS_DATABASE_CONNECTIONS",
-    "PORTCULLIS_WHITELIST_MAX_ENTRIES",
-    "PORTCULLIS_WHITELIST_WIDEST_IPV4",
-    "PORTCULLIS_WHITELIST_WIDEST_IPV6",
-    "PORTCULLIS_LOG_FORMAT",
-    "PORTCULLIS_LOG_LEVEL",
-];
+use variables::{OPERATOR, OPERATOR_FILE, known_variables};
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -150,6 +125,10 @@ pub struct ServeArgs {
         help_heading = "Operation"
     )]
     cache_capacity: String,
+    #[command(flatten)]
+    lifecycle: LifecycleArgs,
+    #[command(flatten)]
+    mail: MailArgs,
     /// How log lines on standard error are written: text or json [default: text on a terminal,
     /// else json]
     #[arg(
@@ -222,6 +201,10 @@ pub struct ServeSettings {
     pub limits: Limits,
     /// Tokens kept in memory at most.
     pub cache_capacity: u64,
+    /// What happens to unused tokens.
+    pub lifecycle: LifecycleSettings,
+    /// How admins are mailed.
+    pub mail: MailSettings,
     /// How log lines are written; `None` to decide by the terminal.
     pub log_format: Option<LogFormat>,
     /// How much is logged.
@@ -234,12 +217,6 @@ pub const BUILT_IN_CATALOG: &str = include_str!("../../catalogs/mercury.toml");
 const MIN_CREDENTIAL: usize = 32;
 /// The most.
 const MAX_CREDENTIAL: usize = 1_024;
-
-fn known_variables(faults: &mut Faults) {
-    let known: Vec<_> = VARIABLES.iter().chain(&client::VARIABLES).copied().collect();
-    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    faults.extend(unknown_variables(&known, names));
-}
 
 impl ServeArgs {
     /// Checks the settings, secrets from the environment included.
@@ -327,6 +304,8 @@ impl ServeArgs {
         };
         let cache_capacity =
             faults.number("cache-capacity", &self.cache_capacity, 1, 1_000_000_000);
+        let lifecycle = self.lifecycle.resolve(&mut faults);
+        let mail = self.mail.resolve(&mut faults);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),
@@ -350,6 +329,8 @@ impl ServeArgs {
                 prefix: prefix?,
                 limits,
                 cache_capacity,
+                lifecycle: lifecycle?,
+                mail: mail?,
                 log_format,
                 log_level: log_level?,
             })

@@ -13,7 +13,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Python with grpcio, grpcio-tools and grpcio-status.
+/// Python with grpcio, grpcio-tools, grpcio-status and aiosmtpd.
 pub fn python() -> Command {
     Command::new(tool("TEST_PYTHON"))
 }

@@ -4,10 +4,11 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::config::client;
+use crate::config::{client, duration};
 
 /// Every fault of the settings.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,28 @@ impl Faults {
             }
             None => least,
         }
+    }
+
+    /// A length of time, which must be longer than nothing.
+    pub(super) fn duration(&mut self, flag: &str, text: &str) -> Option<Duration> {
+        match duration::parse(text.trim()) {
+            Ok(Duration::ZERO) => {
+                self.add(format!(
+                    "--{flag}: {text:?} is no time at all: write one such as 7d or 90s"
+                ));
+                None
+            }
+            Ok(duration) => Some(duration),
+            Err(error) => {
+                self.add(format!("--{flag}: {text:?} {error}"));
+                None
+            }
+        }
+    }
+
+    /// Whether a fault of `setting` was told already.
+    pub(super) fn tells(&self, setting: &str) -> bool {
+        self.0.iter().any(|fault| fault.starts_with(setting))
     }
 
     pub(super) fn settle<T>(self, value: impl FnOnce() -> Option<T>) -> Result<T, InvalidSettings> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::faults::Faults;
-use super::{DATABASE_URL, DATABASE_URL_FILE};
+use super::variables::{DATABASE_URL, DATABASE_URL_FILE};
 
 /// Where the store is, as written.
 #[derive(Debug, Clone, clap::Args)]

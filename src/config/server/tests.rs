@@ -3,6 +3,7 @@
 use super::store::has_password;
 use super::*;
 use clap::Parser as _;
+use std::time::Duration;
 
 #[derive(clap::Parser)]
 struct Command {
@@ -76,4 +77,93 @@ fn dev_stays_on_this_host() {
     let error = resolve(&["--dev", "--listen", "0.0.0.0:1", "--plaintext"]).unwrap_err();
     assert!(error.contains("loopback only"), "{error}");
     assert!(resolve(&["--dev", "--database-url", "postgres://h/d"]).is_err());
+}
+
+#[test]
+fn lifecycle_and_mail_have_defaults() {
+    let settings = resolve(&[]).unwrap();
+    let seconds = Duration::from_secs;
+    let day = seconds(86_400);
+    assert_eq!(
+        settings.lifecycle,
+        LifecycleSettings {
+            mode: LifecycleMode::Enforce,
+            window: day * 45,
+            notice: day * 7,
+            sweep_interval: seconds(60),
+            deleted_retention: day * 90,
+            usage_flush_interval: seconds(1),
+        }
+    );
+    let mail = settings.mail;
+    assert!(mail.relay.is_none() && mail.public_url.is_none());
+    assert_eq!((mail.retry_initial, mail.retry_max), (seconds(1), seconds(900)));
+    assert_eq!((mail.refused_retry, mail.rate.get()), (day, 5));
+}
+
+#[test]
+fn a_lifecycle_can_be_tried_in_seconds() {
+    let flags = ["--lifecycle-window", "3s", "--lifecycle-notice", "500ms", "--lifecycle-mode"];
+    let settings = resolve(&[&flags[..], &["observe"]].concat()).unwrap().lifecycle;
+    assert_eq!(settings.window, Duration::from_secs(3));
+    assert_eq!(settings.notice, Duration::from_millis(500));
+    assert_eq!(settings.mode, LifecycleMode::Observe);
+}
+
+#[test]
+fn every_fault_of_lifecycle_and_mail_is_told_at_once() {
+    let flags = "--lifecycle-mode lax --lifecycle-window 7d --lifecycle-notice 7d \
+                 --lifecycle-sweep-interval 0s --deleted-retention 90 --usage-flush-interval 1x \
+                 --mail-retry-initial 1h --mail-retry-max 1m --mail-refused-retry 0d --mail-rate 0 \
+                 --public-url example.com --mail-from nobody --smtp-ca /nonexistent";
+    let error = resolve(&flags.split_whitespace().collect::<Vec<_>>()).unwrap_err();
+    for part in [
+        "12 settings are at fault",
+        "--lifecycle-mode: \"lax\" is not enforce or observe",
+        "--lifecycle-notice: 7d is not less than --lifecycle-window, 7d",
+        "--lifecycle-sweep-interval: \"0s\" is no time at all",
+        "--deleted-retention: \"90\" has no unit",
+        "--usage-flush-interval: \"1x\" `x` is not a unit",
+        "--mail-retry-initial: 1h is more than --mail-retry-max, 1m",
+        "--mail-refused-retry: \"0d\" is no time at all",
+        "--mail-rate: 0 is not a whole number",
+        "--public-url: \"example.com\" is no base for links",
+        "--mail-from: \"nobody\" is no mail address",
+        "--mail-from: goes with a relay: name it in PORTCULLIS_SMTP_URL",
+        "--smtp-ca: cannot read /nonexistent",
+    ] {
+        assert!(error.contains(part), "{part} is missing in:\n{error}");
+    }
+}
+
+/// The mail settings with a relay in the environment.
+fn with_relay(url: &str, flags: &[&str]) -> Result<MailSettings, String> {
+    let args = std::iter::once(&"serve").chain(flags);
+    let args = Command::try_parse_from(args).unwrap().serve.mail;
+    let mut faults = Faults::default();
+    let settings = args.resolve_with(Some(url.to_owned().into()), &mut faults);
+    faults.settle(|| settings).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_relay_needs_a_sender_and_shows_no_password() {
+    let from = &["--mail-from", "Portcullis <portcullis@acme.example>"];
+    let settings = with_relay("smtp+starttls://u:hunter2@mail.example", from).unwrap();
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let relay = settings.relay.unwrap();
+    assert_eq!(relay.endpoint.to_string(), "mail.example:587");
+    assert_eq!(relay.sender.to_string(), "Portcullis <portcullis@acme.example>");
+
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for (url, flags, part) in [
+        ("smtp://mail.example", &[][..], "--mail-from: is missing"),
+        ("smtp://u:hunter2@mail.example", from, "PORTCULLIS_SMTP_URL: would send its password"),
+        ("http://u:hunter2@mail.example", from, "PORTCULLIS_SMTP_URL: must be smtp://"),
+        ("smtp://mail.example", &["--mail-from", "a@b", "--smtp-ca", ca], "shows no certificate"),
+        ("smtps://mail.example", &["--mail-from", "a@b", "--smtp-ca", ca], "no PEM certificate"),
+    ] {
+        let error = with_relay(url, flags).unwrap_err();
+        assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
+    }
 }

@@ -1,0 +1,130 @@
+//! What happens to tokens that nobody uses, and when.
+
+use std::time::Duration;
+
+use super::faults::Faults;
+
+/// What happens to unused tokens, as written.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Lifecycle")]
+pub struct LifecycleArgs {
+    /// What is done about tokens that nobody uses: enforce, or observe, which only shows what would
+    /// be done
+    #[arg(
+        long,
+        env = "PORTCULLIS_LIFECYCLE_MODE",
+        hide_env_values = true,
+        value_name = "MODE",
+        default_value = "enforce"
+    )]
+    lifecycle_mode: String,
+    /// How long a token, or what it may do, has to be unused to be taken
+    #[arg(
+        long,
+        env = "PORTCULLIS_LIFECYCLE_WINDOW",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "45d"
+    )]
+    lifecycle_window: String,
+    /// How long before that every admin of its account has been told; less than the window
+    #[arg(
+        long,
+        env = "PORTCULLIS_LIFECYCLE_NOTICE",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "7d"
+    )]
+    lifecycle_notice: String,
+    /// How often it is looked for what is due
+    #[arg(
+        long,
+        env = "PORTCULLIS_LIFECYCLE_SWEEP_INTERVAL",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
+    lifecycle_sweep_interval: String,
+    /// How long a deleted token is denied as deleted; as unknown from then on
+    #[arg(
+        long,
+        env = "PORTCULLIS_DELETED_RETENTION",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "90d"
+    )]
+    deleted_retention: String,
+    /// How long a recorded use may wait to be written, unless it keeps a token
+    #[arg(
+        long,
+        env = "PORTCULLIS_USAGE_FLUSH_INTERVAL",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "1s"
+    )]
+    usage_flush_interval: String,
+}
+
+/// Whether anything is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LifecycleMode {
+    /// What is due is announced and carried out.
+    Enforce,
+    /// It is shown what would be done; nothing is stored, mailed or taken.
+    Observe,
+}
+
+/// What happens to unused tokens. All durations are longer than nothing, and the notice is shorter than
+/// the window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LifecycleSettings {
+    /// Whether anything is taken.
+    pub mode: LifecycleMode,
+    /// How long something has to be unused to be taken.
+    pub window: Duration,
+    /// How long before that every admin has been told.
+    pub notice: Duration,
+    /// How often it is looked for what is due.
+    pub sweep_interval: Duration,
+    /// How long a deleted token keeps a reason of its own.
+    pub deleted_retention: Duration,
+    /// How long a use may wait to be written.
+    pub usage_flush_interval: Duration,
+}
+
+impl LifecycleArgs {
+    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<LifecycleSettings> {
+        let mode = match self.lifecycle_mode.as_str() {
+            "enforce" => Some(LifecycleMode::Enforce),
+            "observe" => Some(LifecycleMode::Observe),
+            other => {
+                faults.add(format!("--lifecycle-mode: {other:?} is not enforce or observe"));
+                None
+            }
+        };
+        let window = faults.duration("lifecycle-window", &self.lifecycle_window);
+        let notice = faults.duration("lifecycle-notice", &self.lifecycle_notice);
+        let sweep_interval =
+            faults.duration("lifecycle-sweep-interval", &self.lifecycle_sweep_interval);
+        let deleted_retention = faults.duration("deleted-retention", &self.deleted_retention);
+        let usage_flush_interval =
+            faults.duration("usage-flush-interval", &self.usage_flush_interval);
+        if let (Some(window), Some(notice)) = (window, notice)
+            && notice >= window
+        {
+            faults.add(format!(
+                "--lifecycle-notice: {} is not less than --lifecycle-window, {}: notice is given \
+                 within the window; shorten one or lengthen the other",
+                self.lifecycle_notice, self.lifecycle_window
+            ));
+        }
+        Some(LifecycleSettings {
+            mode: mode?,
+            window: window?,
+            notice: notice?,
+            sweep_interval: sweep_interval?,
+            deleted_retention: deleted_retention?,
+            usage_flush_interval: usage_flush_interval?,
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! How admins are mailed. Must stay true: the relay's password never comes as a flag, and no message
+//! repeats it.
+
+use std::fs;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::faults::Faults;
+use crate::mail::{Authorities, Endpoint, PublicUrl, Security, Sender};
+
+pub(super) const SMTP_URL: &str = "PORTCULLIS_SMTP_URL";
+pub(super) const SMTP_URL_FILE: &str = "PORTCULLIS_SMTP_URL_FILE";
+
+/// How admins are mailed, as written. The relay comes from the environment.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Mail")]
+pub struct MailArgs {
+    /// Who mails: portcullis@example.com, or Portcullis <portcullis@example.com>. Goes with the relay,
+    /// which PORTCULLIS_SMTP_URL names, or a file named by PORTCULLIS_SMTP_URL_FILE:
+    /// smtp+starttls://user:password@host, smtps:// or smtp://
+    #[arg(long, env = "PORTCULLIS_MAIL_FROM", hide_env_values = true, value_name = "ADDRESS")]
+    mail_from: Option<String>,
+    /// PEM file of authorities that may vouch for the relay too, besides those that browsers know
+    #[arg(long, env = "PORTCULLIS_SMTP_CA", hide_env_values = true, value_name = "FILE")]
+    smtp_ca: Option<PathBuf>,
+    /// How long after a fault of the relay a mail is tried again; doubled each time
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAIL_RETRY_INITIAL",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "1s"
+    )]
+    mail_retry_initial: String,
+    /// How long that gets at most
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAIL_RETRY_MAX",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "15m"
+    )]
+    mail_retry_max: String,
+    /// How long after the relay refused a recipient for good it is tried again all the same
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAIL_REFUSED_RETRY",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "1d"
+    )]
+    mail_refused_retry: String,
+    /// Mails a second at most
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAIL_RATE",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value = "5"
+    )]
+    mail_rate: String,
+    /// Where admins find the management page, for links in mails, such as
+    /// `https://portcullis.example.com`
+    #[arg(long, env = "PORTCULLIS_PUBLIC_URL", hide_env_values = true, value_name = "URL")]
+    public_url: Option<String>,
+}
+
+/// How admins are mailed. All durations are longer than nothing.
+#[derive(Debug, Clone)]
+pub struct MailSettings {
+    /// Through whom; `None`: nobody is mailed, and so nothing is taken.
+    pub relay: Option<RelaySettings>,
+    /// How long after a fault of the relay a mail is tried again, at first.
+    pub retry_initial: Duration,
+    /// And at last.
+    pub retry_max: Duration,
+    /// How long after a refusal of the recipient.
+    pub refused_retry: Duration,
+    /// Mails a second at most.
+    pub rate: NonZeroU32,
+    /// Where admins find the management page.
+    pub public_url: Option<PublicUrl>,
+}
+
+/// Through whom mail goes.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// The relay.
+    pub endpoint: Endpoint,
+    /// Who may vouch for it.
+    pub authorities: Authorities,
+    /// Who mails.
+    pub sender: Sender,
+}
+
+impl MailArgs {
+    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<MailSettings> {
+        let url = faults.secret(SMTP_URL, SMTP_URL_FILE);
+        self.resolve_with(url, faults)
+    }
+
+    /// The same, with what the environment said.
+    pub(super) fn resolve_with(
+        &self,
+        url: Option<SecretString>,
+        faults: &mut Faults,
+    ) -> Option<MailSettings> {
+        let relay = self.relay(url, faults);
+        let retry_initial = faults.duration("mail-retry-initial", &self.mail_retry_initial);
+        let retry_max = faults.duration("mail-retry-max", &self.mail_retry_max);
+        let refused_retry = faults.duration("mail-refused-retry", &self.mail_refused_retry);
+        if let (Some(initial), Some(max)) = (retry_initial, retry_max)
+            && initial > max
+        {
+            faults.add(format!(
+                "--mail-retry-initial: {} is more than --mail-retry-max, {}: shorten one or lengthen \
+                 the other",
+                self.mail_retry_initial, self.mail_retry_max
+            ));
+        }
+        let rate = faults.number("mail-rate", &self.mail_rate, 1, 10_000);
+        let public_url = self.public_url.as_deref().and_then(|text| {
+            let url = text.parse::<PublicUrl>();
+            url.map_err(|error| faults.add(format!("--public-url: {text:?} {error}"))).ok()
+        });
+        Some(MailSettings {
+            relay,
+            retry_initial: retry_initial?,
+            retry_max: retry_max?,
+            refused_retry: refused_retry?,
+            rate: NonZeroU32::new(rate as u32)?,
+            public_url,
+        })
+    }
+
+    fn relay(&self, url: Option<SecretString>, faults: &mut Faults) -> Option<RelaySettings> {
+        let sender = self.mail_from.as_deref().map(|text| {
+            let sender = text.trim().parse::<Sender>();
+            sender.map_err(|error| faults.add(format!("--mail-from: {text:?} {error}"))).ok()
+        });
+        let endpoint = url.map(|url| {
+            Endpoint::parse(&url).map_err(|error| faults.add(format!("{SMTP_URL}: {error}"))).ok()
+        });
+        let authorities = self.authorities(endpoint.as_ref(), faults);
+        match (endpoint, sender) {
+            (None, None) => None,
+            (Some(_), None) => {
+                faults.add(format!(
+                    "--mail-from: is missing: {SMTP_URL} is set, and a mail needs a sender"
+                ));
+                None
+            }
+            (None, Some(_)) => {
+                // A file that can't be read has been told already.
+                if !faults.tells(SMTP_URL) {
+                    faults.add(format!(
+                        "--mail-from: goes with a relay: name it in {SMTP_URL}, or a file that \
+                         holds it in {SMTP_URL_FILE}"
+                    ));
+                }
+                None
+            }
+            (Some(endpoint), Some(sender)) => Some(RelaySettings {
+                endpoint: endpoint?,
+                authorities: authorities?,
+                sender: sender?,
+            }),
+        }
+    }
+
+    fn authorities(
+        &self,
+        endpoint: Option<&Option<Endpoint>>,
+        faults: &mut Faults,
+    ) -> Option<Authorities> {
+        let pem = match &self.smtp_ca {
+            None => None,
+            Some(path) => match fs::read(path) {
+                Ok(pem) => Some((path, pem)),
+                Err(error) => {
+                    faults.add(format!("--smtp-ca: cannot read {}: {error}", path.display()));
+                    return None;
+                }
+            },
+        };
+        if let Some((path, _)) = &pem {
+            let plain = |endpoint: &Endpoint| endpoint.security() == Security::Plain;
+            match endpoint {
+                None => faults.add(format!(
+                    "--smtp-ca: {} vouches for a relay, and none is named: set {SMTP_URL}",
+                    path.display()
+                )),
+                Some(Some(endpoint)) if plain(endpoint) => faults.add(format!(
+                    "--smtp-ca: an smtp:// relay shows no certificate: write smtp+starttls:// or \
+                     smtps:// in {SMTP_URL}"
+                )),
+                Some(_) => {}
+            }
+        }
+        let authorities = Authorities::new(pem.as_ref().map(|(_, pem)| pem.as_slice()));
+        authorities
+            .map_err(|error| {
+                let path = pem.map(|(path, _)| path.display().to_string()).unwrap_or_default();
+                faults.add(format!("--smtp-ca: {path} {error}"));
+            })
+            .ok()
+    }
+}

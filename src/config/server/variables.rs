@@ -1,0 +1,57 @@
+//! The names of the variables that the server reads. A `PORTCULLIS_*` variable beside them is a fault.
+
+use std::env;
+
+use super::faults::Faults;
+use super::mail::{SMTP_URL, SMTP_URL_FILE};
+use crate::config::{client, unknown_variables};
+
+pub(super) const DATABASE_URL: &str = "PORTCULLIS_DATABASE_URL";
+pub(super) const DATABASE_URL_FILE: &str = "PORTCULLIS_DATABASE_URL_FILE";
+pub(super) const OPERATOR: &str = "PORTCULLIS_OPERATOR_CREDENTIAL";
+pub(super) const OPERATOR_FILE: &str = "PORTCULLIS_OPERATOR_CREDENTIAL_FILE";
+
+/// The variables that the server reads, besides those of the client side.
+const VARIABLES: [&str; 35] = [
+    "PORTCULLIS_LISTEN",
+    "PORTCULLIS_HTTP_LISTEN",
+    DATABASE_URL,
+    DATABASE_URL_FILE,
+    "PORTCULLIS_DEV",
+    "PORTCULLIS_CATALOG",
+    OPERATOR,
+    OPERATOR_FILE,
+    "PORTCULLIS_TOKEN_PREFIX",
+    "PORTCULLIS_TLS_CERT",
+    "PORTCULLIS_TLS_KEY",
+    "PORTCULLIS_TLS_CLIENT_CA",
+    "PORTCULLIS_PLAINTEXT",
+    "PORTCULLIS_CACHE_CAPACITY",
+    "PORTCULLIS_DATABASE_CONNECTIONS",
+    "PORTCULLIS_WHITELIST_MAX_ENTRIES",
+    "PORTCULLIS_WHITELIST_WIDEST_IPV4",
+    "PORTCULLIS_WHITELIST_WIDEST_IPV6",
+    "PORTCULLIS_LIFECYCLE_MODE",
+    "PORTCULLIS_LIFECYCLE_WINDOW",
+    "PORTCULLIS_LIFECYCLE_NOTICE",
+    "PORTCULLIS_LIFECYCLE_SWEEP_INTERVAL",
+    "PORTCULLIS_DELETED_RETENTION",
+    "PORTCULLIS_USAGE_FLUSH_INTERVAL",
+    SMTP_URL,
+    SMTP_URL_FILE,
+    "PORTCULLIS_SMTP_CA",
+    "PORTCULLIS_MAIL_FROM",
+    "PORTCULLIS_MAIL_RETRY_INITIAL",
+    "PORTCULLIS_MAIL_RETRY_MAX",
+    "PORTCULLIS_MAIL_REFUSED_RETRY",
+    "PORTCULLIS_MAIL_RATE",
+    "PORTCULLIS_PUBLIC_URL",
+    "PORTCULLIS_LOG_FORMAT",
+    "PORTCULLIS_LOG_LEVEL",
+];
+
+pub(super) fn known_variables(faults: &mut Faults) {
+    let known: Vec<_> = VARIABLES.iter().chain(&client::VARIABLES).copied().collect();
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    faults.extend(unknown_variables(&known, names));
+}

@@ -1,0 +1,133 @@
+//! What a mail is made of: plain values, gathered by whoever knows them.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::message::Kind;
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenKind;
+
+/// Everything that one mail to one recipient says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The mail's id, of which its `Message-ID` is made.
+    pub id: Uuid,
+    /// The recipient's mail address.
+    pub to: String,
+    /// Its `Date`.
+    pub date: Timestamp,
+    /// The account that it is about.
+    pub account: Account,
+    /// Everybody who is told the same; the recipient may be among them.
+    pub told: Vec<String>,
+    /// What happened or will happen.
+    pub subject: Subject,
+}
+
+impl Facts {
+    /// What the mail is about.
+    pub fn kind(&self) -> Kind {
+        match self.subject {
+            Subject::Notice(_) => Kind::Notice,
+            Subject::CarriedOut { .. } => Kind::CarriedOut,
+            Subject::AdminsChanged { .. } => Kind::AdminsChanged,
+        }
+    }
+}
+
+/// Whose token it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// Its name, as it was chosen.
+    pub name: String,
+}
+
+/// What happened or will happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// Something will be taken.
+    Notice(Notice),
+    /// Something was taken.
+    CarriedOut {
+        /// What, and of which token.
+        action: Action,
+        /// When.
+        at: Timestamp,
+        /// When the last admin's notice was accepted.
+        noticed: Option<Timestamp>,
+    },
+    /// The account has other admins.
+    AdminsChanged {
+        /// Those it had.
+        before: Vec<String>,
+        /// Those it has.
+        after: Vec<String>,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// That something will be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// What, and of which token.
+    pub action: Action,
+    /// When, at the earliest, as far as known.
+    pub effective: Timestamp,
+}
+
+/// What a pending action takes, and of which token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// The token.
+    pub token: Token,
+    /// What kind of thing is taken.
+    pub takes: Takes,
+    /// The scopes that it loses: of a deletion, all that it has.
+    pub lost: Vec<ScopeUse>,
+    /// The scopes that it keeps: of a deletion, none.
+    pub kept: Vec<ScopeUse>,
+    /// When what it loses was last used, and `None` where it never was.
+    pub last_use_of_lost: Option<Timestamp>,
+    /// After how long without use this happens.
+    pub window: Duration,
+}
+
+/// What kind of thing is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// The token: it is deleted.
+    Token,
+    /// All that writes: `READ_WRITE` becomes `READ_ONLY`.
+    Writes,
+    /// Some scopes of a `CUSTOM` token.
+    Scopes,
+}
+
+/// A token. Its secret is known to nobody here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// Its name, as it was chosen; may be empty.
+    pub name: String,
+    /// Its kind before anything is taken.
+    pub kind: TokenKind,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was last used, for whatever.
+    pub last_use: Option<Timestamp>,
+}
+
+/// A scope, and when it was last used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeUse {
+    /// Its name.
+    pub scope: String,
+    /// When a request for it was last allowed.
+    pub last_use: Option<Timestamp>,
+}

@@ -1,0 +1,24 @@
+//! Mail: what is told to the admins of an account, and the relay that carries it.
+//!
+//! [`Facts`] say what happened or will happen; [`render`] makes a [`Message`] of them; a [`Relay`]
+//! hands it on and says what became of it. When to mail whom, and what follows from it, is decided
+//! elsewhere.
+//!
+//! Must stay true:
+//! - The same facts make the same message, byte for byte: one that is mailed again has the same
+//!   `Message-ID`, so that it is shown once.
+//! - Only a permanent refusal of the recipient is [`Outcome::Refused`].
+//! - What people chose (names of tokens and accounts) can't add a header, a line, a tag or a command.
+//! - No secret of a token, and no password of the relay, is in a message, an error, a `Debug` or a log.
+
+mod facts;
+mod message;
+mod relay;
+mod render;
+mod text;
+
+pub use facts::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token};
+pub use message::{InvalidSender, Kind, Message, Sender};
+pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};
+pub use relay::{Limits, Outcome, Relay};
+pub use render::{InvalidPublicUrl, PublicUrl, render};

@@ -1,0 +1,365 @@
+//! From facts to a message: every value is made fit to be shown here, the words stand in
+//! `templates/mail/`.
+//!
+//! Must stay true: templates get text and nothing else, each name on one line; those of HTML escape it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use askama::Template;
+use url::Url;
+
+use super::facts::{Action, Facts, ScopeUse, Subject, Takes};
+use super::message::Message;
+use super::text::{cut, day, length, minute, one_line, scopes, shell_word, wrap};
+use crate::policy::id::TokenId;
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenKind;
+
+/// The longest name in a subject, in characters.
+const LONGEST_IN_SUBJECT: usize = 60;
+
+/// Where people find the management page: the value of `--public-url`, without a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl(String);
+
+/// A text that is no base for links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is no base for links: write https://portcullis.example.com, with a path if there is one")]
+pub struct InvalidPublicUrl;
+
+impl FromStr for PublicUrl {
+    type Err = InvalidPublicUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPublicUrl> {
+        let url = Url::parse(text.trim()).map_err(|_| InvalidPublicUrl)?;
+        let fits = matches!(url.scheme(), "https" | "http")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        fits.then(|| Self(url.as_str().trim_end_matches('/').to_owned())).ok_or(InvalidPublicUrl)
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl PublicUrl {
+    /// The page of a token.
+    pub fn token(&self, id: TokenId) -> String {
+        format!("{self}/tokens/{id}")
+    }
+}
+
+/// The mail that says `facts`, with links below `page` where there is one.
+///
+/// # Errors
+/// A template failed, which is a fault of the program.
+pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama::Error> {
+    let (subject, text, html) = match &facts.subject {
+        Subject::Notice(notice) => {
+            let view = View::new(facts, &notice.action, notice.effective, None, page);
+            let (name, day) = (view.short_name(), &view.day);
+            match notice.action.takes {
+                Takes::Token => (
+                    format!("{name} will be deleted on {day}"),
+                    DeletionNoticeText { v: &view }.render()?,
+                    DeletionNoticeHtml { v: &view }.render()?,
+                ),
+                Takes::Writes => (
+                    format!("{name} will become read-only on {day}"),
+                    DowngradeNoticeText { v: &view }.render()?,
+                    DowngradeNoticeHtml { v: &view }.render()?,
+                ),
+                Takes::Scopes => (
+                    format!("{name} will lose {} on {day}", view.lost.count),
+                    DowngradeNoticeText { v: &view }.render()?,
+                    DowngradeNoticeHtml { v: &view }.render()?,
+                ),
+            }
+        }
+        Subject::CarriedOut { action, at, noticed } => {
+            let view = View::new(facts, action, *at, *noticed, page);
+            let (name, day) = (view.short_name(), &view.day);
+            match action.takes {
+                Takes::Token => (
+                    format!("{name} was deleted on {day}"),
+                    DeletedText { v: &view }.render()?,
+                    DeletedHtml { v: &view }.render()?,
+                ),
+                Takes::Writes => (
+                    format!("{name} became read-only on {day}"),
+                    DowngradedText { v: &view }.render()?,
+                    DowngradedHtml { v: &view }.render()?,
+                ),
+                Takes::Scopes => (
+                    format!("{name} lost {} on {day}", view.lost.count),
+                    DowngradedText { v: &view }.render()?,
+                    DowngradedHtml { v: &view }.render()?,
+                ),
+            }
+        }
+        Subject::AdminsChanged { before, after, at } => {
+            let view = AdminsView::new(facts, before, after, *at);
+            (
+                format!("The admins of {} changed on {}", quoted(&view.account_name), day(*at)),
+                AdminsChangedText { v: &view }.render()?,
+                AdminsChangedHtml { v: &view }.render()?,
+            )
+        }
+    };
+    Ok(Message {
+        id: facts.id,
+        kind: facts.kind(),
+        to: facts.to.clone(),
+        date: facts.date,
+        subject: format!("[Portcullis] {subject}"),
+        text: wrap(&text),
+        html,
+    })
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", cut(name, LONGEST_IN_SUBJECT))
+}
+
+/// What the mails about a token show.
+struct View {
+    name: String,
+    id: String,
+    kind: &'static str,
+    created: String,
+    last_use: String,
+    account_name: String,
+    account_id: String,
+    /// Whether `READ_WRITE` becomes `READ_ONLY`; else a `CUSTOM` token loses scopes.
+    writes: bool,
+    /// `since 3 January 2027, 14:05 UTC`, or that it never was used.
+    idle: String,
+    day: String,
+    at: String,
+    noticed: Option<String>,
+    window: String,
+    lost: Scopes,
+    kept: Scopes,
+    others: Vec<String>,
+    page: Option<String>,
+    create: String,
+    /// What stands in `create` to be replaced, or to be added.
+    whitelist: Whitelist,
+}
+
+#[derive(PartialEq)]
+enum Whitelist {
+    Needed,
+    Maybe,
+    No,
+}
+
+impl View {
+    fn new(
+        facts: &Facts,
+        action: &Action,
+        at: Timestamp,
+        noticed: Option<Timestamp>,
+        page: Option<&PublicUrl>,
+    ) -> Self {
+        let token = &action.token;
+        let idle = match action.last_use_of_lost {
+            Some(last) => format!("since {}", minute(last)),
+            None => format!("since it was created on {}", minute(token.created)),
+        };
+        let name = match one_line(&token.name) {
+            name if name.is_empty() => token.id.to_string(),
+            name => name,
+        };
+        Self {
+            id: token.id.to_string(),
+            kind: kind_name(token.kind),
+            created: minute(token.created),
+            last_use: token.last_use.map_or_else(|| "never".to_owned(), minute),
+            account_name: one_line(&facts.account.name),
+            account_id: facts.account.id.to_string(),
+            writes: action.takes == Takes::Writes,
+            idle,
+            day: day(at),
+            at: minute(at),
+            noticed: noticed.map(minute),
+            window: length(action.window),
+            lost: Scopes::new(&action.lost),
+            kept: Scopes::new(&action.kept),
+            others: others(facts),
+            page: page.map(|page| page.token(token.id)),
+            create: create(facts, action, &name),
+            whitelist: match token.kind {
+                TokenKind::ReadOnly => Whitelist::No,
+                TokenKind::ReadWrite => Whitelist::Needed,
+                TokenKind::Custom => Whitelist::Maybe,
+            },
+            name,
+        }
+    }
+
+    fn short_name(&self) -> String {
+        format!("Token {}", quoted(&self.name))
+    }
+
+    fn needs_whitelist(&self) -> bool {
+        self.whitelist == Whitelist::Needed
+    }
+
+    fn may_need_whitelist(&self) -> bool {
+        self.whitelist == Whitelist::Maybe
+    }
+}
+
+/// Scopes, those that were used by themselves: of many scopes, these are the ones that matter.
+struct Scopes {
+    count: String,
+    used: Vec<Used>,
+    /// Names, comma-separated; empty for none.
+    unused: String,
+}
+
+struct Used {
+    scope: String,
+    at: String,
+}
+
+impl Scopes {
+    fn new(uses: &[ScopeUse]) -> Self {
+        let mut used: Vec<_> =
+            uses.iter().filter_map(|of| Some((of.last_use?, one_line(&of.scope)))).collect();
+        used.sort_by(|(at, name), (other, other_name)| other.cmp(at).then(name.cmp(other_name)));
+        let mut unused: Vec<_> =
+            uses.iter().filter(|of| of.last_use.is_none()).map(|of| one_line(&of.scope)).collect();
+        unused.sort();
+        Self {
+            count: scopes(uses.len()),
+            used: used.into_iter().map(|(at, scope)| Used { scope, at: minute(at) }).collect(),
+            unused: unused.join(", "),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.used.is_empty() && self.unused.is_empty()
+    }
+}
+
+fn kind_name(kind: TokenKind) -> &'static str {
+    match kind {
+        TokenKind::ReadOnly => "READ_ONLY",
+        TokenKind::ReadWrite => "READ_WRITE",
+        TokenKind::Custom => "CUSTOM",
+    }
+}
+
+/// The command that makes a token like this one was.
+fn create(facts: &Facts, action: &Action, name: &str) -> String {
+    let kind = match action.token.kind {
+        TokenKind::ReadOnly => "read-only",
+        TokenKind::ReadWrite => "read-write --whitelist ADDRESS",
+        TokenKind::Custom => "custom",
+    };
+    let (account, name) = (facts.account.id, shell_word(name));
+    let mut command =
+        format!("portcullis token create --account {account} --name {name} --kind {kind}");
+    if action.token.kind == TokenKind::Custom {
+        let mut scopes: Vec<_> = action.lost.iter().chain(&action.kept).collect();
+        scopes.sort_by(|one, other| one.scope.cmp(&other.scope));
+        for scope in scopes {
+            command.push_str(" --scope ");
+            command.push_str(&shell_word(&one_line(&scope.scope)));
+        }
+    }
+    command
+}
+
+/// Whoever else is told.
+fn others(facts: &Facts) -> Vec<String> {
+    facts.told.iter().filter(|told| **told != facts.to).map(|told| one_line(told)).collect()
+}
+
+/// What the mail about admins shows.
+struct AdminsView {
+    account_name: String,
+    account_id: String,
+    at: String,
+    /// What it means to the recipient.
+    standing: Standing,
+    now: Vec<String>,
+    added: Vec<String>,
+    removed: Vec<String>,
+    others: Vec<String>,
+}
+
+#[derive(PartialEq)]
+enum Standing {
+    New,
+    Former,
+    Still,
+}
+
+impl AdminsView {
+    fn new(facts: &Facts, before: &[String], after: &[String], at: Timestamp) -> Self {
+        let shown =
+            |admins: Vec<&String>| admins.into_iter().map(|admin| one_line(admin)).collect();
+        let less = |these: &'_ [String], those: &[String]| {
+            shown(these.iter().filter(|admin| !those.contains(admin)).collect())
+        };
+        Self {
+            account_name: one_line(&facts.account.name),
+            account_id: facts.account.id.to_string(),
+            at: minute(at),
+            standing: match (before.contains(&facts.to), after.contains(&facts.to)) {
+                (false, true) => Standing::New,
+                (_, false) => Standing::Former,
+                (true, true) => Standing::Still,
+            },
+            now: shown(after.iter().collect()),
+            added: less(after, before),
+            removed: less(before, after),
+            others: others(facts),
+        }
+    }
+
+    fn is_new(&self) -> bool {
+        self.standing == Standing::New
+    }
+
+    fn is_former(&self) -> bool {
+        self.standing == Standing::Former
+    }
+}
+
+macro_rules! templates {
+    ($($view:ty: $text:ident $text_path:literal, $html:ident $html_path:literal;)*) => { $(
+        #[derive(Template)]
+        #[template(path = $text_path)]
+        struct $text<'a> {
+            v: &'a $view,
+        }
+
+        #[derive(Template)]
+        #[template(path = $html_path)]
+        struct $html<'a> {
+            v: &'a $view,
+        }
+    )* };
+}
+
+templates! {
+    View: DeletionNoticeText "mail/deletion_notice.txt", DeletionNoticeHtml "mail/deletion_notice.html";
+    View: DowngradeNoticeText "mail/downgrade_notice.txt", DowngradeNoticeHtml "mail/downgrade_notice.html";
+    View: DeletedText "mail/deleted.txt", DeletedHtml "mail/deleted.html";
+    View: DowngradedText "mail/downgraded.txt", DowngradedHtml "mail/downgraded.html";
+    AdminsView: AdminsChangedText "mail/admins_changed.txt", AdminsChangedHtml "mail/admins_changed.html";
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! Snapshots of every mail, and names that try to be more than names.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::mail::message::Sender;
+use crate::mail::{Account, Notice, Token};
+use crate::policy::id::AccountId;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// 3 January 2027, 14:05 UTC.
+const EFFECTIVE: Timestamp = Timestamp(1_798_985_100_000_000);
+
+fn before(days: u64) -> Timestamp {
+    Timestamp(EFFECTIVE.0 - (DAY.as_micros() as i64) * days as i64)
+}
+
+fn used(scope: &str, days_before: u64) -> ScopeUse {
+    ScopeUse { scope: scope.to_owned(), last_use: Some(before(days_before)) }
+}
+
+fn unused(scope: &str) -> ScopeUse {
+    ScopeUse { scope: scope.to_owned(), last_use: None }
+}
+
+fn facts(subject: Subject) -> Facts {
+    Facts {
+        id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001),
+        to: "ann@acme.example".to_owned(),
+        date: before(7),
+        account: Account { id: AccountId(Uuid::from_u128(2)), name: "Acme Ltd".to_owned() },
+        told: vec!["ann@acme.example".to_owned(), "bob@acme.example".to_owned()],
+        subject,
+    }
+}
+
+fn token(kind: TokenKind) -> Token {
+    Token {
+        id: TokenId(Uuid::from_u128(3)),
+        name: "payroll".to_owned(),
+        kind,
+        created: before(400),
+        last_use: Some(before(45)),
+    }
+}
+
+fn deletion() -> Action {
+    Action {
+        token: token(TokenKind::ReadWrite),
+        takes: Takes::Token,
+        lost: vec![
+            used("transactions.read", 200),
+            used("payments.send", 45),
+            unused("cards.reveal"),
+            unused("cards.read"),
+        ],
+        kept: Vec::new(),
+        last_use_of_lost: Some(before(45)),
+        window: DAY * 45,
+    }
+}
+
+fn writes() -> Action {
+    let mut token = token(TokenKind::ReadWrite);
+    token.last_use = Some(before(8));
+    Action {
+        token,
+        takes: Takes::Writes,
+        lost: vec![used("payments.send", 60), unused("cards.reveal")],
+        kept: vec![used("transactions.read", 8), unused("cards.read")],
+        last_use_of_lost: Some(before(60)),
+        window: DAY * 45,
+    }
+}
+
+fn some_scopes() -> Action {
+    let mut token = token(TokenKind::Custom);
+    token.last_use = Some(before(8));
+    Action {
+        token,
+        takes: Takes::Scopes,
+        lost: vec![unused("payments.send"), unused("cards.reveal")],
+        kept: vec![used("transactions.read", 8)],
+        last_use_of_lost: None,
+        window: DAY * 45,
+    }
+}
+
+fn notice(action: Action) -> Facts {
+    facts(Subject::Notice(Notice { action, effective: EFFECTIVE }))
+}
+
+fn carried_out(action: Action) -> Facts {
+    let mut facts = facts(Subject::CarriedOut { action, at: EFFECTIVE, noticed: Some(before(7)) });
+    facts.date = EFFECTIVE;
+    facts
+}
+
+fn admins_changed(to: &str) -> Facts {
+    let list = |names: &[&str]| names.iter().map(|name| format!("{name}@acme.example")).collect();
+    let mut facts = facts(Subject::AdminsChanged {
+        before: list(&["ann", "bob"]),
+        after: list(&["ann", "cy"]),
+        at: EFFECTIVE,
+    });
+    facts.told = list(&["ann", "bob", "cy"]);
+    facts.to = format!("{to}@acme.example");
+    facts.date = EFFECTIVE;
+    facts
+}
+
+/// What is sent: its headers as they go over the wire, then both parts as they are read.
+fn shown(facts: &Facts) -> String {
+    let page = "https://portcullis.example/".parse().unwrap();
+    let message = render(facts, Some(&page)).unwrap();
+    let sender: Sender = "Portcullis <portcullis@acme.example>".parse().unwrap();
+    let wire = String::from_utf8(message.compose(&sender).unwrap().bytes).unwrap();
+    let headers = wire.split("\r\n\r\n").next().unwrap().replace('\r', "");
+    format!("{headers}\n\n{}\n{}", message.text, message.html)
+}
+
+macro_rules! snapshots {
+    ($($name:ident: $facts:expr;)*) => { $(
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(shown(&$facts));
+        }
+    )* };
+}
+
+snapshots! {
+    a_token_will_be_deleted: notice(deletion());
+    a_token_will_be_read_only: notice(writes());
+    a_token_will_lose_scopes: notice(some_scopes());
+    a_token_was_deleted: carried_out(deletion());
+    a_token_became_read_only: carried_out(writes());
+    a_token_lost_scopes: carried_out(some_scopes());
+    an_admin_is_told_of_others: admins_changed("ann");
+    a_former_admin_is_told: admins_changed("bob");
+    a_new_admin_is_told: admins_changed("cy");
+}
+
+fn all() -> Vec<Facts> {
+    let admins = ["ann", "bob", "cy"].map(admins_changed);
+    [deletion(), writes(), some_scopes()]
+        .into_iter()
+        .flat_map(|action| [notice(action.clone()), carried_out(action)])
+        .chain(admins)
+        .collect()
+}
+
+#[test]
+fn nothing_is_left_out_where_little_is_known() {
+    let mut action = deletion();
+    action.token.name = String::new();
+    action.token.last_use = None;
+    action.last_use_of_lost = None;
+    action.lost = vec![unused("cards.read")];
+    let mut facts = notice(action);
+    facts.told = vec![facts.to.clone()];
+    let message = render(&facts, None).unwrap();
+    let id = TokenId(Uuid::from_u128(3)).to_string();
+    assert_eq!(
+        message.subject,
+        format!("[Portcullis] Token \"{id}\" will be deleted on 3 January 2027")
+    );
+    for text in [message.text.replace('\n', " "), message.html] {
+        assert!(text.contains("Nobody else was told."), "{text}");
+        assert!(text.contains("since it was created on"), "{text}");
+        assert!(!text.contains("https://"), "{text}");
+    }
+    assert!(message.text.contains("Last used:  never"), "{}", message.text);
+    assert!(message.text.contains("1 scope:\n\n- never used: cards.read\n"), "{}", message.text);
+}
+
+#[test]
+fn text_has_72_columns_but_for_what_is_copied() {
+    for facts in all() {
+        let message = render(&facts, None).unwrap();
+        for line in message.text.lines() {
+            assert!(line.chars().count() <= 72 || line.starts_with("    "), "{line}");
+        }
+        assert!(!message.text.contains("\n\n\n"), "{}", message.text);
+    }
+}
+
+#[test]
+fn html_brings_nothing_from_elsewhere() {
+    for facts in all() {
+        let html = render(&facts, None).unwrap().html;
+        for bad in ["<img", "<script", "<link", "<style", "url(", "http", "background", ";color:"] {
+            assert!(!html.contains(bad), "{bad} in {html}");
+        }
+    }
+}
+
+#[test]
+fn a_name_is_only_a_name() {
+    let evil = "x\r\nBcc: eve@evil.example\r\n\r\n<script>alert(1)</script>\u{202e}\"'; reboot #";
+    for mut facts in all() {
+        facts.account.name = evil.to_owned();
+        facts.told.push(evil.to_owned());
+        match &mut facts.subject {
+            Subject::Notice(Notice { action, .. }) | Subject::CarriedOut { action, .. } => {
+                action.token.name = evil.to_owned();
+                action.lost.push(unused(evil));
+                action.kept.push(used(evil, 1));
+            }
+            Subject::AdminsChanged { before, after, .. } => {
+                before.push(evil.to_owned());
+                after.push("\n<b>".to_owned());
+            }
+        }
+        let message = render(&facts, None).unwrap();
+        assert!(!message.html.contains("<script") && !message.html.contains("<b>"));
+        assert!(!message.text.lines().any(|line| line.starts_with("Bcc")), "{}", message.text);
+        for text in [&message.subject, &message.text, &message.html] {
+            assert!(!text.contains('\r') && !text.contains('\u{202e}'), "{text}");
+        }
+        for line in message.text.lines().filter(|line| line.contains("token create")) {
+            assert!(line.contains(r#"</script>"'\''; reboot #' --kind"#), "{line}");
+        }
+        let sender = "portcullis@acme.example".parse().unwrap();
+        let wire = String::from_utf8(message.compose(&sender).unwrap().bytes).unwrap();
+        let headers = wire.split("\r\n\r\n").next().unwrap();
+        let names: Vec<_> = headers
+            .split("\r\n")
+            .filter(|line| !line.starts_with([' ', '\t']))
+            .map(|line| line.split(':').next().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "Message-ID",
+                "Date",
+                "From",
+                "To",
+                "Subject",
+                "Auto-Submitted",
+                "MIME-Version",
+                "Content-Type"
+            ]
+        );
+    }
+}
+
+#[test]
+fn long_names_are_cut_in_subjects_only() {
+    let mut action = deletion();
+    action.token.name = "n".repeat(200);
+    let message = render(&notice(action), None).unwrap();
+    assert!(message.subject.chars().count() < 130, "{}", message.subject);
+    assert!(message.text.contains(&"n".repeat(200)));
+}
+
+#[test]
+fn pages_have_one_slash() {
+    let id = TokenId(Uuid::from_u128(3));
+    for base in ["https://p.example", "https://p.example/"] {
+        let page: PublicUrl = base.parse().unwrap();
+        assert_eq!(page.token(id), format!("https://p.example/tokens/{id}"));
+    }
+    let page: PublicUrl = "http://localhost:8080/pdp/".parse().unwrap();
+    assert_eq!(page.token(id), format!("http://localhost:8080/pdp/tokens/{id}"));
+    for bad in ["", "p.example", "ftp://p.example", "https://u:p@p.example", "https://p.example?x"]
+    {
+        assert!(bad.parse::<PublicUrl>().is_err(), "{bad}");
+    }
+}

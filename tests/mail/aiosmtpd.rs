@@ -1,0 +1,177 @@
+//! A mail server that is not ours, and Python's reading of what it gets.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+use portcullis::mail::{
+    Account, Action, Facts, Limits, Notice, Outcome, ScopeUse, Subject, Takes, Token, render,
+};
+use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::TokenKind;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::support::tls::Authority;
+use super::support::tools;
+use super::{fault, message, relay_with};
+
+/// aiosmtpd in a process of its own.
+struct Server {
+    process: Child,
+    said: BufReader<ChildStdout>,
+    port: u16,
+    _home: TempDir,
+}
+
+impl Server {
+    fn start(address: &str, mode: &str, authority: &Authority, login: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let identity = authority.server();
+        let mut command = tools::python();
+        command.arg(tools::source("tests/mail/relay.py")).args([address, mode]);
+        if mode != "plain" {
+            for (name, pem) in [("cert", identity.certificate()), ("key", identity.key())] {
+                let path = home.path().join(name);
+                fs::write(&path, pem).unwrap();
+                command.arg(path);
+            }
+        }
+        command.args(login).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("Python starts");
+        let said = BufReader::new(process.stdout.take().unwrap());
+        let mut server = Self { process, said, port: 0, _home: home };
+        server.port = server.next().as_u64().unwrap() as u16;
+        server
+    }
+
+    /// The next thing that it says: its port, then each message.
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let mut error = String::new();
+            let mut stderr = self.process.stderr.take().unwrap();
+            std::io::Read::read_to_string(&mut stderr, &mut error).unwrap();
+            panic!("the mail server ended: {error}");
+        }
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has nothing to lose.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn limits() -> Limits {
+    Limits { connect: Duration::from_secs(20), command: Duration::from_secs(20) }
+}
+
+fn notice() -> Facts {
+    let at = Timestamp(1_798_985_100_000_000);
+    let token = Token {
+        id: TokenId(Uuid::from_u128(3)),
+        name: "Gehälter \u{1f4b0} <給与>".to_owned(),
+        kind: TokenKind::Custom,
+        created: Timestamp(0),
+        last_use: None,
+    };
+    let action = Action {
+        token,
+        takes: Takes::Token,
+        lost: vec![ScopeUse { scope: "payments.send".to_owned(), last_use: None }],
+        kept: Vec::new(),
+        last_use_of_lost: None,
+        window: Duration::from_secs(45 * 86_400),
+    };
+    Facts {
+        id: Uuid::from_u128(9),
+        to: "ann@acme.example".to_owned(),
+        date: at,
+        account: Account { id: AccountId(Uuid::from_u128(2)), name: "Büro Zürich".to_owned() },
+        told: vec!["ann@acme.example".to_owned()],
+        subject: Subject::Notice(Notice { action, effective: at }),
+    }
+}
+
+#[tokio::test]
+async fn mails_arrive_as_they_were_written() {
+    let authority = Authority::new("ours");
+    for (mode, scheme) in [("plain", "smtp"), ("starttls", "smtp+starttls"), ("smtps", "smtps")] {
+        let mut server = Server::start("127.0.0.1", mode, &authority, &[]);
+        for host in ["localhost", "127.0.0.1"] {
+            let url = format!("{scheme}://{host}:{}", server.port);
+            let relay = relay_with(&url, Some(authority.pem()), limits());
+            let mail = render(&notice(), None).unwrap();
+            for _ in 0..2 {
+                assert_eq!(relay.send(&mail).await, Outcome::Accepted, "{url}");
+                let got = server.next();
+                assert_eq!(got["defects"], Value::Array(Vec::new()));
+                assert_eq!(got["tls"], mode != "plain");
+                assert_eq!(got["from"], "portcullis@acme.example");
+                assert_eq!(got["to"], serde_json::json!(["ann@acme.example"]));
+                let header = |name: &str| got["headers"][name].as_str().unwrap().to_owned();
+                assert_eq!(header("Subject"), mail.subject);
+                assert!(header("Subject").contains("Gehälter \u{1f4b0} <給与>"));
+                let id = "<00000000-0000-0000-0000-000000000009@acme.example>";
+                assert_eq!(header("Message-ID"), id);
+                assert_eq!(header("Auto-Submitted"), "auto-generated");
+                let part = |name: &str| got[name].as_str().unwrap().replace("\r\n", "\n");
+                assert_eq!(part("text").trim_end(), mail.text.trim_end());
+                assert_eq!(part("html").trim_end(), mail.html.trim_end());
+                assert!(mail.html.contains("&#60;給与&#62;") && mail.text.contains("<給与>"));
+            }
+            relay.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_prove_itself_gets_nothing() {
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    for (mode, scheme) in [("starttls", "smtp+starttls"), ("smtps", "smtps")] {
+        // Of an authority that is unknown, and of another name.
+        for (address, ca) in [
+            ("127.0.0.1", None),
+            ("127.0.0.1", Some(others.pem())),
+            ("127.0.0.2", Some(ours.pem())),
+        ] {
+            let server = Server::start(address, mode, &ours, &["user", "hunter2"]);
+            let url = format!("{scheme}://user:hunter2@{address}:{}", server.port);
+            let relay = relay_with(&url, ca, limits());
+            let text = fault(relay.send(&message("ann@acme.example")).await);
+            assert!(text.contains("does not agree on TLS: "), "{text}");
+            assert!(text.contains("ertificate"), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_right_or_a_fault() {
+    let authority = Authority::new("ours");
+    let password = "p@ss/wört %";
+    for (mode, scheme) in [("plain", "smtp"), ("starttls", "smtp+starttls"), ("smtps", "smtps")] {
+        let mut server = Server::start("127.0.0.1", mode, &authority, &["user", password]);
+        let relay = |login: &str| {
+            let url = format!("{scheme}://{login}127.0.0.1:{}", server.port);
+            relay_with(&url, Some(authority.pem()), limits())
+        };
+        let right = relay("user:p%40ss%2Fw%C3%B6rt%20%25@");
+        let wrong = relay("user:hunter2@");
+        let none = relay("");
+        assert_eq!(right.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        let text = fault(wrong.send(&message("ann@acme.example")).await);
+        assert!(text.contains("answers AUTH with 535 ") && !text.contains("hunter2"), "{text}");
+        let text = fault(none.send(&message("ann@acme.example")).await);
+        assert!(text.contains("answers MAIL with 530 "), "{text}");
+        assert_eq!(server.next()["authenticated"], true);
+    }
+}

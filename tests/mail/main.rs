@@ -1,0 +1,58 @@
+//! Mail over real sockets: what the relay says decides what becomes of a message, and no password gets
+//! out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod aiosmtpd;
+mod faults;
+mod settings;
+mod steps;
+
+use std::time::Duration;
+
+use portcullis::mail::{Authorities, Endpoint, Kind, Limits, Message, Outcome, Relay};
+use portcullis::policy::time::Timestamp;
+use uuid::Uuid;
+
+/// A relay of our own making, with time enough.
+fn relay(url: &str) -> Relay {
+    relay_with(url, None, Limits::default())
+}
+
+fn relay_with(url: &str, ca: Option<&str>, limits: Limits) -> Relay {
+    Relay::new(
+        Endpoint::parse(&url.to_owned().into()).unwrap(),
+        Authorities::new(ca.map(str::as_bytes)).unwrap(),
+        "Portcullis <portcullis@acme.example>".parse().unwrap(),
+        limits,
+    )
+}
+
+/// Limits for relays that stall.
+fn hasty() -> Limits {
+    Limits { connect: Duration::from_secs(10), command: Duration::from_secs(1) }
+}
+
+fn message(to: &str) -> Message {
+    Message {
+        id: Uuid::from_u128(7),
+        kind: Kind::Notice,
+        to: to.to_owned(),
+        date: Timestamp(1_798_985_100_000_000),
+        subject: "Hello".to_owned(),
+        text: "Hello there\n".to_owned(),
+        html: "<p>Hello there</p>\n".to_owned(),
+    }
+}
+
+/// The text of a fault.
+#[track_caller]
+fn fault(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Fault(text) => text,
+        other => panic!("{other:?} is no fault"),
+    }
+}

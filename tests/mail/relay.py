@@ -1,0 +1,77 @@
+"""A mail server made of aiosmtpd: an SMTP that is not ours, and Python's own reading of the mails.
+
+    relay.py ADDRESS MODE [CERT KEY] [USER PASSWORD]
+
+MODE is plain, starttls or smtps. Prints the port, then a line of JSON for each message. Ends with its
+standard input.
+"""
+
+import asyncio
+import email
+import email.policy
+import json
+import ssl
+import sys
+
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+
+address, mode, *rest = sys.argv[1:]
+context = None
+if mode != "plain":
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(rest[0], rest[1])
+    rest = rest[2:]
+login = tuple(word.encode() for word in rest) or None
+
+
+def say(what):
+    print(json.dumps(what), flush=True)
+
+
+class Handler:
+    async def handle_DATA(self, server, session, envelope):
+        message = email.message_from_bytes(envelope.original_content, policy=email.policy.default)
+        parts = {part.get_content_type(): part for part in message.walk()}
+        defects = [repr(defect) for part in message.walk() for defect in part.defects]
+        defects += [repr(defect) for header in message.values() for defect in header.defects]
+        say({
+            "from": envelope.mail_from,
+            "to": envelope.rcpt_tos,
+            "options": envelope.mail_options,
+            "headers": {name: str(value) for name, value in message.items()},
+            "text": parts["text/plain"].get_content(),
+            "html": parts["text/html"].get_content(),
+            "defects": defects,
+            "tls": session.ssl is not None or mode == "smtps",
+            "authenticated": bool(session.authenticated),
+        })
+        return "250 2.0.0 taken"
+
+
+def authenticate(server, session, envelope, mechanism, data):
+    right = isinstance(data, LoginPassword) and (data.login, data.password) == login
+    return AuthResult(success=right, handled=False)
+
+
+def session():
+    return SMTP(
+        Handler(),
+        enable_SMTPUTF8=True,
+        tls_context=context if mode == "starttls" else None,
+        require_starttls=mode == "starttls",
+        authenticator=authenticate if login else None,
+        auth_required=login is not None,
+        # It can't tell that it speaks TLS where that was never otherwise.
+        auth_require_tls=mode == "starttls",
+    )
+
+
+async def serve():
+    loop = asyncio.get_running_loop()
+    tls = context if mode == "smtps" else None
+    server = await loop.create_server(session, address, 0, ssl=tls)
+    say(server.sockets[0].getsockname()[1])
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+asyncio.run(serve())
