@@ -64,13 +64,19 @@ impl Grant {
     }
 
     /// Whether a token with this grant must have a whitelist (docs/policy.md, rule 3.1: `READ_WRITE` always;
-    /// `CUSTOM` with any granted scope that requires one in `catalog`; `READ_ONLY` never, since a
-    /// scope that requires a whitelist is a write scope).
+    /// `CUSTOM` with any scope that requires one in `catalog`, scopes that a downgrade took included;
+    /// `READ_ONLY` never, since a scope that requires a whitelist is a write scope).
+    ///
+    /// What was taken counts, because a downgrade must never open a token: one without a whitelist
+    /// that is denied for want of one would be allowed from anywhere once the sensitive scope is gone.
     pub fn requires_whitelist(&self, catalog: &Catalog) -> bool {
         match self {
             Self::ReadWrite => true,
             Self::ReadOnly { .. } => false,
-            Self::Custom { granted, .. } => granted.intersects(catalog.requiring_whitelist()),
+            Self::Custom { granted, taken } => {
+                let sensitive = catalog.requiring_whitelist();
+                granted.intersects(sensitive) || taken.intersects(sensitive)
+            }
         }
     }
 
