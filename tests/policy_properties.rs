@@ -96,7 +96,7 @@ fn token() -> impl Strategy<Value = TokenFacts> {
         state,
         grant,
         whitelist: only(&entries),
-        upcoming: None,
+        announced: Vec::new(),
     })
 }
 

@@ -46,13 +46,15 @@ fn question(request: &pb::AuthorizeRequest) -> Question<'_> {
     Question { token: &request.token, client_ip: &request.client_ip, operation }
 }
 
-fn response(decision: &Decision<'_>) -> pb::AuthorizeResponse {
+fn response(services: &Services, decision: &Decision<'_>) -> pb::AuthorizeResponse {
     let (answer, matched) = match decision.verdict {
         Verdict::Allow(entry) => (pb::Decision::Allow, entry),
         Verdict::Deny(_) => (pb::Decision::Deny, None),
     };
     let token = decision.token;
-    let upcoming = token.and_then(|token| token.upcoming.as_ref());
+    let upcoming = token
+        .filter(|token| !token.announced.is_empty())
+        .and_then(|token| token.upcoming(&services.calendar()));
     pb::AuthorizeResponse {
         decision: answer.into(),
         reason: convert::reason(decision.verdict.reason()).into(),
@@ -98,7 +100,9 @@ impl AuthorizationService for Authorization {
         &self,
         request: Request<pb::AuthorizeRequest>,
     ) -> Result<Response<pb::AuthorizeResponse>, Status> {
-        match self.services.decide(&question(request.get_ref()), response).await {
+        let services = &*self.services;
+        let response = |decision: &Decision<'_>| response(services, decision);
+        match services.decide(&question(request.get_ref()), response).await {
             Ok(response) => Ok(Response::new(response)),
             Err(error) => Err(status(&error)),
         }
@@ -119,6 +123,7 @@ impl AuthorizationService for Authorization {
             return Err(status(&Error::invalid("requests", "TOO_MANY", text)));
         }
         let services = &*self.services;
+        let response = |decision: &Decision<'_>| response(services, decision);
         let item = |decided: Result<pb::AuthorizeResponse, Error>| pb::BatchAuthorizeResult {
             result: Some(match decided {
                 Ok(response) => Item::Response(Box::new(response)),
@@ -167,6 +172,7 @@ impl AuthorizationService for Authorization {
                     .role(&services)
                     .and_then(|role| Audience::Decisions.admit(role))
                     .map_err(|error| status(&error))?;
+                let response = |decision: &Decision<'_>| response(&services, decision);
                 let result = match &item.request {
                     Some(request) => services.decide(&question(request), response).await,
                     None => {

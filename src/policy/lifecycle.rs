@@ -80,6 +80,15 @@ impl Settings {
     }
 }
 
+/// The settings and an instant: what dates are computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calendar {
+    /// The settings.
+    pub settings: Settings,
+    /// The store's time.
+    pub now: Timestamp,
+}
+
 /// What is known of a token's use. Times only ever move forward.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Uses {
@@ -162,6 +171,18 @@ pub struct LiveAction {
     pub basis: Timestamp,
     /// When the last notice of the current admins was accepted; `None` until all are.
     pub accepted: Option<Timestamp>,
+}
+
+impl LiveAction {
+    /// The earliest instant at which it takes effect, as far as known now.
+    pub fn effective(&self, calendar: &Calendar) -> Timestamp {
+        effective(&calendar.settings, self.basis, self.accepted, calendar.now)
+    }
+
+    /// The same as the plan sees it.
+    pub fn announced(&self) -> Announced {
+        Announced { takes: self.takes.clone(), basis: self.basis }
+    }
 }
 
 /// What is to be announced.

@@ -1,7 +1,10 @@
 //! What a token is: its kind, what it may do now (its grant), and the facts a decision rests on.
 //! Rules: docs/policy.md, sections 1 and 3.
 
+use std::cmp::Reverse;
+
 use super::id::{AccountId, PendingActionId, TokenId};
+use super::lifecycle::{Calendar, LiveAction, Mode};
 use super::network::Whitelist;
 use super::scope::{Catalog, Scope, ScopeSet};
 use super::time::Timestamp;
@@ -142,6 +145,21 @@ pub struct TokenFacts {
     pub grant: Grant,
     /// From where.
     pub whitelist: Whitelist,
-    /// What will be taken from it next, if anything.
-    pub upcoming: Option<UpcomingAction>,
+    /// What is announced for it, in no order.
+    pub announced: Vec<LiveAction>,
+}
+
+impl TokenFacts {
+    /// The announced action that takes effect first. None is shown while the lifecycle only
+    /// observes: nothing will be taken.
+    pub fn upcoming(&self, calendar: &Calendar) -> Option<UpcomingAction> {
+        let acts = calendar.settings.mode == Mode::Enforce;
+        let upcoming = |action: &LiveAction| UpcomingAction {
+            id: action.id,
+            action: action.takes.action(),
+            effective: action.effective(calendar),
+        };
+        let announced = self.announced.iter().filter(|_| acts).map(upcoming);
+        announced.min_by_key(|action| (action.effective, Reverse(action.action), action.id))
+    }
 }

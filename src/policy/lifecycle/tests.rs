@@ -57,7 +57,7 @@ fn what_is_due_when() {
     let read_only = || Grant::ReadOnly { downgraded: false };
     let read_write = || Grant::ReadWrite;
     let both = || custom(&[1, 2]);
-    let cases: Vec<(&str, Subject, i64, Option<(Takes, i64)>)> = vec![
+    let cases = [
         ("never used, a day early", subject(read_only(), &[], &[]), 37, None),
         ("never used", subject(read_only(), &[], &[]), 38, Some((Takes::Token, 0))),
         ("used", subject(read_only(), &[(1, false, 10)], &[]), 47, None),

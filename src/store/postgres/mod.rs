@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{Claim, OpenError, Result, migration};
 
+mod bulk;
 mod claim;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
