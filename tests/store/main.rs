@@ -35,6 +35,7 @@ mod catalog;
 mod claim;
 mod credentials;
 mod embedded;
+mod lifecycle;
 mod outage;
 mod pending;
 mod record;
