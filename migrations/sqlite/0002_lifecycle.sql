@@ -88,6 +88,8 @@ CREATE TABLE mail (
     token_id          BLOB    REFERENCES token ON DELETE CASCADE,
     pending_action_id BLOB    REFERENCES pending_action ON DELETE CASCADE,
     recipient         TEXT    NOT NULL CHECK (recipient <> ''),
+    -- The change that everybody must know of before this is sent; 0 where it is known already.
+    position          INTEGER NOT NULL CHECK (position >= 0),
     -- What it says that no other table does.
     payload_json      TEXT,
     create_time       INTEGER NOT NULL,

@@ -283,8 +283,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     // Mail.
 
     /// Mails that are to be sent at `now`, the longest waiting first. Nobody else gets them until
-    /// `lease` is over, after which they are as they were.
-    async fn claim_mails(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<Mail>>;
+    /// `lease` is over, after which they are as they were. `known` is the position up to which every
+    /// decision rests on the changes made: a notice is not sent before its action is known.
+    async fn claim_mails(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        known: i64,
+        limit: u32,
+    ) -> Result<Vec<Mail>>;
 
     /// Notes that the mail server took a mail over. `ctx.now` must have been read after its answer:
     /// the notice counts from there. The token whose facts changed, where it was the last notice that

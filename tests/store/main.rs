@@ -40,4 +40,5 @@ mod outage;
 mod pending;
 mod record;
 mod tokens;
+mod upgrade;
 mod whitelist;

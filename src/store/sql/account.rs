@@ -137,7 +137,7 @@ async fn renotify(
         return Ok(Vec::new());
     }
     for action in pending::of_account(&mut change.tx, id).await? {
-        let about = About::Notice(action.id, action.token_id);
+        let about = About::Notice(action.id, action.token_id, 0);
         let now = change.ctx.now;
         mail::queue(&mut change.tx, now, id, about, &joined).await?;
         for admin in &left {

@@ -66,6 +66,11 @@ impl<'c> Changing<'c> {
         Ok(Self { tx, ctx, catalog_version, position })
     }
 
+    /// What the next record of this change will have.
+    pub(super) fn position(&self) -> i64 {
+        self.position
+    }
+
     /// Fails unless `catalog` is the one in force; it stays so until this change ends.
     pub(super) fn must_be_in_force(&self, catalog: &Catalog) -> Result<()> {
         if catalog.version() == self.catalog_version {

@@ -23,8 +23,8 @@ mod read;
 /// What a mail is about.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum About<'a> {
-    /// An action that was announced.
-    Notice(PendingActionId, TokenId),
+    /// An action that was announced, by the change of this position; 0 for one that everybody knows.
+    Notice(PendingActionId, TokenId, i64),
     /// An action that was carried out.
     CarriedOut(PendingActionId, TokenId),
     /// Other admins: who they were, and who they are.
@@ -34,8 +34,8 @@ pub(super) enum About<'a> {
 /// An admin who comes back gets the notice that was taken back, with its old id.
 const INSERT: &str = "\
     INSERT INTO mail (mail_id, kind, account_id, token_id, pending_action_id, recipient, \
-        payload_json, create_time, state, attempts, next_time) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 0, $8) \
+        payload_json, create_time, state, attempts, next_time, position) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 0, $8, $9) \
     ON CONFLICT (pending_action_id, kind, recipient) DO UPDATE \
     SET state = 'queued', attempts = 0, next_time = excluded.next_time \
     WHERE mail.state = 'withdrawn'";
@@ -48,8 +48,12 @@ pub(super) async fn queue(
     about: About<'_>,
     recipients: &[String],
 ) -> Result<()> {
+    let mut position = 0;
     let (kind, ids, payload) = match about {
-        About::Notice(action, token) => ("notice", Some((token, action)), None),
+        About::Notice(action, token, announced) => {
+            position = announced;
+            ("notice", Some((token, action)), None)
+        }
         About::CarriedOut(action, token) => ("carried_out", Some((token, action)), None),
         About::AdminsChanged(before, after) => {
             let payload = json!({ "before": before, "after": after });
@@ -66,6 +70,7 @@ pub(super) async fn queue(
             .bind(recipient)
             .bind(payload.clone())
             .bind(now.0)
+            .bind(position)
             .execute(&mut *connection)
             .await?;
     }
@@ -108,12 +113,15 @@ pub(super) async fn claim(
     store: &Handle,
     now: Timestamp,
     lease: Duration,
+    known: i64,
     limit: u32,
 ) -> Result<Vec<Mail>> {
     let mut tx = store.write().await?;
     let mut query = QueryBuilder::new(SELECT_DUE);
     query
         .push_bind(now.0)
+        .push(" AND position <= ")
+        .push_bind(known)
         .push(" ORDER BY next_time, mail_id LIMIT ")
         .push_bind(i64::from(limit))
         .push(bulk::SKIP_LOCKED);

@@ -247,8 +247,14 @@ impl Store for Handle {
         self.within(lifecycle::subjects(self, only, page)).await
     }
 
-    async fn claim_mails(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<Mail>> {
-        self.within(mail::claim(self, now, lease, limit)).await
+    async fn claim_mails(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        known: i64,
+        limit: u32,
+    ) -> Result<Vec<Mail>> {
+        self.within(mail::claim(self, now, lease, known, limit)).await
     }
 
     async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {

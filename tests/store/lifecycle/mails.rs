@@ -11,6 +11,7 @@ use crate::fixture::{ASK, Fixture, READ, REVEAL};
 
 on_both!(
     a_mail_is_claimed_for_a_while,
+    a_notice_waits_until_its_action_is_known,
     a_refused_address_holds_the_action,
     a_relay_that_fails_says_nothing_of_an_address,
     what_was_taken_back_may_be_accepted_all_the_same,
@@ -23,15 +24,15 @@ async fn a_mail_is_claimed_for_a_while(f: Fixture) {
     let id = s.token(TokenKind::ReadOnly, &[]).await;
     s.announce(id, 38).await.unwrap();
     assert!(s.claim(37).await.is_empty());
-    let first = s.store.claim_mails(day(38), HOUR, 1).await.unwrap();
-    let second = s.store.claim_mails(day(38), HOUR, 9).await.unwrap();
+    let first = s.store.claim_mails(day(38), HOUR, i64::MAX, 1).await.unwrap();
+    let second = s.store.claim_mails(day(38), HOUR, i64::MAX, 9).await.unwrap();
     assert_eq!((first.len(), second.len()), (1, 1));
     assert_ne!(first[0].id, second[0].id);
     assert_eq!((first[0].attempts, first[0].created), (0, day(38)));
     // While it is claimed nobody else gets it; then the same mail, with the same id.
-    assert!(s.store.claim_mails(day(38), HOUR, 9).await.unwrap().is_empty());
+    assert!(s.store.claim_mails(day(38), HOUR, i64::MAX, 9).await.unwrap().is_empty());
     s.store.mail_accepted(&on(38), second[0].id).await.unwrap();
-    let later = s.store.claim_mails(day(38).plus(HOUR), HOUR, 9).await.unwrap();
+    let later = s.store.claim_mails(day(38).plus(HOUR), HOUR, i64::MAX, 9).await.unwrap();
     assert_eq!(later, first);
     // Tried in vain.
     let mail = &later[0];
@@ -45,6 +46,19 @@ async fn a_mail_is_claimed_for_a_while(f: Fixture) {
     assert_eq!(s.live().await[0].accepted, Some(day(41)));
     assert!(s.claim(99).await.is_empty());
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
+}
+
+async fn a_notice_waits_until_its_action_is_known(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(id, 38).await.unwrap();
+    let position = s.f.position().await;
+    let claim = async |known| s.store.claim_mails(day(38), HOUR, known, 9).await.unwrap().len();
+    assert_eq!(claim(position - 1).await, 0);
+    // Who joins is told of what everybody knows, and both lists of their change.
+    s.set_admins(&["zoe@acme.test", "adam@acme.test", "new@acme.test"], 38).await;
+    assert_eq!(claim(position - 1).await, 4);
+    assert_eq!(claim(position).await, 2);
 }
 
 async fn a_refused_address_holds_the_action(f: Fixture) {

@@ -91,7 +91,7 @@ impl Stage {
 
     /// What is due to be sent on that day, for an hour.
     async fn claim(&self, n: i64) -> Vec<Mail> {
-        self.store.claim_mails(day(n), HOUR, 100).await.unwrap()
+        self.store.claim_mails(day(n), HOUR, i64::MAX, 100).await.unwrap()
     }
 
     /// The mail server takes over every mail that is due on that day. Who got one.

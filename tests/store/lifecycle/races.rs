@@ -99,10 +99,7 @@ async fn a_recorded_use_and_a_notice_know_of_each_other(f: Fixture) {
         assert_eq!(announced.is_some(), overtaken);
         assert_eq!(s.store.settle_uses(&on(38), id).await.unwrap(), overtaken);
         assert!(s.facts(id).await.announced.is_empty());
-        assert_eq!(
-            s.idle(id).await,
-            Some(day(if overtaken { 38 } else { 0 })).max(s.idle(id).await)
-        );
+        assert_eq!(s.idle(id).await, Some(day(38)));
     }
     assert!(s.live().await.is_empty());
     s.f.check_record().await;

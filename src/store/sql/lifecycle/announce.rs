@@ -42,7 +42,7 @@ pub(in super::super) async fn announce(
     let mut action = action(&locked, ctx, catalog, planned);
     pending::insert(&mut change.tx, &action).await?;
     let admins = account::admins(&mut change.tx, locked.account_id).await?;
-    let about = About::Notice(action.id, id);
+    let about = About::Notice(action.id, id, change.position());
     mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
     let queued = |email: String| Notice { email, state: NoticeState::Queued };
     action.notices = admins.into_iter().map(queued).collect();
