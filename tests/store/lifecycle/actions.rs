@@ -40,7 +40,7 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     let queued =
         |name: &str| Notice { email: format!("{name}@acme.test"), state: NoticeState::Queued };
     assert_eq!(action.notices, [queued("adam"), queued("zoe")]);
-    assert_eq!(s.live().await, [action.clone()]);
+    assert_eq!(s.live().await, std::slice::from_ref(&action));
     let (event, change) = s.f.last().await;
     assert_eq!((event.action.as_str(), event.actor.as_str()), ("lifecycle.announce", "system"));
     assert_eq!((event.account_id, event.token_id), (Some(s.account), Some(id)));
