@@ -1,10 +1,11 @@
 //! Compiles `proto/` without `protoc`, and keeps the descriptors, comments and all, for reflection.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
 const PROTOS: [&str; 5] = [
     "portcullis/v1/authorization_service.proto",
@@ -26,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("portcullis.bin"), descriptors.encode_to_vec())?;
 
+    frames(&descriptors, &out.join("frames"))?;
     tonic_prost_build::configure()
         .build_client(true)
         .codec_path("crate::grpc::codec::Codec")
@@ -41,4 +43,43 @@ fn main() -> Result<(), Box<dyn Error>> {
         .type_attribute(".portcullis.v1.AuthorizeRequest.operation", "#[derive(Debug)]")
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// `AuthorizationService` with messages that stay bytes, for src/grpc/frame.rs.
+fn frames(descriptors: &FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
+    use tonic_prost_build::manual::{Builder, Method, Service};
+    let file = descriptors.file.iter().find(|file| file.name() == PROTOS[0]);
+    let [service] = file.map_or(&[][..], |file| &file.service) else {
+        return Err("authorization_service.proto has one service".into());
+    };
+    let mut frames = Service::builder().name(service.name()).package("portcullis.v1");
+    for method in &service.method {
+        let mut frame = Method::builder()
+            .name(snake_case(method.name()))
+            .route_name(method.name())
+            .input_type("crate::grpc::frame::Frame")
+            .output_type("crate::grpc::frame::Frame")
+            .codec_path("crate::grpc::frame::Codec");
+        if method.client_streaming() {
+            frame = frame.client_streaming();
+        }
+        if method.server_streaming() {
+            frame = frame.server_streaming();
+        }
+        frames = frames.method(frame.build());
+    }
+    fs::create_dir_all(out)?;
+    Builder::new().build_client(false).out_dir(out).compile(&[frames.build()]);
+    Ok(())
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for (at, letter) in name.char_indices() {
+        if at > 0 && letter.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
 }

@@ -310,9 +310,9 @@ impl Metrics {
         mine.latency.observe(took);
     }
 
-    /// Counts token facts that were found in memory.
-    pub fn hit(&self) {
-        self.decisions.mine().hits.fetch_add(1, Ordering::Relaxed);
+    /// Counts token facts that were found in memory; how many there were before, on this thread.
+    pub fn hit(&self) -> u64 {
+        self.decisions.mine().hits.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Records one use of the store.

@@ -32,8 +32,11 @@ const MAX_HEADERS: usize = 8 << 10;
 /// wrong value (empty: any), and the answer. The first that fits counts; everything else, and every
 /// wrong encoding, is `INVALID_ARGUMENT`.
 const ALLOWED: &[(&str, &str, &str, Code)] = &[
-    // Any token string is a decision, and so is any method and path that is given.
+    // Any token, whatever its bytes, is a decision, and so is any method and path that is given.
     ("Authorize", "token", "", Code::Ok),
+    // In a batch it comes as an item of its own, which asks for nothing.
+    ("BatchAuthorize", "token", "invalid UTF-8", Code::InvalidArgument),
+    ("Authorize", "token", "invalid UTF-8", Code::Ok),
     ("Authorize", "http.method", "empty", Code::InvalidArgument),
     ("Authorize", "http.method", "", Code::Ok),
     ("Authorize", "http.path", "empty", Code::InvalidArgument),
@@ -99,15 +102,15 @@ impl Stage {
     }
 }
 
-/// The error of the first item of a batch or a stream.
+/// The first error of an item of a batch or a stream.
 fn item_error(method: &MethodDescriptor, answer: &Bytes) -> Option<Status> {
     let error = match method.name() {
         "BatchAuthorize" => {
             let answer = BatchAuthorizeResponse::decode(&answer[..]).unwrap();
-            match answer.results.into_iter().next()?.result? {
-                batch_authorize_result::Result::Error(error) => error,
-                batch_authorize_result::Result::Response(_) => return None,
-            }
+            answer.results.into_iter().find_map(|item| match item.result {
+                Some(batch_authorize_result::Result::Error(error)) => Some(error),
+                _ => None,
+            })?
         }
         "StreamAuthorize" => match StreamAuthorizeResponse::decode(&answer[..]).unwrap().result? {
             stream_authorize_response::Result::Error(error) => error,
@@ -135,8 +138,7 @@ fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<St
     let allowed = |&&(end, of, what, _): &&(&str, &str, &str, Code)| {
         method.name().ends_with(end)
             && of == field
-            && (what.is_empty() || what == fault.what)
-            && !fault.encoding
+            && (what == fault.what || what.is_empty() && !fault.encoding)
     };
     let expected =
         ALLOWED.iter().find(allowed).map_or(Code::InvalidArgument, |&(_, _, _, code)| code);
@@ -161,7 +163,7 @@ fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<St
     // Of a oneof, nothing tells which member was meant.
     let names = |blamed: &String| {
         let blamed = blamed.trim_start_matches("requests.").trim_start_matches("request.");
-        blamed == field || blamed == "operation" && ["scope", "http"].contains(&field)
+        blamed == field || blamed == "operation" && ["scope", "http", "token"].contains(&field)
     };
     let named = field.is_empty() || blamed.iter().any(names);
     (code == Code::InvalidArgument && !named).then(|| format!("blames {blamed:?}"))

@@ -115,7 +115,7 @@ impl Seen {
     fn cell(&mut self, decision: &Decision<'_>) -> String {
         let reason = decision.verdict.reason();
         if !self.0.iter().any(|(seen, _)| *seen == reason) {
-            self.0.push((reason, decision.message()));
+            self.0.push((reason, decision.message().into_owned()));
         }
         match decision.verdict {
             Verdict::Allow(None) => "allow".to_owned(),

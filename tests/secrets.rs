@@ -267,7 +267,7 @@ async fn decisions(
     outputs: &mut Outputs,
 ) {
     let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
-    let id = WellFormed::parse(&made[0].1, Opens::Token).unwrap().id;
+    let id = WellFormed::parse(made[0].1.as_bytes(), Opens::Token).unwrap().id;
     let mut random = [0; 16];
     getrandom::fill(&mut random).unwrap();
     let forged = thief.make(Opens::Token, &"pcl".parse().unwrap(), id, &random);
@@ -412,7 +412,7 @@ fn commands(server: &Server, account: &str, secrets: &mut Secrets, outputs: &mut
 
 /// What a careless log line would print.
 fn debug_prints(token: &str, outputs: &mut Outputs) {
-    let parsed = WellFormed::parse(token, Opens::Token).unwrap();
+    let parsed = WellFormed::parse(token.as_bytes(), Opens::Token).unwrap();
     outputs.add("WellFormed", format!("{parsed:?} {parsed:#?}"));
     let response =
         portcullis::grpc::proto::CreateTokenResponse { token: None, secret: token.to_owned() };

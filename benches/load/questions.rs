@@ -36,11 +36,30 @@ pub const ALLOWED: Expected = Expected { decision: 1, reason: 1, named: true };
 pub const UNKNOWN: Expected = Expected { decision: 2, reason: 3, named: false };
 pub const NOT_GRANTED: Expected = Expected { decision: 2, reason: 7, named: true };
 
-/// A token as it is presented, and the id that the answer must give.
+/// Of a secret with the prefix that the load has, and of a token's id.
+const SECRET: usize = 70;
+const ID: usize = 26;
+
+/// A token as it is presented, and the id that the answer must give: side by side in memory, so that
+/// drawing one at random costs the generator as little as it can.
 #[derive(Clone)]
-pub struct Token {
-    pub secret: String,
-    pub id: String,
+pub struct Token([u8; SECRET + ID]);
+
+impl Token {
+    pub fn new(secret: &str, id: &str) -> Self {
+        let mut bytes = [0; SECRET + ID];
+        bytes[..SECRET].copy_from_slice(secret.as_bytes());
+        bytes[SECRET..].copy_from_slice(id.as_bytes());
+        Self(bytes)
+    }
+
+    pub fn secret(&self) -> &[u8] {
+        &self.0[..SECRET]
+    }
+
+    pub fn id(&self) -> &[u8] {
+        &self.0[SECRET..]
+    }
 }
 
 /// What is asked of a server, with tokens drawn at random, or each once.
@@ -91,18 +110,19 @@ impl Questions {
     }
 
     /// One question as a protobuf message.
-    pub fn message(&self, token: &str) -> Vec<u8> {
+    pub fn message(&self, token: &[u8]) -> Vec<u8> {
         let mut message = Vec::with_capacity(128);
-        for (number, text) in [(1, token), (2, self.client_ip), (3, self.scope)] {
+        let (client_ip, scope) = (self.client_ip.as_bytes(), self.scope.as_bytes());
+        for (number, text) in [(1, token), (2, client_ip), (3, scope)] {
             message.push(number << 3 | 2);
             message.push(u8::try_from(text.len()).ok().filter(|&n| n < 128).expect("short"));
-            message.extend_from_slice(text.as_bytes());
+            message.extend_from_slice(text);
         }
         message
     }
 
     fn message_size(&self) -> usize {
-        6 + self.tokens[0].secret.len() + self.client_ip.len() + self.scope.len()
+        6 + SECRET + self.client_ip.len() + self.scope.len()
     }
 
     /// Of one request's, or one message's, body.
@@ -166,12 +186,11 @@ impl Questions {
     }
 
     fn append(&self, token: usize, out: &mut Vec<u8>) {
-        for (number, text) in
-            [(1, self.tokens[token].secret.as_str()), (2, self.client_ip), (3, self.scope)]
-        {
+        let (client_ip, scope) = (self.client_ip.as_bytes(), self.scope.as_bytes());
+        for (number, text) in [(1, self.tokens[token].secret()), (2, client_ip), (3, scope)] {
             out.push(number << 3 | 2);
             out.push(text.len() as u8);
-            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(text);
         }
     }
 
@@ -220,12 +239,12 @@ impl Questions {
         }
         let Expected { decision: d, reason: r, named } = self.expected;
         let wanted = match (named, self.constant_id) {
-            (false, _) => "",
-            (true, Some(id)) => id,
-            (true, None) => &self.tokens[token].id,
+            (false, _) => &[][..],
+            (true, Some(id)) => id.as_bytes(),
+            (true, None) => self.tokens[token].id(),
         };
-        if (decision, reason) != (d, r) || id != wanted.as_bytes() {
-            let id = String::from_utf8_lossy(id);
+        if (decision, reason) != (d, r) || id != wanted {
+            let [id, wanted] = [id, wanted].map(String::from_utf8_lossy);
             return Err(format!(
                 "decision {decision}, reason {reason}, token {id}; expected {d}, {r}, {wanted}"
             ));

@@ -107,7 +107,7 @@ fn make(keys: &KeyRing) -> (Token, TokenId, [u8; 32]) {
     let prefix: Prefix = "pcl".parse().expect("a prefix");
     let id = TokenId(Uuid::now_v7());
     let secret = keys.make(Opens::Token, &prefix, id.0, &random());
-    let token = Token { secret: secret.expose().to_owned(), id: id.to_string() };
+    let token = Token::new(secret.expose(), &id.to_string());
     (token, id, secret.digest())
 }
 

@@ -5,6 +5,7 @@
 //! change goes through [`Cache::changed`] or [`Cache::uncertain`], whichever replica made it.
 
 mod credentials;
+mod hot;
 mod tokens;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 
 pub use credentials::{Bearer, Credentials};
+pub use hot::Found;
 pub use tokens::{Fact, Lookup, ReadError, Tokens};
 
 use crate::policy::catalog_file;

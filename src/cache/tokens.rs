@@ -6,16 +6,22 @@
 //! generation after the change was committed, so whatever was read before it is never found again,
 //! however late it is stored, and a later reader never joins an earlier reader's read. Other ids of
 //! the same slot are read once more, which costs a round trip and nothing else.
+//!
+//! What is asked for often is kept at hand as well (`hot`), where it is put only while its generation
+//! stands, and from where an invalidation takes it before it returns.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use moka::future::Cache;
+use moka::notification::RemovalCause;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::hot::{Found, Hot};
 use crate::clock::Stopwatch;
 use crate::policy::id::TokenId;
 use crate::policy::token::TokenFacts;
@@ -28,6 +34,8 @@ const SLOTS: usize = 1 << 16;
 const READS: usize = 1024;
 /// How long a read may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Every so many hits at hand are told to the cache behind, which evicts what is asked for least.
+const TOLD: u64 = 64;
 
 /// What is known of an id: its facts, or that there is no such token.
 pub type Fact = Option<Arc<TokenFacts>>;
@@ -93,6 +101,7 @@ pub enum ReadError {
 /// Token facts in memory. See the module.
 #[derive(Debug)]
 pub struct Tokens {
+    hot: Arc<Hot>,
     facts: Cache<Key, Fact, BuildHasherDefault<Spread>>,
     generations: Box<[AtomicU64]>,
     store: Arc<dyn Store>,
@@ -109,9 +118,20 @@ impl Tokens {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> Self {
+        let hot = Arc::new(Hot::new(capacity));
+        let evicted = {
+            let hot = hot.clone();
+            move |key: Arc<Key>, fact: Fact, _: RemovalCause| {
+                if let Some(facts) = fact {
+                    hot.forget(key.id, Some(&facts));
+                }
+            }
+        };
         Self {
+            hot,
             facts: Cache::builder()
                 .max_capacity(capacity)
+                .eviction_listener(evicted)
                 .build_with_hasher(BuildHasherDefault::default()),
             generations: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             store,
@@ -130,11 +150,32 @@ impl Tokens {
         Key { id, generation: self.generation(id).load(Ordering::Acquire) }
     }
 
+    /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`].
+    pub fn at_hand(&self, id: TokenId) -> Option<Found> {
+        let found = self.hot.get(id)?;
+        if self.metrics.hit().is_multiple_of(TOLD) {
+            // Not waited for: where memory is just being put in order, one of many is not told.
+            let _ = self.facts.get(&self.key(id)).now_or_never();
+        }
+        Some(found)
+    }
+
     /// Looks into memory only.
     pub async fn look(&self, id: TokenId) -> Lookup {
-        match self.facts.get(&self.key(id)).await {
-            Some(fact) => Lookup::Known(fact),
+        let key = self.key(id);
+        match self.facts.get(&key).await {
+            Some(fact) => {
+                self.metrics.hit();
+                self.keep_at_hand(key, &fact);
+                Lookup::Known(fact)
+            }
             None => Lookup::Unknown,
+        }
+    }
+
+    fn keep_at_hand(&self, key: Key, fact: &Fact) {
+        if let Some(facts) = fact {
+            self.hot.put(facts.clone(), || self.key(key.id) == key);
         }
     }
 
@@ -166,13 +207,17 @@ impl Tokens {
                 Err(_) => Err(ReadError::Late),
             }
         };
-        self.facts.try_get_with(self.key(id), read).await.map_err(|error| (*error).clone())
+        let key = self.key(id);
+        let fact = self.facts.try_get_with(key, read).await.map_err(|error| (*error).clone())?;
+        self.keep_at_hand(key, &fact);
+        Ok(fact)
     }
 
     /// Forgets what was known of `id`: whoever asks from now on is answered from a read that began
     /// after this call.
     pub async fn invalidate(&self, id: TokenId) {
         let generation = self.generation(id).fetch_add(1, Ordering::AcqRel);
+        self.hot.forget(id, None);
         self.facts.invalidate(&Key { id, generation }).await;
     }
 
@@ -181,6 +226,7 @@ impl Tokens {
         for generation in &self.generations {
             generation.fetch_add(1, Ordering::AcqRel);
         }
+        self.hot.clear();
         self.facts.invalidate_all();
     }
 

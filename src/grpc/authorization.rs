@@ -1,7 +1,8 @@
 //! `AuthorizationService`: what a decision costs is spent here, so nothing here waits, spawns or
 //! locks for a token that is in memory.
 
-use std::fmt::Write as _;
+mod wire;
+
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -10,16 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::Status as ItemStatus;
 
-use super::convert;
+use super::frame::Frame;
+use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::Presented;
-use super::proto as pb;
-use super::proto::authorization_service_server::AuthorizationService;
 use super::status::status;
-use crate::policy::decide::{Decision, Verdict};
-use crate::policy::network::Entry;
+use crate::policy::decide::Decision;
 use crate::service::access::Audience;
-use crate::service::decisions::{Asked, MAX_BATCH, Question};
-use crate::service::{Error, Services};
+use crate::service::decisions::MAX_BATCH;
+use crate::service::{Error, Result, Services};
 
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,56 +34,10 @@ impl Authorization {
     }
 }
 
-/// The question that a message asks.
-fn question(request: &pb::AuthorizeRequest) -> Question<'_> {
-    use pb::authorize_request::Operation;
-    let operation = match &request.operation {
-        None => Asked::Nothing,
-        Some(Operation::Scope(name)) => Asked::Scope(name),
-        Some(Operation::Http(http)) => Asked::Http { method: &http.method, path: &http.path },
-    };
-    Question { token: &request.token, client_ip: &request.client_ip, operation }
-}
-
-fn response(services: &Services, decision: &Decision<'_>) -> pb::AuthorizeResponse {
-    let (answer, matched) = match decision.verdict {
-        Verdict::Allow(entry) => (pb::Decision::Allow, entry),
-        Verdict::Deny(_) => (pb::Decision::Deny, None),
-    };
-    let token = decision.token;
-    let upcoming = token
-        .filter(|token| !token.announced.is_empty())
-        .and_then(|token| token.upcoming(&services.calendar()));
-    pb::AuthorizeResponse {
-        decision: answer.into(),
-        reason: convert::reason(decision.verdict.reason()).into(),
-        message: decision.message(),
-        token_id: token.map(|token| token.id.text()).unwrap_or_default(),
-        account_id: token.map(|token| token.account_id.text()).unwrap_or_default(),
-        required_scope: decision
-            .required
-            .map(|scope| scope.name.as_str().to_owned())
-            .unwrap_or_default(),
-        matched_entry: matched.map(entry_text).unwrap_or_default(),
-        pending_action: upcoming.map(|action| pb::UpcomingAction {
-            pending_action_id: action.id.to_string(),
-            r#type: convert::action_type(action.action).into(),
-            effective_time: Some(convert::time(action.effective)),
-        }),
-    }
-}
-
-/// A whitelist entry's text; room for any IPv4 range at once.
-fn entry_text(entry: Entry) -> String {
-    let mut text = String::with_capacity(18);
-    // Writing to a String can't fail.
-    let _ = write!(text, "{entry}");
-    text
-}
-
 /// An error of one item: the same code, message and details that the call would have ended with.
-fn item_error(error: &Status) -> ItemStatus {
+fn item_error(error: &Error) -> ItemStatus {
     use prost::Message as _;
+    let error = status(error);
     let details = error.details();
     // The details of a status are a whole `google.rpc.Status`.
     ItemStatus::decode(details).ok().filter(|_| !details.is_empty()).unwrap_or_else(|| ItemStatus {
@@ -94,97 +47,143 @@ fn item_error(error: &Status) -> ItemStatus {
     })
 }
 
+impl Authorization {
+    /// Decides what `message` asks, at once, and hands the decision to `answer`; `None` where the
+    /// store has to be asked first.
+    fn decide_from_memory<T>(
+        &self,
+        message: &[u8],
+        answer: impl FnOnce(&Decision<'_>) -> T,
+    ) -> Option<Result<T>> {
+        match wire::question(message) {
+            Ok(question) => self.services.decide_from_memory(&question, answer),
+            Err(error) => Some(Err(self.undecided(error))),
+        }
+    }
+
+    /// The same, also from the store.
+    async fn decide(&self, message: &[u8]) -> Result<Vec<u8>> {
+        match wire::question(message) {
+            Ok(question) => {
+                self.services
+                    .decide(&question, |decision| {
+                        wire::response(decision, || self.services.calendar())
+                    })
+                    .await
+            }
+            Err(error) => Err(self.undecided(error)),
+        }
+    }
+
+    fn undecided(&self, error: Error) -> Error {
+        self.services.metrics.undecided.inc();
+        error
+    }
+
+    async fn batch(&self, message: &[u8]) -> Result<Vec<u8>> {
+        let requests = wire::requests(message, "requests")?;
+        if requests.is_empty() {
+            return Err(Error::invalid("requests", "REQUIRED", "is empty: send at least one"));
+        }
+        if requests.len() > MAX_BATCH {
+            let text = format!("has {} items; the most is {MAX_BATCH}", requests.len());
+            return Err(Error::invalid("requests", "TOO_MANY", text));
+        }
+        let mut out = Vec::with_capacity(160 * requests.len());
+        let mut response = Vec::with_capacity(256);
+        // Where the results belong that must be read first.
+        let mut missing = Vec::new();
+        for &request in &requests {
+            response.clear();
+            match self.decide_from_memory(request, |decision| {
+                wire::put_response(decision, || self.services.calendar(), &mut response);
+            }) {
+                Some(Ok(())) => wire::put_result(&Ok(&response), &mut out),
+                Some(Err(error)) => wire::put_result(&Err(item_error(&error)), &mut out),
+                None => missing.push((out.len(), request)),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(out);
+        }
+        // All at once, so that tokens which must be read are read together.
+        let read = missing.iter().map(async |&(at, request)| (at, self.decide(request).await));
+        let read = future::join_all(read).await;
+        let mut whole = Vec::with_capacity(out.len() + 160 * read.len());
+        let mut taken = 0;
+        for (at, decided) in read {
+            whole.extend_from_slice(&out[taken..at]);
+            taken = at;
+            let decided = decided.as_deref().map_err(item_error);
+            wire::put_result(&decided, &mut whole);
+        }
+        whole.extend_from_slice(&out[taken..]);
+        Ok(whole)
+    }
+
+    /// The answer to one message of a stream.
+    async fn item(&self, message: &[u8]) -> Vec<u8> {
+        let decided = match wire::requests(message, "request") {
+            // Of a message that comes in parts, the contract's libraries make one; none sends any.
+            Ok(requests) => match requests.as_slice() {
+                [] => Err(Error::invalid("request", "REQUIRED", "is required")),
+                [request] => Ok(self.decide(request).await),
+                requests => Ok(self.decide(&requests.concat()).await),
+            },
+            Err(error) => Err(error),
+        };
+        let decided = decided.unwrap_or_else(|error| Err(self.undecided(error)));
+        let mut out = Vec::with_capacity(256);
+        wire::put_item(&decided.as_deref().map_err(item_error), &mut out);
+        out
+    }
+}
+
+fn answered(decided: Result<Vec<u8>>) -> std::result::Result<Response<Frame>, Status> {
+    match decided {
+        Ok(answer) => Ok(Response::new(Frame(answer.into()))),
+        Err(error) => Err(status(&error)),
+    }
+}
+
 #[tonic::async_trait]
 impl AuthorizationService for Authorization {
     async fn authorize(
         &self,
-        request: Request<pb::AuthorizeRequest>,
-    ) -> Result<Response<pb::AuthorizeResponse>, Status> {
-        let services = &*self.services;
-        let response = |decision: &Decision<'_>| response(services, decision);
-        match services.decide(&question(request.get_ref()), response).await {
-            Ok(response) => Ok(Response::new(response)),
-            Err(error) => Err(status(&error)),
-        }
+        request: Request<Frame>,
+    ) -> std::result::Result<Response<Frame>, Status> {
+        answered(self.decide(&request.get_ref().0).await)
     }
 
     async fn batch_authorize(
         &self,
-        request: Request<pb::BatchAuthorizeRequest>,
-    ) -> Result<Response<pb::BatchAuthorizeResponse>, Status> {
-        use pb::batch_authorize_result::Result as Item;
-        let requests = request.into_inner().requests;
-        if requests.is_empty() {
-            let error = Error::invalid("requests", "REQUIRED", "is empty: send at least one");
-            return Err(status(&error));
-        }
-        if requests.len() > MAX_BATCH {
-            let text = format!("has {} items; the most is {MAX_BATCH}", requests.len());
-            return Err(status(&Error::invalid("requests", "TOO_MANY", text)));
-        }
-        let services = &*self.services;
-        let response = |decision: &Decision<'_>| response(services, decision);
-        let item = |decided: Result<pb::AuthorizeResponse, Error>| pb::BatchAuthorizeResult {
-            result: Some(match decided {
-                Ok(response) => Item::Response(Box::new(response)),
-                Err(error) => Item::Error(item_error(&status(&error))),
-            }),
-        };
-        let mut missing = Vec::new();
-        let mut results = Vec::with_capacity(requests.len());
-        for (place, request) in requests.iter().enumerate() {
-            let decided = services.decide_from_memory(&question(request), response);
-            if decided.is_none() {
-                missing.push(place);
-            }
-            // What is missing stays without a result, which allows nothing, until it is read below.
-            results.push(decided.map_or_else(pb::BatchAuthorizeResult::default, item));
-        }
-        // All at once, so that tokens which must be read are read together.
-        let read = missing.into_iter().map(async |place| {
-            (place, item(services.decide(&question(&requests[place]), response).await))
-        });
-        for (place, result) in future::join_all(read).await {
-            results[place] = result;
-        }
-        Ok(Response::new(pb::BatchAuthorizeResponse { results }))
+        request: Request<Frame>,
+    ) -> std::result::Result<Response<Frame>, Status> {
+        answered(self.batch(&request.get_ref().0).await)
     }
 
     type StreamAuthorizeStream =
-        Pin<Box<dyn Stream<Item = Result<pb::StreamAuthorizeResponse, Status>> + Send>>;
+        Pin<Box<dyn Stream<Item = std::result::Result<Frame, Status>> + Send>>;
 
     async fn stream_authorize(
         &self,
-        request: Request<Streaming<pb::StreamAuthorizeRequest>>,
-    ) -> Result<Response<Self::StreamAuthorizeStream>, Status> {
-        use pb::stream_authorize_response::Result as Item;
+        request: Request<Streaming<Frame>>,
+    ) -> std::result::Result<Response<Self::StreamAuthorizeStream>, Status> {
         // The gate puts it there; without it nobody is known, so nothing is decided.
         let Some(&presented) = request.extensions().get::<Presented>() else {
             return Err(status(&Error::Unauthenticated("no caller is known")));
         };
-        let services = self.services.clone();
-        let answers = request.into_inner().then(move |item| {
-            let services = services.clone();
+        let this = self.clone();
+        let answers = request.into_inner().then(move |message| {
+            let this = this.clone();
             async move {
-                let item = item?;
+                let message = message?;
                 // A credential that was revoked meanwhile decides nothing more.
                 presented
-                    .role(&services)
+                    .role(&this.services)
                     .and_then(|role| Audience::Decisions.admit(role))
                     .map_err(|error| status(&error))?;
-                let response = |decision: &Decision<'_>| response(&services, decision);
-                let result = match &item.request {
-                    Some(request) => services.decide(&question(request), response).await,
-                    None => {
-                        services.metrics.undecided.inc();
-                        Err(Error::invalid("request", "REQUIRED", "is required"))
-                    }
-                };
-                let result = match result {
-                    Ok(response) => Item::Response(response),
-                    Err(error) => Item::Error(item_error(&status(&error))),
-                };
-                Ok(pb::StreamAuthorizeResponse { result: Some(result) })
+                Ok(Frame(this.item(&message.0).await.into()))
             }
         });
         // A stream ends after its first error, and when the server stops.

@@ -15,7 +15,8 @@ const BUFFER: usize = 512;
 /// How much a stream of answers gathers before it is sent, as tonic would.
 const GATHERED: usize = 32 << 10;
 
-fn buffers() -> BufferSettings {
+/// For every message.
+pub(super) fn buffers() -> BufferSettings {
     BufferSettings::new(BUFFER, GATHERED)
 }
 
@@ -108,8 +109,7 @@ fn undecodable(error: &prost::DecodeError) -> Status {
 }
 
 /// The field at fault as the contract names it, and the cause, from prost's text: any number of
-/// `Message.field: `, the innermost first, and the cause. Of a oneof, prost names no member: what is
-/// within the operation is within `http`, the only message there.
+/// `Message.field: `, the innermost first, and the cause.
 fn place(text: &str) -> (String, String) {
     let mut rest = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(text);
     let mut path = String::new();
@@ -117,10 +117,7 @@ fn place(text: &str) -> (String, String) {
         && let Some((_, field)) = step.split_once('.')
         && !step.contains(' ')
     {
-        let field = match field.trim_start_matches("r#") {
-            "operation" if !path.is_empty() => "http",
-            field => field,
-        };
+        let field = field.trim_start_matches("r#");
         let dot = if path.is_empty() { "" } else { "." };
         path = format!("{field}{dot}{path}");
         rest = after;
@@ -140,11 +137,10 @@ mod tests {
             ("", "buffer underflow", ""),
             ("GetTokenRequest.token_id: ", WIRE, "token_id"),
             ("ListPendingActionsRequest.r#type: ", WIRE, "type"),
-            ("AuthorizeRequest.operation: ", WIRE, "operation"),
             (
-                "HttpOperation.path: AuthorizeRequest.operation: BatchAuthorizeRequest.requests: ",
+                "WhitelistReplacement.entries: ManageWhitelistRequest.replace: ",
                 "invalid string value: data is not UTF-8 encoded",
-                "requests.http.path",
+                "replace.entries",
             ),
         ] {
             let found = place(&format!("{START}{steps}{cause}"));

@@ -26,7 +26,7 @@ use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
 
 use super::authorization::Authorization;
-use super::proto::authorization_service_server::AuthorizationServiceServer;
+use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;

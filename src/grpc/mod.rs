@@ -7,6 +7,7 @@ mod catalogs;
 pub mod codec;
 mod convert;
 mod credentials;
+mod frame;
 mod gate;
 pub mod health;
 mod management;

@@ -4,6 +4,8 @@
 //! names the reason; nothing is allowed that no rule here allows; nothing allocates before
 //! [`Decision::message`] is asked for.
 
+use std::borrow::Cow;
+
 use super::network::{ClientAddr, Entry, Whitelist};
 use super::scope::{Catalog, Scope};
 use super::time::Timestamp;
@@ -205,53 +207,48 @@ fn check<'a>(
 
 impl Decision<'_> {
     /// The decision in a sentence for a person. A denial names what is missing and the cure.
-    pub fn message(&self) -> String {
+    pub fn message(&self) -> Cow<'static, str> {
         let scope = self.required.map_or("", |scope| scope.name.as_ref());
         let denial = match self.verdict {
-            Verdict::Allow(_) => return "Allowed.".to_owned(),
+            Verdict::Allow(_) => return "Allowed.".into(),
             Verdict::Deny(denial) => denial,
         };
         match denial {
             Denial::TokenMalformed => {
-                "This is not a token: its shape or checksum is wrong. Check that it was copied whole."
-                    .to_owned()
+                "This is not a token: its shape or checksum is wrong. Check that it was copied whole.".into()
             }
             Denial::TokenNotFound => {
-                "No such token. It was never issued here, or was deleted long ago; create a new one."
-                    .to_owned()
+                "No such token. It was never issued here, or was deleted long ago; create a new one.".into()
             }
             Denial::TokenDeleted(at) => {
-                format!("This token was deleted at {at}. Create a new one.")
+                format!("This token was deleted at {at}. Create a new one.").into()
             }
             Denial::TokenDeletedUnused(at) => format!(
                 "This token was deleted at {at} because it had not been used. Create a new one."
-            ),
+            ).into(),
             Denial::NoMatchingRoute => {
                 "No scope covers this method and path. Check both for a mistake, or have an operator \
-                 add the route to the catalogue."
-                    .to_owned()
+                 add the route to the catalogue.".into()
             }
             Denial::ScopeNotGranted => format!(
                 "This token was not granted the scope {scope}. Scopes can't be added to a token: \
                  create a new one that has it."
-            ),
+            ).into(),
             Denial::ScopeLostInDowngrade => format!(
                 "This token lost the scope {scope} in a downgrade, because it had not used it. \
                  Create a new token that has it."
-            ),
+            ).into(),
             Denial::WhitelistRequired => {
-                "What this token may do requires an IP whitelist, and it has none. Set one."
-                    .to_owned()
+                "What this token may do requires an IP whitelist, and it has none. Set one.".into()
             }
             Denial::ClientIpMissing => {
                 "This token may be used from whitelisted addresses only, and the request named no \
-                 client address. Send client_ip."
-                    .to_owned()
+                 client address. Send client_ip.".into()
             }
             Denial::ClientIpNotWhitelisted(client) => format!(
                 "The address {client} is not in this token's whitelist. Add it, or call from a \
                  whitelisted address."
-            ),
+            ).into(),
         }
     }
 }

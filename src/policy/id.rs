@@ -14,14 +14,26 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// Writes `value` as exactly `out.len()` base-62 digits, most significant first.
 /// Digits that do not fit are lost, so callers size `out` for the type they write.
 pub fn write_base62(mut value: u128, out: &mut [u8]) {
-    // Ten digits at a time: 62^10 fits a u64, whose division is far cheaper than a u128's.
+    // Ten digits at a time: 62^10 fits a u64, whose division is far cheaper than a u128's. And two at
+    // a time of those: ids are written in every answer.
     const CHUNK: u128 = 62u128.pow(10);
+    const PAIRS: [[u8; 2]; 62 * 62] = {
+        let mut pairs = [[0; 2]; 62 * 62];
+        let mut i = 0;
+        while i < pairs.len() {
+            pairs[i] = [DIGITS[i / 62], DIGITS[i % 62]];
+            i += 1;
+        }
+        pairs
+    };
     for chunk in out.rchunks_mut(10) {
-        let mut low = (value % CHUNK) as u64;
-        value /= CHUNK;
-        for digit in chunk.iter_mut().rev() {
-            *digit = DIGITS[(low % 62) as usize];
-            low /= 62;
+        let rest = value / CHUNK;
+        let mut low = (value - rest * CHUNK) as u64;
+        value = rest;
+        for digits in chunk.rchunks_mut(2) {
+            let pair = PAIRS[(low % (62 * 62)) as usize];
+            low /= 62 * 62;
+            digits.copy_from_slice(&pair[2 - digits.len()..]);
         }
     }
 }
@@ -38,17 +50,31 @@ pub fn read_base62(digits: &[u8]) -> Option<u128> {
         }
         table
     };
+    // Ten digits at a time, as they are written, and two of those at once.
     let mut value = 0u128;
     for chunk in digits.chunks(10) {
         let mut low = 0u64;
         let mut scale = 1u64;
-        for &digit in chunk {
-            let digit = VALUES[usize::from(digit)];
-            if digit == INVALID {
-                return None;
-            }
-            low = low * 62 + u64::from(digit);
-            scale *= 62;
+        // Only what is no digit has its highest bit set.
+        let mut seen = 0u8;
+        for digits in chunk.chunks(2) {
+            let (pair, base) = match *digits {
+                [a, b] => {
+                    let (a, b) = (VALUES[usize::from(a)], VALUES[usize::from(b)]);
+                    seen |= a | b;
+                    (u64::from(a) * 62 + u64::from(b), 62 * 62)
+                }
+                _ => {
+                    let digit = VALUES[usize::from(digits[0])];
+                    seen |= digit;
+                    (u64::from(digit), 62)
+                }
+            };
+            low = low * base + pair;
+            scale *= base;
+        }
+        if seen & 0x80 != 0 {
+            return None;
         }
         value = value.checked_mul(u128::from(scale))?.checked_add(u128::from(low))?;
     }
@@ -73,21 +99,21 @@ macro_rules! id {
             /// What every id of this kind begins with.
             pub const PREFIX: &'static str = $prefix;
 
-            /// The same as `to_string`, in one allocation: answers carry it.
-            pub fn text(&self) -> String {
+            /// Appends the same as `to_string` gives.
+            pub fn write(&self, out: &mut Vec<u8>) {
                 let mut digits = [0u8; BASE62_U128];
                 write_base62(self.0.as_u128(), &mut digits);
-                let mut text = String::with_capacity($prefix.len() + BASE62_U128);
-                text.push_str($prefix);
-                // Base-62 digits are ASCII.
-                text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
-                text
+                out.extend_from_slice($prefix.as_bytes());
+                out.extend_from_slice(&digits);
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.text())
+                let mut text = Vec::with_capacity($prefix.len() + BASE62_U128);
+                self.write(&mut text);
+                // Base-62 digits are ASCII.
+                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
             }
         }
 

@@ -24,12 +24,14 @@ pub const MAX_BATCH: usize = 1_000;
 /// A question as it was asked.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
-    /// The token's secret, or whatever the client presented as one.
-    pub token: &'a str,
+    /// The token's secret, or whatever bytes the client presented as one.
+    pub token: &'a [u8],
     /// The client's address; empty where it is not known.
     pub client_ip: &'a str,
     /// What the client wants to do.
     pub operation: Asked<'a>,
+    /// Whether this is no use of the token, whatever is decided.
+    pub dry_run: bool,
 }
 
 /// What the client wants to do, as it was asked.
@@ -107,22 +109,24 @@ impl Services {
         let in_force = self.cache.borrow_catalog();
         let catalog = &in_force.as_ref().ok_or_else(no_catalog)?.catalog;
         let request = arguments(question, catalog)?;
-        let fact = match WellFormed::parse(question.token, Opens::Token) {
-            None => None,
-            Some(secret) => match self.cache.tokens.look(TokenId(secret.id)).now_or_never() {
-                Some(Lookup::Known(fact)) => {
-                    self.metrics.hit();
-                    Some(opened(fact, &secret))
-                }
-                Some(Lookup::Unknown) if !self.cache.keys().made(&secret) => {
-                    self.metrics.forged.inc();
-                    Some(None)
-                }
-                // Not there, or memory is just being put in order.
-                Some(Lookup::Unknown) | None => return Ok(None),
-            },
+        let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
+            return Ok(Some(decided(Presented::Malformed, catalog, &request, answer)));
         };
-        Ok(Some(decided(fact.as_ref().map(Option::as_deref), catalog, &request, answer)))
+        let id = TokenId(secret.id);
+        if let Some(facts) = self.cache.tokens.at_hand(id) {
+            let presented = opened(facts.as_deref(), &secret);
+            return Ok(Some(decided(presented, catalog, &request, answer)));
+        }
+        let fact = match self.cache.tokens.look(id).now_or_never() {
+            Some(Lookup::Known(fact)) => fact,
+            Some(Lookup::Unknown) if !self.cache.keys().made(&secret) => {
+                self.metrics.forged.inc();
+                None
+            }
+            // Not there, or memory is just being put in order.
+            Some(Lookup::Unknown) | None => return Ok(None),
+        };
+        Ok(Some(decided(opened(fact.as_deref(), &secret), catalog, &request, answer)))
     }
 
     async fn try_store<T>(
@@ -130,26 +134,27 @@ impl Services {
         question: &Question<'_>,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<(decide::Reason, T)> {
-        let fact = match WellFormed::parse(question.token, Opens::Token) {
+        let secret = WellFormed::parse(question.token, Opens::Token);
+        let fact = match &secret {
             None => None,
-            Some(secret) => Some(self.fact(&secret).await?),
+            Some(secret) => self.fact(TokenId(secret.id), secret).await?,
+        };
+        let presented = match &secret {
+            None => Presented::Malformed,
+            Some(secret) => opened(fact.as_deref(), secret),
         };
         // The arguments were fine before; they are borrowed from the catalogue that the decision is
         // made with, which may be another one now.
         let in_force = self.cache.borrow_catalog();
         let catalog = &in_force.as_ref().ok_or_else(no_catalog)?.catalog;
         let request = arguments(question, catalog)?;
-        Ok(decided(fact.as_ref().map(Option::as_deref), catalog, &request, answer))
+        Ok(decided(presented, catalog, &request, answer))
     }
 
-    /// The facts of the token that `secret` opens; `None` for one that opens none.
-    async fn fact(&self, secret: &WellFormed<'_>) -> Result<Fact> {
-        let id = TokenId(secret.id);
-        let fact = match self.cache.tokens.look(id).await {
-            Lookup::Known(fact) => {
-                self.metrics.hit();
-                fact
-            }
+    /// The facts of the token that `secret` names; `None` for one that was not made here.
+    async fn fact(&self, id: TokenId, secret: &WellFormed<'_>) -> Result<Fact> {
+        Ok(match self.cache.tokens.look(id).await {
+            Lookup::Known(fact) => fact,
             Lookup::Unknown if !self.cache.keys().made(secret) => {
                 self.metrics.forged.inc();
                 None
@@ -165,28 +170,24 @@ impl Services {
                     Error::Overloaded
                 }
             })?,
-        };
-        Ok(opened(fact, secret))
+        })
     }
 }
 
-/// The facts, where `secret` is the secret of that token.
-fn opened(fact: Fact, secret: &WellFormed<'_>) -> Fact {
-    fact.filter(|facts| secret::same(&facts.digest, &secret.digest()))
+/// What `secret` opens: the token with these facts, if it is the secret of that one.
+fn opened<'a>(facts: Option<&'a TokenFacts>, secret: &WellFormed<'_>) -> Presented<'a> {
+    match facts {
+        Some(facts) if secret::same(&facts.digest, &secret.digest()) => Presented::Token(facts),
+        _ => Presented::Unknown,
+    }
 }
 
-/// Decides on the facts of a well-formed secret; `None` for a malformed one.
 fn decided<'a, T>(
-    fact: Option<Option<&'a TokenFacts>>,
+    presented: Presented<'a>,
     catalog: &'a Catalog,
     request: &Request<'a>,
     answer: impl FnOnce(&Decision<'_>) -> T,
 ) -> (decide::Reason, T) {
-    let presented = match fact {
-        Some(Some(facts)) => Presented::Token(facts),
-        Some(None) => Presented::Unknown,
-        None => Presented::Malformed,
-    };
     let decision = decide::decide(presented, catalog, request);
     (decision.verdict.reason(), answer(&decision))
 }

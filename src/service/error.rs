@@ -147,7 +147,9 @@ impl fmt::Display for Sentences<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, violation) in self.0.iter().enumerate() {
             let gap = if at == 0 { "" } else { "; " };
-            write!(f, "{gap}{}: {}", violation.field, violation.description)?;
+            // A fault of the whole request names no field.
+            let colon = if violation.field.is_empty() { "" } else { ": " };
+            write!(f, "{gap}{}{colon}{}", violation.field, violation.description)?;
         }
         Ok(())
     }

@@ -81,19 +81,29 @@ impl Whitelist {
     pub fn entries(&self) -> &[Entry] {
         match self {
             Self::Unrestricted => &[],
-            Self::Only(entries) => &entries.entries,
+            Self::Only(entries) => entries.as_slice(),
         }
     }
 }
 
 /// A non-empty set of entries.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Entries {
-    // Sorted, without duplicates.
-    entries: Box<[Entry]>,
-    // For each entry the index of the narrowest other one that covers it; out of range for none.
-    parents: Box<[u32]>,
+pub struct Entries(Kept);
+
+/// Sorted, without duplicates.
+#[derive(Clone, PartialEq, Eq)]
+enum Kept {
+    /// Most whitelists are short. Kept in place, they cost a decision no look elsewhere in memory.
+    /// What is not used is a copy of the first.
+    Few { count: u8, entries: [Entry; FEW] },
+    Many {
+        entries: Box<[Entry]>,
+        /// For each entry the index of the narrowest other one that covers it; out of range for none.
+        parents: Box<[u32]>,
+    },
 }
+
+const FEW: usize = 4;
 
 /// A whitelist with more entries than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -118,32 +128,54 @@ impl Entries {
         if count > max {
             return Err(TooMany { count, max });
         }
-        Ok((count > 0).then(|| Self { parents: parents(&entries), entries: entries.into() }))
+        let Some(&first) = entries.first() else { return Ok(None) };
+        Ok(Some(Self(if count <= FEW {
+            let mut few = [first; FEW];
+            few[..count].copy_from_slice(&entries);
+            Kept::Few { count: count as u8, entries: few }
+        } else {
+            Kept::Many { parents: parents(&entries), entries: entries.into() }
+        })))
+    }
+
+    fn as_slice(&self) -> &[Entry] {
+        match &self.0 {
+            Kept::Few { count, entries } => &entries[..usize::from(*count)],
+            Kept::Many { entries, .. } => entries,
+        }
     }
 
     /// The entries, sorted.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter()
+        self.as_slice().iter()
     }
 
     /// How many there are; at least 1.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.as_slice().len()
     }
 
     /// The most specific entry that contains `address`. Allocates nothing.
     pub fn find(&self, address: ClientAddr) -> Option<&Entry> {
-        // An entry that contains the address begins at or before it. Ranges nest or are disjoint,
-        // so it is the last entry that does so, or one that covers that entry.
-        let after = self.entries.partition_point(|entry| entry.start() <= address.0);
+        // Ranges nest or are disjoint, so among those that contain an address the last one in order is
+        // the narrowest.
+        let (entries, parents) = match &self.0 {
+            Kept::Few { .. } => {
+                return self.as_slice().iter().rev().find(|entry| entry.contains(address));
+            }
+            Kept::Many { entries, parents } => (entries, parents),
+        };
+        // It begins at or before the address: it is the last entry that does so, or one that covers
+        // that entry.
+        let after = entries.partition_point(|entry| entry.start() <= address.0);
         let mut at = after.checked_sub(1)?;
         loop {
-            let entry = self.entries.get(at)?;
+            let entry = entries.get(at)?;
             if entry.contains(address) {
                 return Some(entry);
             }
-            at = *self.parents.get(at)? as usize;
+            at = *parents.get(at)? as usize;
         }
     }
 }

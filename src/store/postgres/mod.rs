@@ -18,12 +18,14 @@ use super::{Claim, OpenError, Result, migration};
 
 mod bulk;
 mod claim;
+mod lanes;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use PostgresStore as Handle;
 use claim::Holder;
+use lanes::{Lane, Lanes};
 use sqlx::Postgres as Db;
 
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
@@ -55,7 +57,7 @@ impl Default for PostgresOptions {
 /// The store in Postgres.
 pub struct PostgresStore {
     /// Decisions have connections of their own: management must never hold them up.
-    decisions: PgPool,
+    decisions: Lanes,
     management: PgPool,
     limit: Duration,
     /// `None` once closed.
@@ -66,7 +68,7 @@ pub struct PostgresStore {
 impl std::fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostgresStore")
-            .field("connections", &(self.decisions.size() + self.management.size()))
+            .field("connections", &(self.decisions.standing() + self.management.size() as usize))
             .finish_non_exhaustive()
     }
 }
@@ -89,8 +91,8 @@ impl PostgresStore {
         ]);
         let pool = PgPoolOptions::new()
             .acquire_timeout(acquire_timeout)
-            // A round trip before each use would double the cost of reading facts. Connections that
-            // stood idle are tested; one that died in use fails its call and is replaced.
+            // Connections that stood idle are tested; one that died in use fails its call and is
+            // replaced.
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -116,8 +118,7 @@ impl PostgresStore {
                 })
             });
         let for_decisions = max_connections.div_ceil(3);
-        let decisions =
-            pool.clone().max_connections(for_decisions).connect_with(connect.clone()).await?;
+        let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout);
         let management = pool
             .max_connections((max_connections - for_decisions).max(1))
             .connect_with(connect)
@@ -126,8 +127,8 @@ impl PostgresStore {
         Ok(Self { decisions, management, limit, holder: Mutex::new(Some(holder)), states })
     }
 
-    fn decide(&self) -> &PgPool {
-        &self.decisions
+    async fn decide(&self) -> Result<Lane<'_>> {
+        Ok(self.decisions.take().await?)
     }
 
     fn read(&self) -> &PgPool {

@@ -62,8 +62,10 @@ struct FactsRow {
 }
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
-    let rows: Vec<FactsRow> =
-        sqlx::query_as(SELECT_FACTS).bind(id.0).fetch_all(store.decide()).await?;
+    let mut lane = store.decide().await?;
+    let query = sqlx::query_as(SELECT_FACTS).bind(id.0);
+    let rows: Vec<FactsRow> = query.fetch_all(&mut *lane).await?;
+    lane.done();
     let Some(first) = rows.first() else { return Ok(None) };
     let mut facts = TokenFacts {
         id,

@@ -8,14 +8,16 @@
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, SqlitePool};
+use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 
 use tokio::sync::watch;
 
@@ -110,8 +112,8 @@ impl SqliteStore {
     }
 
     /// Readers of a local file wait for nobody.
-    fn decide(&self) -> &SqlitePool {
-        &self.readers
+    async fn decide(&self) -> Result<Lane> {
+        Ok(Lane(self.readers.acquire().await?))
     }
 
     fn read(&self) -> &SqlitePool {
@@ -143,6 +145,28 @@ impl SqliteStore {
         self.readers.close().await;
         self.writer.close().await;
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// A connection for one read of a decision.
+struct Lane(PoolConnection<Db>);
+
+impl Lane {
+    /// It goes back to its pool by itself.
+    fn done(self) {}
+}
+
+impl Deref for Lane {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Lane {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.0
     }
 }
 

@@ -1,0 +1,215 @@
+//! The facts that decisions ask for again and again, one cache line and a pointer away.
+//!
+//! Behind it stands the cache that knows everything cached and decides what to evict; among many
+//! tokens at random that one waits for main memory several times, this one about once. A bucket is one
+//! cache line: seven places, and a tag for each, which says whether following the place's pointer is
+//! worth it. What finds its bucket full takes the place of another, which is then found behind.
+//!
+//! Must stay true: a look takes no lock and writes nothing shared; what is forgotten before a look
+//! begins is not found by it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::policy::id::TokenId;
+use crate::policy::token::TokenFacts;
+
+/// Places of a bucket, which with their tags fill a cache line.
+const PLACES: usize = 7;
+/// Buckets that are made at once, when the first of them is needed.
+const PAGE: usize = 64;
+/// The most buckets there are, however many tokens may be cached.
+const MOST: u64 = 1 << 24;
+
+#[repr(align(64))]
+struct Bucket {
+    /// A byte for each place, which is 0 where the place is empty.
+    tags: AtomicU64,
+    places: [ArcSwapOption<TokenFacts>; PLACES],
+}
+
+impl Bucket {
+    fn empty() -> Self {
+        Self { tags: AtomicU64::new(0), places: [const { ArcSwapOption::const_empty() }; PLACES] }
+    }
+
+    fn set(&self, place: usize, tag: u8, facts: Option<Arc<TokenFacts>>) {
+        // Readers believe the facts and never the tag, so the order of the two does not matter.
+        self.places[place].store(facts);
+        let mut tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
+        tags[place] = tag;
+        self.tags.store(u64::from_le_bytes(tags), Ordering::Release);
+    }
+
+    fn place_of(&self, id: TokenId) -> Option<usize> {
+        let here = |place: &ArcSwapOption<TokenFacts>| {
+            place.load().as_ref().is_some_and(|facts| facts.id == id)
+        };
+        self.places.iter().position(here)
+    }
+}
+
+/// Facts that a look found. They stay as long as this does.
+pub type Found = Guard<Option<Arc<TokenFacts>>>;
+
+/// See the module.
+pub(super) struct Hot {
+    pages: Box<[OnceLock<Box<[Bucket; PAGE]>>]>,
+    /// Held by whoever writes.
+    writing: Mutex<()>,
+}
+
+impl fmt::Debug for Hot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hot").field("pages", &self.pages.len()).finish_non_exhaustive()
+    }
+}
+
+impl Hot {
+    /// Room for about `capacity` facts. Half of all places stay free then, so that few buckets are
+    /// ever full.
+    pub(super) fn new(capacity: u64) -> Self {
+        let buckets = (capacity.min(MOST) * 2 / PLACES as u64).next_power_of_two();
+        let pages = usize::try_from(buckets).unwrap_or(PAGE).div_ceil(PAGE);
+        Self { pages: (0..pages).map(|_| OnceLock::new()).collect(), writing: Mutex::new(()) }
+    }
+
+    /// Where `id` belongs: the page, the bucket in it, and the tag. All from the id's random half,
+    /// which no caller can choose (see `secret`).
+    fn address(&self, id: TokenId) -> (usize, usize, u8) {
+        let random = id.0.as_u64_pair().1;
+        let page = (random >> 16) as usize & (self.pages.len() - 1);
+        let tag = (random & 0xff) as u8;
+        (page, (random >> 8) as usize % PAGE, tag.max(1))
+    }
+
+    /// The facts of `id`, if they are here.
+    pub(super) fn get(&self, id: TokenId) -> Option<Found> {
+        let (page, bucket, tag) = self.address(id);
+        let bucket = &self.pages[page].get()?[bucket];
+        let tags = bucket.tags.load(Ordering::Acquire).to_le_bytes();
+        for (place, _) in bucket.places.iter().zip(tags).filter(|&(_, of)| of == tag) {
+            let found = place.load();
+            if found.as_ref().is_some_and(|facts| facts.id == id) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
+    /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
+    pub(super) fn put(&self, facts: Arc<TokenFacts>, current: impl FnOnce() -> bool) {
+        let (page, bucket, tag) = self.address(facts.id);
+        let page =
+            self.pages[page].get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
+        let bucket = &page[bucket];
+        let _writing = self.lock();
+        if !current() {
+            return;
+        }
+        let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
+        let free = || tags[..PLACES].iter().position(|&tag| tag == 0);
+        let random = facts.id.0.as_u64_pair().1;
+        let place = bucket.place_of(facts.id).or_else(free);
+        bucket.set(place.unwrap_or((random >> 40) as usize % PLACES), tag, Some(facts));
+    }
+
+    /// Forgets `id`, or only these facts of it.
+    pub(super) fn forget(&self, id: TokenId, only: Option<&Arc<TokenFacts>>) {
+        let (page, bucket, _) = self.address(id);
+        let _writing = self.lock();
+        let Some(page) = self.pages[page].get() else { return };
+        let bucket = &page[bucket];
+        if let Some(place) = bucket.place_of(id) {
+            let found = bucket.places[place].load();
+            let these =
+                found.as_ref().zip(only).is_none_or(|(found, only)| Arc::ptr_eq(found, only));
+            if these {
+                bucket.set(place, 0, None);
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        let _writing = self.lock();
+        for bucket in self.pages.iter().filter_map(OnceLock::get).flat_map(|page| page.iter()) {
+            (0..PLACES).for_each(|place| bucket.set(place, 0, None));
+        }
+    }
+
+    fn lock(&self) -> impl Drop + use<'_> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::policy::id::AccountId;
+    use crate::policy::network::Whitelist;
+    use crate::policy::token::{Grant, TokenState};
+
+    fn facts(id: u128) -> Arc<TokenFacts> {
+        Arc::new(TokenFacts {
+            id: TokenId(Uuid::from_u128(id)),
+            account_id: AccountId(Uuid::from_u128(1)),
+            digest: [0; 32],
+            state: TokenState::Active,
+            grant: Grant::ReadWrite,
+            whitelist: Whitelist::Unrestricted,
+            announced: Vec::new(),
+        })
+    }
+
+    fn found(hot: &Hot, facts: &Arc<TokenFacts>) -> bool {
+        hot.get(facts.id).is_some_and(|found| Arc::ptr_eq(found.as_ref().unwrap(), facts))
+    }
+
+    #[test]
+    fn a_bucket_is_one_cache_line() {
+        assert_eq!(size_of::<Bucket>(), 64);
+    }
+
+    #[test]
+    fn what_is_put_is_found_until_it_is_forgotten() {
+        let hot = Hot::new(1_000);
+        // One bucket, one tag: nothing but the ids tells them apart.
+        let all: Vec<_> = (0..7).map(|n| facts(n << 64 | 0x1234)).collect();
+        for facts in &all {
+            assert!(hot.get(facts.id).is_none());
+            hot.put(facts.clone(), || true);
+        }
+        assert!(all.iter().all(|facts| found(&hot, facts)));
+
+        let newer = facts(0x1234);
+        hot.put(newer.clone(), || true);
+        assert!(found(&hot, &newer) && !found(&hot, &all[0]));
+        hot.forget(newer.id, Some(&all[0]));
+        assert!(found(&hot, &newer), "other facts of the same token were to be forgotten");
+        hot.forget(newer.id, None);
+        assert!(hot.get(newer.id).is_none());
+        assert!(all[1..].iter().all(|facts| found(&hot, facts)));
+
+        hot.clear();
+        assert!(all.iter().all(|facts| hot.get(facts.id).is_none()));
+    }
+
+    #[test]
+    fn a_full_bucket_makes_room_and_outdated_facts_stay_out() {
+        let hot = Hot::new(10);
+        let all: Vec<_> = (0..50).map(|n| facts(n << 64 | 0x1234)).collect();
+        all.iter().for_each(|facts| hot.put(facts.clone(), || true));
+        assert!(found(&hot, all.last().unwrap()));
+        assert_eq!(all.iter().filter(|facts| found(&hot, facts)).count(), PLACES);
+        let outdated = facts(0x5678);
+        hot.put(outdated.clone(), || false);
+        assert!(!found(&hot, &outdated));
+    }
+}

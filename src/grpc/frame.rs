@@ -1,0 +1,63 @@
+//! Messages that pass through gRPC as bytes: decisions are read where they lie and written as they
+//! are made. A message of strings and its copies would cost more than deciding.
+
+use prost::bytes::{Buf as _, BufMut as _, Bytes};
+use tonic::Status;
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use super::codec;
+
+/// One message, as it is on the wire. It may hold a token's secret, so it has no `Debug`.
+pub(crate) struct Frame(pub(crate) Bytes);
+
+/// Hands frames through.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Codec;
+
+impl tonic::codec::Codec for Codec {
+    type Encode = Frame;
+    type Decode = Frame;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Codec {
+    type Item = Frame;
+    type Error = Status;
+
+    fn encode(&mut self, Frame(bytes): Frame, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buf.put(bytes);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        codec::buffers()
+    }
+}
+
+impl Decoder for Codec {
+    type Item = Frame;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
+        Ok(Some(Frame(buf.copy_to_bytes(buf.remaining()))))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        codec::buffers()
+    }
+}
+
+/// `AuthorizationService` over frames, generated from the same contract as `super::proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub(crate) mod service {
+    include!(concat!(env!("OUT_DIR"), "/frames/portcullis.v1.AuthorizationService.rs"));
+}

@@ -1,0 +1,107 @@
+//! The connections of decisions: a few, each for one read at a time, apart from the pool of management.
+//!
+//! What must stay true: a read costs one round trip, since a connection is asked whether it lives only
+//! after it stood idle; one whose read failed or was given up is dropped, so that no answer is ever
+//! taken for another's; nobody waits longer than the limit for a connection, a new one included.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::timed_out;
+use crate::clock::Stopwatch;
+
+/// A connection that stood idle for longer is asked whether it still lives.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Lanes {
+    options: PgConnectOptions,
+    patience: Duration,
+    permits: Semaphore,
+    /// Those that stand idle, the last used last, each with the time since.
+    idle: Mutex<Vec<(PgConnection, Stopwatch)>>,
+}
+
+impl Lanes {
+    /// At most `count` connections; each is made when it is first needed.
+    pub(super) fn new(options: PgConnectOptions, count: u32, patience: Duration) -> Self {
+        let permits = Semaphore::new(count.max(1) as usize);
+        Self { options, patience, permits, idle: Mutex::default() }
+    }
+
+    fn idle(&self) -> impl DerefMut<Target = Vec<(PgConnection, Stopwatch)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for one read. After it succeeded: [`Lane::done`].
+    pub(super) async fn take(&self) -> sqlx::Result<Lane<'_>> {
+        let permit = self.permits.acquire();
+        let taking = async {
+            let permit = permit.await.map_err(|_| sqlx::Error::PoolClosed)?;
+            self.connection().await.map(|connection| (permit, connection))
+        };
+        let taken = tokio::time::timeout(self.patience, taking).await;
+        let (permit, connection) = taken.map_err(|_| timed_out())??;
+        Ok(Lane { lanes: self, connection, _permit: permit })
+    }
+
+    async fn connection(&self) -> sqlx::Result<PgConnection> {
+        loop {
+            let Some((mut connection, since)) = self.idle().pop() else { break };
+            if since.elapsed() < FRESH || connection.ping().await.is_ok() {
+                return Ok(connection);
+            }
+        }
+        PgConnection::connect_with(&self.options).await
+    }
+
+    /// Ends when no read is under way any more; there are no others afterwards.
+    pub(super) async fn close(&self) {
+        self.permits.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for (connection, _) in idle {
+            // A server that is gone takes its end of it along.
+            let _ = tokio::time::timeout(self.patience, connection.close()).await;
+        }
+    }
+
+    /// How many stand idle.
+    pub(super) fn standing(&self) -> usize {
+        self.idle().len()
+    }
+}
+
+/// A connection in use. Dropped, it is closed.
+pub(super) struct Lane<'l> {
+    lanes: &'l Lanes,
+    connection: PgConnection,
+    _permit: SemaphorePermit<'l>,
+}
+
+impl Lane<'_> {
+    /// Keeps the connection for the next read: this one got its whole answer.
+    pub(super) fn done(self) {
+        if !self.lanes.permits.is_closed() {
+            self.lanes.idle().push((self.connection, Stopwatch::start()));
+        }
+    }
+}
+
+impl Deref for Lane<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lane<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
