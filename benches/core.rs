@@ -119,6 +119,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         metrics,
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),
+        lifecycle: Default::default(),
     };
     (services, secrets)
 }
@@ -140,7 +141,7 @@ fn whitelisted(entries: usize) -> TokenFacts {
         state: TokenState::Active,
         grant: Grant::ReadWrite,
         whitelist: Whitelist::Only(entries),
-        upcoming: None,
+        announced: Vec::new(),
     }
 }
 

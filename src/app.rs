@@ -20,6 +20,7 @@ use crate::config::server::{
     FirstCredentialArgs, MigrateArgs, ServeArgs, ServeSettings, StoreSettings, TlsFiles,
 };
 use crate::grpc::{health, proto, server};
+use crate::policy::lifecycle;
 use crate::service::Services;
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::sqlite::{self, SqliteStore};
@@ -193,6 +194,7 @@ async fn serve_store(
         metrics,
         prefix: settings.prefix.clone(),
         limits: settings.limits,
+        lifecycle: lifecycle::Settings::default(),
     });
     if settings.development {
         demo::print(&services, settings, grpc).await?;

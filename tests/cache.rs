@@ -345,6 +345,7 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
         metrics,
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
+        lifecycle: Default::default(),
     })
 }
 

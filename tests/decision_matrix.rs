@@ -103,7 +103,7 @@ fn facts(state: TokenState, grant: &Grant, texts: &[&str]) -> TokenFacts {
         state,
         grant: grant.clone(),
         whitelist: whitelist(texts),
-        upcoming: None,
+        announced: Vec::new(),
     }
 }
 

@@ -281,8 +281,8 @@ async fn plan_deletion(url: &str, account: &str, token: &str) {
         (account.parse::<AccountId>().unwrap(), token.parse::<TokenId>().unwrap());
     let mut store = sqlx::PgConnection::connect(url).await.unwrap();
     sqlx::query(
-        "INSERT INTO pending_action (pending_action_id, token_id, account_id, type, effective_time, \
-         create_time) VALUES ($1, $2, $3, 'deletion', 4102444800000000, 0)",
+        "INSERT INTO pending_action (pending_action_id, token_id, account_id, takes, basis_time, \
+         create_time) VALUES ($1, $2, $3, 'token', 4102444800000000, 0)",
     )
     .bind(Uuid::now_v7())
     .bind(token.0)

@@ -173,7 +173,7 @@ mod tests {
             state: TokenState::Active,
             grant: Grant::ReadWrite,
             whitelist: Whitelist::Unrestricted,
-            upcoming: None,
+            announced: Vec::new(),
         })
     }
 

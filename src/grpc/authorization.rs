@@ -50,7 +50,13 @@ impl Authorization {
     /// Decides what `message` asks.
     async fn decide(&self, message: &[u8]) -> Result<Vec<u8>> {
         match wire::question(message) {
-            Ok(question) => self.services.decide(&question, wire::response).await,
+            Ok(question) => {
+                self.services
+                    .decide(&question, |decision| {
+                        wire::response(decision, || self.services.calendar())
+                    })
+                    .await
+            }
             Err(error) => Err(self.undecided(error)),
         }
     }
@@ -77,7 +83,7 @@ impl Authorization {
         self.services.decide_all_from_memory(&questions, |place, decided| match decided {
             Some(Ok(decision)) => {
                 response.clear();
-                wire::put_response(decision, &mut response);
+                wire::put_response(decision, || self.services.calendar(), &mut response);
                 wire::put_result(&Ok(&response), &mut out);
             }
             Some(Err(error)) => wire::put_result(&Err(item_error(error)), &mut out),

@@ -3,6 +3,7 @@
 use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
+use crate::policy::lifecycle::{Calendar, Takes, Uses};
 use crate::policy::network::Entry;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
@@ -178,10 +179,22 @@ fn taken(token: &Token, in_force: &InForce) -> Vec<pb::TakenScopes> {
 }
 
 pub(super) fn described(described: Described) -> pb::Token {
-    token(described.token, &described.in_force)
+    token(described.token, &described.in_force, &described.calendar)
 }
 
-pub(super) fn token(token: Token, in_force: &InForce) -> pb::Token {
+/// By name.
+fn scope_uses(uses: &Uses, in_force: &InForce) -> Vec<pb::ScopeUse> {
+    let used = uses.scopes.iter().filter_map(|&(id, at)| {
+        let scope = in_force.name_of(id)?.to_string();
+        Some(pb::ScopeUse { scope, last_use_time: Some(time(at)) })
+    });
+    let mut used: Vec<_> = used.collect();
+    used.sort_unstable_by(|a, b| a.scope.cmp(&b.scope));
+    used
+}
+
+pub(super) fn token(mut token: Token, in_force: &InForce, calendar: &Calendar) -> pb::Token {
+    token.pending.sort_by_key(|action| (action.live().effective(calendar), action.id));
     let (state, deleted) = match token.state {
         TokenState::Active => (pb::TokenState::Active, None),
         TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
@@ -197,13 +210,13 @@ pub(super) fn token(token: Token, in_force: &InForce) -> pb::Token {
         whitelist: entries(token.whitelist.entries()),
         whitelist_version: token.whitelist_version,
         create_time: Some(time(token.created)),
-        last_use_time: None,
-        scope_uses: Vec::new(),
+        last_use_time: token.uses.last.map(time),
+        scope_uses: scope_uses(&token.uses, in_force),
         delete_time: deleted.map(time),
         pending_actions: token
             .pending
             .into_iter()
-            .map(|action| pending_action(action, in_force))
+            .map(|action| pending_action(action, in_force, calendar))
             .collect(),
         name: token.name,
     }
@@ -223,25 +236,33 @@ fn notice(notice: Notice) -> pb::Notice {
     }
 }
 
-pub(super) fn pending_action(action: PendingAction, in_force: &InForce) -> pb::PendingAction {
-    let (why, how_to_keep) = match action.action {
-        PendingActionType::Deletion => ("The token is not used.", "Use the token once."),
-        PendingActionType::Downgrade => {
+pub(super) fn pending_action(
+    action: PendingAction,
+    in_force: &InForce,
+    calendar: &Calendar,
+) -> pb::PendingAction {
+    let (why, how_to_keep) = match action.takes {
+        Takes::Token => ("The token is not used.", "Use the token once."),
+        Takes::Writes => {
+            ("The token writes nothing.", "Use the token once for something that writes.")
+        }
+        Takes::Scopes(_) => {
             ("The token does not use these scopes.", "Use each scope that is to stay once.")
         }
     };
+    let effective = action.live().effective(calendar);
     pb::PendingAction {
         pending_action_id: action.id.to_string(),
         token_id: action.token_id.to_string(),
         account_id: action.account_id.to_string(),
-        r#type: action_type(action.action).into(),
+        r#type: action_type(action.action()).into(),
         scopes_taken: names(in_force, action.taken),
         scopes_kept: names(in_force, action.kept),
         why: why.to_owned(),
         last_use_time: action.last_use.map(time),
         last_use_time_of_taken: action.last_use_of_taken.map(time),
         notices: action.notices.into_iter().map(notice).collect(),
-        effective_time: Some(time(action.effective)),
+        effective_time: Some(time(effective)),
         how_to_keep: how_to_keep.to_owned(),
         create_time: Some(time(action.created)),
     }

@@ -61,7 +61,9 @@ impl TokenService for Management {
             let paging = Paging { size: r.page_size, token: &r.page_token };
             let (page, in_force) =
                 services.list_tokens(&caller, &r.account_id, r.show_deleted, paging).await?;
-            let tokens = page.items.into_iter().map(|token| convert::token(token, &in_force));
+            let calendar = services.calendar();
+            let tokens =
+                page.items.into_iter().map(|token| convert::token(token, &in_force, &calendar));
             Ok(ListTokensResponse { tokens: tokens.collect(), next_page_token: page.next })
         })
         .await
@@ -123,8 +125,11 @@ impl TokenService for Management {
             };
             let page = services.list_pending_actions(&caller, query, faults).await?;
             let in_force = services.get_catalog()?;
-            let actions =
-                page.items.into_iter().map(|action| convert::pending_action(action, &in_force));
+            let calendar = services.calendar();
+            let actions = page
+                .items
+                .into_iter()
+                .map(|action| convert::pending_action(action, &in_force, &calendar));
             Ok(ListPendingActionsResponse {
                 pending_actions: actions.collect(),
                 next_page_token: page.next,

@@ -153,6 +153,10 @@ id!(
     /// Names a pending action.
     PendingActionId, "pending action", "act_"
 );
+id!(
+    /// Names a mail; its Message-ID is made of it.
+    MailId, "mail", "mail_"
+);
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 pub mod catalog_file;
 pub mod decide;
 pub mod id;
+pub mod lifecycle;
 pub mod network;
 pub mod route;
 pub mod scope;

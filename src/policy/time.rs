@@ -18,6 +18,13 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
+    /// This instant and `duration` earlier; stops at the first representable instant.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(micros))
+    }
+
     /// Whole seconds and the nanoseconds beyond them, as `google.protobuf.Timestamp` counts.
     pub fn to_seconds_nanos(self) -> (i64, i32) {
         let nanos = self.0.rem_euclid(1_000_000) * 1_000;

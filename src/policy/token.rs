@@ -1,9 +1,11 @@
 //! What a token is: its kind, what it may do now (its grant), and the facts a decision rests on.
 //! Rules: docs/policy.md, sections 1 and 3.
 
+use std::cmp::Reverse;
 use std::hint::black_box;
 
 use super::id::{AccountId, PendingActionId, TokenId};
+use super::lifecycle::{Calendar, LiveAction, Mode};
 use super::network::Whitelist;
 use super::scope::{Catalog, Scope, ScopeSet};
 use super::time::Timestamp;
@@ -66,13 +68,19 @@ impl Grant {
     }
 
     /// Whether a token with this grant must have a whitelist (docs/policy.md, rule 3.1: `READ_WRITE` always;
-    /// `CUSTOM` with any granted scope that requires one in `catalog`; `READ_ONLY` never, since a
-    /// scope that requires a whitelist is a write scope).
+    /// `CUSTOM` with any scope that requires one in `catalog`, scopes that a downgrade took included;
+    /// `READ_ONLY` never, since a scope that requires a whitelist is a write scope).
+    ///
+    /// What was taken counts, because a downgrade must never open a token: one without a whitelist
+    /// that is denied for want of one would be allowed from anywhere once the sensitive scope is gone.
     pub fn requires_whitelist(&self, catalog: &Catalog) -> bool {
         match self {
             Self::ReadWrite => true,
             Self::ReadOnly { .. } => false,
-            Self::Custom { granted, .. } => granted.intersects(catalog.requiring_whitelist()),
+            Self::Custom { granted, taken } => {
+                let sensitive = catalog.requiring_whitelist();
+                granted.intersects(sensitive) || taken.intersects(sensitive)
+            }
         }
     }
 
@@ -138,17 +146,30 @@ pub struct TokenFacts {
     pub grant: Grant,
     /// From where.
     pub whitelist: Whitelist,
-    /// What will be taken from it next, if anything.
-    pub upcoming: Option<UpcomingAction>,
+    /// What is announced for it, in no order.
+    pub announced: Vec<LiveAction>,
 }
 
 impl TokenFacts {
+    /// The announced action that takes effect first. None is shown while the lifecycle only
+    /// observes: nothing will be taken.
+    pub fn upcoming(&self, calendar: &Calendar) -> Option<UpcomingAction> {
+        let acts = calendar.settings.mode == Mode::Enforce;
+        let upcoming = |action: &LiveAction| UpcomingAction {
+            id: action.id,
+            action: action.takes.action(),
+            effective: action.effective(calendar),
+        };
+        let announced = self.announced.iter().filter(|_| acts).map(upcoming);
+        announced.min_by_key(|action| (action.effective, Reverse(action.action), action.id))
+    }
+
     /// Asks memory for all that a decision needs, by loads that nothing waits for: facts at rest lie on
     /// several cache lines, which then come together and while the digest is taken.
     pub fn fetch(&self) {
         black_box((self.account_id, self.digest[0], self.digest[31]));
         black_box((matches!(self.state, TokenState::Active), self.grant.kind() as u8));
         black_box(self.whitelist.entries().last().copied());
-        black_box(self.upcoming.is_some());
+        black_box(self.announced.len());
     }
 }

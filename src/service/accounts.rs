@@ -78,8 +78,12 @@ impl Services {
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
         let set = self.store.set_account_admins(&ctx, id, &admins);
-        let account = self.change("set_account_admins", Touched::Nothing, &ctx, set).await?;
-        account.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))
+        let set = self.change("set_account_admins", Touched::Nothing, &ctx, set).await?;
+        let set = set.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))?;
+        for token in set.touched {
+            self.cache.changed(Touched::Token(token)).await;
+        }
+        Ok(set.account)
     }
 }
 

@@ -214,7 +214,7 @@ impl Services {
             account_id,
             token_id,
             action: query.action,
-            effective_before: query.effective_before,
+            effective_before: query.effective_before.map(|before| (before, self.calendar())),
         };
         let read = self.store.pending_actions(&filter, cursor.page);
         let items = self.read("pending_actions", read).await?;

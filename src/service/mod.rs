@@ -23,6 +23,7 @@ pub use error::Error;
 
 use crate::cache::{Cache, InForce};
 use crate::clock::{Clock, Stopwatch};
+use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
 use crate::secret::Prefix;
@@ -56,6 +57,8 @@ pub struct Services {
     pub prefix: Prefix,
     /// How large whitelists may be.
     pub limits: Limits,
+    /// How long things may go unused.
+    pub lifecycle: lifecycle::Settings,
 }
 
 impl Services {
@@ -107,6 +110,11 @@ impl Services {
     /// Takes note that the catalogue at hand was not the one in force.
     async fn catch_up(&self) -> Result<()> {
         Ok(self.stored("catalog", self.cache.read_catalog()).await?)
+    }
+
+    /// What dates are computed with, now.
+    pub fn calendar(&self) -> Calendar {
+        Calendar { settings: self.lifecycle, now: self.clock.now() }
     }
 
     /// Bound now: this process is the only one that decides.

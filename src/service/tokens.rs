@@ -12,6 +12,7 @@ use super::{Binding, Caller, Error, Result, Services};
 use crate::cache::InForce;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
+use crate::policy::lifecycle::Calendar;
 use crate::policy::network::{Entries, Whitelist};
 use crate::policy::scope::{Catalog, ScopeId, ScopeSet};
 use crate::policy::token::{Grant, TokenKind};
@@ -47,11 +48,13 @@ pub struct Described {
     pub token: Token,
     /// The catalogue in force.
     pub in_force: Arc<InForce>,
+    /// What the dates of its pending actions are computed with.
+    pub calendar: Calendar,
 }
 
 impl Services {
     fn described(&self, token: Token) -> Result<Described> {
-        Ok(Described { token, in_force: self.in_force()? })
+        Ok(Described { token, in_force: self.in_force()?, calendar: self.calendar() })
     }
 
     /// Creates a token. With `validate_only` the secret is absent, and the id means nothing.
@@ -74,12 +77,16 @@ impl Services {
                 let account = self.store.account(new.account_id);
                 self.read("account", account).await?.ok_or_else(|| no_account(new.account_id))?;
                 let token = self.as_it_would_be(new);
-                return Ok((Described { token, in_force }, None));
+                let calendar = self.calendar();
+                return Ok((Described { token, in_force, calendar }, None));
             }
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
             match self.change("create_token", Touched::Token(new.id), &ctx, create).await {
-                Ok(Ok(token)) => return Ok((Described { token, in_force }, Some(secret))),
+                Ok(Ok(token)) => {
+                    let calendar = self.calendar();
+                    return Ok((Described { token, in_force, calendar }, Some(secret)));
+                }
                 Ok(Err(_)) => return Err(no_account(new.account_id)),
                 Err(StoreError::StaleCatalog) => self.catch_up().await?,
                 Err(error) => return Err(error.into()),
@@ -160,6 +167,7 @@ impl Services {
             whitelist: new.whitelist,
             whitelist_version: 1,
             created: self.clock.now(),
+            uses: Default::default(),
             pending: Vec::new(),
         }
     }

@@ -17,7 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
+use crate::policy::lifecycle::Settings;
 use crate::policy::network::{Change, ChangeError, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
@@ -145,13 +146,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         page: Page<AccountId>,
     ) -> Result<Vec<Account>>;
 
-    /// Replaces an account's admins; `None` where there is no such account.
+    /// Replaces an account's admins; `None` where there is no such account. Who joins gets a notice of
+    /// each announced action, and holds it until that is accepted; who leaves gets no more of them;
+    /// both are told of the change.
     async fn set_account_admins(
         &self,
         ctx: &Context,
         id: AccountId,
         admins: &[String],
-    ) -> Result<Option<Account>>;
+    ) -> Result<Option<AdminsSet>>;
 
     // Tokens.
 
@@ -169,7 +172,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Tokens, the oldest first.
     async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>>;
 
-    /// Deletes a token. A deleted one stays as it is. `None` where there is none.
+    /// Deletes a token, with what is announced for it. A deleted one stays as it is. `None` where there
+    /// is none.
     async fn delete_token(
         &self,
         ctx: &Context,
@@ -191,12 +195,122 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         dry_run: bool,
     ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>>;
 
-    /// Pending actions that are neither carried out nor cancelled, in the order of their planning.
+    /// Pending actions that are neither carried out nor cancelled, in the order of their announcement.
     async fn pending_actions(
         &self,
         filter: &PendingFilter,
         page: Page<PendingActionId>,
     ) -> Result<Vec<PendingAction>>;
+
+    // The lifecycle. Why these are safe against each other is told in `sql/lifecycle`.
+
+    /// Records uses, in any order and as often as one likes: what is known only moves forward. Tokens
+    /// that are gone are passed over. Leaves no record. The tokens with an announced action that
+    /// recorded use has overtaken: hand each to [`Self::settle_uses`].
+    async fn record_uses(&self, uses: &[Use]) -> Result<Vec<TokenId>>;
+
+    /// Tokens that [`Self::record_uses`] told somebody of who did not get to settle them; at most
+    /// `limit`.
+    async fn overtaken_tokens(&self, limit: u32) -> Result<Vec<TokenId>>;
+
+    /// Ends or shrinks the announced actions that recorded use has overtaken, and takes back their
+    /// notices. `false`, and no record, where there was nothing to do.
+    async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool>;
+
+    /// The same for one use that fits an announced action, before its ALLOW is answered: records it and
+    /// settles. Whether anything was overtaken. [`Gone`], with nothing recorded, where the token is
+    /// deleted or `catalog`, which must be in force, no longer gives it the scope.
+    async fn use_noticed(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        used: &Use,
+    ) -> Result<Result<bool, Gone>>;
+
+    /// Active tokens that may be idle since `before` or longer, the longest first: candidates for
+    /// [`Self::announce`], or for [`Self::defer`] where their subject says that nothing is due.
+    async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
+
+    /// Computes anew since when these tokens are idle, so that [`Self::idle_tokens`] does not find
+    /// them again before their time. Leaves no record.
+    async fn defer(&self, ids: &[TokenId]) -> Result<()>;
+
+    /// Plans a token's lifecycle anew, and announces what is due with a notice to each admin. `None`
+    /// where nothing is, or `settings` only observe. `catalog`, which must be in force, says what is
+    /// a write.
+    async fn announce(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        id: TokenId,
+        settings: &Settings,
+    ) -> Result<Option<PendingAction>>;
+
+    /// Announced actions that may be carried out at `now`, with their tokens: deletions first, then
+    /// by acceptance. None of them is found again once [`Self::carry_out`] was called with it, except
+    /// a downgrade beside a deletion.
+    async fn due_actions(
+        &self,
+        settings: &Settings,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(PendingActionId, TokenId)>>;
+
+    /// Carries an action out, with a mail to each admin, unless a use, an admin or the owner came
+    /// between: everything is checked again. `catalog` must be in force.
+    async fn carry_out(
+        &self,
+        ctx: &Context,
+        id: PendingActionId,
+        catalog: &Catalog,
+        settings: &Settings,
+    ) -> Result<CarriedOut>;
+
+    /// Withdraws whatever is announced, for at most `limit` tokens: those.
+    async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
+
+    /// Forgets tokens deleted before `before`, and ended mails about no token that were queued before
+    /// it; at most `limit` of each. The tokens.
+    async fn purge(&self, ctx: &Context, before: Timestamp, limit: u32) -> Result<Vec<TokenId>>;
+
+    /// Active tokens, the oldest first, as the preview needs them.
+    async fn subjects(
+        &self,
+        only: Option<AccountId>,
+        page: Page<TokenId>,
+    ) -> Result<Vec<IdleToken>>;
+
+    // Mail.
+
+    /// Mails that are to be sent at `now`, the longest waiting first. Nobody else gets them until
+    /// `lease` is over, after which they are as they were. `known` is the position up to which every
+    /// decision rests on the changes made: a notice is not sent before its action is known.
+    async fn claim_mails(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        known: i64,
+        limit: u32,
+    ) -> Result<Vec<Mail>>;
+
+    /// Notes that the mail server took a mail over. `ctx.now` must have been read after its answer:
+    /// the notice counts from there. The token whose facts changed, where it was the last notice that
+    /// an action waited for.
+    async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>>;
+
+    /// Notes an attempt that failed at `now`, the next being at `next`. `refused` is what the mail
+    /// server said where it refuses the recipient for good; `None` for anything else, which leaves a
+    /// refused address refused.
+    async fn mail_deferred(
+        &self,
+        now: Timestamp,
+        id: MailId,
+        next: Timestamp,
+        refused: Option<&str>,
+    ) -> Result<()>;
+
+    /// How the mails stand.
+    async fn mail_state(&self) -> Result<MailState>;
 
     // Credentials and keys.
 

@@ -1,11 +1,18 @@
 //! What the store keeps, as both databases hand it out: plain values.
 
-use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use crate::policy::id::{AccountId, CredentialId, TokenId};
+use crate::policy::lifecycle::Uses;
 use crate::policy::network::{Entry, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Grant, PendingActionType, TokenKind, TokenState};
+use crate::policy::token::{Grant, TokenKind, TokenState};
 use crate::secret::Digest;
+
+mod lifecycle;
+mod mail;
+
+pub use lifecycle::*;
+pub use mail::*;
 
 /// What a whole store can be marked as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +102,9 @@ pub struct Token {
     pub whitelist_version: i64,
     /// When it was created.
     pub created: Timestamp,
-    /// What is planned for it, the earliest first.
+    /// How it was used, as far as recorded.
+    pub uses: Uses,
+    /// What is announced for it, in the order of announcement.
     pub pending: Vec<PendingAction>,
 }
 
@@ -153,66 +162,6 @@ pub struct NoSuchAccount;
 /// It is the last credential with which anybody could operate the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastOperator;
-
-/// How far one admin's notice got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoticeState {
-    /// It waits.
-    Queued,
-    /// The mail server accepted it then.
-    Accepted(Timestamp),
-    /// The mail server refuses the address for good, and said this.
-    Failing(String),
-}
-
-/// One admin's notice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    /// The admin's address.
-    pub email: String,
-    /// How far it got.
-    pub state: NoticeState,
-}
-
-/// A downgrade or deletion that is planned or announced, and not yet carried out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingAction {
-    /// Its id.
-    pub id: PendingActionId,
-    /// The token it concerns.
-    pub token_id: TokenId,
-    /// Its owner.
-    pub account_id: AccountId,
-    /// What it takes, in a word.
-    pub action: PendingActionType,
-    /// The scopes it takes, sorted by id.
-    pub taken: Vec<ScopeId>,
-    /// The scopes that stay, sorted by id.
-    pub kept: Vec<ScopeId>,
-    /// Last use of the token.
-    pub last_use: Option<Timestamp>,
-    /// Last use of anything it takes.
-    pub last_use_of_taken: Option<Timestamp>,
-    /// The earliest instant at which it takes effect, as far as known now.
-    pub effective: Timestamp,
-    /// When it was planned.
-    pub created: Timestamp,
-    /// Each admin's notice, sorted by address.
-    pub notices: Vec<Notice>,
-}
-
-/// A list of pending actions.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PendingFilter {
-    /// Only those of this account.
-    pub account_id: Option<AccountId>,
-    /// Only those of this token.
-    pub token_id: Option<TokenId>,
-    /// Only those of this type.
-    pub action: Option<PendingActionType>,
-    /// Only those that take effect before this instant.
-    pub effective_before: Option<Timestamp>,
-}
 
 /// What a caller proves who it is with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -59,7 +59,7 @@ async fn admins_change_as_a_whole(f: Fixture) {
     let id = f.account("acme").await;
     let admins = ["new@acme.test".to_owned(), "zoe@acme.test".to_owned()];
     let changed = f.store.set_account_admins(&ctx(9), id, &admins).await;
-    assert_eq!(changed.unwrap().unwrap().admins, admins);
+    assert_eq!(changed.unwrap().unwrap().account.admins, admins);
     assert_eq!(f.store.account(id).await.unwrap().unwrap().admins, admins);
     let (event, change) = f.last().await;
     assert_eq!(event.action, "account.set_admins");
@@ -69,7 +69,7 @@ async fn admins_change_as_a_whole(f: Fixture) {
 
     let before = f.position().await;
     let same = f.store.set_account_admins(&ctx(10), id, &admins).await;
-    assert_eq!(same.unwrap().unwrap().admins, admins);
+    assert_eq!(same.unwrap().unwrap().account.admins, admins);
     let nobody = AccountId(Uuid::now_v7());
     let none = f.store.set_account_admins(&ctx(10), nobody, &admins).await;
     assert_eq!(none.unwrap(), None);

@@ -1,6 +1,9 @@
-//! Pending actions as they are read. No use case plans any yet: plain SQL does.
+//! Pending actions as they are read, each column with a value of its own: plain SQL writes them.
+
+use std::time::Duration;
 
 use portcullis::policy::id::{AccountId, PendingActionId, TokenId};
+use portcullis::policy::lifecycle::{Calendar, LiveAction, Mode, Settings, Takes};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, UpcomingAction};
 use portcullis::store::{Notice, NoticeState, PendingFilter, TokenFilter};
@@ -22,17 +25,26 @@ async fn plan(
 }
 
 const DOWNGRADE: &str = "\
-    INSERT INTO pending_action (pending_action_id, token_id, account_id, type, last_use, \
-        last_use_of_taken, effective_time, create_time) \
-    VALUES ($1, $2, $3, 'downgrade', 70, 60, 900, 80)";
+    INSERT INTO pending_action (pending_action_id, token_id, account_id, takes, last_use, \
+        last_use_of_taken, basis_time, accepted_time, create_time) \
+    VALUES ($1, $2, $3, 'scopes', 70, 60, 60, 890, 80)";
 const DELETION: &str = "\
-    INSERT INTO pending_action (pending_action_id, token_id, account_id, type, effective_time, \
+    INSERT INTO pending_action (pending_action_id, token_id, account_id, takes, basis_time, \
         create_time) \
-    VALUES ($1, $2, $3, 'deletion', 800, 81)";
+    VALUES ($1, $2, $3, 'token', 3, 81)";
 const ENDED: &str = "\
-    INSERT INTO pending_action (pending_action_id, token_id, account_id, type, effective_time, \
+    INSERT INTO pending_action (pending_action_id, token_id, account_id, takes, basis_time, \
         create_time, end_time, outcome) \
-    VALUES ($1, $2, $3, 'deletion', 1, 1, 2, 'cancelled')";
+    VALUES ($1, $2, $3, 'token', 1, 1, 2, 'cancelled')";
+
+/// A window of 50 us, a notice period of 10 us.
+fn calendar(now: i64) -> Calendar {
+    let [window, notice] = [50, 10].map(Duration::from_micros);
+    Calendar {
+        settings: Settings::new(Mode::Enforce, window, notice).unwrap(),
+        now: Timestamp(now),
+    }
+}
 
 async fn they_read_back(f: Fixture) {
     let account = f.account("acme").await;
@@ -46,24 +58,38 @@ async fn they_read_back(f: Fixture) {
     for sql in [
         "INSERT INTO pending_action_scope VALUES ($1, 0, 1)",
         "INSERT INTO pending_action_scope VALUES ($1, 1, 0)",
-        "INSERT INTO notice VALUES ($1, 'z@acme.test', 'queued', NULL, NULL)",
-        "INSERT INTO notice VALUES ($1, 'B@acme.test', 'accepted', 85, NULL)",
-        "INSERT INTO notice VALUES ($1, 'a@acme.test', 'failing', NULL, '550 no such user')",
     ] {
         f.execute(sql, &[later.0]).await.unwrap();
     }
+    let admins = ["z@acme.test", "B@acme.test", "a@acme.test", "q@acme.test"].map(str::to_owned);
+    f.store.set_account_admins(&ctx(82), account, &admins).await.unwrap();
+    for sql in [
+        "UPDATE mail SET state = 'accepted', accept_time = 85 \
+         WHERE pending_action_id = $1 AND recipient = 'B@acme.test'",
+        "UPDATE mail SET state = 'failing', fail_time = 84, failure = '550 no such user' \
+         WHERE pending_action_id = $1 AND recipient = 'a@acme.test'",
+        // No admin any more, and one whose notice was taken back.
+        "UPDATE mail SET recipient = 'former@acme.test', state = 'accepted', accept_time = 83 \
+         WHERE pending_action_id = $1 AND recipient = 'q@acme.test'",
+        "UPDATE pending_action SET accepted_time = 890 WHERE pending_action_id = $1",
+    ] {
+        f.execute(sql, &[later.0]).await.unwrap();
+    }
+    f.execute("DELETE FROM mail WHERE pending_action_id = $1", &[sooner.0]).await.unwrap();
     let token = f.store.token(new.id, None).await.unwrap().unwrap();
     assert_eq!(token.pending.len(), 2);
-    let [first, second] = &token.pending[..] else { panic!("{:?}", token.pending) };
-    assert_eq!((first.id, first.action), (sooner, PendingActionType::Deletion));
+    let [second, first] = &token.pending[..] else { panic!("{:?}", token.pending) };
+    assert_eq!((first.id, first.action()), (sooner, PendingActionType::Deletion));
+    assert_eq!((first.basis, first.accepted), (Timestamp(3), None));
     assert!(first.notices.is_empty() && first.taken.is_empty() && first.kept.is_empty());
     assert_eq!((first.last_use, first.last_use_of_taken), (None, None));
-    assert_eq!((second.id, second.action), (later, PendingActionType::Downgrade));
+    assert_eq!((second.id, second.action()), (later, PendingActionType::Downgrade));
     assert_eq!((second.token_id, second.account_id), (new.id, account));
     assert_eq!((&second.kept[..], &second.taken[..]), (&[read][..], &[ask][..]));
     assert_eq!(second.last_use, Some(Timestamp(70)));
     assert_eq!(second.last_use_of_taken, Some(Timestamp(60)));
-    assert_eq!((second.effective, second.created), (Timestamp(900), Timestamp(80)));
+    assert_eq!((second.basis, second.accepted), (Timestamp(60), Some(Timestamp(890))));
+    assert_eq!(second.created, Timestamp(80));
     let notice = |email: &str, state| Notice { email: email.into(), state };
     assert_eq!(
         second.notices,
@@ -79,12 +105,30 @@ async fn they_read_back(f: Fixture) {
     let actions = f.store.pending_actions(&filter, all()).await.unwrap();
     assert_eq!(actions, [second.clone(), first.clone()]);
     let facts = f.store.token_facts(new.id).await.unwrap().unwrap();
-    let upcoming = UpcomingAction {
-        id: sooner,
-        action: PendingActionType::Deletion,
-        effective: Timestamp(800),
+    let mut announced = facts.announced.clone();
+    announced.sort_by_key(|action| action.id);
+    let live = |id, takes, basis, accepted: Option<i64>| LiveAction {
+        id,
+        takes,
+        basis: Timestamp(basis),
+        accepted: accepted.map(Timestamp),
     };
-    assert_eq!(facts.upcoming, Some(upcoming));
+    assert_eq!(
+        announced,
+        [live(later, Takes::Scopes(vec![ask]), 60, Some(890)), live(sooner, Takes::Token, 3, None),]
+    );
+    // Not accepted yet, it moves on as time passes.
+    for (now, id, action, effective) in [
+        (880, sooner, PendingActionType::Deletion, 890),
+        (890, sooner, PendingActionType::Deletion, 900),
+        (891, later, PendingActionType::Downgrade, 900),
+    ] {
+        let upcoming = UpcomingAction { id, action, effective: Timestamp(effective) };
+        assert_eq!(facts.upcoming(&calendar(now)), Some(upcoming), "{now}");
+    }
+    let mut observed = calendar(880);
+    observed.settings.mode = Mode::Observe;
+    assert_eq!(facts.upcoming(&observed), None);
 }
 
 async fn they_are_filtered_and_paged(f: Fixture) {
@@ -96,6 +140,8 @@ async fn they_are_filtered_and_paged(f: Fixture) {
         let new = new_token(account, TokenKind::ReadOnly, vec![], "");
         f.token(&catalog, &new).await;
         ids.push(plan(&f, DOWNGRADE, new.id, account).await);
+        let takes = "INSERT INTO pending_action_scope VALUES ($1, 0, 0)";
+        f.execute(takes, &[ids.last().unwrap().0]).await.unwrap();
         ids.push(plan(&f, DELETION, new.id, account).await);
         tokens.push(new.id);
     }
@@ -114,8 +160,16 @@ async fn they_are_filtered_and_paged(f: Fixture) {
     assert!(list(none, all()).await.is_empty());
     let downgrades = PendingFilter { action: Some(PendingActionType::Downgrade), ..any };
     assert_eq!(list(downgrades, all()).await, [ids[0], ids[2], ids[4]]);
-    let soon = PendingFilter { effective_before: Some(Timestamp(900)), ..any };
-    assert_eq!(list(soon, page(None, 2)).await, [ids[1], ids[3]]);
+    let before = |instant, now| PendingFilter {
+        effective_before: Some((Timestamp(instant), calendar(now))),
+        ..any
+    };
+    // The downgrades take effect at 900; the deletions, of which nobody was told, 10 from now.
+    assert_eq!(list(before(900, 880), page(None, 2)).await, [ids[1], ids[3]]);
+    assert_eq!(list(before(901, 880), all()).await, ids);
+    assert_eq!(list(before(901, 891), all()).await, [ids[0], ids[2], ids[4]]);
+    assert!(list(before(900, 890), all()).await.is_empty());
+    assert!(list(before(50, 0), all()).await.is_empty());
 
     let filter = TokenFilter { account_id: Some(ours), deleted: false };
     let listed = f.store.tokens(&filter, all()).await.unwrap();
@@ -130,11 +184,11 @@ async fn deleting_a_token_withdraws_them(f: Fixture) {
     let catalog = f.catalog(&[READ]).await;
     let new = new_token(account, TokenKind::ReadOnly, vec![], "");
     f.token(&catalog, &new).await;
-    plan(&f, DOWNGRADE, new.id, account).await;
+    plan(&f, DELETION, new.id, account).await;
     let deleted = f.store.delete_token(&ctx(90), new.id, None).await.unwrap();
     assert!(deleted.unwrap().pending.is_empty());
     let filter = PendingFilter::default();
     assert!(f.store.pending_actions(&filter, all()).await.unwrap().is_empty());
     let facts = f.store.token_facts(new.id).await.unwrap().unwrap();
-    assert_eq!(facts.upcoming, None);
+    assert_eq!(facts.announced, []);
 }

@@ -50,7 +50,7 @@ async fn a_token_reads_back(f: Fixture) {
         assert_eq!(facts.state, TokenState::Active);
         assert_eq!(facts.grant, grant);
         assert_eq!(facts.whitelist, new.whitelist);
-        assert_eq!(facts.upcoming, None);
+        assert_eq!(facts.announced, []);
 
         let (event, change) = f.last().await;
         assert_eq!(event.action, "token.create");

@@ -11,6 +11,7 @@ use tonic_types::Status as ItemStatus;
 
 use super::super::{convert, proto as pb};
 use crate::policy::decide::{Decision, Verdict};
+use crate::policy::lifecycle::Calendar;
 use crate::service::decisions::{Asked, Question};
 use crate::service::validate::Faults;
 use crate::service::{Error, Result};
@@ -182,8 +183,12 @@ fn put_short(number: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[length] = (out.len() - length - 1) as u8;
 }
 
-/// Writes an `AuthorizeResponse`.
-pub(super) fn put_response(decision: &Decision<'_>, out: &mut Vec<u8>) {
+/// Writes an `AuthorizeResponse`. `calendar` is asked only where something is announced.
+pub(super) fn put_response(
+    decision: &Decision<'_>,
+    calendar: impl FnOnce() -> Calendar,
+    out: &mut Vec<u8>,
+) {
     let (answer, matched) = match decision.verdict {
         Verdict::Allow(entry) => (pb::Decision::Allow, entry),
         Verdict::Deny(_) => (pb::Decision::Deny, None),
@@ -202,7 +207,8 @@ pub(super) fn put_response(decision: &Decision<'_>, out: &mut Vec<u8>) {
     if let Some(entry) = matched {
         put_short(7, out, |out| entry.write(out));
     }
-    if let Some(action) = decision.token.and_then(|token| token.upcoming.as_ref()) {
+    let token = decision.token.filter(|token| !token.announced.is_empty());
+    if let Some(action) = token.and_then(|token| token.upcoming(&calendar())) {
         let action = pb::UpcomingAction {
             pending_action_id: action.id.to_string(),
             r#type: convert::action_type(action.action).into(),
@@ -213,10 +219,10 @@ pub(super) fn put_response(decision: &Decision<'_>, out: &mut Vec<u8>) {
 }
 
 /// A whole `AuthorizeResponse`.
-pub(super) fn response(decision: &Decision<'_>) -> Vec<u8> {
+pub(super) fn response(decision: &Decision<'_>, calendar: impl FnOnce() -> Calendar) -> Vec<u8> {
     // Room for any allow and most denials.
     let mut out = Vec::with_capacity(256);
-    put_response(decision, &mut out);
+    put_response(decision, calendar, &mut out);
     out
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{Claim, OpenError, Result, migration};
 
+mod bulk;
 mod claim;
 mod lanes;
 #[path = "../sql/mod.rs"]

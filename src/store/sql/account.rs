@@ -1,14 +1,17 @@
 //! Accounts and their admins.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 use uuid::Uuid;
 
 use super::change::{Changing, Record};
-use super::{Db, Handle, QueryBuilder, Transaction};
-use crate::policy::id::AccountId;
+use super::mail::{self, About};
+use super::{Connection, Db, Handle, QueryBuilder, Transaction, lifecycle, pending};
+use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::store::error::Unreadable;
-use crate::store::{Account, Context, Page, Result, Touched};
+use crate::store::{Account, AdminsSet, Context, Page, Result, Touched};
 
 type Row = (Uuid, String, i64, String);
 
@@ -23,6 +26,9 @@ const INSERT_ADMIN: &str =
     "INSERT INTO account_admin (account_id, ordinal, email) VALUES ($1, $2, $3)";
 
 const DELETE_ADMINS: &str = "DELETE FROM account_admin WHERE account_id = $1";
+
+const SELECT_ADMINS: &str =
+    "SELECT email FROM account_admin WHERE account_id = $1 ORDER BY ordinal";
 
 const EXISTS: &str = "SELECT count(*) FROM account WHERE account_id = $1";
 
@@ -79,7 +85,7 @@ pub(super) async fn set_admins(
     ctx: &Context,
     id: AccountId,
     admins: &[String],
-) -> Result<Option<Account>> {
+) -> Result<Option<AdminsSet>> {
     let mut change = Changing::begin(store, ctx).await?;
     let mut query = select_one(id);
     let rows = query.build_query_as().fetch_all(&mut *change.tx).await?;
@@ -89,13 +95,13 @@ pub(super) async fn set_admins(
     };
     if account.admins == admins {
         change.undo().await;
-        return Ok(Some(account));
+        return Ok(Some(AdminsSet { account, touched: Vec::new() }));
     }
     sqlx::query::<Db>(DELETE_ADMINS).bind(id.0).execute(&mut *change.tx).await?;
     insert_admins(&mut change.tx, id, admins).await?;
     let before = std::mem::replace(&mut account.admins, admins.to_vec());
     change
-        .commit(Record {
+        .commit_part(Record {
             action: "account.set_admins",
             touched: Touched::Nothing,
             account_id: Some(id),
@@ -104,7 +110,64 @@ pub(super) async fn set_admins(
             after: Some(json!({ "admins": admins })),
         })
         .await?;
-    Ok(Some(account))
+    let touched = renotify(&mut change, id, &before, admins).await?;
+    let sorted = |admins: &[String]| admins.iter().cloned().collect::<BTreeSet<_>>();
+    let (old, new) = (sorted(&before), sorted(admins));
+    // Their order is nobody's news.
+    if old != new {
+        let about = About::AdminsChanged(&before, admins);
+        let everybody: Vec<_> = old.union(&new).cloned().collect();
+        mail::queue(&mut change.tx, ctx.now, id, about, &everybody).await?;
+    }
+    change.finish().await?;
+    Ok(Some(AdminsSet { account, touched }))
+}
+
+/// Makes the notices of an account's announced actions those of its new admins. The tokens concerned.
+async fn renotify(
+    change: &mut Changing<'_>,
+    id: AccountId,
+    before: &[String],
+    admins: &[String],
+) -> Result<Vec<TokenId>> {
+    let joined: Vec<_> = admins.iter().filter(|admin| !before.contains(admin)).cloned().collect();
+    let left: Vec<_> = before.iter().filter(|admin| !admins.contains(admin)).collect();
+    let mut touched = BTreeMap::new();
+    if joined.is_empty() && left.is_empty() {
+        return Ok(Vec::new());
+    }
+    for action in pending::of_account(&mut change.tx, id).await? {
+        let about = About::Notice(action.id, action.token_id, 0);
+        let now = change.ctx.now;
+        mail::queue(&mut change.tx, now, id, about, &joined).await?;
+        for admin in &left {
+            mail::withdraw_notice(&mut change.tx, action.id, admin).await?;
+        }
+        // Who comes back may have an accepted notice, which was read with the others.
+        let accepted = lifecycle::accepted_by(admins, &action);
+        if accepted != action.accepted {
+            pending::set_accepted(&mut change.tx, action.id, accepted).await?;
+        }
+        touched.entry(action.token_id).or_insert_with(Vec::new).push(action.id.to_string());
+    }
+    for (&token_id, actions) in &touched {
+        change
+            .commit_part(Record {
+                action: "lifecycle.renotify",
+                touched: Touched::Token(token_id),
+                account_id: Some(id),
+                token_id: Some(token_id),
+                before: None,
+                after: Some(json!({ "pending_action_ids": actions })),
+            })
+            .await?;
+    }
+    Ok(touched.into_keys().collect())
+}
+
+/// An account's admins, in the order given.
+pub(super) async fn admins(connection: &mut Connection, id: AccountId) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(SELECT_ADMINS).bind(id.0).fetch_all(connection).await?)
 }
 
 pub(super) async fn exists(tx: &mut Transaction, id: AccountId) -> Result<bool> {

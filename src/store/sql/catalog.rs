@@ -203,7 +203,7 @@ async fn read(connection: &mut Connection) -> Result<Option<StoredCatalog>> {
     }))
 }
 
-async fn scopes(connection: &mut Connection) -> Result<Vec<(ScopeName, ScopeId)>> {
+pub(super) async fn scopes(connection: &mut Connection) -> Result<Vec<(ScopeName, ScopeId)>> {
     let rows: Vec<(i32, String)> = sqlx::query_as(SELECT_SCOPES).fetch_all(connection).await?;
     rows.iter().map(|(id, name)| Ok((scope_name(name)?, scope_id(*id)?))).collect()
 }

@@ -42,6 +42,8 @@ pub(super) struct Record {
 const TAKE_HEAD: &str = "\
     UPDATE head SET position = position + 1 WHERE id = 1 RETURNING position, catalog_version";
 
+const GIVE_BACK: &str = "UPDATE head SET position = position - 1 WHERE id = 1";
+
 const INSERT_AUDIT_EVENT: &str = "\
     INSERT INTO audit_event (position, time, action, actor, actor_role, client_address, \
         account_id, token_id, before_json, after_json) \
@@ -64,6 +66,11 @@ impl<'c> Changing<'c> {
         Ok(Self { tx, ctx, catalog_version, position })
     }
 
+    /// What the next record of this change will have.
+    pub(super) fn position(&self) -> i64 {
+        self.position
+    }
+
     /// Fails unless `catalog` is the one in force; it stays so until this change ends.
     pub(super) fn must_be_in_force(&self, catalog: &Catalog) -> Result<()> {
         if catalog.version() == self.catalog_version {
@@ -83,6 +90,17 @@ impl<'c> Changing<'c> {
     /// Makes the change final, with its record.
     pub(super) async fn commit(mut self, record: Record) -> Result<()> {
         self.record(record).await?;
+        self.end().await
+    }
+
+    /// Makes final what was recorded in parts, and what needs no record since nobody caches it. The
+    /// position that was taken for more goes back: nobody has seen it.
+    pub(super) async fn finish(mut self) -> Result<()> {
+        sqlx::query::<Db>(GIVE_BACK).execute(&mut *self.tx).await?;
+        self.end().await
+    }
+
+    async fn end(self) -> Result<()> {
         let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
         let committed = tokio::time::timeout(PATIENCE, self.tx.commit()).await;
         match committed.unwrap_or_else(|_| Err(late())) {

@@ -1,7 +1,9 @@
 //! Reads and writes what columns hold as text. What can't be read is an error, never a default.
 
+use crate::policy::lifecycle::Takes;
 use crate::policy::network::{Entries, Limits, Whitelist, parse_entries};
 use crate::policy::scope::{ScopeId, ScopeName};
+use crate::policy::time::Timestamp;
 use crate::secret::Digest;
 use crate::store::Result;
 use crate::store::error::Unreadable;
@@ -61,4 +63,38 @@ pub(super) fn numbered_scopes(text: Option<&str>) -> Result<Vec<(ScopeId, Option
     let mut scopes = scopes.ok_or(Unreadable("the stored scopes can't be read"))?;
     scopes.sort_unstable();
     Ok(scopes)
+}
+
+/// Reads `3:1700000000000000,7:1700000000000001`: scopes with an instant each. Sorted by id.
+pub(super) fn scope_times(text: Option<&str>) -> Result<Vec<(ScopeId, Timestamp)>> {
+    let timed = numbered_scopes(text)?.into_iter().map(|(id, time)| Some((id, Timestamp(time?))));
+    let timed: Option<Vec<_>> = timed.collect();
+    Ok(timed.ok_or(Unreadable("a stored use has no time"))?)
+}
+
+/// Reads `3,7`: scopes, sorted by id.
+pub(super) fn scope_ids(text: Option<&str>) -> Result<Vec<ScopeId>> {
+    let items = text.into_iter().flat_map(|text| text.split(','));
+    let ids: Option<Vec<_>> = items.map(|item| Some(ScopeId(item.parse().ok()?))).collect();
+    let mut ids = ids.ok_or(Unreadable("the stored scopes can't be read"))?;
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// What an action takes; of scopes, these.
+pub(super) fn takes(word: &str, scopes: &[ScopeId]) -> Result<Takes> {
+    match word {
+        "token" => Ok(Takes::Token),
+        "writes" => Ok(Takes::Writes),
+        "scopes" if !scopes.is_empty() => Ok(Takes::Scopes(scopes.to_vec())),
+        _ => Err(Unreadable("what a pending action takes can't be read").into()),
+    }
+}
+
+pub(super) fn takes_word(takes: &Takes) -> &'static str {
+    match takes {
+        Takes::Token => "token",
+        Takes::Writes => "writes",
+        Takes::Scopes(_) => "scopes",
+    }
 }

@@ -4,7 +4,8 @@
 //! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
 //! - `Handle::{decide, read, read_steadily, write, within, watch_claim, shut}`: connections, transactions, the
 //!   time limit of a use case, the claim on the store, and closing;
-//! - `NOW`, the statement that reads the database's clock in microseconds.
+//! - `NOW`, the statement that reads the database's clock in microseconds;
+//! - `bulk`, what each database does its own way: row locks, and many rows at once.
 //!
 //! What must stay true: the SQL here means the same to both databases. `$1` is a placeholder in both;
 //! ids are bound as UUIDs and never compared or cast as text; times are integers; texts are ordered
@@ -17,32 +18,51 @@ mod catalog;
 mod change;
 mod credential;
 mod decode;
+mod lifecycle;
+mod mail;
 mod pending;
 mod secret_key;
 mod token;
+mod usage;
 mod whitelist;
 
-use super::{Db, Handle, NOW};
+use super::{Db, Handle, NOW, bulk};
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use uuid::Uuid;
 
-use crate::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
+use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
+use crate::policy::lifecycle::Settings;
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
-    Account, AuditEvent, AuditFilter, ChangeRecord, Claim, Context, Credential, GrantCounts,
-    LastOperator, Mark, NewToken, NoSuchAccount, Page, PendingAction, PendingFilter, Result,
-    ScopesInUse, SettingsCredential, Store, StoredCatalog, Token, TokenFilter, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
+    Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Claim, Context,
+    Credential, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewToken,
+    NoSuchAccount, Page, PendingAction, PendingFilter, Result, ScopesInUse, SettingsCredential,
+    Store, StoredCatalog, Token, TokenFilter, Use, WhitelistChanged, WhitelistRefused,
+    WhitelistTarget,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
 type Transaction = sqlx::Transaction<'static, Db>;
 type QueryBuilder = sqlx::QueryBuilder<Db>;
+
+/// How many rows or ids one statement binds: far below what either database can.
+const IDS_AT_ONCE: usize = 1_000;
+
+/// Into a list in parentheses.
+fn push_ids(query: &mut QueryBuilder, ids: impl IntoIterator<Item = Uuid>) {
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(id);
+    }
+}
 
 #[async_trait]
 impl Store for Handle {
@@ -103,7 +123,7 @@ impl Store for Handle {
         ctx: &Context,
         id: AccountId,
         admins: &[String],
-    ) -> Result<Option<Account>> {
+    ) -> Result<Option<AdminsSet>> {
         self.within(account::set_admins(self, ctx, id, admins)).await
     }
 
@@ -151,6 +171,108 @@ impl Store for Handle {
         page: Page<PendingActionId>,
     ) -> Result<Vec<PendingAction>> {
         self.within(pending::list(self, filter, page)).await
+    }
+
+    async fn record_uses(&self, uses: &[Use]) -> Result<Vec<TokenId>> {
+        self.within(usage::record(self, uses)).await
+    }
+
+    async fn overtaken_tokens(&self, limit: u32) -> Result<Vec<TokenId>> {
+        self.within(usage::overtaken(self, limit)).await
+    }
+
+    async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool> {
+        self.within(usage::settle_uses(self, ctx, id)).await
+    }
+
+    async fn use_noticed(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        used: &Use,
+    ) -> Result<Result<bool, Gone>> {
+        self.within(usage::noticed(self, ctx, catalog, used)).await
+    }
+
+    async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>> {
+        self.within(lifecycle::idle_tokens(self, before, limit)).await
+    }
+
+    async fn defer(&self, ids: &[TokenId]) -> Result<()> {
+        self.within(usage::defer(self, ids)).await
+    }
+
+    async fn announce(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        id: TokenId,
+        settings: &Settings,
+    ) -> Result<Option<PendingAction>> {
+        self.within(lifecycle::announce(self, ctx, catalog, id, settings)).await
+    }
+
+    async fn due_actions(
+        &self,
+        settings: &Settings,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(PendingActionId, TokenId)>> {
+        self.within(lifecycle::due_actions(self, settings, now, limit)).await
+    }
+
+    async fn carry_out(
+        &self,
+        ctx: &Context,
+        id: PendingActionId,
+        catalog: &Catalog,
+        settings: &Settings,
+    ) -> Result<CarriedOut> {
+        self.within(lifecycle::carry_out(self, ctx, id, catalog, settings)).await
+    }
+
+    async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>> {
+        self.within(lifecycle::withdraw_actions(self, ctx, limit)).await
+    }
+
+    async fn purge(&self, ctx: &Context, before: Timestamp, limit: u32) -> Result<Vec<TokenId>> {
+        self.within(lifecycle::purge(self, ctx, before, limit)).await
+    }
+
+    async fn subjects(
+        &self,
+        only: Option<AccountId>,
+        page: Page<TokenId>,
+    ) -> Result<Vec<IdleToken>> {
+        self.within(lifecycle::subjects(self, only, page)).await
+    }
+
+    async fn claim_mails(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        known: i64,
+        limit: u32,
+    ) -> Result<Vec<Mail>> {
+        self.within(mail::claim(self, now, lease, known, limit)).await
+    }
+
+    async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {
+        self.within(mail::accepted(self, ctx, id)).await
+    }
+
+    async fn mail_deferred(
+        &self,
+        now: Timestamp,
+        id: MailId,
+        next: Timestamp,
+        refused: Option<&str>,
+    ) -> Result<()> {
+        self.within(mail::deferred(self, now, id, next, refused)).await
+    }
+
+    async fn mail_state(&self) -> Result<MailState> {
+        self.within(mail::state(self)).await
     }
 
     async fn create_credential(

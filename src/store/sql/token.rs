@@ -4,56 +4,33 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 
+mod row;
+
 use super::change::{Changing, Record};
-use super::decode::{digest, numbered_scopes, whitelist, whitelist_text};
-use super::pending::{self, action_type};
-use super::{Connection, Db, Handle, QueryBuilder, account};
-use crate::policy::id::{AccountId, PendingActionId, TokenId};
+use super::decode::{digest, whitelist, whitelist_text};
+use super::{Connection, Db, Handle, QueryBuilder, account, pending};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::lifecycle::Uses;
 use crate::policy::network::Whitelist;
-use crate::policy::scope::{Catalog, ScopeId};
-use crate::policy::time::Timestamp;
-use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState, UpcomingAction};
+use crate::policy::scope::Catalog;
+use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState};
 use crate::store::error::Unreadable;
-use crate::store::{
-    Context, NewToken, NoSuchAccount, Page, PendingAction, Result, Token, TokenFilter, Touched,
-};
+use crate::store::{Context, NewToken, NoSuchAccount, Page, Result, Token, TokenFilter, Touched};
 
-/// A token's row, and its scopes.
-#[derive(FromRow)]
-pub(super) struct Row {
-    token_id: Uuid,
-    account_id: Uuid,
-    name: String,
-    kind: String,
-    whitelist: String,
-    pub(super) whitelist_version: i64,
-    create_time: i64,
-    delete_time: Option<i64>,
-    delete_cause: Option<String>,
-    downgrade_time: Option<i64>,
-    scopes: Option<String>,
-}
+pub(super) use row::{Row, SELECT, grant, row};
 
-const SELECT: &str = "\
-    SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
-        t.create_time, t.delete_time, t.delete_cause, t.downgrade_time, \
-        (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
-                           coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
-         FROM token_scope s WHERE s.token_id = t.token_id) AS scopes \
-    FROM token t WHERE 1 = 1";
-
-/// Each part by its key: the token, its scopes, and the pending action that comes first.
+/// Each part by its key: the token, its scopes, and its live actions, a row for each.
 const SELECT_FACTS: &str = "\
     SELECT t.account_id, t.kind, t.digest, t.whitelist, \
         t.delete_time, t.delete_cause, t.downgrade_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
-        p.pending_action_id, p.type, p.effective_time \
-    FROM token t LEFT JOIN pending_action p ON p.pending_action_id = ( \
-        SELECT q.pending_action_id FROM pending_action q \
-        WHERE q.token_id = t.token_id AND q.end_time IS NULL \
-        ORDER BY q.effective_time, q.pending_action_id LIMIT 1) \
+        p.pending_action_id, p.takes, p.basis_time, p.accepted_time, \
+        (SELECT string_agg(CAST(n.scope_id AS TEXT), ',') FROM pending_action_scope n \
+         WHERE n.pending_action_id = p.pending_action_id AND n.keeps = 0) AS takes_scopes \
+    FROM token t LEFT JOIN pending_action p \
+        ON p.token_id = t.token_id AND p.end_time IS NULL \
     WHERE t.token_id = $1";
 
 const INSERT: &str = "\
@@ -62,6 +39,10 @@ const INSERT: &str = "\
     VALUES ($1, $2, $3, $4, $5, $6, 1, $7)";
 
 const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
+
+const INSERT_USE: &str = "INSERT INTO token_use (token_id, idle_since) VALUES ($1, $2)";
+
+const END_USE: &str = "UPDATE token_use SET idle_since = NULL WHERE token_id = $1";
 
 const DELETE: &str =
     "UPDATE token SET delete_time = $2, delete_cause = 'owner' WHERE token_id = $1";
@@ -76,34 +57,29 @@ struct FactsRow {
     delete_cause: Option<String>,
     downgrade_time: Option<i64>,
     scopes: Option<String>,
-    pending_action_id: Option<Uuid>,
-    r#type: Option<String>,
-    effective_time: Option<i64>,
+    #[sqlx(flatten)]
+    action: pending::LiveRow,
 }
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
     let mut lane = store.decide().await?;
     let query = sqlx::query_as(SELECT_FACTS).bind(id.0);
-    let row: Option<FactsRow> = query.fetch_optional(&mut *lane).await?;
+    let rows: Vec<FactsRow> = query.fetch_all(&mut *lane).await?;
     lane.done();
-    let Some(row) = row else { return Ok(None) };
-    let upcoming = match (row.pending_action_id, row.r#type, row.effective_time) {
-        (Some(id), Some(action), Some(effective)) => Some(UpcomingAction {
-            id: PendingActionId(id),
-            action: action_type(&action)?,
-            effective: Timestamp(effective),
-        }),
-        _ => None,
-    };
-    Ok(Some(TokenFacts {
+    let Some(first) = rows.first() else { return Ok(None) };
+    let mut facts = TokenFacts {
         id,
-        account_id: AccountId(row.account_id),
-        digest: digest(&row.digest)?,
-        state: state(row.delete_time, row.delete_cause.as_deref())?,
-        grant: grant(&row.kind, row.downgrade_time, row.scopes.as_deref())?,
-        whitelist: whitelist(&row.whitelist)?,
-        upcoming,
-    }))
+        account_id: AccountId(first.account_id),
+        digest: digest(&first.digest)?,
+        state: row::state(first.delete_time, first.delete_cause.as_deref())?,
+        grant: row::grant(&first.kind, first.downgrade_time, first.scopes.as_deref())?,
+        whitelist: whitelist(&first.whitelist)?,
+        announced: Vec::new(),
+    };
+    for row in rows {
+        facts.announced.extend(row.action.read()?);
+    }
+    Ok(Some(facts))
 }
 
 pub(super) async fn create(
@@ -133,6 +109,7 @@ pub(super) async fn create(
         whitelist: new.whitelist.clone(),
         whitelist_version: 1,
         created: ctx.now,
+        uses: Uses::default(),
         pending: Vec::new(),
     };
     let grant = match new.kind {
@@ -153,6 +130,11 @@ pub(super) async fn create(
         .bind(kind_word(token.kind))
         .bind(&new.digest[..])
         .bind(whitelist_text(&token.whitelist))
+        .bind(token.created.0)
+        .execute(&mut *change.tx)
+        .await?;
+    sqlx::query::<Db>(INSERT_USE)
+        .bind(token.id.0)
         .bind(token.created.0)
         .execute(&mut *change.tx)
         .await?;
@@ -210,11 +192,11 @@ pub(super) async fn list(
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
         return Ok(Vec::new());
     };
-    let range = TokenId(first.token_id)..=TokenId(last.token_id);
+    let range = first.id()..=last.id();
     let mut pending = pending::of_tokens(&mut tx, range, filter.account_id).await?;
     rows.into_iter()
         .map(|row| {
-            let pending = pending.remove(&TokenId(row.token_id));
+            let pending = pending.remove(&row.id());
             row.into_token(pending.unwrap_or_default())
         })
         .collect()
@@ -236,6 +218,7 @@ pub(super) async fn delete(
         return Ok(Some(token));
     }
     sqlx::query::<Db>(DELETE).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
+    sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
     pending::withdraw(&mut change.tx, id, ctx.now).await?;
     token.state = TokenState::Deleted { at: ctx.now };
     token.pending = Vec::new();
@@ -274,88 +257,7 @@ async fn find(
     Ok(Some(token))
 }
 
-/// The row of one token, of `only` where given.
-pub(super) async fn row(
-    connection: &mut Connection,
-    id: TokenId,
-    only: Option<AccountId>,
-) -> Result<Option<Row>> {
-    let mut query = QueryBuilder::new(SELECT);
-    query.push(" AND t.token_id = ").push_bind(id.0);
-    if let Some(only) = only {
-        query.push(" AND t.account_id = ").push_bind(only.0);
-    }
-    Ok(query.build_query_as().fetch_optional(connection).await?)
-}
-
-impl Row {
-    pub(super) fn account_id(&self) -> AccountId {
-        AccountId(self.account_id)
-    }
-
-    pub(super) fn state(&self) -> Result<TokenState> {
-        state(self.delete_time, self.delete_cause.as_deref())
-    }
-
-    pub(super) fn grant(&self) -> Result<Grant> {
-        grant(&self.kind, self.downgrade_time, self.scopes.as_deref())
-    }
-
-    pub(super) fn whitelist(&self) -> Result<Whitelist> {
-        whitelist(&self.whitelist)
-    }
-
-    fn into_token(self, mut pending: Vec<PendingAction>) -> Result<Token> {
-        pending.sort_by_key(|action| (action.effective, action.id));
-        let scopes = numbered_scopes(self.scopes.as_deref())?;
-        let mut taken: Vec<(ScopeId, Timestamp)> =
-            scopes.iter().filter_map(|&(id, time)| Some((id, Timestamp(time?)))).collect();
-        taken.sort_by_key(|&(id, time)| (time, id));
-        let held = scopes.into_iter().filter(|(_, time)| time.is_none());
-        Ok(Token {
-            id: TokenId(self.token_id),
-            account_id: self.account_id(),
-            state: self.state()?,
-            kind: self.grant()?.kind(),
-            downgraded: self.downgrade_time.map(Timestamp),
-            scopes: held.map(|(id, _)| id).collect(),
-            taken,
-            whitelist: self.whitelist()?,
-            whitelist_version: self.whitelist_version,
-            created: Timestamp(self.create_time),
-            name: self.name,
-            pending,
-        })
-    }
-}
-
-fn state(delete_time: Option<i64>, delete_cause: Option<&str>) -> Result<TokenState> {
-    match (delete_time.map(Timestamp), delete_cause) {
-        (None, None) => Ok(TokenState::Active),
-        (Some(at), Some("owner")) => Ok(TokenState::Deleted { at }),
-        (Some(at), Some("unused")) => Ok(TokenState::DeletedUnused { at }),
-        _ => Err(Unreadable("a token's stored state can't be read").into()),
-    }
-}
-
-fn grant(kind: &str, downgrade_time: Option<i64>, scopes: Option<&str>) -> Result<Grant> {
-    match kind {
-        "READ_ONLY" => Ok(Grant::ReadOnly { downgraded: downgrade_time.is_some() }),
-        "READ_WRITE" => Ok(Grant::ReadWrite),
-        "CUSTOM" => {
-            let scopes = numbered_scopes(scopes)?;
-            let (granted, taken): (Vec<_>, Vec<_>) =
-                scopes.into_iter().partition(|(_, time)| time.is_none());
-            Ok(Grant::Custom {
-                granted: granted.into_iter().map(|(id, _)| id).collect(),
-                taken: taken.into_iter().map(|(id, _)| id).collect(),
-            })
-        }
-        _ => Err(Unreadable("a token's stored kind can't be read").into()),
-    }
-}
-
-fn kind_word(kind: TokenKind) -> &'static str {
+pub(super) fn kind_word(kind: TokenKind) -> &'static str {
     match kind {
         TokenKind::ReadOnly => "READ_ONLY",
         TokenKind::ReadWrite => "READ_WRITE",

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::{Claim, OpenError, Result, Store as _, migration};
 
+mod bulk;
 mod lock;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]

@@ -1,0 +1,362 @@
+//! The lifecycle in tables, and what holds of any history.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::catalog_file;
+use crate::policy::scope::ScopeSet;
+
+const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+fn day(n: i64) -> Timestamp {
+    Timestamp(n * DAY)
+}
+
+fn custom(granted: &[u16]) -> Grant {
+    let granted = granted.iter().copied().map(ScopeId).collect();
+    Grant::Custom { granted, taken: ScopeSet::default() }
+}
+
+fn scopes(ids: &[u16]) -> Takes {
+    Takes::Scopes(ids.iter().copied().map(ScopeId).collect())
+}
+
+fn announced(takes: Takes, basis: i64) -> Announced {
+    Announced { takes, basis: day(basis) }
+}
+
+/// Created on day 0; `used` are (scope, whether it writes, day).
+fn subject(grant: Grant, used: &[(u16, bool, i64)], announced: &[Announced]) -> Subject {
+    let mut uses = Uses::default();
+    for &(id, write, on) in used {
+        uses.note(ScopeId(id), write, day(on));
+    }
+    Subject { grant, created: day(0), uses, announced: announced.to_vec() }
+}
+
+#[test]
+fn settings_make_sense() {
+    let settings = |window, notice| {
+        Settings::new(Mode::Enforce, Duration::from_micros(window), Duration::from_micros(notice))
+    };
+    assert!(settings(2, 1).is_ok());
+    for (window, notice) in [(1, 1), (1, 2), (1, 0), (0, 0)] {
+        assert_eq!(settings(window, notice), Err(InvalidSettings), "{window} {notice}");
+    }
+    let below_a_microsecond =
+        Settings::new(Mode::Enforce, Duration::MAX, Duration::from_nanos(999));
+    assert_eq!(below_a_microsecond, Err(InvalidSettings));
+    assert!(Settings::new(Mode::Enforce, Duration::MAX, Duration::from_secs(1)).is_err());
+    let default = Settings::default();
+    assert_eq!(Settings::new(default.mode, default.window(), default.notice()), Ok(default));
+    assert_eq!(default.idle_before(day(38)), day(0));
+}
+
+#[test]
+fn what_is_due_when() {
+    let read_only = || Grant::ReadOnly { downgraded: false };
+    let read_write = || Grant::ReadWrite;
+    let both = || custom(&[1, 2]);
+    let cases = [
+        ("never used, a day early", subject(read_only(), &[], &[]), 37, None),
+        ("never used", subject(read_only(), &[], &[]), 38, Some((Takes::Token, 0))),
+        ("used", subject(read_only(), &[(1, false, 10)], &[]), 47, None),
+        ("unused", subject(read_only(), &[(1, false, 10)], &[]), 48, Some((Takes::Token, 10))),
+        (
+            "the deletion is announced",
+            subject(read_only(), &[], &[announced(Takes::Token, 0)]),
+            400,
+            None,
+        ),
+        ("read alone", subject(read_write(), &[(1, false, 30)], &[]), 38, Some((Takes::Writes, 0))),
+        ("written", subject(read_write(), &[(1, true, 5)], &[]), 42, None),
+        (
+            "unused, both due",
+            subject(read_write(), &[(1, true, 5)], &[]),
+            43,
+            Some((Takes::Token, 5)),
+        ),
+        (
+            "the downgrade is announced, the deletion comes later",
+            subject(read_write(), &[(1, false, 10)], &[announced(Takes::Writes, 0)]),
+            47,
+            None,
+        ),
+        (
+            "and then",
+            subject(read_write(), &[(1, false, 10)], &[announced(Takes::Writes, 0)]),
+            48,
+            Some((Takes::Token, 10)),
+        ),
+        (
+            "no downgrade beside a deletion",
+            subject(read_write(), &[(1, false, 10)], &[announced(Takes::Token, 10)]),
+            400,
+            None,
+        ),
+        ("a custom token, unused", subject(both(), &[], &[]), 38, Some((Takes::Token, 0))),
+        ("one scope used", subject(both(), &[(1, false, 9)], &[]), 38, Some((scopes(&[2]), 0))),
+        (
+            "two scopes unused since different days are one action, with the newer basis",
+            subject(custom(&[1, 2, 3]), &[(1, false, 30), (2, true, 1)], &[]),
+            39,
+            Some((scopes(&[2, 3]), 1)),
+        ),
+        (
+            "a scope that falls idle later has its own",
+            subject(
+                custom(&[1, 2, 3]),
+                &[(1, false, 30), (2, true, 1)],
+                &[announced(scopes(&[3]), 0)],
+            ),
+            39,
+            Some((scopes(&[2]), 1)),
+        ),
+        (
+            "the deletion comes even with every other scope announced",
+            subject(both(), &[(1, false, 9)], &[announced(scopes(&[2]), 0)]),
+            47,
+            Some((Takes::Token, 9)),
+        ),
+    ];
+    for (what, subject, at, wanted) in cases {
+        let due = subject.due(&Settings::default(), day(at));
+        let wanted = wanted.map(|(takes, basis)| Planned { takes, basis: day(basis) });
+        assert_eq!(due, wanted, "{what}");
+    }
+}
+
+#[test]
+fn what_use_makes_of_an_announcement() {
+    let subject = |used: &[(u16, bool, i64)]| subject(custom(&[1, 2]), used, &[]);
+    let left = |ids: &[u16]| Overtaken::Shrunk(ids.iter().copied().map(ScopeId).collect());
+    let cases = [
+        (&[][..], announced(Takes::Token, 5), Overtaken::No),
+        (&[(1, false, 5)][..], announced(Takes::Token, 5), Overtaken::No),
+        (&[(1, false, 6)][..], announced(Takes::Token, 5), Overtaken::Cancelled),
+        (&[(1, false, 6)][..], announced(Takes::Writes, 5), Overtaken::No),
+        (&[(1, true, 6)][..], announced(Takes::Writes, 5), Overtaken::Cancelled),
+        (&[(9, true, 6)][..], announced(scopes(&[1, 2]), 5), Overtaken::No),
+        (&[(1, true, 6)][..], announced(scopes(&[1, 2]), 5), left(&[2])),
+        (&[(1, true, 6), (2, true, 7)][..], announced(scopes(&[1, 2]), 5), Overtaken::Cancelled),
+    ];
+    for (used, action, wanted) in cases {
+        assert_eq!(subject(used).overtaken(&action), wanted, "{used:?} {action:?}");
+    }
+}
+
+#[test]
+fn a_use_fits_what_it_would_lose() {
+    let toml = "\
+        [[scope]]\nname = \"r\"\naccess = \"read\"\nrequires_whitelist = false\n\
+        [[scope]]\nname = \"w\"\naccess = \"write\"\nrequires_whitelist = false\n";
+    let mut ids = (1..).map(ScopeId);
+    let defs = catalog_file::parse(toml).unwrap();
+    let catalog = Catalog::new(1, defs, |_| ids.next().unwrap());
+    let (read, write) = (catalog.by_name("r").unwrap(), catalog.by_name("w").unwrap());
+    for (takes, by_read, by_write) in [
+        (Takes::Token, true, true),
+        (Takes::Writes, false, true),
+        (scopes(&[1, 9]), true, false),
+        (scopes(&[9]), false, false),
+    ] {
+        assert_eq!((fits(&takes, read), fits(&takes, write)), (by_read, by_write), "{takes:?}");
+    }
+    // What was used while it was a read scope is a write by now, and the other way round.
+    let mut uses = Uses::default();
+    uses.note(read.id, false, day(7));
+    assert_eq!(uses.last_write_in(&catalog), None);
+    uses.note(read.id, true, day(3));
+    assert_eq!(uses.last_write_in(&catalog), Some(day(3)));
+    uses.note(write.id, false, day(5));
+    assert_eq!(uses.last_write_in(&catalog), Some(day(5)));
+}
+
+#[test]
+fn a_date_needs_every_acceptance() {
+    let settings = Settings::default();
+    let cases = [
+        // Basis, accepted, now; effective; whether it may be carried out.
+        (0, None, 38, 45, false),
+        (0, None, 60, 67, false),
+        (0, Some(38), 44, 45, false),
+        (0, Some(38), 45, 45, true),
+        (0, Some(40), 46, 47, false),
+        (0, Some(40), 47, 47, true),
+        (10, Some(40), 54, 55, false),
+    ];
+    for (basis, accepted, now, wanted, may) in cases {
+        let (basis, accepted, now) = (day(basis), accepted.map(day), day(now));
+        assert_eq!(effective(&settings, basis, accepted, now), day(wanted));
+        assert_eq!(may_carry_out(&settings, basis, accepted, now), may);
+    }
+}
+
+#[test]
+fn a_forecast_tells_everything_to_the_end() {
+    let settings = Settings::default();
+    let forecast = |takes, notice_at, effective| Forecast {
+        takes,
+        notice_at: day(notice_at),
+        effective: day(effective),
+    };
+    let token = subject(custom(&[1, 2, 3]), &[(1, false, 30), (2, true, 1)], &[]);
+    assert_eq!(
+        token.forecast(&settings, day(31)),
+        [
+            forecast(scopes(&[3]), 38, 45),
+            forecast(scopes(&[2]), 39, 46),
+            forecast(Takes::Token, 68, 75),
+        ]
+    );
+    // Late: one notice for all that is due, with its whole period.
+    assert_eq!(
+        token.forecast(&settings, day(60)),
+        [forecast(scopes(&[2, 3]), 60, 67), forecast(Takes::Token, 68, 75)]
+    );
+    let token = subject(Grant::ReadWrite, &[(1, false, 2)], &[]);
+    assert_eq!(token.forecast(&settings, day(90)), [forecast(Takes::Token, 90, 97)]);
+}
+
+fn grants() -> impl Strategy<Value = Grant> {
+    prop_oneof![
+        any::<bool>().prop_map(|downgraded| Grant::ReadOnly { downgraded }),
+        Just(Grant::ReadWrite),
+        prop::collection::vec(0u16..6, 1..6).prop_map(|ids| custom(&ids)),
+    ]
+}
+
+fn uses() -> impl Strategy<Value = Vec<(u16, bool, i64)>> {
+    prop::collection::vec((0u16..6, any::<bool>(), 0i64..100), 0..8)
+}
+
+fn actions() -> impl Strategy<Value = Vec<Announced>> {
+    let takes = prop_oneof![
+        Just(Takes::Token),
+        Just(Takes::Writes),
+        prop::collection::btree_set(0u16..6, 1..4)
+            .prop_map(|ids| Takes::Scopes(ids.into_iter().map(ScopeId).collect())),
+    ];
+    prop::collection::vec((takes, 0i64..100), 0..3).prop_map(|actions| {
+        actions.into_iter().map(|(takes, basis)| announced(takes, basis)).collect()
+    })
+}
+
+fn subjects() -> impl Strategy<Value = Subject> {
+    (grants(), uses(), actions())
+        .prop_map(|(grant, used, announced)| subject(grant, &used, &announced))
+}
+
+fn all_settings() -> impl Strategy<Value = Settings> {
+    (1u64..50, 1u64..50).prop_map(|(notice, more)| {
+        let days = |n| Duration::from_secs(n * 24 * 60 * 60);
+        Settings::new(Mode::Enforce, days(notice + more), days(notice)).unwrap()
+    })
+}
+
+proptest! {
+    #[test]
+    fn something_is_due_exactly_when_something_is_idle(
+        subject in subjects(), settings in all_settings(), now in 0i64..300,
+    ) {
+        let now = day(now);
+        let idle = subject.idle_since().is_some_and(|since| since <= settings.idle_before(now));
+        prop_assert_eq!(subject.due(&settings, now).is_some(), idle);
+    }
+
+    #[test]
+    fn a_plan_that_was_applied_is_empty(
+        subject in subjects(), settings in all_settings(), now in 0i64..300,
+    ) {
+        let mut subject = subject;
+        if let Some(Planned { takes, basis }) = subject.due(&settings, day(now)) {
+            let action = Announced { takes, basis };
+            prop_assert_eq!(subject.overtaken(&action), Overtaken::No);
+            subject.announced.push(action);
+        }
+        prop_assert_eq!(subject.due(&settings, day(now)), None);
+    }
+
+    #[test]
+    fn the_notice_precedes_the_action_by_the_whole_period(
+        subject in subjects(), settings in all_settings(), now in 0i64..300, late in 0i64..100,
+    ) {
+        if let Some(planned) = subject.due(&settings, day(now)) {
+            prop_assert!(planned.basis.plus(settings.window() - settings.notice()) <= day(now));
+            prop_assert!(!may_carry_out(&settings, planned.basis, None, day(now + late)));
+            let accepted = day(now + late);
+            let taken = effective(&settings, planned.basis, Some(accepted), accepted);
+            prop_assert!(taken >= accepted.plus(settings.notice()));
+            prop_assert!(taken >= planned.basis.plus(settings.window()));
+            prop_assert!(!may_carry_out(&settings, planned.basis, Some(accepted), Timestamp(taken.0 - 1)));
+            prop_assert!(may_carry_out(&settings, planned.basis, Some(accepted), taken));
+        }
+        for forecast in subject.forecast(&settings, day(now)) {
+            prop_assert!(forecast.notice_at >= day(now));
+            prop_assert!(forecast.effective >= forecast.notice_at.plus(settings.notice()));
+        }
+    }
+
+    #[test]
+    fn a_use_makes_nothing_due_earlier(
+        subject in subjects(), settings in all_settings(), used in (0u16..6, any::<bool>(), 0i64..300),
+    ) {
+        let (id, write, on) = used;
+        let mut later = subject.clone();
+        later.uses.note(ScopeId(id), write, day(on));
+        prop_assert!(later.idle_since() >= subject.idle_since());
+        prop_assert_eq!(later.idle_since().is_some(), subject.idle_since().is_some());
+        for action in &subject.announced {
+            // What was cancelled stays so.
+            let was = subject.overtaken(action);
+            let is = later.overtaken(action);
+            prop_assert!(was != Overtaken::Cancelled || is == Overtaken::Cancelled);
+            prop_assert!(was == Overtaken::No || is != Overtaken::No);
+        }
+        // The deletion that is due for an unused token is never due for the same token, used now.
+        let now = day(on);
+        let due = later.due(&settings, now).map(|planned| planned.takes);
+        prop_assert!(due != Some(Takes::Token));
+    }
+
+    #[test]
+    fn the_deletion_says_it_all(
+        grant in grants(), used in uses(), settings in all_settings(), now in 0i64..300,
+    ) {
+        let mut subject = subject(grant, &used, &[]);
+        let last = subject.uses.last.unwrap_or(subject.created);
+        let due = subject.due(&settings, day(now));
+        let unused = last <= settings.idle_before(day(now));
+        prop_assert_eq!(due.is_some_and(|planned| planned.takes == Takes::Token), unused);
+        subject.announced.push(Announced { takes: Takes::Token, basis: last });
+        prop_assert_eq!(subject.due(&settings, day(400)), None);
+        prop_assert_eq!(subject.idle_since(), None);
+    }
+
+    #[test]
+    fn an_unused_custom_token_gets_one_deletion_and_no_downgrade(
+        ids in prop::collection::vec(0u16..6, 1..6), settings in all_settings(), now in 0i64..300,
+    ) {
+        let subject = subject(custom(&ids), &[], &[]);
+        let forecast = subject.forecast(&settings, day(now));
+        prop_assert_eq!(forecast.len(), 1);
+        prop_assert_eq!(&forecast[0].takes, &Takes::Token);
+    }
+
+    #[test]
+    fn a_downgrade_leaves_a_used_token_something(
+        ids in prop::collection::vec(0u16..6, 1..6), used in uses(), settings in all_settings(),
+        now in 0i64..300,
+    ) {
+        let grant = custom(&ids);
+        let Grant::Custom { granted, .. } = &grant else { unreachable!() };
+        let used: Vec<_> =
+            used.into_iter().filter(|&(id, ..)| granted.contains(ScopeId(id))).collect();
+        let count = granted.len();
+        let subject = subject(grant.clone(), &used, &[]);
+        if let Some(Planned { takes: Takes::Scopes(named), .. }) = subject.due(&settings, day(now)) {
+            prop_assert!(named.len() < count);
+            prop_assert!(named.is_sorted());
+        }
+    }
+}

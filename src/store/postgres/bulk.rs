@@ -1,0 +1,75 @@
+//! What Postgres does its own way: row locks, and many rows in one statement.
+
+use sqlx::PgConnection;
+
+use crate::policy::id::TokenId;
+use crate::policy::lifecycle::Uses;
+use crate::policy::time::Timestamp;
+use crate::store::Result;
+
+/// Behind a `SELECT`: locks its rows against other writers, and passes over those that another has
+/// locked.
+pub(super) const SKIP_LOCKED: &str = " FOR NO KEY UPDATE SKIP LOCKED";
+
+/// In the order of the ids, so that two of these never wait for each other in a circle.
+const LOCK: &str = "\
+    SELECT token_id FROM token_use WHERE token_id = ANY($1) ORDER BY token_id FOR NO KEY UPDATE";
+
+const RECORD: &str = "\
+    UPDATE token_use u SET last_use = greatest(u.last_use, v.last_use), \
+        last_write_use = greatest(u.last_write_use, v.last_write_use) \
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS v (token_id, last_use, last_write_use) \
+    WHERE u.token_id = v.token_id AND (u.last_use IS NULL OR u.last_use < v.last_use \
+        OR v.last_write_use > coalesce(u.last_write_use, v.last_write_use - 1))";
+
+/// Joins pass over what is gone.
+const RECORD_SCOPES: &str = "\
+    INSERT INTO scope_use (token_id, scope_id, last_use) \
+    SELECT v.token_id, v.scope_id, v.last_use \
+    FROM unnest($1::uuid[], $2::integer[], $3::bigint[]) AS v (token_id, scope_id, last_use) \
+    JOIN token_use u ON u.token_id = v.token_id JOIN scope s ON s.scope_id = v.scope_id \
+    ON CONFLICT (token_id, scope_id) DO UPDATE SET last_use = excluded.last_use \
+    WHERE scope_use.last_use < excluded.last_use";
+
+const SET_IDLE: &str = "\
+    UPDATE token_use u SET idle_since = v.idle_since \
+    FROM unnest($1::uuid[], $2::bigint[]) AS v (token_id, idle_since) \
+    WHERE u.token_id = v.token_id AND u.idle_since IS DISTINCT FROM v.idle_since";
+
+/// Takes the locks on these tokens' lifecycles; rows that are gone are passed over.
+pub(super) async fn lock(connection: &mut PgConnection, ids: &[TokenId]) -> Result<()> {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    sqlx::query(LOCK).bind(ids).execute(connection).await?;
+    Ok(())
+}
+
+/// Moves recorded uses forward, each token once. The locks must be taken.
+pub(super) async fn record(connection: &mut PgConnection, used: &[(TokenId, Uses)]) -> Result<()> {
+    let micros = |time: Option<Timestamp>| time.map(|time| time.0);
+    let ids: Vec<_> = used.iter().map(|(id, _)| id.0).collect();
+    let last: Vec<_> = used.iter().map(|(_, uses)| micros(uses.last)).collect();
+    let last_write: Vec<_> = used.iter().map(|(_, uses)| micros(uses.last_write)).collect();
+    sqlx::query(RECORD).bind(ids).bind(last).bind(last_write).execute(&mut *connection).await?;
+
+    let (mut ids, mut scopes, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, uses) in used {
+        for (scope, time) in &uses.scopes {
+            ids.push(id.0);
+            scopes.push(i32::from(scope.0));
+            times.push(time.0);
+        }
+    }
+    sqlx::query(RECORD_SCOPES).bind(ids).bind(scopes).bind(times).execute(connection).await?;
+    Ok(())
+}
+
+/// Sets since when these tokens are idle. The locks must be taken.
+pub(super) async fn set_idle(
+    connection: &mut PgConnection,
+    idle: &[(TokenId, Option<Timestamp>)],
+) -> Result<()> {
+    let ids: Vec<_> = idle.iter().map(|(id, _)| id.0).collect();
+    let since: Vec<_> = idle.iter().map(|(_, since)| since.map(|since| since.0)).collect();
+    sqlx::query(SET_IDLE).bind(ids).bind(since).execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The mails that wait to be sent, with everything that a template needs, as plain values.
+
+use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
+use crate::policy::lifecycle::Takes;
+use crate::policy::scope::ScopeName;
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenKind;
+
+/// A mail that is to be sent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// Its id, the same at every attempt.
+    pub id: MailId,
+    /// To whom.
+    pub recipient: String,
+    /// When it was queued.
+    pub created: Timestamp,
+    /// How often it was tried before.
+    pub attempts: u32,
+    /// The account it is about.
+    pub account: MailAccount,
+    /// What it says.
+    pub content: MailContent,
+}
+
+/// What a mail says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MailContent {
+    /// Something is going to be taken.
+    Notice(MailToken, MailAction),
+    /// Something was taken.
+    CarriedOut(MailToken, MailAction),
+    /// The account has other admins.
+    AdminsChanged {
+        /// Who they were.
+        before: Vec<String>,
+        /// Who they are.
+        after: Vec<String>,
+    },
+}
+
+/// The account that a mail is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailAccount {
+    /// Its id.
+    pub id: AccountId,
+    /// A label.
+    pub name: String,
+    /// Its admins now, in the order given.
+    pub admins: Vec<String>,
+}
+
+/// The token that a mail is about, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailToken {
+    /// Its id.
+    pub id: TokenId,
+    /// A label.
+    pub name: String,
+    /// What it reads as now.
+    pub kind: TokenKind,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Its last recorded use.
+    pub last_use: Option<Timestamp>,
+    /// The last recorded use of each scope that was used, sorted by name.
+    pub uses: Vec<(ScopeName, Timestamp)>,
+}
+
+/// The action that a mail is about, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailAction {
+    /// Its id.
+    pub id: PendingActionId,
+    /// What it takes.
+    pub takes: Takes,
+    /// The scopes it takes, sorted by name.
+    pub taken: Vec<ScopeName>,
+    /// The scopes that stay, sorted by name.
+    pub kept: Vec<ScopeName>,
+    /// What its date is counted from: see `policy::lifecycle::Announced::basis`.
+    pub basis: Timestamp,
+    /// When the last notice of the current admins was accepted; `None` until all are.
+    pub accepted: Option<Timestamp>,
+    /// Last use of anything it takes when it was announced.
+    pub last_use_of_taken: Option<Timestamp>,
+    /// When it was announced.
+    pub created: Timestamp,
+    /// When it ended; of a mail about what was carried out, when that was.
+    pub ended: Option<Timestamp>,
+}
+
+/// How the mails stand, for operators.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MailState {
+    /// Addresses that the mail server refuses for good, sorted.
+    pub failing: Vec<FailingAddress>,
+    /// How many other mails wait.
+    pub waiting: u64,
+    /// Since when the oldest of them waits.
+    pub oldest: Option<Timestamp>,
+}
+
+/// An address that the mail server refuses for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailingAddress {
+    /// The address.
+    pub address: String,
+    /// What the mail server said last.
+    pub failure: String,
+    /// When it was first refused.
+    pub since: Timestamp,
+}

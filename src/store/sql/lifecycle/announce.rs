@@ -1,0 +1,121 @@
+//! Announcing: the plan is made again under the lock, and stored with a notice for each admin.
+
+use serde_json::json;
+
+use super::super::change::Changing;
+use super::super::mail::{self, About};
+use super::super::{Handle, account, pending};
+use super::Locked;
+use crate::clock::id_at;
+use crate::policy::id::{PendingActionId, TokenId};
+use crate::policy::lifecycle::{Mode, Planned, Settings, Takes};
+use crate::policy::scope::{Access, Catalog, ScopeId};
+use crate::policy::token::{Grant, Holding, TokenState};
+use crate::store::{Context, Notice, NoticeState, PendingAction, Result};
+
+/// Announces what is due; `None` where nothing is.
+pub(in super::super) async fn announce(
+    store: &Handle,
+    ctx: &Context,
+    catalog: &Catalog,
+    id: TokenId,
+    settings: &Settings,
+) -> Result<Option<PendingAction>> {
+    if settings.mode == Mode::Observe {
+        return Ok(None);
+    }
+    let mut change = Changing::begin(store, ctx).await?;
+    change.must_be_in_force(catalog)?;
+    let locked = Locked::take(&mut change.tx, id).await?;
+    let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
+        change.undo().await;
+        return Ok(None);
+    };
+    locked.count_writes(&mut change.tx, catalog).await?;
+    let Some(planned) = locked.subject.due(settings, ctx.now) else {
+        // Otherwise it would be found idle again and again.
+        locked.set_idle(&mut change.tx).await?;
+        change.finish().await?;
+        return Ok(None);
+    };
+
+    let mut action = action(&locked, ctx, catalog, planned);
+    pending::insert(&mut change.tx, &action).await?;
+    let admins = account::admins(&mut change.tx, locked.account_id).await?;
+    let about = About::Notice(action.id, id, change.position());
+    mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
+    let queued = |email: String| Notice { email, state: NoticeState::Queued };
+    action.notices = admins.into_iter().map(queued).collect();
+    action.notices.sort_by(|a, b| a.email.cmp(&b.email));
+
+    let mut live = std::mem::take(&mut locked.live);
+    live.push(action.clone());
+    locked.set_live(live);
+    locked.set_idle(&mut change.tx).await?;
+    let mut record = locked.record("lifecycle.announce", json!(null));
+    record.before = None;
+    record.after = Some(json!({
+        "pending_action_id": action.id.to_string(),
+        "type": match action.takes {
+            Takes::Token => "deletion",
+            Takes::Writes | Takes::Scopes(_) => "downgrade",
+        },
+        "taken": names(catalog, &action.taken),
+    }));
+    change.commit(record).await?;
+    Ok(Some(action))
+}
+
+fn action(
+    locked: &Locked,
+    ctx: &Context,
+    catalog: &Catalog,
+    Planned { takes, basis }: Planned,
+) -> PendingAction {
+    let subject = &locked.subject;
+    let (taken, kept) = taken_and_kept(&subject.grant, catalog, &takes);
+    let last_use_of_taken = match &takes {
+        Takes::Token => subject.uses.last,
+        Takes::Writes => subject.uses.last_write,
+        Takes::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
+    };
+    PendingAction {
+        id: PendingActionId(id_at(ctx.now)),
+        token_id: locked.id,
+        account_id: locked.account_id,
+        takes,
+        taken,
+        kept,
+        last_use: subject.uses.last,
+        last_use_of_taken,
+        basis,
+        accepted: None,
+        created: ctx.now,
+        notices: Vec::new(),
+    }
+}
+
+/// What the notice names: the scopes that the token would lose, and those that would stay.
+fn taken_and_kept(grant: &Grant, catalog: &Catalog, takes: &Takes) -> (Vec<ScopeId>, Vec<ScopeId>) {
+    let held = catalog.scopes().iter().filter(|scope| grant.holding(scope) == Holding::Granted);
+    let (mut taken, mut kept): (Vec<_>, Vec<_>) =
+        held.map(|scope| (scope.id, scope.access)).partition(|(id, access)| match takes {
+            Takes::Token => true,
+            Takes::Writes => *access == Access::Write,
+            Takes::Scopes(named) => named.contains(id),
+        });
+    taken.sort_unstable();
+    kept.sort_unstable();
+    let ids = |scopes: Vec<(ScopeId, Access)>| scopes.into_iter().map(|(id, _)| id).collect();
+    match takes {
+        // What is to be taken is what the plan names, whatever the catalogue says of it.
+        Takes::Scopes(named) => (named.clone(), ids(kept)),
+        Takes::Token | Takes::Writes => (ids(taken), ids(kept)),
+    }
+}
+
+/// For the audit record.
+pub(super) fn names(catalog: &Catalog, ids: &[ScopeId]) -> Vec<String> {
+    let scopes = ids.iter().filter_map(|&id| catalog.by_id(id));
+    scopes.map(|scope| scope.name.to_string()).collect()
+}

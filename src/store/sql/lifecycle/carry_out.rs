@@ -1,0 +1,188 @@
+//! Carrying out: everything is checked again under the lock.
+
+use serde_json::{Value, json};
+
+use super::super::change::Changing;
+use super::super::mail::{self, About};
+use super::super::pending::{self, Outcome};
+use super::super::{Db, Handle, QueryBuilder, account};
+use super::announce::names;
+use super::{Locked, accepted_by, settle};
+use crate::policy::id::PendingActionId;
+use crate::policy::lifecycle::{Mode, Settings, Takes, may_carry_out};
+use crate::policy::scope::{Access, Catalog, ScopeId};
+use crate::policy::token::{Grant, TokenState};
+use crate::store::{CarriedOut, Context, PendingAction, Result};
+
+const DELETE: &str =
+    "UPDATE token SET delete_time = $2, delete_cause = 'unused' WHERE token_id = $1";
+
+const DOWNGRADE: &str =
+    "UPDATE token SET kind = 'READ_ONLY', downgrade_time = $2 WHERE token_id = $1";
+
+const TAKE: &str = "\
+    UPDATE token_scope SET taken_time = $2 \
+    WHERE token_id = $1 AND scope_id = $3 AND taken_time IS NULL";
+
+/// Carries an action out, or finds why not.
+pub(in super::super) async fn carry_out(
+    store: &Handle,
+    ctx: &Context,
+    id: PendingActionId,
+    catalog: &Catalog,
+    settings: &Settings,
+) -> Result<CarriedOut> {
+    if settings.mode == Mode::Observe {
+        return Ok(CarriedOut::Held);
+    }
+    let mut change = Changing::begin(store, ctx).await?;
+    change.must_be_in_force(catalog)?;
+    // Under the head row an action stays as it is.
+    let token_id = pending::live(&mut change.tx, id).await?.map(|action| action.token_id);
+    let locked = match token_id {
+        Some(token_id) => Locked::take(&mut change.tx, token_id).await?,
+        None => None,
+    };
+    let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
+        change.undo().await;
+        return Ok(CarriedOut::Gone);
+    };
+
+    locked.count_writes(&mut change.tx, catalog).await?;
+    if let Some(record) = settle(&mut change, &mut locked).await? {
+        change.commit_part(record).await?;
+    }
+    let Some(mut action) = locked.live.iter().find(|action| action.id == id).cloned() else {
+        change.finish().await?;
+        return Ok(CarriedOut::Cancelled);
+    };
+    if !keeps_its_word(&action, &locked.subject.grant, catalog) {
+        pending::end(&mut change.tx, id, ctx.now, Outcome::Withdrawn).await?;
+        end_in_memory(&mut locked, id);
+        locked.set_idle(&mut change.tx).await?;
+        let before = json!({ "pending_action_id": id.to_string() });
+        change.commit(locked.record("lifecycle.withdraw", before)).await?;
+        return Ok(CarriedOut::Cancelled);
+    }
+
+    let admins = account::admins(&mut change.tx, locked.account_id).await?;
+    let stored = action.accepted;
+    action.accepted = accepted_by(&admins, &action);
+    let due =
+        |action: &PendingAction| may_carry_out(settings, action.basis, action.accepted, ctx.now);
+    if !due(&action) {
+        if action.accepted != stored {
+            pending::set_accepted(&mut change.tx, id, action.accepted).await?;
+            let before = json!({ "pending_action_id": id.to_string() });
+            change.commit_part(locked.record("lifecycle.hold", before)).await?;
+        }
+        change.finish().await?;
+        return Ok(CarriedOut::Held);
+    }
+    // The deletion says it all: where both are due, it goes first and ends the downgrade.
+    let deletion = locked.live.iter().find(|action| action.takes == Takes::Token);
+    if action.takes != Takes::Token && deletion.is_some_and(due) {
+        change.finish().await?;
+        return Ok(CarriedOut::Held);
+    }
+
+    let (before, after) = take(&mut change, &mut locked, &action, catalog).await?;
+    pending::end(&mut change.tx, id, ctx.now, Outcome::CarriedOut).await?;
+    end_in_memory(&mut locked, id);
+    if action.takes == Takes::Token {
+        pending::withdraw(&mut change.tx, locked.id, ctx.now).await?;
+        locked.set_live(Vec::new());
+    }
+    let about = About::CarriedOut(id, locked.id);
+    mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
+    locked.set_idle(&mut change.tx).await?;
+    let done = match action.takes {
+        Takes::Token => "lifecycle.delete",
+        Takes::Writes | Takes::Scopes(_) => "lifecycle.downgrade",
+    };
+    let mut record = locked.record(done, before);
+    record.after = Some(after);
+    change.commit(record).await?;
+    Ok(CarriedOut::Done)
+}
+
+/// Whether it would take what its notice named, and leave what the notice said would stay. A scope
+/// that became a write scope meanwhile would go with a `READ_WRITE` token's writes, unannounced.
+fn keeps_its_word(action: &PendingAction, grant: &Grant, catalog: &Catalog) -> bool {
+    match &action.takes {
+        Takes::Token => true,
+        Takes::Writes => {
+            let writes =
+                |&id: &ScopeId| catalog.by_id(id).is_some_and(|s| s.access == Access::Write);
+            *grant == Grant::ReadWrite && !action.kept.iter().any(writes)
+        }
+        Takes::Scopes(named) => match grant {
+            Grant::Custom { granted, .. } => named.iter().all(|&id| granted.contains(id)),
+            Grant::ReadOnly { .. } | Grant::ReadWrite => false,
+        },
+    }
+}
+
+fn end_in_memory(locked: &mut Locked, id: PendingActionId) {
+    let mut live = std::mem::take(&mut locked.live);
+    live.retain(|action| action.id != id);
+    locked.set_live(live);
+}
+
+/// Takes what the action takes. The token before and after, for the audit record.
+async fn take(
+    change: &mut Changing<'_>,
+    locked: &mut Locked,
+    action: &PendingAction,
+    catalog: &Catalog,
+) -> Result<(Value, Value)> {
+    let (id, now) = (locked.id, change.ctx.now);
+    let named = action.id.to_string();
+    match &action.takes {
+        Takes::Token => {
+            let delete = sqlx::query::<Db>(DELETE).bind(id.0).bind(now.0);
+            delete.execute(&mut *change.tx).await?;
+            locked.state = TokenState::DeletedUnused { at: now };
+            let before = json!({ "name": locked.name, "state": "active" });
+            let after = json!({ "name": locked.name, "state": "deleted", "cause": "unused",
+                "pending_action_id": named });
+            Ok((before, after))
+        }
+        Takes::Writes => {
+            let downgrade = sqlx::query::<Db>(DOWNGRADE).bind(id.0).bind(now.0);
+            downgrade.execute(&mut *change.tx).await?;
+            let scopes = catalog.scopes().iter().filter(|scope| scope.access == Access::Write);
+            let lost: Vec<_> = scopes.map(|scope| scope.id).collect();
+            for lost in lost.chunks(super::super::IDS_AT_ONCE) {
+                let mut query =
+                    QueryBuilder::new("INSERT INTO token_scope (token_id, scope_id, taken_time) ");
+                query.push_values(lost, |mut row, scope| {
+                    row.push_bind(id.0).push_bind(i32::from(scope.0)).push_bind(now.0);
+                });
+                query.build().persistent(false).execute(&mut *change.tx).await?;
+            }
+            locked.subject.grant = Grant::ReadOnly { downgraded: true };
+            let before = json!({ "name": locked.name, "kind": "READ_WRITE" });
+            let after = json!({ "name": locked.name, "kind": "READ_ONLY",
+                "taken": names(catalog, &lost), "pending_action_id": named });
+            Ok((before, after))
+        }
+        Takes::Scopes(scopes) => {
+            for scope in scopes {
+                let take = sqlx::query::<Db>(TAKE).bind(id.0).bind(now.0).bind(i32::from(scope.0));
+                take.execute(&mut *change.tx).await?;
+            }
+            let mut held = Vec::new();
+            if let Grant::Custom { granted, taken } = &mut locked.subject.grant {
+                let lost = scopes.iter().copied().collect();
+                held = names(catalog, &granted.iter().collect::<Vec<_>>());
+                *taken = taken.union(&lost);
+                *granted = granted.difference(&lost);
+            }
+            let before = json!({ "name": locked.name, "scopes": held });
+            let after = json!({ "name": locked.name, "taken": names(catalog, scopes),
+                "pending_action_id": named });
+            Ok((before, after))
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Announcing, cancelling, carrying out and withdrawing: the transactions, and why they are safe.
+//!
+//! Three kinds of transaction touch a token's lifecycle:
+//!
+//! - *recording* use, many tokens at once: takes the tokens' `token_use` rows in the order of their
+//!   ids, moves times forward, and then looks for live actions that the uses overtake;
+//! - *deferring*: takes the same rows likewise, and sets `idle_since` from what it then reads;
+//! - *changes* (announce, settle, a noticed use, carry out, withdraw, purge, delete): take the head
+//!   row, then the token's `token_use` row, and only then read what they decide on. On Postgres each
+//!   statement of theirs sees whatever was committed before it (read committed), so what is read
+//!   under both locks is the newest there is, and nobody changes it until the end. On SQLite a
+//!   transaction that writes is alone.
+//!
+//! Nobody who holds a `token_use` row goes on to wait for the head row, and whoever takes several
+//! takes them by ascending id, so nobody waits in a circle. Pending actions and `accepted_time` are
+//! written only under the head row; uses only under the `token_use` row; the grant and the deletion
+//! only under both.
+//!
+//! *A use against the notice.* The recording either takes the row first: then the announcement reads
+//! the use and plans with it. Or it takes it second: then its look for overtaken actions begins after
+//! the announcement was committed and finds the new action, whose basis is older than the use, and the
+//! caller settles it. If the caller dies in between, the use is on record; `overtaken` finds the token
+//! again at the next sweep, and carrying out would find it at the latest. Nothing is lost in either
+//! order, and a use that was recorded late cancels like one that was recorded at once, since it is
+//! compared with the basis and not with the time of the notice.
+//!
+//! *A use against the carrying out.* A use that fits a live action is answered only after
+//! `use_noticed` has committed, which holds both locks, like the carrying out. If the use is first,
+//! the carrying out reads it under the row lock and cancels. If the carrying out is first, the use
+//! finds the token deleted or the scope taken, records nothing and says [`Gone`]; the decision is
+//! made again, on the new facts. A use by a replica that did not know of the action is recorded
+//! within the flush interval; a notice is mailed only when every replica knows of its action, and
+//! then a whole notice period passes, so it is on record long before.
+//!
+//! *Two sweepers on one token.* Both may read it as idle; `announce` plans again under both locks,
+//! and the second one finds the first one's action, beside which nothing is due. Should that ever
+//! fail, the unique index on live actions refuses a second deletion or `READ_WRITE` downgrade, and a
+//! scope that is announced is in no other plan. `carry_out` by the second one finds that the action
+//! has ended and says [`CarriedOut::Gone`]; its mails are unique by action, kind and recipient.
+//!
+//! *A sweeper that stalls between reading and writing.* What it read before is only a hint of which
+//! ids to try: everything is read again under the locks, with the `now` of the call. A stale `now` is
+//! too early and therefore makes less due, never more: acceptances and uses are compared with it, and
+//! one that lies after it holds or cancels the action.
+//!
+//! *A token deleted by its owner meanwhile.* The deletion is a change like the others: it ends the
+//! live actions with it (`withdrawn`), takes back their queued notices and sets `idle_since` to null.
+//! Afterwards `announce` finds a deleted token and does nothing, `carry_out` finds no live action, and
+//! a use finds [`Gone`]. A notice that was in the hands of the mail server already cannot be called
+//! back; its acceptance is noted and changes nothing else.
+//!
+//! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
+//! notices for those who joined, takes back those of who left, and computes `accepted_time` anew:
+//! null while any current admin's notice is not accepted, else the newest acceptance among the
+//! current ones. `carry_out` does not trust it but computes it again from the mails and the list as
+//! they are under the head row, so no order of the two carries out without a whole notice period for
+//! everybody who is an admin at that moment. Who comes back with an accepted notice was told then.
+//!
+//! *A replica whose wall clock is an hour off.* No time here comes from a wall clock: `now` is the
+//! store's time, carried forward by a monotonic clock (`crate::clock`), and so are the times of uses
+//! and acceptances. Replicas differ by what a round trip costs, which is nothing beside a notice
+//! period; and an acceptance is stamped after the mail server's answer, so an error of that size makes
+//! the notice longer where the stamp is late.
+
+use serde_json::json;
+
+use super::change::{Changing, Record};
+use super::{Connection, account, bulk, pending, token};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::lifecycle::{Announced, Overtaken, Subject, Uses};
+use crate::policy::scope::Catalog;
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenState;
+use crate::store::{NoticeState, PendingAction, Result, Touched};
+
+mod announce;
+mod carry_out;
+mod due;
+mod end;
+
+pub(super) use announce::announce;
+pub(super) use carry_out::carry_out;
+pub(super) use due::{due_actions, idle_tokens, subjects};
+pub(super) use end::{purge, withdraw_actions};
+use pending::Outcome;
+
+// For the links above.
+#[cfg(doc)]
+use crate::store::{CarriedOut, Gone};
+
+/// A token whose lifecycle is locked, as it stands.
+pub(super) struct Locked {
+    pub(super) id: TokenId,
+    pub(super) account_id: AccountId,
+    pub(super) name: String,
+    pub(super) state: TokenState,
+    /// Whose `announced` is always `live`.
+    pub(super) subject: Subject,
+    pub(super) live: Vec<PendingAction>,
+}
+
+impl Locked {
+    /// Takes the lock, in a change; `None` where there is no such token.
+    pub(super) async fn take(connection: &mut Connection, id: TokenId) -> Result<Option<Self>> {
+        bulk::lock(connection, &[id]).await?;
+        let Some(row) = token::row(connection, id, None).await? else { return Ok(None) };
+        let mut live = pending::of_tokens(connection, id..=id, None).await?;
+        let live = live.remove(&id).unwrap_or_default();
+        Ok(Some(Self {
+            id,
+            account_id: row.account_id(),
+            name: row.name().to_owned(),
+            state: row.state()?,
+            subject: row.subject(announced(&live))?,
+            live,
+        }))
+    }
+
+    /// The live actions are these from now on.
+    fn set_live(&mut self, live: Vec<PendingAction>) {
+        self.subject.announced = announced(&live);
+        self.live = live;
+    }
+
+    /// Counts uses of scopes that are write scopes by now as the writes that they are, see
+    /// [`Uses::last_write_in`].
+    async fn count_writes(&mut self, connection: &mut Connection, catalog: &Catalog) -> Result<()> {
+        let last_write = self.subject.uses.last_write_in(catalog);
+        if last_write == self.subject.uses.last_write {
+            return Ok(());
+        }
+        self.subject.uses.last_write = last_write;
+        let uses = Uses { last: last_write, last_write, scopes: Vec::new() };
+        bulk::record(connection, &[(self.id, uses)]).await
+    }
+
+    /// Stores since when it is idle, as it stands now.
+    async fn set_idle(&self, connection: &mut Connection) -> Result<()> {
+        let active = self.state == TokenState::Active;
+        let since = self.subject.idle_since().filter(|_| active);
+        bulk::set_idle(connection, &[(self.id, since)]).await
+    }
+
+    /// What a change of this token says of itself.
+    fn record(&self, action: &'static str, before: serde_json::Value) -> Record {
+        Record {
+            action,
+            touched: Touched::Token(self.id),
+            account_id: Some(self.account_id),
+            token_id: Some(self.id),
+            before: Some(before),
+            after: None,
+        }
+    }
+}
+
+fn announced(live: &[PendingAction]) -> Vec<Announced> {
+    let announced =
+        |action: &PendingAction| Announced { takes: action.takes.clone(), basis: action.basis };
+    live.iter().map(announced).collect()
+}
+
+/// Ends and shrinks what recorded use has overtaken. What to record, where there was anything.
+pub(super) async fn settle(
+    change: &mut Changing<'_>,
+    locked: &mut Locked,
+) -> Result<Option<Record>> {
+    let now = change.ctx.now;
+    let (mut cancelled, mut shrunk) = (Vec::new(), Vec::new());
+    let mut live = Vec::new();
+    for mut action in std::mem::take(&mut locked.live) {
+        let announced = Announced { takes: action.takes.clone(), basis: action.basis };
+        match locked.subject.overtaken(&announced) {
+            Overtaken::No => live.push(action),
+            Overtaken::Cancelled => {
+                pending::end(&mut change.tx, action.id, now, Outcome::Cancelled).await?;
+                cancelled.push(action.id.to_string());
+            }
+            Overtaken::Shrunk(left) => {
+                let (taken, used): (Vec<_>, Vec<_>) =
+                    action.taken.iter().partition(|id| left.contains(id));
+                pending::keep(&mut change.tx, action.id, &used).await?;
+                action.kept.extend(used);
+                action.kept.sort_unstable();
+                action.taken = taken;
+                action.takes = crate::policy::lifecycle::Takes::Scopes(left);
+                shrunk.push(action.id.to_string());
+                live.push(action);
+            }
+        }
+    }
+    locked.set_live(live);
+    let action = match (cancelled.is_empty(), shrunk.is_empty()) {
+        (true, true) => return Ok(None),
+        (true, false) => "lifecycle.shrink",
+        (false, _) => "lifecycle.cancel",
+    };
+    locked.set_idle(&mut change.tx).await?;
+    let before = json!({ "cancelled": cancelled, "shrunk": shrunk });
+    Ok(Some(locked.record(action, before)))
+}
+
+/// Since when every current admin's notice of `action` is accepted; `None` until all are.
+pub(super) async fn accepted(
+    connection: &mut Connection,
+    action: &PendingAction,
+) -> Result<Option<Timestamp>> {
+    let admins = account::admins(connection, action.account_id).await?;
+    Ok(accepted_by(&admins, action))
+}
+
+/// The same of these admins.
+pub(super) fn accepted_by(admins: &[String], action: &PendingAction) -> Option<Timestamp> {
+    let accepted = |admin: &String| {
+        let notice = action.notices.iter().find(|notice| notice.email == *admin)?;
+        match notice.state {
+            NoticeState::Accepted(at) => Some(at),
+            NoticeState::Queued | NoticeState::Failing(_) => None,
+        }
+    };
+    let times: Option<Vec<_>> = admins.iter().map(accepted).collect();
+    times?.into_iter().max()
+}

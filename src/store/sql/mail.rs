@@ -1,0 +1,240 @@
+//! The mails to admins: queueing them with the change that they tell of, and what became of them.
+//!
+//! What must stay true: a mail is queued in the transaction of what it tells, so there is neither
+//! without the other; its id is made once; what was accepted stays accepted. Whoever has the head row
+//! may wait for a mail's row, never the other way round.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::change::{Changing, Record};
+use super::{Connection, Db, Handle, QueryBuilder, bulk, lifecycle, pending, push_ids};
+use crate::clock::id_at;
+use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
+use crate::policy::time::Timestamp;
+use crate::store::error::Unreadable;
+use crate::store::{Context, FailingAddress, Mail, MailState, Result, Touched};
+
+mod read;
+
+/// What a mail is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum About<'a> {
+    /// An action that was announced, by the change of this position; 0 for one that everybody knows.
+    Notice(PendingActionId, TokenId, i64),
+    /// An action that was carried out.
+    CarriedOut(PendingActionId, TokenId),
+    /// Other admins: who they were, and who they are.
+    AdminsChanged(&'a [String], &'a [String]),
+}
+
+/// An admin who comes back gets the notice that was taken back, with its old id.
+const INSERT: &str = "\
+    INSERT INTO mail (mail_id, kind, account_id, token_id, pending_action_id, recipient, \
+        payload_json, create_time, state, attempts, next_time, position) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 0, $8, $9) \
+    ON CONFLICT (pending_action_id, kind, recipient) DO UPDATE \
+    SET state = 'queued', attempts = 0, next_time = excluded.next_time \
+    WHERE mail.state = 'withdrawn'";
+
+/// Queues one mail for each recipient; nothing where they have it already.
+pub(super) async fn queue(
+    connection: &mut Connection,
+    now: Timestamp,
+    account: AccountId,
+    about: About<'_>,
+    recipients: &[String],
+) -> Result<()> {
+    let mut position = 0;
+    let (kind, ids, payload) = match about {
+        About::Notice(action, token, announced) => {
+            position = announced;
+            ("notice", Some((token, action)), None)
+        }
+        About::CarriedOut(action, token) => ("carried_out", Some((token, action)), None),
+        About::AdminsChanged(before, after) => {
+            let payload = json!({ "before": before, "after": after });
+            ("admins_changed", None, Some(payload.to_string()))
+        }
+    };
+    for recipient in recipients {
+        sqlx::query::<Db>(INSERT)
+            .bind(id_at(now))
+            .bind(kind)
+            .bind(account.0)
+            .bind(ids.map(|(token, _)| token.0))
+            .bind(ids.map(|(_, action)| action.0))
+            .bind(recipient)
+            .bind(payload.clone())
+            .bind(now.0)
+            .bind(position)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+const WITHDRAW: &str = "\
+    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+    WHERE pending_action_id = $1 AND kind = 'notice' AND state IN ('queued', 'failing')";
+
+/// Takes back the notices of an action that were not accepted.
+pub(super) async fn withdraw_notices(
+    connection: &mut Connection,
+    action: PendingActionId,
+) -> Result<()> {
+    sqlx::query::<Db>(WITHDRAW).bind(action.0).execute(connection).await?;
+    Ok(())
+}
+
+const WITHDRAW_ONE: &str = "\
+    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+    WHERE pending_action_id = $1 AND recipient = $2 AND kind = 'notice' \
+        AND state IN ('queued', 'failing')";
+
+/// The same of one recipient. Whether there was one.
+pub(super) async fn withdraw_notice(
+    connection: &mut Connection,
+    action: PendingActionId,
+    recipient: &str,
+) -> Result<bool> {
+    let withdraw = sqlx::query::<Db>(WITHDRAW_ONE).bind(action.0).bind(recipient.to_owned());
+    Ok(withdraw.execute(connection).await?.rows_affected() > 0)
+}
+
+const SELECT_DUE: &str = "\
+    SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND next_time <= ";
+
+/// Takes mails that are to be sent now; nobody else gets them until `lease` is over.
+pub(super) async fn claim(
+    store: &Handle,
+    now: Timestamp,
+    lease: Duration,
+    known: i64,
+    limit: u32,
+) -> Result<Vec<Mail>> {
+    let mut tx = store.write().await?;
+    let mut query = QueryBuilder::new(SELECT_DUE);
+    query
+        .push_bind(now.0)
+        .push(" AND position <= ")
+        .push_bind(known)
+        .push(" ORDER BY next_time, mail_id LIMIT ")
+        .push_bind(i64::from(limit))
+        .push(bulk::SKIP_LOCKED);
+    let ids: Vec<Uuid> = query.build_query_scalar().fetch_all(&mut *tx).await?;
+    for ids in ids.chunks(super::IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new("UPDATE mail SET next_time = ");
+        query.push_bind(now.plus(lease).0).push(" WHERE mail_id IN (");
+        push_ids(&mut query, ids.iter().copied());
+        query.push(")");
+        query.build().persistent(false).execute(&mut *tx).await?;
+    }
+    let mails = read::mails(&mut tx, &ids).await?;
+    tx.commit().await?;
+    Ok(mails)
+}
+
+const ACCEPT: &str = "\
+    UPDATE mail SET state = 'accepted', accept_time = $2, fail_time = NULL, failure = NULL \
+    WHERE mail_id = $1 AND state <> 'accepted'";
+
+const SELECT_ACTION: &str =
+    "SELECT pending_action_id FROM mail WHERE mail_id = $1 AND kind = 'notice'";
+
+/// Notes that the mail server took a mail over; of one that was taken back meanwhile, too. The token
+/// whose facts changed, where it was the last notice that an action waited for.
+pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {
+    let action: Option<Uuid> =
+        sqlx::query_scalar(SELECT_ACTION).bind(id.0).fetch_optional(store.read()).await?;
+    let Some(action) = action else {
+        let mut tx = store.write().await?;
+        sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).execute(&mut *tx).await?;
+        tx.commit().await?;
+        return Ok(None);
+    };
+    let mut change = Changing::begin(store, ctx).await?;
+    sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
+    let Some(action) = pending::live(&mut change.tx, PendingActionId(action)).await? else {
+        change.finish().await?;
+        return Ok(None);
+    };
+    let accepted = lifecycle::accepted(&mut change.tx, &action).await?;
+    if accepted == action.accepted {
+        change.finish().await?;
+        return Ok(None);
+    }
+    pending::set_accepted(&mut change.tx, action.id, accepted).await?;
+    change
+        .commit(Record {
+            action: "lifecycle.noticed",
+            touched: Touched::Token(action.token_id),
+            account_id: Some(action.account_id),
+            token_id: Some(action.token_id),
+            before: None,
+            after: Some(json!({ "pending_action_id": action.id.to_string() })),
+        })
+        .await?;
+    Ok(Some(action.token_id))
+}
+
+const DEFER: &str = "\
+    UPDATE mail SET attempts = attempts + 1, next_time = $2 \
+    WHERE mail_id = $1 AND state IN ('queued', 'failing')";
+
+const REFUSE: &str = "\
+    UPDATE mail SET attempts = attempts + 1, next_time = $2, state = 'failing', failure = $3, \
+        fail_time = coalesce(fail_time, $4) \
+    WHERE mail_id = $1 AND state IN ('queued', 'failing')";
+
+/// Notes a failed attempt. A relay that failed says nothing about an address that was refused
+/// before, so that stays failing.
+pub(super) async fn deferred(
+    store: &Handle,
+    now: Timestamp,
+    id: MailId,
+    next: Timestamp,
+    refused: Option<&str>,
+) -> Result<()> {
+    let query = match refused {
+        None => sqlx::query::<Db>(DEFER).bind(id.0).bind(next.0),
+        Some(text) => {
+            sqlx::query::<Db>(REFUSE).bind(id.0).bind(next.0).bind(text.to_owned()).bind(now.0)
+        }
+    };
+    let mut tx = store.write().await?;
+    query.execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+const SELECT_FAILING: &str =
+    "SELECT recipient, failure, fail_time FROM mail WHERE state = 'failing' ORDER BY fail_time";
+
+const COUNT_WAITING: &str = "SELECT count(*), min(create_time) FROM mail WHERE state = 'queued'";
+
+/// How the mails stand.
+pub(super) async fn state(store: &Handle) -> Result<MailState> {
+    let failing: Vec<(String, Option<String>, Option<i64>)> =
+        sqlx::query_as(SELECT_FAILING).fetch_all(store.read()).await?;
+    let (waiting, oldest): (i64, Option<i64>) =
+        sqlx::query_as(COUNT_WAITING).fetch_one(store.read()).await?;
+    // Of several mails to one address: refused since the first, for the reason of the last.
+    let mut by_address: BTreeMap<String, FailingAddress> = BTreeMap::new();
+    for (address, failure, since) in failing {
+        let (Some(failure), Some(since)) = (failure, since) else {
+            return Err(Unreadable("a failing mail says not why").into());
+        };
+        by_address
+            .entry(address.clone())
+            .and_modify(|known| known.failure.clone_from(&failure))
+            .or_insert(FailingAddress { address, failure, since: Timestamp(since) });
+    }
+    Ok(MailState {
+        failing: by_address.into_values().collect(),
+        waiting: u64::try_from(waiting).unwrap_or(0),
+        oldest: oldest.map(Timestamp),
+    })
+}

@@ -1,0 +1,164 @@
+//! A token's row with its scopes and uses, and what it says.
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::super::decode::{numbered_scopes, scope_times, whitelist};
+use super::super::{Connection, QueryBuilder};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::lifecycle::{Announced, Subject, Uses};
+use crate::policy::network::Whitelist;
+use crate::policy::scope::ScopeId;
+use crate::policy::time::Timestamp;
+use crate::policy::token::{Grant, TokenState};
+use crate::store::error::Unreadable;
+use crate::store::{IdleToken, PendingAction, Result, Token};
+
+/// A token's row, its scopes, and its uses.
+#[derive(FromRow)]
+pub(in super::super) struct Row {
+    token_id: Uuid,
+    account_id: Uuid,
+    name: String,
+    kind: String,
+    whitelist: String,
+    pub(in super::super) whitelist_version: i64,
+    create_time: i64,
+    delete_time: Option<i64>,
+    delete_cause: Option<String>,
+    downgrade_time: Option<i64>,
+    scopes: Option<String>,
+    last_use: Option<i64>,
+    last_write_use: Option<i64>,
+    idle_since: Option<i64>,
+    scope_uses: Option<String>,
+}
+
+/// To be followed by ` AND ...`.
+pub(in super::super) const SELECT: &str = "\
+    SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
+        t.create_time, t.delete_time, t.delete_cause, t.downgrade_time, \
+        (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
+                           coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
+         FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
+        u.last_use, u.last_write_use, u.idle_since, \
+        (SELECT string_agg(CAST(x.scope_id AS TEXT) || ':' || CAST(x.last_use AS TEXT), ',') \
+         FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses \
+    FROM token t JOIN token_use u ON u.token_id = t.token_id WHERE 1 = 1";
+
+/// The row of one token, of `only` where given.
+pub(in super::super) async fn row(
+    connection: &mut Connection,
+    id: TokenId,
+    only: Option<AccountId>,
+) -> Result<Option<Row>> {
+    let mut query = QueryBuilder::new(SELECT);
+    query.push(" AND t.token_id = ").push_bind(id.0);
+    if let Some(only) = only {
+        query.push(" AND t.account_id = ").push_bind(only.0);
+    }
+    Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+impl Row {
+    pub(in super::super) fn id(&self) -> TokenId {
+        TokenId(self.token_id)
+    }
+
+    pub(in super::super) fn account_id(&self) -> AccountId {
+        AccountId(self.account_id)
+    }
+
+    pub(in super::super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(in super::super) fn state(&self) -> Result<TokenState> {
+        state(self.delete_time, self.delete_cause.as_deref())
+    }
+
+    pub(in super::super) fn grant(&self) -> Result<Grant> {
+        grant(&self.kind, self.downgrade_time, self.scopes.as_deref())
+    }
+
+    pub(in super::super) fn whitelist(&self) -> Result<Whitelist> {
+        whitelist(&self.whitelist)
+    }
+
+    fn uses(&self) -> Result<Uses> {
+        Ok(Uses {
+            last: self.last_use.map(Timestamp),
+            last_write: self.last_write_use.map(Timestamp),
+            scopes: scope_times(self.scope_uses.as_deref())?,
+        })
+    }
+
+    /// What the lifecycle of the token rests on, with these announced.
+    pub(in super::super) fn subject(&self, announced: Vec<Announced>) -> Result<Subject> {
+        let created = Timestamp(self.create_time);
+        Ok(Subject { grant: self.grant()?, created, uses: self.uses()?, announced })
+    }
+
+    pub(in super::super) fn idle(&self, announced: Vec<Announced>) -> Result<IdleToken> {
+        Ok(IdleToken {
+            id: self.id(),
+            account_id: self.account_id(),
+            idle_since: self.idle_since.map(Timestamp),
+            subject: self.subject(announced)?,
+        })
+    }
+
+    /// The token as its owner sees it; `pending` in the order of announcement.
+    pub(in super::super) fn into_token(self, pending: Vec<PendingAction>) -> Result<Token> {
+        let scopes = numbered_scopes(self.scopes.as_deref())?;
+        let mut taken: Vec<(ScopeId, Timestamp)> =
+            scopes.iter().filter_map(|&(id, time)| Some((id, Timestamp(time?)))).collect();
+        taken.sort_by_key(|&(id, time)| (time, id));
+        let held = scopes.into_iter().filter(|(_, time)| time.is_none());
+        Ok(Token {
+            id: self.id(),
+            account_id: self.account_id(),
+            state: self.state()?,
+            kind: self.grant()?.kind(),
+            downgraded: self.downgrade_time.map(Timestamp),
+            scopes: held.map(|(id, _)| id).collect(),
+            taken,
+            whitelist: self.whitelist()?,
+            whitelist_version: self.whitelist_version,
+            created: Timestamp(self.create_time),
+            uses: self.uses()?,
+            name: self.name,
+            pending,
+        })
+    }
+}
+
+pub(super) fn state(delete_time: Option<i64>, delete_cause: Option<&str>) -> Result<TokenState> {
+    match (delete_time.map(Timestamp), delete_cause) {
+        (None, None) => Ok(TokenState::Active),
+        (Some(at), Some("owner")) => Ok(TokenState::Deleted { at }),
+        (Some(at), Some("unused")) => Ok(TokenState::DeletedUnused { at }),
+        _ => Err(Unreadable("a token's stored state can't be read").into()),
+    }
+}
+
+pub(in super::super) fn grant(
+    kind: &str,
+    downgrade_time: Option<i64>,
+    scopes: Option<&str>,
+) -> Result<Grant> {
+    match kind {
+        "READ_ONLY" => Ok(Grant::ReadOnly { downgraded: downgrade_time.is_some() }),
+        "READ_WRITE" => Ok(Grant::ReadWrite),
+        "CUSTOM" => {
+            let scopes = numbered_scopes(scopes)?;
+            let (granted, taken): (Vec<_>, Vec<_>) =
+                scopes.into_iter().partition(|(_, time)| time.is_none());
+            Ok(Grant::Custom {
+                granted: granted.into_iter().map(|(id, _)| id).collect(),
+                taken: taken.into_iter().map(|(id, _)| id).collect(),
+            })
+        }
+        _ => Err(Unreadable("a token's stored kind can't be read").into()),
+    }
+}

@@ -1,0 +1,156 @@
+//! Recorded use. Why no use is lost to what happens beside it is told in `lifecycle`.
+//!
+//! What must stay true: times only move forward, so the same use may be recorded twice and in any
+//! order; a row that is gone spoils no other; nothing here takes the head row after a token's, and
+//! recording many takes it not at all.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::change::Changing;
+use super::lifecycle::{Locked, settle};
+use super::token::SELECT;
+use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
+use crate::policy::id::TokenId;
+use crate::policy::lifecycle::{LiveAction, Uses};
+use crate::policy::scope::{Access, Catalog};
+use crate::policy::token::{Holding, TokenState};
+use crate::store::{Context, Gone, Result, Use};
+
+/// Live actions that recorded use has overtaken, as `Subject::overtaken` says.
+const SELECT_OVERTAKEN: &str = "\
+    SELECT DISTINCT p.token_id FROM pending_action p JOIN token_use u ON u.token_id = p.token_id \
+    WHERE p.end_time IS NULL AND ( \
+        (p.takes = 'token' AND u.last_use > p.basis_time) \
+        OR (p.takes = 'writes' AND u.last_write_use > p.basis_time) \
+        OR (p.takes = 'scopes' AND EXISTS ( \
+            SELECT 1 FROM pending_action_scope s \
+            JOIN scope_use x ON x.token_id = p.token_id AND x.scope_id = s.scope_id \
+            WHERE s.pending_action_id = p.pending_action_id AND s.keeps = 0 \
+                AND x.last_use > p.basis_time)))";
+
+/// Records uses. The tokens with an action that recorded use has overtaken.
+pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>> {
+    let mut merged: BTreeMap<TokenId, Uses> = BTreeMap::new();
+    for used in uses {
+        merged.entry(used.token_id).or_default().note(used.scope_id, used.write, used.time);
+    }
+    let merged: Vec<_> = merged.into_iter().collect();
+    let ids: Vec<_> = merged.iter().map(|&(id, _)| id).collect();
+    let mut tx = store.write().await?;
+    bulk::lock(&mut tx, &ids).await?;
+    bulk::record(&mut tx, &merged).await?;
+    let mut overtaken = Vec::new();
+    for ids in ids.chunks(super::IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new(SELECT_OVERTAKEN);
+        query.push(" AND p.token_id IN (");
+        push_ids(&mut query, ids.iter().map(|id| id.0));
+        query.push(") ORDER BY p.token_id");
+        let found: Vec<Uuid> =
+            query.build_query_scalar().persistent(false).fetch_all(&mut *tx).await?;
+        overtaken.extend(found.into_iter().map(TokenId));
+    }
+    tx.commit().await?;
+    Ok(overtaken)
+}
+
+/// Tokens with an action that recorded use has overtaken, and nobody has settled yet.
+pub(super) async fn overtaken(store: &Handle, limit: u32) -> Result<Vec<TokenId>> {
+    let mut query = QueryBuilder::new(SELECT_OVERTAKEN);
+    query.push(" ORDER BY p.token_id LIMIT ").push_bind(i64::from(limit));
+    let ids: Vec<Uuid> = query.build_query_scalar().fetch_all(store.read()).await?;
+    Ok(ids.into_iter().map(TokenId).collect())
+}
+
+/// Ends and shrinks what recorded use has overtaken. Whether there was anything.
+pub(super) async fn settle_uses(store: &Handle, ctx: &Context, id: TokenId) -> Result<bool> {
+    let mut change = Changing::begin(store, ctx).await?;
+    let Some(mut locked) = Locked::take(&mut change.tx, id).await? else {
+        change.undo().await;
+        return Ok(false);
+    };
+    match settle(&mut change, &mut locked).await? {
+        Some(record) => {
+            change.commit(record).await?;
+            Ok(true)
+        }
+        None => {
+            change.undo().await;
+            Ok(false)
+        }
+    }
+}
+
+/// Records one use and settles what it overtakes, before its ALLOW is answered. Whether anything was
+/// overtaken.
+pub(super) async fn noticed(
+    store: &Handle,
+    ctx: &Context,
+    catalog: &Catalog,
+    used: &Use,
+) -> Result<Result<bool, Gone>> {
+    let mut change = Changing::begin(store, ctx).await?;
+    change.must_be_in_force(catalog)?;
+    let locked = Locked::take(&mut change.tx, used.token_id).await?;
+    let scope = catalog.by_id(used.scope_id);
+    let (Some(mut locked), Some(scope)) = (locked, scope) else {
+        change.undo().await;
+        return Ok(Err(Gone));
+    };
+    let grant = &locked.subject.grant;
+    if locked.state != TokenState::Active || grant.holding(scope) != Holding::Granted {
+        change.undo().await;
+        return Ok(Err(Gone));
+    }
+    let mut uses = Uses::default();
+    uses.note(scope.id, scope.access == Access::Write, used.time);
+    bulk::record(&mut change.tx, &[(used.token_id, uses)]).await?;
+    locked.subject.uses.note(scope.id, scope.access == Access::Write, used.time);
+    match settle(&mut change, &mut locked).await? {
+        Some(record) => {
+            change.commit(record).await?;
+            Ok(Ok(true))
+        }
+        // Somebody else has cancelled it already.
+        None => {
+            change.finish().await?;
+            Ok(Ok(false))
+        }
+    }
+}
+
+/// Computes anew since when these tokens are idle.
+pub(super) async fn defer(store: &Handle, ids: &[TokenId]) -> Result<()> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut tx = store.write().await?;
+    bulk::lock(&mut tx, &ids).await?;
+    let mut idle = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(super::IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new(SELECT);
+        query.push(" AND t.delete_time IS NULL AND t.token_id IN (");
+        push_ids(&mut query, ids.iter().map(|id| id.0));
+        query.push(")");
+        let rows: Vec<token::Row> =
+            query.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
+        let mut live = live_of(&mut tx, &rows).await?;
+        for row in rows {
+            let live = live.remove(&row.id()).unwrap_or_default();
+            let announced = live.iter().map(LiveAction::announced).collect();
+            idle.push((row.id(), row.subject(announced)?.idle_since()));
+        }
+    }
+    bulk::set_idle(&mut tx, &idle).await?;
+    Ok(tx.commit().await?)
+}
+
+/// The live actions of the tokens in these rows.
+pub(super) async fn live_of(
+    connection: &mut Connection,
+    rows: &[token::Row],
+) -> Result<std::collections::HashMap<TokenId, Vec<LiveAction>>> {
+    let ids: Vec<_> = rows.iter().map(token::Row::id).collect();
+    pending::live_of(connection, &ids).await
+}

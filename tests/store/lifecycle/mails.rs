@@ -1,0 +1,193 @@
+//! Mails: claimed, taken over, refused, and what they say.
+
+use portcullis::policy::lifecycle::Takes;
+use portcullis::policy::token::TokenKind;
+use portcullis::store::{
+    CarriedOut, FailingAddress, MailContent, MailState, Notice, NoticeState, Token,
+};
+
+use super::{HOUR, NAMES, Stage, day, on};
+use crate::fixture::{ASK, Fixture, READ, REVEAL};
+
+on_both!(
+    a_mail_is_claimed_for_a_while,
+    a_notice_waits_until_its_action_is_known,
+    a_refused_address_holds_the_action,
+    a_relay_that_fails_says_nothing_of_an_address,
+    what_was_taken_back_may_be_accepted_all_the_same,
+    a_notice_says_what_it_takes,
+    who_has_other_admins_is_told,
+);
+
+async fn a_mail_is_claimed_for_a_while(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(id, 38).await.unwrap();
+    assert!(s.claim(37).await.is_empty());
+    let first = s.store.claim_mails(day(38), HOUR, i64::MAX, 1).await.unwrap();
+    let second = s.store.claim_mails(day(38), HOUR, i64::MAX, 9).await.unwrap();
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_ne!(first[0].id, second[0].id);
+    assert_eq!((first[0].attempts, first[0].created), (0, day(38)));
+    // While it is claimed nobody else gets it; then the same mail, with the same id.
+    assert!(s.store.claim_mails(day(38), HOUR, i64::MAX, 9).await.unwrap().is_empty());
+    s.store.mail_accepted(&on(38), second[0].id).await.unwrap();
+    let later = s.store.claim_mails(day(38).plus(HOUR), HOUR, i64::MAX, 9).await.unwrap();
+    assert_eq!(later, first);
+    // Tried in vain.
+    let mail = &later[0];
+    s.store.mail_deferred(day(39), mail.id, day(41), None).await.unwrap();
+    assert!(s.claim(40).await.is_empty());
+    let again = s.claim(41).await;
+    assert_eq!((again.len(), again[0].id, again[0].attempts), (1, mail.id, 1));
+    assert_eq!(s.store.mail_accepted(&on(41), mail.id).await.unwrap(), Some(id));
+    // Late words about it change nothing.
+    s.store.mail_deferred(day(41), mail.id, day(42), Some("550 no")).await.unwrap();
+    assert_eq!(s.live().await[0].accepted, Some(day(41)));
+    assert!(s.claim(99).await.is_empty());
+    assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
+}
+
+async fn a_notice_waits_until_its_action_is_known(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(id, 38).await.unwrap();
+    let position = s.f.position().await;
+    let claim = async |known| s.store.claim_mails(day(38), HOUR, known, 9).await.unwrap().len();
+    assert_eq!(claim(position - 1).await, 0);
+    // Who joins is told of what everybody knows, and both lists of their change.
+    s.set_admins(&["zoe@acme.test", "adam@acme.test", "new@acme.test"], 38).await;
+    assert_eq!(claim(position - 1).await, 4);
+    assert_eq!(claim(position).await, 2);
+}
+
+async fn a_refused_address_holds_the_action(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    let action = s.announce(id, 38).await.unwrap();
+    let other = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(other, 39).await.unwrap();
+    for mail in s.claim(39).await {
+        if mail.recipient.starts_with("zoe@") {
+            let text = format!("550 no such user {}", mail.created.0);
+            s.store.mail_deferred(day(39), mail.id, day(40), Some(&text)).await.unwrap();
+        } else {
+            s.store.mail_accepted(&on(39), mail.id).await.unwrap();
+        }
+    }
+    let failing = Notice {
+        email: "zoe@acme.test".into(),
+        state: NoticeState::Failing(format!("550 no such user {}", day(38).0)),
+    };
+    assert_eq!(s.live().await[0].notices[1], failing);
+    let state = s.store.mail_state().await.unwrap();
+    let [FailingAddress { address, failure, since }] = &state.failing[..] else { panic!() };
+    assert_eq!((address.as_str(), *since), ("zoe@acme.test", day(39)));
+    assert!(failure.starts_with("550 no such user"));
+    assert_eq!((state.waiting, state.oldest), (0, None));
+    assert!(s.due(999).await.is_empty());
+    assert_eq!(s.carry_out(action.id, 999).await, CarriedOut::Held);
+
+    // Tried daily, and at last taken.
+    let again = s.claim(40).await;
+    assert_eq!(again.len(), 2);
+    s.store.mail_deferred(day(40), again[0].id, day(41), Some("550 still none")).await.unwrap();
+    let state = s.store.mail_state().await.unwrap();
+    assert_eq!(state.failing[0].since, day(39));
+    for mail in s.claim(60).await {
+        s.store.mail_accepted(&on(60), mail.id).await.unwrap();
+    }
+    assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
+    assert_eq!(s.carry_out(action.id, 66).await, CarriedOut::Held);
+    assert_eq!(s.carry_out(action.id, 67).await, CarriedOut::Done);
+}
+
+async fn a_relay_that_fails_says_nothing_of_an_address(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(id, 38).await.unwrap();
+    let mails = s.claim(38).await;
+    s.store.mail_deferred(day(38), mails[0].id, day(40), None).await.unwrap();
+    s.store.mail_deferred(day(38), mails[1].id, day(40), Some("550 no")).await.unwrap();
+    for mail in s.claim(40).await {
+        s.store.mail_deferred(day(40), mail.id, day(41), None).await.unwrap();
+    }
+    let state = s.store.mail_state().await.unwrap();
+    assert_eq!((state.waiting, state.oldest), (1, Some(day(38))));
+    assert_eq!(state.failing.len(), 1);
+    assert_eq!((state.failing[0].failure.as_str(), state.failing[0].since), ("550 no", day(38)));
+}
+
+async fn what_was_taken_back_may_be_accepted_all_the_same(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(id, 38).await.unwrap();
+    let mails = s.claim(38).await;
+    s.store.delete_token(&on(39), id, None).await.unwrap();
+    let before = s.f.position().await;
+    for mail in &mails {
+        assert_eq!(s.store.mail_accepted(&on(40), mail.id).await.unwrap(), None);
+    }
+    s.store.mail_deferred(day(40), mails[0].id, day(41), Some("550 no")).await.unwrap();
+    assert_eq!(s.f.position().await, before);
+    assert!(s.claim(99).await.is_empty());
+    assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
+    s.f.check_record().await;
+}
+
+async fn a_notice_says_what_it_takes(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::Custom, &NAMES).await;
+    s.record(id, READ, 30).await;
+    s.record(id, REVEAL, 1).await;
+    let action = s.announce(id, 39).await.unwrap();
+    let names = |names: &[&str]| crate::fixture::scope_names(names);
+    for mail in s.claim(39).await {
+        assert_eq!((mail.account.id, mail.account.name.as_str()), (s.account, "acme"));
+        assert_eq!(mail.account.admins, ["zoe@acme.test", "adam@acme.test"]);
+        let MailContent::Notice(token, told) = &mail.content else { panic!("{mail:?}") };
+        assert_eq!((token.id, token.name.as_str()), (id, "a token"));
+        assert_eq!((token.kind, token.created), (TokenKind::Custom, day(0)));
+        assert_eq!(token.last_use, Some(day(30)));
+        let uses: Vec<_> = token.uses.iter().map(|(name, at)| (name.as_str(), *at)).collect();
+        assert_eq!(uses, [(REVEAL, day(1)), (READ, day(30))]);
+        assert_eq!((told.id, &told.takes), (action.id, &action.takes));
+        assert!(matches!(told.takes, Takes::Scopes(_)));
+        assert_eq!((&told.taken, &told.kept), (&names(&[REVEAL, ASK]), &names(&[READ])));
+        assert_eq!((told.basis, told.last_use_of_taken), (day(1), Some(day(1))));
+        assert_eq!((told.created, told.accepted, told.ended), (day(39), None, None));
+        s.store.mail_accepted(&on(39), mail.id).await.unwrap();
+    }
+    assert_eq!(s.carry_out(action.id, 46).await, CarriedOut::Done);
+    let mails = s.claim(46).await;
+    assert_eq!(mails.len(), 2);
+    for mail in mails {
+        let MailContent::CarriedOut(_, told) = &mail.content else { panic!("{mail:?}") };
+        assert_eq!((&told.taken, told.ended), (&names(&[REVEAL, ASK]), Some(day(46))));
+        assert_eq!(told.accepted, Some(day(39)));
+    }
+    let token: Token = s.read(id).await;
+    assert_eq!(token.scopes, [s.scope(READ)]);
+}
+
+async fn who_has_other_admins_is_told(f: Fixture) {
+    let s = Stage::new(f).await;
+    assert!(s.set_admins(&["adam@acme.test", "zoe@acme.test"], 1).await.is_empty());
+    assert!(s.claim(1).await.is_empty(), "another order is nobody's news");
+    assert!(s.set_admins(&["adam@acme.test", "new@acme.test"], 2).await.is_empty());
+    let mut mails = s.claim(2).await;
+    mails.sort_by(|a, b| a.recipient.cmp(&b.recipient));
+    let recipients: Vec<_> = mails.iter().map(|mail| mail.recipient.as_str()).collect();
+    assert_eq!(recipients, ["adam@acme.test", "new@acme.test", "zoe@acme.test"]);
+    for mail in mails {
+        let MailContent::AdminsChanged { before, after } = mail.content else { panic!() };
+        assert_eq!(before, ["adam@acme.test", "zoe@acme.test"]);
+        assert_eq!(after, ["adam@acme.test", "new@acme.test"]);
+        assert_eq!(mail.account.admins, after);
+        assert_eq!(s.store.mail_accepted(&on(2), mail.id).await.unwrap(), None);
+    }
+    // Another change, other mails.
+    s.set_admins(&["zoe@acme.test"], 3).await;
+    assert_eq!(s.deliver(3).await, ["adam@acme.test", "new@acme.test", "zoe@acme.test"]);
+    s.f.check_record().await;
+}

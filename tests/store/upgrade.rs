@@ -1,0 +1,92 @@
+//! A store of an earlier version is brought up to date, with what it holds.
+
+use std::path::Path;
+
+use portcullis::policy::time::Timestamp;
+use portcullis::store::sqlite::FILE;
+use portcullis::store::{Store, Use};
+use sqlx::Connection as _;
+use sqlx::migrate::Migrator;
+use uuid::Uuid;
+
+use crate::fixture::Place;
+use crate::support::postgres::database;
+
+const LIVE: Uuid = Uuid::from_u128(1);
+const DELETED: Uuid = Uuid::from_u128(2);
+const ACCOUNT: Uuid = Uuid::from_u128(3);
+
+/// The first migration alone.
+async fn first_only(database: &str) -> Migrator {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(database);
+    std::fs::copy(from.join("0001_base.sql"), dir.path().join("0001_base.sql")).unwrap();
+    Migrator::new(dir.path()).await.unwrap()
+}
+
+const FILL: [&str; 4] = [
+    "INSERT INTO account (account_id, name, create_time) VALUES ($1, 'acme', 5)",
+    "INSERT INTO account_admin (account_id, ordinal, email) VALUES ($1, 0, 'zoe@acme.test')",
+    "INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
+        create_time) \
+     VALUES ($2, $1, 'live', 'READ_ONLY', $4, 'any', 1, 7)",
+    "INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
+        create_time, delete_time, delete_cause) \
+     VALUES ($3, $1, 'gone', 'READ_ONLY', $4, 'any', 1, 8, 9, 'owner')",
+];
+
+macro_rules! fill {
+    ($connection:expr) => {
+        for sql in FILL {
+            let query = sqlx::query(sql).bind(ACCOUNT);
+            let query = if sql.contains("$4") {
+                query.bind(LIVE).bind(DELETED).bind(vec![7u8; 32])
+            } else {
+                query
+            };
+            query.execute(&mut $connection).await.unwrap();
+        }
+    };
+}
+
+async fn check(store: &dyn Store) {
+    let idle = store.idle_tokens(Timestamp(100), 10).await.unwrap();
+    let [token] = &idle[..] else { panic!("{idle:?}") };
+    assert_eq!((token.id.0, token.idle_since), (LIVE, Some(Timestamp(7))));
+    assert_eq!(token.subject.created, Timestamp(7));
+    for id in [LIVE, DELETED].map(portcullis::policy::id::TokenId) {
+        assert!(store.token(id, None).await.unwrap().is_some());
+        let used = Use {
+            token_id: id,
+            scope_id: portcullis::policy::scope::ScopeId(0),
+            write: false,
+            time: Timestamp(50),
+        };
+        store.record_uses(&[used]).await.unwrap();
+        let uses = store.token(id, None).await.unwrap().unwrap().uses;
+        assert_eq!(uses.last, Some(Timestamp(50)));
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_the_first_version_have_a_lifecycle_in_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(dir.path().join(FILE))
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    first_only("sqlite").await.run(&mut old).await.unwrap();
+    fill!(old);
+    old.close().await.unwrap();
+    check(&*Place::Sqlite(dir).open().await).await;
+}
+
+#[tokio::test]
+async fn tokens_of_the_first_version_have_a_lifecycle_in_postgres() {
+    let url = database();
+    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
+    first_only("postgres").await.run(&mut old).await.unwrap();
+    fill!(old);
+    old.close().await.unwrap();
+    check(&*Place::Postgres(url).open().await).await;
+}
