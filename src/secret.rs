@@ -136,16 +136,28 @@ impl fmt::Debug for WellFormed<'_> {
     }
 }
 
+/// The id that a secret opening `opens` would name, read before anything of it is checked: where to
+/// look for facts whose digest may turn out to be this text's, which then proves it whole. `None`
+/// says that it is not well-formed; anything else says nothing.
+pub fn claimed_id(text: &[u8], opens: Opens) -> Option<Uuid> {
+    let (_, body) = split(text, opens)?;
+    Some(Uuid::from_u128(read_base62(&body[KEY..KEY + ID])?))
+}
+
+/// The prefix and the digits of a text that begins as a secret does.
+fn split(text: &[u8], opens: Opens) -> Option<(&[u8], &[u8])> {
+    let prefix = text.len().checked_sub(MIDDLE + BODY)?;
+    let (prefix, rest) = text.split_at(prefix);
+    let (middle, body) = rest.split_at(MIDDLE);
+    let begins = middle == [b'_', opens.letter(), b'1', b'_'] && is_prefix(prefix);
+    begins.then_some((prefix, body))
+}
+
 impl<'a> WellFormed<'a> {
     /// Reads a secret that opens `opens`; `None` for a wrong shape or checksum. Any bytes may be
     /// presented as one. Does not allocate.
     pub fn parse(text: &'a [u8], opens: Opens) -> Option<Self> {
-        let prefix = text.len().checked_sub(MIDDLE + BODY)?;
-        let (prefix, rest) = text.split_at(prefix);
-        let (middle, body) = rest.split_at(MIDDLE);
-        if middle != [b'_', opens.letter(), b'1', b'_'] || !is_prefix(prefix) {
-            return None;
-        }
+        let (_, body) = split(text, opens)?;
         let (signed, checksum) = body.split_at(BODY - CHECKSUM);
         if read_base62(checksum)? != u128::from(crc32fast::hash(&text[..text.len() - CHECKSUM])) {
             return None;
@@ -161,11 +173,6 @@ impl<'a> WellFormed<'a> {
             tag: u64::try_from(read_base62(tag)?).ok()?,
             text,
         })
-    }
-
-    /// What would be kept of it if it were genuine.
-    pub fn digest(&self) -> Digest {
-        digest(self.text)
     }
 
     fn signed(&self) -> &'a [u8] {
@@ -294,7 +301,7 @@ mod tests {
             let secret = ring(&[0, 7]).make(Opens::Token, &prefix(&name), id, &random);
             let parsed = WellFormed::parse(secret.expose().as_bytes(), Opens::Token).unwrap();
             prop_assert_eq!(parsed.id, id);
-            prop_assert!(same(&parsed.digest(), &secret.digest()));
+            prop_assert!(same(&digest(secret.expose().as_bytes()), &secret.digest()));
             let later = if old { ring(&[0, 7, 3843]) } else { ring(&[7]) };
             prop_assert!(later.made(&parsed));
             prop_assert!(!ring(&[0]).made(&parsed));

@@ -74,12 +74,12 @@ struct LatencyCells {
 }
 
 impl LatencyCells {
-    fn observe(&self, took: Duration) {
+    fn observe(&self, took: Duration, times: u32) {
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len());
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.buckets[bucket].fetch_add(times.into(), Ordering::Relaxed);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.nanos.fetch_add(nanos.saturating_mul(times.into()), Ordering::Relaxed);
     }
 }
 
@@ -102,7 +102,7 @@ fn encode_latency<'a>(
 impl Latency {
     /// Records one duration.
     pub fn observe(&self, took: Duration) {
-        self.0.observe(took);
+        self.0.observe(took, 1);
     }
 }
 
@@ -307,7 +307,19 @@ impl Metrics {
     pub fn decided(&self, reason: Reason, took: Duration) {
         let mine = self.decisions.mine();
         mine.reasons[reason as usize].fetch_add(1, Ordering::Relaxed);
-        mine.latency.observe(took);
+        mine.latency.observe(took, 1);
+    }
+
+    /// Counts one of many decisions, whose time is told by [`Self::decided_together`].
+    pub fn reason(&self, reason: Reason) {
+        self.decisions.mine().reasons[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the time of `count` decisions that took `all` together.
+    pub fn decided_together(&self, count: u32, all: Duration) {
+        if count > 0 {
+            self.decisions.mine().latency.observe(all / count, count);
+        }
     }
 
     /// Counts token facts that were found in memory; how many there were before, on this thread.

@@ -317,7 +317,12 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
 }
 
 async fn ask(services: &Services, secret: &str) -> decide::Reason {
-    let question = Question { token: secret, client_ip: HERE, operation: Asked::Scope("s") };
+    let question = Question {
+        token: secret.as_bytes(),
+        client_ip: HERE,
+        operation: Asked::Scope("s"),
+        dry_run: false,
+    };
     services.decide(&question, |decision| decision.verdict.reason()).await.unwrap()
 }
 

@@ -39,6 +39,7 @@ pub fn run(stand: &Arc<Stand>) -> Report {
     let tokens = seeded.tokens.clone();
     let questions = questions(&seeded, tokens, ALLOWED, READ);
     warm(&ours, &questions, 0, TOKENS).expect("every token is allowed");
+    let questions = Questions { tokens: shuffled(&questions.tokens), ..questions };
     let (other, other_questions) = match &stand.options.against {
         None => (stand.bare(), Questions { constant_id: Some(BARE_ID), ..questions.clone() }),
         // Another build has a database of its own: each serves one process.
@@ -48,7 +49,7 @@ pub fn run(stand: &Arc<Stand>) -> Report {
             let seeded = stand.seed(&side, &url, TOKENS);
             let questions = self::questions(&seeded, seeded.tokens.clone(), ALLOWED, READ);
             warm(&side, &questions, 0, TOKENS).expect("every token is allowed");
-            (side, questions)
+            (side, Questions { tokens: shuffled(&questions.tokens), ..questions })
         }
     };
     let scene = Scene { stand, url: &url, ours, bare: other, seeded, questions, other_questions };
@@ -88,6 +89,20 @@ fn questions(
         seed: 0x9e37_79b9_7f4a_7c15,
         once: None,
     }
+}
+
+/// In no order that a server could know: tokens that are asked for together were not stored together,
+/// nor read together into its memory.
+fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
+    let mut tokens = tokens.to_vec();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for place in (1..tokens.len()).rev() {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        tokens.swap(place, seed as usize % (place + 1));
+    }
+    tokens.into()
 }
 
 /// Asks for `count` tokens from the `first` on, each once.

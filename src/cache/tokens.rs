@@ -150,9 +150,22 @@ impl Tokens {
         Key { id, generation: self.generation(id).load(Ordering::Acquire) }
     }
 
+    /// Asks memory for where the facts of `id` would be at hand, without waiting for it.
+    pub fn fetch_place(&self, id: TokenId) {
+        self.hot.fetch(id);
+    }
+
+    /// Asks memory for the facts of `id`, if they are at hand, without waiting for them.
+    pub fn fetch_facts(&self, id: TokenId) {
+        if let Some(found) = self.hot.get(id) {
+            found.iter().for_each(|facts| facts.fetch());
+        }
+    }
+
     /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`].
     pub fn at_hand(&self, id: TokenId) -> Option<Found> {
         let found = self.hot.get(id)?;
+        found.iter().for_each(|facts| facts.fetch());
         if self.metrics.hit().is_multiple_of(TOLD) {
             // Not waited for: where memory is just being put in order, one of many is not told.
             let _ = self.facts.get(&self.key(id)).now_or_never();

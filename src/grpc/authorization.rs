@@ -15,7 +15,6 @@ use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::Presented;
 use super::status::status;
-use crate::policy::decide::Decision;
 use crate::service::access::Audience;
 use crate::service::decisions::MAX_BATCH;
 use crate::service::{Error, Result, Services};
@@ -48,20 +47,7 @@ fn item_error(error: &Error) -> ItemStatus {
 }
 
 impl Authorization {
-    /// Decides what `message` asks, at once, and hands the decision to `answer`; `None` where the
-    /// store has to be asked first.
-    fn decide_from_memory<T>(
-        &self,
-        message: &[u8],
-        answer: impl FnOnce(&Decision<'_>) -> T,
-    ) -> Option<Result<T>> {
-        match wire::question(message) {
-            Ok(question) => self.services.decide_from_memory(&question, answer),
-            Err(error) => Some(Err(self.undecided(error))),
-        }
-    }
-
-    /// The same, also from the store.
+    /// Decides what `message` asks.
     async fn decide(&self, message: &[u8]) -> Result<Vec<u8>> {
         match wire::question(message) {
             Ok(question) => {
@@ -93,16 +79,16 @@ impl Authorization {
         let mut response = Vec::with_capacity(256);
         // Where the results belong that must be read first.
         let mut missing = Vec::new();
-        for &request in &requests {
-            response.clear();
-            match self.decide_from_memory(request, |decision| {
+        let questions: Vec<_> = requests.iter().map(|request| wire::question(request)).collect();
+        self.services.decide_all_from_memory(&questions, |place, decided| match decided {
+            Some(Ok(decision)) => {
+                response.clear();
                 wire::put_response(decision, || self.services.calendar(), &mut response);
-            }) {
-                Some(Ok(())) => wire::put_result(&Ok(&response), &mut out),
-                Some(Err(error)) => wire::put_result(&Err(item_error(&error)), &mut out),
-                None => missing.push((out.len(), request)),
+                wire::put_result(&Ok(&response), &mut out);
             }
-        }
+            Some(Err(error)) => wire::put_result(&Err(item_error(error)), &mut out),
+            None => missing.push((out.len(), requests[place])),
+        });
         if missing.is_empty() {
             return Ok(out);
         }

@@ -21,6 +21,10 @@ use crate::secret::{self, Opens, WellFormed};
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
 
+/// How many questions of many before its turn the place of its facts is fetched, and they themselves.
+const PLACES_AHEAD: usize = 8;
+const FACTS_AHEAD: usize = 4;
+
 /// A question as it was asked.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
@@ -74,8 +78,59 @@ impl Services {
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Option<Result<T>> {
         let watch = Stopwatch::start();
-        let decided = self.try_memory(question, answer).transpose()?;
+        let in_force = self.cache.borrow_catalog();
+        let decided = match &*in_force {
+            Some(in_force) => self.from_memory(question, &in_force.catalog, answer).transpose()?,
+            None => Err(no_catalog()),
+        };
         Some(self.counted(decided, watch))
+    }
+
+    /// The same for many: what they share is spent once, and memory is asked for the facts of each
+    /// some time before its turn comes. Hands each answer out with its place; `None` where the store
+    /// has to be asked first.
+    pub fn decide_all_from_memory(
+        &self,
+        questions: &[Result<Question<'_>>],
+        mut answer: impl FnMut(usize, Option<std::result::Result<&Decision<'_>, &Error>>),
+    ) {
+        let watch = Stopwatch::start();
+        let in_force = self.cache.borrow_catalog();
+        let tokens = &self.cache.tokens;
+        let ids: Vec<_> =
+            questions.iter().map(|question| claimed_id(question.as_ref().ok()?.token)).collect();
+        ids.iter().take(PLACES_AHEAD).flatten().for_each(|&id| tokens.fetch_place(id));
+        ids.iter().take(FACTS_AHEAD).flatten().for_each(|&id| tokens.fetch_facts(id));
+        let mut decided = 0;
+        for (place, question) in questions.iter().enumerate() {
+            let ahead = |by| ids.get(place + by).copied().flatten();
+            ahead(PLACES_AHEAD).into_iter().for_each(|id| tokens.fetch_place(id));
+            ahead(FACTS_AHEAD).into_iter().for_each(|id| tokens.fetch_facts(id));
+            let result = match (question, &*in_force) {
+                (Ok(question), Some(in_force)) => {
+                    let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
+                    self.from_memory(question, &in_force.catalog, answer)
+                }
+                (Err(error), _) => {
+                    self.metrics.undecided.inc();
+                    answer(place, Some(Err(error)));
+                    continue;
+                }
+                (_, None) => Err(no_catalog()),
+            };
+            match result {
+                Ok(Some((reason, ()))) => {
+                    self.metrics.reason(reason);
+                    decided += 1;
+                }
+                Ok(None) => answer(place, None),
+                Err(error) => {
+                    self.metrics.undecided.inc();
+                    answer(place, Some(Err(&error)));
+                }
+            }
+        }
+        self.metrics.decided_together(decided, watch.elapsed());
     }
 
     async fn decide_with_store<T>(
@@ -101,23 +156,24 @@ impl Services {
         }
     }
 
-    fn try_memory<T>(
+    fn from_memory<T>(
         &self,
         question: &Question<'_>,
+        catalog: &Catalog,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<Option<(decide::Reason, T)>> {
-        let in_force = self.cache.borrow_catalog();
-        let catalog = &in_force.as_ref().ok_or_else(no_catalog)?.catalog;
         let request = arguments(question, catalog)?;
+        // What is asked for often is proved by its digest alone, before anything else is read of it.
+        if let Some(id) = claimed_id(question.token)
+            && let Some(found) = self.cache.tokens.at_hand(id)
+            && let Some(presented) = found.as_deref().and_then(|facts| opened(facts, question))
+        {
+            return Ok(Some(decided(presented, catalog, &request, answer)));
+        }
         let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
             return Ok(Some(decided(Presented::Malformed, catalog, &request, answer)));
         };
-        let id = TokenId(secret.id);
-        if let Some(facts) = self.cache.tokens.at_hand(id) {
-            let presented = opened(facts.as_deref(), &secret);
-            return Ok(Some(decided(presented, catalog, &request, answer)));
-        }
-        let fact = match self.cache.tokens.look(id).now_or_never() {
+        let fact = match self.cache.tokens.look(TokenId(secret.id)).now_or_never() {
             Some(Lookup::Known(fact)) => fact,
             Some(Lookup::Unknown) if !self.cache.keys().made(&secret) => {
                 self.metrics.forged.inc();
@@ -126,7 +182,9 @@ impl Services {
             // Not there, or memory is just being put in order.
             Some(Lookup::Unknown) | None => return Ok(None),
         };
-        Ok(Some(decided(opened(fact.as_deref(), &secret), catalog, &request, answer)))
+        let presented = fact.as_deref().and_then(|facts| opened(facts, question));
+        let presented = presented.unwrap_or(Presented::Unknown);
+        Ok(Some(decided(presented, catalog, &request, answer)))
     }
 
     async fn try_store<T>(
@@ -141,7 +199,10 @@ impl Services {
         };
         let presented = match &secret {
             None => Presented::Malformed,
-            Some(secret) => opened(fact.as_deref(), secret),
+            Some(_) => {
+                let facts = fact.as_deref();
+                facts.and_then(|facts| opened(facts, question)).unwrap_or(Presented::Unknown)
+            }
         };
         // The arguments were fine before; they are borrowed from the catalogue that the decision is
         // made with, which may be another one now.
@@ -174,12 +235,14 @@ impl Services {
     }
 }
 
-/// What `secret` opens: the token with these facts, if it is the secret of that one.
-fn opened<'a>(facts: Option<&'a TokenFacts>, secret: &WellFormed<'_>) -> Presented<'a> {
-    match facts {
-        Some(facts) if secret::same(&facts.digest, &secret.digest()) => Presented::Token(facts),
-        _ => Presented::Unknown,
-    }
+fn claimed_id(token: &[u8]) -> Option<TokenId> {
+    secret::claimed_id(token, Opens::Token).map(TokenId)
+}
+
+/// The token with these facts, if what the question presents is its secret.
+fn opened<'a>(facts: &'a TokenFacts, question: &Question<'_>) -> Option<Presented<'a>> {
+    let same = secret::same(&facts.digest, &secret::digest(question.token));
+    same.then_some(Presented::Token(facts))
 }
 
 fn decided<'a, T>(

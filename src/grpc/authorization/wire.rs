@@ -5,8 +5,6 @@
 //! says: fields come in any order, the last of the same one counts, unknown ones are passed over.
 //! Bytes that are no message, or no text, are the fault of their item alone.
 
-use std::io::Write as _;
-
 use prost::Message as _;
 use prost::encoding::{self, DecodeContext, WireType};
 use tonic_types::Status as ItemStatus;
@@ -207,8 +205,7 @@ pub(super) fn put_response(
         put(6, scope.name.as_str().as_bytes(), out);
     }
     if let Some(entry) = matched {
-        // Writing to a Vec can't fail.
-        put_short(7, out, |out| drop(write!(out, "{entry}")));
+        put_short(7, out, |out| entry.write(out));
     }
     let token = decision.token.filter(|token| !token.announced.is_empty());
     if let Some(action) = token.and_then(|token| token.upcoming(&calendar())) {

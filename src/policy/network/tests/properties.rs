@@ -62,6 +62,9 @@ proptest! {
         let limits = Limits::default();
         prop_assert_eq!(Entry::parse(&entry.to_string(), &limits), Ok(entry));
         prop_assert_eq!(Entry::parse(&entry.with_prefix(), &limits), Ok(entry));
+        let mut written = Vec::new();
+        entry.write(&mut written);
+        prop_assert_eq!(String::from_utf8(written).unwrap(), entry.to_string());
     }
 
     #[test]
