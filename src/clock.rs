@@ -46,6 +46,17 @@ impl Clock {
         Timestamp(self.elapsed().saturating_add(self.offset.load(Ordering::Relaxed)))
     }
 
+    /// The store's time when `watch` was started, which spares looking at the clock once more.
+    pub fn at(&self, watch: Stopwatch) -> Timestamp {
+        let elapsed = if self.runs {
+            let elapsed = watch.0.saturating_duration_since(self.origin).as_micros();
+            i64::try_from(elapsed).unwrap_or(i64::MAX)
+        } else {
+            0
+        };
+        Timestamp(elapsed.saturating_add(self.offset.load(Ordering::Relaxed)))
+    }
+
     /// Takes over what the store just said.
     pub fn learn(&self, now: Timestamp) {
         self.offset.store(now.0.saturating_sub(self.elapsed()), Ordering::Relaxed);

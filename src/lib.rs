@@ -14,6 +14,9 @@
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
 //! - [`mail`]: what admins are told, and the relay that carries it.
+//! - [`usage`]: what was used, merged in memory and written behind.
+//! - [`mail`]: messages, their templates, and handing them to a relay.
+//! - [`lifecycle`]: what drives the taking of what is not used: the sweeper and the outbox.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
 //! - [`http`]: metrics and health for operators' tools.
@@ -50,6 +53,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod http;
+pub mod lifecycle;
 pub mod mail;
 pub mod net;
 pub mod policy;
@@ -58,3 +62,4 @@ pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod usage;

@@ -229,6 +229,20 @@ pub struct Metrics {
     pub shed: Counter,
     /// Open gRPC connections.
     pub connections: Gauge,
+    /// Uses told to the store.
+    pub uses_recorded: Counter,
+    /// Actions announced.
+    pub actions_announced: Counter,
+    /// Actions carried out.
+    pub actions_carried_out: Counter,
+    /// Rounds of the sweeper that the store ended early.
+    pub sweep_failures: Counter,
+    /// Mails that the relay took over.
+    pub mails_accepted: Counter,
+    /// Mails whose recipient the relay refused for good.
+    pub mails_refused: Counter,
+    /// Mails that the relay did not take over for another reason.
+    pub mail_faults: Counter,
     store_seconds: Family<StoreLabels, Latency, NewLatency>,
     store_errors: Family<StoreLabels, Counter>,
     calls: Family<CallLabels, Counter>,
@@ -252,6 +266,13 @@ impl Metrics {
             forged: Counter::default(),
             shed: Counter::default(),
             connections: Gauge::default(),
+            uses_recorded: Counter::default(),
+            actions_announced: Counter::default(),
+            actions_carried_out: Counter::default(),
+            sweep_failures: Counter::default(),
+            mails_accepted: Counter::default(),
+            mails_refused: Counter::default(),
+            mail_faults: Counter::default(),
             store_seconds: Family::new_with_constructor(NewLatency),
             store_errors: Family::default(),
             calls: Family::default(),
@@ -287,6 +308,17 @@ impl Metrics {
         );
         r.register("shed", "Requests refused because too much was under way", self.shed.clone());
         r.register("connections", "Open gRPC connections", self.connections.clone());
+        for (name, help, counter) in [
+            ("uses_recorded", "Uses told to the store", &self.uses_recorded),
+            ("actions_announced", "Downgrades and deletions announced", &self.actions_announced),
+            ("actions_carried_out", "Downgrades and deletions done", &self.actions_carried_out),
+            ("sweep_failures", "Sweeps that the store ended early", &self.sweep_failures),
+            ("mails_accepted", "Mails that the relay took over", &self.mails_accepted),
+            ("mails_refused", "Mails whose recipient was refused", &self.mails_refused),
+            ("mail_faults", "Mails not taken over for other reasons", &self.mail_faults),
+        ] {
+            r.register(name, help, counter.clone());
+        }
         r.register_with_unit(
             "store",
             "Time that the store took, by operation",

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// Every top-level module, and what it may name, space-separated. Not in the row: the module itself.
 /// An entry may be a path: then only what lies below it.
 ///
-/// The order is `policy <- store <- {cache, usage, lifecycle, mail} <- service <- {grpc, http} <- app
-/// <- main`; what lies to the left of an arrow may be named, what stands beside one in braces may not.
+/// The order is `policy <- store <- cache <- usage <- lifecycle <- service <- {grpc, http} <- app <-
+/// main`, with `mail` beside the store; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[
     ("policy", ""),
@@ -24,9 +24,9 @@ const MODULES: &[(&str, &str)] = &[
     ("config", "policy secret telemetry mail"),
     ("store", "policy secret clock telemetry shutdown"),
     ("cache", "policy secret clock telemetry shutdown store"),
-    ("usage", "policy secret clock telemetry shutdown store"),
+    ("usage", "policy secret clock telemetry shutdown store cache"),
     ("mail", "policy"),
-    ("lifecycle", "policy secret clock telemetry shutdown store mail"),
+    ("lifecycle", "policy secret clock telemetry shutdown store cache usage mail"),
     ("service", "policy secret clock telemetry shutdown store cache usage mail lifecycle"),
     ("grpc", "policy secret clock telemetry shutdown net store cache usage mail lifecycle service"),
     ("http", "policy secret clock telemetry shutdown net store cache usage mail lifecycle service"),

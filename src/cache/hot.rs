@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwapOption, Guard};
 
+use super::recent::Known;
 use crate::policy::id::TokenId;
-use crate::policy::token::TokenFacts;
 
 /// Places of a bucket, which with their tags fill a cache line.
 const PLACES: usize = 7;
@@ -29,7 +29,7 @@ const MOST: u64 = 1 << 24;
 struct Bucket {
     /// A byte for each place, which is 0 where the place is empty.
     tags: AtomicU64,
-    places: [ArcSwapOption<TokenFacts>; PLACES],
+    places: [ArcSwapOption<Known>; PLACES],
 }
 
 impl Bucket {
@@ -37,7 +37,7 @@ impl Bucket {
         Self { tags: AtomicU64::new(0), places: [const { ArcSwapOption::const_empty() }; PLACES] }
     }
 
-    fn set(&self, place: usize, tag: u8, facts: Option<Arc<TokenFacts>>) {
+    fn set(&self, place: usize, tag: u8, facts: Option<Arc<Known>>) {
         // Readers believe the facts and never the tag, so the order of the two does not matter.
         self.places[place].store(facts);
         let mut tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
@@ -46,7 +46,7 @@ impl Bucket {
     }
 
     fn place_of(&self, id: TokenId) -> Option<usize> {
-        let here = |place: &ArcSwapOption<TokenFacts>| {
+        let here = |place: &ArcSwapOption<Known>| {
             place.load().as_ref().is_some_and(|facts| facts.id == id)
         };
         self.places.iter().position(here)
@@ -54,7 +54,7 @@ impl Bucket {
 }
 
 /// Facts that a look found. They stay as long as this does.
-pub type Found = Guard<Option<Arc<TokenFacts>>>;
+pub type Found = Guard<Option<Arc<Known>>>;
 
 /// See the module.
 pub(super) struct Hot {
@@ -111,7 +111,7 @@ impl Hot {
 
     /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
     /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
-    pub(super) fn put(&self, facts: Arc<TokenFacts>, current: impl FnOnce() -> bool) {
+    pub(super) fn put(&self, facts: Arc<Known>, current: impl FnOnce() -> bool) {
         let (page, bucket, tag) = self.address(facts.id);
         let page =
             self.pages[page].get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
@@ -128,7 +128,7 @@ impl Hot {
     }
 
     /// Forgets `id`, or only these facts of it.
-    pub(super) fn forget(&self, id: TokenId, only: Option<&Arc<TokenFacts>>) {
+    pub(super) fn forget(&self, id: TokenId, only: Option<&Arc<Known>>) {
         let (page, bucket, _) = self.address(id);
         let _writing = self.lock();
         let Some(page) = self.pages[page].get() else { return };
@@ -163,10 +163,10 @@ mod tests {
     use super::*;
     use crate::policy::id::AccountId;
     use crate::policy::network::Whitelist;
-    use crate::policy::token::{Grant, TokenState};
+    use crate::policy::token::{Grant, TokenFacts, TokenState};
 
-    fn facts(id: u128) -> Arc<TokenFacts> {
-        Arc::new(TokenFacts {
+    fn facts(id: u128) -> Arc<Known> {
+        Arc::new(Known::new(TokenFacts {
             id: TokenId(Uuid::from_u128(id)),
             account_id: AccountId(Uuid::from_u128(1)),
             digest: [0; 32],
@@ -174,10 +174,10 @@ mod tests {
             grant: Grant::ReadWrite,
             whitelist: Whitelist::Unrestricted,
             announced: Vec::new(),
-        })
+        }))
     }
 
-    fn found(hot: &Hot, facts: &Arc<TokenFacts>) -> bool {
+    fn found(hot: &Hot, facts: &Arc<Known>) -> bool {
         hot.get(facts.id).is_some_and(|found| Arc::ptr_eq(found.as_ref().unwrap(), facts))
     }
 

@@ -6,6 +6,7 @@
 
 mod credentials;
 mod hot;
+mod recent;
 mod tokens;
 
 use std::collections::HashMap;
@@ -14,9 +15,11 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 pub use credentials::{Bearer, Credentials};
 pub use hot::Found;
+pub use recent::Known;
 pub use tokens::{Fact, Lookup, ReadError, Tokens};
 
 use crate::policy::catalog_file;
@@ -76,8 +79,14 @@ pub struct Cache {
     pub credentials: Credentials,
     catalog: ArcSwapOption<InForce>,
     keys: ArcSwap<KeyRing>,
+    /// Read by each change from before it is made until memory follows it.
+    changes: Arc<RwLock<()>>,
     store: Arc<dyn Store>,
 }
+
+/// A change under way: made, or about to be, and memory may not follow yet.
+#[derive(Debug)]
+pub struct Changing(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockReadGuard<()>);
 
 impl Cache {
     /// Reads what is kept in memory whole: credentials, catalogue, keys. Tokens come as they are
@@ -96,6 +105,7 @@ impl Cache {
             credentials: Credentials::new(store.live_credentials().await?),
             catalog: ArcSwapOption::empty(),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
+            changes: Arc::default(),
             store,
         };
         cache.read_catalog().await?;
@@ -139,6 +149,21 @@ impl Cache {
         Ok(())
     }
 
+    /// To be called before a change is made, and kept until memory follows it.
+    pub async fn changing(&self) -> Changing {
+        Changing(self.changes.clone().read_owned().await)
+    }
+
+    /// The position up to which decisions rest on every change.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn known_position(&self) -> store::Result<i64> {
+        // Whatever is committed by now was begun before, and memory follows it when this is granted.
+        let _none_under_way = self.changes.write().await;
+        self.store.position().await
+    }
+
     /// Makes memory follow a change that was committed. When this returns, no decision rests on what
     /// was before it: what could not be read back allows nothing until it can.
     pub async fn changed(self: &Arc<Self>, touched: Touched) {
@@ -155,8 +180,8 @@ impl Cache {
 
     /// Makes memory follow a change that may or may not have been committed, or may yet be: what was
     /// before it counts, since nobody was told otherwise, until the store has said what holds.
-    pub fn uncertain(self: &Arc<Self>, touched: Touched, ctx: Context) {
-        self.repair(touched, Some(ctx));
+    pub fn uncertain(self: &Arc<Self>, touched: Touched, ctx: Context, change: Changing) {
+        self.repair(touched, Some((ctx, change)));
     }
 
     /// Decides nothing until [`Self::reload`].
@@ -183,12 +208,12 @@ impl Cache {
         Ok(())
     }
 
-    fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<Context>) {
+    fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<(Context, Changing)>) {
         let cache = self.clone();
         crate::shutdown::spawn("cache-repair", async move {
             loop {
                 let settled = match &unsettled {
-                    Some(ctx) => cache.store.settle(ctx).await,
+                    Some((ctx, _)) => cache.store.settle(ctx).await,
                     None => Ok(()),
                 };
                 let repaired = match settled {

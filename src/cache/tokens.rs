@@ -22,9 +22,9 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::hot::{Found, Hot};
+use super::recent::Known;
 use crate::clock::Stopwatch;
 use crate::policy::id::TokenId;
-use crate::policy::token::TokenFacts;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TOLD: u64 = 64;
 
 /// What is known of an id: its facts, or that there is no such token.
-pub type Fact = Option<Arc<TokenFacts>>;
+pub type Fact = Option<Arc<Known>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
@@ -212,7 +212,7 @@ impl Tokens {
                 fact
             });
             match tokio::time::timeout(PATIENCE, read).await {
-                Ok(Ok(Ok(fact))) => Ok(fact.map(Arc::new)),
+                Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Arc::new(Known::new(facts)))),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
                 Ok(Err(panic)) => {
                     Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(panic)))))

@@ -282,3 +282,85 @@ pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
         after_json: event.after.unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::policy::id::{AccountId, PendingActionId, TokenId};
+    use crate::policy::lifecycle::Settings;
+    use crate::policy::network::Whitelist;
+    use crate::store::StoredCatalog;
+
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+    fn day(n: i64) -> Timestamp {
+        Timestamp(n * DAY)
+    }
+
+    fn action(id: u128, takes: Takes, basis: i64, accepted: Option<i64>) -> PendingAction {
+        let state = accepted.map_or(NoticeState::Queued, |on| NoticeState::Accepted(day(on)));
+        PendingAction {
+            id: PendingActionId(Uuid::from_u128(id)),
+            token_id: TokenId(Uuid::nil()),
+            account_id: AccountId(Uuid::nil()),
+            takes,
+            taken: vec![ScopeId(2)],
+            kept: vec![ScopeId(1)],
+            last_use: None,
+            last_use_of_taken: None,
+            basis: day(basis),
+            accepted: accepted.map(day),
+            created: day(38),
+            notices: vec![Notice { email: "zoe@acme.test".into(), state }],
+        }
+    }
+
+    /// Dates follow from the calendar, and order what is pending; uses have the names of scopes.
+    #[test]
+    fn a_token_shows_its_uses_and_what_comes_first() {
+        let toml = "[[scope]]\nname = \"zeta\"\naccess = \"read\"\n\
+                    [[scope]]\nname = \"alpha\"\naccess = \"write\"\n";
+        let scope_ids =
+            vec![("zeta".parse().unwrap(), ScopeId(1)), ("alpha".parse().unwrap(), ScopeId(2))];
+        let toml = toml.to_owned();
+        let stored = StoredCatalog { version: 1, toml, applied: day(0), scope_ids };
+        let in_force = InForce::read(stored).unwrap();
+        let mut uses = Uses::default();
+        uses.note(ScopeId(1), false, day(10));
+        uses.note(ScopeId(2), true, day(3));
+        let shown = Token {
+            id: TokenId(Uuid::nil()),
+            account_id: AccountId(Uuid::nil()),
+            name: "t".into(),
+            state: TokenState::Active,
+            kind: TokenKind::ReadWrite,
+            downgraded: None,
+            scopes: Vec::new(),
+            taken: Vec::new(),
+            whitelist: Whitelist::Unrestricted,
+            whitelist_version: 1,
+            created: day(0),
+            uses,
+            pending: vec![action(1, Takes::Token, 10, None), action(2, Takes::Writes, 3, Some(41))],
+        };
+        let calendar = Calendar { settings: Settings::default(), now: day(50) };
+        let shown = token(shown, &in_force, &calendar);
+        assert_eq!(shown.last_use_time, Some(time(day(10))));
+        let uses: Vec<_> = shown.scope_uses.iter().map(|used| used.scope.as_str()).collect();
+        assert_eq!(uses, ["alpha", "zeta"]);
+        assert_eq!(shown.scope_uses[0].last_use_time, Some(time(day(3))));
+        let dates: Vec<_> = shown.pending_actions.iter().map(|p| p.effective_time).collect();
+        // Accepted on day 41, not used since day 3; and nobody told yet on day 50.
+        assert_eq!(dates, [Some(time(day(48))), Some(time(day(57)))]);
+        let first = &shown.pending_actions[0];
+        assert_eq!(first.r#type, i32::from(pb::PendingActionType::Downgrade));
+        assert_eq!(
+            (&first.scopes_taken[..], &first.scopes_kept[..]),
+            (&["alpha".to_owned()][..], &["zeta".to_owned()][..],)
+        );
+        assert_eq!(first.notices[0].state, i32::from(pb::NoticeState::Accepted));
+        assert_eq!(first.notices[0].accept_time, Some(time(day(41))));
+    }
+}

@@ -9,14 +9,16 @@ use futures_util::FutureExt as _;
 
 use super::validate::Faults;
 use super::{Error, Result, Services, no_catalog};
-use crate::cache::{Fact, Lookup, ReadError};
+use crate::cache::{Fact, Known, Lookup, ReadError};
 use crate::clock::Stopwatch;
-use crate::policy::decide::{self, Decision, Operation, Presented, Request};
+use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
 use crate::policy::id::TokenId;
+use crate::policy::lifecycle;
 use crate::policy::network::ClientAddr;
-use crate::policy::scope::Catalog;
+use crate::policy::scope::{Catalog, Scope};
 use crate::policy::token::TokenFacts;
 use crate::secret::{self, Opens, WellFormed};
+use crate::usage::Recorded;
 
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
@@ -24,6 +26,8 @@ pub const MAX_BATCH: usize = 1_000;
 /// How many questions of many before its turn the place of its facts is fetched, and they themselves.
 const PLACES_AHEAD: usize = 8;
 const FACTS_AHEAD: usize = 4;
+/// How often a question is decided anew because its token changed meanwhile.
+const TRIES: usize = 4;
 
 /// A question as it was asked.
 #[derive(Clone, Copy)]
@@ -80,7 +84,9 @@ impl Services {
         let watch = Stopwatch::start();
         let in_force = self.cache.borrow_catalog();
         let decided = match &*in_force {
-            Some(in_force) => self.from_memory(question, &in_force.catalog, answer).transpose()?,
+            Some(in_force) => {
+                self.from_memory(question, &in_force.catalog, watch, answer).transpose()?
+            }
             None => Err(no_catalog()),
         };
         Some(self.counted(decided, watch))
@@ -109,7 +115,7 @@ impl Services {
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
-                    self.from_memory(question, &in_force.catalog, answer)
+                    self.from_memory(question, &in_force.catalog, watch, answer)
                 }
                 (Err(error), _) => {
                     self.metrics.undecided.inc();
@@ -160,18 +166,21 @@ impl Services {
         &self,
         question: &Question<'_>,
         catalog: &Catalog,
+        watch: Stopwatch,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<Option<(decide::Reason, T)>> {
         let request = arguments(question, catalog)?;
+        let asked = Prepared { services: self, question, catalog, request, watch };
         // What is asked for often is proved by its digest alone, before anything else is read of it.
         if let Some(id) = claimed_id(question.token)
             && let Some(found) = self.cache.tokens.at_hand(id)
-            && let Some(presented) = found.as_deref().and_then(|facts| opened(facts, question))
+            && let Some(facts) = found.as_deref()
+            && let Some(presented) = opened(facts, question)
         {
-            return Ok(Some(decided(presented, catalog, &request, answer)));
+            return Ok(asked.decide(presented, Some(facts), answer));
         }
         let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
-            return Ok(Some(decided(Presented::Malformed, catalog, &request, answer)));
+            return Ok(asked.decide(Presented::Malformed, None, answer));
         };
         let fact = match self.cache.tokens.look(TokenId(secret.id)).now_or_never() {
             Some(Lookup::Known(fact)) => fact,
@@ -182,9 +191,9 @@ impl Services {
             // Not there, or memory is just being put in order.
             Some(Lookup::Unknown) | None => return Ok(None),
         };
-        let presented = fact.as_deref().and_then(|facts| opened(facts, question));
-        let presented = presented.unwrap_or(Presented::Unknown);
-        Ok(Some(decided(presented, catalog, &request, answer)))
+        let facts = fact.as_deref();
+        let presented = facts.and_then(|facts| opened(facts, question));
+        Ok(asked.decide(presented.unwrap_or(Presented::Unknown), facts, answer))
     }
 
     async fn try_store<T>(
@@ -193,23 +202,47 @@ impl Services {
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<(decide::Reason, T)> {
         let secret = WellFormed::parse(question.token, Opens::Token);
-        let fact = match &secret {
-            None => None,
-            Some(secret) => self.fact(TokenId(secret.id), secret).await?,
-        };
-        let presented = match &secret {
-            None => Presented::Malformed,
-            Some(_) => {
-                let facts = fact.as_deref();
-                facts.and_then(|facts| opened(facts, question)).unwrap_or(Presented::Unknown)
+        let mut recorded = false;
+        for _ in 0..TRIES {
+            let fact = match &secret {
+                None => None,
+                Some(secret) => self.fact(TokenId(secret.id), secret).await?,
+            };
+            let facts = fact.as_deref();
+            let presented = match &secret {
+                None => Presented::Malformed,
+                Some(_) => {
+                    facts.and_then(|facts| opened(facts, question)).unwrap_or(Presented::Unknown)
+                }
+            };
+            // The arguments were fine before; they are borrowed from the catalogue that the decision
+            // is made with, which may be another one now.
+            let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
+            let now = self.clock.now();
+            let (known, scope) = {
+                let request = arguments(question, &in_force.catalog)?;
+                let decision = decide::decide(presented, &in_force.catalog, &request);
+                match used(question, facts, &decision) {
+                    Some((known, scope)) if cancels(known, scope) && !recorded => (known, scope),
+                    used => {
+                        if let Some((known, scope)) = used {
+                            self.usage.note(known, scope, now);
+                        }
+                        return Ok((decision.verdict.reason(), answer(&decision)));
+                    }
+                }
+            };
+            // An announced action must know of this use before anybody is told that it is allowed.
+            match self.usage.record_first(in_force.clone(), known, scope, now).await {
+                Ok(Recorded::Yes) => recorded = true,
+                Ok(Recorded::DecideAgain) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "cannot record a use that cancels");
+                    return Err(unrecorded());
+                }
             }
-        };
-        // The arguments were fine before; they are borrowed from the catalogue that the decision is
-        // made with, which may be another one now.
-        let in_force = self.cache.borrow_catalog();
-        let catalog = &in_force.as_ref().ok_or_else(no_catalog)?.catalog;
-        let request = arguments(question, catalog)?;
-        Ok(decided(presented, catalog, &request, answer))
+        }
+        Err(unrecorded())
     }
 
     /// The facts of the token that `secret` names; `None` for one that was not made here.
@@ -235,6 +268,35 @@ impl Services {
     }
 }
 
+/// A question with everything but the token's facts.
+struct Prepared<'p> {
+    services: &'p Services,
+    question: &'p Question<'p>,
+    catalog: &'p Catalog,
+    request: Request<'p>,
+    watch: Stopwatch,
+}
+
+impl Prepared<'_> {
+    /// Decides, and takes note of a use; `None` where the use has to be recorded first.
+    fn decide<T>(
+        &self,
+        presented: Presented<'_>,
+        facts: Option<&Known>,
+        answer: impl FnOnce(&Decision<'_>) -> T,
+    ) -> Option<(decide::Reason, T)> {
+        let decision = decide::decide(presented, self.catalog, &self.request);
+        if let Some((facts, scope)) = used(self.question, facts, &decision) {
+            if cancels(facts, scope) {
+                return None;
+            }
+            let now = self.services.clock.at(self.watch);
+            self.services.usage.note(facts, scope, now);
+        }
+        Some((decision.verdict.reason(), answer(&decision)))
+    }
+}
+
 fn claimed_id(token: &[u8]) -> Option<TokenId> {
     secret::claimed_id(token, Opens::Token).map(TokenId)
 }
@@ -245,14 +307,27 @@ fn opened<'a>(facts: &'a TokenFacts, question: &Question<'_>) -> Option<Presente
     same.then_some(Presented::Token(facts))
 }
 
-fn decided<'a, T>(
-    presented: Presented<'a>,
-    catalog: &'a Catalog,
-    request: &Request<'a>,
-    answer: impl FnOnce(&Decision<'_>) -> T,
-) -> (decide::Reason, T) {
-    let decision = decide::decide(presented, catalog, request);
-    (decision.verdict.reason(), answer(&decision))
+/// The token and the scope that a decision uses: an allowed one, unless it is a dry run.
+fn used<'a>(
+    question: &Question<'_>,
+    facts: Option<&'a Known>,
+    decision: &Decision<'a>,
+) -> Option<(&'a Known, &'a Scope)> {
+    let allowed = matches!(decision.verdict, Verdict::Allow(_)) && !question.dry_run;
+    facts.zip(decision.required).filter(|_| allowed)
+}
+
+/// Whether a use of `scope` cancels, or takes the scope off, anything that is announced.
+fn cancels(facts: &TokenFacts, scope: &Scope) -> bool {
+    facts.announced.iter().any(|action| lifecycle::fits(&action.takes, scope))
+}
+
+fn unrecorded() -> Error {
+    Error::Unavailable {
+        why: "the use cancels what is announced for the token, and could not be recorded; no \
+              decision: deny",
+        retry: Duration::from_secs(1),
+    }
 }
 
 fn unreachable_store() -> Error {

@@ -29,6 +29,7 @@ use crate::policy::time::Timestamp;
 use crate::secret::Prefix;
 use crate::store::{self, Context, Store, StoreError, Touched};
 use crate::telemetry::Metrics;
+use crate::usage::Usage;
 
 /// A result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -49,6 +50,8 @@ pub struct Services {
     pub store: Arc<dyn Store>,
     /// What is known of it in memory.
     pub cache: Arc<Cache>,
+    /// What tokens are used for.
+    pub usage: Arc<Usage>,
     /// The store's time.
     pub clock: Arc<Clock>,
     /// What is counted.
@@ -93,11 +96,12 @@ impl Services {
         ctx: &Context,
         work: impl Future<Output = store::Result<T>>,
     ) -> store::Result<T> {
+        let change = self.cache.changing().await;
         let result = self.stored(operation, work).await;
         match &result {
             Ok(_) => self.cache.changed(touched).await,
             Err(StoreError::StaleCatalog) => {}
-            Err(_) => self.cache.uncertain(touched, ctx.clone()),
+            Err(_) => self.cache.uncertain(touched, ctx.clone(), change),
         }
         result
     }

@@ -1,0 +1,92 @@
+//! Facts with the uses that were noted of them lately, so that a token in steady use is not noted
+//! again and again.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::policy::scope::ScopeId;
+use crate::policy::time::Timestamp;
+use crate::policy::token::TokenFacts;
+
+/// Scopes that are remembered at once. A token that uses more of them in turn is noted more often
+/// than need be, and nothing else.
+const SCOPES: usize = 4;
+const TIME: u64 = (1 << 48) - 1;
+
+/// The facts of a token, as they are cached.
+#[derive(Debug)]
+pub struct Known {
+    facts: TokenFacts,
+    /// A scope's number, and the time of the noted use in milliseconds.
+    noted: [AtomicU64; SCOPES],
+}
+
+impl Known {
+    /// Nothing noted yet.
+    pub fn new(facts: TokenFacts) -> Self {
+        Self { facts, noted: [const { AtomicU64::new(0) }; SCOPES] }
+    }
+
+    /// Whether a use of `scope` at `now` is to be noted: none was within `grain` microseconds
+    /// before. Takes note that it is.
+    pub fn is_news(&self, scope: ScopeId, now: Timestamp, grain: i64) -> bool {
+        let millis = |micros: i64| u64::try_from(micros / 1_000).unwrap_or(0) & TIME;
+        let now = millis(now.0);
+        let place = self
+            .noted
+            .iter()
+            .position(|noted| noted.load(Ordering::Relaxed) >> 48 == u64::from(scope.0))
+            .unwrap_or(usize::from(scope.0) % SCOPES);
+        let noted = self.noted[place].load(Ordering::Relaxed);
+        let news = noted >> 48 != u64::from(scope.0)
+            || now < noted & TIME
+            || now - (noted & TIME) >= millis(grain).max(1);
+        if news {
+            self.noted[place].store(u64::from(scope.0) << 48 | now, Ordering::Relaxed);
+        }
+        news
+    }
+}
+
+impl Deref for Known {
+    type Target = TokenFacts;
+
+    fn deref(&self) -> &TokenFacts {
+        &self.facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::policy::id::{AccountId, TokenId};
+    use crate::policy::network::Whitelist;
+    use crate::policy::token::{Grant, TokenState};
+
+    #[test]
+    fn a_use_is_news_once_a_grain() {
+        let known = Known::new(TokenFacts {
+            id: TokenId(Uuid::from_u128(1)),
+            account_id: AccountId(Uuid::from_u128(1)),
+            digest: [0; 32],
+            state: TokenState::Active,
+            grant: Grant::ReadWrite,
+            whitelist: Whitelist::Unrestricted,
+            announced: Vec::new(),
+        });
+        let at = |scope, seconds| {
+            known.is_news(ScopeId(scope), Timestamp(seconds * 1_000_000), 60_000_000)
+        };
+        // Scopes 1 and 5 share a place; 0 looks like a place that is empty.
+        for scope in [0, 1, 65_535] {
+            assert!(at(scope, 1_000), "{scope}: the first use");
+            assert!(!at(scope, 1_059), "{scope}: within the grain");
+            assert!(at(scope, 1_060), "{scope}: after it");
+            assert!(!at(scope, 1_060), "{scope}: at the same time");
+        }
+        assert!(at(5, 1_061) && at(1, 1_062), "two scopes in turn");
+        assert!(at(1, 900), "a clock that was set back");
+    }
+}

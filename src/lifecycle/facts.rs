@@ -1,0 +1,72 @@
+//! What the store says of a mail, as the templates want it.
+
+use crate::mail::{self, Facts, Notice, ScopeUse, Subject};
+use crate::policy::lifecycle::{self, Calendar, Takes};
+use crate::policy::scope::ScopeName;
+use crate::policy::token::TokenKind;
+use crate::store::{Mail, MailAction, MailContent, MailToken};
+
+/// Everything that `mail` says when it is sent now.
+pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
+    let settings = &calendar.settings;
+    let subject = match &mail.content {
+        MailContent::Notice(token, announced) => Subject::Notice(Notice {
+            effective: lifecycle::effective(
+                settings,
+                announced.basis,
+                announced.accepted,
+                calendar.now,
+            ),
+            action: action(token, announced, calendar),
+        }),
+        MailContent::CarriedOut(token, announced) => Subject::CarriedOut {
+            at: announced.ended.unwrap_or(mail.created),
+            noticed: announced.accepted,
+            action: action(token, announced, calendar),
+        },
+        MailContent::AdminsChanged { before, after } => Subject::AdminsChanged {
+            before: before.clone(),
+            after: after.clone(),
+            at: mail.created,
+        },
+    };
+    Facts {
+        id: mail.id.0,
+        to: mail.recipient.clone(),
+        date: mail.created,
+        account: mail::Account { id: mail.account.id, name: mail.account.name.clone() },
+        told: mail.account.admins.clone(),
+        subject,
+    }
+}
+
+fn action(token: &MailToken, announced: &MailAction, calendar: &Calendar) -> mail::Action {
+    let uses = |names: &[ScopeName]| {
+        let last = |name: &ScopeName| {
+            let place = token.uses.binary_search_by(|(used, _)| used.cmp(name)).ok();
+            place.map(|place| token.uses[place].1)
+        };
+        let used = |name: &ScopeName| ScopeUse { scope: name.to_string(), last_use: last(name) };
+        names.iter().map(used).collect()
+    };
+    let (takes, kind) = match announced.takes {
+        Takes::Token => (mail::Takes::Token, token.kind),
+        // By the time of the second mail it reads as READ_ONLY.
+        Takes::Writes => (mail::Takes::Writes, TokenKind::ReadWrite),
+        Takes::Scopes(_) => (mail::Takes::Scopes, token.kind),
+    };
+    mail::Action {
+        token: mail::Token {
+            id: token.id,
+            name: token.name.clone(),
+            kind,
+            created: token.created,
+            last_use: token.last_use,
+        },
+        takes,
+        lost: uses(&announced.taken),
+        kept: uses(&announced.kept),
+        last_use_of_lost: announced.last_use_of_taken,
+        window: calendar.settings.window(),
+    }
+}

@@ -1,0 +1,145 @@
+//! The outbox: hands the mails that the store has queued to the relay, and tells the store what became
+//! of each.
+//!
+//! Must stay true: a mail is accepted in the store only after the relay took it over, at an instant
+//! read after that; so a crash between the two sends it once more, with the same Message-ID, and
+//! never marks one that was not sent. Only the refusal of a recipient is the recipient's fault;
+//! anything else is tried again, later each time.
+//!
+//! Rules: docs/policy.md, section 4.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::facts;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::mail::{self, Message, Outcome, PublicUrl, Relay};
+use crate::policy::lifecycle::{Calendar, Settings};
+use crate::store::{self, Actor, Context, Mail, Store, Touched};
+use crate::telemetry::Metrics;
+
+/// How long the outbox waits when no mail is due.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Who takes mails over: the relay.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync {
+    /// Hands one message over.
+    async fn send(&self, message: &Message) -> Outcome;
+}
+
+#[async_trait]
+impl Transport for Relay {
+    async fn send(&self, message: &Message) -> Outcome {
+        Relay::send(self, message).await
+    }
+}
+
+/// When mails are tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct Retries {
+    /// After the first fault.
+    pub initial: Duration,
+    /// At most; each further fault doubles the wait up to here.
+    pub max: Duration,
+    /// After the relay refused the recipient for good.
+    pub refused: Duration,
+}
+
+impl Retries {
+    /// How long to wait after the fault number `attempts` (from 0) of a mail: between half and the
+    /// whole of the doubled wait, so that what failed together is not tried again together.
+    fn after(&self, mail: &Mail) -> Duration {
+        let doubled = self.initial.saturating_mul(1 << mail.attempts.min(31)).min(self.max);
+        let jitter = (mail.id.0.as_u128() >> (mail.attempts % 32)) as u8;
+        doubled / 2 + doubled / 2 * u32::from(jitter) / u32::from(u8::MAX)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Where mails wait.
+    pub store: Arc<dyn Store>,
+    /// What follows an acceptance, which sets a date.
+    pub cache: Arc<Cache>,
+    /// The store's time.
+    pub clock: Arc<Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What dates are computed with.
+    pub settings: Settings,
+    /// Who takes mails over.
+    pub relay: Arc<dyn Transport>,
+    /// When a mail is tried again.
+    pub retries: Retries,
+    /// How long a mail that is being sent is nobody else's; longer than the relay may take.
+    pub lease: Duration,
+    /// Where admins find the management page.
+    pub public_url: Option<PublicUrl>,
+}
+
+impl Outbox {
+    /// Sends the mail that waits the longest. `false` where none is due.
+    ///
+    /// # Errors
+    /// The store's. A mail that was sent may be sent again, as long as the store does not know.
+    pub async fn send_one(&self) -> store::Result<bool> {
+        let now = self.clock.now();
+        let known = self.cache.known_position().await?;
+        let Some(mail) = self.store.claim_mails(now, self.lease, known, 1).await?.pop() else {
+            return Ok(false);
+        };
+        let calendar = Calendar { settings: self.settings, now };
+        let outcome = match mail::render(&facts::of(&mail, &calendar), self.public_url.as_ref()) {
+            Ok(message) => self.relay.send(&message).await,
+            Err(error) => Outcome::Fault(format!("the mail can't be written: {error}")),
+        };
+        let now = self.clock.now();
+        match outcome {
+            Outcome::Accepted => {
+                self.metrics.mails_accepted.inc();
+                let ctx = Context { actor: Actor::System, now, client: None };
+                let _change = self.cache.changing().await;
+                if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
+                    self.cache.changed(Touched::Token(token)).await;
+                }
+            }
+            Outcome::Refused(why) => {
+                self.metrics.mails_refused.inc();
+                tracing::warn!(mail = %mail.id, to = mail.recipient, why, "the address is refused");
+                let next = now.plus(self.retries.refused);
+                self.store.mail_deferred(now, mail.id, next, Some(&why)).await?;
+            }
+            Outcome::Fault(why) => {
+                self.metrics.mail_faults.inc();
+                tracing::warn!(mail = %mail.id, why, "the relay did not take a mail over");
+                let next = now.plus(self.retries.after(&mail));
+                self.store.mail_deferred(now, mail.id, next, None).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what is due until `stop`, at most `rate` mails a second.
+    pub async fn run(&self, rate: u32, stop: CancellationToken) {
+        let pause = Duration::from_secs(1) / rate.max(1);
+        let mut failing = false;
+        while !stop.is_cancelled() {
+            let sent = self.send_one().await;
+            if let Err(error) = &sent
+                && !failing
+            {
+                tracing::warn!(%error, "cannot read or mark mails; notices are late");
+            }
+            failing = sent.is_err();
+            let pause = if let Ok(true) = sent { pause } else { IDLE };
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The sweeper: announces what falls idle, carries out what was announced, and forgets what is past
+//! its retention.
+//!
+//! Must stay true: everything it finds is only a candidate; each step is decided again in the store's
+//! transaction, so several sweepers side by side, a stalled one and one that is killed half-way do no
+//! harm. A round does a bounded amount of work, and what is not due costs nothing.
+//!
+//! Rules: docs/policy.md, section 4.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::policy::id::TokenId;
+use crate::policy::lifecycle::{Mode, Settings};
+use crate::store::{self, Actor, CarriedOut, Context, Store, StoreError, Touched};
+use crate::telemetry::Metrics;
+use crate::usage::Usage;
+
+/// Candidates that are looked at in one go, and the most of each step in a round.
+const BATCH: u32 = 200;
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Actions announced.
+    pub announced: u32,
+    /// Actions carried out.
+    pub carried_out: u32,
+    /// Tokens whose actions were withdrawn.
+    pub withdrawn: u32,
+    /// Tokens forgotten.
+    pub purged: u32,
+    /// Whether there may be more to do at once.
+    pub more: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sweeper {
+    /// Where everything is.
+    pub store: Arc<dyn Store>,
+    /// What follows each change.
+    pub cache: Arc<Cache>,
+    /// What is flushed first.
+    pub usage: Arc<Usage>,
+    /// The store's time.
+    pub clock: Arc<Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether and when things are taken.
+    pub settings: Settings,
+    /// How long deleted tokens keep a reason of their own.
+    pub retention: Duration,
+}
+
+impl Sweeper {
+    fn ctx(&self) -> Context {
+        Context { actor: Actor::System, now: self.clock.now(), client: None }
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// The store's; what was done is done, and the next round goes on.
+    pub async fn run_once(&self) -> store::Result<Swept> {
+        let mut swept = Swept::default();
+        // What was used a moment ago is known before anything is planned.
+        self.usage.flush().await?;
+        let overtaken = self.store.overtaken_tokens(BATCH).await?;
+        self.usage.settle(&overtaken).await;
+        match self.settings.mode {
+            Mode::Observe => self.withdraw(&mut swept).await?,
+            Mode::Enforce => {
+                self.carry_out(&mut swept).await?;
+                self.announce(&mut swept).await?;
+            }
+        }
+        self.purge(&mut swept).await?;
+        Ok(swept)
+    }
+
+    async fn carry_out(&self, swept: &mut Swept) -> store::Result<()> {
+        let due = self.store.due_actions(&self.settings, self.clock.now(), BATCH).await?;
+        swept.more |= due.len() == BATCH as usize;
+        for (action, token) in due {
+            let done = self
+                .step(token, async |ctx| {
+                    // Not known for the moment after another process applied one, or in an outage.
+                    let Some(in_force) = self.cache.catalog() else {
+                        return Err(StoreError::StaleCatalog);
+                    };
+                    self.store.carry_out(ctx, action, &in_force.catalog, &self.settings).await
+                })
+                .await?;
+            if done == Some(CarriedOut::Done) {
+                swept.carried_out += 1;
+                self.metrics.actions_carried_out.inc();
+                tracing::info!(%action, %token, "carried out what was announced");
+            }
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, swept: &mut Swept) -> store::Result<()> {
+        let now = self.clock.now();
+        let idle = self.store.idle_tokens(self.settings.idle_before(now), BATCH).await?;
+        swept.more |= idle.len() == BATCH as usize;
+        let (due, deferred): (Vec<_>, Vec<_>) =
+            idle.iter().partition(|token| token.subject.due(&self.settings, now).is_some());
+        for token in due {
+            let announced = self
+                .step(token.id, async |ctx| {
+                    let Some(in_force) = self.cache.catalog() else {
+                        return Err(StoreError::StaleCatalog);
+                    };
+                    self.store.announce(ctx, &in_force.catalog, token.id, &self.settings).await
+                })
+                .await?;
+            if let Some(Some(action)) = announced {
+                swept.announced += 1;
+                self.metrics.actions_announced.inc();
+                tracing::info!(action = %action.id, token = %token.id, "announced");
+            }
+        }
+        let deferred: Vec<TokenId> = deferred.into_iter().map(|token| token.id).collect();
+        if !deferred.is_empty() {
+            self.store.defer(&deferred).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing stays announced where nothing is taken.
+    async fn withdraw(&self, swept: &mut Swept) -> store::Result<()> {
+        let _change = self.cache.changing().await;
+        let withdrawn = self.store.withdraw_actions(&self.ctx(), BATCH).await?;
+        self.follow(&withdrawn).await;
+        swept.withdrawn = withdrawn.len() as u32;
+        swept.more |= withdrawn.len() == BATCH as usize;
+        Ok(())
+    }
+
+    async fn purge(&self, swept: &mut Swept) -> store::Result<()> {
+        let ctx = self.ctx();
+        let before = ctx.now.minus(self.retention);
+        let _change = self.cache.changing().await;
+        let purged = self.store.purge(&ctx, before, BATCH).await?;
+        self.follow(&purged).await;
+        swept.purged = purged.len() as u32;
+        swept.more |= purged.len() == BATCH as usize;
+        Ok(())
+    }
+
+    async fn follow(&self, tokens: &[TokenId]) {
+        for &token in tokens {
+            self.cache.changed(Touched::Token(token)).await;
+        }
+    }
+
+    /// One change to one token, after which memory follows, also where the outcome is not known.
+    /// `None` where the catalogue had to be read anew: the next round does it.
+    async fn step<T>(
+        &self,
+        token: TokenId,
+        change: impl AsyncFnOnce(&Context) -> store::Result<T>,
+    ) -> store::Result<Option<T>> {
+        let ctx = self.ctx();
+        let under_way = self.cache.changing().await;
+        match change(&ctx).await {
+            Ok(done) => {
+                self.cache.changed(Touched::Token(token)).await;
+                Ok(Some(done))
+            }
+            Err(StoreError::StaleCatalog) => {
+                self.cache.read_catalog().await?;
+                Ok(None)
+            }
+            Err(error) => {
+                self.cache.uncertain(Touched::Token(token), ctx, under_way);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sweeps every `interval` until `stop`; at once again where there is more to do.
+    pub async fn run(&self, interval: Duration, stop: CancellationToken) {
+        let mut failing = false;
+        while !stop.is_cancelled() {
+            let pause = match self.run_once().await {
+                Ok(swept) => {
+                    failing = false;
+                    if swept != Swept::default() {
+                        tracing::info!(?swept, "swept");
+                    }
+                    // Time for others between two rounds of a long queue.
+                    if swept.more { interval.min(Duration::from_millis(100)) } else { interval }
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "cannot sweep; actions are late, none is lost");
+                    }
+                    failing = true;
+                    self.metrics.sweep_failures.inc();
+                    interval
+                }
+            };
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+}

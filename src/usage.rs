@@ -1,0 +1,236 @@
+//! What tokens are used for: merged in memory, written behind.
+//!
+//! Must stay true: noting a use waits for nothing and never fails; what is noted is in the store
+//! within the flush interval, or stays here until the store takes it; what the store is told only
+//! moves forward, so telling it twice changes nothing. A use that an announced action would have to
+//! know of first does not come this way: see `service::decisions`.
+//!
+//! Rules: docs/policy.md, section 5.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, InForce, Known};
+use crate::clock::{Clock, Stopwatch};
+use crate::policy::id::TokenId;
+use crate::policy::scope::{Access, Scope, ScopeId};
+use crate::policy::time::Timestamp;
+use crate::store::{self, Actor, Context, Gone, Store, StoreError, Touched, Use};
+use crate::telemetry::Metrics;
+
+/// Parts that are locked apart from each other.
+const SHARDS: usize = 16;
+/// Uses that the store is told of at once.
+const BATCH: usize = 1_000;
+/// A use needs no note within so long after one that was noted, or a hundredth of the window if that
+/// is less (docs/policy.md, rule 5.3).
+const GRAIN: Duration = Duration::from_secs(60);
+/// How long the last flush may take when the process ends.
+const LAST: Duration = Duration::from_secs(10);
+
+type Noted = HashMap<(TokenId, ScopeId), (Timestamp, bool)>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Usage {
+    shards: [Mutex<Noted>; SHARDS],
+    /// Held while the store is told, so that a flush which returns leaves nothing under way.
+    flushing: tokio::sync::Mutex<()>,
+    /// In microseconds.
+    grain: i64,
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+}
+
+/// What became of a use that an announced action had to know of first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is on disk, with whatever it cancelled, and decisions know.
+    Yes,
+    /// It is not: what it was decided on has changed, so it has to be decided again.
+    DecideAgain,
+}
+
+impl Usage {
+    /// Nothing noted yet. `cache` follows what uses change; `window` is the lifecycle's; the store is
+    /// spoken to on `runtime`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        clock: Arc<Clock>,
+        metrics: Arc<Metrics>,
+        window: Duration,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            flushing: tokio::sync::Mutex::default(),
+            grain: i64::try_from(GRAIN.min(window / 100).as_micros()).unwrap_or(i64::MAX),
+            store,
+            cache,
+            clock,
+            metrics,
+            runtime,
+        }
+    }
+
+    /// Takes note that a token was used for `scope` at `now`. Nearly always that is known already,
+    /// and costs a look.
+    pub fn note(&self, token: &Known, scope: &Scope, now: Timestamp) {
+        if token.is_news(scope.id, now, self.grain) {
+            self.keep(used(token, scope, now));
+        }
+    }
+
+    /// Records a use before its ALLOW is answered, and cancels what it cancels.
+    ///
+    /// # Errors
+    /// The store's: it is not known whether it is recorded, so nothing may be allowed.
+    pub async fn record_first(
+        &self,
+        catalog: Arc<InForce>,
+        token: &Known,
+        scope: &Scope,
+        now: Timestamp,
+    ) -> store::Result<Recorded> {
+        let used = used(token, scope, now);
+        let (store, cache, metrics) =
+            (self.store.clone(), self.cache.clone(), self.metrics.clone());
+        // Goes on to its end also where the caller goes away; and connections belong to that runtime.
+        let recording = self.runtime.spawn(async move {
+            let ctx = Context { actor: Actor::System, now, client: None };
+            let touched = Touched::Token(used.token_id);
+            let change = cache.changing().await;
+            let watch = Stopwatch::start();
+            let recorded = store.use_noticed(&ctx, &catalog.catalog, &used).await;
+            metrics.stored("use_noticed", watch.elapsed(), recorded.is_err());
+            match recorded {
+                Ok(recorded) => {
+                    cache.changed(touched).await;
+                    Ok(match recorded {
+                        Ok(_) => Recorded::Yes,
+                        Err(Gone) => Recorded::DecideAgain,
+                    })
+                }
+                Err(StoreError::StaleCatalog) => {
+                    cache.read_catalog().await?;
+                    Ok(Recorded::DecideAgain)
+                }
+                Err(error) => {
+                    cache.uncertain(touched, ctx, change);
+                    Err(error)
+                }
+            }
+        });
+        recording.await.unwrap_or_else(|panic| Err(StoreError::Internal(Box::new(panic))))
+    }
+
+    fn keep(&self, used: Use) {
+        let shard = used.token_id.0.as_u64_pair().1 as usize % SHARDS;
+        let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        merge(&mut shard, used);
+    }
+
+    /// Tells the store what was noted before this call.
+    ///
+    /// # Errors
+    /// The store's; what it was not told stays noted.
+    pub async fn flush(&self) -> store::Result<()> {
+        let _turn = self.flushing.lock().await;
+        let mut uses = Vec::new();
+        for shard in &self.shards {
+            let noted = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            uses.extend(noted.into_iter().map(|((token_id, scope_id), (time, write))| Use {
+                token_id,
+                scope_id,
+                write,
+                time,
+            }));
+        }
+        // In one order everywhere, so that two processes never wait for each other's rows.
+        uses.sort_unstable_by_key(|used| (used.token_id, used.scope_id));
+        let mut told = 0;
+        for batch in uses.chunks(BATCH) {
+            let watch = Stopwatch::start();
+            let recorded = self.store.record_uses(batch).await;
+            self.metrics.stored("record_uses", watch.elapsed(), recorded.is_err());
+            match recorded {
+                Ok(overtaken) => {
+                    told += batch.len();
+                    self.settle(&overtaken).await;
+                }
+                Err(error) => {
+                    uses[told..].iter().for_each(|&used| self.keep(used));
+                    return Err(error);
+                }
+            }
+        }
+        self.metrics.uses_recorded.inc_by(told as u64);
+        Ok(())
+    }
+
+    /// Cancels what these tokens' recorded uses have overtaken. What fails is found again by
+    /// [`Store::overtaken_tokens`], and nothing is carried out against a recorded use.
+    pub async fn settle(&self, overtaken: &[TokenId]) {
+        for &id in overtaken {
+            let ctx = Context { actor: Actor::System, now: self.clock.now(), client: None };
+            let change = self.cache.changing().await;
+            match self.store.settle_uses(&ctx, id).await {
+                Ok(true) => self.cache.changed(Touched::Token(id)).await,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");
+                    self.cache.uncertain(Touched::Token(id), ctx, change);
+                }
+            }
+        }
+    }
+
+    /// Flushes every `interval` until `stop`, and once more then.
+    pub async fn run(&self, interval: Duration, stop: CancellationToken) {
+        let mut failing = false;
+        while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+            match self.flush().await {
+                Ok(()) => failing = false,
+                // One line for an outage.
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "cannot record uses; they are kept until it works");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The last flush: to be called when no decision is under way any more.
+    pub async fn finish(&self) {
+        match tokio::time::timeout(LAST, self.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the last uses are not recorded"),
+            Err(_) => tracing::error!("the last uses are not recorded: the store takes too long"),
+        }
+    }
+}
+
+fn used(token: &Known, scope: &Scope, now: Timestamp) -> Use {
+    Use { token_id: token.id, scope_id: scope.id, write: scope.access == Access::Write, time: now }
+}
+
+fn merge(noted: &mut Noted, used: Use) {
+    match noted.entry((used.token_id, used.scope_id)) {
+        Entry::Vacant(place) => drop(place.insert((used.time, used.write))),
+        Entry::Occupied(mut place) => {
+            let (time, write) = place.get_mut();
+            *time = used.time.max(*time);
+            *write |= used.write;
+        }
+    }
+}
