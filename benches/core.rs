@@ -28,6 +28,7 @@ use portcullis::service::decisions::{Asked, Question};
 use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::store::{Actor, Context, Store};
 use portcullis::telemetry::Metrics;
+use portcullis::usage::Usage;
 use sqlx::Connection as _;
 use uuid::Uuid;
 
@@ -95,8 +96,12 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         .expect("a catalogue");
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Handle::current();
-    let cache = Cache::load(store.clone(), 1_000_000, metrics.clone(), runtime).await;
+    let cache = Cache::load(store.clone(), 1_000_000, metrics.clone(), runtime.clone()).await;
     let cache = Arc::new(cache.expect("the store"));
+    let clock = Arc::new(Clock::starting_at(now));
+    let window = lifecycle::Settings::default().window();
+    let usage =
+        Usage::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), window, runtime);
     for secret in &secrets {
         let parsed = WellFormed::parse(secret.as_bytes(), Opens::Token).expect("a token");
         let fact = cache.tokens.read(TokenId(parsed.id)).await.expect("the store");
@@ -115,7 +120,9 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
     let services = Services {
         store,
         cache,
-        clock: Arc::new(Clock::starting_at(now)),
+        usage: Arc::new(usage),
+        clock,
+        mails: false,
         metrics,
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),

@@ -17,15 +17,19 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::server::{
-    FirstCredentialArgs, MigrateArgs, ServeArgs, ServeSettings, StoreSettings, TlsFiles,
+    FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
+    TlsFiles,
 };
 use crate::grpc::{health, proto, server};
-use crate::policy::lifecycle;
+use crate::lifecycle::{Outbox, Retries, Sweeper};
+use crate::mail::{Limits, Relay};
+use crate::policy::lifecycle::Mode;
 use crate::service::Services;
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{Claim, Mark, Store};
 use crate::telemetry::{self, LogFormat, Metrics};
+use crate::usage::Usage;
 use crate::{http, net, shutdown};
 
 /// How often the store is asked for its time.
@@ -187,14 +191,25 @@ async fn serve_store(
     let metrics = Arc::new(Metrics::new());
     let cache =
         Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
+    let cache = Arc::new(cache.await?);
+    let usage = Arc::new(Usage::new(
+        store.clone(),
+        cache.clone(),
+        clock.clone(),
+        metrics.clone(),
+        settings.lifecycle.rules.window(),
+        Handle::current(),
+    ));
     let services = Arc::new(Services {
         store: store.clone(),
-        cache: Arc::new(cache.await?),
+        cache,
+        usage,
         clock: clock.clone(),
         metrics,
         prefix: settings.prefix.clone(),
         limits: settings.limits,
-        lifecycle: lifecycle::Settings::default(),
+        lifecycle: settings.lifecycle.rules,
+        mails: settings.mail.relay.is_some(),
     });
     if settings.development {
         demo::print(&services, settings, grpc).await?;
@@ -226,6 +241,7 @@ async fn serve_store(
             stop.run_until_cancelled(follow_claim(claim, &cache)).await;
         }
     });
+    drive_lifecycle(settings, &services, &stop);
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
         async move {
@@ -237,7 +253,62 @@ async fn serve_store(
             stop.cancel();
         }
     });
-    serve(services, gate).await
+    let served = serve(services.clone(), gate).await;
+    services.usage.finish().await;
+    served
+}
+
+/// Starts what looks after tokens that nobody uses.
+fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &CancellationToken) {
+    let Services { store, cache, usage, clock, metrics, lifecycle, .. } = &**services;
+    shutdown::spawn_essential("usage", stop.clone(), {
+        let (usage, stop) = (usage.clone(), stop.clone());
+        let interval = settings.lifecycle.usage_flush_interval;
+        async move { usage.run(interval, stop).await }
+    });
+    let sweeper = Sweeper {
+        store: store.clone(),
+        cache: cache.clone(),
+        usage: usage.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        settings: *lifecycle,
+        retention: settings.lifecycle.deleted_retention,
+    };
+    shutdown::spawn_essential("sweeper", stop.clone(), {
+        let (interval, stop) = (settings.lifecycle.sweep_interval, stop.clone());
+        async move { sweeper.run(interval, stop).await }
+    });
+    let Some(relay) = &settings.mail.relay else {
+        if lifecycle.mode == Mode::Enforce {
+            tracing::warn!(
+                "no mail server is configured: what falls idle is announced and listed, and nothing \
+                 is taken until PORTCULLIS_SMTP_URL and --mail-from are set"
+            );
+        }
+        return;
+    };
+    let limits = Limits::default();
+    let RelaySettings { endpoint, authorities, sender } = relay.clone();
+    let outbox = Outbox {
+        store: store.clone(),
+        cache: cache.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        settings: *lifecycle,
+        relay: Arc::new(Relay::new(endpoint, authorities, sender, limits)),
+        retries: Retries {
+            initial: settings.mail.retry_initial,
+            max: settings.mail.retry_max,
+            refused: settings.mail.refused_retry,
+        },
+        lease: limits.longest_send() * 2,
+        public_url: settings.mail.public_url.clone(),
+    };
+    shutdown::spawn_essential("outbox", stop.clone(), {
+        let (rate, stop) = (settings.mail.rate.get(), stop.clone());
+        async move { outbox.run(rate, stop).await }
+    });
 }
 
 /// Decides only while the store is surely ours, and forgets what another process may have changed.

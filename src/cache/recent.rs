@@ -76,7 +76,7 @@ mod tests {
             whitelist: Whitelist::Unrestricted,
             announced: Vec::new(),
         });
-        let at = |scope, seconds| {
+        let at = |scope, seconds: i64| {
             known.is_news(ScopeId(scope), Timestamp(seconds * 1_000_000), 60_000_000)
         };
         // Scopes 1 and 5 share a place; 0 looks like a place that is empty.

@@ -19,7 +19,7 @@ use crate::secret::Prefix;
 use crate::telemetry::LogFormat;
 use faults::Faults;
 pub use faults::InvalidSettings;
-pub use lifecycle::{LifecycleArgs, LifecycleMode, LifecycleSettings};
+pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use mail::{MailArgs, MailSettings, RelaySettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::{OPERATOR, OPERATOR_FILE, known_variables};

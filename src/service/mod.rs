@@ -60,6 +60,8 @@ pub struct Services {
     pub prefix: Prefix,
     /// How large whitelists may be.
     pub limits: Limits,
+    /// Whether anybody can be mailed; if not, what is announced is held.
+    pub mails: bool,
     /// How long things may go unused.
     pub lifecycle: lifecycle::Settings,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::faults::Faults;
+use crate::policy::lifecycle::{Mode, Settings};
 
 /// What happens to unused tokens, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,25 +66,12 @@ pub struct LifecycleArgs {
     usage_flush_interval: String,
 }
 
-/// Whether anything is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LifecycleMode {
-    /// What is due is announced and carried out.
-    Enforce,
-    /// It is shown what would be done; nothing is stored, mailed or taken.
-    Observe,
-}
-
 /// What happens to unused tokens. All durations are longer than nothing, and the notice is shorter than
 /// the window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LifecycleSettings {
-    /// Whether anything is taken.
-    pub mode: LifecycleMode,
-    /// How long something has to be unused to be taken.
-    pub window: Duration,
-    /// How long before that every admin has been told.
-    pub notice: Duration,
+    /// Whether and when anything is taken.
+    pub rules: Settings,
     /// How often it is looked for what is due.
     pub sweep_interval: Duration,
     /// How long a deleted token keeps a reason of its own.
@@ -95,8 +83,8 @@ pub struct LifecycleSettings {
 impl LifecycleArgs {
     pub(super) fn resolve(&self, faults: &mut Faults) -> Option<LifecycleSettings> {
         let mode = match self.lifecycle_mode.as_str() {
-            "enforce" => Some(LifecycleMode::Enforce),
-            "observe" => Some(LifecycleMode::Observe),
+            "enforce" => Some(Mode::Enforce),
+            "observe" => Some(Mode::Observe),
             other => {
                 faults.add(format!("--lifecycle-mode: {other:?} is not enforce or observe"));
                 None
@@ -119,9 +107,8 @@ impl LifecycleArgs {
             ));
         }
         Some(LifecycleSettings {
-            mode: mode?,
-            window: window?,
-            notice: notice?,
+            // What they could refuse is told above.
+            rules: Settings::new(mode?, window?, notice?).ok()?,
             sweep_interval: sweep_interval?,
             deleted_retention: deleted_retention?,
             usage_flush_interval: usage_flush_interval?,

@@ -2,6 +2,7 @@
 
 use super::store::has_password;
 use super::*;
+use crate::policy::lifecycle::{Mode, Settings};
 use clap::Parser as _;
 use std::time::Duration;
 
@@ -87,9 +88,7 @@ fn lifecycle_and_mail_have_defaults() {
     assert_eq!(
         settings.lifecycle,
         LifecycleSettings {
-            mode: LifecycleMode::Enforce,
-            window: day * 45,
-            notice: day * 7,
+            rules: Settings::new(Mode::Enforce, day * 45, day * 7).unwrap(),
             sweep_interval: seconds(60),
             deleted_retention: day * 90,
             usage_flush_interval: seconds(1),
@@ -105,9 +104,8 @@ fn lifecycle_and_mail_have_defaults() {
 fn a_lifecycle_can_be_tried_in_seconds() {
     let flags = ["--lifecycle-window", "3s", "--lifecycle-notice", "500ms", "--lifecycle-mode"];
     let settings = resolve(&[&flags[..], &["observe"]].concat()).unwrap().lifecycle;
-    assert_eq!(settings.window, Duration::from_secs(3));
-    assert_eq!(settings.notice, Duration::from_millis(500));
-    assert_eq!(settings.mode, LifecycleMode::Observe);
+    let (window, notice) = (Duration::from_secs(3), Duration::from_millis(500));
+    assert_eq!(settings.rules, Settings::new(Mode::Observe, window, notice).unwrap());
 }
 
 #[test]
