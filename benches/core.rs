@@ -19,6 +19,7 @@ use portcullis::clock::Clock;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
 use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::lifecycle;
 use portcullis::policy::network::{ClientAddr, Entries, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};

@@ -27,6 +27,7 @@ use portcullis::grpc::proto::{
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide;
 use portcullis::policy::id::TokenId;
+use portcullis::policy::lifecycle;
 use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
@@ -38,6 +39,7 @@ use portcullis::service::{Caller, Services};
 use portcullis::store::sqlite::SqliteStore;
 use portcullis::store::{NewToken, Store, Touched};
 use portcullis::telemetry::Metrics;
+use portcullis::usage::Usage;
 use support::calls::credential;
 use support::client::{Client, question};
 use support::server::Setup;
@@ -338,14 +340,27 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
     store.apply_catalog(&ctx, None, toml, &names).await.unwrap().unwrap();
     let metrics = Arc::new(Metrics::new());
     let cache = Cache::load(store.clone(), 1_000, metrics.clone(), Handle::current()).await;
+    let cache = Arc::new(cache.unwrap());
+    let clock = Arc::new(Clock::starting_at(Timestamp(0)));
+    let rules = lifecycle::Settings::default();
+    let usage = Usage::new(
+        store.clone(),
+        cache.clone(),
+        clock.clone(),
+        metrics.clone(),
+        rules.window(),
+        Handle::current(),
+    );
     Arc::new(Services {
-        cache: Arc::new(cache.unwrap()),
+        cache,
         store,
-        clock: Arc::new(Clock::starting_at(Timestamp(0))),
+        usage: Arc::new(usage),
+        clock,
         metrics,
+        mails: false,
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
-        lifecycle: Default::default(),
+        lifecycle: rules,
     })
 }
 
