@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use futures_util::FutureExt as _;
-use portcullis::cache::Cache;
+use portcullis::cache::{Cache, Known};
 use portcullis::clock::Clock;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
@@ -30,6 +30,7 @@ use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::store::{Actor, Context, Store};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use sdd::Guard;
 use sqlx::Connection as _;
 use uuid::Uuid;
 
@@ -182,8 +183,15 @@ fn main() {
     let one = secrets[0].as_bytes();
     group.bench_function("digest", |b| b.iter(|| black_box(secret::digest(black_box(one)))));
     let ids: Vec<TokenId> = secrets.iter().map(|text| TokenId(parse(text).id)).collect();
-    let look = |id| services.cache.tokens.at_hand(id).expect("a token is not in memory");
-    group.bench_function("look up", |b| b.iter(|| black_box(look(ids[next()]))));
+    fn look<'g>(services: &Services, id: TokenId, guard: &'g Guard) -> &'g Known {
+        services.cache.tokens.at_hand(id, guard).expect("a token is not in memory")
+    }
+    group.bench_function("look up", |b| {
+        b.iter(|| {
+            let guard = Guard::new();
+            black_box(look(&services, ids[next()], &guard).account_id)
+        })
+    });
 
     let defs = catalog_file::parse(CATALOG).expect("a catalogue");
     let mut number = 0;
@@ -212,8 +220,8 @@ fn main() {
     group.bench_function("whole: parse, digest, look up, decide", |b| {
         b.iter(|| {
             let presented = &secrets[next()];
-            let found = look(claimed(presented));
-            let facts = found.as_deref().expect("a token");
+            let guard = Guard::new();
+            let facts = look(&services, claimed(presented), &guard);
             assert!(secret::same(&facts.digest, &secret::digest(presented.as_bytes())));
             let decision = decide::decide(Presented::Token(facts), &catalog, &request);
             assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);

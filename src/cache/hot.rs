@@ -5,15 +5,18 @@
 //! cache line: seven places, and a tag for each, which says whether following the place's pointer is
 //! worth it. What finds its bucket full takes the place of another, which is then found behind.
 //!
+//! Memory is given back when nobody looks any more (epochs), so many looks under one guard cost no more
+//! than the loads themselves.
+//!
 //! Must stay true: a look takes no lock and writes nothing shared; what is forgotten before a look
 //! begins is not found by it.
 
 use std::fmt;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use arc_swap::{ArcSwapOption, Guard};
+use sdd::{AtomicShared, Guard, Shared, Tag};
 
 use super::recent::Known;
 use crate::policy::id::TokenId;
@@ -29,32 +32,30 @@ const MOST: u64 = 1 << 24;
 struct Bucket {
     /// A byte for each place, which is 0 where the place is empty.
     tags: AtomicU64,
-    places: [ArcSwapOption<Known>; PLACES],
+    places: [AtomicShared<Known>; PLACES],
 }
 
 impl Bucket {
     fn empty() -> Self {
-        Self { tags: AtomicU64::new(0), places: [const { ArcSwapOption::const_empty() }; PLACES] }
+        Self { tags: AtomicU64::new(0), places: [const { AtomicShared::null() }; PLACES] }
     }
 
-    fn set(&self, place: usize, tag: u8, facts: Option<Arc<Known>>) {
+    fn set(&self, place: usize, tag: u8, facts: Option<Shared<Known>>) {
         // Readers believe the facts and never the tag, so the order of the two does not matter.
-        self.places[place].store(facts);
+        drop(self.places[place].swap((facts, Tag::None), Ordering::AcqRel));
         let mut tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
         tags[place] = tag;
         self.tags.store(u64::from_le_bytes(tags), Ordering::Release);
     }
 
-    fn place_of(&self, id: TokenId) -> Option<usize> {
-        let here = |place: &ArcSwapOption<Known>| {
-            place.load().as_ref().is_some_and(|facts| facts.id == id)
-        };
-        self.places.iter().position(here)
+    fn place_of(&self, id: TokenId, guard: &Guard) -> Option<usize> {
+        (0..PLACES).find(|&place| self.get(place, guard).is_some_and(|facts| facts.id == id))
+    }
+
+    fn get<'g>(&self, place: usize, guard: &'g Guard) -> Option<&'g Known> {
+        self.places[place].load(Ordering::Acquire, guard).as_ref()
     }
 }
-
-/// Facts that a look found. They stay as long as this does.
-pub type Found = Guard<Option<Arc<Known>>>;
 
 /// See the module.
 pub(super) struct Hot {
@@ -95,23 +96,20 @@ impl Hot {
         }
     }
 
-    /// The facts of `id`, if they are here.
-    pub(super) fn get(&self, id: TokenId) -> Option<Found> {
+    /// The facts of `id`, if they are here. They stay as long as the guard does.
+    pub(super) fn get<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g Known> {
         let (page, bucket, tag) = self.address(id);
         let bucket = &self.pages[page].get()?[bucket];
         let tags = bucket.tags.load(Ordering::Acquire).to_le_bytes();
-        for (place, _) in bucket.places.iter().zip(tags).filter(|&(_, of)| of == tag) {
-            let found = place.load();
-            if found.as_ref().is_some_and(|facts| facts.id == id) {
-                return Some(found);
-            }
-        }
-        None
+        (0..PLACES)
+            .filter(|&place| tags[place] == tag)
+            .filter_map(|place| bucket.get(place, guard))
+            .find(|facts| facts.id == id)
     }
 
     /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
     /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
-    pub(super) fn put(&self, facts: Arc<Known>, current: impl FnOnce() -> bool) {
+    pub(super) fn put(&self, facts: Shared<Known>, current: impl FnOnce() -> bool) {
         let (page, bucket, tag) = self.address(facts.id);
         let page =
             self.pages[page].get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
@@ -123,23 +121,22 @@ impl Hot {
         let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
         let free = || tags[..PLACES].iter().position(|&tag| tag == 0);
         let random = facts.id.0.as_u64_pair().1;
-        let place = bucket.place_of(facts.id).or_else(free);
+        let place = bucket.place_of(facts.id, &Guard::new()).or_else(free);
         bucket.set(place.unwrap_or((random >> 40) as usize % PLACES), tag, Some(facts));
     }
 
     /// Forgets `id`, or only these facts of it.
-    pub(super) fn forget(&self, id: TokenId, only: Option<&Arc<Known>>) {
+    pub(super) fn forget(&self, id: TokenId, only: Option<&Shared<Known>>) {
         let (page, bucket, _) = self.address(id);
+        let guard = Guard::new();
         let _writing = self.lock();
         let Some(page) = self.pages[page].get() else { return };
         let bucket = &page[bucket];
-        if let Some(place) = bucket.place_of(id) {
-            let found = bucket.places[place].load();
-            let these =
-                found.as_ref().zip(only).is_none_or(|(found, only)| Arc::ptr_eq(found, only));
-            if these {
-                bucket.set(place, 0, None);
-            }
+        if let Some(place) = bucket.place_of(id, &guard)
+            && let Some(found) = bucket.get(place, &guard)
+            && only.is_none_or(|only| std::ptr::eq(&raw const **only, found))
+        {
+            bucket.set(place, 0, None);
         }
     }
 
@@ -165,8 +162,8 @@ mod tests {
     use crate::policy::network::Whitelist;
     use crate::policy::token::{Grant, TokenFacts, TokenState};
 
-    fn facts(id: u128) -> Arc<Known> {
-        Arc::new(Known::new(TokenFacts {
+    fn facts(id: u128) -> Shared<Known> {
+        Shared::new(Known::new(TokenFacts {
             id: TokenId(Uuid::from_u128(id)),
             account_id: AccountId(Uuid::from_u128(1)),
             digest: [0; 32],
@@ -177,8 +174,9 @@ mod tests {
         }))
     }
 
-    fn found(hot: &Hot, facts: &Arc<Known>) -> bool {
-        hot.get(facts.id).is_some_and(|found| Arc::ptr_eq(found.as_ref().unwrap(), facts))
+    fn found(hot: &Hot, facts: &Shared<Known>) -> bool {
+        let guard = Guard::new();
+        hot.get(facts.id, &guard).is_some_and(|found| std::ptr::eq(found, &raw const **facts))
     }
 
     #[test]
@@ -192,7 +190,7 @@ mod tests {
         // One bucket, one tag: nothing but the ids tells them apart.
         let all: Vec<_> = (0..7).map(|n| facts(n << 64 | 0x1234)).collect();
         for facts in &all {
-            assert!(hot.get(facts.id).is_none());
+            assert!(hot.get(facts.id, &Guard::new()).is_none());
             hot.put(facts.clone(), || true);
         }
         assert!(all.iter().all(|facts| found(&hot, facts)));
@@ -203,11 +201,11 @@ mod tests {
         hot.forget(newer.id, Some(&all[0]));
         assert!(found(&hot, &newer), "other facts of the same token were to be forgotten");
         hot.forget(newer.id, None);
-        assert!(hot.get(newer.id).is_none());
+        assert!(hot.get(newer.id, &Guard::new()).is_none());
         assert!(all[1..].iter().all(|facts| found(&hot, facts)));
 
         hot.clear();
-        assert!(all.iter().all(|facts| hot.get(facts.id).is_none()));
+        assert!(all.iter().all(|facts| hot.get(facts.id, &Guard::new()).is_none()));
     }
 
     #[test]

@@ -18,7 +18,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 pub use credentials::{Bearer, Credentials};
-pub use hot::Found;
 pub use recent::Known;
 pub use tokens::{Fact, Lookup, ReadError, Tokens};
 

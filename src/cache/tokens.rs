@@ -18,10 +18,11 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use moka::future::Cache;
 use moka::notification::RemovalCause;
+use sdd::{Guard, Shared};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::hot::{Found, Hot};
+use super::hot::Hot;
 use super::recent::Known;
 use crate::clock::Stopwatch;
 use crate::policy::id::TokenId;
@@ -35,10 +36,10 @@ const READS: usize = 1024;
 /// How long a read may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Every so many hits at hand are told to the cache behind, which evicts what is asked for least.
-const TOLD: u64 = 64;
+const TOLD: u64 = 256;
 
 /// What is known of an id: its facts, or that there is no such token.
-pub type Fact = Option<Arc<Known>>;
+pub type Fact = Option<Shared<Known>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
@@ -156,16 +157,16 @@ impl Tokens {
     }
 
     /// Asks memory for the facts of `id`, if they are at hand, without waiting for them.
-    pub fn fetch_facts(&self, id: TokenId) {
-        if let Some(found) = self.hot.get(id) {
-            found.iter().for_each(|facts| facts.fetch());
+    pub fn fetch_facts(&self, id: TokenId, guard: &Guard) {
+        if let Some(facts) = self.hot.get(id, guard) {
+            facts.fetch();
         }
     }
 
     /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`].
-    pub fn at_hand(&self, id: TokenId) -> Option<Found> {
-        let found = self.hot.get(id)?;
-        found.iter().for_each(|facts| facts.fetch());
+    pub fn at_hand<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g Known> {
+        let found = self.hot.get(id, guard)?;
+        found.fetch();
         if self.metrics.hit().is_multiple_of(TOLD) {
             // Not waited for: where memory is just being put in order, one of many is not told.
             let _ = self.facts.get(&self.key(id)).now_or_never();
@@ -212,7 +213,7 @@ impl Tokens {
                 fact
             });
             match tokio::time::timeout(PATIENCE, read).await {
-                Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Arc::new(Known::new(facts)))),
+                Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Shared::new(Known::new(facts)))),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
                 Ok(Err(panic)) => {
                     Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(panic)))))

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use sdd::Guard;
 
 use super::validate::Faults;
 use super::{Error, Result, Services, no_catalog};
@@ -23,9 +24,8 @@ use crate::usage::Recorded;
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
 
-/// How many questions of many before its turn the place of its facts is fetched, and they themselves.
-const PLACES_AHEAD: usize = 8;
-const FACTS_AHEAD: usize = 4;
+/// Of how many questions memory is asked for the facts at once. Their waits overlap.
+const TOGETHER: usize = 16;
 /// How often a question is decided anew because its token changed meanwhile.
 const TRIES: usize = 4;
 
@@ -103,15 +103,18 @@ impl Services {
         let watch = Stopwatch::start();
         let in_force = self.cache.borrow_catalog();
         let tokens = &self.cache.tokens;
-        let ids: Vec<_> =
-            questions.iter().map(|question| claimed_id(question.as_ref().ok()?.token)).collect();
-        ids.iter().take(PLACES_AHEAD).flatten().for_each(|&id| tokens.fetch_place(id));
-        ids.iter().take(FACTS_AHEAD).flatten().for_each(|&id| tokens.fetch_facts(id));
+        let guard = Guard::new();
         let mut decided = 0;
         for (place, question) in questions.iter().enumerate() {
-            let ahead = |by| ids.get(place + by).copied().flatten();
-            ahead(PLACES_AHEAD).into_iter().for_each(|id| tokens.fetch_place(id));
-            ahead(FACTS_AHEAD).into_iter().for_each(|id| tokens.fetch_facts(id));
+            if place % TOGETHER == 0 {
+                let next = &questions[place..questions.len().min(place + TOGETHER)];
+                let mut ids = [None; TOGETHER];
+                for (id, question) in ids.iter_mut().zip(next) {
+                    *id = question.as_ref().ok().and_then(|question| claimed_id(question.token));
+                }
+                ids.iter().flatten().for_each(|&id| tokens.fetch_place(id));
+                ids.iter().flatten().for_each(|&id| tokens.fetch_facts(id, &guard));
+            }
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
@@ -172,9 +175,9 @@ impl Services {
         let request = arguments(question, catalog)?;
         let asked = Prepared { services: self, question, catalog, request, watch };
         // What is asked for often is proved by its digest alone, before anything else is read of it.
+        let guard = Guard::new();
         if let Some(id) = claimed_id(question.token)
-            && let Some(found) = self.cache.tokens.at_hand(id)
-            && let Some(facts) = found.as_deref()
+            && let Some(facts) = self.cache.tokens.at_hand(id, &guard)
             && let Some(presented) = opened(facts, question)
         {
             return Ok(asked.decide(presented, Some(facts), answer));
