@@ -72,6 +72,8 @@ pub struct Questions {
     pub scope: &'static str,
     pub credential: Arc<str>,
     pub expected: Expected,
+    /// Whether nothing of it is use.
+    pub dry_run: bool,
     /// The one id that a server which answers a constant gives.
     pub constant_id: Option<&'static str>,
     /// How long a whole answer must be, where all are equally long.
@@ -122,7 +124,7 @@ impl Questions {
     }
 
     fn message_size(&self) -> usize {
-        6 + SECRET + self.client_ip.len() + self.scope.len()
+        6 + SECRET + self.client_ip.len() + self.scope.len() + if self.dry_run { 2 } else { 0 }
     }
 
     /// Of one request's, or one message's, body.
@@ -191,6 +193,9 @@ impl Questions {
             out.push(number << 3 | 2);
             out.push(text.len() as u8);
             out.extend_from_slice(text);
+        }
+        if self.dry_run {
+            out.extend_from_slice(&[5 << 3, 1]);
         }
     }
 

@@ -53,8 +53,9 @@ pub fn run(stand: &Arc<Stand>) -> Report {
         }
     };
     let scene = Scene { stand, url: &url, ours, bare: other, seeded, questions, other_questions };
-    let parts: [(&str, Part<'_>); 6] = [
+    let parts: [(&str, Part<'_>); 7] = [
         ("unary", Scene::unary),
+        ("recording", Scene::recording),
         ("h2load", Scene::h2load),
         ("latency", Scene::latency),
         ("misses", Scene::misses),
@@ -84,6 +85,7 @@ fn questions(
         scope,
         credential: seeded.credential.clone(),
         expected,
+        dry_run: false,
         constant_id: None,
         answer_size: (expected == ALLOWED).then_some(ANSWER),
         seed: 0x9e37_79b9_7f4a_7c15,
@@ -193,6 +195,21 @@ impl Scene<'_> {
         report.add(what, said(&stream), said(&bare_stream), of(2, 3, rate), Target::None);
         let what = "BatchAuthorize of 100 over bare";
         report.add(what, said(&batch), said(&bare_batch), of(4, 5, rate), Target::None);
+        Ok(())
+    }
+
+    /// What it costs that allowed decisions are use: dry runs are none.
+    fn recording(&self, report: &mut Report) -> Result<()> {
+        let used = self.load(UNARY);
+        let dry = Questions { dry_run: true, ..used.questions.clone() };
+        let dry = Load { questions: dry, ..used.clone() };
+        let turns =
+            self.turns(|| Ok([drive::run(&self.ours, &used)?, drive::run(&self.ours, &dry)?]))?;
+        let ratio = median(turns.iter().map(|[used, dry]| used.cpu / dry.cpu));
+        let cpu =
+            |side: usize| format!("{:.2} us", median(turns.iter().map(|turn| turn[side].cpu)));
+        let what = "CPU per decision, recorded over dry run";
+        report.add(what, cpu(0), cpu(1), ratio, Target::AtMost(1.03));
         Ok(())
     }
 

@@ -67,6 +67,13 @@ pub async fn seed(side: &Side, operator: &str, url: &str, count: usize) -> Seede
     let key = SecretKey::new(number, key.try_into().expect("32 bytes"));
     let keys = KeyRing::new(&[key]).expect("one key");
 
+    // Older ones would be announced as idle.
+    let now: i64 =
+        sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+            .fetch_one(&mut database)
+            .await
+            .expect("a time");
+
     let mut tokens = Vec::with_capacity(count);
     while tokens.len() < count {
         let part = ROWS_A_PART.min(count - tokens.len());
@@ -76,7 +83,7 @@ pub async fn seed(side: &Side, operator: &str, url: &str, count: usize) -> Seede
             let (token, id, digest) = make(&keys);
             let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
             rows.push_str(&format!(
-                "{}\t{}\tload\t{kind}\t\\\\x{digest}\t{WHITELIST}\t1\t1\n",
+                "{}\t{}\tload\t{kind}\t\\\\x{digest}\t{WHITELIST}\t1\t{now}\n",
                 id.0, account.0
             ));
             tokens.push(token);
@@ -91,8 +98,11 @@ pub async fn seed(side: &Side, operator: &str, url: &str, count: usize) -> Seede
         copy.send(rows.as_bytes()).await.expect("rows");
         copy.finish().await.expect("rows");
     }
+    let uses = "INSERT INTO token_use (token_id, idle_since) SELECT token_id, create_time FROM token \
+                ON CONFLICT DO NOTHING";
+    sqlx::query(uses).execute(&mut database).await.expect("a row of uses for each");
     // What autovacuum would do some time later, and then in the midst of a measurement.
-    sqlx::query("VACUUM ANALYZE token").execute(&mut database).await.expect("VACUUM");
+    sqlx::query("VACUUM ANALYZE token, token_use").execute(&mut database).await.expect("VACUUM");
     sqlx::query("CHECKPOINT").execute(&mut database).await.expect("CHECKPOINT");
     Seeded { tokens: tokens.into(), credential: credential.into(), key_number: number }
 }
