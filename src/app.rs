@@ -153,7 +153,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let store = open(&settings.store, "portcullis serve").await?;
     let served =
         serve_store(&settings, addresses.0, store.clone(), stop.clone(), async |services, gate| {
-            let standing = follow_standing(&services, &stop);
+            let standing = follow_standing(&settings, &services, &stop);
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
             let grpc = server::serve(
                 grpc_listener,
@@ -261,12 +261,18 @@ async fn serve_store(
 }
 
 /// Starts what reads how the lifecycle stands, for health and metrics.
-fn follow_standing(services: &Services, stop: &CancellationToken) -> Arc<Standing> {
+fn follow_standing(
+    settings: &ServeSettings,
+    services: &Services,
+    stop: &CancellationToken,
+) -> Arc<Standing> {
     let Services { store, clock, metrics, .. } = services;
     let standing = Arc::new(Standing::new(store.clone(), clock.clone(), metrics.clone()));
     shutdown::spawn_essential("standing", stop.clone(), {
         let (standing, stop) = (standing.clone(), stop.clone());
-        async move { standing.run(REFRESH, stop).await }
+        // Sooner where a whole lifecycle is tried in seconds.
+        let interval = REFRESH.min(settings.lifecycle.sweep_interval).max(RELOAD_PAUSE);
+        async move { standing.run(interval, stop).await }
     });
     standing
 }

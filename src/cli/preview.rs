@@ -55,7 +55,7 @@ fn assumptions(preview: &proto::PreviewLifecycleResponse) -> String {
         _ => "The lifecycle enforces: this happens.",
     };
     format!(
-        "{mode}\nAs of {}, over {} live tokens, with a window of {} and a notice of {}, if nobody \
+        "{mode}\nAs of {}, over {} live token(s), with a window of {} and a notice of {}, if nobody \
          uses anything and every notice is accepted at once. Days are those of UTC.\n",
         when(preview.time.as_ref()),
         preview.token_count,
