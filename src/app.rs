@@ -21,7 +21,7 @@ use crate::config::server::{
     TlsFiles,
 };
 use crate::grpc::{health, proto, server};
-use crate::lifecycle::{Outbox, Retries, Sweeper};
+use crate::lifecycle::{Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::service::Services;
@@ -153,6 +153,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let store = open(&settings.store, "portcullis serve").await?;
     let served =
         serve_store(&settings, addresses.0, store.clone(), stop.clone(), async |services, gate| {
+            let standing = follow_standing(&settings, &services, &stop);
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
             let grpc = server::serve(
                 grpc_listener,
@@ -162,7 +163,8 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
                 threads,
                 stop.clone(),
             );
-            let web = http::serve(http_listener, http::routes(services), http_tls, stop.clone());
+            let routes = http::routes(services, standing);
+            let web = http::serve(http_listener, routes, http_tls, stop.clone());
             announce(&settings, addresses)?;
             let (grpc, ()) = tokio::join!(grpc, web);
             grpc.context("cannot serve gRPC")
@@ -256,6 +258,23 @@ async fn serve_store(
     let served = serve(services.clone(), gate).await;
     services.usage.finish().await;
     served
+}
+
+/// Starts what reads how the lifecycle stands, for health and metrics.
+fn follow_standing(
+    settings: &ServeSettings,
+    services: &Services,
+    stop: &CancellationToken,
+) -> Arc<Standing> {
+    let Services { store, clock, metrics, .. } = services;
+    let standing = Arc::new(Standing::new(store.clone(), clock.clone(), metrics.clone()));
+    shutdown::spawn_essential("standing", stop.clone(), {
+        let (standing, stop) = (standing.clone(), stop.clone());
+        // Sooner where a whole lifecycle is tried in seconds.
+        let interval = REFRESH.min(settings.lifecycle.sweep_interval).max(RELOAD_PAUSE);
+        async move { standing.run(interval, stop).await }
+    });
+    standing
 }
 
 /// Starts what looks after tokens that nobody uses.

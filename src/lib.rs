@@ -13,10 +13,10 @@
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
-//! - [`mail`]: what admins are told, and the relay that carries it.
 //! - [`usage`]: what was used, merged in memory and written behind.
-//! - [`mail`]: messages, their templates, and handing them to a relay.
-//! - [`lifecycle`]: what drives the taking of what is not used: the sweeper and the outbox.
+//! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
+//! - [`lifecycle`]: what drives the taking of what is not used: the sweeper, the outbox, and how they
+//!   stand.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
 //! - [`http`]: metrics and health for operators' tools.
@@ -36,14 +36,16 @@
 //!
 //! # What must stay true
 //!
-//! - Imports run one way: `policy <- store <- cache <- service <- {grpc, http} <- app`;
-//!   `tests/layers.rs` checks them.
+//! - Imports run one way: `policy <- store <- cache <- usage <- lifecycle <- service <- {grpc, http}
+//!   <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
 //! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
 //!   before it.
 //! - A question about a token in memory waits for nothing, takes no lock and changes no thread.
 //! - A change is one transaction with its audit event and its change record.
+//! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that
+//!   cancels it is on disk before it is answered.
 //! - Only digests of secrets are kept; no secret is in a log line, an error, a metric or a `Debug`.
 //! - The store tells the time, and empty never means "any".
 pub mod app;

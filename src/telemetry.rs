@@ -212,6 +212,16 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+/// The labels of pending actions.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabels {
+    r#type: &'static str,
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// Everything that `/metrics` shows.
 #[derive(Debug)]
 pub struct Metrics {
@@ -243,6 +253,13 @@ pub struct Metrics {
     pub mails_refused: Counter,
     /// Mails that the relay did not take over for another reason.
     pub mail_faults: Counter,
+    /// When a sweep last came to its end, in seconds since 1970 by the store's clock; 0 before the
+    /// first.
+    pub last_sweep: Gauge,
+    pending_actions: Family<TypeLabels, Gauge>,
+    mails_waiting: Gauge,
+    mails_oldest: Gauge,
+    addresses_refused: Gauge,
     store_seconds: Family<StoreLabels, Latency, NewLatency>,
     store_errors: Family<StoreLabels, Counter>,
     calls: Family<CallLabels, Counter>,
@@ -273,6 +290,11 @@ impl Metrics {
             mails_accepted: Counter::default(),
             mails_refused: Counter::default(),
             mail_faults: Counter::default(),
+            last_sweep: Gauge::default(),
+            pending_actions: Family::default(),
+            mails_waiting: Gauge::default(),
+            mails_oldest: Gauge::default(),
+            addresses_refused: Gauge::default(),
             store_seconds: Family::new_with_constructor(NewLatency),
             store_errors: Family::default(),
             calls: Family::default(),
@@ -319,6 +341,20 @@ impl Metrics {
         ] {
             r.register(name, help, counter.clone());
         }
+        let pending = self.pending_actions.clone();
+        r.register("pending_actions", "Downgrades and deletions announced by now", pending);
+        for (name, help, gauge) in [
+            ("mails_waiting", "Mails that wait to be sent", &self.mails_waiting),
+            ("addresses_refused", "Addresses that the relay refuses", &self.addresses_refused),
+        ] {
+            r.register(name, help, gauge.clone());
+        }
+        for (name, help, gauge) in [
+            ("mails_oldest_age", "Age of the oldest mail that waits", &self.mails_oldest),
+            ("last_sweep_timestamp", "When a sweep last succeeded, since 1970", &self.last_sweep),
+        ] {
+            r.register_with_unit(name, help, time.clone(), gauge.clone());
+        }
         r.register_with_unit(
             "store",
             "Time that the store took, by operation",
@@ -357,6 +393,21 @@ impl Metrics {
     /// Counts token facts that were found in memory; how many there were before, on this thread.
     pub fn hit(&self) -> u64 {
         self.decisions.mine().hits.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Shows how many actions are announced.
+    pub fn pending(&self, deletions: u64, downgrades: u64) {
+        for (r#type, count) in [("deletion", deletions), ("downgrade", downgrades)] {
+            self.pending_actions.get_or_create(&TypeLabels { r#type }).set(gauge(count));
+        }
+    }
+
+    /// Shows how many mails wait, how many addresses are refused, and for how many seconds the oldest
+    /// mail waits.
+    pub fn mails(&self, waiting: u64, refused: u64, oldest: i64) {
+        self.mails_waiting.set(gauge(waiting));
+        self.addresses_refused.set(gauge(refused));
+        self.mails_oldest.set(oldest);
     }
 
     /// Records one use of the store.

@@ -28,7 +28,7 @@ const SHARDS: usize = 16;
 /// Uses that the store is told of at once.
 const BATCH: usize = 1_000;
 /// A use needs no note within so long after one that was noted, or a hundredth of the window if that
-/// is less (docs/policy.md, rule 5.3).
+/// is less (docs/policy.md, rule 5.6).
 const GRAIN: Duration = Duration::from_secs(60);
 /// How long the last flush may take when the process ends.
 const LAST: Duration = Duration::from_secs(10);

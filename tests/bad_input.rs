@@ -53,6 +53,7 @@ const ALLOWED: &[(&str, &str, &str, Code)] = &[
     ("ListPendingActions", "token_id", "empty", Code::Ok),
     ("ListPendingActions", "type", "unspecified", Code::Ok),
     ("ListPendingActions", "effective_before", "left out", Code::Ok),
+    ("PreviewLifecycle", "account_id", "empty", Code::Ok),
     ("ListAuditEvents", "account_id", "empty", Code::Ok),
     ("ListAuditEvents", "token_id", "empty", Code::Ok),
     ("ListAuditEvents", "start_time", "left out", Code::Ok),

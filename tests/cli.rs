@@ -195,6 +195,13 @@ fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
         Value::Array(vec![])
     );
 
+    let preview = shell.run(&["pending", "--preview", "--account", account]).exits(0);
+    preview.tells(&["The lifecycle enforces", "window of 45d"]).shows(&["DAY"]);
+    let preview = json(shell, &["pending", "--preview"]);
+    assert_eq!(preview["days"].as_array().unwrap().len(), 45);
+    assert_eq!(preview["token_count"], 3);
+    shell.run(&["pending", "--preview", "--token", token]).exits(2).tells(&["cannot be used"]);
+
     let deleted = shell.run(&["token", "delete", token]).exits(0);
     deleted.tells(&["is deleted", "bound on every replica"]);
     shell.run(&["token", "delete", token, "--yes"]).exits(0);

@@ -40,6 +40,12 @@ fn reflection_tells_what_there_is() {
     ] {
         assert!(described.contains(part), "no `{part}` in\n{described}");
     }
+    let calls = succeed(as_operator(&server).args([
+        &address(&server),
+        "list",
+        "portcullis.v1.TokenService",
+    ]));
+    assert!(calls.contains("portcullis.v1.TokenService.PreviewLifecycle"), "{calls}");
 }
 
 #[test]

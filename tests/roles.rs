@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 
 use portcullis::grpc::proto::{
     DeleteTokenRequest, GetTokenRequest, ListAccountsRequest, ListAuditEventsRequest,
-    ListPendingActionsRequest, ListTokensRequest, RevokeCredentialRequest, Role, TokenKind,
+    ListPendingActionsRequest, ListTokensRequest, PreviewLifecycleRequest, RevokeCredentialRequest,
+    Role, TokenKind,
 };
 use portcullis::policy::id::{AccountId, TokenId};
 use serde_json::{Value, json};
@@ -266,6 +267,15 @@ async fn an_account_admin_sees_its_account_in_every_list() {
             ListPendingActionsRequest { token_id: token.token_id.clone(), ..Default::default() };
         let found = admin.tokens().list_pending_actions(request).await.unwrap().into_inner();
         assert_eq!(found.pending_actions.len(), usize::from(token.account_id == own));
+    }
+
+    // A preview looks at no other account's tokens, and can't be made to.
+    for (account_id, count) in [("", 3), (&own, 3), (&other, 0)] {
+        let request = PreviewLifecycleRequest { account_id: account_id.to_owned() };
+        let preview = admin.tokens().preview_lifecycle(request).await.unwrap().into_inner();
+        assert_eq!(preview.token_count, count);
+        let noticed: i64 = preview.days.iter().map(|day| day.deletions_noticed).sum();
+        assert_eq!(noticed, 0, "all of them are announced");
     }
 
     let events = admin.tokens().list_audit_events(ListAuditEventsRequest::default()).await.unwrap();

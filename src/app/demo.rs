@@ -97,6 +97,14 @@ pub(super) async fn print(
     }
     writeln!(out, "  # everything else there is")?;
     writeln!(out, "  grpcurl {transport} {address} list\n")?;
+    writeln!(
+        out,
+        "What becomes of unused tokens takes weeks. To see it in seconds, start with\n\n  \
+         portcullis serve --dev --lifecycle-window 60s --lifecycle-notice 30s \\\n      \
+         --lifecycle-sweep-interval 1s\n\nand ask now and then what is announced and what holds \
+         it back: nothing is taken before\nadmins were mailed.\n\n  portcullis pending\n  \
+         portcullis pending --preview\n"
+    )?;
     out.flush()?;
     Ok(())
 }

@@ -44,6 +44,7 @@ named!(
     ListPendingActionsResponse,
     ListTokensResponse,
     ManageWhitelistResponse,
+    PreviewLifecycleResponse,
     RevokeCredentialResponse,
     RotateSecretKeyResponse,
     SetAccountAdminsResponse,

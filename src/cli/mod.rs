@@ -15,6 +15,7 @@ mod json;
 mod output;
 mod paging;
 mod pending;
+mod preview;
 mod token;
 mod version;
 mod whitelist;
@@ -89,8 +90,12 @@ pub enum ClientCommand {
     /// Shows the downgrades and deletions that are planned or announced, and how far the notices to the
     /// account's admins got. With --output json also why, and how to keep what would be taken.
     ///
-    /// Example:
+    /// With --preview: what is due today, and a calendar of 45 days, if nobody uses anything. That changes
+    /// nothing, and works where the lifecycle only observes.
+    ///
+    /// Examples:
     ///   portcullis pending --type deletion --before 2026-03-01T00:00:00Z
+    ///   portcullis pending --preview
     #[command(verbatim_doc_comment)]
     Pending(pending::PendingArgs),
     /// List who changed what, when and from where, the newest first

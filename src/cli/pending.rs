@@ -1,5 +1,7 @@
 //! `portcullis pending`.
 
+use std::fmt::Write as _;
+
 use clap::{Args, ValueEnum};
 use prost_types::Timestamp;
 
@@ -7,7 +9,7 @@ use super::connect::Session;
 use super::failure::Failure;
 use super::output::{clean, note, note_more, parse_time, print, table, when, word};
 use super::paging::{Limit, pages};
-use super::{Common, proto};
+use super::{Common, preview, proto};
 
 /// What `pending` takes.
 #[derive(Debug, Args)]
@@ -24,6 +26,9 @@ pub struct PendingArgs {
     /// Only those that take effect before this time, in RFC 3339
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     before: Option<Timestamp>,
+    /// Show what is due today and a calendar of what follows, announced or not
+    #[arg(long, conflicts_with_all = ["token", "action_type", "before", "limit"])]
+    preview: bool,
     #[command(flatten)]
     limit: Limit,
     #[command(flatten)]
@@ -41,6 +46,9 @@ enum ActionType {
 
 pub(super) async fn run(args: PendingArgs) -> Result<(), Failure> {
     let session = Session::open(args.common).await?;
+    if args.preview {
+        return preview::run(&session, args.account.unwrap_or_default()).await;
+    }
     let mut client = session.tokens();
     let filter = proto::ListPendingActionsRequest {
         account_id: args.account.unwrap_or_default(),
@@ -73,9 +81,7 @@ pub(super) async fn run(args: PendingArgs) -> Result<(), Failure> {
     }
     let rows: Vec<_> = answer.pending_actions.iter().map(row).collect();
     print(&table(["ACTION", "TOKEN", "TYPE", "EFFECTIVE", "NOTICES", "TAKES"], &rows))?;
-    for failing in answer.pending_actions.iter().flat_map(failing) {
-        note(&failing);
-    }
+    held(&answer.pending_actions).iter().for_each(|held| note(held));
     note_more(&answer.next_page_token);
     Ok(())
 }
@@ -85,27 +91,44 @@ fn row(action: &proto::PendingAction) -> [String; 6] {
         proto::PendingActionType::Deletion => "the token".to_owned(),
         _ => action.scopes_taken.join(", "),
     };
-    let accepted = action.notices.iter().filter(|n| n.state() == proto::NoticeState::Accepted);
     [
         action.pending_action_id.clone(),
         action.token_id.clone(),
         word(action.r#type().as_str_name(), "PENDING_ACTION_TYPE_"),
         when(action.effective_time.as_ref()),
-        format!("{} of {} accepted", accepted.count(), action.notices.len()),
+        notices(action),
         takes,
     ]
 }
 
-/// The notices that hold an action back until the account's admins are mended.
-fn failing(action: &proto::PendingAction) -> impl Iterator<Item = String> {
-    action.notices.iter().filter(|n| n.state() == proto::NoticeState::Failing).map(|notice| {
-        format!(
-            "{} is held back: {} can't be told: {}",
-            clean(&action.pending_action_id),
-            clean(&notice.email),
-            clean(&notice.failure)
-        )
-    })
+/// How far they got.
+fn notices(action: &proto::PendingAction) -> String {
+    let count = |state| action.notices.iter().filter(|notice| notice.state() == state).count();
+    let accepted = count(proto::NoticeState::Accepted);
+    let mut text = format!("{accepted} of {} accepted", action.notices.len());
+    match count(proto::NoticeState::Failing) {
+        0 => {}
+        // Writing to a string can't fail.
+        refused => drop(write!(text, ", {refused} refused")),
+    }
+    text
+}
+
+/// What holds actions back, each cause once: it is often the same.
+fn held(actions: &[proto::PendingAction]) -> Vec<String> {
+    let mut causes: Vec<(&str, Vec<&str>)> = Vec::new();
+    for action in actions.iter().filter(|action| !action.held_because.is_empty()) {
+        let id = action.pending_action_id.as_str();
+        match causes.iter_mut().find(|(cause, _)| *cause == action.held_because) {
+            Some((_, ids)) => ids.push(id),
+            None => causes.push((&action.held_because, vec![id])),
+        }
+    }
+    let told = |(cause, ids): (&str, Vec<&str>)| match ids.as_slice() {
+        [id] => format!("{} is held back: {}", clean(id), clean(cause)),
+        ids => format!("{} actions are held back: {}", ids.len(), clean(cause)),
+    };
+    causes.into_iter().map(told).collect()
 }
 
 #[cfg(test)]
@@ -113,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_counts_notices_and_failing_ones_are_named() {
+    fn a_row_counts_notices_and_what_holds_back_is_told_once() {
         let notice = |email: &str, state: proto::NoticeState, failure: &str| proto::Notice {
             email: email.to_owned(),
             state: state.into(),
@@ -139,13 +162,21 @@ mod tests {
                 "tok_1",
                 "downgrade",
                 "2026-02-15T00:00:00Z",
-                "1 of 2 accepted",
+                "1 of 2 accepted, 1 refused",
                 "a.write, b.write"
             ]
         );
+        let cause = "b@x.example is refused";
+        let held_by = |id: &str, cause: &str| proto::PendingAction {
+            pending_action_id: id.to_owned(),
+            held_because: cause.to_owned(),
+            ..action.clone()
+        };
+        let actions =
+            [held_by("act_1", cause), held_by("act_2", "x"), held_by("act_3", "x"), action];
         assert_eq!(
-            failing(&action).collect::<Vec<_>>(),
-            ["act_1 is held back: b@x.example can't be told: 550 no such user"]
+            held(&actions),
+            ["act_1 is held back: b@x.example is refused", "2 actions are held back: x"]
         );
     }
 }

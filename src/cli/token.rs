@@ -1,5 +1,6 @@
 //! `portcullis token`.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -123,7 +124,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             if session.print_json(&answer)? {
                 return Ok(());
             }
-            print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
+            print(&show(&answer.token.ok_or_else(|| missing("token"))?))
         }
         TokenCommand::List { account, deleted, limit } => {
             list(&session, account.unwrap_or_default(), deleted, limit).await
@@ -240,14 +241,46 @@ fn upcoming(action: &proto::PendingAction) -> String {
     format!("{what} {}", when(action.effective_time.as_ref()))
 }
 
+/// What a token is, in short.
 fn describe(token: &proto::Token) -> String {
-    let mut lines = vec![
+    let mut lines = facts(token);
+    lines.insert(5, ("may use", token.granted_scopes.join(", ")));
+    lines.extend(token.pending_actions.iter().map(|action| ("pending", upcoming(action))));
+    fields(&lines)
+}
+
+/// All of it: also each scope by itself, and what is planned and why.
+fn show(token: &proto::Token) -> String {
+    let mut text = fields(&facts(token));
+    let scopes = scopes(token);
+    if !scopes.is_empty() {
+        text.push('\n');
+        text += &table(["SCOPE", "LAST USE", "NOW"], &scopes);
+    }
+    for action in &token.pending_actions {
+        let takes = match action.r#type() {
+            proto::PendingActionType::Deletion => "the token".to_owned(),
+            _ => action.scopes_taken.join(", "),
+        };
+        text.push('\n');
+        text += &fields(&[
+            ("pending", format!("{} at the earliest", upcoming(action))),
+            ("takes", takes),
+            ("why", action.why.clone()),
+            ("how to keep it", action.how_to_keep.clone()),
+            ("held back", action.held_because.clone()),
+        ]);
+    }
+    text
+}
+
+fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
+    vec![
         ("token", token.token_id.clone()),
         ("account", token.account_id.clone()),
         ("name", token.name.clone()),
         ("kind", kind(token)),
         ("state", state(token)),
-        ("may use", token.granted_scopes.join(", ")),
         (
             "whitelist",
             match token.whitelist.as_slice() {
@@ -264,20 +297,24 @@ fn describe(token: &proto::Token) -> String {
                 used => when(used.as_ref()),
             },
         ),
-    ];
-    lines.extend(token.scope_uses.iter().map(|scope| {
-        ("last use of", format!("{} {}", scope.scope, when(scope.last_use_time.as_ref())))
-    }));
-    lines.extend(token.taken.iter().map(|taken| {
-        ("taken", format!("{} {}", when(taken.take_time.as_ref()), taken.scopes.join(", ")))
-    }));
-    lines.push(("deleted", when(token.delete_time.as_ref())));
-    for action in &token.pending_actions {
-        lines.push(("pending", upcoming(action)));
-        lines.push(("why", action.why.clone()));
-        lines.push(("how to keep it", action.how_to_keep.clone()));
+        ("deleted", when(token.delete_time.as_ref())),
+    ]
+}
+
+/// Each scope that it may use, has used or has lost, by name.
+fn scopes(token: &proto::Token) -> Vec<[String; 3]> {
+    let mut scopes: BTreeMap<&str, [String; 2]> = BTreeMap::new();
+    for taken in &token.taken {
+        let now = format!("taken {}", when(taken.take_time.as_ref()));
+        scopes.extend(taken.scopes.iter().map(|s| (s.as_str(), [String::new(), now.clone()])));
     }
-    fields(&lines)
+    let granted = token.granted_scopes.iter();
+    scopes.extend(granted.map(|s| (s.as_str(), [String::new(), "granted".to_owned()])));
+    for used in &token.scope_uses {
+        let [last, _] = scopes.entry(&used.scope).or_default();
+        *last = when(used.last_use_time.as_ref());
+    }
+    scopes.into_iter().map(|(name, [last, now])| [name.to_owned(), last, now]).collect()
 }
 
 /// Asks on a terminal whether to delete; a script that has none means what it says.
@@ -341,10 +378,23 @@ mod tests {
              whitelist version:  2\n\
              created:            2026-01-01T00:00:00Z\n\
              last use:           none recorded\n\
-             pending:            downgrade 2026-02-15T00:00:00Z\n\
-             why:                no write use since its creation\n\
-             how to keep it:     use it to write\n"
+             pending:            downgrade 2026-02-15T00:00:00Z\n"
         );
+    }
+
+    #[test]
+    fn a_token_is_shown_scope_by_scope() {
+        let at = |time| Some(parse_time(time).unwrap());
+        let mut token = token();
+        token.last_use_time = at("2026-01-09T08:00:00Z");
+        token.scope_uses = [("a.read", "2026-01-09T08:00:00Z"), ("old", "2026-01-02T00:00:00Z")]
+            .map(|(scope, time)| proto::ScopeUse { scope: scope.into(), last_use_time: at(time) })
+            .to_vec();
+        let (scopes, take_time) = (vec!["c.write".to_owned()], at("2026-01-05T00:00:00Z"));
+        token.taken = vec![proto::TakenScopes { scopes, take_time }];
+        token.pending_actions[0].scopes_taken = vec!["a.write".to_owned()];
+        token.pending_actions[0].held_because = "a notice is not accepted yet".to_owned();
+        insta::assert_snapshot!(show(&token));
     }
 
     #[test]

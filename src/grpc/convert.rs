@@ -1,19 +1,24 @@
 //! Domain values as messages, and back.
 
+use explain::Explained;
+
 use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
-use crate::policy::lifecycle::{Calendar, Takes, Uses};
+use crate::policy::lifecycle::Uses;
 use crate::policy::network::Entry;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{Holding, PendingActionType, TokenKind, TokenState};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::tokens::Described;
-use crate::service::{Binding, Error, Result};
+use crate::service::{Binding, Error, Outlook, Result};
 use crate::store::{
     Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
+
+mod explain;
+pub(super) mod preview;
 
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.to_seconds_nanos();
@@ -150,7 +155,7 @@ pub(super) fn scope(scope: &Scope) -> pb::Scope {
     }
 }
 
-fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
+pub(super) fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
     let mut names: Vec<String> =
         ids.into_iter().filter_map(|id| in_force.name_of(id)).map(ToString::to_string).collect();
     names.sort_unstable();
@@ -179,7 +184,7 @@ fn taken(token: &Token, in_force: &InForce) -> Vec<pb::TakenScopes> {
 }
 
 pub(super) fn described(described: Described) -> pb::Token {
-    token(described.token, &described.in_force, &described.calendar)
+    token(described.token, &described.in_force, &described.outlook)
 }
 
 /// By name.
@@ -193,7 +198,8 @@ fn scope_uses(uses: &Uses, in_force: &InForce) -> Vec<pb::ScopeUse> {
     used
 }
 
-pub(super) fn token(mut token: Token, in_force: &InForce, calendar: &Calendar) -> pb::Token {
+pub(super) fn token(mut token: Token, in_force: &InForce, outlook: &Outlook) -> pb::Token {
+    let calendar = &outlook.calendar;
     token.pending.sort_by_key(|action| (action.live().effective(calendar), action.id));
     let (state, deleted) = match token.state {
         TokenState::Active => (pb::TokenState::Active, None),
@@ -216,7 +222,7 @@ pub(super) fn token(mut token: Token, in_force: &InForce, calendar: &Calendar) -
         pending_actions: token
             .pending
             .into_iter()
-            .map(|action| pending_action(action, in_force, calendar))
+            .map(|action| pending_action(action, in_force, outlook))
             .collect(),
         name: token.name,
     }
@@ -239,31 +245,30 @@ fn notice(notice: Notice) -> pb::Notice {
 pub(super) fn pending_action(
     action: PendingAction,
     in_force: &InForce,
-    calendar: &Calendar,
+    outlook: &Outlook,
 ) -> pb::PendingAction {
-    let (why, how_to_keep) = match action.takes {
-        Takes::Token => ("The token is not used.", "Use the token once."),
-        Takes::Writes => {
-            ("The token writes nothing.", "Use the token once for something that writes.")
-        }
-        Takes::Scopes(_) => {
-            ("The token does not use these scopes.", "Use each scope that is to stay once.")
-        }
+    let explained = Explained {
+        takes: &action.takes,
+        basis: action.basis,
+        used: action.last_use_of_taken.is_some(),
+        taken: &names(in_force, action.taken.iter().copied()),
+        settings: &outlook.calendar.settings,
     };
-    let effective = action.live().effective(calendar);
+    let effective = action.live().effective(&outlook.calendar);
     pb::PendingAction {
         pending_action_id: action.id.to_string(),
         token_id: action.token_id.to_string(),
         account_id: action.account_id.to_string(),
         r#type: action_type(action.action()).into(),
+        why: explained.why(),
+        how_to_keep: explained.how_to_keep(effective),
+        held_because: explain::held_because(&action, outlook).unwrap_or_default(),
         scopes_taken: names(in_force, action.taken),
         scopes_kept: names(in_force, action.kept),
-        why: why.to_owned(),
         last_use_time: action.last_use.map(time),
         last_use_time_of_taken: action.last_use_of_taken.map(time),
         notices: action.notices.into_iter().map(notice).collect(),
         effective_time: Some(time(effective)),
-        how_to_keep: how_to_keep.to_owned(),
         create_time: Some(time(action.created)),
     }
 }
@@ -289,7 +294,7 @@ mod tests {
 
     use super::*;
     use crate::policy::id::{AccountId, PendingActionId, TokenId};
-    use crate::policy::lifecycle::Settings;
+    use crate::policy::lifecycle::{Calendar, Settings, Takes};
     use crate::policy::network::Whitelist;
     use crate::store::StoredCatalog;
 
@@ -346,7 +351,7 @@ mod tests {
             pending: vec![action(1, Takes::Token, 10, None), action(2, Takes::Writes, 3, Some(41))],
         };
         let calendar = Calendar { settings: Settings::default(), now: day(50) };
-        let shown = token(shown, &in_force, &calendar);
+        let shown = token(shown, &in_force, &Outlook { calendar, mails: true });
         assert_eq!(shown.last_use_time, Some(time(day(10))));
         let uses: Vec<_> = shown.scope_uses.iter().map(|used| used.scope.as_str()).collect();
         assert_eq!(uses, ["alpha", "zeta"]);

@@ -9,7 +9,8 @@ use super::proto::{
     CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
     GetTokenRequest, GetTokenResponse, ListAuditEventsRequest, ListAuditEventsResponse,
     ListPendingActionsRequest, ListPendingActionsResponse, ListTokensRequest, ListTokensResponse,
-    ManageWhitelistRequest, ManageWhitelistResponse,
+    ManageWhitelistRequest, ManageWhitelistResponse, PreviewLifecycleRequest,
+    PreviewLifecycleResponse,
 };
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::tokens::CreateToken;
@@ -61,9 +62,9 @@ impl TokenService for Management {
             let paging = Paging { size: r.page_size, token: &r.page_token };
             let (page, in_force) =
                 services.list_tokens(&caller, &r.account_id, r.show_deleted, paging).await?;
-            let calendar = services.calendar();
+            let outlook = services.outlook();
             let tokens =
-                page.items.into_iter().map(|token| convert::token(token, &in_force, &calendar));
+                page.items.into_iter().map(|token| convert::token(token, &in_force, &outlook));
             Ok(ListTokensResponse { tokens: tokens.collect(), next_page_token: page.next })
         })
         .await
@@ -125,15 +126,26 @@ impl TokenService for Management {
             };
             let page = services.list_pending_actions(&caller, query, faults).await?;
             let in_force = services.get_catalog()?;
-            let calendar = services.calendar();
+            let outlook = services.outlook();
             let actions = page
                 .items
                 .into_iter()
-                .map(|action| convert::pending_action(action, &in_force, &calendar));
+                .map(|action| convert::pending_action(action, &in_force, &outlook));
             Ok(ListPendingActionsResponse {
                 pending_actions: actions.collect(),
                 next_page_token: page.next,
             })
+        })
+        .await
+    }
+
+    async fn preview_lifecycle(
+        &self,
+        request: Request<PreviewLifecycleRequest>,
+    ) -> Result<Response<PreviewLifecycleResponse>, Status> {
+        self.run("PreviewLifecycle", request, async |services, caller, r| {
+            let preview = services.preview_lifecycle(&caller, &r.account_id).await?;
+            Ok(convert::preview::response(preview))
         })
         .await
     }

@@ -1,5 +1,7 @@
 //! Plain HTTP: what operators' tools read. The management page moves in here.
 
+mod health;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::lifecycle::Standing;
 use crate::service::Services;
 use crate::{net, shutdown};
 
@@ -23,10 +26,14 @@ use crate::{net, shutdown};
 const CONNECTIONS: usize = 512;
 
 /// Everything that is served over plain HTTP.
-pub fn routes(services: Arc<Services>) -> Router {
+pub fn routes(services: Arc<Services>, standing: Arc<Standing>) -> Router {
+    let health = {
+        let services = services.clone();
+        async move || health::text(&services.outlook(), standing.known().as_deref())
+    };
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services)
 }

@@ -6,7 +6,9 @@
 
 mod facts;
 mod outbox;
+mod standing;
 mod sweeper;
 
 pub use outbox::{Outbox, Retries, Transport};
+pub use standing::{Known, REFRESH, Standing};
 pub use sweeper::{Sweeper, Swept};

@@ -80,6 +80,7 @@ impl Sweeper {
             }
         }
         self.purge(&mut swept).await?;
+        self.metrics.last_sweep.set(self.clock.now().to_seconds_nanos().0);
         Ok(swept)
     }
 

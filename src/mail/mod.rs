@@ -22,3 +22,4 @@ pub use message::{InvalidSender, Kind, Message, Sender};
 pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};
 pub use relay::{Limits, Outcome, Relay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};
+pub use text::length;

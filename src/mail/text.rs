@@ -33,7 +33,7 @@ fn written(at: Timestamp, format: &[BorrowedFormatItem<'_>]) -> String {
 }
 
 /// `45 days`, `90 minutes`, `1 second`: in the largest unit that leaves no rest.
-pub(super) fn length(duration: Duration) -> String {
+pub fn length(duration: Duration) -> String {
     const UNITS: [(&str, u128); 5] = [
         ("day", 86_400_000_000),
         ("hour", 3_600_000_000),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::id::PendingActionId;
 use super::scope::{Access, Catalog, Scope, ScopeId};
 use super::time::Timestamp;
-use super::token::{Grant, PendingActionType};
+use super::token::{Grant, Holding, PendingActionType};
 
 #[cfg(test)]
 mod tests;
@@ -148,6 +148,23 @@ impl Takes {
             Self::Writes | Self::Scopes(_) => PendingActionType::Downgrade,
         }
     }
+
+    /// What its notice names: the scopes that a token with `grant` would lose, and those that would
+    /// stay, both sorted by id.
+    pub fn taken_and_kept(&self, grant: &Grant, catalog: &Catalog) -> (Vec<ScopeId>, Vec<ScopeId>) {
+        let held = catalog.scopes().iter().filter(|scope| grant.holding(scope) == Holding::Granted);
+        let (taken, kept): (Vec<_>, Vec<_>) = held.partition(|scope| fits(self, scope));
+        let ids = |scopes: Vec<&Scope>| {
+            let mut ids: Vec<_> = scopes.into_iter().map(|scope| scope.id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        match self {
+            // What is to be taken is what the plan names, whatever the catalogue says of it.
+            Self::Scopes(named) => (named.clone(), ids(kept)),
+            Self::Token | Self::Writes => (ids(taken), ids(kept)),
+        }
+    }
 }
 
 /// An announced action as the plan sees it: neither carried out nor cancelled.
@@ -210,6 +227,8 @@ pub enum Overtaken {
 pub struct Forecast {
     /// What would be taken.
     pub takes: Takes,
+    /// See [`Announced::basis`].
+    pub basis: Timestamp,
     /// When the notice would be due.
     pub notice_at: Timestamp,
     /// When it would be taken, were the notices accepted at once.
@@ -288,7 +307,7 @@ impl Subject {
             let Some(Planned { takes, basis }) = then.due(settings, notice_at) else { break };
             let effective = effective(settings, basis, Some(notice_at), now);
             then.announced.push(Announced { takes: takes.clone(), basis });
-            forecasts.push(Forecast { takes, notice_at, effective });
+            forecasts.push(Forecast { takes, basis, notice_at, effective });
         }
         forecasts
     }

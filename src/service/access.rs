@@ -78,7 +78,7 @@ impl Audience {
             (
                 "portcullis.v1.TokenService",
                 "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "ManageWhitelist"
-                | "ListPendingActions" | "ListAuditEvents",
+                | "ListPendingActions" | "PreviewLifecycle" | "ListAuditEvents",
             )
             | ("portcullis.v1.AccountService", "GetAccount" | "ListAccounts")
             | ("portcullis.v1.CatalogService", "GetCatalog") => Self::Accounts,

@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod decisions;
 pub mod error;
 pub mod lists;
+pub mod preview;
 pub mod tokens;
 pub mod validate;
 pub mod whitelists;
@@ -41,6 +42,15 @@ pub struct Binding {
     pub bound: bool,
     /// When it does at the latest.
     pub by: Timestamp,
+}
+
+/// What is needed to tell of a pending action: its dates, and what holds it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlook {
+    /// What dates are computed with.
+    pub calendar: Calendar,
+    /// Whether anybody can be mailed.
+    pub mails: bool,
 }
 
 /// The use cases, over everything they need.
@@ -121,6 +131,11 @@ impl Services {
     /// What dates are computed with, now.
     pub fn calendar(&self) -> Calendar {
         Calendar { settings: self.lifecycle, now: self.clock.now() }
+    }
+
+    /// What pending actions are told with, now.
+    pub fn outlook(&self) -> Outlook {
+        Outlook { calendar: self.calendar(), mails: self.mails }
     }
 
     /// Bound now: this process is the only one that decides.

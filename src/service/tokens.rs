@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::accounts::no_account;
 use super::lists::{Cursor, Paged, Paging};
 use super::validate::{self, Faults};
-use super::{Binding, Caller, Error, Result, Services};
+use super::{Binding, Caller, Error, Outlook, Result, Services};
 use crate::cache::InForce;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::Calendar;
 use crate::policy::network::{Entries, Whitelist};
 use crate::policy::scope::{Catalog, ScopeId, ScopeSet};
 use crate::policy::token::{Grant, TokenKind};
@@ -48,13 +47,13 @@ pub struct Described {
     pub token: Token,
     /// The catalogue in force.
     pub in_force: Arc<InForce>,
-    /// What the dates of its pending actions are computed with.
-    pub calendar: Calendar,
+    /// What its pending actions are told with.
+    pub outlook: Outlook,
 }
 
 impl Services {
     fn described(&self, token: Token) -> Result<Described> {
-        Ok(Described { token, in_force: self.in_force()?, calendar: self.calendar() })
+        Ok(Described { token, in_force: self.in_force()?, outlook: self.outlook() })
     }
 
     /// Creates a token. With `validate_only` the secret is absent, and the id means nothing.
@@ -77,15 +76,15 @@ impl Services {
                 let account = self.store.account(new.account_id);
                 self.read("account", account).await?.ok_or_else(|| no_account(new.account_id))?;
                 let token = self.as_it_would_be(new);
-                let calendar = self.calendar();
-                return Ok((Described { token, in_force, calendar }, None));
+                let outlook = self.outlook();
+                return Ok((Described { token, in_force, outlook }, None));
             }
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
             match self.change("create_token", Touched::Token(new.id), &ctx, create).await {
                 Ok(Ok(token)) => {
-                    let calendar = self.calendar();
-                    return Ok((Described { token, in_force, calendar }, Some(secret)));
+                    let outlook = self.outlook();
+                    return Ok((Described { token, in_force, outlook }, Some(secret)));
                 }
                 Ok(Err(_)) => return Err(no_account(new.account_id)),
                 Err(StoreError::StaleCatalog) => self.catch_up().await?,

@@ -202,6 +202,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         page: Page<PendingActionId>,
     ) -> Result<Vec<PendingAction>>;
 
+    /// How many of them there are.
+    async fn count_pending(&self) -> Result<PendingCounts>;
+
     // The lifecycle. Why these are safe against each other is told in `sql/lifecycle`.
 
     /// Records uses, in any order and as often as one likes: what is known only moves forward. Tokens

@@ -195,8 +195,9 @@ fn a_date_needs_every_acceptance() {
 #[test]
 fn a_forecast_tells_everything_to_the_end() {
     let settings = Settings::default();
-    let forecast = |takes, notice_at, effective| Forecast {
+    let forecast = |takes, basis, notice_at, effective| Forecast {
         takes,
+        basis: day(basis),
         notice_at: day(notice_at),
         effective: day(effective),
     };
@@ -204,18 +205,18 @@ fn a_forecast_tells_everything_to_the_end() {
     assert_eq!(
         token.forecast(&settings, day(31)),
         [
-            forecast(scopes(&[3]), 38, 45),
-            forecast(scopes(&[2]), 39, 46),
-            forecast(Takes::Token, 68, 75),
+            forecast(scopes(&[3]), 0, 38, 45),
+            forecast(scopes(&[2]), 1, 39, 46),
+            forecast(Takes::Token, 30, 68, 75),
         ]
     );
     // Late: one notice for all that is due, with its whole period.
     assert_eq!(
         token.forecast(&settings, day(60)),
-        [forecast(scopes(&[2, 3]), 60, 67), forecast(Takes::Token, 68, 75)]
+        [forecast(scopes(&[2, 3]), 1, 60, 67), forecast(Takes::Token, 30, 68, 75)]
     );
     let token = subject(Grant::ReadWrite, &[(1, false, 2)], &[]);
-    assert_eq!(token.forecast(&settings, day(90)), [forecast(Takes::Token, 90, 97)]);
+    assert_eq!(token.forecast(&settings, day(90)), [forecast(Takes::Token, 2, 90, 97)]);
 }
 
 fn grants() -> impl Strategy<Value = Grant> {

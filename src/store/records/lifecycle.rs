@@ -30,10 +30,14 @@ pub struct IdleToken {
     pub id: TokenId,
     /// Its owner.
     pub account_id: AccountId,
+    /// A label.
+    pub name: String,
     /// As stored: what [`Subject::idle_since`] was when it was last computed, or earlier.
     pub idle_since: Option<Timestamp>,
     /// The facts that its lifecycle rests on.
     pub subject: Subject,
+    /// What is announced for it, with how far its notices got.
+    pub live: Vec<LiveAction>,
 }
 
 /// What became of an attempt to carry out an action.
@@ -122,6 +126,15 @@ impl PendingAction {
             accepted: self.accepted,
         }
     }
+}
+
+/// How many actions are announced and not yet ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PendingCounts {
+    /// Of type deletion.
+    pub deletions: u64,
+    /// Of type downgrade.
+    pub downgrades: u64,
 }
 
 /// A list of pending actions.

@@ -44,9 +44,9 @@ use crate::secret::{Digest, SecretKey};
 use crate::store::{
     Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Claim, Context,
     Credential, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewToken,
-    NoSuchAccount, Page, PendingAction, PendingFilter, Result, ScopesInUse, SettingsCredential,
-    Store, StoredCatalog, Token, TokenFilter, Use, WhitelistChanged, WhitelistRefused,
-    WhitelistTarget,
+    NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter, Result, ScopesInUse,
+    SettingsCredential, Store, StoredCatalog, Token, TokenFilter, Use, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -171,6 +171,10 @@ impl Store for Handle {
         page: Page<PendingActionId>,
     ) -> Result<Vec<PendingAction>> {
         self.within(pending::list(self, filter, page)).await
+    }
+
+    async fn count_pending(&self) -> Result<PendingCounts> {
+        self.within(pending::count(self)).await
     }
 
     async fn record_uses(&self, uses: &[Use]) -> Result<Vec<TokenId>> {

@@ -15,7 +15,9 @@ use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
 use crate::store::error::Unreadable;
-use crate::store::{Notice, NoticeState, Page, PendingAction, PendingFilter, Result};
+use crate::store::{
+    Notice, NoticeState, Page, PendingAction, PendingCounts, PendingFilter, Result,
+};
 
 /// A live action as decisions know it; every column is null where there is none.
 #[derive(FromRow)]
@@ -297,6 +299,20 @@ pub(super) async fn keep(
         keep.execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+const COUNT: &str = "\
+    SELECT CASE takes WHEN 'token' THEN 1 ELSE 0 END AS deletes, count(*) FROM pending_action \
+    WHERE end_time IS NULL GROUP BY CASE takes WHEN 'token' THEN 1 ELSE 0 END";
+
+/// How many are live.
+pub(super) async fn count(store: &Handle) -> Result<PendingCounts> {
+    let rows: Vec<(i32, i64)> = sqlx::query_as(COUNT).fetch_all(store.read()).await?;
+    let of = |wanted| {
+        let count = rows.iter().find(|&&(deletes, _)| deletes == wanted).map(|&(_, count)| count);
+        u64::try_from(count.unwrap_or(0)).unwrap_or(0)
+    };
+    Ok(PendingCounts { deletions: of(1), downgrades: of(0) })
 }
 
 const SET_ACCEPTED: &str =

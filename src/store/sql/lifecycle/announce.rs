@@ -9,8 +9,8 @@ use super::Locked;
 use crate::clock::id_at;
 use crate::policy::id::{PendingActionId, TokenId};
 use crate::policy::lifecycle::{Mode, Planned, Settings, Takes};
-use crate::policy::scope::{Access, Catalog, ScopeId};
-use crate::policy::token::{Grant, Holding, TokenState};
+use crate::policy::scope::{Catalog, ScopeId};
+use crate::policy::token::TokenState;
 use crate::store::{Context, Notice, NoticeState, PendingAction, Result};
 
 /// Announces what is due; `None` where nothing is.
@@ -73,7 +73,7 @@ fn action(
     Planned { takes, basis }: Planned,
 ) -> PendingAction {
     let subject = &locked.subject;
-    let (taken, kept) = taken_and_kept(&subject.grant, catalog, &takes);
+    let (taken, kept) = takes.taken_and_kept(&subject.grant, catalog);
     let last_use_of_taken = match &takes {
         Takes::Token => subject.uses.last,
         Takes::Writes => subject.uses.last_write,
@@ -92,25 +92,6 @@ fn action(
         accepted: None,
         created: ctx.now,
         notices: Vec::new(),
-    }
-}
-
-/// What the notice names: the scopes that the token would lose, and those that would stay.
-fn taken_and_kept(grant: &Grant, catalog: &Catalog, takes: &Takes) -> (Vec<ScopeId>, Vec<ScopeId>) {
-    let held = catalog.scopes().iter().filter(|scope| grant.holding(scope) == Holding::Granted);
-    let (mut taken, mut kept): (Vec<_>, Vec<_>) =
-        held.map(|scope| (scope.id, scope.access)).partition(|(id, access)| match takes {
-            Takes::Token => true,
-            Takes::Writes => *access == Access::Write,
-            Takes::Scopes(named) => named.contains(id),
-        });
-    taken.sort_unstable();
-    kept.sort_unstable();
-    let ids = |scopes: Vec<(ScopeId, Access)>| scopes.into_iter().map(|(id, _)| id).collect();
-    match takes {
-        // What is to be taken is what the plan names, whatever the catalogue says of it.
-        Takes::Scopes(named) => (named.clone(), ids(kept)),
-        Takes::Token | Takes::Writes => (ids(taken), ids(kept)),
     }
 }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::super::token::{Row, SELECT};
 use super::super::{Db, Handle, QueryBuilder, usage};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
-use crate::policy::lifecycle::{LiveAction, Mode, Settings};
+use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::time::Timestamp;
 use crate::store::{IdleToken, Page, Result};
 
@@ -46,12 +46,7 @@ async fn read(store: &Handle, mut query: QueryBuilder) -> Result<Vec<IdleToken>>
     let mut tx = store.read_steadily().await?;
     let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *tx).await?;
     let mut live = usage::live_of(&mut tx, &rows).await?;
-    rows.iter()
-        .map(|row| {
-            let live = live.remove(&row.id()).unwrap_or_default();
-            row.idle(live.iter().map(LiveAction::announced).collect())
-        })
-        .collect()
+    rows.iter().map(|row| row.idle(live.remove(&row.id()).unwrap_or_default())).collect()
 }
 
 /// Deletions before downgrades, so that a token's deletion goes first where both are due.

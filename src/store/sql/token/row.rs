@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::super::decode::{numbered_scopes, scope_times, whitelist};
 use super::super::{Connection, QueryBuilder};
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::{Announced, Subject, Uses};
+use crate::policy::lifecycle::{Announced, LiveAction, Subject, Uses};
 use crate::policy::network::Whitelist;
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
@@ -99,12 +99,14 @@ impl Row {
         Ok(Subject { grant: self.grant()?, created, uses: self.uses()?, announced })
     }
 
-    pub(in super::super) fn idle(&self, announced: Vec<Announced>) -> Result<IdleToken> {
+    pub(in super::super) fn idle(&self, live: Vec<LiveAction>) -> Result<IdleToken> {
         Ok(IdleToken {
             id: self.id(),
             account_id: self.account_id(),
+            name: self.name.clone(),
             idle_since: self.idle_since.map(Timestamp),
-            subject: self.subject(announced)?,
+            subject: self.subject(live.iter().map(LiveAction::announced).collect())?,
+            live,
         })
     }
 

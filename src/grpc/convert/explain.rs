@@ -1,0 +1,198 @@
+//! The sentences about pending actions: why, how to keep what would be taken, and what holds them
+//! back. Each is whole by itself, with its dates, so that any client can show it as it is.
+
+use crate::mail;
+use crate::policy::lifecycle::{Settings, Takes};
+use crate::policy::time::Timestamp;
+use crate::service::Outlook;
+use crate::store::{NoticeState, PendingAction};
+
+/// What the sentences of one action are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Explained<'a> {
+    /// What it takes.
+    pub(super) takes: &'a Takes,
+    /// Since when that is unused.
+    pub(super) basis: Timestamp,
+    /// Whether that is a use; if not, it is the token's creation.
+    pub(super) used: bool,
+    /// The names of the scopes it takes.
+    pub(super) taken: &'a [String],
+    /// How long things may go unused.
+    pub(super) settings: &'a Settings,
+}
+
+impl Explained<'_> {
+    /// Why, and after how long.
+    pub(super) fn why(&self) -> String {
+        let basis = self.basis;
+        let window = mail::length(self.settings.window());
+        match (self.takes, self.used) {
+            (Takes::Token, true) => format!(
+                "The token was last used at {basis}; one that is not used for {window} is deleted."
+            ),
+            (Takes::Token, false) => format!(
+                "The token was never used since it was created at {basis}; one that is not used \
+                 for {window} is deleted."
+            ),
+            (Takes::Writes, true) => format!(
+                "The token was last used to write at {basis}; a READ_WRITE token that writes \
+                 nothing for {window} becomes READ_ONLY."
+            ),
+            (Takes::Writes, false) => format!(
+                "The token has written nothing since it was created at {basis}; a READ_WRITE \
+                 token that writes nothing for {window} becomes READ_ONLY."
+            ),
+            (Takes::Scopes(_), true) => format!(
+                "The token has used none of {} since {basis}; a CUSTOM token loses what it does \
+                 not use for {window}.",
+                self.taken()
+            ),
+            (Takes::Scopes(_), false) => format!(
+                "The token has used none of {} since it was created at {basis}; a CUSTOM token \
+                 loses what it does not use for {window}.",
+                self.taken()
+            ),
+        }
+    }
+
+    /// What keeps it, and until when that surely works.
+    pub(super) fn how_to_keep(&self, effective: Timestamp) -> String {
+        const COUNTS: &str = "A denied request and a dry run are no use.";
+        match self.takes {
+            Takes::Token => format!(
+                "Use the token once, for anything that it may do, before {effective}: that cancels \
+                 the deletion. {COUNTS}"
+            ),
+            Takes::Writes => format!(
+                "Use the token once to write, for any of {}, before {effective}: that cancels the \
+                 whole downgrade. Reading does not. {COUNTS}",
+                self.taken()
+            ),
+            Takes::Scopes(_) => format!(
+                "Use each scope that is to stay once before {effective}: it comes off the list, \
+                 and the others still go. {COUNTS}"
+            ),
+        }
+    }
+
+    /// The names, the first few of many.
+    fn taken(&self) -> String {
+        const SHOWN: usize = 5;
+        let shown = self.taken.len().min(SHOWN);
+        let more = self.taken.len() - shown;
+        let names = self.taken[..shown].join(", ");
+        if more == 0 { names } else { format!("{names} and {more} more") }
+    }
+}
+
+/// What an action waits for beside its dates; `None` once all of its notices are accepted.
+pub(super) fn held_because(action: &PendingAction, outlook: &Outlook) -> Option<String> {
+    if action.accepted.is_some() {
+        return None;
+    }
+    let notice = mail::length(outlook.calendar.settings.notice());
+    if !outlook.mails {
+        return Some(
+            "No mail server is configured, so no admin can be told, and nothing is taken.".into(),
+        );
+    }
+    let failing = action.notices.iter().filter_map(|notice| match &notice.state {
+        NoticeState::Failing(why) => Some(format!("{} ({why})", notice.email)),
+        NoticeState::Queued | NoticeState::Accepted(_) => None,
+    });
+    let failing: Vec<_> = failing.collect();
+    if !failing.is_empty() {
+        return Some(format!(
+            "The mail server refuses {}. Set other admins, or have the address mended: the action \
+             takes effect {notice} after the last admin's notice is accepted.",
+            failing.join(", ")
+        ));
+    }
+    let waiting = action.notices.iter().filter(|notice| notice.state == NoticeState::Queued);
+    Some(format!(
+        "{} of {} notices not accepted by the mail server yet: the action takes effect {notice} \
+         after the last one is.",
+        waiting.count(),
+        action.notices.len()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::policy::id::{AccountId, PendingActionId, TokenId};
+    use crate::policy::lifecycle::{Calendar, Mode};
+    use crate::policy::scope::ScopeId;
+    use crate::store::Notice;
+
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+    fn sentences(takes: Takes, used: bool, taken: &[&str]) -> String {
+        let taken: Vec<_> = taken.iter().map(|&name| name.to_owned()).collect();
+        let settings = Settings::default();
+        let basis = Timestamp(20_000 * DAY);
+        let explained =
+            Explained { takes: &takes, basis, used, taken: &taken, settings: &settings };
+        format!("{}\n{}", explained.why(), explained.how_to_keep(Timestamp(20_045 * DAY)))
+    }
+
+    #[test]
+    fn each_type_says_exactly_why_and_what_keeps_it() {
+        let several = ["a.write", "b.write", "c.write", "d.write", "e.write", "f.write", "g.write"];
+        let scopes = || Takes::Scopes(vec![ScopeId(1)]);
+        let all = [
+            sentences(Takes::Token, true, &["a.read"]),
+            sentences(Takes::Token, false, &["a.read"]),
+            sentences(Takes::Writes, true, &several),
+            sentences(Takes::Writes, false, &several[..2]),
+            sentences(scopes(), true, &several[..2]),
+            sentences(scopes(), false, &several[..1]),
+        ];
+        insta::assert_snapshot!(all.join("\n\n"));
+    }
+
+    #[test]
+    fn what_holds_it_back_is_told() {
+        let notice = |email: &str, state| Notice { email: email.to_owned(), state };
+        let mut action = PendingAction {
+            id: PendingActionId(Uuid::nil()),
+            token_id: TokenId(Uuid::nil()),
+            account_id: AccountId(Uuid::nil()),
+            takes: Takes::Token,
+            taken: Vec::new(),
+            kept: Vec::new(),
+            last_use: None,
+            last_use_of_taken: None,
+            basis: Timestamp(0),
+            accepted: None,
+            created: Timestamp(0),
+            notices: vec![
+                notice("ann@acme.test", NoticeState::Accepted(Timestamp(0))),
+                notice("bo@acme.test", NoticeState::Queued),
+            ],
+        };
+        let settings =
+            Settings::new(Mode::Enforce, Duration::from_secs(60), Duration::from_secs(20)).unwrap();
+        let calendar = Calendar { settings, now: Timestamp(0) };
+        let told = |action: &PendingAction, mails| {
+            held_because(action, &Outlook { calendar, mails }).unwrap_or_default()
+        };
+        assert_eq!(
+            told(&action, true),
+            "1 of 2 notices not accepted by the mail server yet: the action takes effect 20 \
+             seconds after the last one is."
+        );
+        assert!(told(&action, false).starts_with("No mail server is configured"));
+        action.notices[1].state = NoticeState::Failing("550 no such user".into());
+        assert!(
+            told(&action, true).starts_with("The mail server refuses bo@acme.test (550 no such")
+        );
+        action.accepted = Some(Timestamp(0));
+        assert_eq!(told(&action, false), "");
+    }
+}

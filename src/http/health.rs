@@ -1,0 +1,119 @@
+//! `/healthz`: that the process answers, and a line for each thing that operators must know.
+//!
+//! Must stay true: it is 200 and begins with `ok` for as long as the process answers, so that what
+//! restarts processes restarts none for a mail server's sake; it reads no store.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::lifecycle::{Known, REFRESH};
+use crate::policy::lifecycle::Mode;
+use crate::service::Outlook;
+
+/// How many refused addresses are named.
+const NAMED: usize = 3;
+/// A mail waits for longer than it takes to send one: worth a line.
+const LATE: Duration = Duration::from_secs(60);
+
+/// What is said, given what is known of the lifecycle.
+pub(super) fn text(outlook: &Outlook, known: Option<&Known>) -> String {
+    let mut text = "ok\n".to_owned();
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{words}");
+    };
+    let now = outlook.calendar.now;
+    if outlook.calendar.settings.mode == Mode::Observe {
+        line(format_args!(
+            "lifecycle: observe: nothing is announced, mailed or taken; see `portcullis pending \
+             --preview`"
+        ));
+    }
+    let Some(known) = known else {
+        line(format_args!("lifecycle: not known yet: the store was not read"));
+        return text;
+    };
+    if known.read.plus(REFRESH * 4) < now {
+        line(format_args!("lifecycle: the store could not be read since {}", known.read));
+    }
+    let pending = known.pending.deletions + known.pending.downgrades;
+    if !outlook.mails && pending > 0 {
+        line(format_args!(
+            "mail: no mail server is configured: actions announced and held: {pending}; set \
+             PORTCULLIS_SMTP_URL and --mail-from"
+        ));
+    }
+    let failing = &known.mails.failing;
+    if !failing.is_empty() {
+        let named: Vec<_> =
+            failing.iter().take(NAMED).map(|failing| shown(&failing.address)).collect();
+        let more = match failing.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        line(format_args!(
+            "mail: addresses that are refused: {}: {}{more}",
+            failing.len(),
+            named.join(", ")
+        ));
+    }
+    if let Some(since) = known.mails.oldest.filter(|since| since.plus(LATE) < now) {
+        line(format_args!("mail: waiting to be sent: {}, since {since}", known.mails.waiting));
+    }
+    text
+}
+
+/// On one line, whatever the address is made of.
+fn shown(address: &str) -> String {
+    address.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::lifecycle::{Calendar, Settings};
+    use crate::policy::time::Timestamp;
+    use crate::store::{FailingAddress, MailState, PendingCounts};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    fn outlook(mode: Mode, mails: bool, now: i64) -> Outlook {
+        let rules = Settings::default();
+        let settings = Settings::new(mode, rules.window(), rules.notice()).unwrap();
+        Outlook { calendar: Calendar { settings, now: at(now) }, mails }
+    }
+
+    fn known(pending: u64, failing: usize, oldest: Option<i64>) -> Known {
+        let failing = (0..failing).map(|n| FailingAddress {
+            address: format!("a{n}@acme.test"),
+            failure: "550 no".to_owned(),
+            since: at(0),
+        });
+        Known {
+            pending: PendingCounts { deletions: pending, downgrades: 0 },
+            mails: MailState {
+                failing: failing.collect(),
+                waiting: u64::from(oldest.is_some()),
+                oldest: oldest.map(at),
+            },
+            read: at(1_000),
+        }
+    }
+
+    #[test]
+    fn a_line_for_each_thing_to_know() {
+        let told = |mode, mails, now, known: &Known| text(&outlook(mode, mails, now), Some(known));
+        assert_eq!(told(Mode::Enforce, true, 1_000, &known(5, 0, Some(990))), "ok\n");
+        assert_eq!(told(Mode::Enforce, false, 1_000, &known(0, 0, None)), "ok\n");
+        insta::assert_snapshot!(
+            [
+                text(&outlook(Mode::Enforce, true, 0), None),
+                told(Mode::Observe, true, 1_000, &known(0, 0, None)),
+                told(Mode::Enforce, false, 1_100, &known(2, 5, Some(10))),
+            ]
+            .join("\n")
+        );
+    }
+}

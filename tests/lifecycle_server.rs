@@ -1,0 +1,233 @@
+//! The lifecycle of unused tokens through the server's sockets, in seconds instead of weeks: the real
+//! binary, a real SMTP server, and what operators see of it (docs/policy.md, section 4).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portcullis::grpc::proto::{
+    AuthorizeRequest, AuthorizeResponse, Decision, PendingActionType, Reason, TokenKind,
+};
+use serde_json::{Value, json};
+use support::client::{Client, question};
+use support::command::Shell;
+use support::server::{Server, Setup};
+use support::smtp::{Sink, Step};
+
+/// Longer than any of this takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server whose lifecycle takes seconds: told after 4, gone after 12.
+fn setup() -> Setup {
+    Setup::sqlite()
+        .flag("--lifecycle-window", "12s")
+        .flag("--lifecycle-notice", "8s")
+        .flag("--lifecycle-sweep-interval", "200ms")
+        .flag("--usage-flush-interval", "100ms")
+}
+
+fn mailing(setup: Setup, sink: &Sink) -> Setup {
+    setup
+        .env("PORTCULLIS_SMTP_URL", sink.url())
+        .flag("--mail-from", "portcullis@example.test")
+        .flag("--mail-rate", "1000")
+}
+
+/// Asks until the answer is as wanted.
+#[track_caller]
+fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T
+where
+    T: std::fmt::Debug,
+{
+    let begun = Instant::now();
+    loop {
+        let answer = ask();
+        if wanted(&answer) {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "still {answer:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The status line and the body of a page.
+fn get(server: &Server, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(server.http()).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+/// One sample of `/metrics`, such as `portcullis_mails_waiting`.
+fn metric(server: &Server, sample: &str) -> Option<i64> {
+    let (_, metrics) = get(server, "/metrics");
+    let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+    lines.find(|(name, _)| *name == sample).map(|(_, value)| value.parse().unwrap())
+}
+
+fn pending(shell: &Shell) -> Vec<Value> {
+    let answer = shell.run(&["pending", "--output", "json"]).json();
+    answer["pending_actions"].as_array().unwrap().clone()
+}
+
+fn preview(shell: &Shell) -> Value {
+    shell.run(&["pending", "--preview", "--output", "json"]).json()
+}
+
+async fn ask(client: &Client, secret: &str, dry_run: bool) -> AuthorizeResponse {
+    let ask = AuthorizeRequest { dry_run, ..question(secret, "192.0.2.1", "transactions.read") };
+    client.authorization().authorize(ask).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_lifecycle() {
+    let sink = Sink::start();
+    let server = mailing(setup(), &sink).start();
+    let client = Client::operator(&server).await;
+    let shell = Shell::operator(&server);
+    let account = client.account().await.account_id;
+    let (kept, kept_secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let (lost, lost_secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+
+    // Both are announced, and mailed.
+    let notices = sink.wait_for(2);
+    for (notice, token) in notices.iter().zip([&kept, &lost]) {
+        assert_eq!(notice.to, ["admin@example.com"]);
+        assert!(notice.text().contains("Make one request with it"), "{}", notice.text());
+        assert!(notices.iter().any(|notice| notice.text().contains(&token.token_id)));
+    }
+    let accepted = |actions: &Vec<Value>| {
+        let accepted = |action: &Value| action["notices"][0]["state"] == "NOTICE_STATE_ACCEPTED";
+        actions.len() == 2 && actions.iter().all(accepted)
+    };
+    let actions = until(|| pending(&shell), accepted);
+    for action in &actions {
+        let why = action["why"].as_str().unwrap();
+        assert!(why.contains("never used") && why.contains("12 seconds"), "{why}");
+        assert!(action["how_to_keep"].as_str().unwrap().contains("Use the token once"));
+        assert_eq!(action["held_because"], "");
+    }
+    let listed = shell.run(&["pending"]).exits(0);
+    listed.shows(&[&kept.token_id, &lost.token_id, "1 of 1 accepted", "deletion"]);
+    shell.run(&["token", "show", &lost.token_id]).exits(0).shows(&["how to keep it", "SCOPE"]);
+    until(|| metric(&server, "portcullis_pending_actions{type=\"deletion\"}"), |n| *n == Some(2));
+
+    // Trying one warns, and is no use; using it cancels.
+    let tried = ask(&client, &kept_secret, true).await;
+    assert_eq!(tried.decision(), Decision::Allow);
+    let warning = tried.pending_action.expect("a warning");
+    assert_eq!(warning.r#type(), PendingActionType::Deletion);
+    assert!(warning.effective_time.is_some());
+    assert_eq!(pending(&shell).len(), 2);
+    let used = ask(&client, &kept_secret, false).await;
+    assert_eq!(used.decision(), Decision::Allow);
+    let left = pending(&shell);
+    assert_eq!((left.len(), &left[0]["token_id"]), (1, &json!(lost.token_id)));
+    assert_eq!(ask(&client, &kept_secret, true).await.pending_action, None);
+    let shown = shell.run(&["token", "show", &kept.token_id, "--output", "json"]).json();
+    assert_eq!(shown["token"]["scope_uses"][0]["scope"], "transactions.read");
+    // Its deletion begins anew; the other's goes on.
+    let before = preview(&shell);
+    assert_eq!(before["mode"], "LIFECYCLE_MODE_ENFORCE");
+    assert_eq!(before["token_count"], 2);
+
+    // The other one goes, with a mail.
+    let told = |mails: &[support::mime::Received]| {
+        mails.iter().any(|mail| {
+            mail.header("Subject").is_some_and(|subject| subject.contains("was deleted"))
+                && mail.text().contains(&lost.token_id)
+        })
+    };
+    sink.wait_until(told);
+    let denied = ask(&client, &lost_secret, false).await;
+    assert_eq!(denied.reason(), Reason::TokenDeletedUnused, "{denied:?}");
+    shell.run(&["token", "show", &lost.token_id]).exits(0).shows(&["deleted-unused"]);
+    let shown = shell.run(&["audit", "--token", &lost.token_id]).exits(0);
+    shown.shows(&["lifecycle.announce", "lifecycle.noticed", "lifecycle.delete"]);
+    assert!(metric(&server, "portcullis_last_sweep_timestamp_seconds").unwrap() > 1_700_000_000);
+    let (status, health) = get(&server, "/healthz");
+    assert_eq!((status.as_str(), health.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn observing_shows_everything_and_does_nothing() {
+    let sink = Sink::start();
+    let setup = mailing(setup(), &sink).flag("--lifecycle-mode", "observe");
+    let server = setup.start();
+    let client = Client::operator(&server).await;
+    let shell = Shell::operator(&server);
+    let account = client.account().await.account_id;
+    let (token, secret) = client.token(&account, TokenKind::ReadWrite, &[], &["192.0.2.1"]).await;
+
+    // Once its notice is due, the preview has it before a real one would.
+    let due = |preview: &Value| {
+        let actions = preview["announced_today"]["actions"].as_array().unwrap();
+        actions.iter().any(|action| action["notice_time"] == preview["time"])
+    };
+    let shown = until(|| preview(&shell), due);
+    assert_eq!(shown["mode"], "LIFECYCLE_MODE_OBSERVE");
+    assert_eq!((&shown["window"], &shown["notice"]), (&json!("12s"), &json!("8s")));
+    assert_eq!(shown["days"].as_array().unwrap().len(), 45);
+    let action = &shown["announced_today"]["actions"][0];
+    assert_eq!(
+        (&action["token_id"], &action["token_name"]),
+        (&json!(token.token_id), &json!("test"))
+    );
+    assert_eq!(action["type"], "PENDING_ACTION_TYPE_DELETION");
+    assert!(action["why"].as_str().unwrap().contains("never used"), "{action}");
+    let sum = |what: &str| -> i64 {
+        shown["days"].as_array().unwrap().iter().map(|day| day[what].as_i64().unwrap()).sum()
+    };
+    assert_eq!((sum("deletions_noticed"), sum("deletions_carried_out")), (1, 1));
+    let table = shell.run(&["pending", "--preview"]).exits(0);
+    let table = table.tells(&["only observes", "1 live token"]);
+    table.shows(&["announce", &token.token_id, "DAY", "DELETIONS NOTICED"]);
+
+    // Sweeps go by, and nothing comes of it.
+    let swept = || metric(&server, "portcullis_last_sweep_timestamp_seconds").unwrap();
+    let first = swept();
+    until(swept, |last| *last >= first + 3);
+    assert_eq!(pending(&shell), Vec::<Value>::new());
+    assert_eq!(ask(&client, &secret, true).await.pending_action, None);
+    assert_eq!((sink.connections(), sink.messages().len()), (0, 0));
+    let (status, health) = get(&server, "/healthz");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(health.starts_with("ok\nlifecycle: observe: "), "{health}");
+    assert_eq!(metric(&server, "portcullis_actions_announced_total"), Some(0));
+}
+
+/// Who can't be told holds back what is announced, and operators see who and why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_back_is_told() {
+    let server = setup().start();
+    let client = Client::operator(&server).await;
+    let account = client.account().await.account_id;
+    client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let health = until(|| get(&server, "/healthz").1, |health| health.contains("no mail server"));
+    assert!(health.starts_with("ok\n") && health.contains("held: 1"), "{health}");
+    Shell::operator(&server).run(&["pending"]).exits(0).tells(&["No mail server is configured"]);
+    until(|| metric(&server, "portcullis_mails_waiting"), |waiting| *waiting == Some(1));
+    drop(server);
+
+    let sink = Sink::start();
+    sink.at(Step::Rcpt).says("550 5.1.1 no such user");
+    let server = mailing(setup(), &sink).start();
+    let client = Client::operator(&server).await;
+    let account = client.account().await.account_id;
+    client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let refused = |health: &String| health.contains("addresses that are refused: 1");
+    let health = until(|| get(&server, "/healthz").1, refused);
+    assert!(health.contains("admin@example.com"), "{health}");
+    assert_eq!(metric(&server, "portcullis_addresses_refused"), Some(1));
+    let shell = Shell::operator(&server);
+    let told = shell.run(&["pending"]).exits(0).shows(&["0 of 1 accepted, 1 refused"]);
+    told.tells(&["is held back", "refuses admin@example.com", "no such user"]);
+}
