@@ -19,8 +19,8 @@ use super::facts;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::mail::{self, Message, Outcome, PublicUrl, Relay};
-use crate::policy::lifecycle::{Calendar, Settings};
-use crate::store::{self, Actor, Context, Mail, Store, Touched};
+use crate::policy::lifecycle::{Calendar, Mode, Settings};
+use crate::store::{self, Actor, Context, Mail, MailContent, Store, Touched};
 use crate::telemetry::Metrics;
 
 /// How long the outbox waits when no mail is due.
@@ -95,6 +95,10 @@ impl Outbox {
         let Some(mail) = self.store.claim_mails(now, self.lease, known, 1).await?.pop() else {
             return Ok(false);
         };
+        if self.settings.mode == Mode::Observe && matches!(mail.content, MailContent::Notice(..)) {
+            // Nothing will be taken, and the next sweep takes the notice back.
+            return Ok(true);
+        }
         let calendar = Calendar { settings: self.settings, now };
         let outcome = match mail::render(&facts::of(&mail, &calendar), self.public_url.as_ref()) {
             Ok(message) => self.relay.send(&message).await,

@@ -1,0 +1,255 @@
+//! Everything that a server has in memory, over a store of its own and a clock that stands still until
+//! it is moved. Memory can be lost and built anew, as by a crash.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis::cache::Cache;
+use portcullis::clock::Clock;
+use portcullis::lifecycle::{Outbox, Retries, Sweeper, Transport};
+use portcullis::policy::catalog_file;
+use portcullis::policy::decide::Reason;
+use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::lifecycle::Settings;
+use portcullis::policy::network::Limits;
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::{TokenKind, UpcomingAction};
+use portcullis::service::decisions::{Asked, Question};
+use portcullis::service::tokens::CreateToken;
+use portcullis::service::{Caller, Error, Services};
+use portcullis::store::Store;
+use portcullis::store::postgres::{PostgresOptions, PostgresStore};
+use portcullis::store::sqlite::SqliteStore;
+use portcullis::telemetry::Metrics;
+use portcullis::usage::Usage;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+use crate::support;
+
+/// From where every token may be used, and from where none may.
+pub(crate) const HERE: &str = "192.0.2.1";
+pub(crate) const THERE: &str = "198.51.100.1";
+/// 1 January 2027, 00:00 UTC: when each world begins.
+pub(crate) const START: Timestamp = Timestamp(1_798_761_600_000_000);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+/// How long a deleted token is told from an unknown one.
+pub(crate) const RETENTION: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const RETRIES: Retries = Retries {
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(15 * 60),
+    refused: Duration::from_secs(86_400),
+};
+/// How long a mail that is being sent is nobody else's.
+pub(crate) const LEASE: Duration = Duration::from_secs(10 * 60);
+
+/// Where a store keeps what it keeps.
+pub(crate) enum Place {
+    Sqlite(TempDir),
+    Postgres(String),
+}
+
+impl Place {
+    /// In memory where the system has such a directory, since thousands of commits wait for it.
+    pub(crate) fn sqlite() -> Self {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
+        Self::Sqlite(dir.unwrap())
+    }
+
+    pub(crate) fn postgres() -> Self {
+        Self::Postgres(support::postgres::database())
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Sqlite(dir) => Arc::new(SqliteStore::open(dir.path(), "a test").await.unwrap()),
+            Self::Postgres(url) => {
+                let acquire_timeout = Duration::from_secs(2);
+                let options = PostgresOptions { acquire_timeout, ..PostgresOptions::default() };
+                Arc::new(PostgresStore::connect(url, options).await.unwrap())
+            }
+        }
+    }
+}
+
+/// A token, as its owner has it.
+pub(crate) struct Held {
+    pub(crate) id: TokenId,
+    pub(crate) secret: String,
+}
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) place: Place,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) sweeper: Sweeper,
+    pub(crate) outbox: Outbox,
+    relay: Arc<dyn Transport>,
+}
+
+impl World {
+    pub(crate) async fn new(
+        place: Place,
+        catalog: &str,
+        settings: Settings,
+        relay: Arc<dyn Transport>,
+    ) -> Self {
+        let store = place.open().await;
+        let ctx = Caller::development(None).context(START);
+        store.add_secret_key(&ctx, &[7; 32], true).await.unwrap();
+        let names: Vec<_> =
+            catalog_file::parse(catalog).unwrap().into_iter().map(|scope| scope.name).collect();
+        store.apply_catalog(&ctx, None, catalog, &names).await.unwrap().unwrap();
+        let clock = Arc::new(Clock::simulated(START));
+        let (services, sweeper, outbox) = memory(&store, &clock, settings, &relay).await;
+        Self { place, store, clock, services, sweeper, outbox, relay }
+    }
+
+    /// Loses everything in memory, and goes on from what is stored, with these settings.
+    pub(crate) async fn crash(&mut self, settings: Settings) {
+        (self.services, self.sweeper, self.outbox) =
+            memory(&self.store, &self.clock, settings, &self.relay).await;
+    }
+
+    /// The same in good order.
+    pub(crate) async fn restart(&mut self, settings: Settings) {
+        self.services.usage.finish().await;
+        self.crash(settings).await;
+    }
+
+    /// Opens the store once more, after it was closed.
+    pub(crate) async fn reopen(&mut self) {
+        self.store = self.place.open().await;
+        self.crash(self.services.lifecycle).await;
+    }
+
+    pub(crate) fn caller() -> Caller {
+        Caller::development(None)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) async fn account(&self, name: &str, admins: &[String]) -> AccountId {
+        self.services.create_account(&Self::caller(), name, admins).await.unwrap().id
+    }
+
+    pub(crate) async fn set_admins(&self, account: AccountId, admins: &[String]) {
+        let (caller, account) = (Self::caller(), account.to_string());
+        self.services.set_account_admins(&caller, &account, admins).await.unwrap();
+    }
+
+    /// A new token that may be used from [`HERE`].
+    pub(crate) async fn token(
+        &self,
+        account: AccountId,
+        name: &str,
+        kind: TokenKind,
+        scopes: &[String],
+    ) -> Held {
+        let create = CreateToken {
+            account_id: &account.to_string(),
+            name,
+            kind: Some(kind),
+            scopes,
+            whitelist: &[HERE.to_owned()],
+            validate_only: false,
+        };
+        let created = self.services.create_token(&Self::caller(), create).await;
+        let (described, secret) = created.unwrap();
+        Held { id: described.token.id, secret: secret.unwrap().expose().to_owned() }
+    }
+
+    #[allow(dead_code, reason = "for the model")]
+    pub(crate) async fn delete(&self, id: TokenId) {
+        self.services.delete_token(&Self::caller(), &id.to_string()).await.unwrap();
+    }
+
+    /// What is decided, and what is said to happen to the token first.
+    pub(crate) async fn ask(
+        &self,
+        token: &Held,
+        scope: &str,
+        from: &str,
+        dry_run: bool,
+    ) -> Result<(Reason, Option<UpcomingAction>), Error> {
+        let question = Question {
+            token: token.secret.as_bytes(),
+            client_ip: from,
+            operation: Asked::Scope(scope),
+            dry_run,
+        };
+        let calendar = self.services.calendar();
+        let decide = self.services.decide(&question, |decision| {
+            let upcoming = decision.token.and_then(|facts| facts.upcoming(&calendar));
+            (decision.verdict.reason(), upcoming)
+        });
+        decide.await
+    }
+
+    /// Sweeps until there is nothing more to do.
+    pub(crate) async fn sweep(&self) {
+        while self.sweeper.run_once().await.unwrap().more {}
+    }
+
+    /// Sends every mail that is due.
+    pub(crate) async fn deliver(&self) {
+        while self.outbox.send_one().await.unwrap() {}
+    }
+}
+
+async fn memory(
+    store: &Arc<dyn Store>,
+    clock: &Arc<Clock>,
+    settings: Settings,
+    relay: &Arc<dyn Transport>,
+) -> (Arc<Services>, Sweeper, Outbox) {
+    let metrics = Arc::new(Metrics::new());
+    let cache = Cache::load(store.clone(), 10_000, metrics.clone(), Handle::current()).await;
+    let cache = Arc::new(cache.unwrap());
+    let usage = Arc::new(Usage::new(
+        store.clone(),
+        cache.clone(),
+        clock.clone(),
+        metrics.clone(),
+        settings.window(),
+        Handle::current(),
+    ));
+    let services = Arc::new(Services {
+        store: store.clone(),
+        cache: cache.clone(),
+        usage: usage.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        prefix: "pcl".parse().unwrap(),
+        limits: Limits::default(),
+        mails: true,
+        lifecycle: settings,
+    });
+    let sweeper = Sweeper {
+        store: store.clone(),
+        cache: cache.clone(),
+        usage,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        settings,
+        retention: RETENTION,
+    };
+    let outbox = Outbox {
+        store: store.clone(),
+        cache,
+        clock: clock.clone(),
+        metrics,
+        settings,
+        relay: relay.clone(),
+        retries: RETRIES,
+        lease: LEASE,
+        public_url: None,
+    };
+    (services, sweeper, outbox)
+}
