@@ -156,13 +156,6 @@ impl Tokens {
         self.hot.fetch(id);
     }
 
-    /// Asks memory for the facts of `id`, if they are at hand, without waiting for them.
-    pub fn fetch_facts(&self, id: TokenId, guard: &Guard) {
-        if let Some(facts) = self.hot.get(id, guard) {
-            facts.fetch();
-        }
-    }
-
     /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`].
     pub fn at_hand<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g Known> {
         let found = self.hot.get(id, guard)?;

@@ -85,7 +85,11 @@ impl Services {
         let in_force = self.cache.borrow_catalog();
         let decided = match &*in_force {
             Some(in_force) => {
-                self.from_memory(question, &in_force.catalog, watch, answer).transpose()?
+                let guard = Guard::new();
+                let at_hand =
+                    claimed_id(question.token).and_then(|id| self.cache.tokens.at_hand(id, &guard));
+                let catalog = &in_force.catalog;
+                self.from_memory(question, at_hand, catalog, watch, answer).transpose()?
             }
             None => Err(no_catalog()),
         };
@@ -104,21 +108,23 @@ impl Services {
         let in_force = self.cache.borrow_catalog();
         let tokens = &self.cache.tokens;
         let guard = Guard::new();
+        let mut at_hand = [None; TOGETHER];
         let mut decided = 0;
         for (place, question) in questions.iter().enumerate() {
-            if place % TOGETHER == 0 {
+            let turn = place % TOGETHER;
+            if turn == 0 {
                 let next = &questions[place..questions.len().min(place + TOGETHER)];
                 let mut ids = [None; TOGETHER];
                 for (id, question) in ids.iter_mut().zip(next) {
                     *id = question.as_ref().ok().and_then(|question| claimed_id(question.token));
                 }
                 ids.iter().flatten().for_each(|&id| tokens.fetch_place(id));
-                ids.iter().flatten().for_each(|&id| tokens.fetch_facts(id, &guard));
+                at_hand = ids.map(|id| tokens.at_hand(id?, &guard));
             }
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
-                    self.from_memory(question, &in_force.catalog, watch, answer)
+                    self.from_memory(question, at_hand[turn], &in_force.catalog, watch, answer)
                 }
                 (Err(error), _) => {
                     self.metrics.undecided.inc();
@@ -168,6 +174,7 @@ impl Services {
     fn from_memory<T>(
         &self,
         question: &Question<'_>,
+        at_hand: Option<&Known>,
         catalog: &Catalog,
         watch: Stopwatch,
         answer: impl FnOnce(&Decision<'_>) -> T,
@@ -175,9 +182,7 @@ impl Services {
         let request = arguments(question, catalog)?;
         let asked = Prepared { services: self, question, catalog, request, watch };
         // What is asked for often is proved by its digest alone, before anything else is read of it.
-        let guard = Guard::new();
-        if let Some(id) = claimed_id(question.token)
-            && let Some(facts) = self.cache.tokens.at_hand(id, &guard)
+        if let Some(facts) = at_hand
             && let Some(presented) = opened(facts, question)
         {
             return Ok(asked.decide(presented, Some(facts), answer));
