@@ -8,8 +8,9 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     AuthorizeRequest, AuthorizeResponse, Decision, PendingActionType, Reason, TokenKind,
 };
@@ -44,7 +45,7 @@ fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T
 where
     T: std::fmt::Debug,
 {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     loop {
         let answer = ask();
         if wanted(&answer) {
