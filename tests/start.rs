@@ -229,11 +229,12 @@ async fn requests_under_way_are_finished() {
         server.signal(signal);
         // Soon it takes no connection any more; should it go on, the test would never end.
         while Client::try_connect(server.grpc(), server.operator()).await.is_ok() {}
-        assert!(server.stderr().contains("stopping"), "{}", server.stderr());
         blocking.rollback().await.unwrap();
         let answer = calls.join_next().await.unwrap().unwrap().expect("the call is answered");
         let account = answer.into_inner().account.unwrap().account_id;
         assert_eq!(server.wait_end().code(), Some(0));
+        // Log lines are written behind; by the end all of them are.
+        assert!(server.stderr().contains("stopping"), "{}", server.stderr());
 
         let after = client.accounts().list_accounts(ListAccountsRequest::default()).await;
         assert_eq!(after.unwrap_err().code(), Code::Unavailable);

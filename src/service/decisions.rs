@@ -89,7 +89,7 @@ impl Services {
                 let at_hand =
                     claimed_id(question.token).and_then(|id| self.cache.tokens.at_hand(id, &guard));
                 let catalog = &in_force.catalog;
-                self.from_memory(question, at_hand, catalog, watch, answer).transpose()?
+                self.try_memory(question, at_hand, catalog, watch, answer).transpose()?
             }
             None => Err(no_catalog()),
         };
@@ -124,7 +124,7 @@ impl Services {
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
-                    self.from_memory(question, at_hand[turn], &in_force.catalog, watch, answer)
+                    self.try_memory(question, at_hand[turn], &in_force.catalog, watch, answer)
                 }
                 (Err(error), _) => {
                     self.metrics.undecided.inc();
