@@ -171,7 +171,7 @@ impl Services {
         }
     }
 
-    fn from_memory<T>(
+    fn try_memory<T>(
         &self,
         question: &Question<'_>,
         at_hand: Option<&Known>,
