@@ -25,6 +25,7 @@ use crate::lifecycle::{Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::service::Services;
+use crate::shutdown::Signals;
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{Claim, Mark, Store};
@@ -184,6 +185,8 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    // Whoever reads that this is ready may stop it at once, and that is an orderly end too.
+    let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
     let mark = if settings.development { Mark::Development } else { Mark::Production };
     store.set_mark(mark).await?;
@@ -247,10 +250,8 @@ async fn serve_store(
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
         async move {
-            match stop.run_until_cancelled(shutdown::signal()).await {
-                Some(Ok(name)) => tracing::info!(signal = name, "stopping"),
-                Some(Err(error)) => tracing::error!(%error, "cannot wait for signals"),
-                None => {}
+            if let Some(name) = stop.run_until_cancelled(signals.next()).await {
+                tracing::info!(signal = name, "stopping");
             }
             stop.cancel();
         }
