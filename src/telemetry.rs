@@ -245,7 +245,7 @@ pub struct Metrics {
     pub actions_announced: Counter,
     /// Actions carried out.
     pub actions_carried_out: Counter,
-    /// Rounds of the sweeper that the store ended early.
+    /// Rounds of the sweeper that the store ended early, and tokens that it had to pass over.
     pub sweep_failures: Counter,
     /// Mails that the relay took over.
     pub mails_accepted: Counter,
@@ -334,7 +334,11 @@ impl Metrics {
             ("uses_recorded", "Uses told to the store", &self.uses_recorded),
             ("actions_announced", "Downgrades and deletions announced", &self.actions_announced),
             ("actions_carried_out", "Downgrades and deletions done", &self.actions_carried_out),
-            ("sweep_failures", "Sweeps that the store ended early", &self.sweep_failures),
+            (
+                "sweep_failures",
+                "Sweeps that the store ended early, and tokens passed over",
+                &self.sweep_failures,
+            ),
             ("mails_accepted", "Mails that the relay took over", &self.mails_accepted),
             ("mails_refused", "Mails whose recipient was refused", &self.mails_refused),
             ("mail_faults", "Mails not taken over for other reasons", &self.mail_faults),

@@ -108,26 +108,20 @@ impl Usage {
         let recording = self.runtime.spawn(async move {
             let ctx = Context { actor: Actor::System, now, client: None };
             let touched = Touched::Token(used.token_id);
-            let change = cache.changing().await;
-            let watch = Stopwatch::start();
-            let recorded = store.use_noticed(&ctx, &catalog.catalog, &used).await;
-            metrics.stored("use_noticed", watch.elapsed(), recorded.is_err());
-            match recorded {
-                Ok(recorded) => {
-                    cache.changed(touched).await;
-                    Ok(match recorded {
-                        Ok(_) => Recorded::Yes,
-                        Err(Gone) => Recorded::DecideAgain,
-                    })
-                }
+            let recording = async {
+                let watch = Stopwatch::start();
+                let recorded = store.use_noticed(&ctx, &catalog.catalog, &used).await;
+                metrics.stored("use_noticed", watch.elapsed(), recorded.is_err());
+                recorded
+            };
+            match cache.change(touched, &ctx, recording).await {
+                Ok(Ok(_)) => Ok(Recorded::Yes),
+                Ok(Err(Gone)) => Ok(Recorded::DecideAgain),
                 Err(StoreError::StaleCatalog) => {
                     cache.read_catalog().await?;
                     Ok(Recorded::DecideAgain)
                 }
-                Err(error) => {
-                    cache.uncertain(touched, ctx, change);
-                    Err(error)
-                }
+                Err(error) => Err(error),
             }
         });
         recording.await.unwrap_or_else(|panic| Err(StoreError::Internal(Box::new(panic))))
@@ -165,6 +159,7 @@ impl Usage {
             match recorded {
                 Ok(overtaken) => {
                     told += batch.len();
+                    self.metrics.uses_recorded.inc_by(batch.len() as u64);
                     self.settle(&overtaken).await;
                 }
                 Err(error) => {
@@ -173,7 +168,6 @@ impl Usage {
                 }
             }
         }
-        self.metrics.uses_recorded.inc_by(told as u64);
         Ok(())
     }
 
@@ -182,14 +176,9 @@ impl Usage {
     pub async fn settle(&self, overtaken: &[TokenId]) {
         for &id in overtaken {
             let ctx = Context { actor: Actor::System, now: self.clock.now(), client: None };
-            let change = self.cache.changing().await;
-            match self.store.settle_uses(&ctx, id).await {
-                Ok(true) => self.cache.changed(Touched::Token(id)).await,
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");
-                    self.cache.uncertain(Touched::Token(id), ctx, change);
-                }
+            let settled = self.store.settle_uses(&ctx, id);
+            if let Err(error) = self.cache.change(Touched::Token(id), &ctx, settled).await {
+                tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");
             }
         }
     }

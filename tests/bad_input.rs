@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use portcullis::grpc::proto::{
-    BatchAuthorizeResponse, Decision, ListAccountsRequest, ListAuditEventsRequest,
-    ListTokensRequest, StreamAuthorizeResponse, TokenKind, batch_authorize_result,
-    stream_authorize_response,
+    AuthorizeResponse, BatchAuthorizeResponse, Decision, ListAccountsRequest,
+    ListAuditEventsRequest, ListTokensRequest, Reason, StreamAuthorizeResponse, TokenKind,
+    batch_authorize_result, stream_authorize_response,
 };
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
@@ -23,7 +23,7 @@ use support::faults::{Fault, paths, wrong_bytes, wrong_values};
 use support::raw::{Answer, Raw};
 use support::server::{Server, Setup};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{Status as ItemStatus, StatusExt as _};
 
 /// Most clients accept so many bytes of headers, counted as HTTP/2 does.
 const MAX_HEADERS: usize = 8 << 10;
@@ -204,6 +204,70 @@ async fn every_field_of_every_call() {
     }
     println!("{cases} cases");
     assert!(wrong.is_empty(), "{} of {cases}:\n{}", wrong.len(), wrong.join("\n"));
+    stage.is_alive().await;
+}
+
+/// A bad item is its own error, even where its bytes are no message: the others are decided, and a
+/// stream goes on.
+#[tokio::test]
+async fn a_bad_item_spoils_no_other() {
+    let stage = Stage::set().await;
+    let good = question(&stage.world.secret, "10.1.2.3", "transactions.read").encode_to_vec();
+    let no_text = |number: u8| [&good[..], &[number << 3 | 2, 2, 0xff, 0xfe]].concat();
+    // Each with the reason or the field at fault.
+    let items = [
+        (good.clone(), Ok(Reason::Allowed)),
+        (no_text(1), Ok(Reason::TokenMalformed)),
+        (no_text(2), Err("client_ip")),
+        (vec![0x1a, 200], Err("scope")),
+        (vec![0x07], Err("")),
+        (Vec::new(), Err("operation")),
+        (good.clone(), Ok(Reason::Allowed)),
+    ];
+    let framed = |item: &[u8]| {
+        let mut framed = vec![0x0a];
+        prost::encoding::encode_varint(item.len() as u64, &mut framed);
+        [framed, item.to_vec()].concat()
+    };
+    let judge = |how: &str, result: Result<AuthorizeResponse, ItemStatus>, wanted| match wanted {
+        Ok(reason) => assert_eq!(result.unwrap().reason(), reason, "{how}"),
+        Err(field) => {
+            let error = result.unwrap_err();
+            assert_eq!(error.code, i32::from(Code::InvalidArgument), "{how}");
+            let status = Status::with_details(
+                Code::InvalidArgument,
+                error.message.clone(),
+                error.encode_to_vec().into(),
+            );
+            assert_eq!(blamed(&status), [field], "{how}: {}", error.message);
+        }
+    };
+    let path = |call: &str| format!("/portcullis.v1.AuthorizationService/{call}");
+
+    let whole: Vec<u8> = items.iter().flat_map(|(item, _)| framed(item)).collect();
+    let answer = stage.raw.call(&path("BatchAuthorize"), Some(&stage.bearer), whole).await.unwrap();
+    let results = BatchAuthorizeResponse::decode(answer).unwrap().results;
+    assert_eq!(results.len(), items.len());
+    for (result, (item, wanted)) in results.into_iter().zip(&items) {
+        let result = match result.result.unwrap() {
+            batch_authorize_result::Result::Response(response) => Ok(*response),
+            batch_authorize_result::Result::Error(error) => Err(error),
+        };
+        judge(&format!("in a batch: {item:x?}"), result, *wanted);
+    }
+
+    let messages = items.iter().map(|(item, _)| framed(item).into()).collect();
+    let stream = path("StreamAuthorize");
+    let mut answers = stage.raw.exchange(&stream, Some(&stage.bearer), messages).await.unwrap();
+    for (item, wanted) in &items {
+        let answer = answers.message().await.unwrap().expect("an answer to each");
+        let result = match StreamAuthorizeResponse::decode(answer).unwrap().result.unwrap() {
+            stream_authorize_response::Result::Response(response) => Ok(response),
+            stream_authorize_response::Result::Error(error) => Err(error),
+        };
+        judge(&format!("in a stream: {item:x?}"), result, *wanted);
+    }
+    assert_eq!(answers.message().await.unwrap(), None);
     stage.is_alive().await;
 }
 

@@ -31,7 +31,7 @@ use portcullis::policy::lifecycle;
 use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
-use portcullis::secret::Opens;
+use portcullis::secret::{KeyRing, Opens, SecretKey};
 use portcullis::service::decisions::{Asked, Question};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::whitelists::ManageWhitelist;
@@ -362,6 +362,57 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
         limits: Limits::default(),
         lifecycle: rules,
     })
+}
+
+/// While nothing may be decided, nobody who reads the catalogue changes that: only reading everything
+/// anew does.
+#[tokio::test]
+async fn a_catalogue_that_is_read_meanwhile_ends_no_suspension() {
+    let home = tempfile::TempDir::new().unwrap();
+    let services = services(home.path()).await;
+    assert!(services.cache.catalog().is_some());
+    services.cache.suspend();
+    services.cache.read_catalog().await.unwrap();
+    services.cache.changed(Touched::Catalog).await;
+    assert!(services.cache.catalog().is_none());
+    services.cache.reload().await.unwrap();
+    assert!(services.cache.catalog().is_some());
+}
+
+/// What is known of a token tells its secret from every other text that names it.
+#[tokio::test]
+async fn a_known_token_is_opened_by_its_secret_alone() {
+    let home = tempfile::TempDir::new().unwrap();
+    let services = services(home.path()).await;
+    let caller = Caller::development(None);
+    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap();
+    let create = CreateToken {
+        account_id: &account.id.to_string(),
+        name: "x",
+        kind: Some(Kind::ReadOnly),
+        scopes: &[],
+        whitelist: &[],
+        validate_only: false,
+    };
+    let (described, secret) = services.create_token(&caller, create).await.unwrap();
+    let (id, secret) = (described.token.id, secret.unwrap());
+    let secret = secret.expose();
+    let other = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+    let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
+    let forged = thief.make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+    let mistyped = format!("{}{}", &secret[..69], if secret.ends_with('0') { '1' } else { '0' });
+    // Before it is known, when it was read, and when it is at hand.
+    for _ in 0..3 {
+        for (text, reason) in [
+            (secret, decide::Reason::Allowed),
+            (other.expose(), decide::Reason::TokenNotFound),
+            (forged.expose(), decide::Reason::TokenNotFound),
+            (mistyped.as_str(), decide::Reason::TokenMalformed),
+        ] {
+            assert_eq!(ask(&services, text).await, reason, "{text}");
+        }
+    }
+    assert_eq!(services.metrics.cache_misses.get(), 1);
 }
 
 /// Absent tokens are remembered as such, and creation ends that, also for those who asked while it

@@ -205,6 +205,25 @@ async fn observing_shows_everything_and_does_nothing() {
     assert_eq!(metric(&server, "portcullis_actions_announced_total"), Some(0));
 }
 
+/// An orderly end writes what was used, whatever the interval (docs/policy.md, rule 5.6).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_end_records_the_last_uses() {
+    let mut server = Setup::sqlite().flag("--usage-flush-interval", "1d").start();
+    let client = Client::operator(&server).await;
+    let account = client.account().await.account_id;
+    let (token, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    assert_eq!(ask(&client, &secret, false).await.decision(), Decision::Allow);
+    let last_use = |server: &Server| {
+        let shown =
+            Shell::operator(server).run(&["token", "show", &token.token_id, "--output", "json"]);
+        shown.json()["token"]["last_use_time"].clone()
+    };
+    assert_eq!(last_use(&server), Value::Null, "it is written behind");
+    assert!(server.terminate().success());
+    server.restart();
+    assert!(last_use(&server).is_string());
+}
+
 /// Who can't be told holds back what is announced, and operators see who and why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_back_is_told() {

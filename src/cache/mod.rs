@@ -2,21 +2,25 @@
 //! secrets. Facts are cached, decisions never.
 //!
 //! Must stay true: once a change has been answered, no decision rests on what was before it. Every
-//! change goes through [`Cache::changed`] or [`Cache::uncertain`], whichever replica made it.
+//! change goes through [`Cache::change`] or [`Cache::changed`], whichever replica made it.
 
+mod changes;
 mod credentials;
 mod hot;
 mod recent;
 mod tokens;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
+use changes::Changes;
+pub use changes::UnderWay;
 pub use credentials::{Bearer, Credentials};
 pub use recent::Known;
 pub use tokens::{Fact, Lookup, ReadError, Tokens};
@@ -77,15 +81,12 @@ pub struct Cache {
     /// Who may call.
     pub credentials: Credentials,
     catalog: ArcSwapOption<InForce>,
+    /// Whether nothing may be decided until everything was read anew.
+    suspended: AtomicBool,
     keys: ArcSwap<KeyRing>,
-    /// Read by each change from before it is made until memory follows it.
-    changes: Arc<RwLock<()>>,
+    changes: Changes,
     store: Arc<dyn Store>,
 }
-
-/// A change under way: made, or about to be, and memory may not follow yet.
-#[derive(Debug)]
-pub struct Changing(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockReadGuard<()>);
 
 impl Cache {
     /// Reads what is kept in memory whole: credentials, catalogue, keys. Tokens come as they are
@@ -103,8 +104,9 @@ impl Cache {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
             credentials: Credentials::new(store.live_credentials().await?),
             catalog: ArcSwapOption::empty(),
+            suspended: AtomicBool::new(false),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
-            changes: Arc::default(),
+            changes: Changes::default(),
             store,
         };
         cache.read_catalog().await?;
@@ -126,7 +128,8 @@ impl Cache {
         self.keys.load()
     }
 
-    /// Puts a catalogue in force that was just committed, unless a newer one is.
+    /// Puts a catalogue in force that was just committed, unless a newer one is. While nothing may be
+    /// decided, none is in force, whoever reads one.
     pub fn apply_catalog(&self, applied: InForce) {
         let applied = Arc::new(applied);
         self.catalog.rcu(|current| match current {
@@ -135,6 +138,10 @@ impl Cache {
             }
             _ => Some(applied.clone()),
         });
+        // Looked at last: who suspends says so first, and takes the catalogue away then.
+        if self.suspended.load(Ordering::SeqCst) {
+            self.catalog.store(None);
+        }
     }
 
     /// Reads the catalogue in force from the store.
@@ -148,9 +155,33 @@ impl Cache {
         Ok(())
     }
 
-    /// To be called before a change is made, and kept until memory follows it.
-    pub async fn changing(&self) -> Changing {
-        Changing(self.changes.clone().read_owned().await)
+    /// Makes a change of what `touched` says, and memory follow before it returns: also where the
+    /// outcome is not known. Must run to its end, so callers spawn it.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub async fn change<T>(
+        self: &Arc<Self>,
+        touched: Touched,
+        ctx: &Context,
+        change: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        let under_way = self.changes.begin();
+        let result = change.await;
+        match &result {
+            Ok(_) => self.changed(touched).await,
+            Err(StoreError::StaleCatalog) => {}
+            // What was before it counts, since nobody was told otherwise, until the store has said
+            // what holds: it may be committed, or yet be.
+            Err(_) => self.repair(touched, Some((ctx.clone(), under_way))),
+        }
+        result
+    }
+
+    /// For a change that says by itself what it touched: to be kept from before it is made until
+    /// [`Self::changed`] was called with that.
+    pub fn changing(&self) -> UnderWay {
+        self.changes.begin()
     }
 
     /// The position up to which decisions rest on every change.
@@ -158,9 +189,10 @@ impl Cache {
     /// # Errors
     /// The store's.
     pub async fn known_position(&self) -> store::Result<i64> {
-        // Whatever is committed by now was begun before, and memory follows it when this is granted.
-        let _none_under_way = self.changes.write().await;
-        self.store.position().await
+        let position = self.store.position().await?;
+        // Whatever was committed by then had begun before.
+        self.changes.followed().await;
+        Ok(position)
     }
 
     /// Makes memory follow a change that was committed. When this returns, no decision rests on what
@@ -177,14 +209,9 @@ impl Cache {
         }
     }
 
-    /// Makes memory follow a change that may or may not have been committed, or may yet be: what was
-    /// before it counts, since nobody was told otherwise, until the store has said what holds.
-    pub fn uncertain(self: &Arc<Self>, touched: Touched, ctx: Context, change: Changing) {
-        self.repair(touched, Some((ctx, change)));
-    }
-
     /// Decides nothing until [`Self::reload`].
     pub fn suspend(&self) {
+        self.suspended.store(true, Ordering::SeqCst);
         self.catalog.store(None);
     }
 
@@ -201,13 +228,14 @@ impl Cache {
         self.credentials.set_all(credentials);
         drop(turn);
         self.keys.store(Arc::new(keys));
+        self.suspended.store(false, Ordering::SeqCst);
         if let Some(stored) = catalog {
             self.apply_catalog(InForce::read(stored)?);
         }
         Ok(())
     }
 
-    fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<(Context, Changing)>) {
+    fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<(Context, UnderWay)>) {
         let cache = self.clone();
         crate::shutdown::spawn("cache-repair", async move {
             loop {

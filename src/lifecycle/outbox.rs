@@ -31,12 +31,19 @@ const IDLE: Duration = Duration::from_secs(1);
 pub trait Transport: fmt::Debug + Send + Sync {
     /// Hands one message over.
     async fn send(&self, message: &Message) -> Outcome;
+
+    /// There is nothing to send for now.
+    async fn rest(&self) {}
 }
 
 #[async_trait]
 impl Transport for Relay {
     async fn send(&self, message: &Message) -> Outcome {
         Relay::send(self, message).await
+    }
+
+    async fn rest(&self) {
+        self.close().await;
     }
 }
 
@@ -85,31 +92,34 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Sends the mail that waits the longest. `false` where none is due.
+    /// Sends the mail that waits the longest: what became of it. `None` where none is due.
     ///
     /// # Errors
     /// The store's. A mail that was sent may be sent again, as long as the store does not know.
-    pub async fn send_one(&self) -> store::Result<bool> {
-        let now = self.clock.now();
+    pub async fn send_one(&self) -> store::Result<Option<Outcome>> {
         let known = self.cache.known_position().await?;
-        let Some(mail) = self.store.claim_mails(now, self.lease, known, 1).await?.pop() else {
-            return Ok(false);
+        let (mail, now) = loop {
+            let now = self.clock.now();
+            let Some(mail) = self.store.claim_mails(now, self.lease, known, 1).await?.pop() else {
+                return Ok(None);
+            };
+            let notice = matches!(mail.content, MailContent::Notice(..));
+            // Where nothing will be taken, the next sweep takes the notice back.
+            if !(notice && self.settings.mode == Mode::Observe) {
+                break (mail, now);
+            }
         };
-        if self.settings.mode == Mode::Observe && matches!(mail.content, MailContent::Notice(..)) {
-            // Nothing will be taken, and the next sweep takes the notice back.
-            return Ok(true);
-        }
         let calendar = Calendar { settings: self.settings, now };
         let outcome = match mail::render(&facts::of(&mail, &calendar), self.public_url.as_ref()) {
             Ok(message) => self.relay.send(&message).await,
             Err(error) => Outcome::Fault(format!("the mail can't be written: {error}")),
         };
         let now = self.clock.now();
-        match outcome {
+        match &outcome {
             Outcome::Accepted => {
                 self.metrics.mails_accepted.inc();
                 let ctx = Context { actor: Actor::System, now, client: None };
-                let _change = self.cache.changing().await;
+                let _under_way = self.cache.changing();
                 if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
                     self.cache.changed(Touched::Token(token)).await;
                 }
@@ -118,31 +128,41 @@ impl Outbox {
                 self.metrics.mails_refused.inc();
                 tracing::warn!(mail = %mail.id, to = mail.recipient, why, "the address is refused");
                 let next = now.plus(self.retries.refused);
-                self.store.mail_deferred(now, mail.id, next, Some(&why)).await?;
+                self.store.mail_deferred(now, mail.id, next, Some(why)).await?;
             }
             Outcome::Fault(why) => {
                 self.metrics.mail_faults.inc();
-                tracing::warn!(mail = %mail.id, why, "the relay did not take a mail over");
+                tracing::debug!(mail = %mail.id, why, "the relay did not take a mail over");
                 let next = now.plus(self.retries.after(&mail));
                 self.store.mail_deferred(now, mail.id, next, None).await?;
             }
         }
-        Ok(true)
+        Ok(Some(outcome))
     }
 
     /// Sends what is due until `stop`, at most `rate` mails a second.
     pub async fn run(&self, rate: u32, stop: CancellationToken) {
         let pause = Duration::from_secs(1) / rate.max(1);
-        let mut failing = false;
+        let (mut failing, mut faulty) = (false, false);
         while !stop.is_cancelled() {
             let sent = self.send_one().await;
-            if let Err(error) = &sent
-                && !failing
-            {
-                tracing::warn!(%error, "cannot read or mark mails; notices are late");
+            // A line when trouble begins, not one for each mail that waits.
+            match &sent {
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "cannot read or mark mails; notices are late");
+                }
+                Ok(Some(Outcome::Fault(why))) if !faulty => {
+                    tracing::warn!(why, "the relay takes no mail; notices are late");
+                }
+                Ok(Some(Outcome::Accepted)) if faulty => tracing::info!("the relay takes mail"),
+                Ok(None) => self.relay.rest().await,
+                _ => {}
             }
             failing = sent.is_err();
-            let pause = if let Ok(true) = sent { pause } else { IDLE };
+            if let Ok(Some(outcome)) = &sent {
+                faulty = matches!(outcome, Outcome::Fault(_));
+            }
+            let pause = if let Ok(Some(_)) = sent { pause } else { IDLE };
             stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
     }

@@ -16,6 +16,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{Mode, Settings};
+use crate::policy::scope::Catalog;
 use crate::store::{self, Actor, CarriedOut, Context, Store, StoreError, Touched};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
@@ -89,12 +90,8 @@ impl Sweeper {
         swept.more |= due.len() == BATCH as usize;
         for (action, token) in due {
             let done = self
-                .step(token, async |ctx| {
-                    // Not known for the moment after another process applied one, or in an outage.
-                    let Some(in_force) = self.cache.catalog() else {
-                        return Err(StoreError::StaleCatalog);
-                    };
-                    self.store.carry_out(ctx, action, &in_force.catalog, &self.settings).await
+                .step(token, async |ctx, catalog| {
+                    self.store.carry_out(ctx, action, catalog, &self.settings).await
                 })
                 .await?;
             if done == Some(CarriedOut::Done) {
@@ -114,11 +111,8 @@ impl Sweeper {
             idle.iter().partition(|token| token.subject.due(&self.settings, now).is_some());
         for token in due {
             let announced = self
-                .step(token.id, async |ctx| {
-                    let Some(in_force) = self.cache.catalog() else {
-                        return Err(StoreError::StaleCatalog);
-                    };
-                    self.store.announce(ctx, &in_force.catalog, token.id, &self.settings).await
+                .step(token.id, async |ctx, catalog| {
+                    self.store.announce(ctx, catalog, token.id, &self.settings).await
                 })
                 .await?;
             if let Some(Some(action)) = announced {
@@ -136,7 +130,7 @@ impl Sweeper {
 
     /// Nothing stays announced where nothing is taken.
     async fn withdraw(&self, swept: &mut Swept) -> store::Result<()> {
-        let _change = self.cache.changing().await;
+        let _under_way = self.cache.changing();
         let withdrawn = self.store.withdraw_actions(&self.ctx(), BATCH).await?;
         self.follow(&withdrawn).await;
         swept.withdrawn = withdrawn.len() as u32;
@@ -147,7 +141,7 @@ impl Sweeper {
     async fn purge(&self, swept: &mut Swept) -> store::Result<()> {
         let ctx = self.ctx();
         let before = ctx.now.minus(self.retention);
-        let _change = self.cache.changing().await;
+        let _under_way = self.cache.changing();
         let purged = self.store.purge(&ctx, before, BATCH).await?;
         self.follow(&purged).await;
         swept.purged = purged.len() as u32;
@@ -161,28 +155,32 @@ impl Sweeper {
         }
     }
 
-    /// One change to one token, after which memory follows, also where the outcome is not known.
-    /// `None` where the catalogue had to be read anew: the next round does it.
+    /// One change to one token. `None` where it can't be made now, and the next round may: the
+    /// catalogue is not known, or was another one; or where the store says that something is wrong
+    /// with this token, which must not hold up the others.
+    ///
+    /// # Errors
+    /// Where the store is of no use to others either.
     async fn step<T>(
         &self,
         token: TokenId,
-        change: impl AsyncFnOnce(&Context) -> store::Result<T>,
+        change: impl AsyncFnOnce(&Context, &Catalog) -> store::Result<T>,
     ) -> store::Result<Option<T>> {
+        let Some(in_force) = self.cache.catalog() else { return Ok(None) };
         let ctx = self.ctx();
-        let under_way = self.cache.changing().await;
-        match change(&ctx).await {
-            Ok(done) => {
-                self.cache.changed(Touched::Token(token)).await;
-                Ok(Some(done))
-            }
+        let change = change(&ctx, &in_force.catalog);
+        match self.cache.change(Touched::Token(token), &ctx, change).await {
+            Ok(done) => Ok(Some(done)),
             Err(StoreError::StaleCatalog) => {
                 self.cache.read_catalog().await?;
                 Ok(None)
             }
-            Err(error) => {
-                self.cache.uncertain(Touched::Token(token), ctx, under_way);
-                Err(error)
+            Err(error @ StoreError::Internal(_)) => {
+                self.metrics.sweep_failures.inc();
+                tracing::error!(%error, %token, "this token is passed over");
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::message::Kind;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenKind;
@@ -24,17 +23,6 @@ pub struct Facts {
     pub told: Vec<String>,
     /// What happened or will happen.
     pub subject: Subject,
-}
-
-impl Facts {
-    /// What the mail is about.
-    pub fn kind(&self) -> Kind {
-        match self.subject {
-            Subject::Notice(_) => Kind::Notice,
-            Subject::CarriedOut { .. } => Kind::CarriedOut,
-            Subject::AdminsChanged { .. } => Kind::AdminsChanged,
-        }
-    }
 }
 
 /// Whose token it is.

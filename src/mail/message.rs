@@ -15,35 +15,11 @@ use uuid::Uuid;
 use super::text::one_line;
 use crate::policy::time::Timestamp;
 
-/// What a mail is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A token will be deleted or downgraded.
-    Notice,
-    /// A token was deleted or downgraded.
-    CarriedOut,
-    /// An account has other admins.
-    AdminsChanged,
-}
-
-impl Kind {
-    /// As metrics and logs name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Notice => "notice",
-            Self::CarriedOut => "carried_out",
-            Self::AdminsChanged => "admins_changed",
-        }
-    }
-}
-
 /// One mail to one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Makes its `Message-ID`: the same for each attempt to send it.
     pub id: Uuid,
-    /// What it is about.
-    pub kind: Kind,
     /// The recipient's mail address.
     pub to: String,
     /// Its `Date`.

@@ -18,7 +18,7 @@ mod render;
 mod text;
 
 pub use facts::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token};
-pub use message::{InvalidSender, Kind, Message, Sender};
+pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};
 pub use relay::{Limits, Outcome, Relay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};

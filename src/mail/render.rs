@@ -115,7 +115,6 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
     };
     Ok(Message {
         id: facts.id,
-        kind: facts.kind(),
         to: facts.to.clone(),
         date: facts.date,
         subject: format!("[Portcullis] {subject}"),
@@ -172,7 +171,10 @@ impl View {
         let token = &action.token;
         let idle = match action.last_use_of_lost {
             Some(last) => format!("since {}", minute(last)),
-            None => format!("since it was created on {}", minute(token.created)),
+            None if action.takes == Takes::Token => {
+                format!("since it was created on {}", minute(token.created))
+            }
+            None => format!("since the token was created on {}", minute(token.created)),
         };
         let name = match one_line(&token.name) {
             name if name.is_empty() => token.id.to_string(),
@@ -180,7 +182,7 @@ impl View {
         };
         Self {
             id: token.id.to_string(),
-            kind: kind_name(token.kind),
+            kind: token.kind.word(),
             created: minute(token.created),
             last_use: token.last_use.map_or_else(|| "never".to_owned(), minute),
             account_name: one_line(&facts.account.name),
@@ -221,6 +223,8 @@ impl View {
 /// Scopes, those that were used by themselves: of many scopes, these are the ones that matter.
 struct Scopes {
     count: String,
+    /// What stands for `count` in a sentence.
+    them: &'static str,
     used: Vec<Used>,
     /// Names, comma-separated; empty for none.
     unused: String,
@@ -241,6 +245,7 @@ impl Scopes {
         unused.sort();
         Self {
             count: scopes(uses.len()),
+            them: if uses.len() == 1 { "it" } else { "them" },
             used: used.into_iter().map(|(at, scope)| Used { scope, at: minute(at) }).collect(),
             unused: unused.join(", "),
         }
@@ -248,14 +253,6 @@ impl Scopes {
 
     fn is_empty(&self) -> bool {
         self.used.is_empty() && self.unused.is_empty()
-    }
-}
-
-fn kind_name(kind: TokenKind) -> &'static str {
-    match kind {
-        TokenKind::ReadOnly => "READ_ONLY",
-        TokenKind::ReadWrite => "READ_WRITE",
-        TokenKind::Custom => "CUSTOM",
     }
 }
 

@@ -21,6 +21,17 @@ pub enum TokenKind {
     Custom,
 }
 
+impl TokenKind {
+    /// As the store, the audit record and mails write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "READ_ONLY",
+            Self::ReadWrite => "READ_WRITE",
+            Self::Custom => "CUSTOM",
+        }
+    }
+}
+
 /// What a token may do now, before the catalogue says what that means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {

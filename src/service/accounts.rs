@@ -77,6 +77,7 @@ impl Services {
         faults.settle()?;
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
+        let _under_way = self.cache.changing();
         let set = self.store.set_account_admins(&ctx, id, &admins);
         let set = self.change("set_account_admins", Touched::Nothing, &ctx, set).await?;
         let set = set.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))?;

@@ -14,10 +14,10 @@ use crate::cache::{Fact, Known, Lookup, ReadError};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
 use crate::policy::id::TokenId;
-use crate::policy::lifecycle;
+use crate::policy::lifecycle::{self, LiveAction};
 use crate::policy::network::ClientAddr;
 use crate::policy::scope::{Catalog, Scope};
-use crate::policy::token::TokenFacts;
+use crate::policy::time::Timestamp;
 use crate::secret::{self, Opens, WellFormed};
 use crate::usage::Recorded;
 
@@ -151,7 +151,7 @@ impl Services {
     async fn decide_with_store<T>(
         &self,
         question: &Question<'_>,
-        answer: impl FnOnce(&Decision<'_>) -> T,
+        answer: impl FnOnce(&Decision<'_>) -> T + Copy,
     ) -> Result<T> {
         let watch = Stopwatch::start();
         let decided = self.try_store(question, answer).await;
@@ -179,17 +179,20 @@ impl Services {
         watch: Stopwatch,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<Option<(decide::Reason, T)>> {
-        let request = arguments(question, catalog)?;
-        let asked = Prepared { services: self, question, catalog, request, watch };
+        let asked = Asking::new(self, question, catalog, self.clock.at(watch), false)?;
         // What is asked for often is proved by its digest alone, before anything else is read of it.
         if let Some(facts) = at_hand
-            && let Some(presented) = opened(facts, question)
+            && let Presented::Token(_) = asked.presented(Some(facts))
         {
-            return Ok(asked.decide(presented, Some(facts), answer));
+            return Ok(asked.decide(Presented::Token(facts), Some(facts), answer).ok());
         }
         let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
-            return Ok(asked.decide(Presented::Malformed, None, answer));
+            return Ok(asked.decide(Presented::Malformed, None, answer).ok());
         };
+        if at_hand.is_some() {
+            // Another secret of a token that is known.
+            return Ok(asked.decide(Presented::Unknown, None, answer).ok());
+        }
         let fact = match self.cache.tokens.look(TokenId(secret.id)).now_or_never() {
             Some(Lookup::Known(fact)) => fact,
             Some(Lookup::Unknown) if !self.cache.keys().made(&secret) => {
@@ -200,14 +203,13 @@ impl Services {
             Some(Lookup::Unknown) | None => return Ok(None),
         };
         let facts = fact.as_deref();
-        let presented = facts.and_then(|facts| opened(facts, question));
-        Ok(asked.decide(presented.unwrap_or(Presented::Unknown), facts, answer))
+        Ok(asked.decide(asked.presented(facts), facts, answer).ok())
     }
 
     async fn try_store<T>(
         &self,
         question: &Question<'_>,
-        answer: impl FnOnce(&Decision<'_>) -> T,
+        answer: impl FnOnce(&Decision<'_>) -> T + Copy,
     ) -> Result<(decide::Reason, T)> {
         let secret = WellFormed::parse(question.token, Opens::Token);
         let mut recorded = false;
@@ -216,32 +218,22 @@ impl Services {
                 None => None,
                 Some(secret) => self.fact(TokenId(secret.id), secret).await?,
             };
-            let facts = fact.as_deref();
-            let presented = match &secret {
-                None => Presented::Malformed,
-                Some(_) => {
-                    facts.and_then(|facts| opened(facts, question)).unwrap_or(Presented::Unknown)
-                }
-            };
             // The arguments were fine before; they are borrowed from the catalogue that the decision
             // is made with, which may be another one now.
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
-            let (known, scope) = {
-                let request = arguments(question, &in_force.catalog)?;
-                let decision = decide::decide(presented, &in_force.catalog, &request);
-                match used(question, facts, &decision) {
-                    Some((known, scope)) if cancels(known, scope) && !recorded => (known, scope),
-                    used => {
-                        if let Some((known, scope)) = used {
-                            self.usage.note(known, scope, now);
-                        }
-                        return Ok((decision.verdict.reason(), answer(&decision)));
-                    }
-                }
+            let asked = Asking::new(self, question, &in_force.catalog, now, recorded)?;
+            let facts = fact.as_deref();
+            let presented = match &secret {
+                None => Presented::Malformed,
+                Some(_) => asked.presented(facts),
+            };
+            let (token, scope) = match asked.decide(presented, facts, answer) {
+                Ok(decided) => return Ok(decided),
+                Err(first) => first,
             };
             // An announced action must know of this use before anybody is told that it is allowed.
-            match self.usage.record_first(in_force.clone(), known, scope, now).await {
+            match self.usage.record_first(in_force.clone(), token, scope, now).await {
                 Ok(Recorded::Yes) => recorded = true,
                 Ok(Recorded::DecideAgain) => {}
                 Err(error) => {
@@ -277,57 +269,73 @@ impl Services {
 }
 
 /// A question with everything but the token's facts.
-struct Prepared<'p> {
-    services: &'p Services,
-    question: &'p Question<'p>,
-    catalog: &'p Catalog,
-    request: Request<'p>,
-    watch: Stopwatch,
+struct Asking<'a> {
+    services: &'a Services,
+    question: &'a Question<'a>,
+    catalog: &'a Catalog,
+    request: Request<'a>,
+    now: Timestamp,
+    /// Whether its use is recorded already.
+    recorded: bool,
 }
 
-impl Prepared<'_> {
-    /// Decides, and takes note of a use; `None` where the use has to be recorded first.
-    fn decide<T>(
-        &self,
-        presented: Presented<'_>,
-        facts: Option<&Known>,
-        answer: impl FnOnce(&Decision<'_>) -> T,
-    ) -> Option<(decide::Reason, T)> {
-        let decision = decide::decide(presented, self.catalog, &self.request);
-        if let Some((facts, scope)) = used(self.question, facts, &decision) {
-            if cancels(facts, scope) {
-                return None;
-            }
-            let now = self.services.clock.at(self.watch);
-            self.services.usage.note(facts, scope, now);
+impl<'a> Asking<'a> {
+    /// # Errors
+    /// [`Error::Invalid`] for malformed arguments.
+    fn new(
+        services: &'a Services,
+        question: &'a Question<'a>,
+        catalog: &'a Catalog,
+        now: Timestamp,
+        recorded: bool,
+    ) -> Result<Self> {
+        let request = arguments(question, catalog)?;
+        Ok(Self { services, question, catalog, request, now, recorded })
+    }
+
+    /// What a well-formed secret turns out to be, given what is known of the id that it names.
+    fn presented<'f>(&self, facts: Option<&'f Known>) -> Presented<'f> {
+        let proves =
+            |facts: &Known| secret::same(&facts.digest, &secret::digest(self.question.token));
+        match facts {
+            Some(facts) if proves(facts) => Presented::Token(facts),
+            _ => Presented::Unknown,
         }
-        Some((decision.verdict.reason(), answer(&decision)))
+    }
+
+    /// Decides, and takes note of a use.
+    ///
+    /// # Errors
+    /// The token and the scope, where their use has to be recorded first: it cancels what is
+    /// announced, or takes the scope off it.
+    fn decide<'f, T>(
+        &self,
+        presented: Presented<'f>,
+        facts: Option<&'f Known>,
+        answer: impl FnOnce(&Decision<'_>) -> T,
+    ) -> std::result::Result<(decide::Reason, T), (&'f Known, &'f Scope)>
+    where
+        'a: 'f,
+    {
+        let decision = decide::decide(presented, self.catalog, &self.request);
+        let allowed = matches!(decision.verdict, Verdict::Allow(_));
+        // A dry run is no use.
+        if allowed
+            && !self.question.dry_run
+            && let (Some(token), Some(scope)) = (facts, decision.required)
+        {
+            let fits = |action: &LiveAction| lifecycle::fits(&action.takes, scope);
+            if !self.recorded && token.announced.iter().any(fits) {
+                return Err((token, scope));
+            }
+            self.services.usage.note(token, scope, self.now);
+        }
+        Ok((decision.verdict.reason(), answer(&decision)))
     }
 }
 
 fn claimed_id(token: &[u8]) -> Option<TokenId> {
     secret::claimed_id(token, Opens::Token).map(TokenId)
-}
-
-/// The token with these facts, if what the question presents is its secret.
-fn opened<'a>(facts: &'a TokenFacts, question: &Question<'_>) -> Option<Presented<'a>> {
-    let same = secret::same(&facts.digest, &secret::digest(question.token));
-    same.then_some(Presented::Token(facts))
-}
-
-/// The token and the scope that a decision uses: an allowed one, unless it is a dry run.
-fn used<'a>(
-    question: &Question<'_>,
-    facts: Option<&'a Known>,
-    decision: &Decision<'a>,
-) -> Option<(&'a Known, &'a Scope)> {
-    let allowed = matches!(decision.verdict, Verdict::Allow(_)) && !question.dry_run;
-    facts.zip(decision.required).filter(|_| allowed)
-}
-
-/// Whether a use of `scope` cancels, or takes the scope off, anything that is announced.
-fn cancels(facts: &TokenFacts, scope: &Scope) -> bool {
-    facts.announced.iter().any(|action| lifecycle::fits(&action.takes, scope))
 }
 
 fn unrecorded() -> Error {

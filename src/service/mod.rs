@@ -108,14 +108,7 @@ impl Services {
         ctx: &Context,
         work: impl Future<Output = store::Result<T>>,
     ) -> store::Result<T> {
-        let change = self.cache.changing().await;
-        let result = self.stored(operation, work).await;
-        match &result {
-            Ok(_) => self.cache.changed(touched).await,
-            Err(StoreError::StaleCatalog) => {}
-            Err(_) => self.cache.uncertain(touched, ctx.clone(), change),
-        }
-        result
+        self.cache.change(touched, ctx, self.stored(operation, work)).await
     }
 
     /// The catalogue in force.

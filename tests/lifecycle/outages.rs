@@ -1,14 +1,24 @@
 //! A use that would cancel, while the store is out of reach: there is no ALLOW, and no use.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use portcullis::clock::Stopwatch;
 use portcullis::policy::decide::Reason;
 use portcullis::policy::token::TokenKind::{ReadOnly, ReadWrite};
 use portcullis::service::Error;
+use portcullis::store::sqlite;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _};
+use tokio_util::sync::CancellationToken;
 
-use crate::story::{READ, SEND, Story, Token};
+use crate::story::{ANN, READ, SEND, Story, Token};
 use crate::support::postgres::Cluster;
-use crate::world::Place;
+use crate::world::{Place, World};
+
+/// Longer than any answer should take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A token with an announced deletion, and one with an announced downgrade that is read with.
 async fn announced(s: &mut Story) -> (Token, Token) {
@@ -22,9 +32,21 @@ async fn announced(s: &mut Story) -> (Token, Token) {
 }
 
 async fn cut_off(s: &Story, (idle, reader): &(Token, Token)) {
+    // Changes of which nobody knows what became, and an outbox that waits to know: what waits for the
+    // store holds up nobody else.
+    let (account, admins) = (s.account.to_string(), [ANN.to_owned()]);
+    let services = &s.world.services;
+    let caller = World::caller();
+    let change = services.set_account_admins(&caller, &account, &admins);
+    let changed = tokio::time::timeout(PATIENCE, change).await.expect("it is answered");
+    assert!(matches!(changed, Err(Error::Unavailable { .. })));
+    let mut sending = pin!(s.world.outbox.send_one());
+    let sent = tokio::time::timeout(Duration::from_millis(50), &mut sending).await;
+    assert!(!matches!(sent, Ok(Ok(_))), "{sent:?}");
     for _ in 0..3 {
         for (token, scope) in [(idle, READ), (reader, SEND)] {
-            let decided = s.try_use(token, scope).await;
+            let decided = tokio::time::timeout(PATIENCE, s.try_use(token, scope)).await;
+            let decided = decided.expect("it is answered");
             assert!(matches!(decided, Err(Error::Unavailable { .. })), "{decided:?}");
         }
         // What cancels nothing is decided from memory.
@@ -67,4 +89,56 @@ async fn no_use_is_allowed_that_postgres_can_not_keep() {
     // Connections that died may each cost one call, but never an answer.
     while s.world.services.usage.flush().await.is_err() {}
     back(&mut s, tokens).await;
+}
+
+/// What the store refuses for one token stays that token's trouble.
+#[tokio::test]
+async fn a_token_that_can_not_be_announced_holds_up_no_other() {
+    let mut s = Story::new(Place::sqlite()).await;
+    let ill = s.token("ill", ReadOnly, &[]).await;
+    let sound = s.token("sound", ReadOnly, &[]).await;
+    let Place::Sqlite(dir) = &s.world.place else { unreachable!("it was opened there") };
+    let options = SqliteConnectOptions::new().filename(dir.path().join(sqlite::FILE));
+    let mut database = SqliteConnection::connect_with(&options).await.unwrap();
+    let refuse = format!(
+        "CREATE TRIGGER refuse BEFORE INSERT ON pending_action WHEN NEW.token_id = x'{}' \
+         BEGIN SELECT RAISE(ABORT, 'no'); END",
+        ill.held.id.0.simple()
+    );
+    sqlx::query(AssertSqlSafe(refuse)).execute(&mut database).await.unwrap();
+    s.live_until(39).await;
+    assert_eq!(s.state(&ill).await, "READ_ONLY");
+    assert_eq!(s.state(&sound).await, "READ_ONLY; deletion on day 45");
+    sqlx::query("DROP TRIGGER refuse").execute(&mut database).await.unwrap();
+    s.live_until(40).await;
+    assert_eq!(s.state(&ill).await, "READ_ONLY; deletion on day 47");
+}
+
+/// However many wait, no more are sent than the rate allows, the longest waiting first.
+#[tokio::test]
+async fn mails_are_sent_at_their_rate_oldest_first() {
+    const RATE: u32 = 4;
+    let mut s = Story::new(Place::sqlite()).await;
+    let first = s.token("first", ReadOnly, &[]).await;
+    s.sleep_until(1);
+    let second = s.token("second", ReadOnly, &[]).await;
+    for day in [38, 39] {
+        s.sleep_until(day);
+        s.world.sweep().await;
+    }
+    let stop = CancellationToken::new();
+    let watch = Stopwatch::start();
+    let (_, mails) = tokio::join!(s.world.outbox.run(RATE, stop.clone()), async {
+        while s.sink.messages().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        s.sink.messages()
+    });
+    assert!(watch.elapsed() >= Duration::from_secs(1) / RATE * 3, "{:?}", watch.elapsed());
+    let about = |token: &Token| {
+        mails.iter().filter(|mail| mail.text().contains(&token.held.id.to_string())).count()
+    };
+    assert_eq!((about(&first), about(&second)), (2, 2));
+    assert!(mails[..2].iter().all(|mail| mail.text().contains(&first.held.id.to_string())));
 }

@@ -199,7 +199,7 @@ impl World {
 
     /// Sends every mail that is due.
     pub(crate) async fn deliver(&self) {
-        while self.outbox.send_one().await.unwrap() {}
+        while self.outbox.send_one().await.unwrap().is_some() {}
     }
 }
 

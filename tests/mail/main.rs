@@ -13,7 +13,7 @@ mod steps;
 
 use std::time::Duration;
 
-use portcullis::mail::{Authorities, Endpoint, Kind, Limits, Message, Outcome, Relay};
+use portcullis::mail::{Authorities, Endpoint, Limits, Message, Outcome, Relay};
 use portcullis::policy::time::Timestamp;
 use uuid::Uuid;
 
@@ -39,7 +39,6 @@ fn hasty() -> Limits {
 fn message(to: &str) -> Message {
     Message {
         id: Uuid::from_u128(7),
-        kind: Kind::Notice,
         to: to.to_owned(),
         date: Timestamp(1_798_985_100_000_000),
         subject: "Hello".to_owned(),

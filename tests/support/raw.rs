@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use super::client::endpoint;
 
@@ -33,16 +33,28 @@ impl Raw {
         authorization: Option<&str>,
         message: impl Into<Bytes>,
     ) -> Answer {
-        let mut request =
-            Request::new(futures_util::stream::once(std::future::ready(message.into())));
+        let mut answers = self.exchange(path, authorization, vec![message.into()]).await?;
+        Ok(answers.message().await?.unwrap_or_default())
+    }
+
+    /// The same with any number of messages, and all the answers.
+    ///
+    /// # Errors
+    /// What ends the call before its first answer.
+    pub async fn exchange(
+        &self,
+        path: &str,
+        authorization: Option<&str>,
+        messages: Vec<Bytes>,
+    ) -> Result<Streaming<Bytes>, Status> {
+        let mut request = Request::new(futures_util::stream::iter(messages));
         if let Some(value) = authorization {
             request.metadata_mut().insert("authorization", value.parse().expect("a header"));
         }
         let mut grpc = Grpc::new(self.0.clone());
         grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
         let path = PathAndQuery::try_from(path).expect("a path");
-        let mut answers = grpc.streaming(request, path, RawCodec).await?.into_inner();
-        Ok(answers.message().await?.unwrap_or_default())
+        Ok(grpc.streaming(request, path, RawCodec).await?.into_inner())
     }
 }
 

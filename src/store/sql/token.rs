@@ -127,7 +127,7 @@ pub(super) async fn create(
         .bind(token.id.0)
         .bind(token.account_id.0)
         .bind(&token.name)
-        .bind(kind_word(token.kind))
+        .bind(token.kind.word())
         .bind(&new.digest[..])
         .bind(whitelist_text(&token.whitelist))
         .bind(token.created.0)
@@ -153,7 +153,7 @@ pub(super) async fn create(
         .collect();
     let after = json!({
         "name": token.name,
-        "kind": kind_word(token.kind),
+        "kind": token.kind.word(),
         "scopes": names,
         "whitelist": whitelist_json(&token.whitelist),
     });
@@ -255,14 +255,6 @@ async fn find(
     let mut pending = pending::of_tokens(connection, id..=id, only).await?;
     let token = row.into_token(pending.remove(&id).unwrap_or_default())?;
     Ok(Some(token))
-}
-
-pub(super) fn kind_word(kind: TokenKind) -> &'static str {
-    match kind {
-        TokenKind::ReadOnly => "READ_ONLY",
-        TokenKind::ReadWrite => "READ_WRITE",
-        TokenKind::Custom => "CUSTOM",
-    }
 }
 
 /// For the audit record: the entries, or null for a token that may be used from anywhere.

@@ -196,6 +196,19 @@ async fn until_blocked(url: &str) {
     }
 }
 
+/// What comes of a call that waits for another's transaction, which is committed then.
+async fn waiting_for<T>(
+    url: &str,
+    tx: sqlx::Transaction<'_, sqlx::Postgres>,
+    call: impl Future<Output = T>,
+) -> T {
+    let (result, ()) = tokio::join!(call, async {
+        until_blocked(url).await;
+        tx.commit().await.unwrap();
+    });
+    result
+}
+
 /// What `record_uses` does, not yet committed.
 const USE: &str = "UPDATE token_use SET last_use = $2 WHERE token_id = $1";
 
@@ -207,10 +220,7 @@ async fn a_notice_waits_for_a_use_under_way_and_knows_of_it() {
     let mut other = PgConnection::connect(&url).await.unwrap();
     let mut tx = other.begin().await.unwrap();
     sqlx::query(USE).bind(id.0).bind(day(37).0).execute(&mut *tx).await.unwrap();
-    let (announced, ()) = tokio::join!(s.announce(id, 38), async {
-        until_blocked(&url).await;
-        tx.commit().await.unwrap();
-    });
+    let announced = waiting_for(&url, tx, s.announce(id, 38)).await;
     assert_eq!(announced, None);
     assert_eq!(s.idle(id).await, Some(day(37)));
 }
@@ -228,10 +238,7 @@ async fn a_use_waits_for_a_notice_under_way_and_overtakes_it() {
                   basis_time, create_time) VALUES ($1, $2, $3, 'token', 0, 1)";
     let insert = sqlx::query(insert).bind(Uuid::now_v7()).bind(id.0).bind(s.account.0);
     insert.execute(&mut *tx).await.unwrap();
-    let (overtaken, ()) = tokio::join!(s.record(id, READ, 38), async {
-        until_blocked(&url).await;
-        tx.commit().await.unwrap();
-    });
+    let overtaken = waiting_for(&url, tx, s.record(id, READ, 38)).await;
     assert!(overtaken);
     assert!(s.store.settle_uses(&on(38), id).await.unwrap());
     assert!(s.live().await.is_empty());
@@ -247,10 +254,7 @@ async fn carrying_out_waits_for_a_use_under_way_and_gives_way() {
     let mut tx = other.begin().await.unwrap();
     // By a replica that was slow to record it.
     sqlx::query(USE).bind(id.0).bind(day(37).0).execute(&mut *tx).await.unwrap();
-    let (carried_out, ()) = tokio::join!(s.carry_out(action.id, 45), async {
-        until_blocked(&url).await;
-        tx.commit().await.unwrap();
-    });
+    let carried_out = waiting_for(&url, tx, s.carry_out(action.id, 45)).await;
     assert_eq!(carried_out, CarriedOut::Cancelled);
     assert_eq!(s.facts(id).await.state, TokenState::Active);
     assert_eq!(s.last_event().await, "lifecycle.cancel");
@@ -283,10 +287,7 @@ async fn a_use_waits_for_a_carrying_out_under_way_and_is_told_so() {
     deletion_under_way(&mut tx, id, action.id).await;
     let (context, read) = (on(45), s.used(id, READ, 45));
     let using = s.store.use_noticed(&context, &s.catalog, &read);
-    let (used, ()) = tokio::join!(using, async {
-        until_blocked(&url).await;
-        tx.commit().await.unwrap();
-    });
+    let used = waiting_for(&url, tx, using).await;
     assert_eq!(used.unwrap(), Err(Gone));
     assert_eq!(s.read(id).await.uses.last, None);
 }
