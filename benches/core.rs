@@ -144,8 +144,8 @@ fn whitelisted(entries: usize) -> TokenFacts {
     assert_eq!(parsed.len(), entries);
     let entries = Entries::new(parsed, &limits).expect("not too many").expect("some");
     TokenFacts {
-        id: TokenId(Uuid::now_v7()),
-        account_id: AccountId(Uuid::now_v7()),
+        id: TokenId(Uuid::now_v7()).into(),
+        account_id: AccountId(Uuid::now_v7()).into(),
         digest: [0; 32],
         state: TokenState::Active,
         grant: Grant::ReadWrite,

@@ -210,7 +210,7 @@ impl Usage {
 }
 
 fn used(token: &Known, scope: &Scope, now: Timestamp) -> Use {
-    Use { token_id: token.id, scope_id: scope.id, write: scope.access == Access::Write, time: now }
+    Use { token_id: *token.id, scope_id: scope.id, write: scope.access == Access::Write, time: now }
 }
 
 fn merge(noted: &mut Noted, used: Use) {

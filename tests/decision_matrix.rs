@@ -97,8 +97,8 @@ fn whitelist(texts: &[&str]) -> Whitelist {
 
 fn facts(state: TokenState, grant: &Grant, texts: &[&str]) -> TokenFacts {
     TokenFacts {
-        id: TokenId(Uuid::from_u128(1)),
-        account_id: AccountId(Uuid::from_u128(2)),
+        id: TokenId(Uuid::from_u128(1)).into(),
+        account_id: AccountId(Uuid::from_u128(2)).into(),
         digest: [0; 32],
         state,
         grant: grant.clone(),

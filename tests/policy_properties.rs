@@ -90,8 +90,8 @@ fn entries() -> impl Strategy<Value = Vec<&'static str>> {
 
 fn token() -> impl Strategy<Value = TokenFacts> {
     (grant(), state(), entries()).prop_map(|(grant, state, entries)| TokenFacts {
-        id: TokenId(Uuid::from_u128(1)),
-        account_id: AccountId(Uuid::from_u128(2)),
+        id: TokenId(Uuid::from_u128(1)).into(),
+        account_id: AccountId(Uuid::from_u128(2)).into(),
         digest: [0; 32],
         state,
         grant,

@@ -49,7 +49,7 @@ impl Bucket {
     }
 
     fn place_of(&self, id: TokenId, guard: &Guard) -> Option<usize> {
-        (0..PLACES).find(|&place| self.get(place, guard).is_some_and(|facts| facts.id == id))
+        (0..PLACES).find(|&place| self.get(place, guard).is_some_and(|facts| *facts.id == id))
     }
 
     fn get<'g>(&self, place: usize, guard: &'g Guard) -> Option<&'g Known> {
@@ -104,13 +104,13 @@ impl Hot {
         (0..PLACES)
             .filter(|&place| tags[place] == tag)
             .filter_map(|place| bucket.get(place, guard))
-            .find(|facts| facts.id == id)
+            .find(|facts| *facts.id == id)
     }
 
     /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
     /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
     pub(super) fn put(&self, facts: Shared<Known>, current: impl FnOnce() -> bool) {
-        let (page, bucket, tag) = self.address(facts.id);
+        let (page, bucket, tag) = self.address(*facts.id);
         let page =
             self.pages[page].get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
         let bucket = &page[bucket];
@@ -121,7 +121,7 @@ impl Hot {
         let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
         let free = || tags[..PLACES].iter().position(|&tag| tag == 0);
         let random = facts.id.0.as_u64_pair().1;
-        let place = bucket.place_of(facts.id, &Guard::new()).or_else(free);
+        let place = bucket.place_of(*facts.id, &Guard::new()).or_else(free);
         bucket.set(place.unwrap_or((random >> 40) as usize % PLACES), tag, Some(facts));
     }
 
@@ -164,8 +164,8 @@ mod tests {
 
     fn facts(id: u128) -> Shared<Known> {
         Shared::new(Known::new(TokenFacts {
-            id: TokenId(Uuid::from_u128(id)),
-            account_id: AccountId(Uuid::from_u128(1)),
+            id: TokenId(Uuid::from_u128(id)).into(),
+            account_id: AccountId(Uuid::from_u128(1)).into(),
             digest: [0; 32],
             state: TokenState::Active,
             grant: Grant::ReadWrite,
@@ -176,7 +176,7 @@ mod tests {
 
     fn found(hot: &Hot, facts: &Shared<Known>) -> bool {
         let guard = Guard::new();
-        hot.get(facts.id, &guard).is_some_and(|found| std::ptr::eq(found, &raw const **facts))
+        hot.get(*facts.id, &guard).is_some_and(|found| std::ptr::eq(found, &raw const **facts))
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
         // One bucket, one tag: nothing but the ids tells them apart.
         let all: Vec<_> = (0..7).map(|n| facts(n << 64 | 0x1234)).collect();
         for facts in &all {
-            assert!(hot.get(facts.id, &Guard::new()).is_none());
+            assert!(hot.get(*facts.id, &Guard::new()).is_none());
             hot.put(facts.clone(), || true);
         }
         assert!(all.iter().all(|facts| found(&hot, facts)));
@@ -198,14 +198,14 @@ mod tests {
         let newer = facts(0x1234);
         hot.put(newer.clone(), || true);
         assert!(found(&hot, &newer) && !found(&hot, &all[0]));
-        hot.forget(newer.id, Some(&all[0]));
+        hot.forget(*newer.id, Some(&all[0]));
         assert!(found(&hot, &newer), "other facts of the same token were to be forgotten");
-        hot.forget(newer.id, None);
-        assert!(hot.get(newer.id, &Guard::new()).is_none());
+        hot.forget(*newer.id, None);
+        assert!(hot.get(*newer.id, &Guard::new()).is_none());
         assert!(all[1..].iter().all(|facts| found(&hot, facts)));
 
         hot.clear();
-        assert!(all.iter().all(|facts| hot.get(facts.id, &Guard::new()).is_none()));
+        assert!(all.iter().all(|facts| hot.get(*facts.id, &Guard::new()).is_none()));
     }
 
     #[test]

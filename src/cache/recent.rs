@@ -68,8 +68,8 @@ mod tests {
     #[test]
     fn a_use_is_news_once_a_grain() {
         let known = Known::new(TokenFacts {
-            id: TokenId(Uuid::from_u128(1)),
-            account_id: AccountId(Uuid::from_u128(1)),
+            id: TokenId(Uuid::from_u128(1)).into(),
+            account_id: AccountId(Uuid::from_u128(1)).into(),
             digest: [0; 32],
             state: TokenState::Active,
             grant: Grant::ReadWrite,

@@ -46,6 +46,14 @@ fn item_error(error: &Error) -> ItemStatus {
     })
 }
 
+/// Writes what became of one item.
+fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
+    match decided {
+        Ok(response) => wire::put_decided(out, |out| out.extend_from_slice(response)),
+        Err(error) => wire::put_undecided(out, &item_error(error)),
+    }
+}
+
 impl Authorization {
     /// Decides what `message` asks.
     async fn decide(&self, message: &[u8]) -> Result<Vec<u8>> {
@@ -76,17 +84,16 @@ impl Authorization {
             return Err(Error::invalid("requests", "TOO_MANY", text));
         }
         let mut out = Vec::with_capacity(160 * requests.len());
-        let mut response = Vec::with_capacity(256);
         // Where the results belong that must be read first.
         let mut missing = Vec::new();
         let questions: Vec<_> = requests.iter().map(|request| wire::question(request)).collect();
         self.services.decide_all_from_memory(&questions, |place, decided| match decided {
             Some(Ok(decision)) => {
-                response.clear();
-                wire::put_response(decision, || self.services.calendar(), &mut response);
-                wire::put_result(&Ok(&response), &mut out);
+                let response =
+                    |out: &mut _| wire::put_response(decision, || self.services.calendar(), out);
+                wire::put_result(&mut out, |out| wire::put_decided(out, response));
             }
-            Some(Err(error)) => wire::put_result(&Err(item_error(error)), &mut out),
+            Some(Err(error)) => wire::put_result(&mut out, |out| put_item(out, Err(error))),
             None => missing.push((out.len(), requests[place])),
         });
         if missing.is_empty() {
@@ -100,8 +107,7 @@ impl Authorization {
         for (at, decided) in read {
             whole.extend_from_slice(&out[taken..at]);
             taken = at;
-            let decided = decided.as_deref().map_err(item_error);
-            wire::put_result(&decided, &mut whole);
+            wire::put_result(&mut whole, |out| put_item(out, decided.as_deref()));
         }
         whole.extend_from_slice(&out[taken..]);
         Ok(whole)
@@ -120,7 +126,7 @@ impl Authorization {
         };
         let decided = decided.unwrap_or_else(|error| Err(self.undecided(error)));
         let mut out = Vec::with_capacity(256);
-        wire::put_item(&decided.as_deref().map_err(item_error), &mut out);
+        put_item(&mut out, decided.as_deref());
         out
     }
 }

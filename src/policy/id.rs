@@ -2,6 +2,7 @@
 //! what they name and 22 base-62 digits. Outside this file they are opaque.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use uuid::Uuid;
@@ -158,6 +159,52 @@ id!(
     MailId, "mail", "mail_"
 );
 
+/// An id with its text, made once: every answer shows it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Written<Id> {
+    id: Id,
+    text: [u8; WRITTEN],
+}
+
+const WRITTEN: usize = 4 + BASE62_U128;
+
+impl<Id> Written<Id> {
+    /// The same as `to_string` gives.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl<Id> Deref for Written<Id> {
+    type Target = Id;
+
+    fn deref(&self) -> &Id {
+        &self.id
+    }
+}
+
+impl<Id: fmt::Debug> fmt::Debug for Written<Id> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+macro_rules! written {
+    ($($name:ident),*) => {$(
+        impl From<$name> for Written<$name> {
+            fn from(id: $name) -> Self {
+                let mut text = [0; WRITTEN];
+                let (prefix, digits) = text.split_at_mut($name::PREFIX.len());
+                prefix.copy_from_slice($name::PREFIX.as_bytes());
+                write_base62(id.0.as_u128(), digits);
+                Self { id, text }
+            }
+        }
+    )*};
+}
+
+written!(TokenId, AccountId);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +218,8 @@ mod tests {
             prop_assert_eq!(text.len(), 4 + BASE62_U128);
             prop_assert_eq!(text.parse::<TokenId>(), Ok(id));
             prop_assert!(text.parse::<AccountId>().is_err());
+            let written = Written::from(id);
+            prop_assert_eq!(written.text(), text.as_bytes());
         }
 
         #[test]

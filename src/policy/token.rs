@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::hint::black_box;
 
-use super::id::{AccountId, PendingActionId, TokenId};
+use super::id::{AccountId, PendingActionId, TokenId, Written};
 use super::lifecycle::{Calendar, LiveAction, Mode};
 use super::network::Whitelist;
 use super::scope::{Catalog, Scope, ScopeSet};
@@ -146,9 +146,9 @@ pub struct UpcomingAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenFacts {
     /// The token.
-    pub id: TokenId,
+    pub id: Written<TokenId>,
     /// Its owner.
-    pub account_id: AccountId,
+    pub account_id: Written<AccountId>,
     /// SHA-256 of its secret: what a presented secret is compared with, in constant time.
     pub digest: [u8; 32],
     /// Whether it can be used at all.
@@ -178,7 +178,7 @@ impl TokenFacts {
     /// Asks memory for all that a decision needs, by loads that nothing waits for: facts at rest lie on
     /// several cache lines, which then come together and while the digest is taken.
     pub fn fetch(&self) {
-        black_box((self.account_id, self.digest[0], self.digest[31]));
+        black_box((self.account_id.text()[0], self.digest[0], self.digest[31]));
         black_box((matches!(self.state, TokenState::Active), self.grant.kind() as u8));
         black_box(self.whitelist.entries().last().copied());
         black_box(self.announced.is_empty());

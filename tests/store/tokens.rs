@@ -45,7 +45,7 @@ async fn a_token_reads_back(f: Fixture) {
         assert_eq!(read, Some(token));
 
         let facts = f.store.token_facts(new.id).await.unwrap().unwrap();
-        assert_eq!((facts.id, facts.account_id), (new.id, account));
+        assert_eq!((*facts.id, *facts.account_id), (new.id, account));
         assert_eq!(facts.digest, new.digest);
         assert_eq!(facts.state, TokenState::Active);
         assert_eq!(facts.grant, grant);

@@ -174,13 +174,20 @@ fn put(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The same for what writes fewer than 128 bytes by itself.
-fn put_short(number: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    out.push(key(number));
-    let length = out.len();
-    out.push(0);
+/// The same for what is written in its place: its length is known afterwards, and nearly always one
+/// byte.
+fn put_written(number: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&[key(number), 0]);
+    let start = out.len();
     write(out);
-    out[length] = (out.len() - length - 1) as u8;
+    let length = out.len() - start;
+    if length < 0x80 {
+        out[start - 1] = length as u8;
+    } else {
+        let mut bytes = Vec::with_capacity(encoding::encoded_len_varint(length as u64));
+        put_length(length, &mut bytes);
+        out.splice(start - 1..start, bytes);
+    }
 }
 
 /// Writes an `AuthorizeResponse`. `calendar` is asked only where something is announced.
@@ -198,14 +205,14 @@ pub(super) fn put_response(
     out.extend_from_slice(&[1 << 3, answer as u8, 2 << 3, reason as u8]);
     put(3, decision.message().as_bytes(), out);
     if let Some(token) = decision.token {
-        put_short(4, out, |out| token.id.write(out));
-        put_short(5, out, |out| token.account_id.write(out));
+        put(4, token.id.text(), out);
+        put(5, token.account_id.text(), out);
     }
     if let Some(scope) = decision.required {
         put(6, scope.name.as_str().as_bytes(), out);
     }
     if let Some(entry) = matched {
-        put_short(7, out, |out| entry.write(out));
+        put_written(7, out, |out| entry.write(out));
     }
     let token = decision.token.filter(|token| !token.announced.is_empty());
     if let Some(action) = token.and_then(|token| token.upcoming(&calendar())) {
@@ -226,35 +233,19 @@ pub(super) fn response(decision: &Decision<'_>, calendar: impl FnOnce() -> Calen
     out
 }
 
-/// Writes a `StreamAuthorizeResponse` or `BatchAuthorizeResult`, which are alike: a response or an
-/// error.
-pub(super) fn put_item(decided: &std::result::Result<&[u8], ItemStatus>, out: &mut Vec<u8>) {
-    match decided {
-        Ok(response) => put(1, response, out),
-        Err(error) => {
-            out.push(key(2));
-            let error = error.encode_to_vec();
-            put_length(error.len(), out);
-            out.extend_from_slice(&error);
-        }
-    }
+/// Writes the response in a `StreamAuthorizeResponse` or `BatchAuthorizeResult`, which are alike.
+pub(super) fn put_decided(out: &mut Vec<u8>, response: impl FnOnce(&mut Vec<u8>)) {
+    put_written(1, out, response);
+}
+
+/// Writes the error in one of them.
+pub(super) fn put_undecided(out: &mut Vec<u8>, error: &ItemStatus) {
+    put_written(2, out, |out| error.encode_raw(out));
 }
 
 /// Writes one of the `results` of a `BatchAuthorizeResponse`.
-pub(super) fn put_result(decided: &std::result::Result<&[u8], ItemStatus>, out: &mut Vec<u8>) {
-    match decided {
-        Ok(response) => {
-            let length = 1 + encoding::encoded_len_varint(response.len() as u64) + response.len();
-            out.push(key(1));
-            put_length(length, out);
-            put_item(decided, out);
-        }
-        Err(_) => {
-            let mut item = Vec::new();
-            put_item(decided, &mut item);
-            put(1, &item, out);
-        }
-    }
+pub(super) fn put_result(out: &mut Vec<u8>, item: impl FnOnce(&mut Vec<u8>)) {
+    put_written(1, out, item);
 }
 
 #[cfg(test)]

@@ -68,8 +68,8 @@ pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFac
     lane.done();
     let Some(first) = rows.first() else { return Ok(None) };
     let mut facts = TokenFacts {
-        id,
-        account_id: AccountId(first.account_id),
+        id: id.into(),
+        account_id: AccountId(first.account_id).into(),
         digest: digest(&first.digest)?,
         state: row::state(first.delete_time, first.delete_cause.as_deref())?,
         grant: row::grant(&first.kind, first.downgrade_time, first.scopes.as_deref())?,
