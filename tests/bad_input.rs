@@ -406,3 +406,14 @@ async fn a_page_token_of_another_list_is_refused() {
         );
     }
 }
+
+/// Who speaks no gRPC would not find a status in an answer's trailers.
+#[tokio::test]
+async fn what_is_no_grpc_is_told_so() {
+    let stage = Stage::set().await;
+    let path = "/portcullis.v1.AuthorizationService/Authorize";
+    for (content_type, status) in [("", 415), ("application/json", 415), ("application/grpc", 200)]
+    {
+        assert_eq!(stage.raw.status(path, content_type).await, status, "{content_type:?}");
+    }
+}

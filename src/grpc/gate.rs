@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
 use tokio::time::Sleep;
@@ -157,6 +157,20 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer") && well_formed).then_some(secret)
 }
 
+/// Whether a request says that it is gRPC (gRPC over HTTP/2, "Requests").
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// For a client that would not understand a gRPC status.
+fn no_grpc() -> Answer {
+    let text = "This port speaks gRPC: send POST requests of the content type application/grpc.\n";
+    let mut answer = Answer::new(Body::new(text.to_owned()));
+    *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    answer
+}
+
 fn refuse(error: &Error) -> Answer {
     status(error).into_http()
 }
@@ -167,6 +181,10 @@ impl HyperService<Request<Incoming>> for Gate {
     type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
+        if !is_grpc(&request) {
+            let answer = std::future::ready(Ok(no_grpc()));
+            return Answering::new(Box::pin(answer), None);
+        }
         let path = request.uri().path();
         let asked = timeout(&request);
         if path.starts_with("/grpc.health.v1.Health/") {

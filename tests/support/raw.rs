@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
+use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
+use tower::ServiceExt as _;
 
 use super::client::endpoint;
 
@@ -55,6 +59,18 @@ impl Raw {
         grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
         let path = PathAndQuery::try_from(path).expect("a path");
         Ok(grpc.streaming(request, path, RawCodec).await?.into_inner())
+    }
+}
+
+impl Raw {
+    /// The HTTP status of an answer to an empty request of this content type, or none if it is empty.
+    pub async fn status(&self, path: &str, content_type: &str) -> StatusCode {
+        let mut request = http::Request::post(path);
+        if !content_type.is_empty() {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        self.0.clone().oneshot(request).await.expect("an answer").status()
     }
 }
 
