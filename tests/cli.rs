@@ -212,7 +212,10 @@ fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
     assert!(!listed.stdout.contains(token), "{listed}");
     shell.run(&["token", "list", "--deleted"]).exits(0).shows(&[token]);
 
-    shell.run(&["audit", "--token", token]).exits(0).shows(&["token.create", "token.delete"]);
+    shell
+        .run(&["audit", "--token", token])
+        .exits(0)
+        .shows(&["kind=READ_ONLY", "state=active→deleted"]);
     let events = json(shell, &["audit", "--token", token])["audit_events"].clone();
     let actions: Vec<_> = events.as_array().unwrap().iter().map(|e| &e["action"]).collect();
     assert_eq!(actions, ["token.delete", "token.create"]);

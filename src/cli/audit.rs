@@ -2,6 +2,7 @@
 
 use clap::Args;
 use prost_types::Timestamp;
+use serde_json::{Map, Value};
 
 use super::connect::Session;
 use super::failure::Failure;
@@ -68,10 +69,69 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
                 event.client_address.clone(),
                 event.account_id.clone(),
                 event.token_id.clone(),
+                changed(&event.before_json, &event.after_json),
             ]
         })
         .collect();
-    print(&table(["TIME", "ACTION", "ACTOR", "ROLE", "ADDRESS", "ACCOUNT", "TOKEN"], &rows))?;
+    let header = ["TIME", "ACTION", "ACTOR", "ROLE", "ADDRESS", "ACCOUNT", "TOKEN", "CHANGE"];
+    print(&table(header, &rows))?;
     note_more(&answer.next_page_token);
     Ok(())
+}
+
+/// What is after a change and was not before it, or was otherwise: `name=after`, or
+/// `name=before→after`. Both are objects in JSON; where one is none, there is nothing of it.
+fn changed(before: &str, after: &str) -> String {
+    let read = |text| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
+    let (before, after) = (read(before), read(after));
+    let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
+    let gone = gone.map(|(name, was)| format!("{name}={}→", short(was)));
+    let nothing = |value: &Value| matches!(value, Value::Null) || value == &Value::Array(vec![]);
+    let here =
+        after.iter().filter(|(name, is)| before.get(*name).map_or(!nothing(is), |was| was != *is));
+    let here = here.map(|(name, is)| match before.get(name) {
+        None | Some(Value::Null) => format!("{name}={}", short(is)),
+        Some(was) => format!("{name}={}→{}", short(was), short(is)),
+    });
+    gone.chain(here).collect::<Vec<_>>().join(" ")
+}
+
+/// A text without its quotes where it needs none to be told from the rest.
+fn short(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() && !text.contains(['"', ' ', '→']) => {
+            text.clone()
+        }
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changed;
+
+    #[test]
+    fn a_change_tells_what_is_not_as_it_was() {
+        for (before, after, told) in [
+            (
+                "",
+                r#"{"kind":"CUSTOM","name":"a b","routes":[],"scopes":["x","y"]}"#,
+                r#"kind=CUSTOM name="a b" scopes=["x","y"]"#,
+            ),
+            (
+                r#"{"entries":["192.0.2.1"],"version":1}"#,
+                r#"{"entries":[],"version":1}"#,
+                r#"entries=["192.0.2.1"]→[]"#,
+            ),
+            (
+                r#"{"delete_time":null,"name":"a"}"#,
+                r#"{"delete_time":"2026-01-01","name":"a"}"#,
+                "delete_time=2026-01-01",
+            ),
+            (r#"{"name":"a","role":"pep"}"#, "", "name=a→ role=pep→"),
+            ("", "", ""),
+        ] {
+            assert_eq!(changed(before, after), told);
+        }
+    }
 }
