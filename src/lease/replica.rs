@@ -249,13 +249,19 @@ mod tests {
     #[test]
     fn another_store_voids_lease_and_memory() {
         let mut replica = replica();
+        let turn = replica.turn();
         let other = Some(Head { position: Position(9), identity: ELSEWHERE });
         let attempt = replica.attempt(Moment(1_400));
         assert_eq!(replica.answer(attempt, other), Heard::Lost);
         assert_eq!(replica.until(), Moment(0));
         let attempt = replica.attempt(Moment(1_500));
         assert_eq!(replica.answer(attempt, other), Heard::Registered);
-        assert_eq!((replica.applied(), replica.until()), (None, Moment(0)));
+        replica.apply(turn, Position(9));
+        assert_eq!(
+            (replica.applied(), replica.until()),
+            (None, Moment(0)),
+            "memory is not empty yet"
+        );
         replica.apply(replica.turn(), Position(9));
         assert_eq!(replica.until(), Moment(2_688));
     }
