@@ -11,6 +11,8 @@
 //!
 //! - [`policy`]: the rules, pure: scopes, routes, tokens, networks, and the decision itself.
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
+//! - [`lease`]: who may decide from memory and whom a change waits for, where many replicas share a
+//!   store: pure as well, and not used by the server yet.
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
 //! - [`usage`]: what was used, merged in memory and written behind.
@@ -55,6 +57,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod http;
+pub mod lease;
 pub mod lifecycle;
 pub mod mail;
 pub mod net;
