@@ -143,7 +143,7 @@ impl Witness {
     }
 }
 
-/// The scopes whose use it does not survive unchanged.
+/// The scopes whose use ends or shrinks it.
 fn ended_by(what: &What) -> BTreeSet<usize> {
     match what {
         What::Deletion => (0..5).collect(),
