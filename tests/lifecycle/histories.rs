@@ -24,7 +24,7 @@ use crate::world::Place;
 /// Seeds that failed once.
 const REGRESSIONS: [u64; 0] = [];
 /// Histories in one world. Part of what a seed means.
-const TOGETHER: usize = 200;
+const TOGETHER: usize = 100;
 
 fn run_all(place: fn() -> Place, histories: usize, steps: usize) {
     let more = std::env::var("PORTCULLIS_TEST_HISTORIES");
@@ -60,5 +60,5 @@ fn ten_thousand_histories_on_sqlite() {
 
 #[test]
 fn five_hundred_histories_on_postgres() {
-    run_all(Place::postgres, 500, 30);
+    run_all(Place::postgres, 500, 20);
 }
