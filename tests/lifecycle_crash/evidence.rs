@@ -104,12 +104,12 @@ impl Evidence {
         }
         format!(
             "{} tokens; {} actions, {deletions} deletions and {downgrades} downgrades carried out, \
-             {cancelled} cancelled, {kept} of them by a use that was answered; {} mails, {} of them \
-             notices, {} sent again; faults of the mail server: {faults:?}",
+             {cancelled} cancelled, {kept} of them by a use that was answered; {} notices queued; {} mails in \
+             the mailbox, and {} once more; faults of the mail server: {faults:?}",
             self.tokens.len(),
             lives.len(),
-            different.len(),
             self.mails.iter().filter(|mail| mail.kind == "notice").count(),
+            different.len(),
             letters.len() - different.len(),
         )
     }

@@ -156,7 +156,6 @@ async fn list(client: &Client, account: &str) -> Vec<Token> {
             page_size: 1_000,
             page_token,
             show_deleted: true,
-            ..Default::default()
         };
         let page = client.tokens().list_tokens(request).await.unwrap().into_inner();
         tokens.extend(page.tokens);
