@@ -308,7 +308,8 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         }
         return;
     };
-    let limits = Limits::default();
+    let timeout = settings.mail.timeout;
+    let limits = Limits { connect: timeout, command: timeout };
     let RelaySettings { endpoint, authorities, sender } = relay.clone();
     let outbox = Outbox {
         store: store.clone(),

@@ -15,7 +15,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod batch;
+mod histories;
+mod history;
+mod model;
 mod outages;
+mod post;
+mod record;
+mod rng;
+mod rules;
+mod seen;
 mod stories;
 mod story;
+mod witness;
 mod world;

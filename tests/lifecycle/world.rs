@@ -165,7 +165,6 @@ impl World {
         Held { id: described.token.id, secret: secret.unwrap().expose().to_owned() }
     }
 
-    #[allow(dead_code, reason = "for the model")]
     pub(crate) async fn delete(&self, id: TokenId) {
         self.services.delete_token(&Self::caller(), &id.to_string()).await.unwrap();
     }

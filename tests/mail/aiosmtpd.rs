@@ -1,8 +1,5 @@
 //! A mail server that is not ours, and Python's reading of what it gets.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use portcullis::mail::{
@@ -12,63 +9,11 @@ use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
 use serde_json::Value;
-use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::support::aiosmtpd::Aiosmtpd;
 use super::support::tls::Authority;
-use super::support::tools;
 use super::{fault, message, relay_with};
-
-/// aiosmtpd in a process of its own.
-struct Server {
-    process: Child,
-    said: BufReader<ChildStdout>,
-    port: u16,
-    _home: TempDir,
-}
-
-impl Server {
-    fn start(address: &str, mode: &str, authority: &Authority, login: &[&str]) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let identity = authority.server();
-        let mut command = tools::python();
-        command.arg(tools::source("tests/mail/relay.py")).args([address, mode]);
-        if mode != "plain" {
-            for (name, pem) in [("cert", identity.certificate()), ("key", identity.key())] {
-                let path = home.path().join(name);
-                fs::write(&path, pem).unwrap();
-                command.arg(path);
-            }
-        }
-        command.args(login).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn().expect("Python starts");
-        let said = BufReader::new(process.stdout.take().unwrap());
-        let mut server = Self { process, said, port: 0, _home: home };
-        server.port = server.next().as_u64().unwrap() as u16;
-        server
-    }
-
-    /// The next thing that it says: its port, then each message.
-    fn next(&mut self) -> Value {
-        let mut line = String::new();
-        self.said.read_line(&mut line).unwrap();
-        if line.is_empty() {
-            let mut error = String::new();
-            let mut stderr = self.process.stderr.take().unwrap();
-            std::io::Read::read_to_string(&mut stderr, &mut error).unwrap();
-            panic!("the mail server ended: {error}");
-        }
-        serde_json::from_str(&line).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has nothing to lose.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 fn limits() -> Limits {
     Limits { connect: Duration::from_secs(20), command: Duration::from_secs(20) }
@@ -105,9 +50,9 @@ fn notice() -> Facts {
 async fn mails_arrive_as_they_were_written() {
     let authority = Authority::new("ours");
     for (mode, scheme) in [("plain", "smtp"), ("starttls", "smtp+starttls"), ("smtps", "smtps")] {
-        let mut server = Server::start("127.0.0.1", mode, &authority, &[]);
+        let server = Aiosmtpd::start("127.0.0.1", mode, Some(&authority), &[]);
         for host in ["localhost", "127.0.0.1"] {
-            let url = format!("{scheme}://{host}:{}", server.port);
+            let url = format!("{scheme}://{host}:{}", server.port());
             let relay = relay_with(&url, Some(authority.pem()), limits());
             let mail = render(&notice(), None).unwrap();
             for _ in 0..2 {
@@ -143,8 +88,8 @@ async fn a_relay_that_cannot_prove_itself_gets_nothing() {
             ("127.0.0.1", Some(others.pem())),
             ("127.0.0.2", Some(ours.pem())),
         ] {
-            let server = Server::start(address, mode, &ours, &["user", "hunter2"]);
-            let url = format!("{scheme}://user:hunter2@{address}:{}", server.port);
+            let server = Aiosmtpd::start(address, mode, Some(&ours), &["user", "hunter2"]);
+            let url = format!("{scheme}://user:hunter2@{address}:{}", server.port());
             let relay = relay_with(&url, ca, limits());
             let text = fault(relay.send(&message("ann@acme.example")).await);
             assert!(text.contains("does not agree on TLS: "), "{text}");
@@ -159,9 +104,9 @@ async fn a_login_is_right_or_a_fault() {
     let authority = Authority::new("ours");
     let password = "p@ss/wört %";
     for (mode, scheme) in [("plain", "smtp"), ("starttls", "smtp+starttls"), ("smtps", "smtps")] {
-        let mut server = Server::start("127.0.0.1", mode, &authority, &["user", password]);
+        let server = Aiosmtpd::start("127.0.0.1", mode, Some(&authority), &["user", password]);
         let relay = |login: &str| {
-            let url = format!("{scheme}://{login}127.0.0.1:{}", server.port);
+            let url = format!("{scheme}://{login}127.0.0.1:{}", server.port());
             relay_with(&url, Some(authority.pem()), limits())
         };
         let right = relay("user:p%40ss%2Fw%C3%B6rt%20%25@");

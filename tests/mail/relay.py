@@ -2,22 +2,25 @@
 
     relay.py ADDRESS MODE [CERT KEY] [USER PASSWORD]
 
-MODE is plain, starttls or smtps. Prints the port, then a line of JSON for each message. Ends with its
-standard input.
+MODE is plain, starttls or smtps; or unreliable, which is plain and now and then answers too late,
+refuses, or hangs up. Prints the port, then a line of JSON for each message that it takes over, or for
+each fault. Ends with its standard input.
 """
 
 import asyncio
 import email
 import email.policy
 import json
+import random
 import ssl
 import sys
+import time
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 address, mode, *rest = sys.argv[1:]
 context = None
-if mode != "plain":
+if mode in ("starttls", "smtps"):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(rest[0], rest[1])
     rest = rest[2:]
@@ -35,6 +38,7 @@ class Handler:
         defects = [repr(defect) for part in message.walk() for defect in part.defects]
         defects += [repr(defect) for header in message.values() for defect in header.defects]
         say({
+            "time": time.time(),
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "options": envelope.mail_options,
@@ -48,6 +52,49 @@ class Handler:
         return "250 2.0.0 taken"
 
 
+class Unreliable(Handler):
+    """Of a hundred messages, one in ten meets a fault."""
+
+    # Longer than a client of the tests waits.
+    SLOW = 1
+
+    def fault(self, *faults):
+        """One of these, each for one message in a hundred."""
+        chosen = random.randrange(100)
+        if chosen >= len(faults):
+            return None
+        say({"fault": faults[chosen]})
+        return faults[chosen]
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        match self.fault("late to RCPT", "450 to RCPT", "550 to RCPT"):
+            case "late to RCPT":
+                await asyncio.sleep(self.SLOW)
+            case "450 to RCPT":
+                return "450 4.2.1 busy"
+            case "550 to RCPT":
+                return "550 5.1.1 nobody here"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, server, session, envelope):
+        match self.fault("451 to DATA", "554 to DATA", "gone before it took over"):
+            case "451 to DATA":
+                return "451 4.3.0 later"
+            case "554 to DATA":
+                return "554 5.6.0 not this one"
+            case "gone before it took over":
+                server.transport.abort()
+                return "451 4.3.0 later"
+        taken = await super().handle_DATA(server, session, envelope)
+        match self.fault("late after it took over", *["gone after it took over"] * 3):
+            case "late after it took over":
+                await asyncio.sleep(self.SLOW)
+            case "gone after it took over":
+                server.transport.abort()
+        return taken
+
+
 def authenticate(server, session, envelope, mechanism, data):
     right = isinstance(data, LoginPassword) and (data.login, data.password) == login
     return AuthResult(success=right, handled=False)
@@ -55,7 +102,7 @@ def authenticate(server, session, envelope, mechanism, data):
 
 def session():
     return SMTP(
-        Handler(),
+        Unreliable() if mode == "unreliable" else Handler(),
         enable_SMTPUTF8=True,
         tls_context=context if mode == "starttls" else None,
         require_starttls=mode == "starttls",

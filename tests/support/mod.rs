@@ -11,6 +11,7 @@
     reason = "a fixture that fails fails its test"
 )]
 
+pub mod aiosmtpd;
 pub mod calls;
 pub mod client;
 pub mod command;

@@ -26,6 +26,15 @@ pub struct MailArgs {
     /// PEM file of authorities that may vouch for the relay too, besides those that browsers know
     #[arg(long, env = "PORTCULLIS_SMTP_CA", hide_env_values = true, value_name = "FILE")]
     smtp_ca: Option<PathBuf>,
+    /// How long the relay may take to be reached, and for each answer
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAIL_TIMEOUT",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "30s"
+    )]
+    mail_timeout: String,
     /// How long after a fault of the relay a mail is tried again; doubled each time
     #[arg(
         long,
@@ -73,6 +82,8 @@ pub struct MailArgs {
 pub struct MailSettings {
     /// Through whom; `None`: nobody is mailed, and so nothing is taken.
     pub relay: Option<RelaySettings>,
+    /// How long the relay may take to be reached, and for each answer.
+    pub timeout: Duration,
     /// How long after a fault of the relay a mail is tried again, at first.
     pub retry_initial: Duration,
     /// And at last.
@@ -109,6 +120,7 @@ impl MailArgs {
         faults: &mut Faults,
     ) -> Option<MailSettings> {
         let relay = self.relay(url, faults);
+        let timeout = faults.duration("mail-timeout", &self.mail_timeout);
         let retry_initial = faults.duration("mail-retry-initial", &self.mail_retry_initial);
         let retry_max = faults.duration("mail-retry-max", &self.mail_retry_max);
         let refused_retry = faults.duration("mail-refused-retry", &self.mail_refused_retry);
@@ -128,6 +140,7 @@ impl MailArgs {
         });
         Some(MailSettings {
             relay,
+            timeout: timeout?,
             retry_initial: retry_initial?,
             retry_max: retry_max?,
             refused_retry: refused_retry?,

@@ -96,6 +96,7 @@ fn lifecycle_and_mail_have_defaults() {
     );
     let mail = settings.mail;
     assert!(mail.relay.is_none() && mail.public_url.is_none());
+    assert_eq!(mail.timeout, seconds(30));
     assert_eq!((mail.retry_initial, mail.retry_max), (seconds(1), seconds(900)));
     assert_eq!((mail.refused_retry, mail.rate.get()), (day, 5));
 }
@@ -112,16 +113,17 @@ fn a_lifecycle_can_be_tried_in_seconds() {
 fn every_fault_of_lifecycle_and_mail_is_told_at_once() {
     let flags = "--lifecycle-mode lax --lifecycle-window 7d --lifecycle-notice 7d \
                  --lifecycle-sweep-interval 0s --deleted-retention 90 --usage-flush-interval 1x \
-                 --mail-retry-initial 1h --mail-retry-max 1m --mail-refused-retry 0d --mail-rate 0 \
-                 --public-url example.com --mail-from nobody --smtp-ca /nonexistent";
+                 --mail-timeout 0s --mail-retry-initial 1h --mail-retry-max 1m --mail-refused-retry 0d \
+                 --mail-rate 0 --public-url example.com --mail-from nobody --smtp-ca /nonexistent";
     let error = resolve(&flags.split_whitespace().collect::<Vec<_>>()).unwrap_err();
     for part in [
-        "12 settings are at fault",
+        "13 settings are at fault",
         "--lifecycle-mode: \"lax\" is not enforce or observe",
         "--lifecycle-notice: 7d is not less than --lifecycle-window, 7d",
         "--lifecycle-sweep-interval: \"0s\" is no time at all",
         "--deleted-retention: \"90\" has no unit",
         "--usage-flush-interval: \"1x\" `x` is not a unit",
+        "--mail-timeout: \"0s\" is no time at all",
         "--mail-retry-initial: 1h is more than --mail-retry-max, 1m",
         "--mail-refused-retry: \"0d\" is no time at all",
         "--mail-rate: 0 is not a whole number",

@@ -12,7 +12,7 @@ pub(super) const OPERATOR: &str = "PORTCULLIS_OPERATOR_CREDENTIAL";
 pub(super) const OPERATOR_FILE: &str = "PORTCULLIS_OPERATOR_CREDENTIAL_FILE";
 
 /// The variables that the server reads, besides those of the client side.
-const VARIABLES: [&str; 35] = [
+const VARIABLES: [&str; 36] = [
     "PORTCULLIS_LISTEN",
     "PORTCULLIS_HTTP_LISTEN",
     DATABASE_URL,
@@ -41,6 +41,7 @@ const VARIABLES: [&str; 35] = [
     SMTP_URL_FILE,
     "PORTCULLIS_SMTP_CA",
     "PORTCULLIS_MAIL_FROM",
+    "PORTCULLIS_MAIL_TIMEOUT",
     "PORTCULLIS_MAIL_RETRY_INITIAL",
     "PORTCULLIS_MAIL_RETRY_MAX",
     "PORTCULLIS_MAIL_REFUSED_RETRY",

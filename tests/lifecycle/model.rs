@@ -1,0 +1,353 @@
+//! The rules of the lifecycle, stated once more and as plainly as can be: one account, its tokens and
+//! its mails, without a database, a crash or a clock.
+//!
+//! What must stay true: it is written from the rules (docs/policy.md, section 4), and shares no code
+//! with what it checks.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+pub(crate) use crate::rules::*;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum About {
+    Notice { token: usize, action: usize, what: What },
+    CarriedOut { token: usize, what: What },
+    Admins,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MailState {
+    Queued,
+    Accepted(Time),
+    Withdrawn,
+}
+
+/// What became of an attempt to send a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Accepted,
+    Refused,
+    Fault,
+    /// Accepted by the server, and the crash came before that was noted.
+    Lost,
+    /// Not sent, by a sweep that only observes.
+    Held,
+}
+
+#[derive(Debug)]
+pub(crate) struct Mail {
+    pub(crate) about: About,
+    pub(crate) to: String,
+    pub(crate) state: MailState,
+    pub(crate) id: Option<Uuid>,
+    tried: Option<(Time, Fate)>,
+}
+
+/// An account. See the module.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) admins: Vec<String>,
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) mails: Vec<Mail>,
+    pub(crate) taken: usize,
+    numbers: usize,
+}
+
+impl Model {
+    pub(crate) fn new(admins: Vec<String>) -> Self {
+        Self { admins, tokens: Vec::new(), mails: Vec::new(), taken: 0, numbers: 0 }
+    }
+
+    pub(crate) fn create(&mut self, kind: Kind, listed: &BTreeSet<usize>, now: Time) {
+        let scopes = match kind {
+            Kind::ReadOnly => (0..5).filter(|&scope| !writes(scope)).collect(),
+            Kind::ReadWrite => (0..5).collect(),
+            Kind::Custom => listed.clone(),
+        };
+        self.tokens.push(Token {
+            kind,
+            state: State::Active,
+            scopes,
+            taken: BTreeSet::new(),
+            actions: Vec::new(),
+            recorded: [None; 5],
+            fresh: Default::default(),
+            created: now,
+        });
+    }
+
+    /// Asks for a decision, which is a use where it is allowed.
+    pub(crate) fn ask(&mut self, at: usize, scope: usize, here: bool, now: Time) -> &'static str {
+        let token = &mut self.tokens[at];
+        let reason = token.reason(scope, here);
+        if reason != "Allowed" {
+            return reason;
+        }
+        let mut cancels = false;
+        let mut ended = Vec::new();
+        token.actions.retain_mut(|action| {
+            let keep = match &mut action.what {
+                What::Deletion => false,
+                What::Writes => !writes(scope),
+                What::Scopes(named) => {
+                    cancels |= named.remove(&scope);
+                    !named.is_empty()
+                }
+            };
+            if !keep {
+                ended.push(action.number);
+            }
+            keep
+        });
+        if cancels || !ended.is_empty() {
+            token.recorded[scope] = Some(now);
+            token.fresh[scope].clear();
+        } else {
+            token.fresh[scope].push(now);
+        }
+        self.take_back(at, &ended, None);
+        reason
+    }
+
+    /// Notices that were not accepted are not sent any more; of one admin only where given.
+    fn take_back(&mut self, token: usize, actions: &[usize], admin: Option<&str>) {
+        for mail in &mut self.mails {
+            if mail.state == MailState::Queued
+                && admin.is_none_or(|admin| admin == mail.to)
+                && matches!(&mail.about, About::Notice { token: of, action, .. }
+                    if *of == token && actions.contains(action))
+            {
+                mail.state = MailState::Withdrawn;
+            }
+        }
+    }
+
+    fn queue(&mut self, about: &About, to: &[String]) {
+        for to in to {
+            self.mails.push(Mail {
+                about: about.clone(),
+                to: to.clone(),
+                state: MailState::Queued,
+                id: None,
+                tried: None,
+            });
+        }
+    }
+
+    fn notice(&self, number: usize, admin: &str) -> Option<&Mail> {
+        self.mails.iter().find(|mail| {
+            mail.to == admin
+                && matches!(mail.about, About::Notice { action, .. } if action == number)
+        })
+    }
+
+    /// Since when every current admin has been told of it.
+    pub(crate) fn accepted(&self, number: usize) -> Option<Time> {
+        let told = |admin: &String| match self.notice(number, admin)?.state {
+            MailState::Accepted(at) => Some(at),
+            MailState::Queued | MailState::Withdrawn => None,
+        };
+        self.admins.iter().map(told).collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    /// The earliest instant at which it may be carried out, as far as known.
+    pub(crate) fn effective(&self, token: &Token, action: &Action, now: Time) -> Time {
+        let told = self.accepted(action.number).unwrap_or(now);
+        (told + NOTICE).max(token.basis_of(&action.what) + WINDOW)
+    }
+
+    pub(crate) fn sweep(&mut self, now: Time, observe: bool) {
+        for at in 0..self.tokens.len() {
+            if self.tokens[at].active() {
+                if observe {
+                    self.end_all(at);
+                } else {
+                    self.carry_out(at, now);
+                    self.announce(at, now);
+                }
+            }
+            let forgets = match self.tokens[at].state {
+                State::Deleted(then) | State::DeletedUnused(then) => then < now - RETENTION,
+                State::Active | State::Forgotten => false,
+            };
+            if forgets {
+                self.tokens[at].state = State::Forgotten;
+                self.mails.retain(|mail| match mail.about {
+                    About::Notice { token, .. } | About::CarriedOut { token, .. } => token != at,
+                    About::Admins => true,
+                });
+            }
+        }
+    }
+
+    fn end_all(&mut self, at: usize) {
+        let ended: Vec<_> = self.tokens[at].actions.drain(..).map(|action| action.number).collect();
+        self.take_back(at, &ended, None);
+    }
+
+    fn carry_out(&mut self, at: usize, now: Time) {
+        let token = &self.tokens[at];
+        let mut due: Vec<_> = token
+            .actions
+            .iter()
+            .filter(|action| self.accepted(action.number).is_some())
+            .filter(|action| self.effective(token, action, now) <= now)
+            .cloned()
+            .collect();
+        // The deletion says it all.
+        due.sort_by(|a, b| a.what.cmp(&b.what));
+        for action in due {
+            if !self.tokens[at].active() {
+                return;
+            }
+            self.safe(at, &action, now);
+            self.taken += 1;
+            let token = &mut self.tokens[at];
+            match &action.what {
+                What::Deletion => {
+                    token.state = State::DeletedUnused(now);
+                    self.end_all(at);
+                }
+                What::Writes => {
+                    token.kind = Kind::ReadOnly;
+                    token.taken = token.scopes.extract_if(.., |scope| writes(*scope)).collect();
+                    token.actions.retain(|live| live.number != action.number);
+                }
+                What::Scopes(named) => {
+                    token.scopes.retain(|scope| !named.contains(scope));
+                    token.taken.extend(named);
+                    token.actions.retain(|live| live.number != action.number);
+                }
+            }
+            let admins = self.admins.clone();
+            self.queue(&About::CarriedOut { token: at, what: action.what }, &admins);
+        }
+    }
+
+    /// What must hold whenever something is taken, said without the plan.
+    fn safe(&self, at: usize, action: &Action, now: Time) {
+        let token = &self.tokens[at];
+        for admin in &self.admins {
+            let state = self.notice(action.number, admin).map(|mail| mail.state);
+            let told = matches!(state, Some(MailState::Accepted(then)) if then + NOTICE <= now);
+            assert!(told, "{admin} was not told in time: {state:?}");
+        }
+        for scope in 0..5 {
+            let lost = match &action.what {
+                What::Deletion => true,
+                What::Writes => writes(scope),
+                What::Scopes(named) => named.contains(&scope),
+            };
+            let used = token.recorded[scope].is_some_and(|used| used + WINDOW > now);
+            assert!(!(lost && used), "scope {scope} was used within the window");
+        }
+    }
+
+    fn announce(&mut self, at: usize, now: Time) {
+        if !self.tokens[at].active() {
+            return;
+        }
+        if let Some(what) = self.tokens[at].due(now) {
+            self.numbers += 1;
+            let number = self.numbers;
+            self.tokens[at].actions.push(Action { number, what: what.clone() });
+            let admins = self.admins.clone();
+            self.queue(&About::Notice { token: at, action: number, what }, &admins);
+        }
+    }
+
+    pub(crate) fn delete(&mut self, at: usize, now: Time) {
+        if self.tokens[at].active() {
+            self.tokens[at].state = State::Deleted(now);
+            self.end_all(at);
+        }
+    }
+
+    pub(crate) fn set_admins(&mut self, admins: Vec<String>) {
+        let before = std::mem::replace(&mut self.admins, admins.clone());
+        let everybody: BTreeSet<_> = before.iter().chain(&admins).cloned().collect();
+        if before.iter().collect::<BTreeSet<_>>() == admins.iter().collect() {
+            return;
+        }
+        for at in 0..self.tokens.len() {
+            for Action { number, what } in self.tokens[at].actions.clone() {
+                for admin in before.iter().filter(|admin| !admins.contains(admin)) {
+                    self.take_back(at, &[number], Some(admin));
+                }
+                for admin in admins.iter().filter(|admin| !before.contains(admin)) {
+                    let about = About::Notice { token: at, action: number, what: what.clone() };
+                    let known = self.mails.iter_mut().find(|mail| {
+                        mail.to == *admin
+                            && matches!(mail.about, About::Notice { action, .. } if action == number)
+                    });
+                    match known {
+                        // Told before; or the same mail once more.
+                        Some(mail) if mail.state == MailState::Withdrawn => {
+                            mail.state = MailState::Queued;
+                            mail.tried = None;
+                        }
+                        Some(_) => {}
+                        None => self.queue(&about, std::slice::from_ref(admin)),
+                    }
+                }
+            }
+        }
+        self.queue(&About::Admins, &everybody.into_iter().collect::<Vec<_>>());
+    }
+
+    /// One attempt to send a mail that `is` it where its id is not known yet.
+    pub(crate) fn attempt(
+        &mut self,
+        id: Uuid,
+        to: &str,
+        is: impl Fn(&About) -> bool,
+        fate: Fate,
+        now: Time,
+    ) -> Result<(), String> {
+        let known = self.mails.iter().position(|mail| mail.id == Some(id));
+        let fresh = |mail: &Mail| {
+            mail.id.is_none() && mail.to == to && mail.state == MailState::Queued && is(&mail.about)
+        };
+        let place = known.or_else(|| self.mails.iter().position(fresh));
+        let place = place.ok_or_else(|| format!("a mail to {to} that nobody queued"))?;
+        let mail = &mut self.mails[place];
+        let early = match mail.tried {
+            Some((then, Fate::Fault)) => now - then < SECOND / 2,
+            Some((then, Fate::Refused)) => now - then < DAYS,
+            Some((then, Fate::Lost)) => now - then < 600 * SECOND,
+            Some((_, Fate::Accepted | Fate::Held)) | None => false,
+        };
+        if mail.state != MailState::Queued || mail.to != to || early {
+            return Err(format!("sent to {to}: {mail:?}"));
+        }
+        mail.id = Some(id);
+        mail.tried = Some((now, fate));
+        if fate == Fate::Accepted {
+            mail.state = MailState::Accepted(now);
+        }
+        Ok(())
+    }
+
+    /// After everything that is due was sent: whatever had to be tried was.
+    pub(crate) fn delivered(&mut self, now: Time, observe: bool) -> Result<(), String> {
+        for mail in self.mails.iter_mut().filter(|mail| mail.state == MailState::Queued) {
+            if observe && matches!(mail.about, About::Notice { .. }) {
+                mail.tried = Some((now, Fate::Held));
+                continue;
+            }
+            let late = match mail.tried {
+                None => true,
+                Some((then, Fate::Fault)) => then != now && now - then >= 900 * SECOND,
+                Some((then, Fate::Refused)) => then != now && now - then >= DAYS,
+                Some((then, Fate::Lost | Fate::Held)) => now - then >= 600 * SECOND,
+                Some((_, Fate::Accepted)) => true,
+            };
+            if late {
+                return Err(format!("not tried: {mail:?}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! What a single token has coming, by the rules (docs/policy.md, section 4) and nothing else: see
+//! `model`.
+
+use std::collections::BTreeSet;
+
+/// Microseconds.
+pub(crate) type Time = i64;
+pub(crate) const SECOND: Time = 1_000_000;
+pub(crate) const DAYS: Time = 86_400 * SECOND;
+pub(crate) const WINDOW: Time = 45 * DAYS;
+pub(crate) const NOTICE: Time = 7 * DAYS;
+pub(crate) const RETENTION: Time = 90 * DAYS;
+/// A use so soon after the recorded one need not be written.
+pub(crate) const GRAIN: Time = 60 * SECOND;
+
+/// The catalogue: names, and which of them write.
+pub(crate) const SCOPES: [(&str, bool); 5] = [
+    ("s.alpha", false),
+    ("s.beta", false),
+    ("s.gamma", true),
+    ("s.delta", true),
+    ("s.omega", true),
+];
+
+pub(crate) fn writes(scope: usize) -> bool {
+    SCOPES[scope].1
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    ReadOnly,
+    ReadWrite,
+    Custom,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Active,
+    Deleted(Time),
+    DeletedUnused(Time),
+    Forgotten,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    Deletion,
+    Writes,
+    Scopes(BTreeSet<usize>),
+}
+
+/// What is announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Action {
+    pub(crate) number: usize,
+    pub(crate) what: What,
+}
+
+#[derive(Debug)]
+pub(crate) struct Token {
+    pub(crate) kind: Kind,
+    pub(crate) state: State,
+    pub(crate) scopes: BTreeSet<usize>,
+    pub(crate) taken: BTreeSet<usize>,
+    pub(crate) actions: Vec<Action>,
+    /// Of each scope, the last use on record.
+    pub(crate) recorded: [Option<Time>; 5],
+    /// And those since, which a crash may lose.
+    pub(crate) fresh: [Vec<Time>; 5],
+    pub(crate) created: Time,
+}
+
+impl Token {
+    pub(crate) fn active(&self) -> bool {
+        self.state == State::Active
+    }
+
+    fn basis(&self, mut scopes: impl Iterator<Item = usize>) -> Time {
+        // Of several scopes, the one used last; what was never used counts from the creation.
+        let last = scopes.by_ref().filter_map(|scope| self.recorded[scope]).max();
+        last.unwrap_or(self.created)
+    }
+
+    pub(crate) fn basis_of(&self, what: &What) -> Time {
+        match what {
+            What::Deletion => self.basis(0..5),
+            What::Writes => self.basis((0..5).filter(|&scope| writes(scope))),
+            What::Scopes(named) => self.basis(named.iter().copied()),
+        }
+    }
+
+    /// What is to be announced at `now`.
+    pub(crate) fn due(&self, now: Time) -> Option<What> {
+        let idle = |what: &What| self.basis_of(what) + WINDOW - NOTICE <= now;
+        if self.actions.iter().any(|action| action.what == What::Deletion) {
+            return None;
+        }
+        if idle(&What::Deletion) {
+            return Some(What::Deletion);
+        }
+        match self.kind {
+            Kind::ReadOnly => None,
+            Kind::ReadWrite => {
+                let announced = self.actions.iter().any(|action| action.what == What::Writes);
+                (!announced && idle(&What::Writes)).then_some(What::Writes)
+            }
+            Kind::Custom => {
+                let announced = |scope: &usize| {
+                    self.actions.iter().any(
+                        |action| matches!(&action.what, What::Scopes(named) if named.contains(scope)),
+                    )
+                };
+                let scopes = self.scopes.iter().copied().filter(|scope| !announced(scope));
+                let idle: BTreeSet<_> =
+                    scopes.filter(|&scope| idle(&What::Scopes(BTreeSet::from([scope])))).collect();
+                (!idle.is_empty()).then_some(What::Scopes(idle))
+            }
+        }
+    }
+
+    /// Why it is denied for `scope`, or not, as decisions name it.
+    pub(crate) fn reason(&self, scope: usize, from_here: bool) -> &'static str {
+        match self.state {
+            State::Forgotten => "TokenNotFound",
+            State::Deleted(_) => "TokenDeleted",
+            State::DeletedUnused(_) => "TokenDeletedUnused",
+            State::Active if self.taken.contains(&scope) => "ScopeLostInDowngrade",
+            State::Active if !self.scopes.contains(&scope) => "ScopeNotGranted",
+            State::Active if !from_here => "ClientIpNotWhitelisted",
+            State::Active => "Allowed",
+        }
+    }
+
+    /// Takes over what is on record, where it may be that. `flushed`: everything had to be written.
+    pub(crate) fn adopt(
+        &mut self,
+        real: [Option<Time>; 5],
+        last: Option<Time>,
+        last_write: Option<Time>,
+        flushed: bool,
+    ) -> Result<(), String> {
+        for (scope, (&was, fresh)) in self.recorded.iter().zip(&mut self.fresh).enumerate() {
+            let is = real[scope];
+            let moved = flushed && is.is_some_and(|is| fresh.contains(&is));
+            if was != is && !moved {
+                return Err(format!("use of scope {scope}: {is:?} on record, not {was:?}"));
+            }
+            if flushed {
+                let newest = fresh.iter().max().copied();
+                if newest.is_some_and(|newest| is.is_none_or(|is| newest - is >= GRAIN)) {
+                    return Err(format!("use of scope {scope} at {newest:?} lost; {is:?} known"));
+                }
+                fresh.clear();
+            }
+        }
+        self.recorded = real;
+        let newest = |all: bool| {
+            (0..5).filter(|&scope| all || writes(scope)).filter_map(|scope| real[scope]).max()
+        };
+        if (last, last_write) != (newest(true), newest(false)) {
+            return Err(format!("last use {last:?}, last write {last_write:?} of {real:?}"));
+        }
+        Ok(())
+    }
+
+    /// What is in memory only is lost.
+    pub(crate) fn crash(&mut self) {
+        self.fresh.iter_mut().for_each(Vec::clear);
+    }
+}

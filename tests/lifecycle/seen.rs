@@ -1,0 +1,86 @@
+//! A token as its owner sees it, in the model's words.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis::policy::lifecycle::Takes;
+use portcullis::policy::scope::ScopeId;
+use portcullis::policy::token::{TokenKind, TokenState};
+use portcullis::store::{NoticeState, Token};
+
+use crate::model::{Kind, SCOPES, State, Time, What};
+
+/// What is announced, since when all admins are told, and since when each is.
+pub(crate) type Pending = (What, Option<Time>, BTreeMap<String, Option<Time>>);
+
+/// A token as its owner sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) state: State,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) scopes: BTreeSet<usize>,
+    pub(crate) taken: BTreeSet<usize>,
+    pub(crate) pending: Vec<Pending>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let (scopes, taken) = (BTreeSet::new(), BTreeSet::new());
+        Self { state: State::Active, kind: None, scopes, taken, pending: Vec::new() }
+    }
+}
+
+/// Of each scope, the last use on record.
+pub(crate) fn recorded(real: &Token, ids: &[ScopeId]) -> [Option<Time>; 5] {
+    std::array::from_fn(|scope| real.uses.of(ids[scope]).map(|at| at.0))
+}
+
+pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId]) -> Seen {
+    let Some(real) = real else {
+        return Seen { state: State::Forgotten, ..Seen::default() };
+    };
+    let places = |of: &[ScopeId]| -> BTreeSet<usize> {
+        (0..ids.len()).filter(|&at| of.contains(&ids[at])).collect()
+    };
+    let writes = (0..5).filter(|&scope| SCOPES[scope].1);
+    let (kind, scopes) = match real.kind {
+        TokenKind::ReadOnly => (Kind::ReadOnly, (0..5).filter(|&scope| !SCOPES[scope].1).collect()),
+        TokenKind::ReadWrite => (Kind::ReadWrite, (0..5).collect()),
+        TokenKind::Custom => (Kind::Custom, places(&real.scopes)),
+    };
+    let mut pending: Vec<Pending> = real
+        .pending
+        .iter()
+        .map(|action| {
+            let what = match &action.takes {
+                Takes::Token => What::Deletion,
+                Takes::Writes => What::Writes,
+                Takes::Scopes(_) => What::Scopes(places(&action.taken)),
+            };
+            let all: BTreeSet<_> = places(&action.taken);
+            assert!(what != What::Writes || all == writes.clone().collect());
+            // A downgrade may have come first.
+            assert!(what != What::Deletion || all.is_superset(&scopes));
+            let notices = action.notices.iter().map(|notice| {
+                let accepted = match notice.state {
+                    NoticeState::Accepted(at) => Some(at.0),
+                    NoticeState::Queued | NoticeState::Failing(_) => None,
+                };
+                (notice.email.clone(), accepted)
+            });
+            (what, action.accepted.map(|at| at.0), notices.collect())
+        })
+        .collect();
+    pending.sort();
+    let taken: Vec<_> = real.taken.iter().map(|&(id, _)| id).collect();
+    Seen {
+        state: match real.state {
+            TokenState::Active => State::Active,
+            TokenState::Deleted { at } => State::Deleted(at.0),
+            TokenState::DeletedUnused { at } => State::DeletedUnused(at.0),
+        },
+        kind: Some(kind),
+        scopes,
+        taken: places(&taken),
+        pending,
+    }
+}

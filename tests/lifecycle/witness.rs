@@ -1,0 +1,153 @@
+//! What must hold of every history, checked without the model: from what was asked and answered, from
+//! the mails that the server took over, and from what the store says of tokens afterwards.
+//!
+//! - Nothing is taken without a notice that every current admin accepted a notice period before.
+//! - Only what that notice named is taken.
+//! - Nothing is taken whose use was recorded within the window.
+//! - Nothing is taken twice, and no action ends twice.
+//! - What is due is taken, once the mail works: see `Batch::settle`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::batch::Did;
+use crate::model::{Fate, NOTICE, SCOPES, State, Time, WINDOW, What, writes};
+use crate::post::Attempt;
+use crate::rules::GRAIN;
+use crate::seen::Seen;
+
+/// What a server took over: whom it tells of what, and since when.
+struct Told {
+    to: String,
+    names: BTreeSet<usize>,
+    deletion: bool,
+    at: Time,
+}
+
+/// A token, as it was seen.
+#[derive(Default)]
+pub(crate) struct Witness {
+    told: Vec<Told>,
+    /// Of each scope, the last use that must be on record, and one since that a crash may lose.
+    used: [Option<Time>; 5],
+    fresh: [Option<Time>; 5],
+    /// What a use would take off the announced actions.
+    announced: BTreeSet<usize>,
+    scopes: Option<BTreeSet<usize>>,
+    state: Option<State>,
+    /// Who was told that it was deleted, by which message.
+    deleted: BTreeMap<String, Uuid>,
+}
+
+impl Witness {
+    /// A use was allowed.
+    pub(crate) fn used(&mut self, scope: usize, now: Time) {
+        if self.announced.contains(&scope) {
+            self.used[scope] = Some(now);
+            // What it cancelled needs no other use on record.
+            self.announced.clear();
+        } else {
+            self.fresh[scope] = Some(now);
+        }
+    }
+
+    /// A message about this token was handed over.
+    pub(crate) fn mailed(&mut self, mail: &Attempt, now: Time) -> Result<(), String> {
+        if mail.fate != Fate::Accepted {
+            return Ok(());
+        }
+        if mail.subject.contains(" will ") {
+            let deletion = mail.subject.contains(" will be deleted ");
+            let loses = mail.text.split("What it loses otherwise").nth(1).unwrap_or_default();
+            let loses = loses.split("What it keeps").next().unwrap_or_default();
+            let named = |scope: &usize| deletion || loses.contains(SCOPES[*scope].0);
+            let names = (0..5).filter(named).collect();
+            self.told.push(Told { to: mail.to.clone(), names, deletion, at: now });
+            return Ok(());
+        }
+        if mail.subject.contains(" was deleted ")
+            && self.deleted.insert(mail.to.clone(), mail.id).is_some_and(|other| other != mail.id)
+        {
+            return Err(format!("deleted twice: {mail:?}"));
+        }
+        Ok(())
+    }
+
+    /// What happened to everybody, in its order.
+    pub(crate) fn happened(&mut self, did: &[Did], observe: bool) {
+        for did in did {
+            match did {
+                Did::Flush | Did::Sweep => {
+                    for (used, fresh) in self.used.iter_mut().zip(&mut self.fresh) {
+                        *used = (*used).max(fresh.take().map(|fresh| fresh - GRAIN));
+                    }
+                    if observe && matches!(did, Did::Sweep) {
+                        self.told.clear();
+                    }
+                }
+                Did::Crash => self.fresh = [None; 5],
+                Did::Deliver { .. } => {}
+            }
+        }
+    }
+
+    /// What the store says now, beside what it said before.
+    pub(crate) fn sees(
+        &mut self,
+        now: Time,
+        is: &Seen,
+        exists: bool,
+        recorded: [Option<Time>; 5],
+        admins: &[String],
+    ) -> Result<(), String> {
+        let was = self.scopes.replace(is.scopes.clone());
+        let before = self.state.replace(is.state);
+        self.announced = is.pending.iter().flat_map(|(what, ..)| ended_by(what)).collect();
+        match (before, exists) {
+            (Some(State::Active), true) | (None, _) => {}
+            (Some(State::Active), false) => return Err("it is forgotten".to_owned()),
+            (Some(_), false) => return Ok(()),
+            (Some(before), true) if before == is.state => return Ok(()),
+            (Some(before), true) => return Err(format!("{before:?} became {:?}", is.state)),
+        }
+        let was = was.unwrap_or_else(|| is.scopes.clone());
+        let deleted = matches!(is.state, State::DeletedUnused(_));
+        let lost: BTreeSet<usize> =
+            if deleted { (0..5).collect() } else { was.difference(&is.scopes).copied().collect() };
+        if !is.scopes.is_subset(&was) {
+            return Err(format!("{was:?} became more: {:?}", is.scopes));
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        for &scope in &lost {
+            let last = recorded[scope].max(self.used[scope]);
+            if last.is_some_and(|last| last + WINDOW > now) {
+                return Err(format!("scope {scope} was taken, and used at {last:?}"));
+            }
+            for admin in admins {
+                let told = self.told.iter().any(|told| {
+                    told.to == *admin
+                        && told.names.contains(&scope)
+                        && told.deletion == deleted
+                        && told.at + NOTICE <= now
+                        && self.used[scope].is_none_or(|used| told.at >= used)
+                });
+                if !told {
+                    return Err(format!("{admin} was not told in time that {scope} is taken"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The scopes whose use ends or shrinks it.
+fn ended_by(what: &What) -> BTreeSet<usize> {
+    match what {
+        What::Deletion => (0..5).collect(),
+        What::Writes => (0..5).filter(|&scope| writes(scope)).collect(),
+        What::Scopes(named) => named.clone(),
+    }
+}
