@@ -16,6 +16,7 @@
 mod support;
 
 mod outages;
+mod outbox;
 mod stories;
 mod story;
 mod world;
