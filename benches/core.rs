@@ -125,6 +125,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         usage: Arc::new(usage),
         clock,
         mails: false,
+        queued: Arc::default(),
         metrics,
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -21,7 +21,7 @@ use crate::config::server::{
     TlsFiles,
 };
 use crate::grpc::{health, proto, server};
-use crate::lifecycle::{Outbox, REFRESH, Retries, Standing, Sweeper};
+use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::service::Services;
@@ -215,6 +215,7 @@ async fn serve_store(
         limits: settings.limits,
         lifecycle: settings.lifecycle.rules,
         mails: settings.mail.relay.is_some(),
+        queued: Arc::new(Notify::new()),
     });
     if settings.development {
         demo::print(&services, settings, grpc).await?;
@@ -280,7 +281,7 @@ fn follow_standing(
 
 /// Starts what looks after tokens that nobody uses.
 fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &CancellationToken) {
-    let Services { store, cache, usage, clock, metrics, lifecycle, .. } = &**services;
+    let Services { store, cache, usage, clock, metrics, lifecycle, queued, .. } = &**services;
     shutdown::spawn_essential("usage", stop.clone(), {
         let (usage, stop) = (usage.clone(), stop.clone());
         let interval = settings.lifecycle.usage_flush_interval;
@@ -294,6 +295,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         metrics: metrics.clone(),
         settings: *lifecycle,
         retention: settings.lifecycle.deleted_retention,
+        queued: queued.clone(),
     };
     shutdown::spawn_essential("sweeper", stop.clone(), {
         let (interval, stop) = (settings.lifecycle.sweep_interval, stop.clone());
@@ -323,7 +325,8 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
             max: settings.mail.retry_max,
             refused: settings.mail.refused_retry,
         },
-        lease: limits.longest_send() * 2,
+        lease: CLAIM,
+        queued: queued.clone(),
         public_url: settings.mail.public_url.clone(),
     };
     shutdown::spawn_essential("outbox", stop.clone(), {

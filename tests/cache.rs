@@ -358,6 +358,7 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
         clock,
         metrics,
         mails: false,
+        queued: Arc::default(),
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         lifecycle: rules,

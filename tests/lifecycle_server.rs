@@ -251,3 +251,22 @@ async fn what_is_held_back_is_told() {
     let told = shell.run(&["pending"]).exits(0).shows(&["0 of 1 accepted, 1 refused"]);
     told.tells(&["is held back", "refuses admin@example.com", "no such user"]);
 }
+
+/// A kill holds back the mail that was being sent for no longer than a short claim (rule 5.4).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_a_kill_broke_off_goes_out_soon() {
+    let sink = Sink::start();
+    let mut server = mailing(setup(), &sink).start();
+    let client = Client::operator(&server).await;
+    let account = client.account().await.account_id;
+    sink.at(Step::Content).times(1).stalls();
+    client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    until(|| sink.everything(), |mails| !mails.is_empty());
+    server.kill9();
+    let killed = Stopwatch::start();
+    server.restart();
+    sink.wait_for(1);
+    assert!(killed.elapsed() < Duration::from_secs(32), "{:?}", killed.elapsed());
+    let ids: Vec<_> = sink.everything().iter().map(|mail| mail.header("Message-ID")).collect();
+    assert_eq!((ids.len(), &ids[0]), (2, &ids[1]));
+}

@@ -9,6 +9,6 @@ mod outbox;
 mod standing;
 mod sweeper;
 
-pub use outbox::{Outbox, Retries, Transport};
+pub use outbox::{CLAIM, Outbox, Retries, Transport};
 pub use standing::{Known, REFRESH, Standing};
 pub use sweeper::{Sweeper, Swept};

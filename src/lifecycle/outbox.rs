@@ -3,8 +3,9 @@
 //!
 //! Must stay true: a mail is accepted in the store only after the relay took it over, at an instant
 //! read after that; so a crash between the two sends it once more, with the same Message-ID, and
-//! never marks one that was not sent. Only the refusal of a recipient is the recipient's fault;
-//! anything else is tried again, later each time.
+//! never marks one that was not sent. While one is sent nobody else sends it, however long that takes;
+//! after a crash it is taken up again once its short claim is over. Only the refusal of a recipient is
+//! the recipient's fault; anything else is tried again, later each time.
 //!
 //! Rules: docs/policy.md, section 4.
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::facts;
@@ -23,7 +25,12 @@ use crate::policy::lifecycle::{Calendar, Mode, Settings};
 use crate::store::{self, Actor, Context, Mail, MailContent, Store, Touched};
 use crate::telemetry::Metrics;
 
-/// How long the outbox waits when no mail is due.
+/// How long a claim on a mail lasts unless it is prolonged: how long a crash while it was sent holds it
+/// back.
+pub const CLAIM: Duration = Duration::from_secs(30);
+
+/// How long the outbox waits at most when no mail is due: for those that another process queued, and
+/// those that are to be tried again.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Who takes mails over: the relay.
@@ -85,8 +92,10 @@ pub struct Outbox {
     pub relay: Arc<dyn Transport>,
     /// When a mail is tried again.
     pub retries: Retries,
-    /// How long a mail that is being sent is nobody else's; longer than the relay may take.
+    /// How long a claim lasts: [`CLAIM`].
     pub lease: Duration,
+    /// Told of each mail that this process queues.
+    pub queued: Arc<Notify>,
     /// Where admins find the management page.
     pub public_url: Option<PublicUrl>,
 }
@@ -98,7 +107,7 @@ impl Outbox {
     /// The store's. A mail that was sent may be sent again, as long as the store does not know.
     pub async fn send_one(&self) -> store::Result<Option<Outcome>> {
         let known = self.cache.known_position().await?;
-        let (mail, now) = loop {
+        let (mut mail, now) = loop {
             let now = self.clock.now();
             let Some(mail) = self.store.claim_mails(now, self.lease, known, 1).await?.pop() else {
                 return Ok(None);
@@ -111,7 +120,11 @@ impl Outbox {
         };
         let calendar = Calendar { settings: self.settings, now };
         let outcome = match mail::render(&facts::of(&mail, &calendar), self.public_url.as_ref()) {
-            Ok(message) => self.relay.send(&message).await,
+            Ok(message) => tokio::select! {
+                biased;
+                outcome = self.relay.send(&message) => outcome,
+                () = self.keep(&mut mail) => Outcome::Fault("another took it over".to_owned()),
+            },
             Err(error) => Outcome::Fault(format!("the mail can't be written: {error}")),
         };
         let now = self.clock.now();
@@ -128,16 +141,30 @@ impl Outbox {
                 self.metrics.mails_refused.inc();
                 tracing::warn!(mail = %mail.id, to = mail.recipient, why, "the address is refused");
                 let next = now.plus(self.retries.refused);
-                self.store.mail_deferred(now, mail.id, next, Some(why)).await?;
+                self.store.mail_deferred(now, &mail, next, Some(why)).await?;
             }
             Outcome::Fault(why) => {
                 self.metrics.mail_faults.inc();
                 tracing::debug!(mail = %mail.id, why, "the relay did not take a mail over");
                 let next = now.plus(self.retries.after(&mail));
-                self.store.mail_deferred(now, mail.id, next, None).await?;
+                self.store.mail_deferred(now, &mail, next, None).await?;
             }
         }
         Ok(Some(outcome))
+    }
+
+    /// Prolongs the claim on `mail` again and again. Ends when it is lost: the mail was taken back, or
+    /// this process stood still for so long that another sends it.
+    async fn keep(&self, mail: &mut Mail) {
+        loop {
+            tokio::time::sleep(self.lease / 3).await;
+            let until = self.clock.now().plus(self.lease).max(mail.claimed);
+            match self.store.prolong_claim(mail, until).await {
+                Ok(true) => mail.claimed = until,
+                Ok(false) => return,
+                Err(error) => tracing::debug!(%error, mail = %mail.id, "a claim is not prolonged"),
+            }
+        }
     }
 
     /// Sends what is due until `stop`, at most `rate` mails a second.
@@ -162,8 +189,14 @@ impl Outbox {
             if let Ok(Some(outcome)) = &sent {
                 faulty = matches!(outcome, Outcome::Fault(_));
             }
-            let pause = if let Ok(Some(_)) = sent { pause } else { IDLE };
-            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            let rest = async {
+                match sent {
+                    Ok(Some(_)) => tokio::time::sleep(pause).await,
+                    // A mail that is queued from now on, or was since the store was asked.
+                    _ => drop(tokio::time::timeout(IDLE, self.queued.notified()).await),
+                }
+            };
+            stop.run_until_cancelled(rest).await;
         }
     }
 }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -56,6 +57,8 @@ pub struct Sweeper {
     pub settings: Settings,
     /// How long deleted tokens keep a reason of their own.
     pub retention: Duration,
+    /// Whom to tell of mails that are queued: the outbox.
+    pub queued: Arc<Notify>,
 }
 
 impl Sweeper {
@@ -95,6 +98,7 @@ impl Sweeper {
                 })
                 .await?;
             if done == Some(CarriedOut::Done) {
+                self.queued.notify_one();
                 swept.carried_out += 1;
                 self.metrics.actions_carried_out.inc();
                 tracing::info!(%action, %token, "carried out what was announced");
@@ -116,6 +120,7 @@ impl Sweeper {
                 })
                 .await?;
             if let Some(Some(action)) = announced {
+                self.queued.notify_one();
                 swept.announced += 1;
                 self.metrics.actions_announced.inc();
                 tracing::info!(action = %action.id, token = %token.id, "announced");

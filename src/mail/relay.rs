@@ -58,14 +58,6 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
-    /// What [`Relay::send`] takes at most: RSET and MAIL on a connection that turns out to be dead,
-    /// then a new one (STARTTLS, TLS, greeting, login) and MAIL, RCPT, DATA and the message.
-    pub fn longest_send(&self) -> Duration {
-        self.connect + self.command * 10
-    }
-}
-
 /// A relay, and the connection that was kept from the message before.
 pub struct Relay {
     endpoint: Endpoint,
@@ -110,7 +102,7 @@ impl Relay {
         Self { endpoint, authorities, sender, limits, hello, withheld, kept: Mutex::new(None) }
     }
 
-    /// Hands over one message. Takes no longer than [`Limits::longest_send`]. A second call
+    /// Hands over one message, each step of which has its limit. A second call
     /// meanwhile gets a connection of its own; to drop the future is safe, and leaves open whether
     /// the message was accepted.
     pub async fn send(&self, message: &Message) -> Outcome {

@@ -84,6 +84,7 @@ impl Services {
         for token in set.touched {
             self.cache.changed(Touched::Token(token)).await;
         }
+        self.queued.notify_one();
         Ok(set.account)
     }
 }

@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub use access::Caller;
 pub use error::Error;
 
+use tokio::sync::Notify;
+
 use crate::cache::{Cache, InForce};
 use crate::clock::{Clock, Stopwatch};
 use crate::policy::lifecycle::{self, Calendar};
@@ -72,6 +74,8 @@ pub struct Services {
     pub limits: Limits,
     /// Whether anybody can be mailed; if not, what is announced is held.
     pub mails: bool,
+    /// Whom to tell of mails that are queued: the outbox.
+    pub queued: Arc<Notify>,
     /// How long things may go unused.
     pub lifecycle: lifecycle::Settings,
 }

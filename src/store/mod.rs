@@ -286,7 +286,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     // Mail.
 
     /// Mails that are to be sent at `now`, the longest waiting first. Nobody else gets them until
-    /// `lease` is over, after which they are as they were. `known` is the position up to which every
+    /// `lease` is over or [`Self::prolong_claim`] moved that on, after which they are as they were. `known` is the position up to which every
     /// decision rests on the changes made: a notice is not sent before its action is known.
     async fn claim_mails(
         &self,
@@ -296,18 +296,22 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         limit: u32,
     ) -> Result<Vec<Mail>>;
 
+    /// Prolongs the claim on `mail` to `until`, or leaves it where it ends later. `false`, and nothing
+    /// changed, where it is another's by now, or the mail was taken back.
+    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<bool>;
+
     /// Notes that the mail server took a mail over. `ctx.now` must have been read after its answer:
     /// the notice counts from there. The token whose facts changed, where it was the last notice that
     /// an action waited for.
     async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>>;
 
-    /// Notes an attempt that failed at `now`, the next being at `next`. `refused` is what the mail
-    /// server said where it refuses the recipient for good; `None` for anything else, which leaves a
-    /// refused address refused.
+    /// Notes an attempt that failed at `now`, the next being at `next`; nothing where the claim on
+    /// `mail` is another's by now. `refused` is what the mail server said where it refuses the
+    /// recipient for good; `None` for anything else, which leaves a refused address refused.
     async fn mail_deferred(
         &self,
         now: Timestamp,
-        id: MailId,
+        mail: &Mail,
         next: Timestamp,
         refused: Option<&str>,
     ) -> Result<()>;

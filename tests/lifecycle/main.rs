@@ -20,6 +20,7 @@ mod histories;
 mod history;
 mod model;
 mod outages;
+mod outbox;
 mod post;
 mod record;
 mod rng;

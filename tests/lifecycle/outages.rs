@@ -4,14 +4,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::clock::Stopwatch;
 use portcullis::policy::decide::Reason;
 use portcullis::policy::token::TokenKind::{ReadOnly, ReadWrite};
 use portcullis::service::Error;
 use portcullis::store::sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
-use tokio_util::sync::CancellationToken;
 
 use crate::story::{ANN, READ, SEND, Story, Token};
 use crate::support::postgres::Cluster;
@@ -112,33 +110,4 @@ async fn a_token_that_can_not_be_announced_holds_up_no_other() {
     sqlx::query("DROP TRIGGER refuse").execute(&mut database).await.unwrap();
     s.live_until(40).await;
     assert_eq!(s.state(&ill).await, "READ_ONLY; deletion on day 47");
-}
-
-/// However many wait, no more are sent than the rate allows, the longest waiting first.
-#[tokio::test]
-async fn mails_are_sent_at_their_rate_oldest_first() {
-    const RATE: u32 = 4;
-    let mut s = Story::new(Place::sqlite()).await;
-    let first = s.token("first", ReadOnly, &[]).await;
-    s.sleep_until(1);
-    let second = s.token("second", ReadOnly, &[]).await;
-    for day in [38, 39] {
-        s.sleep_until(day);
-        s.world.sweep().await;
-    }
-    let stop = CancellationToken::new();
-    let watch = Stopwatch::start();
-    let (_, mails) = tokio::join!(s.world.outbox.run(RATE, stop.clone()), async {
-        while s.sink.messages().len() < 4 {
-            tokio::task::yield_now().await;
-        }
-        stop.cancel();
-        s.sink.messages()
-    });
-    assert!(watch.elapsed() >= Duration::from_secs(1) / RATE * 3, "{:?}", watch.elapsed());
-    let about = |token: &Token| {
-        mails.iter().filter(|mail| mail.text().contains(&token.held.id.to_string())).count()
-    };
-    assert_eq!((about(&first), about(&second)), (2, 2));
-    assert!(mails[..2].iter().all(|mail| mail.text().contains(&first.held.id.to_string())));
 }

@@ -25,6 +25,7 @@ use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::support;
 
@@ -209,6 +210,7 @@ async fn memory(
     relay: &Arc<dyn Transport>,
 ) -> (Arc<Services>, Sweeper, Outbox) {
     let metrics = Arc::new(Metrics::new());
+    let queued = Arc::new(Notify::new());
     let cache = Cache::load(store.clone(), 10_000, metrics.clone(), Handle::current()).await;
     let cache = Arc::new(cache.unwrap());
     let usage = Arc::new(Usage::new(
@@ -228,6 +230,7 @@ async fn memory(
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         mails: true,
+        queued: queued.clone(),
         lifecycle: settings,
     });
     let sweeper = Sweeper {
@@ -238,6 +241,7 @@ async fn memory(
         metrics: metrics.clone(),
         settings,
         retention: RETENTION,
+        queued: queued.clone(),
     };
     let outbox = Outbox {
         store: store.clone(),
@@ -248,6 +252,7 @@ async fn memory(
         relay: relay.clone(),
         retries: RETRIES,
         lease: LEASE,
+        queued,
         public_url: None,
     };
     (services, sweeper, outbox)

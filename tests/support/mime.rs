@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use portcullis::clock::Stopwatch;
+
 /// A message as it came.
 #[derive(Clone)]
 pub struct Received {
@@ -15,6 +17,8 @@ pub struct Received {
     pub connection: usize,
     /// Whether it was answered that it is.
     pub accepted: bool,
+    /// Started when it was here whole.
+    pub came: Stopwatch,
 }
 
 impl fmt::Debug for Received {

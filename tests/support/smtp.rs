@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use portcullis::clock::Stopwatch;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -356,7 +357,9 @@ impl<'a> Session<'a> {
             }
         }
         let (from, to) = (std::mem::take(&mut self.from), self.to.clone());
-        let message = Received { from, to, bytes, connection: self.number, accepted: false };
+        let came = Stopwatch::start();
+        let connection = self.number;
+        let message = Received { from, to, bytes, connection, accepted: false, came };
         let at = self.shared.update(|state| {
             state.messages.push(message);
             state.messages.len() - 1

@@ -17,6 +17,9 @@ pub struct Mail {
     pub created: Timestamp,
     /// How often it was tried before.
     pub attempts: u32,
+    /// Until when nobody else gets it. Whoever claims it next moves this on, so it also tells whose
+    /// claim it is.
+    pub claimed: Timestamp,
     /// The account it is about.
     pub account: MailAccount,
     /// What it says.

@@ -138,6 +138,23 @@ pub(super) async fn claim(
     Ok(mails)
 }
 
+const PROLONG: &str = "\
+    UPDATE mail SET next_time = $3 \
+    WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
+
+/// Prolongs a claim that nobody else has taken over. Whether it did.
+pub(super) async fn prolong(store: &Handle, mail: &Mail, until: Timestamp) -> Result<bool> {
+    let mut tx = store.write().await?;
+    let prolong = sqlx::query::<Db>(PROLONG)
+        .bind(mail.id.0)
+        .bind(mail.claimed.0)
+        .bind(until.max(mail.claimed).0)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(prolong.rows_affected() > 0)
+}
+
 const ACCEPT: &str = "\
     UPDATE mail SET state = 'accepted', accept_time = $2, fail_time = NULL, failure = NULL \
     WHERE mail_id = $1 AND state <> 'accepted'";
@@ -182,29 +199,28 @@ pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Resul
 }
 
 const DEFER: &str = "\
-    UPDATE mail SET attempts = attempts + 1, next_time = $2 \
-    WHERE mail_id = $1 AND state IN ('queued', 'failing')";
+    UPDATE mail SET attempts = attempts + 1, next_time = $3 \
+    WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
 
 const REFUSE: &str = "\
-    UPDATE mail SET attempts = attempts + 1, next_time = $2, state = 'failing', failure = $3, \
-        fail_time = coalesce(fail_time, $4) \
-    WHERE mail_id = $1 AND state IN ('queued', 'failing')";
+    UPDATE mail SET attempts = attempts + 1, next_time = $3, state = 'failing', failure = $4, \
+        fail_time = coalesce(fail_time, $5) \
+    WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
 
-/// Notes a failed attempt. A relay that failed says nothing about an address that was refused
-/// before, so that stays failing.
+/// Notes a failed attempt, unless another has claimed the mail since. A relay that failed says nothing
+/// about an address that was refused before, so that stays failing.
 pub(super) async fn deferred(
     store: &Handle,
     now: Timestamp,
-    id: MailId,
+    mail: &Mail,
     next: Timestamp,
     refused: Option<&str>,
 ) -> Result<()> {
-    let query = match refused {
-        None => sqlx::query::<Db>(DEFER).bind(id.0).bind(next.0),
-        Some(text) => {
-            sqlx::query::<Db>(REFUSE).bind(id.0).bind(next.0).bind(text.to_owned()).bind(now.0)
-        }
-    };
+    let query = sqlx::query::<Db>(if refused.is_some() { REFUSE } else { DEFER });
+    let mut query = query.bind(mail.id.0).bind(mail.claimed.0).bind(next.0);
+    if let Some(text) = refused {
+        query = query.bind(text.to_owned()).bind(now.0);
+    }
     let mut tx = store.write().await?;
     query.execute(&mut *tx).await?;
     Ok(tx.commit().await?)

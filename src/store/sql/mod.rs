@@ -261,6 +261,10 @@ impl Store for Handle {
         self.within(mail::claim(self, now, lease, known, limit)).await
     }
 
+    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<bool> {
+        self.within(mail::prolong(self, mail, until)).await
+    }
+
     async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {
         self.within(mail::accepted(self, ctx, id)).await
     }
@@ -268,11 +272,11 @@ impl Store for Handle {
     async fn mail_deferred(
         &self,
         now: Timestamp,
-        id: MailId,
+        mail: &Mail,
         next: Timestamp,
         refused: Option<&str>,
     ) -> Result<()> {
-        self.within(mail::deferred(self, now, id, next, refused)).await
+        self.within(mail::deferred(self, now, mail, next, refused)).await
     }
 
     async fn mail_state(&self) -> Result<MailState> {

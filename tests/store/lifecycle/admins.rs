@@ -71,7 +71,7 @@ async fn who_leaves_holds_nothing(f: Fixture) {
         if mail.recipient == ADAM {
             s.store.mail_accepted(&on(38), mail.id).await.unwrap();
         } else {
-            s.store.mail_deferred(day(38), mail.id, day(39), Some("550 no")).await.unwrap();
+            s.store.mail_deferred(day(38), &mail, day(39), Some("550 no")).await.unwrap();
         }
     }
     assert_eq!(s.set_admins(&[ADAM], 60).await, [id]);

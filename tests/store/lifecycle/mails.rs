@@ -3,7 +3,7 @@
 use portcullis::policy::lifecycle::Takes;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{
-    CarriedOut, FailingAddress, MailContent, MailState, Notice, NoticeState, Token,
+    CarriedOut, FailingAddress, Mail, MailContent, MailState, Notice, NoticeState, Token,
 };
 
 use super::{HOUR, NAMES, Stage, day, on};
@@ -11,6 +11,7 @@ use crate::fixture::{ASK, Fixture, READ, REVEAL};
 
 on_both!(
     a_mail_is_claimed_for_a_while,
+    a_claim_is_prolonged_by_its_holder_alone,
     a_notice_waits_until_its_action_is_known,
     a_refused_address_holds_the_action,
     a_relay_that_fails_says_nothing_of_an_address,
@@ -33,19 +34,60 @@ async fn a_mail_is_claimed_for_a_while(f: Fixture) {
     assert!(s.store.claim_mails(day(38), HOUR, i64::MAX, 9).await.unwrap().is_empty());
     s.store.mail_accepted(&on(38), second[0].id).await.unwrap();
     let later = s.store.claim_mails(day(38).plus(HOUR), HOUR, i64::MAX, 9).await.unwrap();
-    assert_eq!(later, first);
+    assert_eq!((later.len(), later[0].id), (1, first[0].id));
     // Tried in vain.
     let mail = &later[0];
-    s.store.mail_deferred(day(39), mail.id, day(41), None).await.unwrap();
+    s.store.mail_deferred(day(39), mail, day(41), None).await.unwrap();
     assert!(s.claim(40).await.is_empty());
     let again = s.claim(41).await;
     assert_eq!((again.len(), again[0].id, again[0].attempts), (1, mail.id, 1));
     assert_eq!(s.store.mail_accepted(&on(41), mail.id).await.unwrap(), Some(id));
     // Late words about it change nothing.
-    s.store.mail_deferred(day(41), mail.id, day(42), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(41), &again[0], day(42), Some("550 no")).await.unwrap();
     assert_eq!(s.live().await[0].accepted, Some(day(41)));
     assert!(s.claim(99).await.is_empty());
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
+}
+
+async fn a_claim_is_prolonged_by_its_holder_alone(f: Fixture) {
+    let s = Stage::new(f).await;
+    s.set_admins(&["adam@acme.test"], 1).await;
+    s.deliver(1).await;
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(id, 38).await.unwrap();
+    let claim = async |now| s.store.claim_mails(now, HOUR, i64::MAX, 9).await.unwrap().pop();
+    let prolong = async |mail: &Mail, until| s.store.prolong_claim(mail, until).await.unwrap();
+    let mut slow = claim(day(38)).await.unwrap();
+    assert_eq!(slow.claimed, day(38).plus(HOUR));
+    assert!(prolong(&slow, day(39)).await);
+    slow.claimed = day(39);
+    // Never back.
+    assert!(prolong(&slow, day(38)).await);
+    assert_eq!(claim(day(39).minus(HOUR)).await, None);
+    // Over, and nobody came.
+    assert!(prolong(&slow, day(41)).await);
+    slow.claimed = day(41);
+    assert_eq!(claim(day(40)).await, None);
+    // Over, and somebody came: whoever had it has no say any more, except that it was taken over.
+    let quick = claim(day(41)).await.unwrap();
+    assert_eq!(quick.id, slow.id);
+    assert!(!prolong(&slow, day(50)).await);
+    s.store.mail_deferred(day(41), &slow, day(41), Some("550 no")).await.unwrap();
+    assert_eq!(claim(day(41)).await, None);
+    assert_eq!(s.store.mail_state().await.unwrap().failing, []);
+    s.store.mail_deferred(day(41), &quick, day(42), None).await.unwrap();
+    let last = claim(day(42)).await.unwrap();
+    assert_eq!(last.attempts, 1);
+    assert_eq!(s.store.mail_accepted(&on(42), slow.id).await.unwrap(), Some(id));
+    assert!(!prolong(&last, day(50)).await);
+    // Taken back, and queued anew: another claim.
+    let other = s.token(TokenKind::ReadOnly, &[]).await;
+    s.announce(other, 43).await.unwrap();
+    let mail = claim(day(43)).await.unwrap();
+    s.set_admins(&["zoe@acme.test"], 43).await;
+    assert!(!prolong(&mail, day(50)).await);
+    s.set_admins(&["adam@acme.test"], 44).await;
+    assert!(!prolong(&mail, day(50)).await);
 }
 
 async fn a_notice_waits_until_its_action_is_known(f: Fixture) {
@@ -70,7 +112,7 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
     for mail in s.claim(39).await {
         if mail.recipient.starts_with("zoe@") {
             let text = format!("550 no such user {}", mail.created.0);
-            s.store.mail_deferred(day(39), mail.id, day(40), Some(&text)).await.unwrap();
+            s.store.mail_deferred(day(39), &mail, day(40), Some(&text)).await.unwrap();
         } else {
             s.store.mail_accepted(&on(39), mail.id).await.unwrap();
         }
@@ -91,7 +133,7 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
     // Tried daily, and at last taken.
     let again = s.claim(40).await;
     assert_eq!(again.len(), 2);
-    s.store.mail_deferred(day(40), again[0].id, day(41), Some("550 still none")).await.unwrap();
+    s.store.mail_deferred(day(40), &again[0], day(41), Some("550 still none")).await.unwrap();
     let state = s.store.mail_state().await.unwrap();
     assert_eq!(state.failing[0].since, day(39));
     for mail in s.claim(60).await {
@@ -107,10 +149,10 @@ async fn a_relay_that_fails_says_nothing_of_an_address(f: Fixture) {
     let id = s.token(TokenKind::ReadOnly, &[]).await;
     s.announce(id, 38).await.unwrap();
     let mails = s.claim(38).await;
-    s.store.mail_deferred(day(38), mails[0].id, day(40), None).await.unwrap();
-    s.store.mail_deferred(day(38), mails[1].id, day(40), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(38), &mails[0], day(40), None).await.unwrap();
+    s.store.mail_deferred(day(38), &mails[1], day(40), Some("550 no")).await.unwrap();
     for mail in s.claim(40).await {
-        s.store.mail_deferred(day(40), mail.id, day(41), None).await.unwrap();
+        s.store.mail_deferred(day(40), &mail, day(41), None).await.unwrap();
     }
     let state = s.store.mail_state().await.unwrap();
     assert_eq!((state.waiting, state.oldest), (1, Some(day(38))));
@@ -128,7 +170,7 @@ async fn what_was_taken_back_may_be_accepted_all_the_same(f: Fixture) {
     for mail in &mails {
         assert_eq!(s.store.mail_accepted(&on(40), mail.id).await.unwrap(), None);
     }
-    s.store.mail_deferred(day(40), mails[0].id, day(41), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(40), &mails[0], day(41), Some("550 no")).await.unwrap();
     assert_eq!(s.f.position().await, before);
     assert!(s.claim(99).await.is_empty());
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());

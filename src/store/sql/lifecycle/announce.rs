@@ -8,7 +8,7 @@ use super::super::{Handle, account, pending};
 use super::Locked;
 use crate::clock::id_at;
 use crate::policy::id::{PendingActionId, TokenId};
-use crate::policy::lifecycle::{Mode, Planned, Settings, Takes};
+use crate::policy::lifecycle::{Announced, Mode, Planned, Settings, Takes};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::TokenState;
 use crate::store::{Context, Notice, NoticeState, PendingAction, Result};
@@ -40,6 +40,14 @@ pub(in super::super) async fn announce(
     };
 
     let mut action = action(&locked, ctx, catalog, planned);
+    if action.takes == Takes::Writes && action.taken.is_empty() {
+        // The catalogue has nothing to write with. It is looked at again when the token is idle, or
+        // has been for another while.
+        locked.subject.announced.push(Announced { takes: Takes::Writes, basis: action.basis });
+        locked.set_idle(&mut change.tx).await?;
+        change.finish().await?;
+        return Ok(None);
+    }
     pending::insert(&mut change.tx, &action).await?;
     let admins = account::admins(&mut change.tx, locked.account_id).await?;
     let about = About::Notice(action.id, id, change.position());

@@ -10,7 +10,7 @@ use super::announce::names;
 use super::{Locked, accepted_by, settle};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{Mode, Settings, Takes, may_carry_out};
-use crate::policy::scope::{Access, Catalog, ScopeId};
+use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::{Grant, TokenState};
 use crate::store::{CarriedOut, Context, PendingAction, Result};
 
@@ -56,14 +56,14 @@ pub(in super::super) async fn carry_out(
         change.finish().await?;
         return Ok(CarriedOut::Cancelled);
     };
-    if !keeps_its_word(&action, &locked.subject.grant, catalog) {
+    let Some(taken) = as_named(&action, &locked.subject.grant, catalog) else {
         pending::end(&mut change.tx, id, ctx.now, Outcome::Withdrawn).await?;
         end_in_memory(&mut locked, id);
         locked.set_idle(&mut change.tx).await?;
         let before = json!({ "pending_action_id": id.to_string() });
         change.commit(locked.record("lifecycle.withdraw", before)).await?;
         return Ok(CarriedOut::Cancelled);
-    }
+    };
 
     let admins = account::admins(&mut change.tx, locked.account_id).await?;
     let stored = action.accepted;
@@ -86,6 +86,9 @@ pub(in super::super) async fn carry_out(
         return Ok(CarriedOut::Held);
     }
 
+    // What a changed catalogue spares, the second mail and the history don't name.
+    let spared = action.taken.extract_if(.., |id| !taken.contains(id)).collect::<Vec<_>>();
+    pending::keep(&mut change.tx, id, &spared).await?;
     let (before, after) = take(&mut change, &mut locked, &action, catalog).await?;
     pending::end(&mut change.tx, id, ctx.now, Outcome::CarriedOut).await?;
     end_in_memory(&mut locked, id);
@@ -106,21 +109,21 @@ pub(in super::super) async fn carry_out(
     Ok(CarriedOut::Done)
 }
 
-/// Whether it would take what its notice named, and leave what the notice said would stay. A scope
-/// that became a write scope meanwhile would go with a `READ_WRITE` token's writes, unannounced.
-fn keeps_its_word(action: &PendingAction, grant: &Grant, catalog: &Catalog) -> bool {
-    match &action.takes {
-        Takes::Token => true,
-        Takes::Writes => {
-            let writes =
-                |&id: &ScopeId| catalog.by_id(id).is_some_and(|s| s.access == Access::Write);
-            *grant == Grant::ReadWrite && !action.kept.iter().any(writes)
+/// What it takes as the catalogue stands, if its notice named all of that and it is anything at all. A
+/// scope that was added meanwhile, or became a write scope, would go with a `READ_WRITE` token's
+/// writes, unannounced.
+fn as_named(action: &PendingAction, grant: &Grant, catalog: &Catalog) -> Option<Vec<ScopeId>> {
+    let fits = match (&action.takes, grant) {
+        (Takes::Token, _) => return Some(action.taken.clone()),
+        (Takes::Writes, Grant::ReadWrite) => true,
+        (Takes::Scopes(named), Grant::Custom { granted, .. }) => {
+            named.iter().all(|&id| granted.contains(id))
         }
-        Takes::Scopes(named) => match grant {
-            Grant::Custom { granted, .. } => named.iter().all(|&id| granted.contains(id)),
-            Grant::ReadOnly { .. } | Grant::ReadWrite => false,
-        },
-    }
+        _ => false,
+    };
+    let (taken, _) = action.takes.taken_and_kept(grant, catalog);
+    let named = taken.iter().all(|id| action.taken.contains(id));
+    (fits && named && !taken.is_empty()).then_some(taken)
 }
 
 fn end_in_memory(locked: &mut Locked, id: PendingActionId) {
@@ -151,9 +154,7 @@ async fn take(
         Takes::Writes => {
             let downgrade = sqlx::query::<Db>(DOWNGRADE).bind(id.0).bind(now.0);
             downgrade.execute(&mut *change.tx).await?;
-            let scopes = catalog.scopes().iter().filter(|scope| scope.access == Access::Write);
-            let lost: Vec<_> = scopes.map(|scope| scope.id).collect();
-            for lost in lost.chunks(super::super::IDS_AT_ONCE) {
+            for lost in action.taken.chunks(super::super::IDS_AT_ONCE) {
                 let mut query =
                     QueryBuilder::new("INSERT INTO token_scope (token_id, scope_id, taken_time) ");
                 query.push_values(lost, |mut row, scope| {
@@ -164,7 +165,7 @@ async fn take(
             locked.subject.grant = Grant::ReadOnly { downgraded: true };
             let before = json!({ "name": locked.name, "kind": "READ_WRITE" });
             let after = json!({ "name": locked.name, "kind": "READ_ONLY",
-                "taken": names(catalog, &lost), "pending_action_id": named });
+                "taken": names(catalog, &action.taken), "pending_action_id": named });
             Ok((before, after))
         }
         Takes::Scopes(scopes) => {
