@@ -208,7 +208,7 @@ async fn observing_shows_everything_and_does_nothing() {
 /// An orderly end writes what was used, whatever the interval (docs/policy.md, rule 5.6).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orderly_end_records_the_last_uses() {
-    let mut server = Setup::sqlite().flag("--usage-flush-interval", "1d").start();
+    let mut server = Setup::sqlite().flag("--usage-flush-interval", "1m").start();
     let client = Client::operator(&server).await;
     let account = client.account().await.account_id;
     let (token, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;

@@ -5,7 +5,7 @@ use explain::Explained;
 use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
-use crate::policy::lifecycle::Uses;
+use crate::policy::lifecycle::{Takes, Uses};
 use crate::policy::network::Entry;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
@@ -247,11 +247,17 @@ pub(super) fn pending_action(
     in_force: &InForce,
     outlook: &Outlook,
 ) -> pb::PendingAction {
+    // What became a read scope since the notice stays, and its use keeps nothing.
+    let writes = |id: &ScopeId| {
+        in_force.catalog.by_id(*id).is_some_and(|scope| scope.access == Access::Write)
+    };
+    let still = |id: &ScopeId| action.takes != Takes::Writes || writes(id);
+    let taken = names(in_force, action.taken.iter().copied().filter(still));
     let explained = Explained {
         takes: &action.takes,
         basis: action.basis,
         used: action.last_use_of_taken.is_some(),
-        taken: &names(in_force, action.taken.iter().copied()),
+        taken: &taken,
         settings: &outlook.calendar.settings,
     };
     let effective = action.live().effective(&outlook.calendar);
@@ -263,7 +269,7 @@ pub(super) fn pending_action(
         why: explained.why(),
         how_to_keep: explained.how_to_keep(effective),
         held_because: explain::held_because(&action, outlook).unwrap_or_default(),
-        scopes_taken: names(in_force, action.taken),
+        scopes_taken: taken,
         scopes_kept: names(in_force, action.kept),
         last_use_time: action.last_use.map(time),
         last_use_time_of_taken: action.last_use_of_taken.map(time),

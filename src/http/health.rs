@@ -10,8 +10,6 @@ use crate::lifecycle::{Known, REFRESH};
 use crate::policy::lifecycle::Mode;
 use crate::service::Outlook;
 
-/// How many refused addresses are named.
-const NAMED: usize = 3;
 /// A mail waits for longer than it takes to send one: worth a line.
 const LATE: Duration = Duration::from_secs(60);
 
@@ -43,29 +41,17 @@ pub(super) fn text(outlook: &Outlook, known: Option<&Known>) -> String {
              PORTCULLIS_SMTP_URL and --mail-from"
         ));
     }
-    let failing = &known.mails.failing;
-    if !failing.is_empty() {
-        let named: Vec<_> =
-            failing.iter().take(NAMED).map(|failing| shown(&failing.address)).collect();
-        let more = match failing.len() - named.len() {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+    let failing = known.mails.failing.len();
+    if failing > 0 {
+        // Which ones is told to operators alone; anybody may read this.
         line(format_args!(
-            "mail: addresses that are refused: {}: {}{more}",
-            failing.len(),
-            named.join(", ")
+            "mail: addresses that are refused: {failing}: `portcullis pending` and the log name them"
         ));
     }
     if let Some(since) = known.mails.oldest.filter(|since| since.plus(LATE) < now) {
         line(format_args!("mail: waiting to be sent: {}, since {since}", known.mails.waiting));
     }
     text
-}
-
-/// On one line, whatever the address is made of.
-fn shown(address: &str) -> String {
-    address.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

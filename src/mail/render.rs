@@ -263,9 +263,11 @@ fn create(facts: &Facts, action: &Action, name: &str) -> String {
         TokenKind::ReadWrite => "read-write --whitelist ADDRESS",
         TokenKind::Custom => "custom",
     };
+    // A name like an option's is not one.
+    let equals = if name.starts_with('-') { '=' } else { ' ' };
     let (account, name) = (facts.account.id, shell_word(name));
     let mut command =
-        format!("portcullis token create --account {account} --name {name} --kind {kind}");
+        format!("portcullis token create --account {account} --name{equals}{name} --kind {kind}");
     if action.token.kind == TokenKind::Custom {
         let mut scopes: Vec<_> = action.lost.iter().chain(&action.kept).collect();
         scopes.sort_by(|one, other| one.scope.cmp(&other.scope));

@@ -72,7 +72,8 @@ pub(super) fn one_line(text: &str) -> String {
         }
     }
     line.truncate(line.trim_end().len());
-    line
+    // Else a reader of a header would take it for an encoded word (RFC 2047), and show what it hides.
+    line.replace("=?", "= ?")
 }
 
 /// At most `most` characters, the last of which says that there were more.
@@ -176,6 +177,7 @@ mod tests {
             ("a\r\nBcc: x@y", "a Bcc: x@y"),
             (" a\u{2028}b\u{85}c\0d\u{202e}e \n", "a b cde"),
             ("\u{200b}", ""),
+            ("=?utf-8?q?=0D=0Ax?=", "= ?utf-8?q?=0D=0Ax?="),
             ("Zoë 給与", "Zoë 給与"),
         ] {
             assert_eq!(one_line(text), line);

@@ -84,7 +84,7 @@ pub fn read_base62(digits: &[u8]) -> Option<u128> {
 
 /// A string that is not an id of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("is not a {kind} id: those are {prefix} and 22 letters and digits")]
+#[error("is no {kind} id: those are {prefix} and 22 letters and digits")]
 pub struct InvalidId {
     kind: &'static str,
     prefix: &'static str,

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::faults::Faults;
 use crate::policy::lifecycle::{Mode, Settings};
 
+/// A kill may lose that much use (docs/policy.md, rule 5.6).
+const LONGEST_FLUSH_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What happens to unused tokens, as written.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Lifecycle")]
@@ -97,6 +100,12 @@ impl LifecycleArgs {
         let deleted_retention = faults.duration("deleted-retention", &self.deleted_retention);
         let usage_flush_interval =
             faults.duration("usage-flush-interval", &self.usage_flush_interval);
+        if usage_flush_interval.is_some_and(|interval| interval > LONGEST_FLUSH_INTERVAL) {
+            faults.add(format!(
+                "--usage-flush-interval: {} is longer than 1m: a kill would lose that much use",
+                self.usage_flush_interval
+            ));
+        }
         if let (Some(window), Some(notice)) = (window, notice)
             && notice >= window
         {

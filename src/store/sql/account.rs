@@ -111,6 +111,7 @@ pub(super) async fn set_admins(
         })
         .await?;
     let touched = renotify(&mut change, id, &before, admins).await?;
+    mail::give_up(&mut change.tx, id).await?;
     let sorted = |admins: &[String]| admins.iter().cloned().collect::<BTreeSet<_>>();
     let (old, new) = (sorted(&before), sorted(admins));
     // Their order is nobody's news.

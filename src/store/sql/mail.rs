@@ -105,6 +105,17 @@ pub(super) async fn withdraw_notice(
     Ok(withdraw.execute(connection).await?.rows_affected() > 0)
 }
 
+const GIVE_UP: &str = "\
+    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+    WHERE account_id = $1 AND state = 'failing' \
+        AND recipient NOT IN (SELECT email FROM account_admin WHERE account_id = $1)";
+
+/// Takes back what is refused by addresses that are no admin's of the account any more.
+pub(super) async fn give_up(connection: &mut Connection, account: AccountId) -> Result<()> {
+    sqlx::query::<Db>(GIVE_UP).bind(account.0).execute(connection).await?;
+    Ok(())
+}
+
 const SELECT_DUE: &str = "\
     SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND next_time <= ";
 
@@ -223,6 +234,9 @@ pub(super) async fn deferred(
     }
     let mut tx = store.write().await?;
     query.execute(&mut *tx).await?;
+    if refused.is_some() {
+        give_up(&mut tx, mail.account.id).await?;
+    }
     Ok(tx.commit().await?)
 }
 

@@ -2,7 +2,7 @@
 
 use portcullis::policy::lifecycle::Takes;
 use portcullis::policy::token::{Grant, TokenKind, TokenState};
-use portcullis::store::{CarriedOut, StoreError};
+use portcullis::store::{CarriedOut, MailContent, StoreError};
 
 use super::{NAMES, Stage, day, on};
 use crate::fixture::{ASK, Fixture, READ, REVEAL};
@@ -11,8 +11,9 @@ on_both!(
     the_owner_was_quicker,
     a_scope_that_became_a_write_is_not_taken_unannounced,
     what_was_used_before_it_was_a_write_counts,
-    a_new_scope_delays_nothing,
+    a_new_scope_is_not_taken_unannounced,
     a_write_that_became_a_read_stays,
+    where_there_is_nothing_to_write_with_nothing_is_taken,
     a_stale_catalogue_is_refused,
 );
 
@@ -70,16 +71,20 @@ async fn what_was_used_before_it_was_a_write_counts(f: Fixture) {
     }
 }
 
-async fn a_new_scope_delays_nothing(f: Fixture) {
+async fn a_new_scope_is_not_taken_unannounced(f: Fixture) {
     let mut s = Stage::new(f).await;
     let id = s.token(TokenKind::ReadWrite, &[]).await;
     s.record(id, READ, 30).await;
     let action = s.noticed(id, 38).await;
     s.catalog = s.f.catalog(&[READ, ASK, REVEAL, "cards.freeze"]).await;
-    assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Done);
-    // All of its writes are gone, and told so.
-    let taken = [ASK, REVEAL, "cards.freeze"].map(|name| (s.scope(name), day(45)));
-    assert_eq!(s.read(id).await.taken, taken);
+    assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Cancelled);
+    assert_eq!(s.facts(id).await.grant, Grant::ReadWrite);
+    let action = s.noticed(id, 45).await;
+    let scopes = [ASK, REVEAL, "cards.freeze"].map(|name| s.scope(name));
+    assert_eq!(action.taken, scopes);
+    assert_eq!(s.carry_out(action.id, 51).await, CarriedOut::Held);
+    assert_eq!(s.carry_out(action.id, 52).await, CarriedOut::Done);
+    assert_eq!(s.read(id).await.taken, scopes.map(|scope| (scope, day(52))));
 }
 
 async fn a_write_that_became_a_read_stays(f: Fixture) {
@@ -90,6 +95,9 @@ async fn a_write_that_became_a_read_stays(f: Fixture) {
     s.apply(&[REVEAL]).await;
     assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Done);
     assert_eq!(s.read(id).await.taken, [(s.scope(REVEAL), day(45))]);
+    let mails = s.claim(45).await;
+    let MailContent::CarriedOut(_, told) = &mails[0].content else { panic!("{mails:?}") };
+    assert_eq!(told.taken, [REVEAL.parse().unwrap()]);
     // To a custom token it makes no difference what a scope is.
     s.deliver(45).await;
     let id = s.token(TokenKind::Custom, &NAMES).await;
@@ -98,6 +106,22 @@ async fn a_write_that_became_a_read_stays(f: Fixture) {
     s.apply(&[ASK]).await;
     assert_eq!(s.carry_out(action.id, 53).await, CarriedOut::Done);
     assert_eq!(s.read(id).await.scopes, [s.scope(READ)]);
+}
+
+async fn where_there_is_nothing_to_write_with_nothing_is_taken(f: Fixture) {
+    let mut s = Stage::new(f).await;
+    let id = s.token(TokenKind::ReadWrite, &[]).await;
+    s.record(id, READ, 30).await;
+    let action = s.noticed(id, 38).await;
+    s.apply(&[]).await;
+    assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Cancelled);
+    assert_eq!(s.announce(id, 45).await, None);
+    assert_eq!(s.idle(id).await, Some(day(30)), "it is looked at again when it is idle itself");
+    // What it could write with from now on is announced when it is looked at again.
+    s.record(id, READ, 60).await;
+    s.apply(&[REVEAL]).await;
+    assert_eq!(s.announce(id, 68).await.unwrap().taken, [s.scope(REVEAL)]);
+    s.f.check_record().await;
 }
 
 async fn a_stale_catalogue_is_refused(f: Fixture) {

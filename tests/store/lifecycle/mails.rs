@@ -14,6 +14,7 @@ on_both!(
     a_claim_is_prolonged_by_its_holder_alone,
     a_notice_waits_until_its_action_is_known,
     a_refused_address_holds_the_action,
+    a_refused_address_of_no_admin_is_given_up,
     a_relay_that_fails_says_nothing_of_an_address,
     what_was_taken_back_may_be_accepted_all_the_same,
     a_notice_says_what_it_takes,
@@ -142,6 +143,26 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
     assert_eq!(s.carry_out(action.id, 66).await, CarriedOut::Held);
     assert_eq!(s.carry_out(action.id, 67).await, CarriedOut::Done);
+}
+
+/// Its mails would be refused for ever, and nothing waits for them.
+async fn a_refused_address_of_no_admin_is_given_up(f: Fixture) {
+    let s = Stage::new(f).await;
+    let refuse = async |n| {
+        for mail in s.claim(n).await {
+            let refused = mail.recipient.starts_with("zoe@").then_some("550 no such user");
+            s.store.mail_deferred(day(n), &mail, day(n + 1), refused).await.unwrap();
+        }
+        s.store.mail_state().await.unwrap().failing.len()
+    };
+    let id = s.token(TokenKind::ReadOnly, &[]).await;
+    let action = s.noticed(id, 38).await;
+    assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Done);
+    assert_eq!(refuse(45).await, 1, "what is told of the end");
+    s.set_admins(&["adam@acme.test"], 45).await;
+    assert_eq!(s.store.mail_state().await.unwrap().failing, []);
+    assert_eq!(refuse(45).await, 0, "what is told of the change");
+    assert!(s.claim(99).await.iter().all(|mail| mail.recipient == "adam@acme.test"));
 }
 
 async fn a_relay_that_fails_says_nothing_of_an_address(f: Fixture) {
