@@ -61,6 +61,8 @@ pub(crate) struct Batch {
 /// Runs the `count` histories of a seed, of so many steps, and to their ends.
 pub(crate) async fn run(place: Place, seed: u64, count: usize, steps: usize) -> Totals {
     let mut batch = Batch::new(place, seed, count).await;
+    // Nothing falls due in the first weeks.
+    batch.world.clock.advance(DAY * batch.rng.below(36) as u32);
     for _ in 0..steps {
         batch.step().await;
     }

@@ -55,7 +55,7 @@ fn run_all(place: fn() -> Place, histories: usize, steps: usize) {
 
 #[test]
 fn ten_thousand_histories_on_sqlite() {
-    run_all(Place::sqlite, 10_000, 9);
+    run_all(Place::sqlite, 10_000, 7);
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Evidence {
         let (downgrades, deletions) = (carried_out - deleted.len(), deleted.len());
         let kept: usize = workers.iter().map(|worker| worker.kept.len()).sum();
         let cancelled = lives.values().filter(|life| life.cancelled.is_some()).count();
-        assert!(downgrades > 5 && deletions > 30 && kept > 5, "too little happened: {lives:#?}");
+        assert!(downgrades > 0 && deletions > 10 && kept > 0, "too little happened: {lives:#?}");
         let different: BTreeSet<_> = letters.iter().map(|letter| letter.id).collect();
         let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
         for fault in self.said.iter().filter_map(|said| said["fault"].as_str()) {

@@ -80,7 +80,7 @@ impl Worker {
             return Ok(());
         }
         let cancelling = match known.pending_action {
-            Some(action) if percent(6) => match action.r#type() {
+            Some(action) if percent(10) => match action.r#type() {
                 PendingActionType::Downgrade => Some((action.pending_action_id, WRITE)),
                 _ => Some((action.pending_action_id, READ)),
             },
