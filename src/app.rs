@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::config::server::{
     FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
     TlsFiles,
@@ -228,8 +228,9 @@ async fn serve_store(
         let (store, stop) = (store.clone(), stop.clone());
         async move {
             while stop.run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL)).await.is_some() {
+                let asked = Stopwatch::start();
                 match store.now().await {
-                    Ok(now) => clock.learn(now),
+                    Ok(now) => clock.learn(now, asked),
                     Err(error) => tracing::warn!(%error, "cannot read the store's time"),
                 }
             }

@@ -57,9 +57,14 @@ impl Clock {
         Timestamp(elapsed.saturating_add(self.offset.load(Ordering::Relaxed)))
     }
 
-    /// Takes over what the store just said.
-    pub fn learn(&self, now: Timestamp) {
-        self.offset.store(now.0.saturating_sub(self.elapsed()), Ordering::Relaxed);
+    /// Takes over what the store just said, having been `asked` then. It read its time somewhere in
+    /// between: only what that proves wrong is put right, so a slow answer sets nothing back.
+    pub fn learn(&self, now: Timestamp, asked: Stopwatch) {
+        let before = self.at(asked).0;
+        let after = self.now().0;
+        // How far this clock is behind, at most and at least.
+        let (most, least) = (now.0.saturating_sub(before), now.0.saturating_sub(after));
+        self.offset.fetch_add(0.clamp(least, most), Ordering::Relaxed);
     }
 
     /// Moves a simulated clock on.
@@ -109,8 +114,25 @@ mod tests {
     #[test]
     fn a_running_clock_follows_what_it_learns() {
         let clock = Clock::starting_at(Timestamp(0));
-        clock.learn(Timestamp(5_000_000_000));
-        let now = clock.now();
-        assert!(now >= Timestamp(5_000_000_000) && now < Timestamp(5_100_000_000), "{now:?}");
+        for learned in [5_000_000_000, 1_000_000_000] {
+            clock.learn(Timestamp(learned), Stopwatch::start());
+            let now = clock.now().0;
+            assert!(now >= learned && now < learned + 100_000_000, "{now}");
+        }
+    }
+
+    #[test]
+    fn an_answer_under_way_for_long_moves_nothing() {
+        let clock = Clock::starting_at(Timestamp(0));
+        let asked = Stopwatch::start();
+        let said = clock.now();
+        while clock.now() < said.plus(Duration::from_millis(50)) {
+            std::thread::yield_now();
+        }
+        let before = clock.offset.load(Ordering::Relaxed);
+        // Whether the store read it at once, or at the very end.
+        clock.learn(said.plus(Duration::from_millis(1)), asked);
+        clock.learn(said.plus(Duration::from_millis(49)), asked);
+        assert_eq!(clock.offset.load(Ordering::Relaxed), before);
     }
 }

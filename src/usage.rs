@@ -171,8 +171,8 @@ impl Usage {
         Ok(())
     }
 
-    /// Cancels what these tokens' recorded uses have overtaken. What fails is found again by
-    /// [`Store::overtaken_tokens`], and nothing is carried out against a recorded use.
+    /// Cancels what these tokens' recorded uses have overtaken. What fails is found again by the next
+    /// sweep, and nothing is carried out against a recorded use.
     pub async fn settle(&self, overtaken: &[TokenId]) {
         for &id in overtaken {
             let ctx = Context { actor: Actor::System, now: self.clock.now(), client: None };

@@ -20,7 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod drive;
+mod fill;
+mod flush;
 mod hpack;
+mod millions;
 #[path = "../../tests/support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
@@ -36,6 +39,8 @@ use side::Side;
 
 /// How many tokens the ordinary load draws from.
 const TOKENS: usize = 100_000;
+/// The part that takes half an hour and 20 GB: only where it is asked for.
+const MILLIONS: &str = "millions";
 /// How many the large store has.
 const MANY: usize = 1_000_000;
 
@@ -113,16 +118,27 @@ impl Stand {
         stand
     }
 
+    /// Whether a part is to be measured.
+    fn wants(&self, part: &str) -> bool {
+        let only = &self.options.only;
+        (only.is_empty() && part != MILLIONS) || only.iter().any(|only| only == part)
+    }
+
     /// Starts Portcullis over the database at `url`.
     fn server(&self, url: &str) -> Side {
         self.server_of(&self.options.server, url)
     }
 
     fn server_of(&self, program: &Path, url: &str) -> Side {
+        self.server_with(program, url, &[])
+    }
+
+    fn server_with(&self, program: &Path, url: &str, flags: &[&str]) -> Side {
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"])
             .args(["--cache-capacity", &(2 * MANY).to_string()])
+            .args(flags)
             .current_dir(self.home.path())
             .env_clear()
             .env("PORTCULLIS_DATABASE_URL", url)

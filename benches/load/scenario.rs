@@ -11,27 +11,57 @@ use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, U
 use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
-use super::{Stand, TOKENS};
+use super::{MILLIONS, Stand, TOKENS, flush, millions};
 
 const CLIENT_IP: &str = "198.51.100.23";
-const READ: &str = "transactions.read";
+pub const READ: &str = "transactions.read";
 const GUARDED: &str = "cards.reveal";
 /// The constant answer's.
 const BARE_ID: &str = "tok_0000000000000000000000";
 /// Of an allow: two numbers, the message, two ids, the scope and the entry, each with its heads.
 const ANSWER: usize = 2 + 2 + (2 + 8) + 2 * (2 + 26) + (2 + 17) + (2 + 15);
 const CONNECTIONS: usize = 8;
-const UNARY: Plan = Plan::Unary { under_way: 32 };
+pub const UNARY: Plan = Plan::Unary { under_way: 32 };
 const BATCH: Plan = Plan::Batch { under_way: 2, size: 100 };
 const STREAM: Plan = Plan::Stream { under_way: 256 };
 /// Forged tokens a second beside the ordinary load.
 const FORGED: u64 = 20_000;
 
-type Result<T> = std::result::Result<T, String>;
+pub type Result<T> = std::result::Result<T, String>;
+
+type Apart = fn(&Arc<Stand>, &mut Report) -> Result<()>;
 
 /// Measures everything that was asked for.
 pub fn run(stand: &Arc<Stand>) -> Report {
     let mut report = Report::default();
+    // Parts with stores of their own.
+    let apart: [(&str, Apart); 2] = [("flush", flush::measure), (MILLIONS, millions::measure)];
+    for (name, part) in apart {
+        if stand.wants(name)
+            && let Err(why) = part(stand, &mut report)
+        {
+            report.failed(name, &why);
+        }
+    }
+    side_by_side(stand, &mut report);
+    report
+}
+
+/// What is measured over one store of 100,000 tokens.
+fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
+    let mut parts: Vec<(&str, Part<'_>)> = vec![
+        ("unary", Scene::unary),
+        ("recording", Scene::recording),
+        ("h2load", Scene::h2load),
+        ("latency", Scene::latency),
+        ("misses", Scene::misses),
+        ("forged", Scene::forged),
+        ("many", Scene::many),
+    ];
+    parts.retain(|(name, _)| stand.wants(name));
+    if parts.is_empty() {
+        return;
+    }
     let url = stand.cluster.database();
     stand.execute(&url, "CREATE EXTENSION pg_stat_statements");
     let ours = stand.server(&url);
@@ -53,26 +83,14 @@ pub fn run(stand: &Arc<Stand>) -> Report {
         }
     };
     let scene = Scene { stand, url: &url, ours, bare: other, seeded, questions, other_questions };
-    let parts: [(&str, Part<'_>); 7] = [
-        ("unary", Scene::unary),
-        ("recording", Scene::recording),
-        ("h2load", Scene::h2load),
-        ("latency", Scene::latency),
-        ("misses", Scene::misses),
-        ("forged", Scene::forged),
-        ("many", Scene::many),
-    ];
     for (name, part) in parts {
-        let wanted =
-            stand.options.only.is_empty() || stand.options.only.iter().any(|only| only == name);
-        if wanted && let Err(why) = part(&scene, &mut report) {
+        if let Err(why) = part(&scene, report) {
             report.failed(name, &why);
         }
     }
-    report
 }
 
-fn questions(
+pub fn questions(
     seeded: &Seeded,
     tokens: Arc<[Token]>,
     expected: Expected,
@@ -93,9 +111,21 @@ fn questions(
     }
 }
 
+/// As much as goes, for a turn.
+pub fn load(stand: &Stand, questions: Questions, plan: Plan) -> Load {
+    Load {
+        questions,
+        plan,
+        connections: CONNECTIONS,
+        lasting: stand.options.turn,
+        rate: None,
+        most: u64::MAX,
+    }
+}
+
 /// In no order that a server could know: tokens that are asked for together were not stored together,
 /// nor read together into its memory.
-fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
+pub fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
     let mut tokens = tokens.to_vec();
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     for place in (1..tokens.len()).rev() {
@@ -108,7 +138,7 @@ fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
 }
 
 /// Asks for `count` tokens from the `first` on, each once.
-fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
+pub fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
     const SIZE: usize = 500;
     let load = Load {
         questions: Questions { once: Some(first), ..questions.clone() },
@@ -136,14 +166,7 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     fn load(&self, plan: Plan) -> Load {
-        Load {
-            questions: self.questions.clone(),
-            plan,
-            connections: CONNECTIONS,
-            lasting: self.stand.options.turn,
-            rate: None,
-            most: u64::MAX,
-        }
+        load(self.stand, self.questions.clone(), plan)
     }
 
     /// The same for the other side.
@@ -248,7 +271,7 @@ impl Scene<'_> {
         let turns = self.turns(|| {
             // It checks the HTTP status only; that each answer was an allow, the server's own count
             // says. What is under way at the end may be decided without being counted by it.
-            let count = || self.ours.metric("decisions_total{reason=\"ALLOWED\"}");
+            let count = || self.ours.metric::<u64>("decisions_total{reason=\"ALLOWED\"}");
             let before = count();
             let ours = run(&self.ours)?;
             let decided = (count() - before) as f64;
@@ -304,9 +327,9 @@ impl Scene<'_> {
         };
         // Opens the connections and prepares the statement.
         drive::run(&server, &load(0, 1_000))?;
-        let (misses, trips) = (server.metric("cache_misses_total"), proxy.trips());
+        let (misses, trips) = (server.metric::<u64>("cache_misses_total"), proxy.trips());
         let outcome = drive::run(&server, &load(1_000, MISSES))?;
-        let misses = server.metric("cache_misses_total") - misses;
+        let misses = server.metric::<u64>("cache_misses_total") - misses;
         let trips = proxy.trips() - trips;
         if misses != MISSES {
             return Err(format!("{misses} misses, where {MISSES} were meant"));
@@ -341,7 +364,7 @@ impl Scene<'_> {
                 Ok((ordinary?, other.join().map_err(|_| "a thread panicked")??))
             })
         };
-        let reads = || self.ours.metric("cache_misses_total");
+        let reads = || self.ours.metric::<u64>("cache_misses_total");
         let statements = || self.stand.number(self.url, FACTS_READ);
         let before = (reads(), statements());
         let turns = self.turns(|| Ok((beside(&forged)?, beside(&denied)?)))?;
@@ -425,7 +448,7 @@ const FACTS_READ: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_st
     AND query LIKE 'SELECT t.account_id, t.kind, t.digest%'";
 
 /// Each figure's median.
-fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
+pub fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
     let outcomes: Vec<Outcome> = outcomes.collect();
     let of = |figure: fn(&Outcome) -> f64| median(outcomes.iter().map(figure));
     Outcome {
@@ -436,6 +459,6 @@ fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
     }
 }
 
-fn said(outcome: &Outcome) -> String {
+pub fn said(outcome: &Outcome) -> String {
     format!("{:.0}/s (p50 {:.0}, p99 {:.0} us)", outcome.rate, outcome.median, outcome.p99)
 }

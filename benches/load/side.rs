@@ -1,10 +1,12 @@
 //! The servers that are measured: children of this process, ended with it.
 
+use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// How long a start may take.
@@ -73,7 +75,7 @@ impl Side {
     }
 
     /// A number of its `/metrics`, such as `cache_misses_total`.
-    pub fn metric(&self, name: &str) -> u64 {
+    pub fn metric<N: FromStr<Err: Debug>>(&self, name: &str) -> N {
         let mut socket = TcpStream::connect(self.http).expect("its HTTP");
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let ask = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -83,7 +85,7 @@ impl Side {
         let prefix = format!("portcullis_{name} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
         let line = line.unwrap_or_else(|| panic!("no metric {name} in {text}"));
-        line.trim().parse().expect("a whole number")
+        line.trim().parse().expect("such a number")
     }
 }
 

@@ -74,8 +74,6 @@ impl Sweeper {
         let mut swept = Swept::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
-        let overtaken = self.store.overtaken_tokens(BATCH).await?;
-        self.usage.settle(&overtaken).await;
         match self.settings.mode {
             Mode::Observe => self.withdraw(&mut swept).await?,
             Mode::Enforce => {
@@ -111,8 +109,13 @@ impl Sweeper {
         let now = self.clock.now();
         let idle = self.store.idle_tokens(self.settings.idle_before(now), BATCH).await?;
         swept.more |= idle.len() == BATCH as usize;
+        // Somebody recorded a use and did not get to settle it.
+        let (overtaken, idle): (Vec<_>, Vec<_>) =
+            idle.iter().partition(|token| token.subject.is_overtaken());
+        let overtaken: Vec<TokenId> = overtaken.into_iter().map(|token| token.id).collect();
+        self.usage.settle(&overtaken).await;
         let (due, deferred): (Vec<_>, Vec<_>) =
-            idle.iter().partition(|token| token.subject.due(&self.settings, now).is_some());
+            idle.into_iter().partition(|token| token.subject.due(&self.settings, now).is_some());
         for token in due {
             let announced = self
                 .step(token.id, async |ctx, catalog| {

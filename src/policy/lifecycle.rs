@@ -296,6 +296,11 @@ impl Subject {
         }
     }
 
+    /// Whether recorded use ends or shrinks anything that is announced.
+    pub fn is_overtaken(&self) -> bool {
+        self.announced.iter().any(|action| self.overtaken(action) != Overtaken::No)
+    }
+
     /// Everything not announced yet that would happen if nobody used the token any more, in the
     /// order of the notices.
     pub fn forecast(&self, settings: &Settings, now: Timestamp) -> Vec<Forecast> {

@@ -212,10 +212,6 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// recorded use has overtaken: hand each to [`Self::settle_uses`].
     async fn record_uses(&self, uses: &[Use]) -> Result<Vec<TokenId>>;
 
-    /// Tokens that [`Self::record_uses`] told somebody of who did not get to settle them; at most
-    /// `limit`.
-    async fn overtaken_tokens(&self, limit: u32) -> Result<Vec<TokenId>>;
-
     /// Ends or shrinks the announced actions that recorded use has overtaken, and takes back their
     /// notices. `false`, and no record, where there was nothing to do.
     async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool>;
@@ -231,7 +227,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     ) -> Result<Result<bool, Gone>>;
 
     /// Active tokens that may be idle since `before` or longer, the longest first: candidates for
-    /// [`Self::announce`], or for [`Self::defer`] where their subject says that nothing is due.
+    /// [`Self::announce`], or for [`Self::defer`] where their subject says that nothing is due. Before
+    /// all others those that [`Self::record_uses`] told somebody of who did not get to settle them.
     async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
 
     /// Computes anew since when these tokens are idle, so that [`Self::idle_tokens`] does not find

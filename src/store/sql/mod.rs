@@ -181,10 +181,6 @@ impl Store for Handle {
         self.within(usage::record(self, uses)).await
     }
 
-    async fn overtaken_tokens(&self, limit: u32) -> Result<Vec<TokenId>> {
-        self.within(usage::overtaken(self, limit)).await
-    }
-
     async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool> {
         self.within(usage::settle_uses(self, ctx, id)).await
     }

@@ -17,7 +17,7 @@ use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState};
 use crate::store::error::Unreadable;
 use crate::store::{Context, NewToken, NoSuchAccount, Page, Result, Token, TokenFilter, Touched};
 
-pub(super) use row::{Row, SELECT, grant, row};
+pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
 
 /// Each part by its key: the token, its scopes, and its live actions, a row for each.
 const SELECT_FACTS: &str = "\
@@ -182,10 +182,7 @@ pub(super) async fn list(
     if !filter.deleted {
         query.push(" AND t.delete_time IS NULL");
     }
-    if let Some(after) = page.after {
-        query.push(" AND t.token_id > ").push_bind(after.0);
-    }
-    query.push(" ORDER BY t.token_id LIMIT ").push_bind(i64::from(page.limit));
+    page_of_tokens(&mut query, page);
 
     let mut tx = store.read_steadily().await?;
     let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *tx).await?;

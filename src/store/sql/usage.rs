@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::change::Changing;
-use super::lifecycle::{Locked, settle};
+use super::lifecycle::{Locked, UNSETTLED, idle_since, settle};
 use super::token::SELECT;
 use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
 use crate::policy::id::TokenId;
@@ -51,16 +51,11 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
             query.build_query_scalar().persistent(false).fetch_all(&mut *tx).await?;
         overtaken.extend(found.into_iter().map(TokenId));
     }
+    // Where nobody gets to settle them, the next sweep finds them.
+    let unsettled: Vec<_> = overtaken.iter().map(|&id| (id, Some(UNSETTLED))).collect();
+    bulk::set_idle(&mut tx, &unsettled).await?;
     tx.commit().await?;
     Ok(overtaken)
-}
-
-/// Tokens with an action that recorded use has overtaken, and nobody has settled yet.
-pub(super) async fn overtaken(store: &Handle, limit: u32) -> Result<Vec<TokenId>> {
-    let mut query = QueryBuilder::new(SELECT_OVERTAKEN);
-    query.push(" ORDER BY p.token_id LIMIT ").push_bind(i64::from(limit));
-    let ids: Vec<Uuid> = query.build_query_scalar().fetch_all(store.read()).await?;
-    Ok(ids.into_iter().map(TokenId).collect())
 }
 
 /// Ends and shrinks what recorded use has overtaken. Whether there was anything.
@@ -139,7 +134,7 @@ pub(super) async fn defer(store: &Handle, ids: &[TokenId]) -> Result<()> {
         for row in rows {
             let live = live.remove(&row.id()).unwrap_or_default();
             let announced = live.iter().map(LiveAction::announced).collect();
-            idle.push((row.id(), row.subject(announced)?.idle_since()));
+            idle.push((row.id(), idle_since(&row.subject(announced)?)));
         }
     }
     bulk::set_idle(&mut tx, &idle).await?;

@@ -3,6 +3,7 @@
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{Settings, Takes};
 use portcullis::policy::scope::ScopeId;
+use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{CarriedOut, Gone, StoreError, Use};
 use uuid::Uuid;
@@ -186,18 +187,26 @@ async fn what_nobody_settled_is_found_again(f: Fixture) {
     let s = Stage::new(f).await;
     let [a, b] = [s.token(TokenKind::ReadOnly, &[]).await, s.token(TokenKind::ReadOnly, &[]).await];
     let (first, second) = (s.noticed(a, 38).await, s.noticed(b, 38).await);
-    assert!(s.store.overtaken_tokens(10).await.unwrap().is_empty());
+    let first_of = async |limit| {
+        let idle = s.store.idle_tokens(Timestamp(i64::MIN), limit).await.unwrap();
+        assert!(idle.iter().all(|token| token.subject.is_overtaken()));
+        idle.into_iter().map(|token| token.id).collect::<Vec<_>>()
+    };
+    assert_eq!(first_of(10).await, []);
     // It was late, too: older than the notice, and newer than what the notice rests on.
     assert!(s.record(a, READ, 37).await && s.record(b, READ, 44).await);
-    assert_eq!(s.store.overtaken_tokens(10).await.unwrap(), [a, b]);
-    assert_eq!(s.store.overtaken_tokens(1).await.unwrap(), [a]);
+    assert_eq!(first_of(10).await, [a, b]);
+    // Looked at by anybody who settles nothing, they stay so.
+    s.store.defer(&[a, b]).await.unwrap();
+    assert_eq!(s.announce(a, 99).await, None);
+    assert_eq!((first_of(10).await, first_of(1).await), (vec![a, b], vec![a]));
     assert!(s.store.settle_uses(&on(45), b).await.unwrap());
     // Carrying out finds the other one itself.
     assert_eq!(s.carry_out(first.id, 45).await, CarriedOut::Cancelled);
     assert_eq!(s.last_event().await, "lifecycle.cancel");
     assert_eq!(s.carry_out(second.id, 45).await, CarriedOut::Gone);
     assert_eq!((s.idle(a).await, s.idle(b).await), (Some(day(37)), Some(day(44))));
-    assert!(s.store.overtaken_tokens(10).await.unwrap().is_empty());
+    assert_eq!(first_of(10).await, []);
     s.f.check_record().await;
 }
 

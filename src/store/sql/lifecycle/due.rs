@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::super::token::{Row, SELECT};
+use super::super::token::{Row, SELECT, page_of_tokens};
 use super::super::{Db, Handle, QueryBuilder, usage};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Mode, Settings};
@@ -35,10 +35,7 @@ pub(in super::super) async fn subjects(
     if let Some(only) = only {
         query.push(" AND t.account_id = ").push_bind(only.0);
     }
-    if let Some(after) = page.after {
-        query.push(" AND t.token_id > ").push_bind(after.0);
-    }
-    query.push(" ORDER BY t.token_id LIMIT ").push_bind(i64::from(page.limit));
+    page_of_tokens(&mut query, page);
     read(store, query).await
 }
 

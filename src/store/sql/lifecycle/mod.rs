@@ -19,8 +19,8 @@
 //! *A use against the notice.* The recording either takes the row first: then the announcement reads
 //! the use and plans with it. Or it takes it second: then its look for overtaken actions begins after
 //! the announcement was committed and finds the new action, whose basis is older than the use, and the
-//! caller settles it. If the caller dies in between, the use is on record; `overtaken` finds the token
-//! again at the next sweep, and carrying out would find it at the latest. Nothing is lost in either
+//! caller settles it. If the caller dies in between, the use is on record; the next sweep finds the
+//! token before all idle ones ([`UNSETTLED`]), and carrying out would find it at the latest. Nothing is lost in either
 //! order, and a use that was recorded late cancels like one that was recorded at once, since it is
 //! compared with the basis and not with the time of the notice.
 //!
@@ -137,7 +137,7 @@ impl Locked {
     /// Stores since when it is idle, as it stands now.
     async fn set_idle(&self, connection: &mut Connection) -> Result<()> {
         let active = self.state == TokenState::Active;
-        let since = self.subject.idle_since().filter(|_| active);
+        let since = idle_since(&self.subject).filter(|_| active);
         bulk::set_idle(connection, &[(self.id, since)]).await
     }
 
@@ -152,6 +152,15 @@ impl Locked {
             after: None,
         }
     }
+}
+
+/// Stored as the instant since when a token is idle whose announced actions recorded use has overtaken:
+/// before all others, until somebody settles them.
+pub(super) const UNSETTLED: Timestamp = Timestamp(i64::MIN);
+
+/// Since when a token is idle, as it is stored.
+pub(super) fn idle_since(subject: &Subject) -> Option<Timestamp> {
+    if subject.is_overtaken() { Some(UNSETTLED) } else { subject.idle_since() }
 }
 
 fn announced(live: &[PendingAction]) -> Vec<Announced> {

@@ -12,7 +12,7 @@ use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{Grant, TokenState};
 use crate::store::error::Unreadable;
-use crate::store::{IdleToken, PendingAction, Result, Token};
+use crate::store::{IdleToken, Page, PendingAction, Result, Token};
 
 /// A token's row, its scopes, and its uses.
 #[derive(FromRow)]
@@ -45,6 +45,16 @@ pub(in super::super) const SELECT: &str = "\
         (SELECT string_agg(CAST(x.scope_id AS TEXT) || ':' || CAST(x.last_use AS TEXT), ',') \
          FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses \
     FROM token t JOIN token_use u ON u.token_id = t.token_id WHERE 1 = 1";
+
+/// Ends [`SELECT`] with a page of tokens, the oldest first. Both tables are told where it begins: else
+/// Postgres may read one of them from its own beginning, for each page again.
+pub(in super::super) fn page_of_tokens(query: &mut QueryBuilder, page: Page<TokenId>) {
+    if let Some(after) = page.after {
+        query.push(" AND t.token_id > ").push_bind(after.0);
+        query.push(" AND u.token_id > ").push_bind(after.0);
+    }
+    query.push(" ORDER BY t.token_id LIMIT ").push_bind(i64::from(page.limit));
+}
 
 /// The row of one token, of `only` where given.
 pub(in super::super) async fn row(
