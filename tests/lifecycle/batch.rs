@@ -152,7 +152,7 @@ impl Batch {
     }
 
     async fn everybody(&mut self) -> Vec<Did> {
-        if self.observe && self.rng.percent(35) || self.rng.percent(2) {
+        if self.observe && self.rng.percent(35) || self.rng.percent(7) {
             self.observe = !self.observe;
             let settings = settings(self.observe);
             if self.rng.percent(50) {
