@@ -110,6 +110,13 @@ fn a_lifecycle_can_be_tried_in_seconds() {
 }
 
 #[test]
+fn a_kill_loses_little_use() {
+    assert!(resolve(&["--usage-flush-interval", "1m"]).is_ok());
+    let error = resolve(&["--usage-flush-interval", "61s"]).unwrap_err();
+    assert!(error.contains("--usage-flush-interval: 61s is longer than 1m"), "{error}");
+}
+
+#[test]
 fn every_fault_of_lifecycle_and_mail_is_told_at_once() {
     let flags = "--lifecycle-mode lax --lifecycle-window 7d --lifecycle-notice 7d \
                  --lifecycle-sweep-interval 0s --deleted-retention 90 --usage-flush-interval 1x \
