@@ -28,77 +28,76 @@ use super::{Stand, TOKENS};
 /// Rounds of each figure. A round announces and carries out 200 at most, so these end what is due.
 const ROUNDS: u32 = fill::DUE / 200;
 
-/// Median time of a round, in milliseconds, and the rows of all rounds that Postgres read.
+/// What one of them took, and how many rows Postgres read for it.
 struct Cost {
     millis: f64,
     rows: f64,
 }
 
-/// Everything of one store.
-struct Sized {
-    busy: Cost,
-    idle: Cost,
-    standing: Cost,
-    /// Of all tokens: seconds, or what was answered instead; and of one account's.
-    preview: std::result::Result<f64, String>,
+/// Of all tokens: seconds, or what was answered instead; of one account's; and decisions a second.
+struct Previews {
+    whole: std::result::Result<f64, String>,
     of_one: f64,
-    /// Decisions beside a preview, over decisions alone.
+    alone: f64,
     beside: f64,
 }
 
 /// Measures both.
 pub fn measure(stand: &Arc<Stand>, report: &mut Report) -> Result<()> {
-    let small = sized(stand, 1_000_000)?;
-    let large = sized(stand, 10_000_000)?;
-    let mut compare = |what: &str, of: fn(&Sized) -> &Cost| {
-        let (large, small) = (of(&large), of(&small));
-        let millis = |cost: &Cost| format!("{:.1} ms", cost.millis);
-        let ratio = large.millis / small.millis;
-        report.add(what, millis(large), millis(small), ratio, Target::AtMost(1.5));
-        let rows = |cost: &Cost| format!("{:.0} rows", cost.rows);
-        let (what, ratio) = (format!("{what}, rows read"), large.rows / small.rows);
-        report.add(&what, rows(large), rows(small), ratio, Target::AtMost(1.5));
-    };
-    compare("a round with 400 things due, 10 million tokens over 1 million", |sized| &sized.busy);
-    compare("a round with nothing due", |sized| &sized.idle);
-    compare("reading how the lifecycle stands", |sized| &sized.standing);
-    let said = |sized: &Sized| match &sized.preview {
-        Ok(seconds) => format!("{seconds:.1} s"),
-        Err(told) => told.clone(),
-    };
-    report.add("a preview of all", said(&large), said(&small), f64::NAN, Target::None);
-    let millis = |sized: &Sized| format!("{:.1} ms", sized.of_one * 1e3);
-    let ratio = large.of_one / small.of_one;
-    report.add("a preview of one account", millis(&large), millis(&small), ratio, Target::None);
-    for (sized, count) in [(&small, "a million"), (&large, "ten million")] {
+    let small = Filled::new(stand, 1_000_000);
+    let large = Filled::new(stand, 10_000_000);
+    for (name, what) in [
+        ("a round with 400 things due, 10 million tokens over 1 million", What::Due),
+        ("a round with nothing due", What::NothingDue),
+        ("reading how the lifecycle stands", What::Standing),
+    ] {
+        let turns: Vec<_> =
+            (0..ROUNDS).map(|_| (large.cost(stand, what), small.cost(stand, what))).collect();
+        for (unit, of) in [("ms", (|cost| cost.millis) as fn(&Cost) -> f64), ("rows", |c| c.rows)] {
+            let ours = median(turns.iter().map(|(large, _)| of(large)));
+            let other = median(turns.iter().map(|(_, small)| of(small)));
+            let said = |figure: f64| format!("{figure:.1} {unit}");
+            report.add(name, said(ours), said(other), ours / other, Target::AtMost(1.5));
+        }
+    }
+    for (filled, count) in [(&small, "a million"), (&large, "ten million")] {
+        let side = stand.server(&filled.url);
+        let Previews { whole, of_one, alone, beside } = previews(stand, &side, &filled.seeded)?;
+        let whole = whole.map_or_else(|told| told, |seconds| format!("{seconds:.1} s"));
+        let of_one = format!("one account's {:.1} ms", of_one * 1e3);
+        report.add(&format!("a preview of {count}"), whole, of_one, f64::NAN, Target::None);
         let what = format!("Authorize beside a preview of {count}, over alone");
-        report.add(&what, String::new(), String::new(), sized.beside, Target::None);
+        let rate = |rate: f64| format!("{rate:.0}/s");
+        report.add(&what, rate(beside), rate(alone), beside / alone, Target::None);
     }
     Ok(())
 }
 
-fn sized(stand: &Arc<Stand>, count: u32) -> Result<Sized> {
-    let url = stand.cluster.database();
-    let seeded = {
-        let side = stand.server(&url);
-        stand.seed(&side, &url, TOKENS)
-    };
-    eprintln!("storing {count} tokens");
-    stand.runtime.block_on(fill::fill(&url, count));
-    let cost = |rounds, what| {
-        stand.execute(&url, "SELECT pg_stat_reset()");
-        let millis = stand.runtime.block_on(repeat(&url, rounds, what));
+/// A store with so many tokens, and those among them that can be asked about.
+struct Filled {
+    url: String,
+    seeded: Seeded,
+}
+
+impl Filled {
+    fn new(stand: &Arc<Stand>, count: u32) -> Self {
+        let url = stand.cluster.database();
+        let seeded = {
+            let side = stand.server(&url);
+            stand.seed(&side, &url, TOKENS)
+        };
+        eprintln!("storing {count} tokens");
+        stand.runtime.block_on(fill::fill(&url, count));
+        Self { url, seeded }
+    }
+
+    fn cost(&self, stand: &Stand, what: What) -> Cost {
+        stand.execute(&self.url, "SELECT pg_stat_reset()");
+        let millis = stand.runtime.block_on(once(&self.url, what));
         // Sessions have ended, and with that have told what they read.
         std::thread::sleep(Duration::from_millis(500));
-        eprintln!("{count} tokens: {millis:.1?} ms");
-        Cost { millis: median(millis), rows: stand.number(&url, ROWS_READ) as f64 }
-    };
-    let busy = cost(ROUNDS, What::Due);
-    let idle = cost(ROUNDS, What::NothingDue);
-    let standing = cost(ROUNDS, What::Standing);
-    let side = stand.server(&url);
-    let (preview, of_one, beside) = previews(stand, &side, &seeded)?;
-    Ok(Sized { busy, idle, standing, preview, of_one, beside })
+        Cost { millis, rows: stand.number(&self.url, ROWS_READ) as f64 }
+    }
 }
 
 const ROWS_READ: &str = "\
@@ -112,8 +111,8 @@ enum What {
     Standing,
 }
 
-/// How long each took, in milliseconds.
-async fn repeat(url: &str, rounds: u32, what: What) -> Vec<f64> {
+/// How long it took, in milliseconds.
+async fn once(url: &str, what: What) -> f64 {
     let store = PostgresStore::connect(url, PostgresOptions::default()).await.expect("the store");
     let store: Arc<dyn Store> = Arc::new(store);
     let clock = Arc::new(Clock::starting_at(store.now().await.expect("a time")));
@@ -140,23 +139,18 @@ async fn repeat(url: &str, rounds: u32, what: What) -> Vec<f64> {
         retention: Duration::from_secs(90 * 24 * 60 * 60),
         queued: Arc::default(),
     };
-    let mut took = Vec::new();
-    for _ in 0..rounds {
-        let began = Instant::now();
-        if what == What::Standing {
-            standing.run_once().await.expect("the store");
-        } else {
-            let swept = sweeper.run_once().await.expect("a round");
-            let due = if what == What::Due { fill::DUE / ROUNDS } else { 0 };
-            assert_eq!((swept.announced, swept.carried_out), (due, due), "{swept:?}");
-        }
-        took.push(began.elapsed().as_secs_f64() * 1e3);
+    let began = Instant::now();
+    if what == What::Standing {
+        standing.run_once().await.expect("the store");
+    } else {
+        let swept = sweeper.run_once().await.expect("a round");
+        let due = if what == What::Due { fill::DUE / ROUNDS } else { 0 };
+        assert_eq!((swept.announced, swept.carried_out), (due, due), "{swept:?}");
     }
+    let took = began.elapsed();
     store.close().await;
-    took
+    took.as_secs_f64() * 1e3
 }
-
-type Previews = (std::result::Result<f64, String>, f64, f64);
 
 /// Previews of all and of one account, and what decisions lose beside the former.
 fn previews(stand: &Arc<Stand>, side: &Side, seeded: &Seeded) -> Result<Previews> {
@@ -169,21 +163,22 @@ fn previews(stand: &Arc<Stand>, side: &Side, seeded: &Seeded) -> Result<Previews
         let told = stand.runtime.block_on(preview(side, &stand.operator, account));
         told.map(|()| began.elapsed().as_secs_f64())
     };
-    let mut beside = Vec::new();
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..stand.options.rounds {
-        let alone = drive::run(side, &turn)?;
+        alone.push(drive::run(side, &turn)?.rate);
         let busy = std::thread::scope(|scope| {
             scope.spawn(|| ask(String::new()));
             drive::run(side, &turn)
         })?;
-        beside.push(busy.rate / alone.rate);
+        beside.push(busy.rate);
     }
     // Those had decisions beside them.
     let whole = ask(String::new());
     let of_one: Vec<f64> = (1..=stand.options.rounds)
         .map(|n| ask(fill::account(n as u32)))
         .collect::<std::result::Result<_, _>>()?;
-    Ok((whole, median(of_one), median(beside)))
+    let [of_one, alone, beside] = [of_one, alone, beside].map(median);
+    Ok(Previews { whole, of_one, alone, beside })
 }
 
 async fn preview(side: &Side, operator: &str, account_id: String) -> Result<()> {

@@ -51,9 +51,11 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
             query.build_query_scalar().persistent(false).fetch_all(&mut *tx).await?;
         overtaken.extend(found.into_iter().map(TokenId));
     }
-    // Where nobody gets to settle them, the next sweep finds them.
-    let unsettled: Vec<_> = overtaken.iter().map(|&id| (id, Some(UNSETTLED))).collect();
-    bulk::set_idle(&mut tx, &unsettled).await?;
+    if !overtaken.is_empty() {
+        // Where nobody gets to settle them, the next sweep finds them.
+        let unsettled: Vec<_> = overtaken.iter().map(|&id| (id, Some(UNSETTLED))).collect();
+        bulk::set_idle(&mut tx, &unsettled).await?;
+    }
     tx.commit().await?;
     Ok(overtaken)
 }
