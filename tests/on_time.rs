@@ -23,6 +23,7 @@ use support::mime::Received;
 use support::postgres;
 use support::server::{Server, Setup};
 use support::smtp::Sink;
+use tokio::sync::Mutex;
 
 const WINDOW: Duration = Duration::from_secs(20);
 const NOTICE: Duration = Duration::from_secs(6);
@@ -31,7 +32,7 @@ const LATE: Duration = Duration::from_secs(1);
 /// Longer than any of this takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks, and between two uses of a token that is in use.
-const PAUSE: Duration = Duration::from_millis(25);
+const PAUSE: Duration = Duration::from_millis(100);
 const BETWEEN_USES: Duration = Duration::from_millis(300);
 
 const HERE: &str = "192.0.2.1";
@@ -95,7 +96,7 @@ impl Stage {
         let server = setup
             .flag("--lifecycle-window", "20s")
             .flag("--lifecycle-notice", "6s")
-            .flag("--lifecycle-sweep-interval", "200ms")
+            .flag("--lifecycle-sweep-interval", "100ms")
             .flag("--usage-flush-interval", "100ms")
             .flag("--mail-from", "portcullis@example.test")
             .flag("--mail-rate", "1000")
@@ -298,7 +299,11 @@ fn since_epoch(time: Option<Timestamp>) -> Duration {
     Duration::new(time.seconds.try_into().unwrap(), time.nanos.try_into().unwrap())
 }
 
+/// One after the other: beside each other they would take each other's time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 async fn everything_is_on_time(setup: Setup) {
+    let _turn = TURN.lock().await;
     let stage = Stage::new(setup).await;
     let reader = stage.token(TokenKind::ReadWrite, &[]).await;
     let specialist = stage.token(TokenKind::Custom, &[READ, WRITE, REVEAL]).await;
