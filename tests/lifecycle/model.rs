@@ -43,6 +43,8 @@ pub(crate) struct Mail {
     pub(crate) state: MailState,
     pub(crate) id: Option<Uuid>,
     tried: Option<(Time, Fate)>,
+    /// Whether its address was refused, and not accepted since.
+    failing: bool,
 }
 
 /// An account. See the module.
@@ -132,6 +134,7 @@ impl Model {
                 state: MailState::Queued,
                 id: None,
                 tried: None,
+                failing: false,
             });
         }
     }
@@ -287,6 +290,7 @@ impl Model {
                         Some(mail) if mail.state == MailState::Withdrawn => {
                             mail.state = MailState::Queued;
                             mail.tried = None;
+                            mail.failing = false;
                         }
                         Some(_) => {}
                         None => self.queue(&about, std::slice::from_ref(admin)),
@@ -294,7 +298,18 @@ impl Model {
                 }
             }
         }
+        self.give_up();
         self.queue(&About::Admins, &everybody.into_iter().collect::<Vec<_>>());
+    }
+
+    /// Nobody goes on telling a former admin whose address is refused.
+    fn give_up(&mut self) {
+        let admins = &self.admins;
+        let mails = self.mails.iter_mut();
+        mails
+            .filter(|mail| mail.failing && mail.state == MailState::Queued)
+            .filter(|mail| !admins.contains(&mail.to))
+            .for_each(|mail| mail.state = MailState::Withdrawn);
     }
 
     /// One attempt to send a mail that `is` it where its id is not known yet.
@@ -326,6 +341,10 @@ impl Model {
         mail.tried = Some((now, fate));
         if fate == Fate::Accepted {
             mail.state = MailState::Accepted(now);
+        }
+        if fate == Fate::Refused {
+            mail.failing = true;
+            self.give_up();
         }
         Ok(())
     }
