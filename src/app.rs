@@ -311,8 +311,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         }
         return;
     };
-    let timeout = settings.mail.timeout;
-    let limits = Limits { connect: timeout, command: timeout };
+    let limits = Limits::each(settings.mail.timeout);
     let RelaySettings { endpoint, authorities, sender } = relay.clone();
     let outbox = Outbox {
         store: store.clone(),
@@ -326,7 +325,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
             max: settings.mail.retry_max,
             refused: settings.mail.refused_retry,
         },
-        lease: CLAIM,
+        claim: CLAIM,
         queued: queued.clone(),
         public_url: settings.mail.public_url.clone(),
     };

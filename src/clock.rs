@@ -33,17 +33,9 @@ impl Clock {
         Self { runs: false, ..Self::starting_at(now) }
     }
 
-    fn elapsed(&self) -> i64 {
-        if self.runs {
-            i64::try_from(self.origin.elapsed().as_micros()).unwrap_or(i64::MAX)
-        } else {
-            0
-        }
-    }
-
     /// The store's time now.
     pub fn now(&self) -> Timestamp {
-        Timestamp(self.elapsed().saturating_add(self.offset.load(Ordering::Relaxed)))
+        self.at(Stopwatch::start())
     }
 
     /// The store's time when `watch` was started, which spares looking at the clock once more.

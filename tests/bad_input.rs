@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use portcullis::grpc::proto::{
-    AuthorizeResponse, BatchAuthorizeResponse, Decision, ListAccountsRequest,
+    AuthorizeResponse, BatchAuthorizeResponse, CreateAccountRequest, Decision, ListAccountsRequest,
     ListAuditEventsRequest, ListTokensRequest, Reason, StreamAuthorizeResponse, TokenKind,
     batch_authorize_result, stream_authorize_response,
 };
@@ -404,6 +404,19 @@ async fn a_page_token_of_another_list_is_refused() {
             (status.code(), blamed(&status)),
             (Code::InvalidArgument, vec!["page_token".into()])
         );
+    }
+}
+
+/// Valid by the letter of RFC 5321, and of no use: no mail would ever reach them.
+#[tokio::test]
+async fn an_admin_is_somebody_who_can_be_mailed() {
+    let stage = Stage::set().await;
+    for email in ["\"a b\"@acme.example", "\"<b>\"@acme.example", "a@[192.0.2.1]", "a@b@c", "a"] {
+        let admin_emails = vec!["ann@acme.example".to_owned(), email.to_owned()];
+        let request = CreateAccountRequest { name: "Acme".to_owned(), admin_emails };
+        let status = stage.operator.accounts().create_account(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{email}");
+        assert!(status.message().starts_with("admin_emails[1]: "), "{status:?}");
     }
 }
 

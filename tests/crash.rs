@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 
 use portcullis::grpc::proto::{
     AuditEvent, Decision, DeleteTokenRequest, GetAccountRequest, GetTokenRequest,
-    ListAuditEventsRequest, ListTokensRequest, ManageWhitelistRequest, Reason,
-    SetAccountAdminsRequest, Token, TokenKind, TokenState, WhitelistReplacement,
+    ListTokensRequest, ManageWhitelistRequest, Reason, SetAccountAdminsRequest, Token, TokenKind,
+    TokenState, WhitelistReplacement,
 };
 use support::client::{Client, question};
 use support::postgres::Cluster;
@@ -187,25 +187,10 @@ async fn write_until_killed(server: &mut Server, kill: impl FnOnce(&mut Server))
     ledgers
 }
 
-async fn audit(client: &Client) -> Vec<AuditEvent> {
-    let mut events = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ListAuditEventsRequest { page_size: 1_000, page_token, ..Default::default() };
-        let page = client.tokens().list_audit_events(request).await.unwrap().into_inner();
-        events.extend(page.audit_events);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            events.reverse();
-            return events;
-        }
-    }
-}
-
 /// Compares what is there with what was answered, and takes note of what the unanswered changes did.
 async fn verify(server: &Server, ledgers: &mut [Ledger]) {
     let client = Client::operator(server).await;
-    let events = audit(&client).await;
+    let events = client.audit().await;
     for (at, event) in events.iter().enumerate() {
         assert_eq!(event.position, at as i64 + 1, "a position is missing or twice: {event:?}");
     }
@@ -413,6 +398,6 @@ async fn two_writers(server: &Server) {
     assert_eq!(BTreeSet::from_iter(list.entries), wanted);
     assert_eq!(list.version, 2 + 2 * ENTRIES as i64, "one version for each change, no more");
     let mine = |event: &AuditEvent| event.token_id == token.token_id;
-    let events = audit(&client).await.into_iter().filter(mine).count();
+    let events = client.audit().await.into_iter().filter(mine).count();
     assert_eq!(events, 2 + 2 * ENTRIES, "one event for each change, no more");
 }

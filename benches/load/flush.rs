@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::drive::{self, Outcome};
-use super::questions::{ALLOWED, Questions};
+use super::questions::Questions;
 use super::report::{Report, Target, median};
-use super::scenario::{READ, Result, UNARY, load, middle, questions, said, shuffled, warm};
+use super::scenario::{Result, UNARY, load, middle, said, warmed};
 use super::side::Side;
 use super::{Stand, TOKENS};
 
@@ -70,9 +70,7 @@ impl Case {
         let url = stand.cluster.database();
         let side = stand.server_with(&stand.options.server, &url, self.flags);
         let seeded = stand.seed(&side, &url, TOKENS);
-        let all = questions(&seeded, seeded.tokens.clone(), ALLOWED, READ);
-        warm(&side, &all, 0, TOKENS)?;
-        let all = Questions { tokens: shuffled(&all.tokens), ..all };
+        let all = warmed(&side, &seeded)?;
         let turns: Vec<Turn> =
             (0..self.rounds).map(|_| self.turn(stand, &side, &all)).collect::<Result<_>>()?;
 

@@ -18,9 +18,8 @@ use tokio::runtime::Handle;
 
 use super::drive;
 use super::fill;
-use super::questions::{ALLOWED, Questions};
 use super::report::{Report, Target, median};
-use super::scenario::{READ, Result, UNARY, load, questions, shuffled, warm};
+use super::scenario::{Result, UNARY, load, warmed};
 use super::seed::Seeded;
 use super::side::Side;
 use super::{Stand, TOKENS};
@@ -154,10 +153,7 @@ async fn once(url: &str, what: What) -> f64 {
 
 /// Previews of all and of one account, and what decisions lose beside the former.
 fn previews(stand: &Arc<Stand>, side: &Side, seeded: &Seeded) -> Result<Previews> {
-    let all = questions(seeded, seeded.tokens.clone(), ALLOWED, READ);
-    warm(side, &all, 0, TOKENS)?;
-    let all = Questions { tokens: shuffled(&all.tokens), ..all };
-    let turn = load(stand, all, UNARY);
+    let turn = load(stand, warmed(side, seeded)?, UNARY);
     let ask = |account: String| {
         let began = Instant::now();
         let told = stand.runtime.block_on(preview(side, &stand.operator, account));

@@ -14,7 +14,7 @@ use super::side::{Awake, Side};
 use super::{MILLIONS, Stand, TOKENS, flush, millions};
 
 const CLIENT_IP: &str = "198.51.100.23";
-pub const READ: &str = "transactions.read";
+const READ: &str = "transactions.read";
 const GUARDED: &str = "cards.reveal";
 /// The constant answer's.
 const BARE_ID: &str = "tok_0000000000000000000000";
@@ -66,10 +66,7 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
     stand.execute(&url, "CREATE EXTENSION pg_stat_statements");
     let ours = stand.server(&url);
     let seeded = stand.seed(&ours, &url, TOKENS);
-    let tokens = seeded.tokens.clone();
-    let questions = questions(&seeded, tokens, ALLOWED, READ);
-    warm(&ours, &questions, 0, TOKENS).expect("every token is allowed");
-    let questions = Questions { tokens: shuffled(&questions.tokens), ..questions };
+    let questions = warmed(&ours, &seeded).expect("every token is allowed");
     let (other, other_questions) = match &stand.options.against {
         None => (stand.bare(), Questions { constant_id: Some(BARE_ID), ..questions.clone() }),
         // Another build has a database of its own: each serves one process.
@@ -77,9 +74,8 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
             let url = stand.cluster.database();
             let side = stand.server_of(program, &url);
             let seeded = stand.seed(&side, &url, TOKENS);
-            let questions = self::questions(&seeded, seeded.tokens.clone(), ALLOWED, READ);
-            warm(&side, &questions, 0, TOKENS).expect("every token is allowed");
-            (side, Questions { tokens: shuffled(&questions.tokens), ..questions })
+            let questions = warmed(&side, &seeded).expect("every token is allowed");
+            (side, questions)
         }
     };
     let scene = Scene { stand, url: &url, ours, bare: other, seeded, questions, other_questions };
@@ -90,7 +86,7 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
     }
 }
 
-pub fn questions(
+fn questions(
     seeded: &Seeded,
     tokens: Arc<[Token]>,
     expected: Expected,
@@ -125,7 +121,7 @@ pub fn load(stand: &Stand, questions: Questions, plan: Plan) -> Load {
 
 /// In no order that a server could know: tokens that are asked for together were not stored together,
 /// nor read together into its memory.
-pub fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
+fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
     let mut tokens = tokens.to_vec();
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     for place in (1..tokens.len()).rev() {
@@ -137,8 +133,15 @@ pub fn shuffled(tokens: &[Token]) -> Arc<[Token]> {
     tokens.into()
 }
 
+/// Questions about all the tokens of a store, which are in memory by then.
+pub fn warmed(side: &Side, seeded: &Seeded) -> Result<Questions> {
+    let all = questions(seeded, seeded.tokens.clone(), ALLOWED, READ);
+    warm(side, &all, 0, TOKENS)?;
+    Ok(Questions { tokens: shuffled(&all.tokens), ..all })
+}
+
 /// Asks for `count` tokens from the `first` on, each once.
-pub fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
+fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
     const SIZE: usize = 500;
     let load = Load {
         questions: Questions { once: Some(first), ..questions.clone() },

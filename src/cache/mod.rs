@@ -12,8 +12,7 @@ mod tokens;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -81,8 +80,9 @@ pub struct Cache {
     /// Who may call.
     pub credentials: Credentials,
     catalog: ArcSwapOption<InForce>,
-    /// Whether nothing may be decided until everything was read anew.
-    suspended: AtomicBool,
+    /// Whether nothing may be decided until everything was read anew. Held while a catalogue is put in
+    /// force or taken away.
+    suspended: Mutex<bool>,
     keys: ArcSwap<KeyRing>,
     changes: Changes,
     store: Arc<dyn Store>,
@@ -104,7 +104,7 @@ impl Cache {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
             credentials: Credentials::new(store.live_credentials().await?),
             catalog: ArcSwapOption::empty(),
-            suspended: AtomicBool::new(false),
+            suspended: Mutex::new(false),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
             changes: Changes::default(),
             store,
@@ -131,17 +131,16 @@ impl Cache {
     /// Puts a catalogue in force that was just committed, unless a newer one is. While nothing may be
     /// decided, none is in force, whoever reads one.
     pub fn apply_catalog(&self, applied: InForce) {
-        let applied = Arc::new(applied);
-        self.catalog.rcu(|current| match current {
-            Some(current) if current.catalog.version() >= applied.catalog.version() => {
-                Some(current.clone())
-            }
-            _ => Some(applied.clone()),
-        });
-        // Looked at last: who suspends says so first, and takes the catalogue away then.
-        if self.suspended.load(Ordering::SeqCst) {
-            self.catalog.store(None);
+        let suspended = self.suspended();
+        let version = applied.catalog.version();
+        let newer = self.catalog.load().as_ref().is_none_or(|is| is.catalog.version() < version);
+        if newer && !*suspended {
+            self.catalog.store(Some(Arc::new(applied)));
         }
+    }
+
+    fn suspended(&self) -> MutexGuard<'_, bool> {
+        self.suspended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the catalogue in force from the store.
@@ -211,7 +210,8 @@ impl Cache {
 
     /// Decides nothing until [`Self::reload`].
     pub fn suspend(&self) {
-        self.suspended.store(true, Ordering::SeqCst);
+        let mut suspended = self.suspended();
+        *suspended = true;
         self.catalog.store(None);
     }
 
@@ -228,7 +228,7 @@ impl Cache {
         self.credentials.set_all(credentials);
         drop(turn);
         self.keys.store(Arc::new(keys));
-        self.suspended.store(false, Ordering::SeqCst);
+        *self.suspended() = false;
         if let Some(stored) = catalog {
             self.apply_catalog(InForce::read(stored)?);
         }

@@ -5,7 +5,7 @@ use explain::Explained;
 use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
-use crate::policy::lifecycle::{Takes, Uses};
+use crate::policy::lifecycle::{self, Uses};
 use crate::policy::network::Entry;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
@@ -248,11 +248,11 @@ pub(super) fn pending_action(
     outlook: &Outlook,
 ) -> pb::PendingAction {
     // What became a read scope since the notice stays, and its use keeps nothing.
-    let writes = |id: &ScopeId| {
-        in_force.catalog.by_id(*id).is_some_and(|scope| scope.access == Access::Write)
+    let still = |&id: &ScopeId| {
+        in_force.catalog.by_id(id).is_some_and(|scope| lifecycle::fits(&action.takes, scope))
     };
-    let still = |id: &ScopeId| action.takes != Takes::Writes || writes(id);
-    let taken = names(in_force, action.taken.iter().copied().filter(still));
+    let (taken, spared): (Vec<_>, Vec<_>) = action.taken.iter().copied().partition(still);
+    let taken = names(in_force, taken);
     let explained = Explained {
         takes: &action.takes,
         basis: action.basis,
@@ -270,7 +270,7 @@ pub(super) fn pending_action(
         how_to_keep: explained.how_to_keep(effective),
         held_because: explain::held_because(&action, outlook).unwrap_or_default(),
         scopes_taken: taken,
-        scopes_kept: names(in_force, action.kept),
+        scopes_kept: names(in_force, action.kept.iter().copied().chain(spared)),
         last_use_time: action.last_use.map(time),
         last_use_time_of_taken: action.last_use_of_taken.map(time),
         notices: action.notices.into_iter().map(notice).collect(),
@@ -328,16 +328,38 @@ mod tests {
         }
     }
 
+    /// A catalogue of two scopes, of which the second has that access.
+    fn in_force(access: &str) -> InForce {
+        let toml = format!(
+            "[[scope]]\nname = \"zeta\"\naccess = \"read\"\n\
+             [[scope]]\nname = \"alpha\"\naccess = \"{access}\"\n"
+        );
+        let scope_ids =
+            vec![("zeta".parse().unwrap(), ScopeId(1)), ("alpha".parse().unwrap(), ScopeId(2))];
+        let stored = StoredCatalog { version: 1, toml, applied: day(0), scope_ids };
+        InForce::read(stored).unwrap()
+    }
+
+    /// What a downgrade would have taken and the catalogue spares by now is nothing to use.
+    #[test]
+    fn what_became_a_read_scope_stays() {
+        let calendar = Calendar { settings: Settings::default(), now: day(40) };
+        let outlook = Outlook { calendar, mails: true };
+        for (access, taken, kept) in
+            [("write", &["alpha"][..], &["zeta"][..]), ("read", &[], &["alpha", "zeta"])]
+        {
+            let action = action(1, Takes::Writes, 3, Some(38));
+            let shown = pending_action(action, &in_force(access), &outlook);
+            assert_eq!(shown.scopes_taken, taken);
+            assert_eq!(shown.scopes_kept, kept);
+            assert_eq!(shown.how_to_keep.contains("alpha"), access == "write", "{shown:?}");
+        }
+    }
+
     /// Dates follow from the calendar, and order what is pending; uses have the names of scopes.
     #[test]
     fn a_token_shows_its_uses_and_what_comes_first() {
-        let toml = "[[scope]]\nname = \"zeta\"\naccess = \"read\"\n\
-                    [[scope]]\nname = \"alpha\"\naccess = \"write\"\n";
-        let scope_ids =
-            vec![("zeta".parse().unwrap(), ScopeId(1)), ("alpha".parse().unwrap(), ScopeId(2))];
-        let toml = toml.to_owned();
-        let stored = StoredCatalog { version: 1, toml, applied: day(0), scope_ids };
-        let in_force = InForce::read(stored).unwrap();
+        let in_force = in_force("write");
         let mut uses = Uses::default();
         uses.note(ScopeId(1), false, day(10));
         uses.note(ScopeId(2), true, day(3));

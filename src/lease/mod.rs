@@ -3,7 +3,7 @@
 //! waits for, comes out. The protocol and why it holds: docs/consistency.md.
 //!
 //! Must stay true: a lease is counted from before its renewal was sent, and shortened by [`DRIFT`];
-//! whoever waits for its end counts from after he saw the renewal, and waits longer by [`DRIFT`]. No
+//! who waits for its end counts from after it saw the renewal, and waits longer by [`DRIFT`]. No
 //! clock is ever compared with another one, the store's neither: that is a wall clock, which may be
 //! set, and a failover brings another one.
 

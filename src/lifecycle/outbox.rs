@@ -93,7 +93,7 @@ pub struct Outbox {
     /// When a mail is tried again.
     pub retries: Retries,
     /// How long a claim lasts: [`CLAIM`].
-    pub lease: Duration,
+    pub claim: Duration,
     /// Told of each mail that this process queues.
     pub queued: Arc<Notify>,
     /// Where admins find the management page.
@@ -109,7 +109,7 @@ impl Outbox {
         let known = self.cache.known_position().await?;
         let (mut mail, now) = loop {
             let now = self.clock.now();
-            let Some(mail) = self.store.claim_mails(now, self.lease, known, 1).await?.pop() else {
+            let Some(mail) = self.store.claim_mails(now, self.claim, known, 1).await?.pop() else {
                 return Ok(None);
             };
             let notice = matches!(mail.content, MailContent::Notice(..));
@@ -157,11 +157,10 @@ impl Outbox {
     /// this process stood still for so long that another sends it.
     async fn keep(&self, mail: &mut Mail) {
         loop {
-            tokio::time::sleep(self.lease / 3).await;
-            let until = self.clock.now().plus(self.lease).max(mail.claimed);
-            match self.store.prolong_claim(mail, until).await {
-                Ok(true) => mail.claimed = until,
-                Ok(false) => return,
+            tokio::time::sleep(self.claim / 3).await;
+            match self.store.prolong_claim(mail, self.clock.now().plus(self.claim)).await {
+                Ok(Some(until)) => mail.claimed = until,
+                Ok(None) => return,
                 Err(error) => tracing::debug!(%error, mail = %mail.id, "a claim is not prolonged"),
             }
         }

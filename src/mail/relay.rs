@@ -50,10 +50,9 @@ pub struct Limits {
     pub command: Duration,
 }
 
-impl Default for Limits {
-    /// 30 seconds each.
-    fn default() -> Self {
-        let limit = Duration::from_secs(30);
+impl Limits {
+    /// As long for the one as for the other.
+    pub fn each(limit: Duration) -> Self {
         Self { connect: limit, command: limit }
     }
 }
@@ -102,9 +101,9 @@ impl Relay {
         Self { endpoint, authorities, sender, limits, hello, withheld, kept: Mutex::new(None) }
     }
 
-    /// Hands over one message, each step of which has its limit. A second call
-    /// meanwhile gets a connection of its own; to drop the future is safe, and leaves open whether
-    /// the message was accepted.
+    /// Hands over one message, each step of which has its limit. A second call meanwhile gets a
+    /// connection of its own; to drop the future is safe, and leaves open whether the message was
+    /// accepted.
     pub async fn send(&self, message: &Message) -> Outcome {
         let composed = match message.compose(&self.sender) {
             Ok(composed) => composed,

@@ -149,6 +149,30 @@ impl Takes {
         }
     }
 
+    /// What may be taken as the catalogue stands, of an action whose notice named `named`; `None` where
+    /// that is not all of what would be taken, or nothing would be (docs/policy.md, rule 4.6). A scope
+    /// that was added since, or became a write scope, would go with a `READ_WRITE` token's writes,
+    /// unannounced; one that became a read scope stays.
+    pub fn as_named(
+        &self,
+        named: &[ScopeId],
+        grant: &Grant,
+        catalog: &Catalog,
+    ) -> Option<Vec<ScopeId>> {
+        let (taken, _) = self.taken_and_kept(grant, catalog);
+        let held = match (self, grant) {
+            // The whole token goes, whatever it may do.
+            (Self::Token, _) => return Some(named.to_vec()),
+            (Self::Writes, Grant::ReadWrite) => true,
+            (Self::Scopes(_), Grant::Custom { granted, .. }) => {
+                taken.iter().all(|&id| granted.contains(id))
+            }
+            _ => false,
+        };
+        let announced = taken.iter().all(|id| named.contains(id));
+        (held && announced && !taken.is_empty()).then_some(taken)
+    }
+
     /// What its notice names: the scopes that a token with `grant` would lose, and those that would
     /// stay, both sorted by id.
     pub fn taken_and_kept(&self, grant: &Grant, catalog: &Catalog) -> (Vec<ScopeId>, Vec<ScopeId>) {

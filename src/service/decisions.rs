@@ -89,7 +89,8 @@ impl Services {
                 let at_hand =
                     claimed_id(question.token).and_then(|id| self.cache.tokens.at_hand(id, &guard));
                 let catalog = &in_force.catalog;
-                self.try_memory(question, at_hand, catalog, watch, answer).transpose()?
+                let now = self.clock.at(watch);
+                self.try_memory(question, at_hand, catalog, now, answer).transpose()?
             }
             None => Err(no_catalog()),
         };
@@ -105,6 +106,7 @@ impl Services {
         mut answer: impl FnMut(usize, Option<std::result::Result<&Decision<'_>, &Error>>),
     ) {
         let watch = Stopwatch::start();
+        let now = self.clock.at(watch);
         let in_force = self.cache.borrow_catalog();
         let tokens = &self.cache.tokens;
         let guard = Guard::new();
@@ -124,7 +126,7 @@ impl Services {
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
-                    self.try_memory(question, at_hand[turn], &in_force.catalog, watch, answer)
+                    self.try_memory(question, at_hand[turn], &in_force.catalog, now, answer)
                 }
                 (Err(error), _) => {
                     self.metrics.undecided.inc();
@@ -176,10 +178,10 @@ impl Services {
         question: &Question<'_>,
         at_hand: Option<&Known>,
         catalog: &Catalog,
-        watch: Stopwatch,
+        now: Timestamp,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<Option<(decide::Reason, T)>> {
-        let asked = Asking::new(self, question, catalog, self.clock.at(watch), false)?;
+        let asked = Asking::new(self, question, catalog, now, false)?;
         // What is asked for often is proved by its digest alone, before anything else is read of it.
         if let Some(facts) = at_hand
             && let Presented::Token(_) = asked.presented(Some(facts))

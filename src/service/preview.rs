@@ -261,6 +261,8 @@ fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Comin
         new(planned.takes, planned.basis, Some(planned.notice_at), planned.effective, None)
     });
     let mut coming: Vec<Coming> = live.chain(planned).collect();
+    // Where the catalogue has nothing to write with, no downgrade is announced or carried out.
+    coming.retain(|coming| coming.takes != Takes::Writes || !coming.taken.is_empty());
     // The deletion says it all: it ends every downgrade that is not due before it.
     let deletion = coming.iter().filter(|coming| coming.takes == Takes::Token);
     if let Some(deletion) = deletion.map(|coming| coming.effective).min() {

@@ -282,20 +282,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     // Mail.
 
-    /// Mails that are to be sent at `now`, the longest waiting first. Nobody else gets them until
-    /// `lease` is over or [`Self::prolong_claim`] moved that on, after which they are as they were. `known` is the position up to which every
-    /// decision rests on the changes made: a notice is not sent before its action is known.
+    /// Mails that are to be sent at `now`, the longest waiting first. Nobody else gets them for so
+    /// long as `claim`, or until [`Self::prolong_claim`] moved that to; then they are as they were.
+    /// `known` is the position up to which every decision rests on the changes made: a notice is not
+    /// sent before its action is known.
     async fn claim_mails(
         &self,
         now: Timestamp,
-        lease: Duration,
+        claim: Duration,
         known: i64,
         limit: u32,
     ) -> Result<Vec<Mail>>;
 
-    /// Prolongs the claim on `mail` to `until`, or leaves it where it ends later. `false`, and nothing
-    /// changed, where it is another's by now, or the mail was taken back.
-    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<bool>;
+    /// Prolongs the claim on `mail` to `until`, or leaves it where it ends later: when it ends now.
+    /// `None`, and nothing changed, where it is another's by now, or the mail was taken back.
+    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<Option<Timestamp>>;
 
     /// Notes that the mail server took a mail over. `ctx.now` must have been read after its answer:
     /// the notice counts from there. The token whose facts changed, where it was the last notice that

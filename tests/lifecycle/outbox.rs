@@ -48,9 +48,9 @@ async fn a_mail_that_is_queued_wakes_the_outbox(mut s: Story) {
 /// The claim is short, so that a crash holds a mail back for no longer; and it is prolonged, so that a
 /// slow relay has all the time that it takes.
 async fn a_mail_is_nobody_elses_while_it_is_sent(mut s: Story) {
-    const LEASE: Duration = Duration::from_secs(3);
+    const CLAIM: Duration = Duration::from_secs(3);
     const STEP: Duration = Duration::from_millis(500);
-    s.world.outbox.lease = LEASE;
+    s.world.outbox.claim = CLAIM;
     s.admins(&[ANN]).await;
     s.world.deliver().await;
     s.token("idle", ReadOnly, &[]).await;
@@ -58,7 +58,7 @@ async fn a_mail_is_nobody_elses_while_it_is_sent(mut s: Story) {
     s.world.sweep().await;
     let told = s.sink.messages().len();
     let claim = async || {
-        let mut mails = s.world.store.claim_mails(s.world.now(), LEASE, i64::MAX, 1).await.unwrap();
+        let mut mails = s.world.store.claim_mails(s.world.now(), CLAIM, i64::MAX, 1).await.unwrap();
         mails.pop()
     };
     s.sink.at(Step::Content).times(1).stalls();
@@ -75,7 +75,7 @@ async fn a_mail_is_nobody_elses_while_it_is_sent(mut s: Story) {
         }
         // Nothing ends as a kill does: no word to the store.
     }
-    s.world.clock.advance(LEASE);
+    s.world.clock.advance(CLAIM);
     s.world.deliver().await;
     let mails = s.sink.everything();
     let ids: Vec<_> = mails[told..].iter().map(|mail| mail.header("Message-ID")).collect();

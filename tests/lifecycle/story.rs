@@ -86,7 +86,7 @@ impl Story {
             Endpoint::parse(&sink.url().into()).unwrap(),
             Authorities::new(None).unwrap(),
             "Portcullis <portcullis@example.com>".parse().unwrap(),
-            Limits::default(),
+            Limits::each(Duration::from_secs(30)),
         );
         let world = World::new(place, CATALOG, Settings::default(), Arc::new(relay)).await;
         let account = world.account("Acme Ltd", &[ANN.to_owned(), BOB.to_owned()]).await;

@@ -43,7 +43,7 @@ pub(crate) const RETRIES: Retries = Retries {
     refused: Duration::from_secs(86_400),
 };
 /// How long a mail that is being sent is nobody else's.
-pub(crate) const LEASE: Duration = Duration::from_secs(10 * 60);
+pub(crate) const CLAIM: Duration = Duration::from_secs(10 * 60);
 
 /// Where a store keeps what it keeps.
 pub(crate) enum Place {
@@ -251,7 +251,7 @@ async fn memory(
         settings,
         relay: relay.clone(),
         retries: RETRIES,
-        lease: LEASE,
+        claim: CLAIM,
         queued,
         public_url: None,
     };

@@ -121,7 +121,7 @@ async fn survives(mut server: Server, relay: Aiosmtpd, mails: impl AsyncFn() -> 
     for worker in &workers {
         tokens.extend(all_deleted(&client, &worker.account).await);
     }
-    let events = worker::audit(&client).await;
+    let events = client.audit().await;
     // What was carried out last is mailed too.
     let begin = Instant::now();
     while mails().await.iter().any(MailRow::waits) {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use portcullis::grpc::proto::{
-    AuditEvent, AuthorizeResponse, CreateAccountRequest, Decision, ListAuditEventsRequest,
-    PendingActionType, SetAccountAdminsRequest, TokenKind,
+    AuthorizeResponse, CreateAccountRequest, Decision, PendingActionType, SetAccountAdminsRequest,
+    TokenKind,
 };
 use tonic::{Code, Status};
 
@@ -106,19 +106,4 @@ async fn ask(
     let mut ask = question(secret, HOME, scope);
     ask.dry_run = dry_run;
     Ok(client.authorization().authorize(ask).await?.into_inner())
-}
-
-/// All events, the oldest first.
-pub(crate) async fn audit(client: &Client) -> Vec<AuditEvent> {
-    let (mut events, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let request = ListAuditEventsRequest { page_size: 1_000, page_token, ..Default::default() };
-        let page = client.tokens().list_audit_events(request).await.unwrap().into_inner();
-        events.extend(page.audit_events);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            events.reverse();
-            return events;
-        }
-    }
 }

@@ -16,7 +16,7 @@ use super::support::tls::Authority;
 use super::{fault, message, relay_with};
 
 fn limits() -> Limits {
-    Limits { connect: Duration::from_secs(20), command: Duration::from_secs(20) }
+    Limits::each(Duration::from_secs(20))
 }
 
 fn notice() -> Facts {

@@ -1,5 +1,7 @@
 //! Relays that refuse, stall, hang up, talk nonsense, or repeat our password.
 
+use std::time::Duration;
+
 use portcullis::mail::{Limits, Outcome};
 
 use super::support::smtp::{Sink, Step};
@@ -190,7 +192,7 @@ async fn starttls_is_never_left_out() {
             sink.at(Step::StartTls).says(answer);
         }
         let url = sink.url().replace("smtp://", "smtp+starttls://user:hunter2@");
-        let limits = Limits { command: std::time::Duration::from_secs(2), ..Limits::default() };
+        let limits = Limits { command: Duration::from_secs(2), connect: Duration::from_secs(30) };
         let text = fault(relay_with(&url, None, limits).send(&message("ann@acme.example")).await);
         assert!(text.contains(part), "{text}");
         let told = sink.commands().join("\n");

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// A relay of our own making, with time enough.
 fn relay(url: &str) -> Relay {
-    relay_with(url, None, Limits::default())
+    relay_with(url, None, Limits::each(Duration::from_secs(30)))
 }
 
 fn relay_with(url: &str, ca: Option<&str>, limits: Limits) -> Relay {

@@ -17,8 +17,8 @@ use portcullis::grpc::proto::catalog_service_client::CatalogServiceClient;
 use portcullis::grpc::proto::credential_service_client::CredentialServiceClient;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
 use portcullis::grpc::proto::{
-    Account, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest, Token, TokenKind,
-    authorize_request,
+    Account, AuditEvent, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest,
+    ListAuditEventsRequest, Token, TokenKind, authorize_request,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -119,6 +119,22 @@ impl Client {
         };
         let response = self.accounts().create_account(request).await.expect("an account");
         response.into_inner().account.expect("the answer has the account")
+    }
+
+    /// Everything in the audit record, the oldest first.
+    pub async fn audit(&self) -> Vec<AuditEvent> {
+        let (mut events, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request =
+                ListAuditEventsRequest { page_size: 1_000, page_token, ..Default::default() };
+            let page = self.tokens().list_audit_events(request).await.expect("a page").into_inner();
+            events.extend(page.audit_events);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                events.reverse();
+                return events;
+            }
+        }
     }
 
     /// A new token and its secret.

@@ -176,6 +176,18 @@ fn nothing_is_left_out_where_little_is_known() {
 }
 
 #[test]
+fn a_name_like_an_option_is_a_name_in_the_command() {
+    for (name, said) in [("payroll", "--name payroll --kind"), ("--kind", "--name='--kind' --kind")]
+    {
+        let mut action = deletion();
+        action.token.name = name.to_owned();
+        let facts = facts(Subject::CarriedOut { at: EFFECTIVE, noticed: Some(before(7)), action });
+        let text = render(&facts, None).unwrap().text;
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[test]
 fn text_has_72_columns_but_for_what_is_copied() {
     for facts in all() {
         let message = render(&facts, None).unwrap();

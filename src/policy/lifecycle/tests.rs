@@ -53,6 +53,42 @@ fn settings_make_sense() {
 }
 
 #[test]
+fn only_what_was_named_is_taken() {
+    // Reads one scope, and writes those.
+    let catalog = |writes: &[u16]| {
+        let names = ["a", "b", "c", "d"];
+        let access = |id| if writes.contains(&id) { "write" } else { "read" };
+        let scope = |id: u16| {
+            format!(
+                "[[scope]]\nname = \"{}\"\naccess = \"{}\"\n",
+                names[usize::from(id)],
+                access(id)
+            )
+        };
+        let toml: String = [0].iter().chain(writes).map(|&id| scope(id)).collect();
+        let defs = catalog_file::parse(&toml).unwrap();
+        let id = |name: &str| names.iter().position(|&known| known == name).unwrap() as u16;
+        Catalog::new(1, defs, |name| ScopeId(id(name.as_str())))
+    };
+    let ids = |ids: &[u16]| ids.iter().copied().map(ScopeId).collect::<Vec<_>>();
+    let read_only = Grant::ReadOnly { downgraded: false };
+    for (what, takes, grant, writes, taken) in [
+        ("as it was", Takes::Writes, Grant::ReadWrite, &[1, 2][..], Some(&[1, 2][..])),
+        ("one is gone", Takes::Writes, Grant::ReadWrite, &[1], Some(&[1])),
+        ("one is new", Takes::Writes, Grant::ReadWrite, &[1, 2, 3], None),
+        ("none is left", Takes::Writes, Grant::ReadWrite, &[], None),
+        ("downgraded already", Takes::Writes, read_only, &[1, 2], None),
+        ("custom", scopes(&[1, 2]), custom(&[0, 1, 2]), &[1, 2], Some(&[1, 2])),
+        ("custom, whatever it is", scopes(&[1, 2]), custom(&[0, 1, 2]), &[3], Some(&[1, 2])),
+        ("taken already", scopes(&[1, 2]), custom(&[0, 1]), &[1, 2], None),
+        ("the token", Takes::Token, Grant::ReadWrite, &[3], Some(&[1, 2])),
+    ] {
+        let found = takes.as_named(&ids(&[1, 2]), &grant, &catalog(writes));
+        assert_eq!(found, taken.map(ids), "{what}");
+    }
+}
+
+#[test]
 fn what_is_due_when() {
     let read_only = || Grant::ReadOnly { downgraded: false };
     let read_write = || Grant::ReadWrite;

@@ -14,12 +14,17 @@ fn day(n: i64) -> Timestamp {
     Timestamp((NOW + n) * DAY + DAY / 4)
 }
 
+const TOML: &str = "[[scope]]\nname = \"a.read\"\naccess = \"read\"\n\
+                    [[scope]]\nname = \"b.write\"\naccess = \"write\"\n";
+
 fn preview(mode: Mode, tokens: impl IntoIterator<Item = IdleToken>) -> Preview {
-    const TOML: &str = "[[scope]]\nname = \"a.read\"\naccess = \"read\"\n\
-                        [[scope]]\nname = \"b.write\"\naccess = \"write\"\n";
+    preview_with(TOML, mode, tokens)
+}
+
+fn preview_with(toml: &str, mode: Mode, tokens: impl IntoIterator<Item = IdleToken>) -> Preview {
     let scope_ids =
         vec![("a.read".parse().unwrap(), ScopeId(1)), ("b.write".parse().unwrap(), ScopeId(2))];
-    let toml = TOML.to_owned();
+    let toml = toml.to_owned();
     let stored = StoredCatalog { version: 1, toml, applied: Timestamp(0), scope_ids };
     let rules = Settings::default();
     let settings = Settings::new(mode, rules.window(), rules.notice()).unwrap();
@@ -111,6 +116,18 @@ fn a_downgrade_is_not_carried_out_where_the_deletion_goes_first() {
         vec![live(Takes::Writes, -50, Some(-7)), live(Takes::Token, -50, Some(-7))],
     );
     assert_eq!(eventful(&preview(Mode::Enforce, [token])), [(0, [0, 0, 1, 0])]);
+}
+
+#[test]
+fn a_downgrade_that_takes_nothing_is_none() {
+    let token = || token(1, Grant::ReadWrite, &[(1, 0)], vec![live(Takes::Writes, -50, Some(-8))]);
+    assert_eq!(
+        eventful(&preview(Mode::Enforce, [token()])),
+        [(0, [0, 0, 0, 1]), (38, [1, 0, 0, 0])]
+    );
+    let reads = TOML.replace("access = \"write\"", "access = \"read\"");
+    let preview = preview_with(&reads, Mode::Enforce, [token()]);
+    assert_eq!(eventful(&preview), [(38, [1, 0, 0, 0])]);
 }
 
 #[test]

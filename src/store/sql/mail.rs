@@ -119,11 +119,11 @@ pub(super) async fn give_up(connection: &mut Connection, account: AccountId) -> 
 const SELECT_DUE: &str = "\
     SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND next_time <= ";
 
-/// Takes mails that are to be sent now; nobody else gets them until `lease` is over.
+/// Takes mails that are to be sent now; nobody else gets them for so long.
 pub(super) async fn claim(
     store: &Handle,
     now: Timestamp,
-    lease: Duration,
+    claim: Duration,
     known: i64,
     limit: u32,
 ) -> Result<Vec<Mail>> {
@@ -139,7 +139,7 @@ pub(super) async fn claim(
     let ids: Vec<Uuid> = query.build_query_scalar().fetch_all(&mut *tx).await?;
     for ids in ids.chunks(super::IDS_AT_ONCE) {
         let mut query = QueryBuilder::new("UPDATE mail SET next_time = ");
-        query.push_bind(now.plus(lease).0).push(" WHERE mail_id IN (");
+        query.push_bind(now.plus(claim).0).push(" WHERE mail_id IN (");
         push_ids(&mut query, ids.iter().copied());
         query.push(")");
         query.build().persistent(false).execute(&mut *tx).await?;
@@ -153,17 +153,22 @@ const PROLONG: &str = "\
     UPDATE mail SET next_time = $3 \
     WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
 
-/// Prolongs a claim that nobody else has taken over. Whether it did.
-pub(super) async fn prolong(store: &Handle, mail: &Mail, until: Timestamp) -> Result<bool> {
+/// Prolongs a claim that nobody else has taken over: when it ends.
+pub(super) async fn prolong(
+    store: &Handle,
+    mail: &Mail,
+    until: Timestamp,
+) -> Result<Option<Timestamp>> {
+    let until = until.max(mail.claimed);
     let mut tx = store.write().await?;
     let prolong = sqlx::query::<Db>(PROLONG)
         .bind(mail.id.0)
         .bind(mail.claimed.0)
-        .bind(until.max(mail.claimed).0)
+        .bind(until.0)
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
-    Ok(prolong.rows_affected() > 0)
+    Ok((prolong.rows_affected() > 0).then_some(until))
 }
 
 const ACCEPT: &str = "\

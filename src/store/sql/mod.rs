@@ -250,14 +250,14 @@ impl Store for Handle {
     async fn claim_mails(
         &self,
         now: Timestamp,
-        lease: Duration,
+        claim: Duration,
         known: i64,
         limit: u32,
     ) -> Result<Vec<Mail>> {
-        self.within(mail::claim(self, now, lease, known, limit)).await
+        self.within(mail::claim(self, now, claim, known, limit)).await
     }
 
-    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<bool> {
+    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<Option<Timestamp>> {
         self.within(mail::prolong(self, mail, until)).await
     }
 

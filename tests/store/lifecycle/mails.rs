@@ -60,19 +60,19 @@ async fn a_claim_is_prolonged_by_its_holder_alone(f: Fixture) {
     let prolong = async |mail: &Mail, until| s.store.prolong_claim(mail, until).await.unwrap();
     let mut slow = claim(day(38)).await.unwrap();
     assert_eq!(slow.claimed, day(38).plus(HOUR));
-    assert!(prolong(&slow, day(39)).await);
+    assert_eq!(prolong(&slow, day(39)).await, Some(day(39)));
     slow.claimed = day(39);
     // Never back.
-    assert!(prolong(&slow, day(38)).await);
+    assert_eq!(prolong(&slow, day(38)).await, Some(day(39)));
     assert_eq!(claim(day(39).minus(HOUR)).await, None);
     // Over, and nobody came.
-    assert!(prolong(&slow, day(41)).await);
+    assert_eq!(prolong(&slow, day(41)).await, Some(day(41)));
     slow.claimed = day(41);
     assert_eq!(claim(day(40)).await, None);
     // Over, and somebody came: whoever had it has no say any more, except that it was taken over.
     let quick = claim(day(41)).await.unwrap();
     assert_eq!(quick.id, slow.id);
-    assert!(!prolong(&slow, day(50)).await);
+    assert_eq!(prolong(&slow, day(50)).await, None);
     s.store.mail_deferred(day(41), &slow, day(41), Some("550 no")).await.unwrap();
     assert_eq!(claim(day(41)).await, None);
     assert_eq!(s.store.mail_state().await.unwrap().failing, []);
@@ -80,15 +80,15 @@ async fn a_claim_is_prolonged_by_its_holder_alone(f: Fixture) {
     let last = claim(day(42)).await.unwrap();
     assert_eq!(last.attempts, 1);
     assert_eq!(s.store.mail_accepted(&on(42), slow.id).await.unwrap(), Some(id));
-    assert!(!prolong(&last, day(50)).await);
+    assert_eq!(prolong(&last, day(50)).await, None);
     // Taken back, and queued anew: another claim.
     let other = s.token(TokenKind::ReadOnly, &[]).await;
     s.announce(other, 43).await.unwrap();
     let mail = claim(day(43)).await.unwrap();
     s.set_admins(&["zoe@acme.test"], 43).await;
-    assert!(!prolong(&mail, day(50)).await);
+    assert_eq!(prolong(&mail, day(50)).await, None);
     s.set_admins(&["adam@acme.test"], 44).await;
-    assert!(!prolong(&mail, day(50)).await);
+    assert_eq!(prolong(&mail, day(50)).await, None);
 }
 
 async fn a_notice_waits_until_its_action_is_known(f: Fixture) {

@@ -10,7 +10,7 @@ use super::announce::names;
 use super::{Locked, accepted_by, settle};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{Mode, Settings, Takes, may_carry_out};
-use crate::policy::scope::{Catalog, ScopeId};
+use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenState};
 use crate::store::{CarriedOut, Context, PendingAction, Result};
 
@@ -56,7 +56,8 @@ pub(in super::super) async fn carry_out(
         change.finish().await?;
         return Ok(CarriedOut::Cancelled);
     };
-    let Some(taken) = as_named(&action, &locked.subject.grant, catalog) else {
+    let grant = &locked.subject.grant;
+    let Some(taken) = action.takes.as_named(&action.taken, grant, catalog) else {
         pending::end(&mut change.tx, id, ctx.now, Outcome::Withdrawn).await?;
         end_in_memory(&mut locked, id);
         locked.set_idle(&mut change.tx).await?;
@@ -87,8 +88,10 @@ pub(in super::super) async fn carry_out(
     }
 
     // What a changed catalogue spares, the second mail and the history don't name.
-    let spared = action.taken.extract_if(.., |id| !taken.contains(id)).collect::<Vec<_>>();
+    let spared: Vec<_> =
+        action.taken.iter().copied().filter(|scope| !taken.contains(scope)).collect();
     pending::keep(&mut change.tx, id, &spared).await?;
+    action.taken = taken;
     let (before, after) = take(&mut change, &mut locked, &action, catalog).await?;
     pending::end(&mut change.tx, id, ctx.now, Outcome::CarriedOut).await?;
     end_in_memory(&mut locked, id);
@@ -107,23 +110,6 @@ pub(in super::super) async fn carry_out(
     record.after = Some(after);
     change.commit(record).await?;
     Ok(CarriedOut::Done)
-}
-
-/// What it takes as the catalogue stands, if its notice named all of that and it is anything at all. A
-/// scope that was added meanwhile, or became a write scope, would go with a `READ_WRITE` token's
-/// writes, unannounced.
-fn as_named(action: &PendingAction, grant: &Grant, catalog: &Catalog) -> Option<Vec<ScopeId>> {
-    let fits = match (&action.takes, grant) {
-        (Takes::Token, _) => return Some(action.taken.clone()),
-        (Takes::Writes, Grant::ReadWrite) => true,
-        (Takes::Scopes(named), Grant::Custom { granted, .. }) => {
-            named.iter().all(|&id| granted.contains(id))
-        }
-        _ => false,
-    };
-    let (taken, _) = action.takes.taken_and_kept(grant, catalog);
-    let named = taken.iter().all(|id| action.taken.contains(id));
-    (fits && named && !taken.is_empty()).then_some(taken)
 }
 
 fn end_in_memory(locked: &mut Locked, id: PendingActionId) {

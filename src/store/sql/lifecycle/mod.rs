@@ -20,9 +20,9 @@
 //! the use and plans with it. Or it takes it second: then its look for overtaken actions begins after
 //! the announcement was committed and finds the new action, whose basis is older than the use, and the
 //! caller settles it. If the caller dies in between, the use is on record; the next sweep finds the
-//! token before all idle ones ([`UNSETTLED`]), and carrying out would find it at the latest. Nothing is lost in either
-//! order, and a use that was recorded late cancels like one that was recorded at once, since it is
-//! compared with the basis and not with the time of the notice.
+//! token before all idle ones ([`UNSETTLED`]), and carrying out would find it at the latest. Nothing
+//! is lost in either order, and a use that was recorded late cancels like one that was recorded at
+//! once, since it is compared with the basis and not with the time of the notice.
 //!
 //! *A use against the carrying out.* A use that fits a live action is answered only after
 //! `use_noticed` has committed, which holds both locks, like the carrying out. If the use is first,
