@@ -23,6 +23,7 @@ use portcullis::policy::lifecycle;
 use portcullis::policy::network::{ClientAddr, Entries, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
+use portcullis::replicas::Replicas;
 use portcullis::secret::{self, KeyRing, Opens, SecretKey, WellFormed};
 use portcullis::service::Services;
 use portcullis::service::decisions::{Asked, Question};
@@ -121,6 +122,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
     let secrets = secrets.iter().map(String::clone).collect();
     let services = Services {
         store,
+        replicas: Arc::new(Replicas::alone(cache.clone())),
         cache,
         usage: Arc::new(usage),
         clock,

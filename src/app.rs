@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -24,11 +24,13 @@ use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, Relay};
 use crate::policy::lifecycle::Mode;
+use crate::replicas::Joined;
 use crate::service::Services;
 use crate::shutdown::Signals;
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
+use crate::store::replication::About;
 use crate::store::sqlite::{self, SqliteStore};
-use crate::store::{Claim, Mark, Store};
+use crate::store::{Mark, Store};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::{http, net, shutdown};
@@ -194,9 +196,14 @@ async fn serve_store(
     bootstrap::store(settings, &*store, &clock).await?;
 
     let metrics = Arc::new(Metrics::new());
+    // Before the first fact is read: from here on, changes wait for this process.
+    let about = about(settings, grpc);
+    let joined = Joined::register(&*store, settings.lease, about, metrics.clone()).await?;
     let cache =
         Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
     let cache = Arc::new(cache.await?);
+    let left = CancellationToken::new();
+    let replicas = Arc::new(joined.serve(cache.clone(), &left));
     let usage = Arc::new(Usage::new(
         store.clone(),
         cache.clone(),
@@ -208,6 +215,7 @@ async fn serve_store(
     let services = Arc::new(Services {
         store: store.clone(),
         cache,
+        replicas,
         usage,
         clock: clock.clone(),
         metrics,
@@ -241,13 +249,6 @@ async fn serve_store(
         stop.clone(),
         health::report(reporter, services.clone(), stop.clone()),
     );
-    shutdown::spawn_essential("claim", stop.clone(), {
-        let (claim, cache) = (store.claim(), services.cache.clone());
-        let stop = stop.clone();
-        async move {
-            stop.run_until_cancelled(follow_claim(claim, &cache)).await;
-        }
-    });
     drive_lifecycle(settings, &services, &stop);
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
@@ -260,7 +261,32 @@ async fn serve_store(
     });
     let served = serve(services.clone(), gate).await;
     services.usage.finish().await;
+    // What was under way has ended: nothing is decided any more.
+    left.cancel();
+    services.replicas.leave().await;
     served
+}
+
+/// What other replicas are told of this one.
+fn about(settings: &ServeSettings, grpc: SocketAddr) -> About {
+    let host = rustix::system::uname();
+    let lifecycle = &settings.lifecycle;
+    let rules = lifecycle.rules;
+    About {
+        name: format!(
+            "{} {grpc}, process {}",
+            host.nodename().to_string_lossy(),
+            std::process::id()
+        ),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lifecycle: format!(
+            "{:?}, window {:?}, notice {:?}, retention {:?}",
+            rules.mode,
+            rules.window(),
+            rules.notice(),
+            lifecycle.deleted_retention
+        ),
+    }
 }
 
 /// Starts what reads how the lifecycle stands, for health and metrics.
@@ -282,7 +308,8 @@ fn follow_standing(
 
 /// Starts what looks after tokens that nobody uses.
 fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &CancellationToken) {
-    let Services { store, cache, usage, clock, metrics, lifecycle, queued, .. } = &**services;
+    let Services { store, cache, replicas, usage, clock, metrics, lifecycle, queued, .. } =
+        &**services;
     shutdown::spawn_essential("usage", stop.clone(), {
         let (usage, stop) = (usage.clone(), stop.clone());
         let interval = settings.lifecycle.usage_flush_interval;
@@ -291,6 +318,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
     let sweeper = Sweeper {
         store: store.clone(),
         cache: cache.clone(),
+        replicas: replicas.clone(),
         usage: usage.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
@@ -316,6 +344,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
     let outbox = Outbox {
         store: store.clone(),
         cache: cache.clone(),
+        replicas: replicas.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
         settings: *lifecycle,
@@ -333,32 +362,6 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         let (rate, stop) = (settings.mail.rate.get(), stop.clone());
         async move { outbox.run(rate, stop).await }
     });
-}
-
-/// Decides only while the store is surely ours, and forgets what another process may have changed.
-/// Ends when another process has it.
-async fn follow_claim(mut claim: watch::Receiver<Claim>, cache: &Cache) {
-    while claim.changed().await.is_ok() {
-        let state = *claim.borrow_and_update();
-        match state {
-            Claim::Held(_) => {
-                while let Err(error) = cache.reload().await {
-                    tracing::warn!(%error, "cannot read everything anew yet");
-                    tokio::time::sleep(RELOAD_PAUSE).await;
-                    if claim.has_changed().unwrap_or(false) {
-                        break;
-                    }
-                }
-            }
-            Claim::Doubtful => cache.suspend(),
-            Claim::Lost => {
-                cache.suspend();
-                return;
-            }
-        }
-    }
-    // The store was closed.
-    std::future::pending().await
 }
 
 /// Says on standard output that clients may come, and where.

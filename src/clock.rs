@@ -4,16 +4,25 @@
 //! Rule: docs/policy.md, rule 4.1.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
+use crate::lease::Moment;
 use crate::policy::time::Timestamp;
+
+/// It runs while the machine sleeps: a lease ends also for who sleeps through its end.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MONOTONIC: ClockId = ClockId::Boottime;
+/// Elsewhere this one does.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const MONOTONIC: ClockId = ClockId::Monotonic;
 
 /// The store's time as this process knows it.
 #[derive(Debug)]
 pub struct Clock {
-    origin: Instant,
+    origin: Stopwatch,
     /// What to add to the microseconds since `origin`.
     offset: AtomicI64,
     /// Whether time passes by itself; a simulated clock stands still until it is moved.
@@ -23,9 +32,7 @@ pub struct Clock {
 impl Clock {
     /// A clock that shows `now` and runs from there.
     pub fn starting_at(now: Timestamp) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "this is the one place that reads a clock")]
-        let origin = Instant::now();
-        Self { origin, offset: AtomicI64::new(now.0), runs: true }
+        Self { origin: Stopwatch::start(), offset: AtomicI64::new(now.0), runs: true }
     }
 
     /// A clock for tests, which shows `now` until it is moved.
@@ -41,7 +48,7 @@ impl Clock {
     /// The store's time when `watch` was started, which spares looking at the clock once more.
     pub fn at(&self, watch: Stopwatch) -> Timestamp {
         let elapsed = if self.runs {
-            let elapsed = watch.0.saturating_duration_since(self.origin).as_micros();
+            let elapsed = watch.0.saturating_sub(self.origin.0) / 1_000;
             i64::try_from(elapsed).unwrap_or(i64::MAX)
         } else {
             0
@@ -76,19 +83,37 @@ pub fn id_at(now: Timestamp) -> Uuid {
 
 /// Measures how long something took.
 #[derive(Debug, Clone, Copy)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch(u64);
 
 impl Stopwatch {
     /// Starts now.
     pub fn start() -> Self {
         #[allow(clippy::disallowed_methods, reason = "this is the one place that reads a clock")]
-        Self(Instant::now())
+        let now = clock_gettime(MONOTONIC);
+        let whole = u64::try_from(now.tv_sec).unwrap_or(0);
+        Self(whole * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
+    }
+
+    /// One that was started so long ago.
+    pub fn started(ago: Duration) -> Self {
+        let nanos = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+        Self(Self::start().0.saturating_sub(nanos))
     }
 
     /// Since its start.
     pub fn elapsed(self) -> Duration {
-        self.0.elapsed()
+        Duration::from_nanos(Self::start().0.saturating_sub(self.0))
     }
+
+    /// When it was started, as leases reckon.
+    pub fn moment(self) -> Moment {
+        Moment(self.0 / 1_000)
+    }
+}
+
+/// Now, as leases reckon.
+pub fn moment() -> Moment {
+    Stopwatch::start().moment()
 }
 
 #[cfg(test)]

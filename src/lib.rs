@@ -12,9 +12,11 @@
 //! - [`policy`]: the rules, pure: scopes, routes, tokens, networks, and the decision itself.
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
 //! - [`lease`]: who may decide from memory and whom a change waits for, where many replicas share a
-//!   store: pure as well, and not used by the server yet.
+//!   store: pure as well.
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
+//! - [`replicas`]: how this process stands to others over the same store: its lease, and whether changes
+//!   bind on all of them.
 //! - [`usage`]: what was used, merged in memory and written behind.
 //! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
 //! - [`lifecycle`]: what drives the taking of what is not used: the sweeper, the outbox, and how they
@@ -38,12 +40,12 @@
 //!
 //! # What must stay true
 //!
-//! - Imports run one way: `policy <- store <- cache <- usage <- lifecycle <- service <- {grpc, http}
-//!   <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
+//! - Imports run one way: `policy <- store <- cache <- replicas <- usage <- lifecycle <- service <-
+//!   {grpc, http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
 //! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
-//!   before it.
+//!   before it, on any replica; one whose lease ran out decides nothing.
 //! - A question about a token in memory waits for nothing, takes no lock and changes no thread.
 //! - A change is one transaction with its audit event and its change record.
 //! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that
@@ -62,6 +64,7 @@ pub mod lifecycle;
 pub mod mail;
 pub mod net;
 pub mod policy;
+pub mod replicas;
 pub mod secret;
 pub mod service;
 pub mod shutdown;

@@ -256,6 +256,19 @@ pub struct Metrics {
     /// When a sweep last came to its end, in seconds since 1970 by the store's clock; 0 before the
     /// first.
     pub last_sweep: Gauge,
+    /// Renewals of the lease that the store did not answer.
+    pub renewal_failures: Counter,
+    /// How often the lease ran out.
+    pub lease_lapses: Counter,
+    /// Requests refused because the lease had run out.
+    pub unleased: Counter,
+    /// Replicas whose leases may last, this one included; 0 where there can be no others.
+    pub replicas: Gauge,
+    /// For how many milliseconds the lease lasts still.
+    pub lease_left: Gauge,
+    /// Replicas that take unused tokens by other rules.
+    pub replicas_at_odds: Gauge,
+    bound: Latency,
     pending_actions: Family<TypeLabels, Gauge>,
     mails_waiting: Gauge,
     mails_oldest: Gauge,
@@ -291,6 +304,13 @@ impl Metrics {
             mails_refused: Counter::default(),
             mail_faults: Counter::default(),
             last_sweep: Gauge::default(),
+            renewal_failures: Counter::default(),
+            lease_lapses: Counter::default(),
+            unleased: Counter::default(),
+            replicas: Gauge::default(),
+            lease_left: Gauge::default(),
+            replicas_at_odds: Gauge::default(),
+            bound: Latency::default(),
             pending_actions: Family::default(),
             mails_waiting: Gauge::default(),
             mails_oldest: Gauge::default(),
@@ -342,6 +362,9 @@ impl Metrics {
             ("mails_accepted", "Mails that the relay took over", &self.mails_accepted),
             ("mails_refused", "Mails whose recipient was refused", &self.mails_refused),
             ("mail_faults", "Mails not taken over for other reasons", &self.mail_faults),
+            ("renewal_failures", "Renewals of the lease that failed", &self.renewal_failures),
+            ("lease_lapses", "How often the lease ran out", &self.lease_lapses),
+            ("unleased", "Requests refused because the lease had run out", &self.unleased),
         ] {
             r.register(name, help, counter.clone());
         }
@@ -350,6 +373,9 @@ impl Metrics {
         for (name, help, gauge) in [
             ("mails_waiting", "Mails that wait to be sent", &self.mails_waiting),
             ("addresses_refused", "Addresses that the relay refuses", &self.addresses_refused),
+            ("replicas", "Replicas whose leases may last, with this one", &self.replicas),
+            ("replicas_at_odds", "Replicas with other lifecycle settings", &self.replicas_at_odds),
+            ("lease_left_milliseconds", "How long the lease lasts still", &self.lease_left),
         ] {
             r.register(name, help, gauge.clone());
         }
@@ -359,6 +385,12 @@ impl Metrics {
         ] {
             r.register_with_unit(name, help, time.clone(), gauge.clone());
         }
+        r.register_with_unit(
+            "change_bound",
+            "Time from a change's commit until it binds on every replica",
+            time.clone(),
+            self.bound.clone(),
+        );
         r.register_with_unit(
             "store",
             "Time that the store took, by operation",
@@ -412,6 +444,11 @@ impl Metrics {
         self.mails_waiting.set(gauge(waiting));
         self.addresses_refused.set(gauge(refused));
         self.mails_oldest.set(oldest);
+    }
+
+    /// Records how long a change waited until it bound on every replica.
+    pub fn bound(&self, took: Duration) {
+        self.bound.observe(took);
     }
 
     /// Records one use of the store.

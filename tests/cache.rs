@@ -31,6 +31,7 @@ use portcullis::policy::lifecycle;
 use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
+use portcullis::replicas::Replicas;
 use portcullis::secret::{KeyRing, Opens, SecretKey};
 use portcullis::service::decisions::{Asked, Question};
 use portcullis::service::tokens::CreateToken;
@@ -312,6 +313,7 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
             replace: Some((&entries, false)),
             expected_version: None,
             validate_only: false,
+            no_wait: false,
         };
         services.manage_whitelist(&caller, change).await.unwrap();
     })
@@ -352,6 +354,7 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
         Handle::current(),
     );
     Arc::new(Services {
+        replicas: Arc::new(Replicas::alone(cache.clone())),
         cache,
         store,
         usage: Arc::new(usage),
@@ -363,21 +366,6 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
         limits: Limits::default(),
         lifecycle: rules,
     })
-}
-
-/// While nothing may be decided, nobody who reads the catalogue changes that: only reading everything
-/// anew does.
-#[tokio::test]
-async fn a_catalogue_that_is_read_meanwhile_ends_no_suspension() {
-    let home = tempfile::TempDir::new().unwrap();
-    let services = services(home.path()).await;
-    assert!(services.cache.catalog().is_some());
-    services.cache.suspend();
-    services.cache.read_catalog().await.unwrap();
-    services.cache.changed(Touched::Catalog).await;
-    assert!(services.cache.catalog().is_none());
-    services.cache.reload().await.unwrap();
-    assert!(services.cache.catalog().is_some());
 }
 
 /// What is known of a token tells its secret from every other text that names it.

@@ -11,27 +11,28 @@ use std::path::{Path, PathBuf};
 /// Every top-level module, and what it may name, space-separated. Not in the row: the module itself.
 /// An entry may be a path: then only what lies below it.
 ///
-/// The order is `policy <- store <- cache <- usage <- lifecycle <- service <- {grpc, http} <- app <-
+/// The order is `policy <- store <- cache <- replicas <- usage <- lifecycle <- service <- {grpc, http} <- app <-
 /// main`, with `mail` beside the store; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[
     ("policy", ""),
     ("secret", "policy"),
     ("lease", ""),
-    ("clock", "policy"),
+    ("clock", "policy lease"),
     ("telemetry", "policy"),
     ("shutdown", "policy telemetry"),
     ("net", ""),
     ("config", "policy secret telemetry mail"),
-    ("store", "policy secret clock telemetry shutdown"),
+    ("store", "policy secret lease clock telemetry shutdown"),
     ("cache", "policy secret clock telemetry shutdown store"),
+    ("replicas", "policy lease clock telemetry shutdown store cache"),
     ("usage", "policy secret clock telemetry shutdown store cache"),
     ("mail", "policy"),
-    ("lifecycle", "policy secret clock telemetry shutdown store cache usage mail"),
-    ("service", "policy secret clock telemetry shutdown store cache usage mail lifecycle"),
-    ("grpc", "policy secret clock telemetry shutdown net store cache usage mail lifecycle service"),
-    ("http", "policy secret clock telemetry shutdown net store cache usage mail lifecycle service"),
-    ("app", "policy secret clock telemetry shutdown net config store cache usage mail lifecycle service grpc http"),
+    ("lifecycle", "policy secret clock telemetry shutdown store cache replicas usage mail"),
+    ("service", "policy secret clock telemetry shutdown store cache replicas usage mail lifecycle"),
+    ("grpc", "policy secret clock telemetry shutdown net store cache replicas usage mail lifecycle service"),
+    ("http", "policy secret clock telemetry shutdown net store cache replicas usage mail lifecycle service"),
+    ("app", "policy secret clock telemetry shutdown net config store cache replicas usage mail lifecycle service grpc http"),
     // A client of the server: it knows the protocol, not the server.
     ("cli", "policy config grpc::proto"),
     ("main", "app cli config telemetry shutdown"),

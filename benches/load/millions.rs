@@ -10,6 +10,7 @@ use portcullis::grpc::proto::PreviewLifecycleRequest;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
 use portcullis::lifecycle::{Standing, Sweeper};
 use portcullis::policy::lifecycle::Settings;
+use portcullis::replicas::Replicas;
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::telemetry::Metrics;
@@ -130,6 +131,7 @@ async fn once(url: &str, what: What) -> f64 {
     let standing = Standing::new(store.clone(), clock.clone(), metrics.clone());
     let sweeper = Sweeper {
         store: store.clone(),
+        replicas: Arc::new(Replicas::alone(cache.clone())),
         cache,
         usage: Arc::new(usage),
         clock,

@@ -130,7 +130,7 @@ async fn delete_former(
         let paging = Paging { size: 1_000, token: &token };
         let (page, _) = services.list_tokens(caller, account_id, false, paging).await?;
         for former in page.items.iter().filter(|former| NAMES.contains(&former.name.as_str())) {
-            services.delete_token(caller, &former.id.to_string()).await?;
+            services.delete_token(caller, &former.id.to_string(), false).await?;
         }
         if page.next.is_empty() {
             return Ok(());

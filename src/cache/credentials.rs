@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::policy::id::CredentialId;
 use crate::secret::{self, Digest};
@@ -32,13 +31,12 @@ fn by_digest(live: Vec<(Credential, Digest)>) -> ByDigest {
 #[derive(Debug)]
 pub struct Credentials {
     bearers: ArcSwap<ByDigest>,
-    turn: Mutex<()>,
 }
 
 impl Credentials {
     /// Knows these, of which none is revoked.
     pub fn new(live: Vec<(Credential, Digest)>) -> Self {
-        Self { bearers: ArcSwap::from_pointee(by_digest(live)), turn: Mutex::new(()) }
+        Self { bearers: ArcSwap::from_pointee(by_digest(live)) }
     }
 
     /// Knows these from now on, and no others.
@@ -55,12 +53,6 @@ impl Credentials {
     /// The same for a digest that was taken before.
     pub fn by_digest(&self, digest: &Digest) -> Option<Bearer> {
         self.bearers.load().get(digest).copied()
-    }
-
-    /// Waits for the turn to read a credential from the store and [`Self::set`] it: reads that
-    /// overlapped could be taken over in the wrong order.
-    pub async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().await
     }
 
     /// Takes over what the store says of `id`.

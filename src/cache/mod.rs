@@ -12,11 +12,12 @@ mod tokens;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use changes::Changes;
 pub use changes::UnderWay;
@@ -80,10 +81,10 @@ pub struct Cache {
     /// Who may call.
     pub credentials: Credentials,
     catalog: ArcSwapOption<InForce>,
-    /// Whether nothing may be decided until everything was read anew. Held while a catalogue is put in
-    /// force or taken away.
-    suspended: Mutex<bool>,
     keys: ArcSwap<KeyRing>,
+    /// Held while something of which there is one, or few, is read and put in memory: reads that
+    /// overlapped could be taken over in the wrong order.
+    turn: Mutex<()>,
     changes: Changes,
     store: Arc<dyn Store>,
 }
@@ -104,8 +105,8 @@ impl Cache {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
             credentials: Credentials::new(store.live_credentials().await?),
             catalog: ArcSwapOption::empty(),
-            suspended: Mutex::new(false),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
+            turn: Mutex::new(()),
             changes: Changes::default(),
             store,
         };
@@ -128,29 +129,19 @@ impl Cache {
         self.keys.load()
     }
 
-    /// Puts a catalogue in force that was just committed, unless a newer one is. While nothing may be
-    /// decided, none is in force, whoever reads one.
-    pub fn apply_catalog(&self, applied: InForce) {
-        let suspended = self.suspended();
-        let version = applied.catalog.version();
-        let newer = self.catalog.load().as_ref().is_none_or(|is| is.catalog.version() < version);
-        if newer && !*suspended {
-            self.catalog.store(Some(Arc::new(applied)));
-        }
-    }
-
-    fn suspended(&self) -> MutexGuard<'_, bool> {
-        self.suspended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Reads the catalogue in force from the store.
     ///
     /// # Errors
     /// The store's.
     pub async fn read_catalog(&self) -> store::Result<()> {
-        if let Some(stored) = self.store.catalog().await? {
-            self.apply_catalog(InForce::read(stored)?);
-        }
+        let _turn = self.turn.lock().await;
+        self.take_catalog().await
+    }
+
+    /// In a turn.
+    async fn take_catalog(&self) -> store::Result<()> {
+        let stored = self.store.catalog().await?;
+        self.catalog.store(stored.map(InForce::read).transpose()?.map(Arc::new));
         Ok(())
     }
 
@@ -208,30 +199,18 @@ impl Cache {
         }
     }
 
-    /// Decides nothing until [`Self::reload`].
-    pub fn suspend(&self) {
-        let mut suspended = self.suspended();
-        *suspended = true;
-        self.catalog.store(None);
-    }
-
     /// Reads everything anew, and forgets what was known before.
     ///
     /// # Errors
-    /// The store's; nothing is forgotten or known then, so try again.
+    /// The store's; try again, since a part may be known anew by then.
     pub async fn reload(&self) -> store::Result<()> {
-        let turn = self.credentials.turn().await;
+        let _turn = self.turn.lock().await;
         let credentials = self.store.live_credentials().await?;
         let keys = read_keys(&*self.store).await?;
-        let catalog = self.store.catalog().await?;
-        self.tokens.invalidate_all();
+        self.take_catalog().await?;
         self.credentials.set_all(credentials);
-        drop(turn);
         self.keys.store(Arc::new(keys));
-        *self.suspended() = false;
-        if let Some(stored) = catalog {
-            self.apply_catalog(InForce::read(stored)?);
-        }
+        self.tokens.invalidate_all();
         Ok(())
     }
 
@@ -260,13 +239,13 @@ impl Cache {
         match touched {
             Touched::Token(id) => self.tokens.invalidate(id).await,
             Touched::Credential(id) => {
-                let _turn = self.credentials.turn().await;
+                let _turn = self.turn.lock().await;
                 self.credentials.set(id, self.store.credential(id).await?);
             }
             Touched::Catalog => self.read_catalog().await?,
             Touched::SecretKeys => {
-                let keys = read_keys(&*self.store).await?;
-                self.keys.store(Arc::new(keys));
+                let _turn = self.turn.lock().await;
+                self.keys.store(Arc::new(read_keys(&*self.store).await?));
             }
             Touched::Nothing => {}
         }

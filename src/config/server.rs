@@ -10,6 +10,7 @@ mod variables;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -125,6 +126,16 @@ pub struct ServeArgs {
         help_heading = "Operation"
     )]
     cache_capacity: String,
+    /// How long a replica decides from memory without its database; less than --lifecycle-notice
+    /// [default: 10s, or half of the notice where that is less]
+    #[arg(
+        long,
+        env = "PORTCULLIS_LEASE",
+        hide_env_values = true,
+        value_name = "DURATION",
+        help_heading = "Operation"
+    )]
+    lease: Option<String>,
     #[command(flatten)]
     lifecycle: LifecycleArgs,
     #[command(flatten)]
@@ -201,6 +212,8 @@ pub struct ServeSettings {
     pub limits: Limits,
     /// Tokens kept in memory at most.
     pub cache_capacity: u64,
+    /// How long a replica decides without its database.
+    pub lease: Duration,
     /// What happens to unused tokens.
     pub lifecycle: LifecycleSettings,
     /// How admins are mailed.
@@ -213,6 +226,11 @@ pub struct ServeSettings {
 
 /// The catalogue that a store without one gets.
 pub const BUILT_IN_CATALOG: &str = include_str!("../../catalogs/mercury.toml");
+/// How long a lease is, unless the notice is too short for that.
+const LEASE: Duration = Duration::from_secs(10);
+/// The shortest and the longest lease.
+const LEASES: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3_600);
 /// The fewest characters of an operator credential.
 const MIN_CREDENTIAL: usize = 32;
 /// The most.
@@ -305,6 +323,21 @@ impl ServeArgs {
         let cache_capacity =
             faults.number("cache-capacity", &self.cache_capacity, 1, 1_000_000_000);
         let lifecycle = self.lifecycle.resolve(&mut faults);
+        let notice = lifecycle.as_ref().map(|lifecycle| lifecycle.rules.notice());
+        let lease = match &self.lease {
+            None => notice.map(|notice| LEASE.min(notice / 2)),
+            Some(text) => faults.duration("lease", text).inspect(|&lease| {
+                if !LEASES.contains(&lease) {
+                    faults.add(format!("--lease: {text} is not from 100ms to 1h"));
+                }
+                if notice.is_some_and(|notice| lease >= notice) {
+                    faults.add(format!(
+                        "--lease: {text} is not less than --lifecycle-notice: a replica that is cut \
+                         off must hear of what is announced before it is taken"
+                    ));
+                }
+            }),
+        };
         let mail = self.mail.resolve(&mut faults);
         let log_format = match self.log_format.as_deref() {
             None => None,
@@ -329,6 +362,7 @@ impl ServeArgs {
                 prefix: prefix?,
                 limits,
                 cache_capacity,
+                lease: lease?,
                 lifecycle: lifecycle?,
                 mail: mail?,
                 log_format,

@@ -170,6 +170,7 @@ impl AuthorizationService for Authorization {
             let this = this.clone();
             async move {
                 let message = message?;
+                this.services.ready().await.map_err(|error| status(&error))?;
                 // A credential that was revoked meanwhile decides nothing more.
                 presented
                     .role(&this.services)

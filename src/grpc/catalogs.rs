@@ -37,6 +37,7 @@ impl CatalogService for Management {
                 toml: &r.toml,
                 validate_only: r.validate_only,
                 confirm_narrowing: r.confirm_narrowing,
+                no_wait: r.no_wait,
             };
             let applied = services.apply_catalog(&caller, apply).await?;
             let changes = applied.impacts.into_iter().map(|impact| CatalogChange {

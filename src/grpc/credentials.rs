@@ -48,7 +48,7 @@ impl CredentialService for Management {
     ) -> Result<Response<RevokeCredentialResponse>, Status> {
         self.run("RevokeCredential", request, async |services, caller, r| {
             let (credential, binding) =
-                services.revoke_credential(&caller, &r.credential_id).await?;
+                services.revoke_credential(&caller, &r.credential_id, r.no_wait).await?;
             Ok(RevokeCredentialResponse {
                 credential: Some(convert::credential(credential)),
                 binding: Some(convert::binding(binding)),

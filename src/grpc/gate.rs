@@ -1,7 +1,8 @@
 //! The gate that every request passes before anything of its body is read: who calls, whether they
 //! may, and whether there is room.
 //!
-//! Must stay true: only the health service is open. A decision takes no detour: it goes straight to
+//! Must stay true: only the health service is open. The lease is looked at before any credential: what
+//! is known of those may be out of date without one. A decision takes no detour: it goes straight to
 //! its service, without routing, queueing or a thread's hop. Decisions come before management, which
 //! is limited and shed by itself.
 
@@ -28,6 +29,7 @@ use tower::{Service, ServiceExt as _};
 use super::authorization::Authorization;
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
+use crate::clock::Stopwatch;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
 use crate::service::{Caller, Error, Services};
@@ -180,18 +182,35 @@ impl HyperService<Request<Incoming>> for Gate {
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, mut request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<Incoming>) -> Answering {
         if !is_grpc(&request) {
             let answer = std::future::ready(Ok(no_grpc()));
             return Answering::new(Box::pin(answer), None);
         }
-        let path = request.uri().path();
-        let asked = timeout(&request);
-        if path.starts_with("/grpc.health.v1.Health/") {
+        if request.uri().path().starts_with("/grpc.health.v1.Health/") {
             let open = self.behind.open.clone();
             let request = request.map(Body::new);
             return Answering::new(Box::pin(async move { open.oneshot(request).await }), None);
         }
+        if self.services.replicas.may_decide(Stopwatch::start()) {
+            return self.pass(request);
+        }
+        let gate = self.clone();
+        let answer = async move {
+            match gate.services.ready().await {
+                Ok(()) => gate.pass(request).await,
+                Err(error) => Ok(refuse(&error)),
+            }
+        };
+        Answering::new(Box::pin(answer), Some(DEADLINE))
+    }
+}
+
+impl Gate {
+    /// Lets a request pass, or not, with a lease that held when it came.
+    fn pass(&self, mut request: Request<Incoming>) -> Answering {
+        let path = request.uri().path();
+        let asked = timeout(&request);
         let (caller, presented) = match self.admit(&request) {
             Ok(admitted) => admitted,
             Err(error) => {

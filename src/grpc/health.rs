@@ -25,8 +25,8 @@ pub fn service() -> (HealthReporter, Routes) {
 pub async fn report(reporter: HealthReporter, services: Arc<Services>, stop: CancellationToken) {
     let mut said = None;
     loop {
-        let status = match services.get_catalog() {
-            Ok(_) if !stop.is_cancelled() => ServingStatus::Serving,
+        let status = match services.can_decide() {
+            Ok(()) if !stop.is_cancelled() => ServingStatus::Serving,
             _ => ServingStatus::NotServing,
         };
         if said != Some(status) {

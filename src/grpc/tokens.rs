@@ -75,7 +75,8 @@ impl TokenService for Management {
         request: Request<DeleteTokenRequest>,
     ) -> Result<Response<DeleteTokenResponse>, Status> {
         self.run("DeleteToken", request, async |services, caller, r| {
-            let (described, binding) = services.delete_token(&caller, &r.token_id).await?;
+            let (described, binding) =
+                services.delete_token(&caller, &r.token_id, r.no_wait).await?;
             Ok(DeleteTokenResponse {
                 token: Some(convert::described(described)),
                 binding: Some(convert::binding(binding)),
@@ -97,6 +98,7 @@ impl TokenService for Management {
                 replace: replace.map(|r| (r.entries.as_slice(), r.allow_any_address)),
                 expected_version: r.expected_version,
                 validate_only: r.validate_only,
+                no_wait: r.no_wait,
             };
             let managed = services.manage_whitelist(&caller, manage).await?;
             let outcome = managed.outcome;

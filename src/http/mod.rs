@@ -29,7 +29,10 @@ const CONNECTIONS: usize = 512;
 pub fn routes(services: Arc<Services>, standing: Arc<Standing>) -> Router {
     let health = {
         let services = services.clone();
-        async move || health::text(&services.outlook(), standing.known().as_deref())
+        async move || {
+            let sight = health::Sight::of(&services);
+            health::text(&services.outlook(), standing.known().as_deref(), &sight)
+        }
     };
     Router::new()
         .route("/metrics", get(metrics))
@@ -41,15 +44,18 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>) -> Router {
 async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
     let entries = i64::try_from(services.cache.tokens.len()).unwrap_or(i64::MAX);
     services.metrics.cache_entries.set(entries);
+    if let Some(left) = services.replicas.lease_left() {
+        services.metrics.lease_left.set(i64::try_from(left.as_millis()).unwrap_or(i64::MAX));
+    }
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], services.metrics.render())
 }
 
 /// Ready where decisions can be made.
-async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, &'static str) {
-    match services.get_catalog() {
-        Ok(_) => (StatusCode::OK, "ready\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the catalogue in force is not known\n"),
+async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, String) {
+    match services.can_decide() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 

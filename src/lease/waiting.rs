@@ -38,6 +38,24 @@ pub struct Reading {
     peers: Vec<Peer>,
 }
 
+impl Reading {
+    /// When it was asked for.
+    pub fn asked(&self) -> Moment {
+        self.asked
+    }
+
+    /// The position up to which every change binds at `now`; `head` was read in the same snapshot.
+    pub fn bound(&self, now: Moment, head: Position) -> Position {
+        let live = self.peers.iter().filter(|peer| peer.ends >= now);
+        live.map(|peer| peer.applied).fold(head, Position::min)
+    }
+
+    /// The names of the rows whose leases may not be over at `now`.
+    pub fn live(&self, now: Moment) -> impl Iterator<Item = RowId> {
+        self.peers.iter().filter(move |peer| peer.ends >= now).map(|peer| peer.id)
+    }
+}
+
 impl Peers {
     /// Takes a reading of all rows. `asked` was taken before it was sent, `answered` after its answer.
     pub fn read(&mut self, asked: Moment, answered: Moment, rows: &[Row]) -> Reading {
@@ -153,6 +171,15 @@ mod tests {
         assert_eq!(behind, [RowId(1)]);
         assert!(!waiting.is_bound(Moment(1_110)) && waiting.is_bound(Moment(1_111)));
         assert_eq!(waiting.behind(Moment(1_111)).count(), 0);
+    }
+
+    #[test]
+    fn what_all_have_applied_binds_and_the_dead_hold_nothing_back() {
+        let (_, reading) = seen(&[row(1, 5, 6), row(2, 5, 9)]);
+        assert_eq!(reading.bound(Moment(1_110), Position(8)), Position(6));
+        assert_eq!(reading.live(Moment(1_110)).count(), 2);
+        assert_eq!(reading.bound(Moment(1_111), Position(8)), Position(8));
+        assert_eq!(reading.live(Moment(1_111)).count(), 0);
     }
 
     #[test]

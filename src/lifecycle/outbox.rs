@@ -22,6 +22,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::mail::{self, Message, Outcome, PublicUrl, Relay};
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
+use crate::replicas::Replicas;
 use crate::store::{self, Actor, Context, Mail, MailContent, Store, Touched};
 use crate::telemetry::Metrics;
 
@@ -82,6 +83,8 @@ pub struct Outbox {
     pub store: Arc<dyn Store>,
     /// What follows an acceptance, which sets a date.
     pub cache: Arc<Cache>,
+    /// Who must know of an action before its notice is sent.
+    pub replicas: Arc<Replicas>,
     /// The store's time.
     pub clock: Arc<Clock>,
     /// What is counted.
@@ -106,7 +109,11 @@ impl Outbox {
     /// # Errors
     /// The store's. A mail that was sent may be sent again, as long as the store does not know.
     pub async fn send_one(&self) -> store::Result<Option<Outcome>> {
-        let known = self.cache.known_position().await?;
+        // Whose dates would the mail name?
+        if !self.replicas.at_odds().await?.is_empty() {
+            return Ok(None);
+        }
+        let known = self.replicas.known_position().await?;
         let (mut mail, now) = loop {
             let now = self.clock.now();
             let Some(mail) = self.store.claim_mails(now, self.claim, known, 1).await?.pop() else {

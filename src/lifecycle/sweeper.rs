@@ -3,7 +3,8 @@
 //!
 //! Must stay true: everything it finds is only a candidate; each step is decided again in the store's
 //! transaction, so several sweepers side by side, a stalled one and one that is killed half-way do no
-//! harm. A round does a bounded amount of work, and what is not due costs nothing.
+//! harm. A round does a bounded amount of work, and what is not due costs nothing. Where replicas have
+//! other settings nothing is taken or announced by any: nobody knows whose dates are meant.
 //!
 //! Rules: docs/policy.md, section 4.
 
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::scope::Catalog;
+use crate::replicas::Replicas;
 use crate::store::{self, Actor, CarriedOut, Context, Store, StoreError, Touched};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
@@ -38,6 +40,8 @@ pub struct Swept {
     pub purged: u32,
     /// Whether there may be more to do at once.
     pub more: bool,
+    /// Whether nothing was done, since another replica has other settings.
+    pub at_odds: bool,
 }
 
 /// See the module.
@@ -47,6 +51,8 @@ pub struct Sweeper {
     pub store: Arc<dyn Store>,
     /// What follows each change.
     pub cache: Arc<Cache>,
+    /// Who else sweeps.
+    pub replicas: Arc<Replicas>,
     /// What is flushed first.
     pub usage: Arc<Usage>,
     /// The store's time.
@@ -74,6 +80,10 @@ impl Sweeper {
         let mut swept = Swept::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
+        let at_odds = self.replicas.at_odds().await?;
+        if !at_odds.is_empty() {
+            return Ok(Swept { at_odds: true, ..swept });
+        }
         match self.settings.mode {
             Mode::Observe => self.withdraw(&mut swept).await?,
             Mode::Enforce => {
@@ -199,7 +209,7 @@ impl Sweeper {
             let pause = match self.run_once().await {
                 Ok(swept) => {
                     failing = false;
-                    if swept != Swept::default() {
+                    if !swept.at_odds && swept != Swept::default() {
                         tracing::info!(?swept, "swept");
                     }
                     // Time for others between two rounds of a long queue.

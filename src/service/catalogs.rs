@@ -22,6 +22,8 @@ pub struct ApplyCatalog<'a> {
     pub validate_only: bool,
     /// Go ahead although tokens lose something.
     pub confirm_narrowing: bool,
+    /// Answer before the change binds.
+    pub no_wait: bool,
 }
 
 /// What happens to one scope, and whom it touches.
@@ -103,8 +105,13 @@ impl Services {
         refuse_dropping(&changes, &counts)?;
 
         let unchanged = impacts.is_empty() && request.toml == current.toml;
-        if request.validate_only || unchanged {
-            let binding = (!request.validate_only).then(|| self.bound());
+        if request.validate_only {
+            return Ok(AppliedCatalog { version: old.version(), impacts, binding: None });
+        }
+        if unchanged {
+            let ctx = caller.context(self.clock.now());
+            self.read("settle", self.store.settle(&ctx)).await?;
+            let binding = Some(self.binding(request.no_wait).await?);
             return Ok(AppliedCatalog { version: old.version(), impacts, binding });
         }
         if !request.confirm_narrowing {
@@ -114,7 +121,8 @@ impl Services {
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
         match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
-                Ok(AppliedCatalog { version: stored.version, impacts, binding: Some(self.bound()) })
+                let binding = Some(self.binding(request.no_wait).await?);
+                Ok(AppliedCatalog { version: stored.version, impacts, binding })
             }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
             Err(StoreError::StaleCatalog) => {

@@ -84,7 +84,10 @@ impl Services {
         let digest = secret.digest();
         let create = self.store.create_credential(&ctx, &credential, &digest);
         match self.change("create_credential", Touched::Credential(id), &ctx, create).await? {
-            Ok(()) => Ok((credential, secret)),
+            Ok(()) => {
+                self.spread().await;
+                Ok((credential, secret))
+            }
             Err(_) => Err(match credential.role {
                 Role::AccountAdmin(account) => no_account(account),
                 Role::Pep | Role::Operator => Error::Internal,
@@ -102,7 +105,7 @@ impl Services {
         Ok(cursor.finish(items, |credential| credential.id))
     }
 
-    /// Revokes a credential.
+    /// Revokes a credential; with `no_wait`, answers before that binds.
     ///
     /// # Errors
     /// [`Error::NotFound`] for no such credential, [`Error::Refused`] for the last one of role
@@ -111,6 +114,7 @@ impl Services {
         &self,
         caller: &Caller,
         id: &str,
+        no_wait: bool,
     ) -> Result<(Credential, Binding)> {
         let id: CredentialId = validate::id("credential_id", id)?;
         let ctx = caller.context(self.clock.now());
@@ -118,7 +122,7 @@ impl Services {
         let revoked =
             self.change("revoke_credential", Touched::Credential(id), &ctx, revoke).await?;
         match revoked {
-            Some(Ok(revoked)) => Ok((revoked, self.bound())),
+            Some(Ok(revoked)) => Ok((revoked, self.binding(no_wait).await?)),
             Some(Err(_)) => Err(Error::refused(
                 "LAST_OPERATOR",
                 format!("credentials/{id}"),
@@ -137,7 +141,9 @@ impl Services {
         let key = random_key()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
-        Ok(self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?)
+        let number = self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?;
+        self.spread().await;
+        Ok(number)
     }
 }
 

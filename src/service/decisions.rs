@@ -82,6 +82,9 @@ impl Services {
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Option<Result<T>> {
         let watch = Stopwatch::start();
+        if !self.replicas.may_decide(watch) {
+            return None;
+        }
         let in_force = self.cache.borrow_catalog();
         let decided = match &*in_force {
             Some(in_force) => {
@@ -106,6 +109,9 @@ impl Services {
         mut answer: impl FnMut(usize, Option<std::result::Result<&Decision<'_>, &Error>>),
     ) {
         let watch = Stopwatch::start();
+        if !self.replicas.may_decide(watch) {
+            return (0..questions.len()).for_each(|place| answer(place, None));
+        }
         let now = self.clock.at(watch);
         let in_force = self.cache.borrow_catalog();
         let tokens = &self.cache.tokens;
@@ -213,6 +219,7 @@ impl Services {
         question: &Question<'_>,
         answer: impl FnOnce(&Decision<'_>) -> T + Copy,
     ) -> Result<(decide::Reason, T)> {
+        self.ready().await?;
         let secret = WellFormed::parse(question.token, Opens::Token);
         let mut recorded = false;
         for _ in 0..TRIES {

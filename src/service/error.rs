@@ -67,6 +67,12 @@ pub enum Error {
          decide"
     )]
     OutcomeUnknown,
+    /// The change is made, and some replica may decide on what was before it still.
+    #[error(
+        "the change is made and stays, and it is not known yet whether every replica decides on it; \
+         a replica may be out of reach: repeat the call, which waits again"
+    )]
+    NotBoundYet,
     /// The request is larger than any may be, in bytes.
     #[error("the request is larger than {0} bytes")]
     TooLarge(usize),

@@ -18,6 +18,7 @@ pub mod whitelists;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use access::Caller;
 pub use error::Error;
@@ -29,6 +30,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
+use crate::replicas::{Lapsed, Replicas};
 use crate::secret::Prefix;
 use crate::store::{self, Context, Store, StoreError, Touched};
 use crate::telemetry::Metrics;
@@ -62,6 +64,8 @@ pub struct Services {
     pub store: Arc<dyn Store>,
     /// What is known of it in memory.
     pub cache: Arc<Cache>,
+    /// How this process stands to the other replicas.
+    pub replicas: Arc<Replicas>,
     /// What tokens are used for.
     pub usage: Arc<Usage>,
     /// The store's time.
@@ -135,15 +139,50 @@ impl Services {
         Outlook { calendar: self.calendar(), mails: self.mails }
     }
 
-    /// Bound now: this process is the only one that decides.
-    fn bound(&self) -> Binding {
-        Binding { bound: true, by: self.clock.now() }
+    /// How a change binds that was committed, or found made. Waits until it does, unless `no_wait`.
+    ///
+    /// # Errors
+    /// [`Error::NotBoundYet`] where that takes longer than a call may.
+    async fn binding(&self, no_wait: bool) -> Result<Binding> {
+        let bound = self.replicas.bind(!no_wait).await.ok_or(Error::NotBoundYet)?;
+        Ok(Binding { bound: bound.bound, by: self.clock.now().plus(bound.within) })
+    }
+
+    /// Gives the other replicas a moment to learn of what was made, so that it can be used everywhere at
+    /// once. Promises nothing.
+    async fn spread(&self) {
+        let _ = tokio::time::timeout(SPREAD, self.replicas.bind(true)).await;
+    }
+
+    /// Returns where decisions may be made: see [`Replicas::ready`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the lease has run out.
+    pub async fn ready(&self) -> Result<()> {
+        self.replicas.ready().await.map_err(|Lapsed| Error::Unavailable {
+            why: "this replica could not reach the store for longer than its lease; no decision: deny",
+            retry: Duration::from_secs(1),
+        })
+    }
+
+    /// Whether decisions can be made now.
+    ///
+    /// # Errors
+    /// Why not, in words for operators.
+    pub fn can_decide(&self) -> std::result::Result<(), &'static str> {
+        if !self.replicas.may_decide(Stopwatch::start()) {
+            return Err("the lease has run out and the store is out of reach");
+        }
+        self.in_force().map(|_| ()).map_err(|_| "the catalogue in force is not known")
     }
 }
+
+/// How long the making of something waits for replicas to learn of it.
+const SPREAD: Duration = Duration::from_secs(1);
 
 fn no_catalog() -> Error {
     Error::Unavailable {
         why: "the catalogue in force is not known yet; try again",
-        retry: std::time::Duration::from_secs(1),
+        retry: Duration::from_secs(1),
     }
 }

@@ -205,17 +205,22 @@ impl Services {
         Ok((cursor.finish(items, |token| token.id), in_force))
     }
 
-    /// Deletes a token.
+    /// Deletes a token; with `no_wait`, answers before that binds.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is none that the caller sees; the store's.
-    pub async fn delete_token(&self, caller: &Caller, id: &str) -> Result<(Described, Binding)> {
+    pub async fn delete_token(
+        &self,
+        caller: &Caller,
+        id: &str,
+        no_wait: bool,
+    ) -> Result<(Described, Binding)> {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
         let deleted = self.change("delete_token", Touched::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
-        Ok((described, self.bound()))
+        Ok((described, self.binding(no_wait).await?))
     }
 }
 

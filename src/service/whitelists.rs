@@ -26,6 +26,8 @@ pub struct ManageWhitelist<'a> {
     pub expected_version: Option<i64>,
     /// Check only.
     pub validate_only: bool,
+    /// Answer before the change binds.
+    pub no_wait: bool,
 }
 
 /// What `ManageWhitelist` answers.
@@ -72,7 +74,10 @@ impl Services {
             match result {
                 Ok(None) => return Err(no_token(id)),
                 Ok(Some(Ok(outcome))) => {
-                    let binding = (!request.validate_only).then(|| self.bound());
+                    let binding = match request.validate_only {
+                        true => None,
+                        false => Some(self.binding(request.no_wait).await?),
+                    };
                     return Ok(ManagedWhitelist { outcome, binding });
                 }
                 Ok(Some(Err(refused))) => return Err(refusal(id, &change, refused)),

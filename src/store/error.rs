@@ -16,6 +16,11 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// The store gave no answer in time.
+pub fn out_of_time() -> StoreError {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()
+}
+
 /// An answer of the database that can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -76,12 +81,6 @@ pub enum OpenError {
         /// Who holds it, with its process id.
         holder: String,
     },
-    /// Another process serves from this database.
-    #[error(
-        "the database is served by another portcullis ({0}): this version serves one process per \
-         database; stop that one first"
-    )]
-    Claimed(String),
     /// The data directory or a file in it can't be made or used.
     #[error("can't use {}", path.display())]
     DataDir {

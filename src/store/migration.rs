@@ -1,7 +1,8 @@
 //! Brings a database's schema up to date.
 //!
 //! What must stay true: migrations run one process at a time (the database's own lock where it has
-//! one), and a schema that a newer program made is never touched.
+//! one); a schema that a newer program made is never touched, and used only where that program left
+//! word that this one can live beside it.
 
 use std::collections::HashSet;
 
@@ -9,10 +10,12 @@ use sqlx::migrate::{Migrate, Migrator};
 
 use super::OpenError;
 
-/// Applies what is missing. What was applied, in order.
+/// Applies what is missing. What was applied, in order. `oldest` reads from a schema with migrations that
+/// this program lacks which one a program must know at least.
 pub(super) async fn run<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
+    oldest: impl AsyncFnOnce(&mut C) -> sqlx::Result<i64>,
 ) -> Result<Vec<String>, OpenError> {
     // The lock is taken again, and released again, by the migrator itself: both databases count.
     connection.lock().await?;
@@ -23,6 +26,12 @@ pub(super) async fn run<C: Migrate>(
         .into_iter()
         .map(|applied| applied.version)
         .collect();
+    let newest = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
+    if let Some(&newer) = before.iter().filter(|&&version| version > newest).max() {
+        let oldest = oldest(connection).await;
+        connection.unlock().await?;
+        return if oldest? <= newest { Ok(Vec::new()) } else { Err(OpenError::Newer(newer)) };
+    }
     migrator.run_direct(None, connection, false).await?;
     connection.unlock().await?;
     Ok(migrator

@@ -12,10 +12,10 @@
 //! - Times are the caller's `now`, which `crate::clock` carries forward from [`Store::now`].
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::Settings;
@@ -29,10 +29,12 @@ mod error;
 mod migration;
 pub mod postgres;
 mod records;
+pub mod replication;
 pub mod sqlite;
 
-pub use error::OpenError;
+pub use error::{OpenError, out_of_time};
 pub use records::*;
+pub use replication::Replication;
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -64,21 +66,6 @@ pub struct Context {
     /// From which network address; `None` for what came from no network.
     pub client: Option<IpAddr>,
 }
-
-/// How this process stands to the store: only one may serve from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
-    /// It is ours. The number rises whenever another process may have had it in between, after
-    /// which nothing that was read before counts.
-    Held(u64),
-    /// It could not be confirmed for [`CLAIM_LEASE`]: another process may have it.
-    Doubtful,
-    /// Another process has it.
-    Lost,
-}
-
-/// How long a process decides without confirming its claim.
-pub const CLAIM_LEASE: Duration = Duration::from_secs(10);
 
 /// Who makes a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -392,11 +379,13 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>>;
 
     /// Waits until every change under way has ended, committed or not: also those of which this
-    /// process has lost track. Changes nothing.
+    /// process has lost track. Commits something that changes nothing: what could be read before it is
+    /// as safe from a failover as what was answered.
     async fn settle(&self, ctx: &Context) -> Result<()>;
 
-    /// How this process stands to the store, now and from now on.
-    fn claim(&self) -> watch::Receiver<Claim>;
+    /// What the replicas that share the store tell each other through it; `None` where only this
+    /// process has it.
+    fn replication(&self) -> Option<Arc<dyn Replication>>;
 
     /// Stops using the store; what is under way ends first.
     async fn close(&self);

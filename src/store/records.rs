@@ -1,5 +1,9 @@
 //! What the store keeps, as both databases hand it out: plain values.
 
+use uuid::Uuid;
+
+use super::Result;
+use super::error::Unreadable;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::{Entry, Whitelist};
@@ -260,7 +264,7 @@ pub struct AuditFilter {
 }
 
 /// What a change touched of what replicas cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
     /// The facts of one token.
     Token(TokenId),
@@ -281,4 +285,19 @@ pub struct ChangeRecord {
     pub position: i64,
     /// What it touched.
     pub touched: Touched,
+}
+
+impl ChangeRecord {
+    /// As it was written: a word, and the id of what it touched where the word needs one.
+    pub(super) fn read(position: i64, touched: &str, key: Option<Uuid>) -> Result<Self> {
+        let touched = match (touched, key) {
+            ("token", Some(id)) => Touched::Token(TokenId(id)),
+            ("credential", Some(id)) => Touched::Credential(CredentialId(id)),
+            ("catalog", None) => Touched::Catalog,
+            ("secret_keys", None) => Touched::SecretKeys,
+            ("nothing", None) => Touched::Nothing,
+            _ => return Err(Unreadable("a change record can't be read").into()),
+        };
+        Ok(Self { position, touched })
+    }
 }

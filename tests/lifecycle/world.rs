@@ -15,6 +15,7 @@ use portcullis::policy::lifecycle::Settings;
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{TokenKind, UpcomingAction};
+use portcullis::replicas::Replicas;
 use portcullis::service::decisions::{Asked, Question};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::{Caller, Error, Services};
@@ -167,7 +168,7 @@ impl World {
     }
 
     pub(crate) async fn delete(&self, id: TokenId) {
-        self.services.delete_token(&Self::caller(), &id.to_string()).await.unwrap();
+        self.services.delete_token(&Self::caller(), &id.to_string(), false).await.unwrap();
     }
 
     /// What is decided, and what is said to happen to the token first.
@@ -221,8 +222,10 @@ async fn memory(
         settings.window(),
         Handle::current(),
     ));
+    let replicas = Arc::new(Replicas::alone(cache.clone()));
     let services = Arc::new(Services {
         store: store.clone(),
+        replicas: replicas.clone(),
         cache: cache.clone(),
         usage: usage.clone(),
         clock: clock.clone(),
@@ -236,6 +239,7 @@ async fn memory(
     let sweeper = Sweeper {
         store: store.clone(),
         cache: cache.clone(),
+        replicas: replicas.clone(),
         usage,
         clock: clock.clone(),
         metrics: metrics.clone(),
@@ -246,6 +250,7 @@ async fn memory(
     let outbox = Outbox {
         store: store.clone(),
         cache,
+        replicas,
         clock: clock.clone(),
         metrics,
         settings,

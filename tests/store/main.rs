@@ -32,7 +32,6 @@ macro_rules! on_both {
 
 mod accounts;
 mod catalog;
-mod claim;
 mod credentials;
 mod embedded;
 mod lifecycle;

@@ -199,7 +199,7 @@ async fn migrating_twice_or_at_once_is_harmless() {
     let (first, second) = tokio::join!(migrate(&url), migrate(&url));
     let mut applied = first.unwrap();
     applied.extend(second.unwrap());
-    assert_eq!(applied, ["0001 base", "0002 lifecycle"]);
+    assert_eq!(applied, ["0001 base", "0002 lifecycle", "0003 replicas"]);
     assert!(migrate(&url).await.unwrap().is_empty());
     let _: Arc<dyn Store> = Arc::new(connect(&url).await);
 }
@@ -210,6 +210,10 @@ async fn a_newer_schema_is_left_alone() {
     let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), true, '', 0)";
     f.execute(newer, &[]).await.unwrap();
     let crate::fixture::Place::Postgres(url) = &f.place else { unreachable!("it was just made") };
+    // It says that this version can live beside it, and then that it can't.
+    assert!(migrate(url).await.unwrap().is_empty());
+    let breaking = "UPDATE head SET oldest_program = 9999";
+    f.execute(breaking, &[]).await.unwrap();
     let refused = migrate(url).await.unwrap_err();
     assert!(matches!(refused, OpenError::Newer(9999)), "{refused:?}");
 }

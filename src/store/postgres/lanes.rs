@@ -2,17 +2,18 @@
 //!
 //! What must stay true: a read costs one round trip, since a connection is asked whether it lives only
 //! after it stood idle; one whose read failed or was given up is dropped, so that no answer is ever
-//! taken for another's; nobody waits longer than the limit for a connection, a new one included.
+//! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
+//! that was made before a failover is not used after it.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::timed_out;
+use super::{Born, timed_out};
 use crate::clock::Stopwatch;
 
 /// A connection that stood idle for longer is asked whether it still lives.
@@ -23,18 +24,30 @@ pub(super) struct Lanes {
     options: PgConnectOptions,
     patience: Duration,
     permits: Semaphore,
-    /// Those that stand idle, the last used last, each with the time since.
-    idle: Mutex<Vec<(PgConnection, Stopwatch)>>,
+    /// Those that stand idle, the last used last.
+    idle: Mutex<Vec<Idle>>,
+    born: Arc<Born>,
+}
+
+struct Idle {
+    connection: PgConnection,
+    made: Stopwatch,
+    since: Stopwatch,
 }
 
 impl Lanes {
     /// At most `count` connections; each is made when it is first needed.
-    pub(super) fn new(options: PgConnectOptions, count: u32, patience: Duration) -> Self {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        count: u32,
+        patience: Duration,
+        born: Arc<Born>,
+    ) -> Self {
         let permits = Semaphore::new(count.max(1) as usize);
-        Self { options, patience, permits, idle: Mutex::default() }
+        Self { options, patience, permits, idle: Mutex::default(), born }
     }
 
-    fn idle(&self) -> impl DerefMut<Target = Vec<(PgConnection, Stopwatch)>> {
+    fn idle(&self) -> impl DerefMut<Target = Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,28 +56,31 @@ impl Lanes {
         let permit = self.permits.acquire();
         let taking = async {
             let permit = permit.await.map_err(|_| sqlx::Error::PoolClosed)?;
-            self.connection().await.map(|connection| (permit, connection))
+            self.connection().await.map(|(connection, made)| (permit, connection, made))
         };
         let taken = tokio::time::timeout(self.patience, taking).await;
-        let (permit, connection) = taken.map_err(|_| timed_out())??;
-        Ok(Lane { lanes: self, connection, _permit: permit })
+        let (permit, connection, made) = taken.map_err(|_| timed_out())??;
+        Ok(Lane { lanes: self, connection, made, _permit: permit })
     }
 
-    async fn connection(&self) -> sqlx::Result<PgConnection> {
+    async fn connection(&self) -> sqlx::Result<(PgConnection, Stopwatch)> {
         loop {
-            let Some((mut connection, since)) = self.idle().pop() else { break };
-            if since.elapsed() < FRESH || connection.ping().await.is_ok() {
-                return Ok(connection);
+            let Some(Idle { mut connection, made, since }) = self.idle().pop() else { break };
+            if self.born.counts(made)
+                && (since.elapsed() < FRESH || connection.ping().await.is_ok())
+            {
+                return Ok((connection, made));
             }
         }
-        PgConnection::connect_with(&self.options).await
+        let made = Stopwatch::start();
+        Ok((PgConnection::connect_with(&self.options).await?, made))
     }
 
     /// Ends when no read is under way any more; there are no others afterwards.
     pub(super) async fn close(&self) {
         self.permits.close();
         let idle = std::mem::take(&mut *self.idle());
-        for (connection, _) in idle {
+        for Idle { connection, .. } in idle {
             // A server that is gone takes its end of it along.
             let _ = tokio::time::timeout(self.patience, connection.close()).await;
         }
@@ -80,6 +96,7 @@ impl Lanes {
 pub(super) struct Lane<'l> {
     lanes: &'l Lanes,
     connection: PgConnection,
+    made: Stopwatch,
     _permit: SemaphorePermit<'l>,
 }
 
@@ -87,7 +104,8 @@ impl Lane<'_> {
     /// Keeps the connection for the next read: this one got its whole answer.
     pub(super) fn done(self) {
         if !self.lanes.permits.is_closed() {
-            self.lanes.idle().push((self.connection, Stopwatch::start()));
+            let Self { connection, made, .. } = self;
+            self.lanes.idle().push(Idle { connection, made, since: Stopwatch::start() });
         }
     }
 }

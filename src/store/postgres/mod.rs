@@ -1,31 +1,31 @@
-//! The store in Postgres: for one serving process at a time, see `claim`.
+//! The store in Postgres, for any number of processes: see `replicas`.
 //!
 //! What must stay true: what is acknowledged is on disk (`synchronous_commit` is never off); no call
 //! waits longer than its limits, also for a server that is gone without a word; no text made here
 //! holds the password of the URL.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
-use tokio::sync::watch;
-
-use super::{Claim, OpenError, Result, migration};
+use super::{OpenError, Replication, Result, migration};
+use crate::clock::{Stopwatch, moment};
 
 mod bulk;
-mod claim;
 mod lanes;
+mod replicas;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use PostgresStore as Handle;
-use claim::Holder;
 use lanes::{Lane, Lanes};
+use replicas::Replicas;
 use sqlx::Postgres as Db;
 
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
@@ -36,7 +36,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Limits of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostgresOptions {
-    /// Connections at most, of which a third are for decisions; and one more holds the claim.
+    /// Connections at most, of which a third are for decisions; and five more for what replicas tell
+    /// each other.
     pub max_connections: u32,
     /// How long a call waits for a connection, a new one included.
     pub acquire_timeout: Duration,
@@ -59,10 +60,24 @@ pub struct PostgresStore {
     /// Decisions have connections of their own: management must never hold them up.
     decisions: Lanes,
     management: PgPool,
+    replicas: Arc<Replicas>,
     limit: Duration,
-    /// `None` once closed.
-    holder: Mutex<Option<Holder>>,
-    states: watch::Receiver<Claim>,
+}
+
+/// Since when connections count: those that were made earlier may lead to a store that is none any
+/// more.
+#[derive(Debug, Default)]
+struct Born(AtomicU64);
+
+impl Born {
+    fn counts(&self, made: Stopwatch) -> bool {
+        made.moment().0 >= self.0.load(Ordering::Acquire)
+    }
+
+    /// Only those that are made after this call count.
+    fn again(&self) {
+        self.0.fetch_max(moment().0 + 1, Ordering::AcqRel);
+    }
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -74,14 +89,13 @@ impl std::fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects to `url`, brings the schema up to date, and claims the database for this process.
+    /// Connects to `url`, and brings the schema up to date.
     ///
     /// # Errors
-    /// A faulty URL, a server out of reach, a schema that is not this program's, or a database
-    /// that another process serves from.
+    /// A faulty URL, a server out of reach, or a schema that is not this program's.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
-        let (holder, states) = Holder::take(read_url(url)?).await?;
+        let born = Arc::new(Born::default());
         let PostgresOptions { max_connections, acquire_timeout, statement_timeout } = options;
         let millis = |duration: Duration| duration.as_millis().to_string();
         let connect = read_url(url)?.options([
@@ -94,13 +108,20 @@ impl PostgresStore {
             // Connections that stood idle are tested; one that died in use fails its call and is
             // replaced.
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > Duration::from_secs(1) {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
+            .before_acquire({
+                let born = born.clone();
+                move |connection, meta| {
+                    let born = born.clone();
+                    Box::pin(async move {
+                        if !born.counts(Stopwatch::started(meta.age)) {
+                            return Ok(false);
+                        }
+                        if meta.idle_for > Duration::from_secs(1) {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                }
             })
             .after_connect(|connection, _| {
                 Box::pin(async move {
@@ -118,13 +139,14 @@ impl PostgresStore {
                 })
             });
         let for_decisions = max_connections.div_ceil(3);
-        let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout);
+        let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout, born.clone());
+        let limit = acquire_timeout + statement_timeout;
+        let replicas = Arc::new(Replicas::new(&connect, acquire_timeout, limit, born));
         let management = pool
             .max_connections((max_connections - for_decisions).max(1))
             .connect_with(connect)
             .await?;
-        let limit = acquire_timeout + statement_timeout;
-        Ok(Self { decisions, management, limit, holder: Mutex::new(Some(holder)), states })
+        Ok(Self { decisions, management, replicas, limit })
     }
 
     async fn decide(&self) -> Result<Lane<'_>> {
@@ -156,14 +178,14 @@ impl PostgresStore {
         }
     }
 
-    fn watch_claim(&self) -> watch::Receiver<Claim> {
-        self.states.clone()
+    fn shared(&self) -> Option<Arc<dyn Replication>> {
+        Some(self.replicas.clone())
     }
 
     async fn shut(&self) {
         self.decisions.close().await;
         self.management.close().await;
-        drop(self.holder.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.replicas.close().await;
     }
 }
 
@@ -191,7 +213,12 @@ pub async fn migrate(url: &str) -> Result<Vec<String>, OpenError> {
     let connect = PgConnection::connect_with(&options);
     let connect = tokio::time::timeout(PostgresOptions::default().acquire_timeout, connect);
     let mut connection = connect.await.map_err(|_| timed_out())??;
-    let applied = migration::run(&MIGRATIONS, &mut connection).await?;
+    let applied = migration::run(&MIGRATIONS, &mut connection, async |connection| {
+        sqlx::query_scalar("SELECT oldest_program FROM head WHERE id = 1")
+            .fetch_one(connection)
+            .await
+    });
+    let applied = applied.await?;
     connection.close().await?;
     Ok(applied)
 }

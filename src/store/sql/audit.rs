@@ -4,10 +4,10 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Db, Handle, QueryBuilder};
-use crate::policy::id::{AccountId, CredentialId, TokenId};
+use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::store::error::Unreadable;
-use crate::store::{AuditEvent, AuditFilter, ChangeRecord, Mark, Page, Result, Touched};
+use crate::store::{AuditEvent, AuditFilter, ChangeRecord, Mark, Page, Result};
 
 #[derive(FromRow)]
 struct Row {
@@ -89,19 +89,9 @@ pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Ve
         .bind(i64::from(limit))
         .fetch_all(store.read())
         .await?;
-    rows.into_iter()
-        .map(|(position, touched, key)| {
-            let touched = match (touched.as_str(), key) {
-                ("token", Some(id)) => Touched::Token(TokenId(id)),
-                ("credential", Some(id)) => Touched::Credential(CredentialId(id)),
-                ("catalog", None) => Touched::Catalog,
-                ("secret_keys", None) => Touched::SecretKeys,
-                ("nothing", None) => Touched::Nothing,
-                _ => return Err(Unreadable("a change record can't be read").into()),
-            };
-            Ok(ChangeRecord { position, touched })
-        })
-        .collect()
+    let read =
+        |(position, touched, key): (i64, String, _)| ChangeRecord::read(position, &touched, key);
+    rows.into_iter().map(read).collect()
 }
 
 pub(super) async fn mark(store: &Handle) -> Result<Option<Mark>> {

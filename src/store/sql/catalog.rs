@@ -54,7 +54,7 @@ pub(super) async fn apply(
     if let Some(former) = &former
         && former.toml == toml
     {
-        change.undo().await;
+        change.finish().await?;
         return Ok(Ok(former.clone()));
     }
     let mut scope_ids = scopes(&mut change.tx).await?;

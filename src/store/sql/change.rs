@@ -54,8 +54,7 @@ const INSERT_CHANGE: &str =
 
 /// Waits until every change that took the head row before this call has ended.
 pub(super) async fn settle(store: &Handle, ctx: &Context) -> Result<()> {
-    Changing::begin(store, ctx).await?.undo().await;
-    Ok(())
+    Changing::begin(store, ctx).await?.finish().await
 }
 
 impl<'c> Changing<'c> {
@@ -80,7 +79,8 @@ impl<'c> Changing<'c> {
         }
     }
 
-    /// Ends a change that changed nothing. That it fails changes nothing either.
+    /// Ends a change that is refused, or that changed nothing which anybody waits for: where the caller
+    /// is told that something is so, [`Self::finish`]. That it fails changes nothing either.
     pub(super) async fn undo(self) {
         if let Err(error) = self.tx.rollback().await {
             tracing::debug!(%error, "a rollback failed; the database ends the transaction itself");
@@ -93,7 +93,8 @@ impl<'c> Changing<'c> {
         self.end().await
     }
 
-    /// Makes final what was recorded in parts, and what needs no record since nobody caches it. The
+    /// Makes final what was recorded in parts, what needs no record since nobody caches it, and what was
+    /// found to be so already: a failover could yet lose that, until something is committed after it. The
     /// position that was taken for more goes back: nobody has seen it.
     pub(super) async fn finish(mut self) -> Result<()> {
         sqlx::query::<Db>(GIVE_BACK).execute(&mut *self.tx).await?;

@@ -164,7 +164,7 @@ pub(super) async fn revoke(
     let mut credential = match found {
         Some(credential) if credential.revoked.is_none() => credential,
         unchanged => {
-            change.undo().await;
+            change.finish().await?;
             return Ok(unchanged.map(Ok));
         }
     };

@@ -2,8 +2,8 @@
 //!
 //! The module that mounts this one provides:
 //! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
-//! - `Handle::{decide, read, read_steadily, write, within, watch_claim, shut}`: connections, transactions, the
-//!   time limit of a use case, the claim on the store, and closing;
+//! - `Handle::{decide, read, read_steadily, write, within, shared, shut}`: connections, transactions, the
+//!   time limit of a use case, what replicas share, and closing;
 //! - `NOW`, the statement that reads the database's clock in microseconds;
 //! - `bulk`, what each database does its own way: row locks, and many rows at once.
 //!
@@ -28,10 +28,10 @@ mod whitelist;
 
 use super::{Db, Handle, NOW, bulk};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
@@ -42,9 +42,9 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
-    Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Claim, Context,
-    Credential, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewToken,
-    NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter, Result, ScopesInUse,
+    Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Context, Credential,
+    Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewToken, NoSuchAccount,
+    Page, PendingAction, PendingCounts, PendingFilter, Replication, Result, ScopesInUse,
     SettingsCredential, Store, StoredCatalog, Token, TokenFilter, Use, WhitelistChanged,
     WhitelistRefused, WhitelistTarget,
 };
@@ -351,8 +351,8 @@ impl Store for Handle {
         self.within(change::settle(self, ctx)).await
     }
 
-    fn claim(&self) -> watch::Receiver<Claim> {
-        self.watch_claim()
+    fn replication(&self) -> Option<Arc<dyn Replication>> {
+        self.shared()
     }
 
     async fn close(&self) {

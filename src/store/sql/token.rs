@@ -211,7 +211,7 @@ pub(super) async fn delete(
         return Ok(None);
     };
     if token.state != TokenState::Active {
-        change.undo().await;
+        change.finish().await?;
         return Ok(Some(token));
     }
     sqlx::query::<Db>(DELETE).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;

@@ -40,8 +40,12 @@ pub(super) async fn change(
             let version = row.whitelist_version;
             return Ok(Some(Ok(WhitelistChanged { version, ..checked })));
         }
-        unchanged => {
+        refused_or_dry if refused_or_dry.is_err() || dry_run => {
             change.undo().await;
+            return Ok(Some(refused_or_dry));
+        }
+        unchanged => {
+            change.finish().await?;
             return Ok(Some(unchanged));
         }
     };

@@ -11,7 +11,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -19,9 +19,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 
-use tokio::sync::watch;
-
-use super::{Claim, OpenError, Result, Store as _, migration};
+use super::{OpenError, Replication, Result, Store as _, migration};
 
 mod bulk;
 mod lock;
@@ -102,7 +100,7 @@ impl SqliteStore {
         };
         let writer = pool().max_connections(1).connect_with(writing).await?;
         let mut connection = writer.acquire().await?;
-        let applied = migration::run(&MIGRATIONS, &mut *connection).await?;
+        let applied = migration::run(&MIGRATIONS, &mut *connection, async |_| Ok(i64::MAX)).await?;
         drop(connection);
         let readers = pool().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let store = Self { writer, readers, lock: Mutex::new(None) };
@@ -136,8 +134,8 @@ impl SqliteStore {
     }
 
     /// The lock on the data directory can't be lost.
-    fn watch_claim(&self) -> watch::Receiver<Claim> {
-        watch::channel(Claim::Held(0)).1
+    fn shared(&self) -> Option<Arc<dyn Replication>> {
+        None
     }
 
     /// The writer last: the last connection to close folds the write-ahead log into the file.

@@ -1,0 +1,195 @@
+//! Whether a change binds on every replica: looks at their rows, and who waits for what they say.
+//!
+//! Must stay true: a change is waited for by looks that were asked for after it was known to be
+//! committed; however many wait, the store is asked by one task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Member, Peer, Replicas, lock};
+use crate::clock::{Stopwatch, moment};
+use crate::lease::{Moment, Position, Reading, Waiting};
+use crate::store;
+use crate::store::replication::ReplicaRow;
+
+/// Between two looks while somebody waits: at first, and at most.
+const SOON: Duration = Duration::from_millis(1);
+const LATER: Duration = Duration::from_millis(64);
+/// How long a look may take.
+const LATE: Duration = Duration::from_secs(3);
+/// How long a change waits at most, so that its caller hears of it before the call's own end.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// How long a notice waits for its action to be known before others are looked at.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// How a change stands that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// Whether no replica decides on what was before it.
+    pub bound: bool,
+    /// In how long it binds at the latest.
+    pub within: Duration,
+}
+
+impl Bound {
+    const NOW: Self = Self { bound: true, within: Duration::ZERO };
+}
+
+/// All replicas, as they stood at one instant.
+pub(super) struct Look {
+    reading: Reading,
+    head: Position,
+    rows: Vec<ReplicaRow>,
+}
+
+impl Look {
+    pub(super) fn peers(&self, now: Moment) -> Vec<Peer> {
+        let live: Vec<_> = self.reading.live(now).collect();
+        // A renewal every third of a lease is seen a third of one later at most.
+        let prompt = |row: &ReplicaRow| now.plus(row.row.length.0 / 4);
+        let peer = |row: &ReplicaRow| Peer {
+            about: row.about.clone(),
+            since: row.since,
+            late: !self.reading.live(prompt(row)).any(|id| id == row.row.id),
+            live: live.contains(&row.row.id),
+        };
+        self.rows.iter().map(peer).collect()
+    }
+}
+
+impl Member {
+    /// Reads all rows, and clears away those whose leases are over.
+    pub(super) async fn look(&self) -> store::Result<Arc<Look>> {
+        let asked = moment();
+        let rows = tokio::time::timeout(LATE, self.store.rows()).await;
+        let read = rows.unwrap_or_else(|_| Err(store::out_of_time()))?;
+        let answered = moment();
+        let rows: Vec<_> = read.rows.iter().map(|row| row.row).collect();
+        let (reading, ended) = {
+            let mut peers = lock(&self.peers);
+            let reading = peers.read(asked, answered, &rows);
+            (reading, peers.ended(answered).collect::<Vec<_>>())
+        };
+        let look = Arc::new(Look { reading, head: read.head, rows: read.rows });
+        self.metrics.replicas.set(i64::try_from(look.reading.live(answered).count()).unwrap_or(0));
+        self.looks.send_replace(Some(look.clone()));
+        for (id, renewals) in ended {
+            if self.store.remove(id, Some(renewals)).await? {
+                let name = look.rows.iter().find(|row| row.row.id == id).map(|row| &row.about.name);
+                tracing::warn!(replica = ?name, "a replica's lease ran out: it is waited for no more");
+            }
+        }
+        Ok(look)
+    }
+
+    /// Looks for as long as anybody waits.
+    pub(super) async fn look_on_demand(&self) {
+        loop {
+            self.demand.notified().await;
+            let mut pause = SOON;
+            while self.looks.receiver_count() > 0 {
+                if let Err(error) = self.look().await {
+                    tracing::debug!(%error, "cannot see whether changes bind");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (2 * pause).min(LATER),
+                    () = self.demand.notified() => pause = SOON,
+                }
+            }
+        }
+    }
+
+    async fn bind(&self, wait: bool) -> Option<Bound> {
+        let committed = moment();
+        let mut looks = self.looks.subscribe();
+        self.demand.notify_one();
+        let mut waiting: Option<Waiting> = None;
+        loop {
+            let look = looks.borrow_and_update().clone();
+            if let Some(look) = look.filter(|look| look.reading.asked() > committed) {
+                // The head that the first look shows is the change's position, or a later one.
+                let waiting = waiting.get_or_insert_with(|| Waiting::new(look.head, committed));
+                waiting.read(&look.reading);
+            }
+            let now = moment();
+            let until = waiting.as_ref().and_then(Waiting::until);
+            match (&waiting, until) {
+                (Some(waiting), _) if waiting.is_bound(now) => return Some(Bound::NOW),
+                (_, Some(until)) if !wait => {
+                    let within = Duration::from_micros(until.0.saturating_sub(now.0) + 1);
+                    return Some(Bound { bound: false, within });
+                }
+                _ => {}
+            }
+            let over = until
+                .map_or(PATIENCE, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
+            let left = PATIENCE.checked_sub(Duration::from_micros(now.0 - committed.0))?;
+            tokio::select! {
+                _ = looks.changed() => {}
+                () = tokio::time::sleep(over.min(left)) => {}
+            }
+        }
+    }
+}
+
+impl Replicas {
+    /// To be called after a change was answered by the store, or found made and something committed
+    /// after that: waits until it binds on every replica, or says how it stands where not to `wait`.
+    /// `None` where that could not be told in 25 s.
+    pub async fn bind(&self, wait: bool) -> Option<Bound> {
+        let Some(member) = &self.member else { return Some(Bound::NOW) };
+        let watch = Stopwatch::start();
+        let bound = member.bind(wait).await;
+        if wait {
+            member.metrics.bound(watch.elapsed());
+        }
+        bound
+    }
+
+    /// The position up to which every change binds. Those of this instant are waited for, but not long.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn known_position(&self) -> store::Result<i64> {
+        let Some(member) = &self.member else { return self.cache.known_position().await };
+        let watch = Stopwatch::start();
+        let mut newest = None;
+        let mut pause = SOON;
+        loop {
+            let look = member.look().await?;
+            let newest = *newest.get_or_insert(look.head);
+            let known = look.reading.bound(moment(), look.head);
+            if known >= newest || watch.elapsed() > MOMENT {
+                return Ok(known.0);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(LATER);
+        }
+    }
+
+    /// The replicas whose rules for unused tokens are other ones than those of this process: while there
+    /// are any, nobody takes anything. Says so in the log when that begins and ends.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn at_odds(&self) -> store::Result<Vec<Peer>> {
+        let Some(member) = &self.member else { return Ok(Vec::new()) };
+        let look = member.look().await?;
+        let other = |peer: &Peer| peer.live && peer.about.lifecycle != member.about.lifecycle;
+        let others: Vec<_> = look.peers(moment()).into_iter().filter(other).collect();
+        let before = member.metrics.replicas_at_odds.get();
+        member.metrics.replicas_at_odds.set(i64::try_from(others.len()).unwrap_or(i64::MAX));
+        match others.first() {
+            Some(other) if before == 0 => tracing::error!(
+                replica = other.about.name,
+                theirs = other.about.lifecycle,
+                ours = member.about.lifecycle,
+                "another replica has other lifecycle settings: nothing is announced, mailed or taken \
+                 until all are alike"
+            ),
+            None if before != 0 => tracing::info!("all replicas have the same lifecycle settings"),
+            _ => {}
+        }
+        Ok(others)
+    }
+}

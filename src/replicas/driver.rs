@@ -1,0 +1,265 @@
+//! What keeps the lease: renewals by one task, and changes applied and acknowledged by another, so that
+//! neither waits for the other.
+//!
+//! Must stay true: everything that was read is handed to the machine with the turn in which it was
+//! asked for; what is published as the lease's end is what the machine says, under its lock.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::{Member, Standing, lock};
+use crate::cache::Cache;
+use crate::clock::{Stopwatch, id_at, moment};
+use crate::lease::{Attempt, Head, Heard, Position, RowId};
+use crate::policy::time::Timestamp;
+use crate::store::{self, Touched};
+
+/// How long an attempt may take. Others are made meanwhile.
+const LATE: Duration = Duration::from_secs(3);
+/// Attempts under way at most.
+const MOST: usize = 3;
+/// Between two attempts at most while they fail, so that a store that is back is found soon.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Between two attempts at least, however many wait for one.
+const SPACING: Duration = Duration::from_millis(50);
+/// Between two tries to apply changes.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Changes that are read at once.
+const PAGE: u32 = 1_000;
+/// How often the record is pruned.
+const PRUNE: Duration = Duration::from_secs(60);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An attempt that has ended: with the row that it was about, and what the store said.
+pub(super) struct Ended {
+    attempt: Attempt,
+    row: RowId,
+    said: store::Result<Option<Head>>,
+}
+
+impl Member {
+    /// What must run for as long as this process may decide.
+    pub(super) fn tasks(self: Arc<Self>, cache: &Arc<Cache>) -> [(&'static str, Task); 4] {
+        let (renew, follow, look) = (self.clone(), self.clone(), self.clone());
+        let cache = cache.clone();
+        [
+            ("lease", Box::pin(async move { renew.renew().await })),
+            ("changes", Box::pin(async move { follow.follow(&cache).await })),
+            ("replicas", Box::pin(async move { look.look_on_demand().await })),
+            ("record", Box::pin(async move { self.prune().await })),
+        ]
+    }
+
+    /// Shows until when decisions may be made.
+    pub(super) fn publish(&self, standing: &Standing) {
+        self.until.0.store(standing.replica.until().0, Ordering::Release);
+    }
+
+    /// Sends a renewal, or a registration where there is no row.
+    pub(super) async fn attempt(&self) -> Ended {
+        let (attempt, row, registered, applied) = {
+            let mut standing = lock(&self.standing);
+            let attempt = standing.replica.attempt(moment());
+            let row = if attempt.registers {
+                // Of no time at all: only that it is new counts.
+                RowId(id_at(Timestamp(0)).as_u128())
+            } else {
+                standing.row
+            };
+            (attempt, row, standing.replica.registered(), standing.replica.applied())
+        };
+        let asked = async {
+            match registered {
+                Some(store) => self.store.renew(row, store, applied).await,
+                None => self.store.register(row, self.length, applied, &self.about).await.map(Some),
+            }
+        };
+        let said = tokio::time::timeout(LATE, asked).await;
+        let said = said.unwrap_or_else(|_| Err(store::out_of_time()));
+        Ended { attempt, row, said }
+    }
+
+    /// Takes an answer.
+    ///
+    /// # Errors
+    /// The store's, where there was none.
+    pub(super) async fn heard(&self, Ended { attempt, row, said }: Ended) -> store::Result<()> {
+        let head = match said {
+            Ok(head) => head,
+            Err(error) => {
+                self.metrics.renewal_failures.inc();
+                let since = self.failing.borrow().or_else(|| Some(Stopwatch::start()));
+                if self.failing.send_replace(since).is_none() {
+                    tracing::warn!(
+                        %error,
+                        "the lease can't be renewed: decisions go on until it runs out"
+                    );
+                }
+                return Err(error);
+            }
+        };
+        let heard = {
+            let mut standing = lock(&self.standing);
+            let before = standing.replica.applied();
+            let heard = standing.replica.answer(attempt, head);
+            if let (Heard::Registered, Some(head)) = (heard, head) {
+                standing.row = row;
+                standing.registered_at = head.position;
+                if before.is_some() && standing.replica.applied().is_none() {
+                    // What is read from now on must be read from that store.
+                    self.store.reconnect();
+                }
+            }
+            self.publish(&standing);
+            heard
+        };
+        match heard {
+            Heard::Registered => tracing::info!("registered as a replica"),
+            Heard::Lost => tracing::warn!(
+                "this replica's row is gone, or the store is another one: registering anew"
+            ),
+            Heard::Late if attempt.registers => {
+                // A row that nobody owns, and that everybody would wait for.
+                if let Err(error) = self.store.remove(row, None).await {
+                    tracing::debug!(%error, "a row without an owner is left to the others");
+                }
+            }
+            Heard::Renewed | Heard::Late => {}
+        }
+        if self.failing.send_replace(None).is_some() {
+            tracing::info!("the store answers again");
+        }
+        self.behind.notify_one();
+        Ok(())
+    }
+
+    /// Renews in time, and sooner where somebody waits for it.
+    async fn renew(&self) {
+        let mut attempts = FuturesUnordered::new();
+        let mut lapsed = false;
+        let (mut wanted, mut sent) = (false, Stopwatch::start());
+        loop {
+            let now = moment();
+            let (until, due) = {
+                let standing = lock(&self.standing);
+                (standing.replica.until(), standing.replica.renew_at())
+            };
+            if std::mem::replace(&mut lapsed, now >= until) != lapsed {
+                if lapsed {
+                    self.metrics.lease_lapses.inc();
+                    tracing::error!(
+                        "the lease has run out: nothing is decided until it is renewed"
+                    );
+                } else {
+                    tracing::info!("the lease is renewed: decisions go on");
+                }
+            }
+            let pause = Duration::from_micros(due.0.saturating_sub(now.0));
+            let pause = if self.failing.borrow().is_some() { pause.min(AGAIN) } else { pause };
+            let soon = SPACING.saturating_sub(sent.elapsed());
+            let pause = if wanted && attempts.is_empty() { pause.min(soon) } else { pause };
+            // Looked at again when it may have run out.
+            let ends = Duration::from_micros(until.0.saturating_sub(now.0));
+            let room = attempts.len() < MOST;
+            tokio::select! {
+                () = tokio::time::sleep(pause), if room => {
+                    (wanted, sent) = (false, Stopwatch::start());
+                    attempts.push(self.attempt());
+                }
+                () = tokio::time::sleep(ends), if !lapsed => {}
+                Some(ended) = attempts.next() => {
+                    if self.heard(ended).await.is_ok()
+                        && let Err(error) = self.look().await
+                    {
+                        tracing::debug!(%error, "cannot see the other replicas");
+                    }
+                }
+                () = self.wanted.notified() => wanted = true,
+            }
+        }
+    }
+
+    /// Makes memory follow what others change.
+    async fn follow(&self, cache: &Arc<Cache>) {
+        loop {
+            match self.catch_up(cache).await {
+                Ok(()) => tokio::select! {
+                    () = self.behind.notified() => {}
+                    () = self.store.told() => {}
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "changes are not applied yet");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn catch_up(&self, cache: &Arc<Cache>) -> store::Result<()> {
+        loop {
+            let (turn, row, registered, applied, registered_at) = {
+                let standing = lock(&self.standing);
+                let replica = &standing.replica;
+                let (registered, applied) = (replica.registered(), replica.applied());
+                (replica.turn(), standing.row, registered, applied, standing.registered_at)
+            };
+            let Some(store) = registered else { return Ok(()) };
+            let (position, more) = match applied {
+                None => {
+                    cache.reload().await?;
+                    (registered_at, true)
+                }
+                Some(applied) => {
+                    let Some(recorded) = self.store.behind(applied, store, PAGE).await? else {
+                        // The next renewal says so.
+                        self.wanted.notify_one();
+                        return Ok(());
+                    };
+                    let first = recorded.changes.first().map(|change| Position(change.position));
+                    if applied.is_followed(first, recorded.head) {
+                        let Some(last) = recorded.changes.last() else { return Ok(()) };
+                        let mut touched: Vec<Touched> =
+                            recorded.changes.iter().map(|change| change.touched).collect();
+                        touched.sort_unstable();
+                        touched.dedup();
+                        for touched in touched {
+                            cache.changed(touched).await;
+                        }
+                        (Position(last.position), last.position < recorded.head.0)
+                    } else {
+                        tracing::info!("the record was pruned: everything is read anew");
+                        cache.reload().await?;
+                        (recorded.head, true)
+                    }
+                }
+            };
+            {
+                let mut standing = lock(&self.standing);
+                standing.replica.apply(turn, position);
+                self.publish(&standing);
+            }
+            self.failing.send_modify(|_| {});
+            self.store.acknowledge(row, store, position).await?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets, now and then, what every replica has applied.
+    async fn prune(&self) {
+        loop {
+            tokio::time::sleep(PRUNE).await;
+            if let Err(error) = self.store.prune().await {
+                tracing::debug!(%error, "the record is not pruned yet");
+            }
+        }
+    }
+}

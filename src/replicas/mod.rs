@@ -1,0 +1,237 @@
+//! How this process stands to the other replicas: whether it may decide, and whether a change binds on
+//! all of them. What drives the machines of `lease` over the store and memory. The protocol, and why it
+//! holds: docs/consistency.md.
+//!
+//! Must stay true: whoever decides asks [`Replicas::may_decide`] first and looks at facts after that;
+//! memory follows a change before that is acknowledged. Where only this process has the store, all of
+//! it is so at once.
+
+mod binding;
+mod driver;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use binding::Bound;
+use binding::Look;
+
+use crate::cache::Cache;
+use crate::clock::{Stopwatch, moment};
+use crate::lease::{Length, Peers, Position, Replica, RowId};
+use crate::policy::time::Timestamp;
+use crate::shutdown;
+use crate::store::replication::{About, Replication};
+use crate::store::{self, Store};
+use crate::telemetry::Metrics;
+
+/// How long a request waits for a lease that lapsed while the store may be in reach.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The lease ran out, and the store is out of reach: nothing can be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this replica's lease has run out, and the store is out of reach")]
+pub struct Lapsed;
+
+/// Until when this process may decide, in a place that nothing else is written to.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Until(AtomicU64);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Replicas {
+    until: Arc<Until>,
+    cache: Arc<Cache>,
+    /// `None` where only this process has the store.
+    member: Option<Arc<Member>>,
+}
+
+/// One of many, as this process sees itself.
+struct Member {
+    about: About,
+    store: Arc<dyn Replication>,
+    metrics: Arc<Metrics>,
+    length: Length,
+    until: Arc<Until>,
+    standing: Mutex<Standing>,
+    /// Somebody needs a lease now.
+    wanted: Notify,
+    /// There may be changes that memory does not follow yet.
+    behind: Notify,
+    /// Somebody waits for a look at the other replicas.
+    demand: Notify,
+    /// Since when attempts to renew have failed; woken whenever one ends, or a lease begins to hold.
+    failing: watch::Sender<Option<Stopwatch>>,
+    peers: Mutex<Peers>,
+    looks: watch::Sender<Option<Arc<Look>>>,
+}
+
+struct Standing {
+    replica: Replica,
+    /// The row that [`Replica::registered`] speaks of.
+    row: RowId,
+    /// The head when that was registered: where an empty memory rests.
+    registered_at: Position,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("about", &self.about).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that has a row, and nothing in memory yet.
+#[derive(Debug)]
+pub struct Joined(Option<Arc<Member>>);
+
+impl Joined {
+    /// Registers this process where others may share the store. To be called before the first fact is
+    /// read. `lease` is how long it may decide without the store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn register(
+        store: &dyn Store,
+        lease: Duration,
+        about: About,
+        metrics: Arc<Metrics>,
+    ) -> store::Result<Self> {
+        let Some(store) = store.replication() else { return Ok(Self(None)) };
+        let length = Length(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX));
+        let member = Arc::new(Member {
+            about,
+            store,
+            metrics,
+            length,
+            until: Arc::new(Until(AtomicU64::new(0))),
+            standing: Mutex::new(Standing {
+                replica: Replica::new(length),
+                row: RowId(0),
+                registered_at: Position(0),
+            }),
+            wanted: Notify::new(),
+            behind: Notify::new(),
+            demand: Notify::new(),
+            failing: watch::channel(None).0,
+            peers: Mutex::default(),
+            looks: watch::channel(None).0,
+        });
+        let attempt = member.attempt().await;
+        member.heard(attempt).await?;
+        Ok(Self(Some(member)))
+    }
+
+    /// Goes on with `cache`, of which nothing was read before the registration, until `stop`.
+    pub fn serve(self, cache: Arc<Cache>, stop: &CancellationToken) -> Replicas {
+        let Self(Some(member)) = self else { return Replicas::alone(cache) };
+        {
+            let mut standing = lock(&member.standing);
+            let (turn, position) = (standing.replica.turn(), standing.registered_at);
+            standing.replica.apply(turn, position);
+            member.publish(&standing);
+        }
+        for (name, task) in member.clone().tasks(&cache) {
+            let stop = stop.clone();
+            shutdown::spawn_essential(name, stop.clone(), async move {
+                stop.run_until_cancelled(task).await;
+            });
+        }
+        Replicas { until: member.until.clone(), cache, member: Some(member) }
+    }
+}
+
+/// A replica, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// What it said of itself.
+    pub about: About,
+    /// Since when it is registered.
+    pub since: Timestamp,
+    /// Whether its lease was not renewed when it should have been.
+    pub late: bool,
+    /// Whether its lease may last still.
+    pub live: bool,
+}
+
+impl Replicas {
+    /// For a process that has the store for itself.
+    pub fn alone(cache: Arc<Cache>) -> Self {
+        Self { until: Arc::new(Until(AtomicU64::new(u64::MAX))), cache, member: None }
+    }
+
+    /// Whether a decision that begins with `watch` may be made from memory. To be asked before the first
+    /// fact is looked at.
+    pub fn may_decide(&self, watch: Stopwatch) -> bool {
+        watch.moment().0 < self.until.0.load(Ordering::Acquire)
+    }
+
+    /// For how long it may decide without the store; `None` where it needs no lease.
+    pub fn lease_left(&self) -> Option<Duration> {
+        self.member.as_ref()?;
+        let until = self.until.0.load(Ordering::Acquire);
+        Some(Duration::from_micros(until.saturating_sub(moment().0)))
+    }
+
+    /// Returns where it may decide. A lease that lapsed is renewed first, where the store is in reach.
+    ///
+    /// # Errors
+    /// [`Lapsed`], at once where the store is known to be out of reach.
+    pub async fn ready(&self) -> Result<(), Lapsed> {
+        let Some(member) = &self.member else { return Ok(()) };
+        if self.may_decide(Stopwatch::start()) {
+            return Ok(());
+        }
+        let mut failing = member.failing.subscribe();
+        let renewed = async {
+            loop {
+                if self.may_decide(Stopwatch::start()) {
+                    return Ok(());
+                }
+                let since = *failing.borrow_and_update();
+                if since.is_some_and(|since| since.elapsed() > PATIENCE) {
+                    return Err(Lapsed);
+                }
+                member.wanted.notify_one();
+                // It ends with an error only where the sender is gone, which is borrowed here.
+                let _ = failing.changed().await;
+            }
+        };
+        let ready = tokio::time::timeout(PATIENCE, renewed).await.unwrap_or(Err(Lapsed));
+        if ready.is_err() {
+            member.metrics.unleased.inc();
+        }
+        ready
+    }
+
+    /// The other replicas and this one, as last seen; `None` where there can be no others, or none was
+    /// seen yet.
+    pub fn peers(&self) -> Option<Vec<Peer>> {
+        let look = self.member.as_ref()?.looks.borrow().clone()?;
+        Some(look.peers(moment()))
+    }
+
+    /// Stops deciding, and tells the others that nobody need wait for this process any more. What ran
+    /// until `stop` must have ended.
+    pub async fn leave(&self) {
+        let Some(member) = &self.member else { return };
+        self.until.0.store(0, Ordering::Release);
+        let row = {
+            let standing = lock(&member.standing);
+            standing.replica.registered().map(|_| standing.row)
+        };
+        if let Some(row) = row
+            && let Err(error) = member.store.remove(row, None).await
+        {
+            tracing::debug!(%error, "others wait until the lease of this process has run out");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! What replicas tell each other through Postgres: rows, the record, and notifications.
+//!
+//! What must stay true: leases have connections of their own, so that nothing else can hold up a
+//! renewal; an acknowledgement need not be on disk, a renewal must; notifications only wake somebody
+//! who then reads the record.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, FromRow};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use super::lanes::Lanes;
+use super::{Born, timed_out};
+use crate::lease::{Head, Identity, Length, Position, Row, RowId};
+use crate::policy::time::Timestamp;
+use crate::shutdown;
+use crate::store::error::Unreadable;
+use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows};
+use crate::store::{ChangeRecord, Result};
+
+/// How many statements about leases run at once: one that hangs holds up no other.
+const LEASES: u32 = 3;
+/// What the trigger on the record tells.
+const CHANNEL: &str = "portcullis_change";
+/// A listener that was told nothing for so long is asked whether it lives.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Between two tries to listen.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How many changes the record keeps at least, for those who come back.
+const KEPT: i64 = 10_000;
+/// How many are forgotten at once.
+const PRUNED: i64 = 10_000;
+
+/// Which store this is: its system identifier, and the timeline that it writes. Fails on a standby.
+const IDENTITY: &str = "\
+    (SELECT system_identifier FROM pg_control_system()), \
+    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer";
+
+const REGISTER: &str = "\
+    INSERT INTO replica \
+        (replica_id, lease, renewals, applied, name, version, create_time, lifecycle) \
+    VALUES ($1, $2, 0, coalesce($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
+        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6) \
+    RETURNING ";
+
+const RENEW: &str = "\
+    UPDATE replica SET renewals = renewals + 1, applied = greatest(applied, coalesce($2, 0)) \
+    WHERE replica_id = $1 AND ($3, $4) = ";
+
+const ACKNOWLEDGE: &str = "\
+    UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4) = ";
+
+const SELECT_ROWS: &str = "\
+    SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, \
+        r.create_time, r.lifecycle \
+    FROM head h LEFT JOIN replica r ON true WHERE h.id = 1";
+
+const SELECT_RECORD: &str = "\
+    SELECT h.position AS head, c.position, c.touched, c.key \
+    FROM head h LEFT JOIN LATERAL ( \
+        SELECT position, touched, key FROM change WHERE position > $1 ORDER BY position LIMIT $2 \
+    ) c ON true \
+    WHERE h.id = 1 AND ($3, $4) = ";
+
+const REMOVE: &str = "DELETE FROM replica WHERE replica_id = $1 AND ($2 IS NULL OR renewals = $2)";
+
+const PRUNE: &str = "\
+    WITH bound AS ( \
+        SELECT least(h.position - $1, (SELECT min(applied) FROM replica)) AS position \
+        FROM head h WHERE h.id = 1 \
+    ), oldest AS (SELECT min(position) AS position FROM change) \
+    DELETE FROM change c USING bound, oldest \
+    WHERE c.position <= bound.position AND c.position < oldest.position + $2";
+
+/// See the module.
+pub(super) struct Replicas {
+    leases: Lanes,
+    /// These wait for no disk.
+    acknowledgements: Lanes,
+    /// Of those that read facts.
+    born: Arc<Born>,
+    limit: Duration,
+    told: Arc<Notify>,
+    _listening: DropGuard,
+}
+
+impl std::fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replicas").finish_non_exhaustive()
+    }
+}
+
+#[derive(FromRow)]
+struct Peer {
+    #[sqlx(rename = "position")]
+    head: i64,
+    replica_id: Option<Uuid>,
+    lease: Option<i64>,
+    renewals: Option<i64>,
+    applied: Option<i64>,
+    name: Option<String>,
+    version: Option<String>,
+    create_time: Option<i64>,
+    lifecycle: Option<String>,
+}
+
+impl Peer {
+    /// `None` for the row that stands for no replica at all.
+    fn read(self) -> Option<ReplicaRow> {
+        Some(ReplicaRow {
+            row: Row {
+                id: RowId(self.replica_id?.as_u128()),
+                length: Length(self.lease?.cast_unsigned()),
+                renewals: self.renewals?.cast_unsigned(),
+                applied: Position(self.applied?),
+            },
+            about: About { name: self.name?, version: self.version?, lifecycle: self.lifecycle? },
+            since: Timestamp(self.create_time?),
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct Change {
+    head: i64,
+    position: Option<i64>,
+    touched: Option<String>,
+    key: Option<Uuid>,
+}
+
+type Named = (i64, i32);
+
+fn identity((system, timeline): Named) -> Identity {
+    Identity { system: system.cast_unsigned(), timeline: timeline.cast_unsigned() }
+}
+
+fn named(Identity { system, timeline }: Identity) -> Named {
+    (system.cast_signed(), timeline.cast_signed())
+}
+
+fn uuid(id: RowId) -> Uuid {
+    Uuid::from_u128(id.0)
+}
+
+impl Replicas {
+    /// Connects with `options` when it is first needed, waits for a connection at most `patience`, and
+    /// for a statement `limit`. Listens from now on.
+    pub(super) fn new(
+        options: &PgConnectOptions,
+        patience: Duration,
+        limit: Duration,
+        born: Arc<Born>,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let told = Arc::new(Notify::new());
+        shutdown::spawn("listener", {
+            let (options, told, stop) = (options.clone(), told.clone(), stop.clone());
+            async move {
+                stop.run_until_cancelled(listen(options, patience, told)).await;
+            }
+        });
+        let lanes = |options, count| Lanes::new(options, count, patience, born.clone());
+        let quick = options.clone().options([("synchronous_commit", "off")]);
+        Self {
+            leases: lanes(options.clone(), LEASES),
+            acknowledgements: lanes(quick, 1),
+            born,
+            limit,
+            told,
+            _listening: stop.drop_guard(),
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.leases.close().await;
+        self.acknowledgements.close().await;
+    }
+
+    async fn within<T>(&self, statement: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.limit, statement).await {
+            Ok(result) => result,
+            Err(_) => Err(timed_out().into()),
+        }
+    }
+}
+
+async fn head(connection: &mut PgConnection) -> Result<Head> {
+    let query = format!("SELECT position, {IDENTITY} FROM head WHERE id = 1");
+    let (position, system, timeline) =
+        sqlx::query_as(AssertSqlSafe(query)).fetch_one(connection).await?;
+    Ok(Head { position: Position(position), identity: identity((system, timeline)) })
+}
+
+#[async_trait]
+impl Replication for Replicas {
+    async fn register(
+        &self,
+        id: RowId,
+        length: Length,
+        applied: Option<Position>,
+        about: &About,
+    ) -> Result<Head> {
+        self.within(async {
+            let mut lane = self.leases.take().await?;
+            let written: Named = sqlx::query_as(AssertSqlSafe(format!("{REGISTER}{IDENTITY}")))
+                .bind(uuid(id))
+                .bind(length.0.cast_signed())
+                .bind(applied.map(|position| position.0))
+                .bind(&about.name)
+                .bind(&about.version)
+                .bind(&about.lifecycle)
+                .fetch_one(&mut *lane)
+                .await?;
+            let head = head(&mut lane).await?;
+            lane.done();
+            // A row that another store got says nothing in this one.
+            if identity(written) != head.identity {
+                return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
+            }
+            Ok(head)
+        })
+        .await
+    }
+
+    async fn renew(
+        &self,
+        id: RowId,
+        store: Identity,
+        applied: Option<Position>,
+    ) -> Result<Option<Head>> {
+        self.within(async {
+            let mut lane = self.leases.take().await?;
+            let (system, timeline) = named(store);
+            let renewed = sqlx::query(AssertSqlSafe(format!("{RENEW}({IDENTITY})")))
+                .bind(uuid(id))
+                .bind(applied.map(|position| position.0))
+                .bind(system)
+                .bind(timeline)
+                .execute(&mut *lane)
+                .await?;
+            let head = head(&mut lane).await?;
+            lane.done();
+            Ok((renewed.rows_affected() == 1).then_some(head))
+        })
+        .await
+    }
+
+    async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()> {
+        self.within(async {
+            let mut lane = self.acknowledgements.take().await?;
+            let (system, timeline) = named(store);
+            sqlx::query(AssertSqlSafe(format!("{ACKNOWLEDGE}({IDENTITY})")))
+                .bind(uuid(id))
+                .bind(applied.0)
+                .bind(system)
+                .bind(timeline)
+                .execute(&mut *lane)
+                .await?;
+            lane.done();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rows(&self) -> Result<Rows> {
+        self.within(async {
+            let mut lane = self.leases.take().await?;
+            let rows: Vec<Peer> = sqlx::query_as(SELECT_ROWS).fetch_all(&mut *lane).await?;
+            lane.done();
+            let head = rows.first().ok_or(Unreadable("the store has no head"))?.head;
+            let rows = rows.into_iter().filter_map(Peer::read).collect();
+            Ok(Rows { rows, head: Position(head) })
+        })
+        .await
+    }
+
+    async fn behind(
+        &self,
+        after: Position,
+        store: Identity,
+        limit: u32,
+    ) -> Result<Option<Recorded>> {
+        self.within(async {
+            let mut lane = self.leases.take().await?;
+            let (system, timeline) = named(store);
+            let rows: Vec<Change> =
+                sqlx::query_as(AssertSqlSafe(format!("{SELECT_RECORD}({IDENTITY}) ORDER BY 2")))
+                    .bind(after.0)
+                    .bind(i64::from(limit))
+                    .bind(system)
+                    .bind(timeline)
+                    .fetch_all(&mut *lane)
+                    .await?;
+            lane.done();
+            let Some(head) = rows.first().map(|row| row.head) else { return Ok(None) };
+            let changes = rows.into_iter().filter_map(|row| {
+                Some(ChangeRecord::read(row.position?, row.touched?.as_str(), row.key))
+            });
+            Ok(Some(Recorded { changes: changes.collect::<Result<_>>()?, head: Position(head) }))
+        })
+        .await
+    }
+
+    async fn remove(&self, id: RowId, renewals: Option<u64>) -> Result<bool> {
+        self.within(async {
+            let mut lane = self.leases.take().await?;
+            let removed = sqlx::query(REMOVE)
+                .bind(uuid(id))
+                .bind(renewals.map(u64::cast_signed))
+                .execute(&mut *lane)
+                .await?;
+            lane.done();
+            Ok(removed.rows_affected() == 1)
+        })
+        .await
+    }
+
+    async fn prune(&self) -> Result<u64> {
+        self.within(async {
+            let mut lane = self.leases.take().await?;
+            let pruned = sqlx::query(PRUNE).bind(KEPT).bind(PRUNED).execute(&mut *lane).await?;
+            lane.done();
+            Ok(pruned.rows_affected())
+        })
+        .await
+    }
+
+    async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    fn reconnect(&self) {
+        self.born.again();
+    }
+}
+
+/// Passes on what is told. Whoever is told reads the record, so one that was lost costs time only; after
+/// a lost connection everybody is told, since nobody knows what was.
+async fn listen(options: PgConnectOptions, patience: Duration, told: Arc<Notify>) {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(patience)
+        .test_before_acquire(false)
+        .connect_lazy_with(options);
+    loop {
+        if let Err(error) = listen_once(&pool, patience, &told).await {
+            tracing::debug!(%error, "changes of other replicas are noticed late");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn listen_once(pool: &sqlx::PgPool, patience: Duration, told: &Notify) -> sqlx::Result<()> {
+    let begin = async {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok::<_, sqlx::Error>(listener)
+    };
+    let mut listener =
+        tokio::time::timeout(patience, begin).await.unwrap_or_else(|_| Err(timed_out()))?;
+    told.notify_one();
+    loop {
+        match tokio::time::timeout(SILENCE, listener.try_recv()).await {
+            Ok(Ok(Some(_))) => told.notify_one(),
+            Ok(Ok(None)) => {
+                return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+            }
+            Ok(Err(error)) => return Err(error),
+            // A server that is gone without a word tells of nothing more.
+            Err(_) => {
+                let asked = sqlx::query("SELECT 1").execute(&mut listener);
+                tokio::time::timeout(patience, asked).await.map_err(|_| timed_out())??;
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the replicas that share a store tell each other through it. The protocol: docs/consistency.md.
+//!
+//! Must stay true: each write names the store that its writer believes in, and changes nothing in
+//! another one; the head is read after the row was written, in a statement of its own.
+
+use async_trait::async_trait;
+
+use super::{ChangeRecord, Result};
+use crate::lease::{Head, Identity, Length, Position, Row, RowId};
+use crate::policy::time::Timestamp;
+
+/// What a replica says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its name, for people.
+    pub name: String,
+    /// The version of its program.
+    pub version: String,
+    /// By which rules it takes what is not used: those of all must be alike.
+    pub lifecycle: String,
+}
+
+/// A replica as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaRow {
+    /// What the protocol needs.
+    pub row: Row,
+    /// What it said of itself.
+    pub about: About,
+    /// Since when it is registered.
+    pub since: Timestamp,
+}
+
+/// All rows and the head's position, as they stood at one instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    /// Every replica.
+    pub rows: Vec<ReplicaRow>,
+    /// Of the newest change.
+    pub head: Position,
+}
+
+/// A part of the record, and the head's position at the same instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Changes in order.
+    pub changes: Vec<ChangeRecord>,
+    /// Of the newest change.
+    pub head: Position,
+}
+
+/// See the module.
+#[async_trait]
+pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
+    /// Inserts a row under a new name, resting on `applied`, or on the head where that is `None`;
+    /// then reads the head.
+    async fn register(
+        &self,
+        id: RowId,
+        length: Length,
+        applied: Option<Position>,
+        about: &About,
+    ) -> Result<Head>;
+
+    /// Adds one to the row's renewals, and acknowledges `applied`; then reads the head. `None` where
+    /// there is no such row in that store.
+    async fn renew(
+        &self,
+        id: RowId,
+        store: Identity,
+        applied: Option<Position>,
+    ) -> Result<Option<Head>>;
+
+    /// Acknowledges `applied`. Changes nothing where there is no such row in that store.
+    async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()>;
+
+    /// Every row, in one statement with the head.
+    async fn rows(&self) -> Result<Rows>;
+
+    /// At most `limit` changes behind `after`, in one statement with the head; `None` where it is
+    /// another store.
+    async fn behind(
+        &self,
+        after: Position,
+        store: Identity,
+        limit: u32,
+    ) -> Result<Option<Recorded>>;
+
+    /// Deletes a row; with `renewals` only if it has that many.
+    async fn remove(&self, id: RowId, renewals: Option<u64>) -> Result<bool>;
+
+    /// Forgets a part of the record that every replica has applied, and keeps the newest of it. How many
+    /// changes were forgotten.
+    async fn prune(&self) -> Result<u64>;
+
+    /// Waits for the next change that the store tells of. It may be told of none, of one twice, and
+    /// late.
+    async fn told(&self);
+
+    /// Makes new connections from now on, for whatever is read: those that there are may lead to a
+    /// store that is none any more.
+    fn reconnect(&self);
+}
