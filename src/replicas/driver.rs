@@ -229,8 +229,10 @@ impl Member {
                             recorded.changes.iter().map(|change| change.touched).collect();
                         touched.sort_unstable();
                         touched.dedup();
-                        for touched in touched {
-                            cache.changed(touched).await;
+                        if cfg!(not(feature = "planted-acknowledged-unapplied")) {
+                            for touched in touched {
+                                cache.changed(touched).await;
+                            }
                         }
                         (Position(last.position), last.position < recorded.head.0)
                     } else {
