@@ -5,8 +5,6 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -56,24 +54,6 @@ where
     }
 }
 
-/// The status line and the body of a page.
-fn get(server: &Server, path: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(server.http()).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
-
-/// One sample of `/metrics`, such as `portcullis_mails_waiting`.
-fn metric(server: &Server, sample: &str) -> Option<i64> {
-    let (_, metrics) = get(server, "/metrics");
-    let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
-    lines.find(|(name, _)| *name == sample).map(|(_, value)| value.parse().unwrap())
-}
-
 fn pending(shell: &Shell) -> Vec<Value> {
     let answer = shell.run(&["pending", "--output", "json"]).json();
     answer["pending_actions"].as_array().unwrap().clone()
@@ -119,7 +99,7 @@ async fn a_whole_lifecycle() {
     let listed = shell.run(&["pending"]).exits(0);
     listed.shows(&[&kept.token_id, &lost.token_id, "1 of 1 accepted", "deletion"]);
     shell.run(&["token", "show", &lost.token_id]).exits(0).shows(&["how to keep it", "SCOPE"]);
-    until(|| metric(&server, "portcullis_pending_actions{type=\"deletion\"}"), |n| *n == Some(2));
+    until(|| server.metric("portcullis_pending_actions{type=\"deletion\"}"), |n| *n == Some(2));
 
     // Trying one warns, and is no use; using it cancels.
     let tried = ask(&client, &kept_secret, true).await;
@@ -153,8 +133,8 @@ async fn a_whole_lifecycle() {
     shell.run(&["token", "show", &lost.token_id]).exits(0).shows(&["deleted-unused"]);
     let shown = shell.run(&["audit", "--token", &lost.token_id]).exits(0);
     shown.shows(&["lifecycle.announce", "lifecycle.noticed", "lifecycle.delete"]);
-    assert!(metric(&server, "portcullis_last_sweep_timestamp_seconds").unwrap() > 1_700_000_000);
-    let (status, health) = get(&server, "/healthz");
+    assert!(server.metric("portcullis_last_sweep_timestamp_seconds").unwrap() > 1_700_000_000);
+    let (status, health) = server.get("/healthz");
     assert_eq!((status.as_str(), health.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
 }
 
@@ -193,16 +173,16 @@ async fn observing_shows_everything_and_does_nothing() {
     table.shows(&["announce", &token.token_id, "DAY", "DELETIONS NOTICED"]);
 
     // Sweeps go by, and nothing comes of it.
-    let swept = || metric(&server, "portcullis_last_sweep_timestamp_seconds").unwrap();
+    let swept = || server.metric("portcullis_last_sweep_timestamp_seconds").unwrap();
     let first = swept();
     until(swept, |last| *last >= first + 3);
     assert_eq!(pending(&shell), Vec::<Value>::new());
     assert_eq!(ask(&client, &secret, true).await.pending_action, None);
     assert_eq!((sink.connections(), sink.messages().len()), (0, 0));
-    let (status, health) = get(&server, "/healthz");
+    let (status, health) = server.get("/healthz");
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(health.starts_with("ok\nlifecycle: observe: "), "{health}");
-    assert_eq!(metric(&server, "portcullis_actions_announced_total"), Some(0));
+    assert_eq!(server.metric("portcullis_actions_announced_total"), Some(0));
 }
 
 /// An orderly end writes what was used, whatever the interval (docs/policy.md, rule 5.6).
@@ -231,10 +211,10 @@ async fn what_is_held_back_is_told() {
     let client = Client::operator(&server).await;
     let account = client.account().await.account_id;
     client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
-    let health = until(|| get(&server, "/healthz").1, |health| health.contains("no mail server"));
+    let health = until(|| server.get("/healthz").1, |health| health.contains("no mail server"));
     assert!(health.starts_with("ok\n") && health.contains("held: 1"), "{health}");
     Shell::operator(&server).run(&["pending"]).exits(0).tells(&["No mail server is configured"]);
-    until(|| metric(&server, "portcullis_mails_waiting"), |waiting| *waiting == Some(1));
+    until(|| server.metric("portcullis_mails_waiting"), |waiting| *waiting == Some(1));
     drop(server);
 
     let sink = Sink::start();
@@ -244,9 +224,9 @@ async fn what_is_held_back_is_told() {
     let account = client.account().await.account_id;
     client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
     let refused = |health: &String| health.contains("addresses that are refused: 1");
-    let health = until(|| get(&server, "/healthz").1, refused);
+    let health = until(|| server.get("/healthz").1, refused);
     assert!(!health.contains("admin@example.com"), "anybody may read it: {health}");
-    assert_eq!(metric(&server, "portcullis_addresses_refused"), Some(1));
+    assert_eq!(server.metric("portcullis_addresses_refused"), Some(1));
     let shell = Shell::operator(&server);
     let told = shell.run(&["pending"]).exits(0).shows(&["0 of 1 accepted, 1 refused"]);
     told.tells(&["is held back", "refuses admin@example.com", "no such user"]);

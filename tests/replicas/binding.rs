@@ -2,47 +2,174 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stage::{LEASE, Stage};
-use crate::support::postgres;
+use portcullis::grpc::proto::{
+    Decision, GetCatalogRequest, Reason, RevokeCredentialRequest, Role, StreamAuthorizeRequest,
+    stream_authorize_response,
+};
+use tonic::Code;
 
-/// How long anything takes that waits for nobody who is gone.
-const PROMPT: Duration = Duration::from_secs(1);
+use crate::proxy::Wire;
+use crate::stage::{LEASE, PROMPT, Stage, until};
+use crate::support::calls::credential;
+use crate::support::client::question;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_binds_everywhere_before_it_is_answered() {
-    let url = postgres::database();
-    let stage = Stage::over(&[&url, &url, &url], |setup| setup).await;
+    let stage = Stage::new(3).await;
     for round in 0..20 {
         let (token, secret) = stage.token(round % 3).await;
         for at in 0..3 {
             stage.allows(at, &secret).await;
         }
-        let began = Instant::now();
-        let deleted = stage.delete(round % 3, &token.token_id, false).await.unwrap();
-        assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
-        assert!(deleted.binding.unwrap().bound);
+        let took = stage.deletes(round % 3, &token.token_id).await;
+        assert!(took < PROMPT, "{took:?}");
         for at in 0..3 {
             stage.denies(at, &secret).await;
         }
     }
+    assert_eq!(stage.servers[1].metric("portcullis_replicas"), Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_replica_is_outwaited_and_renews_before_it_answers() {
-    let url = postgres::database();
-    let stage = Stage::over(&[&url, &url], |setup| setup).await;
+    let stage = Stage::new(2).await;
     let (token, secret) = stage.token(0).await;
-    stage.allows(1, &secret).await;
+    // Asked before, on a stream that stays open.
+    let (send, asked) = tokio::sync::mpsc::channel(1);
+    let ask = StreamAuthorizeRequest {
+        request: Some(question(&secret, "192.0.2.1", "transactions.read")),
+    };
+    send.send(ask.clone()).await.unwrap();
+    let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+    let mut answers =
+        stage.clients[1].authorization().stream_authorize(asked).await.unwrap().into_inner();
+    let mut next = async || match answers.message().await.unwrap().unwrap().result.unwrap() {
+        stream_authorize_response::Result::Response(answer) => answer,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next().await.decision(), Decision::Allow);
+
     stage.servers[1].signal("STOP");
     let began = Instant::now();
     let early = stage.delete(0, &token.token_id, true).await.unwrap().binding.unwrap();
     assert!(!early.bound, "nobody has heard of it: {early:?}");
     // Found made already, it waits just the same.
-    let bound = stage.delete(0, &token.token_id, false).await.unwrap().binding.unwrap();
-    assert!(bound.bound);
+    assert!(stage.delete(0, &token.token_id, false).await.unwrap().binding.unwrap().bound);
     let waited = began.elapsed();
     assert!(waited > LEASE / 2 && waited < LEASE * 2, "{waited:?}");
     stage.denies(0, &secret).await;
     stage.servers[1].signal("CONT");
+    send.send(ask).await.unwrap();
     stage.denies(1, &secret).await;
+    assert_eq!(next().await.reason(), Reason::TokenDeleted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_killed_is_outwaited_and_whoever_leaves_is_not() {
+    let mut stage = Stage::new(3).await;
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        tokens.push(stage.token(0).await.0.token_id);
+    }
+    assert!(stage.servers[1].terminate().success());
+    let took = stage.deletes(0, &tokens[0]).await;
+    assert!(took < PROMPT, "{took:?}");
+    stage.servers[2].kill9();
+    let took = stage.deletes(0, &tokens[1]).await;
+    assert!(took > LEASE / 2 && took < LEASE * 2, "{took:?}");
+    let took = stage.deletes(0, &tokens[2]).await;
+    assert!(took < PROMPT, "once is enough: {took:?}");
+    stage.servers[2].restart();
+    assert!(stage.servers[0].log().contains("a replica's lease ran out"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_cut_off_decides_until_its_lease_ends_and_then_not_at_all() {
+    let stage = Stage::new(2).await;
+    let (token, secret) = stage.token(0).await;
+    stage.allows(1, &secret).await;
+    for held in [false, true] {
+        stage.wires[1].set(Wire { cut: !held, held, ..Wire::default() });
+        let cut = Instant::now();
+        stage.allows(1, &secret).await;
+        let status = loop {
+            match stage.ask(1, &secret).await {
+                Ok(answer) => assert_eq!(answer.decision(), Decision::Allow),
+                Err(status) => break status,
+            }
+            assert!(cut.elapsed() < LEASE + PROMPT, "it goes on deciding");
+        };
+        assert!(cut.elapsed() > LEASE / 2, "{:?}", cut.elapsed());
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("longer than its lease"), "{status:?}");
+        // Credentials may be out of date as well.
+        let known = stage.clients[1].catalog().get_catalog(GetCatalogRequest {}).await;
+        assert_eq!(known.unwrap_err().code(), Code::Unavailable);
+        let (status, why) = stage.servers[1].get("/readyz");
+        assert!(status.contains("503") && why.contains("the lease has run out"), "{status} {why}");
+        assert!(stage.servers[1].get("/healthz").1.contains("lease: run out"));
+        if held {
+            stage.deletes(0, &token.token_id).await;
+            assert_eq!(stage.ask(1, &secret).await.unwrap_err().code(), Code::Unavailable);
+        }
+        stage.cut(1, false);
+        let took = stage.comes_back(1, &secret).await;
+        assert!(took < 2 * PROMPT, "{took:?}");
+    }
+    stage.denies(1, &secret).await;
+    assert_eq!(stage.servers[1].metric("portcullis_lease_lapses_total"), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_notifications_cost_time_only() {
+    let stage = Stage::new(2).await;
+    stage.wires[1].set(Wire { mute: true, ..Wire::default() });
+    for _ in 0..3 {
+        let (token, secret) = stage.token(0).await;
+        stage.allows(1, &secret).await;
+        let took = stage.deletes(0, &token.token_id).await;
+        assert!(took < LEASE / 3 + PROMPT, "{took:?}");
+        stage.denies(1, &secret).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_credential_opens_nothing_anywhere() {
+    let stage = Stage::new(2).await;
+    let (_, steady) = stage.token(0).await;
+    for round in 0..5 {
+        let (made, secret) = credential(&stage.clients[0], Role::Pep, "").await;
+        // Usable everywhere when it is answered.
+        let bearer = stage.clients[1].with(&secret);
+        let ask = || question(&steady, "192.0.2.1", "transactions.read");
+        bearer.authorization().authorize(ask()).await.unwrap();
+        let revoke = RevokeCredentialRequest { credential_id: made.credential_id, no_wait: false };
+        stage.clients[round % 2].credentials().revoke_credential(revoke).await.unwrap();
+        let refused = bearer.authorization().authorize(ask()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+}
+
+/// One that is paused for so long that others cleared its row away keeps what it has in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_back_reads_what_it_missed_and_no_more() {
+    let stage = Stage::new(2).await;
+    let (_, kept) = stage.token(0).await;
+    let (gone, gone_secret) = stage.token(0).await;
+    stage.allows(1, &kept).await;
+    stage.allows(1, &gone_secret).await;
+    let misses = || stage.servers[1].metric("portcullis_cache_misses_total").unwrap();
+    let before = misses();
+    stage.servers[1].signal("STOP");
+    stage.deletes(0, &gone.token_id).await;
+    let seen = || stage.servers[0].metric("portcullis_replicas");
+    until(seen, |replicas| *replicas == Some(1)).await;
+    stage.servers[1].signal("CONT");
+    stage.denies(1, &gone_secret).await;
+    stage.allows(1, &kept).await;
+    assert_eq!(misses(), before + 1);
+    let log = stage.servers[1].log();
+    assert!(log.contains("registering anew"), "{log}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    until(seen, |replicas| *replicas == Some(2)).await;
 }

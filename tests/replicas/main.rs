@@ -13,10 +13,13 @@
 mod support;
 
 #[path = "../lease/random.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod random;
 
 mod binding;
 mod history;
+mod lifecycle;
 mod nemesis;
+mod outages;
 mod proxy;
 mod stage;

@@ -1,42 +1,64 @@
-//! Servers over one database, and what is asked of them.
+//! Servers over one database, each through a wire of its own, and what is asked of them.
 
-use std::time::Duration;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use portcullis::grpc::proto::{
     AuthorizeResponse, Decision, DeleteTokenRequest, DeleteTokenResponse, Reason, Token, TokenKind,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
+use crate::proxy::{Proxy, Wire};
 use crate::support::client::{Client, question};
+use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup, random_credential};
 
 /// How long the leases are here, unless told otherwise.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// How long anything takes that waits for nobody who is gone, on a busy machine.
+pub(crate) const PROMPT: Duration = Duration::from_millis(1_500);
+/// Longer than anything takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Servers over one database, each with a client of role operator.
 pub(crate) struct Stage {
     pub(crate) servers: Vec<Server>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) wires: Vec<Proxy>,
     pub(crate) account: String,
-    /// What every server is started with.
-    pub(crate) setup: Setup,
+    pub(crate) cluster: Cluster,
+    pub(crate) url: String,
 }
 
 impl Stage {
-    pub(crate) async fn over(urls: &[&str], change: impl Fn(Setup) -> Setup) -> Self {
+    pub(crate) async fn new(count: usize) -> Self {
+        Self::with(count, |_, setup| setup).await
+    }
+
+    pub(crate) async fn with(count: usize, change: impl Fn(usize, Setup) -> Setup) -> Self {
+        Self::leased(LEASE, count, change).await
+    }
+
+    pub(crate) async fn leased(
+        lease: Duration,
+        count: usize,
+        change: impl Fn(usize, Setup) -> Setup,
+    ) -> Self {
+        let cluster = Cluster::with_fsync();
+        let url = cluster.database();
         let operator = random_credential();
-        let lease = format!("{}ms", LEASE.as_millis());
-        let setup =
-            |url: &str| change(Setup::postgres(url).operator(&operator).flag("--lease", &lease));
-        let mut servers = Vec::new();
-        let mut clients = Vec::new();
-        for url in urls {
-            let server = setup(url).start();
+        let lease = format!("{}ms", lease.as_millis());
+        let (mut servers, mut clients, mut wires) = (Vec::new(), Vec::new(), Vec::new());
+        for at in 0..count {
+            let wire = Proxy::new(cluster.port());
+            let setup = Setup::postgres(&wire.url(&url)).operator(&operator);
+            let server = change(at, setup.flag("--lease", &lease)).start();
             clients.push(Client::operator(&server).await);
             servers.push(server);
+            wires.push(wire);
         }
         let account = clients[0].account().await.account_id;
-        Self { servers, clients, account, setup: setup(urls[0]) }
+        Self { servers, clients, wires, account, cluster, url }
     }
 
     /// A token that may read, from anywhere.
@@ -60,6 +82,25 @@ impl Stage {
         assert_eq!(answer.reason(), Reason::TokenDeleted, "server {at}: {answer:?}");
     }
 
+    pub(crate) async fn denies_unused(&self, at: usize, secret: &str) {
+        let answer = self.ask(at, secret).await.unwrap();
+        assert_eq!(answer.reason(), Reason::TokenDeletedUnused, "server {at}: {answer:?}");
+    }
+
+    /// Asks the server `at` until it decides again; how long that took. Until then it says that it
+    /// can't.
+    pub(crate) async fn comes_back(&self, at: usize, secret: &str) -> Duration {
+        let began = Instant::now();
+        loop {
+            match self.ask(at, secret).await {
+                Ok(_) => return began.elapsed(),
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+            }
+            assert!(began.elapsed() < PATIENCE, "server {at} does not come back");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn delete(
         &self,
         at: usize,
@@ -68,5 +109,31 @@ impl Stage {
     ) -> Result<DeleteTokenResponse, Status> {
         let request = DeleteTokenRequest { token_id: token_id.to_owned(), no_wait };
         self.clients[at].tokens().delete_token(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Deletes, and says how long that took to bind.
+    pub(crate) async fn deletes(&self, at: usize, token_id: &str) -> Duration {
+        let began = Instant::now();
+        let deleted = self.delete(at, token_id, false).await.unwrap();
+        assert!(deleted.binding.unwrap().bound);
+        began.elapsed()
+    }
+
+    /// Cuts the server `at` off; or joins it again.
+    pub(crate) fn cut(&self, at: usize, cut: bool) {
+        self.wires[at].set(Wire { cut, ..Wire::default() });
+    }
+}
+
+/// Looks until it is as wanted.
+pub(crate) async fn until<T: Debug>(mut look: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    let began = Instant::now();
+    loop {
+        let seen = look();
+        if wanted(&seen) {
+            return seen;
+        }
+        assert!(began.elapsed() < PATIENCE, "still {seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

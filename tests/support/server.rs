@@ -15,8 +15,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -182,6 +182,25 @@ impl Server {
     /// Where it serves HTTP.
     pub fn http(&self) -> SocketAddr {
         self.addresses.expect("wait_ready comes first").1
+    }
+
+    /// The status line and the body of a page.
+    pub fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.http()).expect("the HTTP listener");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    }
+
+    /// One sample of `/metrics`, such as `portcullis_mails_waiting`.
+    pub fn metric(&self, sample: &str) -> Option<i64> {
+        let (_, metrics) = self.get("/metrics");
+        let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+        lines.find(|(name, _)| *name == sample).map(|(_, value)| value.parse().expect("a number"))
     }
 
     /// The operator credential it was started with.

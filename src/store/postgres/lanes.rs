@@ -27,6 +27,8 @@ pub(super) struct Lanes {
     /// Those that stand idle, the last used last.
     idle: Mutex<Vec<Idle>>,
     born: Arc<Born>,
+    /// What a new connection is told first.
+    first: Option<&'static str>,
 }
 
 struct Idle {
@@ -44,7 +46,12 @@ impl Lanes {
         born: Arc<Born>,
     ) -> Self {
         let permits = Semaphore::new(count.max(1) as usize);
-        Self { options, patience, permits, idle: Mutex::default(), born }
+        Self { options, patience, permits, idle: Mutex::default(), born, first: None }
+    }
+
+    /// The same, each connection beginning with a statement.
+    pub(super) fn beginning(self, first: &'static str) -> Self {
+        Self { first: Some(first), ..self }
     }
 
     fn idle(&self) -> impl DerefMut<Target = Vec<Idle>> {
@@ -73,7 +80,11 @@ impl Lanes {
             }
         }
         let made = Stopwatch::start();
-        Ok((PgConnection::connect_with(&self.options).await?, made))
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        if let Some(first) = self.first {
+            sqlx::query(first).execute(&mut connection).await?;
+        }
+        Ok((connection, made))
     }
 
     /// Ends when no read is under way any more; there are no others afterwards.

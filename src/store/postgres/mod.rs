@@ -146,6 +146,18 @@ impl PostgresStore {
             .max_connections((max_connections - for_decisions).max(1))
             .connect_with(connect)
             .await?;
+        for setting in ["fsync", "full_page_writes"] {
+            let value: String = sqlx::query_scalar("SELECT current_setting($1)")
+                .bind(setting)
+                .fetch_one(&management)
+                .await?;
+            if value == "off" {
+                tracing::error!(
+                    setting,
+                    "the database may lose what it has answered when its host crashes: set this to on"
+                );
+            }
+        }
         Ok(Self { decisions, management, replicas, limit })
     }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::lanes::Lanes;
-use super::{Born, timed_out};
+use super::{Born, KEEP_COMMITS, timed_out};
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
 use crate::policy::time::Timestamp;
 use crate::shutdown;
@@ -168,7 +168,7 @@ impl Replicas {
         let lanes = |options, count| Lanes::new(options, count, patience, born.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
-            leases: lanes(options.clone(), LEASES),
+            leases: lanes(options.clone(), LEASES).beginning(KEEP_COMMITS),
             acknowledgements: lanes(quick, 1),
             born,
             limit,

@@ -1,0 +1,137 @@
+//! A store that is gone, for less than a lease and for longer, read-only, out of connections, or slow.
+
+use std::time::{Duration, Instant};
+
+use portcullis::grpc::proto::Decision;
+use sqlx::{Connection as _, PgConnection};
+use tonic::Code;
+
+use crate::proxy::Wire;
+use crate::stage::{LEASE, PROMPT, Stage, until};
+
+const TOKENS: usize = 50;
+
+/// Tokens that server 0 has in memory.
+async fn cached(stage: &Stage) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for _ in 0..TOKENS {
+        let (_, secret) = stage.token(0).await;
+        stage.allows(0, &secret).await;
+        secrets.push(secret);
+    }
+    // What it made itself it is told of once more, and reads it anew.
+    tokio::time::sleep(PROMPT).await;
+    for secret in &secrets {
+        stage.allows(0, secret).await;
+    }
+    secrets
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_shorter_than_the_lease_costs_no_decision() {
+    let stage = Stage::leased(Duration::from_secs(10), 1, |_, setup| setup).await;
+    let secrets = cached(&stage).await;
+    let decides_for = async |length: Duration| {
+        let began = Instant::now();
+        while began.elapsed() < length {
+            for secret in &secrets {
+                stage.allows(0, secret).await;
+            }
+        }
+    };
+    stage.cluster.kill();
+    decides_for(Duration::from_secs(5)).await;
+    // It takes a second to be there again.
+    stage.cluster.start();
+    decides_for(Duration::from_secs(10)).await;
+    assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_long_outage_it_is_back_by_itself_and_reads_nothing_twice() {
+    let stage = Stage::new(2).await;
+    let secrets = cached(&stage).await;
+    let misses = || stage.servers[0].metric("portcullis_cache_misses_total").unwrap();
+    let before = misses();
+    stage.cluster.kill();
+    let closed = until(|| stage.servers[0].get("/readyz").0, |status| status.contains("503")).await;
+    assert!(closed.contains("503"));
+    let status = stage.ask(0, &secrets[0]).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    stage.cluster.start();
+    let took = stage.comes_back(0, &secrets[0]).await;
+    assert!(took < 2 * PROMPT, "{took:?}");
+    stage.comes_back(1, &secrets[0]).await;
+    for secret in &secrets {
+        stage.allows(0, secret).await;
+    }
+    assert_eq!(misses(), before, "what is in memory still counts");
+    let (token, secret) = stage.token(1).await;
+    stage.allows(0, &secret).await;
+    stage.deletes(1, &token.token_id).await;
+    stage.denies(0, &secret).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_store_renews_no_lease() {
+    let stage = Stage::new(1).await;
+    let secrets = cached(&stage).await;
+    let mut admin = PgConnection::connect(&stage.url).await.unwrap();
+    let mut set = async |on: &str| {
+        sqlx::query("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
+            .execute(&mut admin)
+            .await
+            .unwrap();
+        let alter = format!("ALTER SYSTEM SET default_transaction_read_only = {on}");
+        for statement in [alter.as_str(), "SELECT pg_reload_conf()"] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+        }
+    };
+    set("on").await;
+    until(|| stage.servers[0].get("/readyz").0, |status| status.contains("503")).await;
+    let refused = stage.ask(0, &secrets[0]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    set("off").await;
+    stage.comes_back(0, &secrets[0]).await;
+    stage.allows(0, &secrets[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_who_take_all_connections_end_no_lease() {
+    let stage = Stage::new(1).await;
+    let secrets = cached(&stage).await;
+    let mut greedy = Vec::new();
+    while let Ok(connection) = PgConnection::connect(&stage.url).await {
+        greedy.push(connection);
+    }
+    assert!(greedy.len() > 100, "{}", greedy.len());
+    let began = Instant::now();
+    while began.elapsed() < LEASE * 2 {
+        for secret in &secrets {
+            stage.allows(0, secret).await;
+        }
+    }
+    assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_store_slows_changes_and_no_decision() {
+    let stage = Stage::new(2).await;
+    let secrets = cached(&stage).await;
+    let (token, secret) = stage.token(1).await;
+    stage.allows(0, &secret).await;
+    stage.wires[0].set(Wire { slow: Duration::from_millis(60), ..Wire::default() });
+    let began = Instant::now();
+    while began.elapsed() < LEASE * 2 {
+        for secret in &secrets {
+            let asked = Instant::now();
+            let answer = stage.ask(0, secret).await.unwrap();
+            assert_eq!(answer.decision(), Decision::Allow);
+            assert!(asked.elapsed() < PROMPT, "{:?}", asked.elapsed());
+        }
+    }
+    let took = stage.deletes(1, &token.token_id).await;
+    assert!(took < LEASE + PROMPT, "{took:?}");
+    stage.denies(0, &secret).await;
+    assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
+}
