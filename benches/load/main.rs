@@ -29,6 +29,7 @@ mod millions;
 mod postgres;
 mod proxy;
 mod questions;
+mod replicas;
 mod report;
 mod scenario;
 mod seed;

@@ -11,7 +11,7 @@ use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, U
 use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
-use super::{MILLIONS, Stand, TOKENS, flush, millions};
+use super::{MILLIONS, Stand, TOKENS, flush, millions, replicas};
 
 const CLIENT_IP: &str = "198.51.100.23";
 const READ: &str = "transactions.read";
@@ -35,7 +35,8 @@ type Apart = fn(&Arc<Stand>, &mut Report) -> Result<()>;
 pub fn run(stand: &Arc<Stand>) -> Report {
     let mut report = Report::default();
     // Parts with stores of their own.
-    let apart: [(&str, Apart); 2] = [("flush", flush::measure), (MILLIONS, millions::measure)];
+    let apart: [(&str, Apart); 3] =
+        [("flush", flush::measure), ("replicas", replicas::measure), (MILLIONS, millions::measure)];
     for (name, part) in apart {
         if stand.wants(name)
             && let Err(why) = part(stand, &mut report)
@@ -69,7 +70,7 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
     let questions = warmed(&ours, &seeded).expect("every token is allowed");
     let (other, other_questions) = match &stand.options.against {
         None => (stand.bare(), Questions { constant_id: Some(BARE_ID), ..questions.clone() }),
-        // Another build has a database of its own: each serves one process.
+        // Another build has a database of its own.
         Some(program) => {
             let url = stand.cluster.database();
             let side = stand.server_of(program, &url);
