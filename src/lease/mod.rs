@@ -69,6 +69,8 @@ pub struct Identity {
     pub system: u64,
     /// The timeline that it writes.
     pub timeline: u32,
+    /// Postgres' number of the database: another one once it was dropped and restored.
+    pub database: u32,
 }
 
 /// What stands at the head of the store.

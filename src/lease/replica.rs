@@ -173,8 +173,8 @@ mod tests {
     use super::*;
 
     const LENGTH: Length = Length(1_200);
-    const HERE: Identity = Identity { system: 1, timeline: 1 };
-    const ELSEWHERE: Identity = Identity { system: 1, timeline: 2 };
+    const HERE: Identity = Identity { system: 1, timeline: 1, database: 1 };
+    const ELSEWHERE: Identity = Identity { system: 1, timeline: 2, database: 1 };
 
     fn head(position: i64) -> Option<Head> {
         Some(Head { position: Position(position), identity: HERE })

@@ -131,7 +131,7 @@ impl Store {
     pub(crate) fn new(fails_over: bool) -> Self {
         Self {
             state: State::default(),
-            identity: Identity { system: 7, timeline: 1 },
+            identity: Identity { system: 7, timeline: 1, database: 1 },
             wall: 0,
             serials: 0,
             history: vec![(0, State::default())],

@@ -37,10 +37,12 @@ const KEPT: i64 = 10_000;
 /// How many are forgotten at once.
 const PRUNED: i64 = 10_000;
 
-/// Which store this is: its system identifier, and the timeline that it writes. Fails on a standby.
+/// Which store this is: its system identifier, the timeline that it writes, and its number. Fails on a
+/// standby.
 const IDENTITY: &str = "\
     (SELECT system_identifier FROM pg_control_system()), \
-    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer";
+    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer, \
+    (SELECT oid::bigint FROM pg_database WHERE datname = current_database())";
 
 const REGISTER: &str = "\
     INSERT INTO replica \
@@ -51,10 +53,10 @@ const REGISTER: &str = "\
 
 const RENEW: &str = "\
     UPDATE replica SET renewals = renewals + 1, applied = greatest(applied, coalesce($2, 0)) \
-    WHERE replica_id = $1 AND ($3, $4) = ";
+    WHERE replica_id = $1 AND ($3, $4, $5) = ";
 
 const ACKNOWLEDGE: &str = "\
-    UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4) = ";
+    UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4, $5) = ";
 
 const SELECT_ROWS: &str = "\
     SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, \
@@ -66,7 +68,7 @@ const SELECT_RECORD: &str = "\
     FROM head h LEFT JOIN LATERAL ( \
         SELECT position, touched, key FROM change WHERE position > $1 ORDER BY position LIMIT $2 \
     ) c ON true \
-    WHERE h.id = 1 AND ($3, $4) = ";
+    WHERE h.id = 1 AND ($3, $4, $5) = ";
 
 const REMOVE: &str = "DELETE FROM replica WHERE replica_id = $1 AND ($2 IS NULL OR renewals = $2)";
 
@@ -134,14 +136,18 @@ struct Change {
     key: Option<Uuid>,
 }
 
-type Named = (i64, i32);
+type Named = (i64, i32, i64);
 
-fn identity((system, timeline): Named) -> Identity {
-    Identity { system: system.cast_unsigned(), timeline: timeline.cast_unsigned() }
+fn identity((system, timeline, database): Named) -> Result<Identity> {
+    Ok(Identity {
+        system: system.cast_unsigned(),
+        timeline: timeline.cast_unsigned(),
+        database: u32::try_from(database).map_err(|_| Unreadable("an oid can't be read"))?,
+    })
 }
 
-fn named(Identity { system, timeline }: Identity) -> Named {
-    (system.cast_signed(), timeline.cast_signed())
+fn named(Identity { system, timeline, database }: Identity) -> Named {
+    (system.cast_signed(), timeline.cast_signed(), i64::from(database))
 }
 
 fn uuid(id: RowId) -> Uuid {
@@ -192,9 +198,10 @@ impl Replicas {
 
 async fn head(connection: &mut PgConnection) -> Result<Head> {
     let query = format!("SELECT position, {IDENTITY} FROM head WHERE id = 1");
-    let (position, system, timeline) =
+    let (position, system, timeline, database) =
         sqlx::query_as(AssertSqlSafe(query)).fetch_one(connection).await?;
-    Ok(Head { position: Position(position), identity: identity((system, timeline)) })
+    let identity = identity((system, timeline, database))?;
+    Ok(Head { position: Position(position), identity })
 }
 
 #[async_trait]
@@ -220,7 +227,7 @@ impl Replication for Replicas {
             let head = head(&mut lane).await?;
             lane.done();
             // A row that another store got says nothing in this one.
-            if identity(written) != head.identity {
+            if identity(written)? != head.identity {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
             Ok(head)
@@ -236,12 +243,13 @@ impl Replication for Replicas {
     ) -> Result<Option<Head>> {
         self.within(async {
             let mut lane = self.leases.take().await?;
-            let (system, timeline) = named(store);
+            let (system, timeline, database) = named(store);
             let renewed = sqlx::query(AssertSqlSafe(format!("{RENEW}({IDENTITY})")))
                 .bind(uuid(id))
                 .bind(applied.map(|position| position.0))
                 .bind(system)
                 .bind(timeline)
+                .bind(database)
                 .execute(&mut *lane)
                 .await?;
             let head = head(&mut lane).await?;
@@ -254,12 +262,13 @@ impl Replication for Replicas {
     async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()> {
         self.within(async {
             let mut lane = self.acknowledgements.take().await?;
-            let (system, timeline) = named(store);
+            let (system, timeline, database) = named(store);
             sqlx::query(AssertSqlSafe(format!("{ACKNOWLEDGE}({IDENTITY})")))
                 .bind(uuid(id))
                 .bind(applied.0)
                 .bind(system)
                 .bind(timeline)
+                .bind(database)
                 .execute(&mut *lane)
                 .await?;
             lane.done();
@@ -288,13 +297,14 @@ impl Replication for Replicas {
     ) -> Result<Option<Recorded>> {
         self.within(async {
             let mut lane = self.leases.take().await?;
-            let (system, timeline) = named(store);
+            let (system, timeline, database) = named(store);
             let rows: Vec<Change> =
                 sqlx::query_as(AssertSqlSafe(format!("{SELECT_RECORD}({IDENTITY}) ORDER BY 2")))
                     .bind(after.0)
                     .bind(i64::from(limit))
                     .bind(system)
                     .bind(timeline)
+                    .bind(database)
                     .fetch_all(&mut *lane)
                     .await?;
             lane.done();
