@@ -71,6 +71,11 @@ fn nothing_waits_or_lapses_where_nothing_goes_wrong() {
 }
 
 #[test]
+fn what_failovers_lose_binds_nobody() {
+    all(Plan::forgetful, RUNS / 5);
+}
+
+#[test]
 fn a_dead_replica_costs_a_lease_at_most() {
     all(Plan::one_dies, RUNS / 20);
 }

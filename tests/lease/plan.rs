@@ -181,6 +181,21 @@ impl Plan {
         plan
     }
 
+    /// Failovers that lose what others have seen, again and again, while nobody is told of changes.
+    pub(crate) fn forgetful(random: &mut Random) -> Self {
+        let mut plan = Self {
+            lagging: 800,
+            unnotified: 1000,
+            late: random.one_of(&[0, 100]),
+            ..Self::rough(random)
+        };
+        for _ in 0..random.within(1..4) {
+            let blow = Blow::FailOver { choice: random.next(), wall: 0 };
+            plan.blows.push((random.below(plan.end), blow));
+        }
+        plan
+    }
+
     pub(crate) fn fails_over(&self) -> bool {
         self.blows.iter().any(|(_, blow)| matches!(blow, Blow::FailOver { .. }))
     }

@@ -162,7 +162,8 @@ impl Store {
         let head = self.head().position;
         let reply = match *ask {
             Ask::Register { id, length, applied, .. } => {
-                let row = Row { id, length, renewals: 0, applied: applied.unwrap_or(head) };
+                let applied = applied.map_or(head, |applied| applied.min(head));
+                let row = Row { id, length, renewals: 0, applied };
                 // A name has one row, should anybody use it twice.
                 self.state.rows.retain(|kept| kept.row.id != id);
                 self.state.rows.push(Kept { row, renewed: wall });

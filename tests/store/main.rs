@@ -38,6 +38,7 @@ mod lifecycle;
 mod outage;
 mod pending;
 mod record;
+mod replicas;
 mod tokens;
 mod upgrade;
 mod whitelist;

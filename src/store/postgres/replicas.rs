@@ -44,10 +44,12 @@ const IDENTITY: &str = "\
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer, \
     (SELECT oid::bigint FROM pg_database WHERE datname = current_database())";
 
+/// The position of a memory of another store may be one that this store has yet to give to a change: no row
+/// claims more than the head has. (`least` passes over NULL.)
 const REGISTER: &str = "\
     INSERT INTO replica \
         (replica_id, lease, renewals, applied, name, version, create_time, lifecycle) \
-    VALUES ($1, $2, 0, coalesce($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
+    VALUES ($1, $2, 0, least($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
         CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6) \
     RETURNING ";
 

@@ -1,0 +1,193 @@
+//! What only Postgres does: what replicas tell each other, statement by statement (docs/consistency.md).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis::lease::{Identity, Length, Position, RowId};
+use portcullis::store::postgres::{PostgresOptions, PostgresStore};
+use portcullis::store::replication::About;
+use portcullis::store::{ChangeRecord, Replication, Store as _, Touched};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::fixture::ctx;
+use crate::support::postgres::database;
+
+const LENGTH: Length = Length(1_000_000);
+
+fn about() -> About {
+    About { name: "here".into(), version: "1".into(), lifecycle: "as usual".into() }
+}
+
+async fn open() -> (PostgresStore, Arc<dyn Replication>, String) {
+    let url = database();
+    let store = PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap();
+    let replication = store.replication().unwrap();
+    (store, replication, url)
+}
+
+/// Makes so many changes.
+async fn change(store: &PostgresStore, count: u8) {
+    for at in 0..count {
+        store.add_secret_key(&ctx(1), &[at; 32], false).await.unwrap();
+    }
+}
+
+async fn rows(replication: &Arc<dyn Replication>) -> Vec<(u128, u64, i64)> {
+    let read = replication.rows().await.unwrap().rows;
+    let mut rows: Vec<_> =
+        read.iter().map(|read| (read.row.id.0, read.row.renewals, read.row.applied.0)).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[tokio::test]
+async fn a_row_is_registered_renewed_and_removed() {
+    let (store, replication, _) = open().await;
+    change(&store, 3).await;
+    let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    assert_eq!(head.position, Position(3));
+    let read = replication.rows().await.unwrap();
+    assert_eq!((read.head, read.rows.len()), (Position(3), 1));
+    assert_eq!((read.rows[0].row.length, &read.rows[0].about), (LENGTH, &about()));
+    assert_eq!(rows(&replication).await, [(7, 0, 3)]);
+    change(&store, 1).await;
+    let renewed = replication.renew(RowId(7), head.identity, Some(Position(4))).await.unwrap();
+    assert_eq!(renewed.unwrap().position, Position(4));
+    // What is acknowledged stays so.
+    for applied in [None, Some(Position(2))] {
+        replication.renew(RowId(7), head.identity, applied).await.unwrap().unwrap();
+    }
+    replication.acknowledge(RowId(7), head.identity, Position(1)).await.unwrap();
+    assert_eq!(rows(&replication).await, [(7, 3, 4)]);
+    // It was renewed since it was seen to be over.
+    assert!(!replication.remove(RowId(7), Some(2)).await.unwrap());
+    assert!(replication.remove(RowId(7), Some(3)).await.unwrap());
+    assert!(replication.renew(RowId(7), head.identity, None).await.unwrap().is_none());
+    store.close().await;
+}
+
+/// The position of what was read from another store may be one that this one has yet to give away.
+#[tokio::test]
+async fn no_row_claims_what_the_store_has_yet_to_see() {
+    let (store, replication, _) = open().await;
+    change(&store, 2).await;
+    for (id, applied, claimed) in [(1, Some(1), 1), (2, Some(2), 2), (3, Some(9), 2), (4, None, 2)]
+    {
+        let applied = applied.map(Position);
+        replication.register(RowId(id), LENGTH, applied, &about()).await.unwrap();
+        let (_, _, found) = rows(&replication).await[id as usize - 1];
+        assert_eq!(found, claimed, "{applied:?}");
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn another_store_is_not_written_to() {
+    let (store, replication, _) = open().await;
+    let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    change(&store, 1).await;
+    let Identity { system, timeline, database } = head.identity;
+    let others = [
+        Identity { system: system + 1, ..head.identity },
+        Identity { timeline: timeline + 1, ..head.identity },
+        Identity { database: database + 1, ..head.identity },
+    ];
+    for other in others {
+        assert!(replication.renew(RowId(7), other, Some(Position(1))).await.unwrap().is_none());
+        replication.acknowledge(RowId(7), other, Position(1)).await.unwrap();
+        assert!(replication.behind(Position(0), other, 10).await.unwrap().is_none());
+    }
+    assert_eq!(rows(&replication).await, [(7, 0, 0)]);
+    replication.acknowledge(RowId(7), head.identity, Position(1)).await.unwrap();
+    assert_eq!(rows(&replication).await, [(7, 0, 1)]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_record_is_read_in_parts_and_told_of() {
+    let (store, replication, _) = open().await;
+    let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    // Whoever begins to listen is told once, since nobody knows what was before.
+    tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap();
+    change(&store, 3).await;
+    tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap();
+    let read = replication.behind(Position(1), head.identity, 1).await.unwrap().unwrap();
+    assert_eq!(read.head, Position(3));
+    assert_eq!(read.changes, [ChangeRecord { position: 2, touched: Touched::SecretKeys }]);
+    let read = replication.behind(Position(3), head.identity, 10).await.unwrap().unwrap();
+    assert!(read.changes.is_empty());
+    store.close().await;
+}
+
+/// Pruned is what all have applied, but for the newest ten thousand.
+#[tokio::test]
+async fn the_record_is_pruned_behind_the_slowest() {
+    let (store, replication, url) = open().await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    for statement in [
+        "INSERT INTO change (position, time, touched) \
+         SELECT n, 1, 'nothing' FROM generate_series(1, 35000) n",
+        "UPDATE head SET position = 35000",
+    ] {
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+    let register = async |id, applied| {
+        replication.register(RowId(id), LENGTH, applied, &about()).await.unwrap()
+    };
+    register(1, None).await;
+    register(2, Some(Position(12_000))).await;
+    let left = async |database: &mut PgConnection| {
+        let count = sqlx::query_scalar("SELECT min(position) FROM change");
+        count.fetch_one(database).await.unwrap()
+    };
+    let mut seen: Vec<i64> = Vec::new();
+    for _ in 0..3 {
+        replication.prune().await.unwrap();
+        seen.push(left(&mut database).await);
+    }
+    assert_eq!(seen, [10_001, 12_001, 12_001]);
+    replication.remove(RowId(2), None).await.unwrap();
+    for _ in 0..3 {
+        replication.prune().await.unwrap();
+    }
+    assert_eq!(left(&mut database).await, 25_001);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn settling_waits_for_a_change_under_way_and_commits() {
+    let (store, _, url) = open().await;
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let mut change = other.begin().await.unwrap();
+    sqlx::query("UPDATE head SET position = position").execute(&mut *change).await.unwrap();
+    let context = ctx(1);
+    let early = tokio::time::timeout(Duration::from_millis(500), store.settle(&context)).await;
+    assert!(early.is_err(), "it did not wait");
+    change.commit().await.unwrap();
+    let written = async |database: &mut PgConnection| -> i64 {
+        let xmin = sqlx::query_scalar("SELECT xmin::text::bigint FROM head");
+        xmin.fetch_one(database).await.unwrap()
+    };
+    let before = written(&mut other).await;
+    store.settle(&context).await.unwrap();
+    assert_eq!(store.position().await.unwrap(), 0, "settling changes nothing");
+    assert!(written(&mut other).await > before, "nothing was committed");
+    store.close().await;
+}
+
+/// An earlier version knows of no replicas: it may not go on beside this one.
+#[tokio::test]
+async fn an_earlier_version_that_serves_still_stops_the_upgrade() {
+    let url = database();
+    let mut earlier = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(i64::from_be_bytes(*b"portcull"))
+        .execute(&mut earlier)
+        .await
+        .unwrap();
+    let refused = PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap_err();
+    let told = format!("{refused:?}");
+    assert!(told.contains("a server of an earlier version still serves"), "{told}");
+    earlier.close().await.unwrap();
+    PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap().close().await;
+}
