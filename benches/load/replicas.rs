@@ -265,7 +265,10 @@ impl Scene<'_> {
             let fresh = start();
             let mut windows = Vec::new();
             let mut settled = None;
-            for window in 0..40 {
+            for window in 0..40_u32 {
+                // Other tokens each time.
+                let mut second = second.clone();
+                second.questions.seed += u64::from(window + 1) << 32;
                 let outcome = drive::run(&fresh, &second)?;
                 windows.push(outcome.p99);
                 if settled.is_none() && outcome.p99 < 1.5 * ordinary.p99 {

@@ -12,8 +12,10 @@ use crate::lease::{Moment, Position, Reading, Waiting};
 use crate::store;
 use crate::store::replication::ReplicaRow;
 
-/// Between two looks while somebody waits: at first, and at most.
+/// Between two looks while somebody waits: this long for so many looks, during which those who are well
+/// acknowledge; then longer each time, up to the most.
 const SOON: Duration = Duration::from_millis(1);
+const SOON_LOOKS: u32 = 12;
 const LATER: Duration = Duration::from_millis(64);
 /// How long a look may take.
 const LATE: Duration = Duration::from_secs(3);
@@ -29,6 +31,11 @@ pub struct Bound {
     pub bound: bool,
     /// In how long it binds at the latest.
     pub within: Duration,
+}
+
+/// How long to wait after so many looks.
+fn pause(looks: u32) -> Duration {
+    (SOON * (1 << looks.saturating_sub(SOON_LOOKS).min(10))).min(LATER)
 }
 
 impl Bound {
@@ -86,14 +93,14 @@ impl Member {
     pub(super) async fn look_on_demand(&self) {
         loop {
             self.demand.notified().await;
-            let mut pause = SOON;
+            let mut looks = 0;
             while self.looks.receiver_count() > 0 {
                 if let Err(error) = self.look().await {
                     tracing::debug!(%error, "cannot see whether changes bind");
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => pause = (2 * pause).min(LATER),
-                    () = self.demand.notified() => pause = SOON,
+                    () = tokio::time::sleep(pause(looks)) => looks += 1,
+                    () = self.demand.notified() => looks = 0,
                 }
             }
         }
@@ -153,8 +160,7 @@ impl Replicas {
     pub async fn known_position(&self) -> store::Result<i64> {
         let Some(member) = &self.member else { return self.cache.known_position().await };
         let watch = Stopwatch::start();
-        let mut newest = None;
-        let mut pause = SOON;
+        let (mut newest, mut looks) = (None, 0);
         loop {
             let look = member.look().await?;
             let newest = *newest.get_or_insert(look.head);
@@ -162,8 +168,8 @@ impl Replicas {
             if known >= newest || watch.elapsed() > MOMENT {
                 return Ok(known.0);
             }
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(LATER);
+            tokio::time::sleep(pause(looks)).await;
+            looks += 1;
         }
     }
 

@@ -17,6 +17,7 @@ mod support;
 mod random;
 
 mod binding;
+mod clock;
 mod history;
 mod lifecycle;
 mod nemesis;
