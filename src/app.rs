@@ -198,7 +198,8 @@ async fn serve_store(
     let metrics = Arc::new(Metrics::new());
     // Before the first fact is read: from here on, changes wait for this process.
     let about = about(settings, grpc);
-    let joined = Joined::register(&*store, settings.lease, about, metrics.clone()).await?;
+    let joined =
+        Joined::register(&*store, settings.lease, about, metrics.clone(), stop.clone()).await?;
     let cache =
         Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
     let cache = Arc::new(cache.await?);

@@ -41,11 +41,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error at `level` and above; other crates from `warn` on. Lines are
+/// Starts logging to standard error at `level` and above; other crates from `warn` on, and the database
+/// library from `error` on: what fails there is told by whoever asked. Lines are
 /// written by a thread of their own, and dropped where nobody takes them: whoever reads the log must
 /// not be able to hold up a decision. What is under way is written when the guard is dropped.
 pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
-    let filter = EnvFilter::new(format!("warn,portcullis={level}"));
+    let filter = EnvFilter::new(format!("warn,sqlx=error,portcullis={level}"));
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call, as tests make, keeps the first subscriber.

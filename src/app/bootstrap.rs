@@ -18,7 +18,7 @@ use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, KeyRing, Opens, Prefix, Secret};
 use crate::service::credentials::random_key;
-use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store};
+use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store, StoreError};
 
 fn context(actor: Actor, now: Timestamp) -> Context {
     Context { actor, now, client: None }
@@ -41,10 +41,15 @@ pub(super) async fn store(
             .into_iter()
             .map(|def| def.name)
             .collect();
-        store
-            .apply_catalog(&ctx, None, &settings.catalog, &names)
-            .await?
-            .map_err(|_| anyhow!("tokens list scopes although there was no catalogue"))?;
+        match store.apply_catalog(&ctx, None, &settings.catalog, &names).await {
+            // Another replica that starts for the first time was faster.
+            Err(StoreError::StaleCatalog) => {}
+            applied => {
+                let applied = applied?;
+                applied
+                    .map_err(|_| anyhow!("tokens list scopes although there was no catalogue"))?;
+            }
+        }
     }
     if settings.development {
         return Ok(());

@@ -82,7 +82,7 @@ pub struct ClientArgs {
         env = "PORTCULLIS_TIMEOUT",
         hide_env_values = true,
         value_name = "DURATION",
-        default_value = "10s",
+        default_value = "30s",
         value_parser = duration::parse
     )]
     pub timeout: Duration,

@@ -338,6 +338,14 @@ impl ServeArgs {
                 }
             }),
         };
+        if let (None, Some(lease), Some(StoreSettings::Postgres { .. })) =
+            (&self.lease, lease, &store)
+            && !LEASES.contains(&lease)
+        {
+            faults.add(
+                "--lifecycle-notice: leases are to be shorter, and at least 100ms: lengthen it",
+            );
+        }
         let mail = self.mail.resolve(&mut faults);
         let log_format = match self.log_format.as_deref() {
             None => None,

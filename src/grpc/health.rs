@@ -11,7 +11,7 @@ use tonic_health::server::HealthReporter;
 use crate::service::Services;
 
 /// How often it is looked at whether decisions can be made.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(50);
 /// The names that can be asked for: the server as a whole, and the service that decides.
 const NAMES: [&str; 2] = ["", "portcullis.v1.AuthorizationService"];
 

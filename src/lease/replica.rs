@@ -154,6 +154,15 @@ impl Replica {
         }
     }
 
+    /// The store is not what it was: all leases are void, and memory is to be emptied before anything is
+    /// decided again.
+    pub fn void(&mut self, turn: Turn) {
+        if turn == self.turn {
+            self.lose();
+            self.memory = None;
+        }
+    }
+
     fn settle(&mut self) {
         let Some(applied) = self.applied() else { return };
         let held = self.pending.iter().filter(|renewal| renewal.position <= applied);
@@ -244,6 +253,24 @@ mod tests {
         assert_eq!(replica.until(), Moment(0));
         replica.apply(replica.turn(), Position(6));
         assert_eq!(replica.until(), Moment(2_888));
+    }
+
+    #[test]
+    fn a_store_that_went_back_voids_lease_and_memory() {
+        let mut replica = replica();
+        let turn = replica.turn();
+        replica.void(turn);
+        assert_eq!((replica.until(), replica.applied()), (Moment(0), None));
+        let attempt = replica.attempt(Moment(1_500));
+        assert_eq!(replica.answer(attempt, head(3)), Heard::Registered);
+        replica.void(turn);
+        assert_eq!(replica.until(), Moment(0), "memory is not empty yet");
+        replica.apply(replica.turn(), Position(3));
+        assert_eq!(
+            replica.until(),
+            Moment(2_688),
+            "what voided the former turn voids no later one"
+        );
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl Sweeper {
                 Ok(swept) => {
                     failing = false;
                     if !swept.at_odds && swept != Swept::default() {
-                        tracing::info!(?swept, "swept");
+                        let Swept { announced, carried_out, withdrawn, purged, .. } = swept;
+                        tracing::info!(announced, carried_out, withdrawn, purged, "swept");
                     }
                     // Time for others between two rounds of a long queue.
                     if swept.more { interval.min(Duration::from_millis(100)) } else { interval }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Member, Peer, Replicas, lock};
 use crate::clock::{Stopwatch, moment};
-use crate::lease::{Moment, Position, Reading, Waiting};
+use crate::lease::{Length, Moment, Position, Reading, Waiting};
 use crate::store;
 use crate::store::replication::ReplicaRow;
 
@@ -23,6 +23,12 @@ const LATE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(25);
 /// How long a notice waits for its action to be known before others are looked at.
 const MOMENT: Duration = Duration::from_secs(1);
+
+/// A change that waits for so long is worth a line in the log, but no more than one in so long.
+const LONG: u64 = 1_000_000;
+const BETWEEN_LINES: u64 = 10_000_000;
+/// How long changes may wait still once the process is to stop: their callers are to hear of it.
+const LAST: Duration = Duration::from_secs(5);
 
 /// How a change stands that was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,10 @@ pub(super) struct Look {
 }
 
 impl Look {
+    pub(super) fn is_fresh(&self, length: Length) -> bool {
+        moment() < self.reading.asked().plus(length.0 / 2)
+    }
+
     pub(super) fn peers(&self, now: Moment) -> Vec<Peer> {
         let live: Vec<_> = self.reading.live(now).collect();
         // A renewal every third of a lease is seen a third of one later at most.
@@ -82,8 +92,9 @@ impl Member {
         self.looks.send_replace(Some(look.clone()));
         for (id, renewals) in ended {
             if self.store.remove(id, Some(renewals)).await? {
-                let name = look.rows.iter().find(|row| row.row.id == id).map(|row| &row.about.name);
-                tracing::warn!(replica = ?name, "a replica's lease ran out: it is waited for no more");
+                let row = look.rows.iter().find(|row| row.row.id == id);
+                let replica = row.map_or("", |row| row.about.name.as_str());
+                tracing::warn!(replica, "a replica's lease ran out: it is waited for no more");
             }
         }
         Ok(look)
@@ -106,11 +117,27 @@ impl Member {
         }
     }
 
+    /// Whether somebody may say now that changes wait.
+    fn may_tell(&self, now: Moment) -> bool {
+        let mut told = lock(&self.told);
+        let may = now > told.plus(BETWEEN_LINES) || told.0 == 0;
+        if may {
+            *told = now;
+        }
+        may
+    }
+
     async fn bind(&self, wait: bool) -> Option<Bound> {
         let committed = moment();
         let mut looks = self.looks.subscribe();
         self.demand.notify_one();
         let mut waiting: Option<Waiting> = None;
+        let mut told = false;
+        let stopping = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(LAST).await;
+        };
+        let mut stopping = std::pin::pin!(stopping);
         loop {
             let look = looks.borrow_and_update().clone();
             if let Some(look) = look.filter(|look| look.reading.asked() > committed) {
@@ -128,12 +155,28 @@ impl Member {
                 }
                 _ => {}
             }
+            if let (Some(waiting), Some(look)) = (&waiting, self.looks.borrow().as_ref())
+                && now > committed.plus(LONG)
+                && !std::mem::replace(&mut told, true)
+                && self.may_tell(now)
+            {
+                let late: Vec<_> = waiting.behind(now).map(|peer| peer.id).collect();
+                let late = look.rows.iter().filter(|row| late.contains(&row.row.id));
+                let late: Vec<_> = late.map(|row| row.about.name.as_str()).collect();
+                tracing::warn!(
+                    replicas = late.join("; "),
+                    "changes wait for replicas that have not acknowledged them: at most a lease"
+                );
+            }
             let over = until
                 .map_or(PATIENCE, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
+            // Looked at again when it is worth a line.
+            let over = if told { over } else { over.min(Duration::from_micros(LONG)) };
             let left = PATIENCE.checked_sub(Duration::from_micros(now.0 - committed.0))?;
             tokio::select! {
                 _ = looks.changed() => {}
                 () = tokio::time::sleep(over.min(left)) => {}
+                () = &mut stopping => return None,
             }
         }
     }

@@ -99,7 +99,7 @@ impl Member {
                 if self.failing.send_replace(since).is_none() {
                     tracing::warn!(
                         %error,
-                        "the lease can't be renewed: decisions go on until it runs out"
+                        "the lease can't be renewed: decisions go on for as long as it lasts"
                     );
                 }
                 return Err(error);
@@ -222,6 +222,20 @@ impl Member {
                         self.wanted.notify_one();
                         return Ok(());
                     };
+                    if recorded.head < applied {
+                        tracing::error!(
+                            was = applied.0,
+                            is = recorded.head.0,
+                            "the store has gone back in time, as one that was restored: everything is \
+                             read anew, and what was changed since is lost"
+                        );
+                        let mut standing = lock(&self.standing);
+                        standing.replica.void(turn);
+                        self.publish(&standing);
+                        drop(standing);
+                        self.wanted.notify_one();
+                        return Ok(());
+                    }
                     let first = recorded.changes.first().map(|change| Position(change.position));
                     if applied.is_followed(first, recorded.head) {
                         let Some(last) = recorded.changes.last() else { return Ok(()) };

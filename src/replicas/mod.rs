@@ -22,7 +22,7 @@ use binding::Look;
 
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};
-use crate::lease::{Length, Peers, Position, Replica, RowId};
+use crate::lease::{Length, Moment, Peers, Position, Replica, RowId};
 use crate::policy::time::Timestamp;
 use crate::shutdown;
 use crate::store::replication::{About, Replication};
@@ -68,6 +68,10 @@ struct Member {
     /// Since when attempts to renew have failed; woken whenever one ends, or a lease begins to hold.
     failing: watch::Sender<Option<Stopwatch>>,
     peers: Mutex<Peers>,
+    /// When the log was last told that changes wait.
+    told: Mutex<Moment>,
+    /// The process is to stop.
+    stop: CancellationToken,
     looks: watch::Sender<Option<Arc<Look>>>,
 }
 
@@ -95,7 +99,8 @@ pub struct Joined(Option<Arc<Member>>);
 
 impl Joined {
     /// Registers this process where others may share the store. To be called before the first fact is
-    /// read. `lease` is how long it may decide without the store.
+    /// read. `lease` is how long it may decide without the store; once `stop` is cancelled, changes wait no
+    /// longer than the end of the process can.
     ///
     /// # Errors
     /// The store's.
@@ -104,6 +109,7 @@ impl Joined {
         lease: Duration,
         about: About,
         metrics: Arc<Metrics>,
+        stop: CancellationToken,
     ) -> store::Result<Self> {
         let Some(store) = store.replication() else { return Ok(Self(None)) };
         let length = Length(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX));
@@ -123,6 +129,8 @@ impl Joined {
             demand: Notify::new(),
             failing: watch::channel(None).0,
             peers: Mutex::default(),
+            told: Mutex::default(),
+            stop,
             looks: watch::channel(None).0,
         });
         let attempt = member.attempt().await;
@@ -213,11 +221,12 @@ impl Replicas {
         ready
     }
 
-    /// The other replicas and this one, as last seen; `None` where there can be no others, or none was
-    /// seen yet.
+    /// The other replicas and this one, as last seen; `None` where there can be no others, or nobody was
+    /// seen for longer than half a lease.
     pub fn peers(&self) -> Option<Vec<Peer>> {
-        let look = self.member.as_ref()?.looks.borrow().clone()?;
-        Some(look.peers(moment()))
+        let member = self.member.as_ref()?;
+        let look = member.looks.borrow().clone()?;
+        look.is_fresh(member.length).then(|| look.peers(moment()))
     }
 
     /// Stops deciding, and tells the others that nobody need wait for this process any more. What ran

@@ -160,7 +160,8 @@ impl Services {
     /// [`Error::Unavailable`] where the lease has run out.
     pub async fn ready(&self) -> Result<()> {
         self.replicas.ready().await.map_err(|Lapsed| Error::Unavailable {
-            why: "this replica could not reach the store for longer than its lease; no decision: deny",
+            why: "this replica could not reach the store for longer than its lease: it decides nothing \
+                  and answers no call",
             retry: Duration::from_secs(1),
         })
     }

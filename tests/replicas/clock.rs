@@ -25,7 +25,8 @@ async fn join(url: &str) -> (Arc<dyn Store>, Replicas, CancellationToken) {
     store.add_secret_key(&ctx, &[7; 32], true).await.unwrap();
     let about = About { name: "here".to_owned(), version: String::new(), lifecycle: String::new() };
     let metrics = Arc::new(Metrics::new());
-    let joined = Joined::register(&*store, LEASE, about, metrics.clone()).await.unwrap();
+    let joined = Joined::register(&*store, LEASE, about, metrics.clone(), CancellationToken::new());
+    let joined = joined.await.unwrap();
     let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await.unwrap();
     let stop = CancellationToken::new();
     (store, joined.serve(Arc::new(cache), &stop), stop)

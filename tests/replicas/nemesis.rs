@@ -59,6 +59,9 @@ struct World {
     clients: Vec<RwLock<Client>>,
     /// Whether somebody stopped or cut off the server just now.
     down: Vec<AtomicBool>,
+    /// Held by whoever troubles the server's wire, and while the server starts: that it does only where it
+    /// finds its database.
+    wires: Vec<tokio::sync::Mutex<()>>,
     account: String,
     steady: String,
     objects: RwLock<Vec<(ObjectId, Object)>>,
@@ -112,6 +115,7 @@ impl World {
             servers: servers.into_iter().map(Mutex::new).collect(),
             clients: clients.into_iter().map(RwLock::new).collect(),
             down: (0..SERVERS).map(|_| AtomicBool::new(false)).collect(),
+            wires: (0..SERVERS).map(|_| tokio::sync::Mutex::default()).collect(),
             account,
             steady,
             objects: RwLock::default(),
@@ -490,8 +494,7 @@ impl World {
                 self.down[at].store(true, Ordering::Relaxed);
                 lock(&self.servers[at]).kill9();
                 tokio::time::sleep(pause).await;
-                // It starts only where it finds its database.
-                self.proxies[at].set(Wire::default());
+                let _whole = self.wires[at].lock().await;
                 let (this, started) = (self.clone(), tokio::runtime::Handle::current());
                 tokio::task::spawn_blocking(move || {
                     let mut server = lock(&this.servers[at]);
@@ -520,6 +523,7 @@ impl World {
                 _ => Wire { mute: true, slow: some(&mut random, 5), ..Wire::default() },
             };
             let apart = wire.cut || wire.held;
+            let _troubled = self.wires[at].lock().await;
             if apart {
                 self.down[at].store(true, Ordering::Relaxed);
             }
