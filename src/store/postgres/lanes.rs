@@ -3,7 +3,8 @@
 //! What must stay true: a read costs one round trip, since a connection is asked whether it lives only
 //! after it stood idle; one whose read failed or was given up is dropped, so that no answer is ever
 //! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
-//! that was made before a failover is not used after it.
+//! that was made before a failover is not used after it. What writes through one and must outlive a crash
+//! says so: [`Lanes::keeping`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Born, timed_out};
+use super::{Born, KEEP_COMMITS, timed_out};
 use crate::clock::Stopwatch;
 
 /// A connection that stood idle for longer is asked whether it still lives.
@@ -27,6 +28,8 @@ pub(super) struct Lanes {
     /// Those that stand idle, the last used last.
     idle: Mutex<Vec<Idle>>,
     born: Arc<Born>,
+    /// Carried out on each new connection.
+    first: Option<&'static str>,
 }
 
 struct Idle {
@@ -44,7 +47,12 @@ impl Lanes {
         born: Arc<Born>,
     ) -> Self {
         let permits = Semaphore::new(count.max(1) as usize);
-        Self { options, patience, permits, idle: Mutex::default(), born }
+        Self { options, patience, permits, idle: Mutex::default(), born, first: None }
+    }
+
+    /// For writes: what is answered survives a crash, whatever the database is told to do by default.
+    pub(super) fn keeping(self) -> Self {
+        Self { first: Some(KEEP_COMMITS), ..self }
     }
 
     fn idle(&self) -> impl DerefMut<Target = Vec<Idle>> {
@@ -73,7 +81,11 @@ impl Lanes {
             }
         }
         let made = Stopwatch::start();
-        Ok((PgConnection::connect_with(&self.options).await?, made))
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        if let Some(first) = self.first {
+            sqlx::query(first).execute(&mut connection).await?;
+        }
+        Ok((connection, made))
     }
 
     /// Ends when no read is under way any more; there are no others afterwards.

@@ -168,7 +168,7 @@ impl Replicas {
         let lanes = |options, count| Lanes::new(options, count, patience, born.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
-            leases: lanes(options.clone(), LEASES),
+            leases: lanes(options.clone(), LEASES).keeping(),
             acknowledgements: lanes(quick, 1),
             born,
             limit,
