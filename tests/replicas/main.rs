@@ -16,6 +16,7 @@ mod support;
 mod random;
 
 mod binding;
+mod failover;
 mod history;
 mod nemesis;
 mod proxy;

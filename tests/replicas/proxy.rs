@@ -22,7 +22,7 @@ pub(crate) struct Wire {
 }
 
 struct Shared {
-    to: SocketAddr,
+    to: Mutex<SocketAddr>,
     wire: Mutex<Wire>,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -43,7 +43,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            to: SocketAddr::from(([127, 0, 0, 1], port)),
+            to: Mutex::new(SocketAddr::from(([127, 0, 0, 1], port))),
             wire: Mutex::default(),
             open: Mutex::default(),
         });
@@ -66,9 +66,19 @@ impl Proxy {
     pub(crate) fn set(&self, wire: Wire) {
         *lock(&self.shared.wire) = wire;
         if wire.cut {
-            for stream in lock(&self.shared.open).drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            self.close();
+        }
+    }
+
+    /// Leads to the Postgres on another loopback port from now on; connections to the former are closed.
+    pub(crate) fn point(&self, port: u16) {
+        lock(&self.shared.to).set_port(port);
+        self.close();
+    }
+
+    fn close(&self) {
+        for stream in lock(&self.shared.open).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
@@ -86,10 +96,17 @@ impl Shared {
         if self.wire().cut {
             return;
         }
-        let Ok(server) = TcpStream::connect(self.to) else { return };
+        let to = *lock(&self.to);
+        let Ok(server) = TcpStream::connect(to) else { return };
         for stream in [&client, &server] {
             let _ = stream.set_nodelay(true);
             lock(&self.open).extend(stream.try_clone());
+        }
+        // It was pointed elsewhere meanwhile, and may have closed all that it knew of.
+        if *lock(&self.to) != to {
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+            return;
         }
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         let shared = self.clone();

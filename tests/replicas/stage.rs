@@ -24,8 +24,16 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn over(urls: &[&str], change: impl Fn(Setup) -> Setup) -> Self {
+        Self::leased(LEASE, urls, change).await
+    }
+
+    pub(crate) async fn leased(
+        lease: Duration,
+        urls: &[&str],
+        change: impl Fn(Setup) -> Setup,
+    ) -> Self {
         let operator = random_credential();
-        let lease = format!("{}ms", LEASE.as_millis());
+        let lease = format!("{}ms", lease.as_millis());
         let setup =
             |url: &str| change(Setup::postgres(url).operator(&operator).flag("--lease", &lease));
         let mut servers = Vec::new();
