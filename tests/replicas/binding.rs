@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::proxy::{Proxy, Wire};
 use crate::stage::{LEASE, Stage};
-use crate::support::postgres;
+use crate::support::postgres::{self, Cluster};
+use crate::support::server::Setup;
 
 /// How long anything takes that waits for nobody who is gone.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -45,4 +47,18 @@ async fn a_paused_replica_is_outwaited_and_renews_before_it_answers() {
     stage.denies(0, &secret).await;
     stage.servers[1].signal("CONT");
     stage.denies(1, &secret).await;
+}
+
+/// Without its limits a session that is gone without a word would hold the head row for hours, and where
+/// several share one, nobody knows which of them keeps its commits.
+#[test]
+fn a_pooler_that_drops_settings_is_refused() {
+    let cluster = Cluster::new(false);
+    let proxy = Proxy::new(cluster.port());
+    let url = proxy.url(&cluster.database());
+    proxy.set(Wire { unset: true, ..Wire::default() });
+    let (status, told) = Setup::postgres(&url).refused();
+    assert!(!status.success() && told.contains("a pooler that drops settings"), "{told}");
+    proxy.set(Wire::default());
+    Setup::postgres(&url).start();
 }

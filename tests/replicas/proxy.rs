@@ -19,6 +19,8 @@ pub(crate) struct Wire {
     pub(crate) mute: bool,
     /// How much later acknowledgements come. They have a connection of their own.
     pub(crate) acknowledged_late: Duration,
+    /// Settings of a session get lost, as in a pooler that is told to ignore them.
+    pub(crate) unset: bool,
 }
 
 struct Shared {
@@ -133,7 +135,12 @@ impl Shared {
         while let Ok(read) = from.read(&mut buffer)
             && read > 0
         {
-            let bytes = &buffer[..read];
+            let mut bytes = &buffer[..read];
+            let without;
+            if acknowledges.is_none() && self.wire().unset {
+                without = without_options(bytes);
+                bytes = &without;
+            }
             // What a connection is for stands in its first message.
             let mine = *acknowledges.get_or_insert_with(|| {
                 bytes.windows(22).any(|part| part == b"synchronous_commit=off")
@@ -173,4 +180,14 @@ impl Shared {
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     }
+}
+
+/// A first message, without the settings that it asks for: a length, a version, and pairs of texts that
+/// end with a zero, up to one that is empty.
+fn without_options(message: &[u8]) -> Vec<u8> {
+    let texts: Vec<_> = message[8..].split_inclusive(|&byte| byte == 0).collect();
+    let kept = texts.chunks(2).filter(|pair| pair[0] != b"options\0").flatten();
+    let rest: Vec<u8> = kept.copied().flatten().copied().collect();
+    let length = u32::try_from(8 + rest.len()).unwrap().to_be_bytes();
+    [&length, &message[4..8], &rest].concat()
 }
