@@ -98,8 +98,8 @@ pub enum OpenError {
     Refused(String),
     /// What answers is not Postgres itself, and keeps from it what a session needs.
     #[error(
-        "the database URL leads to a pooler that {0}: it needs sessions of its own, with their limits, \
-         their locks and what they listen to; name the address of Postgres itself"
+        "the database URL leads to a pooler that {0}: portcullis needs sessions of its own, with \
+         their limits, their locks and what they listen to; name the address of Postgres itself"
     )]
     Pooler(&'static str),
     /// Not a usable `postgres://` URL. Never quotes it: it may hold a password.

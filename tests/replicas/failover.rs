@@ -255,3 +255,34 @@ async fn who_is_cut_off_through_a_failover_is_outwaited_by_the_new_primary() {
 async fn who_sees_the_former_primary_alone_is_outwaited_too() {
     is_outwaited(|_| {}).await;
 }
+
+/// A primary that waits for a standby that never comes: whoever gives up leaves a session behind that waits
+/// on, so there must be few of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_can_commit_nothing_is_not_filled_with_sessions() {
+    let pair = Pair::new(LEASE).await;
+    let (_, secret) = pair.stage.token(0).await;
+    for at in 0..2 {
+        pair.stage.allows(at, &secret).await;
+    }
+    pair.primary.kill();
+    pair.standby.promote();
+    pair.standby.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    pair.standby.sql("postgres", "SELECT pg_reload_conf()");
+    for proxy in &pair.proxies {
+        proxy.point(pair.standby.port());
+    }
+    tokio::time::sleep(5 * LEASE).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let waiting: usize = pair.standby.sql("postgres", waiting).parse().unwrap();
+    assert!((1..=8).contains(&waiting), "{waiting} sessions wait");
+    for at in 0..2 {
+        assert_eq!(pair.stage.ask(at, &secret).await.unwrap_err().code(), Code::Unavailable);
+    }
+    pair.standby.sql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
+    pair.standby.sql("postgres", "SELECT pg_reload_conf()");
+    for at in 0..2 {
+        pair.noticed(at).await;
+        assert_eq!(pair.decides(at, &secret).await.decision(), Decision::Allow);
+    }
+}

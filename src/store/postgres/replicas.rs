@@ -42,11 +42,15 @@ const IDENTITY: &str = "\
     (SELECT system_identifier FROM pg_control_system()), \
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer";
 
+/// One at a time for each name. A primary that waits for its standby lets no commit end, also of those
+/// who gave up: without the lock they would take all of its sessions, and leave a row each.
 const REGISTER: &str = "\
+    WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended($4, 0))) \
     INSERT INTO replica \
         (replica_id, lease, renewals, applied, name, version, create_time, lifecycle) \
-    VALUES ($1, $2, 0, coalesce($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
-        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6) \
+    SELECT $1, $2, 0, coalesce($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
+        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6 \
+    FROM turn \
     RETURNING ";
 
 const RENEW: &str = "\
