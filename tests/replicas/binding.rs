@@ -62,3 +62,17 @@ fn a_pooler_that_drops_settings_is_refused() {
     proxy.set(Wire::default());
     Setup::postgres(&url).start();
 }
+
+/// Each renewal is a commit, so there are to be no more than it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_replica_renews_three_times_in_a_lease() {
+    let cluster = Cluster::new(false);
+    let url = cluster.database();
+    let (_, database) = url.rsplit_once('/').unwrap();
+    let _stage = Stage::over(&[&url], |setup| setup).await;
+    let renewals = || cluster.sql(database, "SELECT renewals FROM replica").parse::<u32>().unwrap();
+    let before = renewals();
+    tokio::time::sleep(3 * LEASE).await;
+    let made = renewals() - before;
+    assert!((3..=12).contains(&made), "{made} renewals in three leases");
+}
