@@ -62,8 +62,9 @@ impl Member {
         self.until.0.store(standing.replica.until().0, Ordering::Release);
     }
 
-    /// Sends a renewal, or a registration where there is no row.
-    pub(super) async fn attempt(&self) -> Ended {
+    /// Sends a renewal, or a registration where there is no row. It counts as made from now on, not from
+    /// when it is first waited for: whoever asks then when the next is due would make it twice.
+    pub(super) fn attempt(&self) -> impl Future<Output = Ended> {
         let (attempt, row, registered, applied) = {
             let mut standing = lock(&self.standing);
             let attempt = standing.replica.attempt(moment());
@@ -75,15 +76,17 @@ impl Member {
             };
             (attempt, row, standing.replica.registered(), standing.replica.applied())
         };
-        let asked = async {
+        let asked = async move {
             match registered {
                 Some(store) => self.store.renew(row, store, applied).await,
                 None => self.store.register(row, self.length, applied, &self.about).await.map(Some),
             }
         };
-        let said = tokio::time::timeout(LATE, asked).await;
-        let said = said.unwrap_or_else(|_| Err(store::out_of_time()));
-        Ended { attempt, row, said }
+        async move {
+            let said = tokio::time::timeout(LATE, asked).await;
+            let said = said.unwrap_or_else(|_| Err(store::out_of_time()));
+            Ended { attempt, row, said }
+        }
     }
 
     /// Takes an answer.

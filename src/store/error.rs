@@ -96,6 +96,12 @@ pub enum OpenError {
          PORTCULLIS_DATABASE_URL"
     )]
     Refused(String),
+    /// What answers is not Postgres itself, and keeps from it what a session needs.
+    #[error(
+        "the database URL leads to a pooler that {0}: portcullis needs sessions of its own, with \
+         their limits, their locks and what they listen to; name the address of Postgres itself"
+    )]
+    Pooler(&'static str),
     /// Not a usable `postgres://` URL. Never quotes it: it may hold a password.
     #[error("the database URL is faulty: {0}")]
     Url(&'static str),
@@ -131,6 +137,12 @@ impl From<sqlx::Error> for OpenError {
         match &error {
             sqlx::Error::Database(refusal) if refuses(refusal.code().as_deref()) => {
                 Self::Refused(refusal.message().to_owned())
+            }
+            // Poolers speak like this; Postgres itself has other words for it.
+            sqlx::Error::Database(refusal)
+                if refusal.message().starts_with("unsupported startup parameter") =>
+            {
+                Self::Pooler("refuses settings of a session")
             }
             _ => Self::Store(error.into()),
         }

@@ -8,10 +8,12 @@ use portcullis::grpc::proto::{
 };
 use tonic::Code;
 
-use crate::proxy::Wire;
+use crate::proxy::{Proxy, Wire};
 use crate::stage::{LEASE, PROMPT, Stage, until};
 use crate::support::calls::credential;
 use crate::support::client::question;
+use crate::support::postgres::Cluster;
+use crate::support::server::Setup;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_binds_everywhere_before_it_is_answered() {
@@ -172,4 +174,31 @@ async fn whoever_comes_back_reads_what_it_missed_and_no_more() {
     assert!(log.contains("registering anew"), "{log}");
     tokio::time::sleep(Duration::from_millis(100)).await;
     until(seen, |replicas| *replicas == Some(2)).await;
+}
+
+/// Without its limits a session that is gone without a word would hold the head row for hours, and where
+/// several share one, nobody knows which of them keeps its commits.
+#[test]
+fn a_pooler_that_drops_settings_is_refused() {
+    let cluster = Cluster::new(false);
+    let proxy = Proxy::new(cluster.port());
+    let url = proxy.url(&cluster.database());
+    proxy.set(Wire { unset: true, ..Wire::default() });
+    let (status, told) = Setup::postgres(&url).refused();
+    assert!(!status.success() && told.contains("a pooler that drops settings"), "{told}");
+    proxy.set(Wire::default());
+    Setup::postgres(&url).start();
+}
+
+/// Each renewal is a commit, so there are to be no more than it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_replica_renews_three_times_in_a_lease() {
+    let stage = Stage::new(1).await;
+    let (_, database) = stage.url.rsplit_once('/').unwrap();
+    let renewals =
+        || stage.cluster().sql(database, "SELECT renewals FROM replica").parse::<u32>().unwrap();
+    let before = renewals();
+    tokio::time::sleep(3 * LEASE).await;
+    let made = renewals() - before;
+    assert!((3..=12).contains(&made), "{made} renewals in three leases");
 }

@@ -18,6 +18,7 @@ mod random;
 
 mod binding;
 mod clock;
+mod failover;
 mod history;
 mod lifecycle;
 mod nemesis;

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::grpc::proto::Decision;
+use portcullis::grpc::proto::{Decision, Reason};
 use sqlx::{Connection as _, PgConnection};
 use tonic::Code;
 
 use crate::proxy::Wire;
 use crate::stage::{LEASE, PROMPT, Stage, until};
+use crate::support::postgres::Cluster;
+use crate::support::server::{Server, Setup, random_credential};
 
 const TOKENS: usize = 50;
 
@@ -39,10 +41,10 @@ async fn an_outage_shorter_than_the_lease_costs_no_decision() {
             }
         }
     };
-    stage.cluster.kill();
+    stage.cluster().kill();
     decides_for(Duration::from_secs(5)).await;
     // It takes a second to be there again.
-    stage.cluster.start();
+    stage.cluster().start();
     decides_for(Duration::from_secs(10)).await;
     assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
 }
@@ -53,12 +55,12 @@ async fn after_a_long_outage_it_is_back_by_itself_and_reads_nothing_twice() {
     let secrets = cached(&stage).await;
     let misses = || stage.servers[0].metric("portcullis_cache_misses_total").unwrap();
     let before = misses();
-    stage.cluster.kill();
+    stage.cluster().kill();
     let closed = until(|| stage.servers[0].get("/readyz").0, |status| status.contains("503")).await;
     assert!(closed.contains("503"));
     let status = stage.ask(0, &secrets[0]).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    stage.cluster.start();
+    stage.cluster().start();
     let took = stage.comes_back(0, &secrets[0]).await;
     assert!(took < 2 * PROMPT, "{took:?}");
     stage.comes_back(1, &secrets[0]).await;
@@ -134,4 +136,46 @@ async fn a_slow_store_slows_changes_and_no_decision() {
     assert!(took < LEASE + PROMPT, "{took:?}");
     stage.denies(0, &secret).await;
     assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
+}
+
+/// As after a restore into the database that replicas serve from: nothing else would tell them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_goes_back_in_time_is_read_anew() {
+    let stage = Stage::new(1).await;
+    let (_, kept) = stage.token(0).await;
+    let mut database = PgConnection::connect(&stage.url).await.unwrap();
+    let (token, lost) = stage.token(0).await;
+    for secret in [&kept, &lost] {
+        stage.allows(0, secret).await;
+    }
+    tokio::time::sleep(PROMPT).await;
+    let mut undo = database.begin().await.unwrap();
+    for statement in [
+        "DELETE FROM token_use WHERE token_id = (SELECT max(token_id::text)::uuid FROM token)",
+        "DELETE FROM token WHERE token_id = (SELECT max(token_id::text)::uuid FROM token)",
+        "DELETE FROM change WHERE position = (SELECT position FROM head)",
+        "DELETE FROM audit_event WHERE position = (SELECT position FROM head)",
+        "UPDATE head SET position = position - 1",
+    ] {
+        sqlx::query(statement).execute(&mut *undo).await.unwrap();
+    }
+    undo.commit().await.unwrap();
+    tokio::time::sleep(LEASE / 2).await;
+    stage.comes_back(0, &kept).await;
+    let answer = stage.ask(0, &lost).await.unwrap();
+    assert_eq!(answer.reason(), Reason::TokenNotFound, "{} is gone", token.token_id);
+    stage.allows(0, &kept).await;
+    assert!(stage.servers[0].log().contains("the store has gone back in time"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_start_at_once_on_an_empty_database() {
+    let cluster = Cluster::new(false);
+    let operator = random_credential();
+    for _ in 0..5 {
+        let url = cluster.database();
+        let start = |_| Setup::postgres(&url).operator(&operator).spawn();
+        let mut servers: Vec<_> = (0..4).map(start).collect();
+        servers.iter_mut().for_each(Server::wait_ready);
+    }
 }

@@ -19,10 +19,12 @@ pub(crate) struct Wire {
     pub(crate) mute: bool,
     /// How much later acknowledgements come. They have a connection of their own.
     pub(crate) acknowledged_late: Duration,
+    /// Settings of a session get lost, as in a pooler that is told to ignore them.
+    pub(crate) unset: bool,
 }
 
 struct Shared {
-    to: SocketAddr,
+    to: Mutex<SocketAddr>,
     wire: Mutex<Wire>,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -43,7 +45,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            to: SocketAddr::from(([127, 0, 0, 1], port)),
+            to: Mutex::new(SocketAddr::from(([127, 0, 0, 1], port))),
             wire: Mutex::default(),
             open: Mutex::default(),
         });
@@ -66,9 +68,19 @@ impl Proxy {
     pub(crate) fn set(&self, wire: Wire) {
         *lock(&self.shared.wire) = wire;
         if wire.cut {
-            for stream in lock(&self.shared.open).drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            self.close();
+        }
+    }
+
+    /// Leads to the Postgres on another loopback port from now on; connections to the former are closed.
+    pub(crate) fn point(&self, port: u16) {
+        lock(&self.shared.to).set_port(port);
+        self.close();
+    }
+
+    fn close(&self) {
+        for stream in lock(&self.shared.open).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
@@ -86,10 +98,17 @@ impl Shared {
         if self.wire().cut {
             return;
         }
-        let Ok(server) = TcpStream::connect(self.to) else { return };
+        let to = *lock(&self.to);
+        let Ok(server) = TcpStream::connect(to) else { return };
         for stream in [&client, &server] {
             let _ = stream.set_nodelay(true);
             lock(&self.open).extend(stream.try_clone());
+        }
+        // It was pointed elsewhere meanwhile, and may have closed all that it knew of.
+        if *lock(&self.to) != to {
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+            return;
         }
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         let shared = self.clone();
@@ -116,7 +135,12 @@ impl Shared {
         while let Ok(read) = from.read(&mut buffer)
             && read > 0
         {
-            let bytes = &buffer[..read];
+            let mut bytes = &buffer[..read];
+            let without;
+            if acknowledges.is_none() && self.wire().unset {
+                without = without_options(bytes);
+                bytes = &without;
+            }
             // What a connection is for stands in its first message.
             let mine = *acknowledges.get_or_insert_with(|| {
                 bytes.windows(22).any(|part| part == b"synchronous_commit=off")
@@ -156,4 +180,14 @@ impl Shared {
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     }
+}
+
+/// A first message, without the settings that it asks for: a length, a version, and pairs of texts that
+/// end with a zero, up to one that is empty.
+fn without_options(message: &[u8]) -> Vec<u8> {
+    let texts: Vec<_> = message[8..].split_inclusive(|&byte| byte == 0).collect();
+    let kept = texts.chunks(2).filter(|pair| pair[0] != b"options\0").flatten();
+    let rest: Vec<u8> = kept.copied().flatten().copied().collect();
+    let length = u32::try_from(8 + rest.len()).unwrap().to_be_bytes();
+    [&length, &message[4..8], &rest].concat()
 }

@@ -26,7 +26,7 @@ pub(crate) struct Stage {
     pub(crate) clients: Vec<Client>,
     pub(crate) wires: Vec<Proxy>,
     pub(crate) account: String,
-    pub(crate) cluster: Cluster,
+    cluster: Option<Cluster>,
     pub(crate) url: String,
 }
 
@@ -39,6 +39,7 @@ impl Stage {
         Self::leased(LEASE, count, change).await
     }
 
+    /// So many servers over a cluster of their own, each through a wire of its own.
     pub(crate) async fn leased(
         lease: Duration,
         count: usize,
@@ -46,19 +47,35 @@ impl Stage {
     ) -> Self {
         let cluster = Cluster::with_fsync();
         let url = cluster.database();
+        let wires: Vec<_> = (0..count).map(|_| Proxy::new(cluster.port())).collect();
+        let urls: Vec<_> = wires.iter().map(|wire| wire.url(&url)).collect();
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        let stage = Self::leased_over(lease, &urls, change).await;
+        Self { wires, cluster: Some(cluster), url, ..stage }
+    }
+
+    /// A server over each of these.
+    pub(crate) async fn leased_over(
+        lease: Duration,
+        urls: &[&str],
+        change: impl Fn(usize, Setup) -> Setup,
+    ) -> Self {
         let operator = random_credential();
         let lease = format!("{}ms", lease.as_millis());
-        let (mut servers, mut clients, mut wires) = (Vec::new(), Vec::new(), Vec::new());
-        for at in 0..count {
-            let wire = Proxy::new(cluster.port());
-            let setup = Setup::postgres(&wire.url(&url)).operator(&operator);
-            let server = change(at, setup.flag("--lease", &lease)).start();
+        let (mut servers, mut clients) = (Vec::new(), Vec::new());
+        for (at, url) in urls.iter().enumerate() {
+            let setup = Setup::postgres(url).operator(&operator).flag("--lease", &lease);
+            let server = change(at, setup).start();
             clients.push(Client::operator(&server).await);
             servers.push(server);
-            wires.push(wire);
         }
         let account = clients[0].account().await.account_id;
-        Self { servers, clients, wires, account, cluster, url }
+        let url = urls[0].to_owned();
+        Self { servers, clients, wires: Vec::new(), account, cluster: None, url }
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().expect("a cluster of its own")
     }
 
     /// A token that may read, from anywhere.

@@ -18,6 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 const OLDEST: u32 = 15;
 const INSTALL: &str = "these tests need PostgreSQL 15 or later: `apt-get install postgresql` or \
@@ -71,12 +72,21 @@ init() {
     mkdir "$dir" && "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C \
         --no-sync </dev/null >"$dir/log" 2>&1
 }
+copy() {
+    mkdir "$dir" && "$bin/pg_basebackup" -h 127.0.0.1 -p "$1" -U postgres -D "$dir/data" -R -c fast \
+        --no-sync </dev/null >"$dir/log" 2>&1
+}
+promote() {
+    "$bin/pg_ctl" promote -D "$dir/data" -t 60 </dev/null >>"$dir/log" 2>&1
+}
 create() {
     "$bin/createdb" -h "$dir" -p "$1" -U postgres "$2" </dev/null >>"$dir/log" 2>&1
 }
 while read -r order first second; do
     case $order in
     init) init ;;
+    copy) copy "$first" ;;
+    promote) promote ;;
     start) start "$first" ;;
     stop) end INT ;;
     crash) crash ;;
@@ -119,6 +129,27 @@ impl Cluster {
 
     /// A cluster of one's own. Without `fsync` it is faster and survives no crash.
     pub fn new(fsync: bool) -> Self {
+        Self::made_by("init", fsync)
+    }
+
+    /// A standby with all that is here now, and that follows from there. From the return on, nothing
+    /// is answered here before it is on the standby's disk.
+    pub fn synchronous_standby(&self) -> Self {
+        let standby = Self::made_by(&format!("copy {}", self.port), true);
+        // After the copy, which would have it too: the standby is to wait for nobody once it leads.
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        for _ in 0..3_000 {
+            if self.sql("postgres", synchronous) == "1" {
+                return standby;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the standby does not follow");
+    }
+
+    fn made_by(order: &str, fsync: bool) -> Self {
         let bin = binaries();
         let dir = std::env::temp_dir().join(format!("pg-{}-{:016x}", std::process::id(), random()));
         let options = format!(
@@ -143,7 +174,7 @@ impl Cluster {
         let answers = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         let guard = Mutex::new(Guard { child, orders, answers });
         let mut cluster = Self { dir, port: 0, guard };
-        cluster.order("init").unwrap_or_else(|log| panic!("initdb failed: {log}"));
+        cluster.order(order).unwrap_or_else(|log| panic!("{order} failed: {log}"));
         // Another process may take the port between its choice and its use.
         let mut failure = String::new();
         for _ in 0..5 {
@@ -183,6 +214,22 @@ impl Cluster {
     /// Kills all processes of the server at once, as a crash would; returns when they have ended.
     pub fn kill(&self) {
         self.order("crash").unwrap_or_else(|log| panic!("Postgres does not die: {log}"));
+    }
+
+    /// Makes a standby the primary; returns when it takes writes.
+    pub fn promote(&self) {
+        self.order("promote").unwrap_or_else(|log| panic!("the standby does not lead: {log}"));
+    }
+
+    /// What one statement in that database gives, as text.
+    pub fn sql(&self, database: &str, statement: &str) -> String {
+        let port = self.port.to_string();
+        let mut psql = program("psql");
+        psql.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", database]);
+        let output = psql.args(["-X", "-A", "-t", "-q", "-c", statement]).output().expect("psql");
+        let (out, error) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{statement}: {error}");
+        String::from_utf8_lossy(&out).trim().to_owned()
     }
 
     /// The loopback TCP port, for a proxy in front of the server.

@@ -3,7 +3,8 @@
 //! What must stay true: a read costs one round trip, since a connection is asked whether it lives only
 //! after it stood idle; one whose read failed or was given up is dropped, so that no answer is ever
 //! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
-//! that was made before a failover is not used after it.
+//! that was made before a failover is not used after it. What writes through one and must outlive a crash
+//! says so: [`Lanes::keeping`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Born, timed_out};
+use super::{Born, KEEP_COMMITS, timed_out};
 use crate::clock::Stopwatch;
 
 /// A connection that stood idle for longer is asked whether it still lives.
@@ -27,7 +28,7 @@ pub(super) struct Lanes {
     /// Those that stand idle, the last used last.
     idle: Mutex<Vec<Idle>>,
     born: Arc<Born>,
-    /// What a new connection is told first.
+    /// Carried out on each new connection.
     first: Option<&'static str>,
 }
 
@@ -49,9 +50,9 @@ impl Lanes {
         Self { options, patience, permits, idle: Mutex::default(), born, first: None }
     }
 
-    /// The same, each connection beginning with a statement.
-    pub(super) fn beginning(self, first: &'static str) -> Self {
-        Self { first: Some(first), ..self }
+    /// For writes: what is answered survives a crash, whatever the database is told to do by default.
+    pub(super) fn keeping(self) -> Self {
+        Self { first: Some(KEEP_COMMITS), ..self }
     }
 
     fn idle(&self) -> impl DerefMut<Target = Vec<Idle>> {

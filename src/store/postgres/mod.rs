@@ -1,17 +1,17 @@
 //! The store in Postgres, for any number of processes: see `replicas`.
 //!
 //! What must stay true: what is acknowledged is on disk (`synchronous_commit` is never off); no call
-//! waits longer than its limits, also for a server that is gone without a word; no text made here
-//! holds the password of the URL.
+//! waits longer than its limits, also for a server that is gone without a word; nothing is done through
+//! a pooler that drops those limits; no text made here holds the password of the URL.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Row as _};
 
 use super::{OpenError, Replication, Result, migration};
 use crate::clock::{Stopwatch, moment};
@@ -211,6 +211,9 @@ fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
+/// How long a migration waits for another one, in milliseconds.
+const LOCK_TIMEOUT: &str = "60000";
+
 /// Brings the schema of the database at `url` up to date. What was applied, in order.
 ///
 /// # Errors
@@ -219,12 +222,17 @@ pub async fn migrate(url: &str) -> Result<Vec<String>, OpenError> {
     // A migration may take its time, and waits for one that another replica runs.
     let options = read_url(url)?.options([
         ("statement_timeout", "0"),
-        ("lock_timeout", "60000"),
+        ("lock_timeout", LOCK_TIMEOUT),
         ("idle_in_transaction_session_timeout", "60000"),
     ]);
     let connect = PgConnection::connect_with(&options);
     let connect = tokio::time::timeout(PostgresOptions::default().acquire_timeout, connect);
     let mut connection = connect.await.map_err(|_| timed_out())??;
+    // By the simple protocol, which leaves nothing behind in a session that others have too.
+    let limit = sqlx::raw_sql("SELECT setting FROM pg_settings WHERE name = 'lock_timeout'");
+    if limit.fetch_one(&mut connection).await?.try_get::<String, _>(0)? != LOCK_TIMEOUT {
+        return Err(OpenError::Pooler("drops settings of a session"));
+    }
     let applied = migration::run(&MIGRATIONS, &mut connection, async |connection| {
         sqlx::query_scalar("SELECT oldest_program FROM head WHERE id = 1")
             .fetch_one(connection)

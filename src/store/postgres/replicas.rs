@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::lanes::Lanes;
-use super::{Born, KEEP_COMMITS, timed_out};
+use super::{Born, timed_out};
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
 use crate::policy::time::Timestamp;
 use crate::shutdown;
@@ -44,13 +44,18 @@ const IDENTITY: &str = "\
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer, \
     (SELECT oid::bigint FROM pg_database WHERE datname = current_database())";
 
+/// One at a time for each name. A primary that waits for its standby lets no commit end, also of those
+/// who gave up: without the lock they would take all of its sessions, and leave a row each.
+///
 /// The position of a memory of another store may be one that this store has yet to give to a change: no row
 /// claims more than the head has. (`least` passes over NULL.)
 const REGISTER: &str = "\
+    WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended($4, 0))) \
     INSERT INTO replica \
         (replica_id, lease, renewals, applied, name, version, create_time, lifecycle) \
-    VALUES ($1, $2, 0, least($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
-        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6) \
+    SELECT $1, $2, 0, least($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
+        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6 \
+    FROM turn \
     RETURNING ";
 
 const RENEW: &str = "\
@@ -176,7 +181,7 @@ impl Replicas {
         let lanes = |options, count| Lanes::new(options, count, patience, born.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
-            leases: lanes(options.clone(), LEASES).beginning(KEEP_COMMITS),
+            leases: lanes(options.clone(), LEASES).keeping(),
             acknowledgements: lanes(quick, 1),
             born,
             limit,
