@@ -137,6 +137,11 @@ fn check_mark(mark: Option<Mark>, development: bool) -> anyhow::Result<()> {
 
 async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
+    if cfg!(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied")) {
+        tracing::error!(
+            "built with a planted fault, to try the tests: this server breaks its promises"
+        );
+    }
     // Each connection takes a descriptor, and many systems begin with a thousand.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");

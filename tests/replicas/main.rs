@@ -1,5 +1,9 @@
 //! Several servers over one Postgres: what is answered binds on all of them, whatever becomes of one.
 //! Rules: docs/policy.md, section 6; protocol: docs/consistency.md.
+//!
+//! The check of what happened is tried itself: built with the feature `planted-no-lease`, or
+//! `planted-acknowledged-unapplied`, the server breaks its promise, and `what_is_planted_is_found` must find
+//! it. Such a build leaves a broken server in `target/`: build again without before you use one.
 
 #![allow(
     clippy::unwrap_used,
