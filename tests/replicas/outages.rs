@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use portcullis::grpc::proto::{Decision, Reason};
 use sqlx::{Connection as _, PgConnection};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::proxy::Wire;
 use crate::stage::{LEASE, PROMPT, Stage, until};
+use crate::support::client::question;
 use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup, random_credential};
 
@@ -177,5 +179,43 @@ async fn many_start_at_once_on_an_empty_database() {
         let start = |_| Setup::postgres(&url).operator(&operator).spawn();
         let mut servers: Vec<_> = (0..4).map(start).collect();
         servers.iter_mut().for_each(Server::wait_ready);
+    }
+}
+
+/// However many wait for the store to read what is not in memory, those that are wait for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn misses_hold_up_no_hit() {
+    let stage = Stage::leased(Duration::from_secs(10), 2, |_, setup| setup).await;
+    let secrets = cached(&stage).await;
+    let mut unknown = Vec::new();
+    for _ in 0..300 {
+        unknown.push(stage.token(1).await.1);
+    }
+    stage.wires[0].set(Wire { held: true, ..Wire::default() });
+    let mut misses = JoinSet::new();
+    for secret in unknown {
+        let client = stage.clients[0].clone();
+        misses.spawn(async move {
+            let request = question(&secret, "192.0.2.1", "transactions.read");
+            client.authorization().authorize(request).await
+        });
+    }
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(2) {
+        for secret in &secrets {
+            let asked = Instant::now();
+            stage.allows(0, secret).await;
+            slowest = slowest.max(asked.elapsed());
+        }
+    }
+    assert!(slowest < PROMPT, "{slowest:?}");
+    assert!(misses.len() == 300, "they wait still");
+    stage.wires[0].set(Wire::default());
+    while let Some(answer) = misses.join_next().await {
+        match answer.unwrap() {
+            Ok(answer) => assert_eq!(answer.into_inner().decision(), Decision::Allow),
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+        }
     }
 }
