@@ -203,6 +203,7 @@ pub(crate) async fn run(seed: u64, length: Duration) -> (History, usize) {
     }
     tasks.spawn(world.clone().trouble_processes(random(30)));
     tasks.spawn(world.clone().trouble_wires(random(31)));
+    tasks.spawn(world.clone().trouble_store(random(32)));
     tokio::time::sleep(length).await;
     world.stop.store(true, Ordering::Relaxed);
     while let Some(ended) = tasks.join_next().await {

@@ -40,6 +40,26 @@ impl World {
         }
     }
 
+    /// Crashes the database, now and then.
+    pub(super) async fn trouble_store(self: Arc<Self>, mut random: Random) {
+        loop {
+            for _ in 0..random.within(100..300) {
+                if !self.goes_on() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let mut whole = Vec::new();
+            for wire in &self.wires {
+                whole.push(wire.lock().await);
+            }
+            let away = Duration::from_millis(random.below(3_000));
+            tokio::task::block_in_place(|| self.cluster.kill());
+            tokio::time::sleep(away).await;
+            tokio::task::block_in_place(|| self.cluster.start());
+        }
+    }
+
     /// Cuts off, slows down and loses.
     pub(super) async fn trouble_wires(self: Arc<Self>, mut random: Random) {
         while self.goes_on() {
