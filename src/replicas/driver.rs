@@ -110,12 +110,11 @@ impl Member {
         };
         let heard = {
             let mut standing = lock(&self.standing);
-            let before = standing.replica.applied();
             let heard = standing.replica.answer(attempt, head);
             if let (Heard::Registered, Some(head)) = (heard, head) {
                 standing.row = row;
                 standing.registered_at = head.position;
-                if before.is_some() && standing.replica.applied().is_none() {
+                if standing.replica.applied().is_none() {
                     // What is read from now on must be read from that store.
                     self.store.reconnect();
                 }

@@ -286,3 +286,34 @@ async fn a_primary_that_can_commit_nothing_is_not_filled_with_sessions() {
         assert_eq!(pair.decides(at, &secret).await.decision(), Decision::Allow);
     }
 }
+
+/// As where a name leads to the new primary and nobody closes what there was: management has made new
+/// connections, leases still have those to the former primary, which lives and shows what it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_former_primary_that_can_be_read_makes_nothing_bound() {
+    let pair = Pair::new(LONG).await;
+    let stage = &pair.stage;
+    let (token, secret) = stage.token(0).await;
+    for at in 0..2 {
+        stage.allows(at, &secret).await;
+    }
+    pair.standby.promote();
+    pair.proxies[0].lead(pair.standby.port());
+    let management = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+        WHERE application_name = 'portcullis' AND query NOT LIKE '%position%' \
+        AND query NOT LIKE '%replica%' AND query NOT LIKE 'LISTEN%'";
+    assert_ne!(pair.primary.sql(&pair.database, management), "0");
+    // The first may find connections that were ended.
+    let begin = Instant::now();
+    let deleted = loop {
+        match stage.delete(0, &token.token_id, false).await {
+            Ok(deleted) => break deleted,
+            Err(status) => assert!(begin.elapsed() < 2 * LONG, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(deleted.binding.unwrap().bound);
+    let asked = stage.ask(1, &secret).await;
+    assert_eq!(asked.unwrap_err().code(), Code::Unavailable);
+    stage.denies(0, &secret).await;
+}

@@ -74,8 +74,13 @@ impl Proxy {
 
     /// Leads to the Postgres on another loopback port from now on; connections to the former are closed.
     pub(crate) fn point(&self, port: u16) {
-        lock(&self.shared.to).set_port(port);
+        self.lead(port);
         self.close();
+    }
+
+    /// New connections lead to the Postgres on another loopback port from now on; the others stay.
+    pub(crate) fn lead(&self, port: u16) {
+        lock(&self.shared.to).set_port(port);
     }
 
     fn close(&self) {

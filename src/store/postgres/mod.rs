@@ -178,7 +178,9 @@ impl PostgresStore {
     /// Read committed: after the wait for the head row, each statement sees all earlier changes.
     async fn write(&self) -> Result<sqlx::Transaction<'static, Db>> {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-        Ok(self.management.begin_with(begin).await?)
+        let mut tx = self.management.begin_with(begin).await?;
+        self.replicas.writes_through(&mut tx).await?;
+        Ok(tx)
     }
 
     /// Gives up a use case that takes longer than waiting for a connection and a statement may

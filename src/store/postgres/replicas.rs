@@ -2,10 +2,10 @@
 //!
 //! What must stay true: leases have connections of their own, so that nothing else can hold up a
 //! renewal; an acknowledgement need not be on disk, a renewal must; notifications only wake somebody
-//! who then reads the record.
+//! who then reads the record; rows are read where this process last wrote, or where that was taken over.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -67,8 +67,8 @@ const ACKNOWLEDGE: &str = "\
 
 const SELECT_ROWS: &str = "\
     SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, \
-        r.create_time, r.lifecycle \
-    FROM head h LEFT JOIN replica r ON true WHERE h.id = 1";
+        r.create_time, r.lifecycle, s.system, s.timeline \
+    FROM head h LEFT JOIN replica r ON true, ";
 
 const SELECT_RECORD: &str = "\
     SELECT h.position AS head, c.position, c.touched, c.key \
@@ -94,6 +94,8 @@ pub(super) struct Replicas {
     acknowledgements: Lanes,
     /// Of those that read facts.
     born: Arc<Born>,
+    /// The newest store that this process began to write in.
+    written: Mutex<Option<Identity>>,
     limit: Duration,
     told: Arc<Notify>,
     _listening: DropGuard,
@@ -117,6 +119,8 @@ struct Peer {
     version: Option<String>,
     create_time: Option<i64>,
     lifecycle: Option<String>,
+    system: i64,
+    timeline: i32,
 }
 
 impl Peer {
@@ -184,10 +188,29 @@ impl Replicas {
             leases: lanes(options.clone(), LEASES).keeping(),
             acknowledgements: lanes(quick, 1),
             born,
+            written: Mutex::default(),
             limit,
             told,
             _listening: stop.drop_guard(),
         }
+    }
+
+    /// Notes which store a change is made in. A connection to a former primary may live on beside it, and
+    /// show rows as they were: by those the change would be called bound.
+    pub(super) async fn writes_through(&self, connection: &mut PgConnection) -> Result<()> {
+        let query = AssertSqlSafe(format!("SELECT {IDENTITY}"));
+        let now = identity(sqlx::query_as(query).fetch_one(connection).await?);
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if !written.is_some_and(|written| follows(written, now)) {
+            *written = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether rows of that store say whom a change waits for that was made before they were asked for.
+    fn counts(&self, store: Identity) -> bool {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.is_none_or(|written| written == store || follows(store, written))
     }
 
     pub(super) async fn close(&self) {
@@ -201,6 +224,11 @@ impl Replicas {
             Err(_) => Err(timed_out().into()),
         }
     }
+}
+
+/// Whether one store took over from the other: timelines of a system only grow.
+fn follows(one: Identity, other: Identity) -> bool {
+    one.system == other.system && one.timeline > other.timeline
 }
 
 async fn head(connection: &mut PgConnection) -> Result<Head> {
@@ -287,9 +315,17 @@ impl Replication for Replicas {
     async fn rows(&self) -> Result<Rows> {
         self.within(async {
             let mut lane = self.leases.take().await?;
-            let rows: Vec<Peer> = sqlx::query_as(SELECT_ROWS).fetch_all(&mut *lane).await?;
+            let rows: Vec<Peer> = sqlx::query_as(AssertSqlSafe(format!(
+                "{SELECT_ROWS}(SELECT {IDENTITY}) s (system, timeline) WHERE h.id = 1"
+            )))
+            .fetch_all(&mut *lane)
+            .await?;
+            let first = rows.first().ok_or(Unreadable("the store has no head"))?;
+            let (head, store) = (first.head, identity((first.system, first.timeline)));
+            if !self.counts(store) {
+                return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
+            }
             lane.done();
-            let head = rows.first().ok_or(Unreadable("the store has no head"))?.head;
             let rows = rows.into_iter().filter_map(Peer::read).collect();
             Ok(Rows { rows, head: Position(head) })
         })
