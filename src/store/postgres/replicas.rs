@@ -67,7 +67,7 @@ const ACKNOWLEDGE: &str = "\
 
 const SELECT_ROWS: &str = "\
     SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, \
-        r.create_time, r.lifecycle, s.system, s.timeline \
+        r.create_time, r.lifecycle, s.system, s.timeline, s.database \
     FROM head h LEFT JOIN replica r ON true, ";
 
 const SELECT_RECORD: &str = "\
@@ -121,6 +121,7 @@ struct Peer {
     lifecycle: Option<String>,
     system: i64,
     timeline: i32,
+    database: i64,
 }
 
 impl Peer {
@@ -199,7 +200,7 @@ impl Replicas {
     /// show rows as they were: by those the change would be called bound.
     pub(super) async fn writes_through(&self, connection: &mut PgConnection) -> Result<()> {
         let query = AssertSqlSafe(format!("SELECT {IDENTITY}"));
-        let now = identity(sqlx::query_as(query).fetch_one(connection).await?);
+        let now = identity(sqlx::query_as(query).fetch_one(connection).await?)?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if !written.is_some_and(|written| follows(written, now)) {
             *written = Some(now);
@@ -228,7 +229,7 @@ impl Replicas {
 
 /// Whether one store took over from the other: timelines of a system only grow.
 fn follows(one: Identity, other: Identity) -> bool {
-    one.system == other.system && one.timeline > other.timeline
+    one.system == other.system && one.database == other.database && one.timeline > other.timeline
 }
 
 async fn head(connection: &mut PgConnection) -> Result<Head> {
@@ -316,12 +317,13 @@ impl Replication for Replicas {
         self.within(async {
             let mut lane = self.leases.take().await?;
             let rows: Vec<Peer> = sqlx::query_as(AssertSqlSafe(format!(
-                "{SELECT_ROWS}(SELECT {IDENTITY}) s (system, timeline) WHERE h.id = 1"
+                "{SELECT_ROWS}(SELECT {IDENTITY}) s (system, timeline, database) WHERE h.id = 1"
             )))
             .fetch_all(&mut *lane)
             .await?;
             let first = rows.first().ok_or(Unreadable("the store has no head"))?;
-            let (head, store) = (first.head, identity((first.system, first.timeline)));
+            let head = first.head;
+            let store = identity((first.system, first.timeline, first.database))?;
             if !self.counts(store) {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
