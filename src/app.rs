@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
+use crate::config::duration;
 use crate::config::server::{
     FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
     TlsFiles,
@@ -198,7 +199,7 @@ async fn serve_store(
     let mark = if settings.development { Mark::Development } else { Mark::Production };
     store.set_mark(mark).await?;
     let clock = Arc::new(Clock::starting_at(store.now().await?));
-    bootstrap::store(settings, &*store, &clock).await?;
+    let revoked = bootstrap::store(settings, &*store, &clock).await?;
 
     let metrics = Arc::new(Metrics::new());
     // Before the first fact is read: from here on, changes wait for this process.
@@ -210,6 +211,12 @@ async fn serve_store(
     let cache = Arc::new(cache.await?);
     let left = CancellationToken::new();
     let replicas = Arc::new(joined.serve(cache.clone(), &left));
+    if revoked && replicas.bind(true).await.is_none() {
+        tracing::warn!(
+            "the operator credential was replaced, and a replica that is out of reach may accept the \
+             former one until its lease has run out"
+        );
+    }
     let usage = Arc::new(Usage::new(
         store.clone(),
         cache.clone(),
@@ -286,11 +293,14 @@ fn about(settings: &ServeSettings, grpc: SocketAddr) -> About {
         ),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lifecycle: format!(
-            "{:?}, window {:?}, notice {:?}, retention {:?}",
-            rules.mode,
-            rules.window(),
-            rules.notice(),
-            lifecycle.deleted_retention
+            "{}, window {}, notice {}, retention {}",
+            match rules.mode {
+                Mode::Enforce => "enforce",
+                Mode::Observe => "observe",
+            },
+            duration::print(rules.window()),
+            duration::print(rules.notice()),
+            duration::print(lifecycle.deleted_retention)
         ),
     }
 }

@@ -58,9 +58,9 @@ pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
 }
 
 /// Upper bounds of the latency buckets, in seconds.
-const BOUNDS: [f64; 16] = [
+const BOUNDS: [f64; 17] = [
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1.0,
-    5.0,
+    5.0, 15.0,
 ];
 
 /// A histogram of seconds that takes no lock: the library's own one takes a mutex per observation,

@@ -24,12 +24,13 @@ fn context(actor: Actor, now: Timestamp) -> Context {
     Context { actor, now, client: None }
 }
 
-/// Makes a store ready to serve. Changes nothing where it is.
+/// Makes a store ready to serve. Changes nothing where it is. Whether a credential was revoked, which
+/// replicas are to be waited for.
 pub(super) async fn store(
     settings: &ServeSettings,
     store: &dyn Store,
     clock: &Clock,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let ctx = context(Actor::System, clock.now());
     store.add_secret_key(&ctx, &*random_key()?, true).await?;
     if store.catalog().await?.is_none() {
@@ -52,13 +53,16 @@ pub(super) async fn store(
         }
     }
     if settings.development {
-        return Ok(());
+        return Ok(false);
     }
+    let mut changed = false;
     if let Some(wanted) = &settings.operator_credential {
         let credential = operator("from the settings", ctx.now, true);
         let digest = secret::digest(wanted.expose_secret().as_bytes());
         let set = store.set_settings_credential(&ctx, Some((&credential, &digest)));
-        if set.await? == SettingsCredential::Revoked {
+        let set = set.await?;
+        changed = set == SettingsCredential::Changed;
+        if set == SettingsCredential::Revoked {
             bail!("PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked; choose another");
         }
     } else if let StoreSettings::Embedded(data_dir) = &settings.store {
@@ -69,7 +73,7 @@ pub(super) async fn store(
              `portcullis credential create --role operator`"
         );
     }
-    Ok(())
+    Ok(changed)
 }
 
 async fn no_credentials(store: &dyn Store) -> anyhow::Result<bool> {

@@ -167,6 +167,11 @@ impl Tokens {
         Some(found)
     }
 
+    /// Another number whenever what was known of `id` was forgotten.
+    pub fn turn(&self, id: TokenId) -> u64 {
+        self.generation(id).load(Ordering::Acquire)
+    }
+
     /// Looks into memory only.
     pub async fn look(&self, id: TokenId) -> Lookup {
         let key = self.key(id);

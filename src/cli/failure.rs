@@ -178,7 +178,7 @@ impl Failure {
                  PORTCULLIS_SERVER"
                     .to_owned(),
             ),
-            Self::Status { status, credential } => {
+            Self::Status { status, credential } if !is_made(details) => {
                 cures.extend(cure_of_code(status.code(), credential.as_deref()));
             }
             _ => {}
@@ -205,6 +205,11 @@ impl Failure {
         }
         cures
     }
+}
+
+/// Whether the message says already that the change is made, and what to do.
+fn is_made(details: &ErrorDetails) -> bool {
+    details.error_info().is_some_and(|info| info.reason == "NOT_BOUND_YET")
 }
 
 fn retry_after(details: &ErrorDetails) -> Option<Duration> {

@@ -5,8 +5,9 @@ mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _, future};
+use futures_util::{Stream, StreamExt as _, future, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::Status as ItemStatus;
@@ -131,6 +132,13 @@ impl Authorization {
     }
 }
 
+fn stopping() -> Error {
+    Error::Unavailable {
+        why: "this replica is stopping: ask another",
+        retry: Duration::from_millis(100),
+    }
+}
+
 fn answered(decided: Result<Vec<u8>>) -> std::result::Result<Response<Frame>, Status> {
     match decided {
         Ok(answer) => Ok(Response::new(Frame(answer.into()))),
@@ -185,8 +193,13 @@ impl AuthorizationService for Authorization {
             *failed = answer.is_err();
             future::ready(go_on.then_some(answer))
         });
+        // What is asked after that is never answered, so the end must not look like an orderly one.
         let stop = self.stop.clone();
-        let answers = answers.take_until(stop.cancelled_owned());
-        Ok(Response::new(Box::pin(answers)))
+        let stopping = stream::once(future::lazy({
+            let stop = stop.clone();
+            move |_| stop.is_cancelled().then(|| Err(status(&stopping())))
+        }));
+        let answers = answers.take_until(stop.cancelled_owned()).map(Some).chain(stopping);
+        Ok(Response::new(Box::pin(answers.filter_map(future::ready))))
     }
 }

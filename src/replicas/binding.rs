@@ -21,6 +21,8 @@ const LATER: Duration = Duration::from_millis(64);
 const LATE: Duration = Duration::from_secs(3);
 /// How long a change waits at most, so that its caller hears of it before the call's own end.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// How long one waits that does not wait, for somebody to be seen.
+const IMPATIENCE: Duration = Duration::from_secs(3);
 /// How long a notice waits for its action to be known before others are looked at.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -129,6 +131,7 @@ impl Member {
 
     async fn bind(&self, wait: bool) -> Option<Bound> {
         let committed = moment();
+        let patience = if wait { PATIENCE } else { IMPATIENCE };
         let mut looks = self.looks.subscribe();
         self.demand.notify_one();
         let mut waiting: Option<Waiting> = None;
@@ -169,10 +172,10 @@ impl Member {
                 );
             }
             let over = until
-                .map_or(PATIENCE, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
+                .map_or(patience, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
             // Looked at again when it is worth a line.
             let over = if told { over } else { over.min(Duration::from_micros(LONG)) };
-            let left = PATIENCE.checked_sub(Duration::from_micros(now.0 - committed.0))?;
+            let left = patience.checked_sub(Duration::from_micros(now.0 - committed.0))?;
             tokio::select! {
                 _ = looks.changed() => {}
                 () = tokio::time::sleep(over.min(left)) => {}

@@ -125,7 +125,8 @@ impl Member {
         match heard {
             Heard::Registered => tracing::info!("registered as a replica"),
             Heard::Lost => tracing::warn!(
-                "this replica's row is gone, or the store is another one: registering anew"
+                "this replica was away for longer than its lease, or the database failed over: \
+                 registering anew"
             ),
             Heard::Late if attempt.registers => {
                 // A row that nobody owns, and that everybody would wait for.

@@ -142,7 +142,8 @@ impl Services {
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
         let number = self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?;
-        self.spread().await;
+        // A replica that does not know it takes what is made under it for forged.
+        self.binding(false).await?;
         Ok(number)
     }
 }

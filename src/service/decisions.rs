@@ -219,13 +219,24 @@ impl Services {
         question: &Question<'_>,
         answer: impl FnOnce(&Decision<'_>) -> T + Copy,
     ) -> Result<(decide::Reason, T)> {
-        self.ready().await?;
         let secret = WellFormed::parse(question.token, Opens::Token);
         let mut recorded = false;
         for _ in 0..TRIES {
+            self.ready().await?;
             let fact = match &secret {
                 None => None,
-                Some(secret) => self.fact(TokenId(secret.id), secret).await?,
+                Some(secret) => {
+                    let id = TokenId(secret.id);
+                    let turn = self.cache.tokens.turn(id);
+                    let fact = self.fact(id, secret).await?;
+                    // A read may take long: the lease may have run out, and what was read may have been
+                    // changed, and its change be answered.
+                    self.ready().await?;
+                    if turn != self.cache.tokens.turn(id) {
+                        continue;
+                    }
+                    fact
+                }
             };
             // The arguments were fine before; they are borrowed from the catalogue that the decision
             // is made with, which may be another one now.
@@ -251,7 +262,10 @@ impl Services {
                 }
             }
         }
-        Err(unrecorded())
+        Err(Error::Unavailable {
+            why: "the token changed again and again while it was decided; no decision: deny",
+            retry: Duration::from_millis(100),
+        })
     }
 
     /// The facts of the token that `secret` names; `None` for one that was not made here.

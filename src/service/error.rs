@@ -127,7 +127,7 @@ impl From<StoreError> for Error {
                 // One line for each call would bury the log of an outage, of which others tell.
                 tracing::debug!(%cause, "the store is out of reach");
                 Self::Unavailable {
-                    why: "the store is out of reach; try again",
+                    why: "the store is out of reach or busy; try again",
                     retry: Duration::from_secs(1),
                 }
             }

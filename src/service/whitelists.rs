@@ -80,7 +80,16 @@ impl Services {
                     };
                     return Ok(ManagedWhitelist { outcome, binding });
                 }
-                Ok(Some(Err(refused))) => return Err(refusal(id, &change, refused)),
+                Ok(Some(Err(refused))) => {
+                    let made =
+                        matches!(refused, WhitelistRefused::Rule(ChangeError::NotPresent(_)));
+                    // Whoever hears that it is gone may take that for the answer to an earlier call.
+                    if made && !request.validate_only && !request.no_wait {
+                        self.read("settle", self.store.settle(&ctx)).await?;
+                        self.binding(false).await?;
+                    }
+                    return Err(refusal(id, &change, refused));
+                }
                 Err(StoreError::StaleCatalog) => self.catch_up().await?,
                 Err(error) => return Err(error.into()),
             }

@@ -17,6 +17,10 @@ pub(super) async fn run<C: Migrate>(
     connection: &mut C,
     oldest: impl AsyncFnOnce(&mut C) -> sqlx::Result<i64>,
 ) -> Result<Vec<String>, OpenError> {
+    // Where there is nothing to do nobody is waited for: whoever holds the lock may stand still.
+    if is_up_to_date(migrator, connection).await {
+        return Ok(Vec::new());
+    }
     // The lock is taken again, and released again, by the migrator itself: both databases count.
     connection.lock().await?;
     connection.ensure_migrations_table(TABLE).await?;
@@ -39,6 +43,19 @@ pub(super) async fn run<C: Migrate>(
         .filter(|migration| !before.contains(&migration.version))
         .map(|migration| format!("{:04} {}", migration.version, migration.description))
         .collect())
+}
+
+/// Whether the schema is just this program's.
+async fn is_up_to_date<C: Migrate>(migrator: &Migrator, connection: &mut C) -> bool {
+    // It fails where there is no schema yet.
+    let Ok(applied) = connection.list_applied_migrations(TABLE).await else { return false };
+    let same = |ours: &sqlx::migrate::Migration| {
+        let found = applied.iter().find(|applied| applied.version == ours.version);
+        found.is_some_and(|applied| applied.checksum == ours.checksum)
+    };
+    applied.len() == migrator.iter().count()
+        && migrator.iter().all(same)
+        && matches!(connection.dirty_version(TABLE).await, Ok(None))
 }
 
 const TABLE: &str = "_sqlx_migrations";

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use portcullis::grpc::proto::{
-    Decision, GetCatalogRequest, Reason, RevokeCredentialRequest, Role, StreamAuthorizeRequest,
-    stream_authorize_response,
+    Decision, GetCatalogRequest, ManageWhitelistRequest, Reason, RevokeCredentialRequest, Role,
+    StreamAuthorizeRequest, TokenKind, stream_authorize_response,
 };
+use sqlx::{Connection as _, PgConnection};
 use tonic::Code;
 
 use crate::proxy::{Proxy, Wire};
@@ -201,4 +202,89 @@ async fn an_idle_replica_renews_three_times_in_a_lease() {
     tokio::time::sleep(3 * LEASE).await;
     let made = renewals() - before;
     assert!((3..=12).contains(&made), "{made} renewals in three leases");
+}
+
+/// A question that waits for the store while its token is deleted elsewhere is answered on what is so then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_before_a_change_is_read_again() {
+    let stage = Stage::new(2).await;
+    let (token, secret) = stage.token(1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut database = PgConnection::connect(&stage.url).await.unwrap();
+    // Each reading takes a second, and shows what was so at its beginning.
+    for statement in [
+        "ALTER TABLE token RENAME TO kept",
+        "CREATE VIEW token AS SELECT kept.* FROM kept, pg_sleep(1)",
+    ] {
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+    let delete = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let mut change = database.begin().await.unwrap();
+        for statement in [
+            "UPDATE kept SET delete_time = 1, delete_cause = 'owner'",
+            "UPDATE head SET position = position + 1",
+            "INSERT INTO change (position, time, touched, key) \
+             SELECT position, 1, 'token', (SELECT token_id FROM kept) FROM head",
+        ] {
+            sqlx::query(statement).execute(&mut *change).await.unwrap();
+        }
+        change.commit().await.unwrap();
+    };
+    let began = Instant::now();
+    let (answer, ()) = tokio::join!(stage.ask(0, &secret), delete);
+    let answer = answer.unwrap();
+    assert_eq!(
+        answer.reason(),
+        Reason::TokenDeleted,
+        "{} in {:?}",
+        token.token_id,
+        began.elapsed()
+    );
+}
+
+/// A removal that was made and not waited for is refused when it is asked for again, but only once it binds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_was_made_already_is_waited_for() {
+    let stage = Stage::new(2).await;
+    let whitelist = ["192.0.2.0/24", "198.51.100.7"];
+    let client = &stage.clients[0];
+    let (token, secret) = client.token(&stage.account, TokenKind::ReadOnly, &[], &whitelist).await;
+    stage.allows(1, &secret).await;
+    let remove = |no_wait| ManageWhitelistRequest {
+        token_id: token.token_id.clone(),
+        remove: vec![whitelist[0].to_owned()],
+        no_wait,
+        ..Default::default()
+    };
+    stage.servers[1].signal("STOP");
+    let began = Instant::now();
+    let early = client.tokens().manage_whitelist(remove(true)).await.unwrap().into_inner();
+    assert!(!early.binding.unwrap().bound);
+    let refused = client.tokens().manage_whitelist(remove(false)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(began.elapsed() > LEASE / 2, "{:?}", began.elapsed());
+    stage.servers[1].signal("CONT");
+    let answer = stage.ask(1, &secret).await.unwrap();
+    assert_eq!(answer.reason(), Reason::ClientIpNotWhitelisted);
+}
+
+/// What is asked on a stream after the server began to stop is never answered, and its end says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_a_stop_ends_is_not_taken_for_finished() {
+    let mut stage = Stage::new(1).await;
+    let (_, secret) = stage.token(0).await;
+    let (send, asked) = tokio::sync::mpsc::channel(1);
+    let ask = StreamAuthorizeRequest {
+        request: Some(question(&secret, "192.0.2.1", "transactions.read")),
+    };
+    send.send(ask).await.unwrap();
+    let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+    let mut answers =
+        stage.clients[0].authorization().stream_authorize(asked).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    assert!(stage.servers[0].terminate().success());
+    let ended = answers.message().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    assert!(ended.message().contains("this replica is stopping"), "{ended:?}");
 }
