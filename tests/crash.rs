@@ -11,6 +11,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use portcullis::grpc::proto::{
     AuditEvent, Decision, DeleteTokenRequest, GetAccountRequest, GetTokenRequest,
@@ -323,6 +324,11 @@ async fn nothing_answered_is_lost_when_the_database_is_killed() {
     let mut ledgers = write_until_killed(&mut server, |_| cluster.kill()).await;
     cluster.start();
     // The server was not restarted, and finds its way back by itself.
+    let began = Instant::now();
+    while !server.get("/readyz").0.contains("200") {
+        assert!(began.elapsed() < Duration::from_secs(10), "it does not come back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     verify(&server, &mut ledgers).await;
     let mut more = write_until_killed(&mut server, |_| cluster.kill()).await;
     cluster.start();

@@ -21,8 +21,8 @@ const LATER: Duration = Duration::from_millis(64);
 const LATE: Duration = Duration::from_secs(3);
 /// How long a change waits at most, so that its caller hears of it before the call's own end.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// How long one waits that does not wait, for somebody to be seen.
-const IMPATIENCE: Duration = Duration::from_secs(3);
+/// How long it waits for the store to say who there is to wait for.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// How long a notice waits for its action to be known before others are looked at.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -131,7 +131,6 @@ impl Member {
 
     async fn bind(&self, wait: bool) -> Option<Bound> {
         let committed = moment();
-        let patience = if wait { PATIENCE } else { IMPATIENCE };
         let mut looks = self.looks.subscribe();
         self.demand.notify_one();
         let mut waiting: Option<Waiting> = None;
@@ -172,9 +171,10 @@ impl Member {
                 );
             }
             let over = until
-                .map_or(patience, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
+                .map_or(UNSEEN, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
             // Looked at again when it is worth a line.
             let over = if told { over } else { over.min(Duration::from_micros(LONG)) };
+            let patience = if waiting.is_some() { PATIENCE } else { UNSEEN };
             let left = patience.checked_sub(Duration::from_micros(now.0 - committed.0))?;
             tokio::select! {
                 _ = looks.changed() => {}
@@ -188,7 +188,7 @@ impl Member {
 impl Replicas {
     /// To be called after a change was answered by the store, or found made and something committed
     /// after that: waits until it binds on every replica, or says how it stands where not to `wait`.
-    /// `None` where that could not be told in 25 s.
+    /// `None` where that could not be told in 25 s, or the store does not say who there is in 5 s.
     pub async fn bind(&self, wait: bool) -> Option<Bound> {
         let Some(member) = &self.member else { return Some(Bound::NOW) };
         let watch = Stopwatch::start();

@@ -29,6 +29,10 @@ const TOGETHER: usize = 16;
 /// How often a question is decided anew because its token changed meanwhile.
 const TRIES: usize = 4;
 
+/// What was read in less is decided on even if it changes meanwhile: the question and the change were under
+/// way at the same time, and nobody can tell which came first.
+const LONG: Duration = Duration::from_millis(20);
+
 /// A question as it was asked.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
@@ -227,13 +231,14 @@ impl Services {
                 None => None,
                 Some(secret) => {
                     let id = TokenId(secret.id);
-                    let turn = self.cache.tokens.turn(id);
+                    let (turn, watch) = (self.cache.tokens.turn(id), Stopwatch::start());
                     let fact = self.fact(id, secret).await?;
                     // A read may take long: the lease may have run out, and what was read may have been
                     // changed, and its change be answered. Where it changes all the time, the last reading
                     // is as good as any.
                     self.ready().await?;
-                    if turn != self.cache.tokens.turn(id) && left > 0 {
+                    let long = watch.elapsed() > LONG && left > 0;
+                    if long && turn != self.cache.tokens.turn(id) {
                         continue;
                     }
                     fact
