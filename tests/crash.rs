@@ -11,8 +11,9 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     AuditEvent, Decision, DeleteTokenRequest, GetAccountRequest, GetTokenRequest,
     ListTokensRequest, ManageWhitelistRequest, Reason, SetAccountAdminsRequest, Token, TokenKind,
@@ -324,7 +325,7 @@ async fn nothing_answered_is_lost_when_the_database_is_killed() {
     let mut ledgers = write_until_killed(&mut server, |_| cluster.kill()).await;
     cluster.start();
     // The server was not restarted, and finds its way back by itself.
-    let began = Instant::now();
+    let began = Stopwatch::start();
     while !server.get("/readyz").0.contains("200") {
         assert!(began.elapsed() < Duration::from_secs(10), "it does not come back");
         tokio::time::sleep(Duration::from_millis(10)).await;
