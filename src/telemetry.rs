@@ -5,32 +5,23 @@
 //! carries a secret. Only Portcullis' own log lines can be made verbose: the HTTP/2 and database
 //! libraries would print headers and statements.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::policy::decide::Reason;
 
-/// How many threads count apart from each other; further ones share.
-const THREADS: usize = 32;
+mod counts;
 
-thread_local! {
-    /// Where this thread counts.
-    static PLACE: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed) % THREADS
-    };
-}
+pub use counts::Latency;
+use counts::{Decisions, NewLatency, Shown};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,9 +33,9 @@ pub enum LogFormat {
 }
 
 /// Starts logging to standard error at `level` and above; other crates from `warn` on, and the database
-/// library from `error` on: what fails there is told by whoever asked. Lines are
-/// written by a thread of their own, and dropped where nobody takes them: whoever reads the log must
-/// not be able to hold up a decision. What is under way is written when the guard is dropped.
+/// library from `error` on: what fails there is told by whoever asked. Lines are written by a thread of
+/// their own, and dropped where nobody takes them: whoever reads the log must not be able to hold up a
+/// decision. What is under way is written when the guard is dropped.
 pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
     let filter = EnvFilter::new(format!("warn,sqlx=error,portcullis={level}"));
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
@@ -55,138 +46,6 @@ pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     guard
-}
-
-/// Upper bounds of the latency buckets, in seconds.
-const BOUNDS: [f64; 17] = [
-    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1.0,
-    5.0, 15.0,
-];
-
-/// A histogram of seconds that takes no lock: the library's own one takes a mutex per observation,
-/// which the decision path can't afford.
-#[derive(Debug, Clone, Default)]
-pub struct Latency(Arc<LatencyCells>);
-
-#[derive(Debug, Default)]
-struct LatencyCells {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    nanos: AtomicU64,
-}
-
-impl LatencyCells {
-    fn observe(&self, took: Duration, times: u32) {
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len());
-        self.buckets[bucket].fetch_add(times.into(), Ordering::Relaxed);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.fetch_add(nanos.saturating_mul(times.into()), Ordering::Relaxed);
-    }
-}
-
-fn encode_latency<'a>(
-    cells: impl Iterator<Item = &'a LatencyCells> + Clone,
-    mut encoder: MetricEncoder<'_>,
-) -> Result<(), fmt::Error> {
-    let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-    let buckets: Vec<(f64, u64)> = bounds
-        .enumerate()
-        .map(|(i, bound)| {
-            (bound, cells.clone().map(|cells| cells.buckets[i].load(Ordering::Relaxed)).sum())
-        })
-        .collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    let nanos: u64 = cells.map(|cells| cells.nanos.load(Ordering::Relaxed)).sum();
-    encoder.encode_histogram::<NoLabelSet>(nanos as f64 / 1e9, count, &buckets, None)
-}
-
-impl Latency {
-    /// Records one duration.
-    pub fn observe(&self, took: Duration) {
-        self.0.observe(took, 1);
-    }
-}
-
-impl EncodeMetric for Latency {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        encode_latency(std::iter::once(&*self.0), encoder)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
-impl TypedMetric for Latency {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-/// What one thread counts of decisions. Two cache lines apart from the next thread's, since
-/// processors fetch lines in pairs.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct DecisionCells {
-    /// In the order of [`Reason::ALL`].
-    reasons: [AtomicU64; Reason::ALL.len()],
-    hits: AtomicU64,
-    latency: LatencyCells,
-}
-
-/// Everything that a decision counts, each thread for itself.
-#[derive(Debug, Clone, Default)]
-struct Decisions(Arc<[DecisionCells; THREADS]>);
-
-impl Decisions {
-    fn mine(&self) -> &DecisionCells {
-        &self.0[PLACE.with(|place| *place)]
-    }
-
-    fn sum(&self, of: impl Fn(&DecisionCells) -> &AtomicU64) -> u64 {
-        self.0.iter().map(|cells| of(cells).load(Ordering::Relaxed)).sum()
-    }
-}
-
-/// A view of [`Decisions`] that `/metrics` shows.
-#[derive(Debug)]
-enum Shown {
-    Reasons(Decisions),
-    Hits(Decisions),
-    Latency(Decisions),
-}
-
-impl EncodeMetric for Shown {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        match self {
-            Self::Reasons(decisions) => Reason::ALL.into_iter().try_for_each(|(reason, word)| {
-                let count = decisions.sum(|cells| &cells.reasons[reason as usize]);
-                let labels = ReasonLabels { reason: word };
-                encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
-            }),
-            Self::Hits(decisions) => {
-                let count = decisions.sum(|cells| &cells.hits);
-                encoder.encode_counter::<NoLabelSet, _, u64>(&count, None)
-            }
-            Self::Latency(decisions) => {
-                encode_latency(decisions.0.iter().map(|cells| &cells.latency), encoder)
-            }
-        }
-    }
-
-    fn metric_type(&self) -> MetricType {
-        match self {
-            Self::Reasons(_) | Self::Hits(_) => MetricType::Counter,
-            Self::Latency(_) => MetricType::Histogram,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct NewLatency;
-
-impl MetricConstructor<Latency> for NewLatency {
-    fn new_metric(&self) -> Latency {
-        Latency::default()
-    }
 }
 
 /// The labels of store metrics.
@@ -206,11 +65,6 @@ struct CallLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
     code: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
 }
 
 /// The labels of pending actions.
@@ -263,12 +117,11 @@ pub struct Metrics {
     pub lease_lapses: Counter,
     /// Requests refused because the lease had run out.
     pub unleased: Counter,
-    /// Replicas whose leases may last, this one included; 0 where there can be no others.
-    pub replicas: Gauge,
+    /// 0 where there can be no others.
+    replicas: Gauge,
     /// For how many milliseconds the lease lasts still.
     pub lease_left: Gauge,
-    /// Replicas that take unused tokens by other rules.
-    pub replicas_at_odds: Gauge,
+    replicas_at_odds: Gauge,
     bound: Latency,
     pending_actions: Family<TypeLabels, Gauge>,
     mails_waiting: Gauge,
@@ -445,6 +298,13 @@ impl Metrics {
         self.mails_waiting.set(gauge(waiting));
         self.addresses_refused.set(gauge(refused));
         self.mails_oldest.set(oldest);
+    }
+
+    /// Shows how many replicas there are whose leases may last, this one included, and how many take unused
+    /// tokens by other rules. How many did when that was shown last.
+    pub fn replicas(&self, live: u64, at_odds: u64) -> i64 {
+        self.replicas.set(gauge(live));
+        self.replicas_at_odds.set(gauge(at_odds))
     }
 
     /// Records how long a change waited until it bound on every replica.

@@ -93,6 +93,26 @@ pub fn measure(stand: &Arc<Stand>, report: &mut Report) -> Result<()> {
     scene.outage(report)
 }
 
+/// Does something while `sides` are loaded, again and again.
+fn beside<T>(sides: &[Side], load: &Load, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let stopped = AtomicBool::new(false);
+    let again = &|side: &Side| {
+        while !stopped.load(Ordering::Relaxed) {
+            drive::run(side, load)?;
+        }
+        Ok::<_, String>(())
+    };
+    thread::scope(|scope| {
+        let loads: Vec<_> = sides.iter().map(|side| scope.spawn(move || again(side))).collect();
+        let done = work();
+        stopped.store(true, Ordering::Relaxed);
+        for ended in loads {
+            ended.join().map_err(|_| "a load died")??;
+        }
+        done
+    })
+}
+
 impl Scene<'_> {
     fn load(&self, rate: Option<u64>, lasting: Duration) -> Load {
         Load { rate, lasting, ..load(self.stand, self.questions.clone(), UNARY) }
@@ -150,28 +170,10 @@ impl Scene<'_> {
 
     fn binding(&self, rate: u64, report: &mut Report) -> Result<()> {
         let all: Vec<_> = self.sides.iter().collect();
-        let stopped = AtomicBool::new(false);
         let load = self.load(Some(rate), Duration::from_millis(500));
-        let took = thread::scope(|scope| {
-            let loading: Vec<_> = all
-                .iter()
-                .map(|side| {
-                    let (load, stopped) = (&load, &stopped);
-                    scope.spawn(move || {
-                        while !stopped.load(Ordering::Relaxed) {
-                            drive::run(side, load)?;
-                        }
-                        Ok::<_, String>(())
-                    })
-                })
-                .collect();
+        let took = beside(&self.sides, &load, || {
             thread::sleep(Duration::from_secs(1));
-            let took = self.stand.runtime.block_on(self.deletions(CHANGES, &all));
-            stopped.store(true, Ordering::Relaxed);
-            for ended in loading {
-                ended.join().map_err(|_| "a load died")??;
-            }
-            Ok::<_, String>(took)
+            Ok(self.stand.runtime.block_on(self.deletions(CHANGES, &all)))
         })?;
         let at = |part: f64| took[((took.len() as f64 * part) as usize).min(took.len() - 1)];
         let what =
@@ -247,20 +249,7 @@ impl Scene<'_> {
 
     fn cold_start(&self, rate: u64, start: impl Fn() -> Side, report: &mut Report) -> Result<()> {
         let second = self.load(Some(rate), Duration::from_secs(1));
-        let stopped = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let others: Vec<_> = self.sides[..2]
-                .iter()
-                .map(|side| {
-                    let (load, stopped) = (&second, &stopped);
-                    scope.spawn(move || {
-                        while !stopped.load(Ordering::Relaxed) {
-                            drive::run(side, load)?;
-                        }
-                        Ok::<_, String>(())
-                    })
-                })
-                .collect();
+        beside(&self.sides[..2], &second, || {
             let ordinary = drive::run(&self.sides[2], &second)?;
             let fresh = start();
             let mut windows = Vec::new();
@@ -274,10 +263,6 @@ impl Scene<'_> {
                 if settled.is_none() && outcome.p99 < 1.5 * ordinary.p99 {
                     settled = Some(window + 1);
                 }
-            }
-            stopped.store(true, Ordering::Relaxed);
-            for ended in others {
-                ended.join().map_err(|_| "a load died")??;
             }
             let misses: u64 = fresh.metric("cache_misses_total");
             let what = "cold start among loaded replicas: reads for each of 100,000 tokens";
@@ -294,7 +279,7 @@ impl Scene<'_> {
             let first = format!("p99 {:.0} us in the first second", windows[0]);
             let figure = settled.map_or(f64::NAN, f64::from);
             report.add(what, first, said(&ordinary), figure, Target::None);
-            Ok::<_, String>(())
+            Ok(())
         })
     }
 

@@ -324,28 +324,8 @@ impl ServeArgs {
             faults.number("cache-capacity", &self.cache_capacity, 1, 1_000_000_000);
         let lifecycle = self.lifecycle.resolve(&mut faults);
         let notice = lifecycle.as_ref().map(|lifecycle| lifecycle.rules.notice());
-        let lease = match &self.lease {
-            None => notice.map(|notice| LEASE.min(notice / 2)),
-            Some(text) => faults.duration("lease", text).inspect(|&lease| {
-                if !LEASES.contains(&lease) {
-                    faults.add(format!("--lease: {text} is not from 100ms to 1h"));
-                }
-                if notice.is_some_and(|notice| lease >= notice) {
-                    faults.add(format!(
-                        "--lease: {text} is not less than --lifecycle-notice: a replica that is cut \
-                         off must hear of what is announced before it is taken"
-                    ));
-                }
-            }),
-        };
-        if let (None, Some(lease), Some(StoreSettings::Postgres { .. })) =
-            (&self.lease, lease, &store)
-            && !LEASES.contains(&lease)
-        {
-            faults.add(
-                "--lifecycle-notice: leases are to be shorter, and at least 100ms: lengthen it",
-            );
-        }
+        let shared = matches!(store, Some(StoreSettings::Postgres { .. }));
+        let lease = lease(self.lease.as_deref(), notice, shared, &mut faults);
         let mail = self.mail.resolve(&mut faults);
         let log_format = match self.log_format.as_deref() {
             None => None,
@@ -378,6 +358,35 @@ impl ServeArgs {
             })
         })
     }
+}
+
+/// `notice` is what the lease has to be shorter than; it matters only where replicas may share the store.
+fn lease(
+    text: Option<&str>,
+    notice: Option<Duration>,
+    shared: bool,
+    faults: &mut Faults,
+) -> Option<Duration> {
+    let Some(text) = text else {
+        let lease = LEASE.min(notice? / 2);
+        if shared && !LEASES.contains(&lease) {
+            faults.add(
+                "--lifecycle-notice: is too short for a lease of 100ms, which it must outlast",
+            );
+        }
+        return Some(lease);
+    };
+    let lease = faults.duration("lease", text)?;
+    if !LEASES.contains(&lease) {
+        faults.add(format!("--lease: {text} is not from 100ms to 1h"));
+    }
+    if notice.is_some_and(|notice| lease >= notice) {
+        faults.add(format!(
+            "--lease: {text} is not less than --lifecycle-notice: a replica that is cut off must hear \
+             of what is announced before it is taken"
+        ));
+    }
+    Some(lease)
 }
 
 fn open_listener(

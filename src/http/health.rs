@@ -8,41 +8,26 @@ use std::time::Duration;
 
 use crate::lifecycle::{Known, REFRESH};
 use crate::policy::lifecycle::Mode;
-use crate::service::{Outlook, Services};
+use crate::replicas::Sight;
+use crate::service::Outlook;
 
 /// A mail waits for longer than it takes to send one: worth a line.
 const LATE: Duration = Duration::from_secs(60);
 
-/// What is said of the lease and the other replicas.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sight {
-    lapsed: bool,
-    count: usize,
-    late: usize,
-    at_odds: i64,
-}
-
-impl Sight {
-    pub(super) fn of(services: &Services) -> Self {
-        let peers = services.replicas.peers().unwrap_or_default();
-        Self {
-            lapsed: services.replicas.lease_left() == Some(Duration::ZERO),
-            count: peers.len(),
-            late: peers.iter().filter(|peer| peer.late).count(),
-            at_odds: services.metrics.replicas_at_odds.get(),
-        }
-    }
-}
-
 /// What is said, given what is known of the lifecycle.
-pub(super) fn text(outlook: &Outlook, known: Option<&Known>, replicas: &Sight) -> String {
+pub(super) fn text(
+    outlook: &Outlook,
+    known: Option<&Known>,
+    has_lease: bool,
+    replicas: &Sight,
+) -> String {
     let mut text = "ok\n".to_owned();
     let mut line = |words: std::fmt::Arguments<'_>| {
         // Writing to a String can't fail.
         let _ = writeln!(text, "{words}");
     };
     let now = outlook.calendar.now;
-    if replicas.lapsed {
+    if !has_lease {
         line(format_args!(
             "lease: run out: the store is out of reach, and nothing is decided until it is back"
         ));
@@ -129,15 +114,16 @@ mod tests {
     #[test]
     fn a_line_for_each_thing_to_know() {
         let well = Sight::default();
-        let told =
-            |mode, mails, now, known: &Known| text(&outlook(mode, mails, now), Some(known), &well);
-        let ill = Sight { lapsed: true, count: 3, late: 1, at_odds: 2 };
+        let told = |mode, mails, now, known: &Known| {
+            text(&outlook(mode, mails, now), Some(known), true, &well)
+        };
+        let ill = Sight { count: 3, late: 1, at_odds: 2 };
         assert_eq!(told(Mode::Enforce, true, 1_000, &known(5, 0, Some(990))), "ok\n");
         assert_eq!(told(Mode::Enforce, false, 1_000, &known(0, 0, None)), "ok\n");
         insta::assert_snapshot!(
             [
-                text(&outlook(Mode::Enforce, true, 0), None, &well),
-                text(&outlook(Mode::Enforce, true, 0), None, &ill),
+                text(&outlook(Mode::Enforce, true, 0), None, true, &well),
+                text(&outlook(Mode::Enforce, true, 0), None, false, &ill),
                 told(Mode::Observe, true, 1_000, &known(0, 0, None)),
                 told(Mode::Enforce, false, 1_100, &known(2, 5, Some(10))),
             ]

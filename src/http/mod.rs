@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
 use crate::service::Services;
 use crate::{net, shutdown};
@@ -30,8 +31,9 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>) -> Router {
     let health = {
         let services = services.clone();
         async move || {
-            let sight = health::Sight::of(&services);
-            health::text(&services.outlook(), standing.known().as_deref(), &sight)
+            let has_lease = services.replicas.may_decide(Stopwatch::start());
+            let sight = services.replicas.sight().unwrap_or_default();
+            health::text(&services.outlook(), standing.known().as_deref(), has_lease, &sight)
         }
     };
     Router::new()

@@ -110,7 +110,7 @@ impl Outbox {
     /// The store's. A mail that was sent may be sent again, as long as the store does not know.
     pub async fn send_one(&self) -> store::Result<Option<Outcome>> {
         // Whose dates would the mail name?
-        if !self.replicas.at_odds().await?.is_empty() {
+        if self.replicas.are_at_odds().await? {
             return Ok(None);
         }
         let known = self.replicas.known_position().await?;

@@ -80,8 +80,7 @@ impl Sweeper {
         let mut swept = Swept::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
-        let at_odds = self.replicas.at_odds().await?;
-        if !at_odds.is_empty() {
+        if self.replicas.are_at_odds().await? {
             return Ok(Swept { at_odds: true, ..swept });
         }
         match self.settings.mode {

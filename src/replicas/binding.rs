@@ -1,24 +1,22 @@
 //! Whether a change binds on every replica: looks at their rows, and who waits for what they say.
 //!
 //! Must stay true: a change is waited for by looks that were asked for after it was known to be
-//! committed; however many wait, the store is asked by one task.
+//! committed; however many changes wait, the store is asked by one task.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Member, Peer, Replicas, lock};
+use super::{Member, Replicas, Sight, lock};
 use crate::clock::{Stopwatch, moment};
 use crate::lease::{Length, Moment, Position, Reading, Waiting};
 use crate::store;
-use crate::store::replication::ReplicaRow;
+use crate::store::replication::{About, ReplicaRow};
 
 /// Between two looks while somebody waits: this long for so many looks, during which those who are well
 /// acknowledge; then longer each time, up to the most.
 const SOON: Duration = Duration::from_millis(1);
 const SOON_LOOKS: u32 = 12;
 const LATER: Duration = Duration::from_millis(64);
-/// How long a look may take.
-const LATE: Duration = Duration::from_secs(3);
 /// How long a change waits at most, so that its caller hears of it before the call's own end.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// How long it waits for the store to say who there is to wait for.
@@ -62,17 +60,32 @@ impl Look {
         moment() < self.reading.asked().plus(length.0 / 2)
     }
 
-    pub(super) fn peers(&self, now: Moment) -> Vec<Peer> {
+    /// Those whose leases may last at `now`.
+    fn live(&self, now: Moment) -> impl Iterator<Item = &ReplicaRow> {
         let live: Vec<_> = self.reading.live(now).collect();
+        self.rows.iter().filter(move |row| live.contains(&row.row.id))
+    }
+
+    /// The first of those whose rules for unused tokens are others than `ours`, and how many there are.
+    fn at_odds(&self, now: Moment, ours: &About) -> (Option<&About>, usize) {
+        let others = self.live(now).map(|row| &row.about);
+        let mut others = others.filter(|theirs| theirs.lifecycle != ours.lifecycle);
+        let first = others.next();
+        (first, usize::from(first.is_some()) + others.count())
+    }
+
+    pub(super) fn sight(&self, now: Moment, ours: &About) -> Sight {
         // A renewal every third of a lease is seen a third of one later at most.
-        let prompt = |row: &ReplicaRow| now.plus(row.row.length.0 / 4);
-        let peer = |row: &ReplicaRow| Peer {
-            about: row.about.clone(),
-            since: row.since,
-            late: !self.reading.live(prompt(row)).any(|id| id == row.row.id),
-            live: live.contains(&row.row.id),
+        let prompt = |row: &&ReplicaRow| {
+            let soon = now.plus(row.row.length.0 / 4);
+            self.reading.live(soon).any(|id| id == row.row.id)
         };
-        self.rows.iter().map(peer).collect()
+        let count = self.rows.len();
+        Sight {
+            count,
+            late: count - self.rows.iter().filter(prompt).count(),
+            at_odds: self.at_odds(now, ours).1,
+        }
     }
 }
 
@@ -80,8 +93,7 @@ impl Member {
     /// Reads all rows, and clears away those whose leases are over.
     pub(super) async fn look(&self) -> store::Result<Arc<Look>> {
         let asked = moment();
-        let rows = tokio::time::timeout(LATE, self.store.rows()).await;
-        let read = rows.unwrap_or_else(|_| Err(store::out_of_time()))?;
+        let read = self.store.rows().await?;
         let answered = moment();
         let rows: Vec<_> = read.rows.iter().map(|row| row.row).collect();
         let (reading, ended) = {
@@ -90,7 +102,7 @@ impl Member {
             (reading, peers.ended(answered).collect::<Vec<_>>())
         };
         let look = Arc::new(Look { reading, head: read.head, rows: read.rows });
-        self.metrics.replicas.set(i64::try_from(look.reading.live(answered).count()).unwrap_or(0));
+        self.show(&look, answered);
         self.looks.send_replace(Some(look.clone()));
         for (id, renewals) in ended {
             if self.store.remove(id, Some(renewals)).await? {
@@ -102,31 +114,52 @@ impl Member {
         Ok(look)
     }
 
-    /// Looks for as long as anybody waits.
+    /// Shows operators who there is, and says in the log when rules begin and cease to be at odds.
+    fn show(&self, look: &Look, now: Moment) {
+        let (other, count) = look.at_odds(now, &self.about);
+        let before = self.metrics.replicas(look.live(now).count() as u64, count as u64);
+        match other {
+            Some(other) if before == 0 => tracing::error!(
+                replica = other.name,
+                theirs = other.lifecycle,
+                ours = self.about.lifecycle,
+                "another replica has other lifecycle settings: nothing is announced, mailed or taken \
+                 until all are alike"
+            ),
+            None if before != 0 => tracing::info!("all replicas have the same lifecycle settings"),
+            _ => {}
+        }
+    }
+
+    /// Looks when that is asked for, and then for as long as anybody waits.
     pub(super) async fn look_on_demand(&self) {
+        let mut looks = 0;
         loop {
-            self.demand.notified().await;
-            let mut looks = 0;
-            while self.looks.receiver_count() > 0 {
-                if let Err(error) = self.look().await {
-                    tracing::debug!(%error, "cannot see whether changes bind");
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(pause(looks)) => looks += 1,
-                    () = self.demand.notified() => looks = 0,
-                }
+            tokio::select! {
+                () = self.demand.notified() => looks = 0,
+                () = tokio::time::sleep(pause(looks)), if self.looks.receiver_count() > 0 => looks += 1,
+            }
+            if let Err(error) = self.look().await {
+                tracing::debug!(%error, "cannot see the other replicas");
             }
         }
     }
 
-    /// Whether somebody may say now that changes wait.
-    fn may_tell(&self, now: Moment) -> bool {
+    /// Says in the log for whom changes wait, but not for each of them.
+    fn tell_of(&self, waiting: &Waiting, now: Moment) {
         let mut told = lock(&self.told);
-        let may = now > told.plus(BETWEEN_LINES) || told.0 == 0;
-        if may {
-            *told = now;
+        if told.is_some_and(|told| now <= told.plus(BETWEEN_LINES)) {
+            return;
         }
-        may
+        *told = Some(now);
+        let Some(look) = self.looks.borrow().clone() else { return };
+        let late: Vec<_> = waiting.behind(now).map(|peer| peer.id).collect();
+        let late = look.rows.iter().filter(|row| late.contains(&row.row.id));
+        let late: Vec<_> = late.map(|row| row.about.name.as_str()).collect();
+        tracing::warn!(
+            replicas = late.join("; "),
+            "changes wait for replicas that have not acknowledged them: at most a lease"
+        );
     }
 
     async fn bind(&self, wait: bool) -> Option<Bound> {
@@ -157,18 +190,11 @@ impl Member {
                 }
                 _ => {}
             }
-            if let (Some(waiting), Some(look)) = (&waiting, self.looks.borrow().as_ref())
+            if let Some(waiting) = &waiting
                 && now > committed.plus(LONG)
                 && !std::mem::replace(&mut told, true)
-                && self.may_tell(now)
             {
-                let late: Vec<_> = waiting.behind(now).map(|peer| peer.id).collect();
-                let late = look.rows.iter().filter(|row| late.contains(&row.row.id));
-                let late: Vec<_> = late.map(|row| row.about.name.as_str()).collect();
-                tracing::warn!(
-                    replicas = late.join("; "),
-                    "changes wait for replicas that have not acknowledged them: at most a lease"
-                );
+                self.tell_of(waiting, now);
             }
             let over = until
                 .map_or(UNSEEN, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
@@ -219,29 +245,14 @@ impl Replicas {
         }
     }
 
-    /// The replicas whose rules for unused tokens are other ones than those of this process: while there
-    /// are any, nobody takes anything. Says so in the log when that begins and ends.
+    /// Whether a replica takes unused tokens by other rules than this one: while there is any, nobody takes
+    /// anything.
     ///
     /// # Errors
     /// The store's.
-    pub async fn at_odds(&self) -> store::Result<Vec<Peer>> {
-        let Some(member) = &self.member else { return Ok(Vec::new()) };
+    pub async fn are_at_odds(&self) -> store::Result<bool> {
+        let Some(member) = &self.member else { return Ok(false) };
         let look = member.look().await?;
-        let other = |peer: &Peer| peer.live && peer.about.lifecycle != member.about.lifecycle;
-        let others: Vec<_> = look.peers(moment()).into_iter().filter(other).collect();
-        let before = member.metrics.replicas_at_odds.get();
-        member.metrics.replicas_at_odds.set(i64::try_from(others.len()).unwrap_or(i64::MAX));
-        match others.first() {
-            Some(other) if before == 0 => tracing::error!(
-                replica = other.about.name,
-                theirs = other.about.lifecycle,
-                ours = member.about.lifecycle,
-                "another replica has other lifecycle settings: nothing is announced, mailed or taken \
-                 until all are alike"
-            ),
-            None if before != 0 => tracing::info!("all replicas have the same lifecycle settings"),
-            _ => {}
-        }
-        Ok(others)
+        Ok(look.at_odds(moment(), &member.about).1 > 0)
     }
 }

@@ -4,6 +4,7 @@
 //! Must stay true: everything that was read is handed to the machine with the turn in which it was
 //! asked for; what is published as the lease's end is what the machine says, under its lock.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +17,11 @@ use futures_util::stream::FuturesUnordered;
 use super::{Member, Standing, lock};
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, id_at, moment};
-use crate::lease::{Attempt, Head, Heard, Position, RowId};
+use crate::lease::{Attempt, Head, Heard, Identity, Position, RowId, Turn};
 use crate::policy::time::Timestamp;
+use crate::store::replication::Recorded;
 use crate::store::{self, Touched};
 
-/// How long an attempt may take. Others are made meanwhile.
-const LATE: Duration = Duration::from_secs(3);
 /// Attempts under way at most.
 const MOST: usize = 3;
 /// Between two attempts at most while they fail, so that a store that is back is found soon.
@@ -76,15 +76,11 @@ impl Member {
             };
             (attempt, row, standing.replica.registered(), standing.replica.applied())
         };
-        let asked = async move {
-            match registered {
+        async move {
+            let said = match registered {
                 Some(store) => self.store.renew(row, store, applied).await,
                 None => self.store.register(row, self.length, applied, &self.about).await.map(Some),
-            }
-        };
-        async move {
-            let said = tokio::time::timeout(LATE, asked).await;
-            let said = said.unwrap_or_else(|_| Err(store::out_of_time()));
+            };
             Ended { attempt, row, said }
         }
     }
@@ -178,10 +174,9 @@ impl Member {
                 }
                 () = tokio::time::sleep(ends), if !lapsed => {}
                 Some(ended) = attempts.next() => {
-                    if self.heard(ended).await.is_ok()
-                        && let Err(error) = self.look().await
-                    {
-                        tracing::debug!(%error, "cannot see the other replicas");
+                    if self.heard(ended).await.is_ok() {
+                        // Whoever died is known by the time that somebody has to wait for it.
+                        self.demand.notify_one();
                     }
                 }
                 () = self.wanted.notified() => wanted = true,
@@ -215,48 +210,13 @@ impl Member {
             };
             let Some(store) = registered else { return Ok(()) };
             let (position, more) = match applied {
+                Some(applied) => match self.apply(cache, turn, store, applied).await? {
+                    Some(followed) => followed,
+                    None => return Ok(()),
+                },
                 None => {
                     cache.reload().await?;
                     (registered_at, true)
-                }
-                Some(applied) => {
-                    let Some(recorded) = self.store.behind(applied, store, PAGE).await? else {
-                        // The next renewal says so.
-                        self.wanted.notify_one();
-                        return Ok(());
-                    };
-                    if recorded.head < applied {
-                        tracing::error!(
-                            was = applied.0,
-                            is = recorded.head.0,
-                            "the store has gone back in time, as one that was restored: everything is \
-                             read anew, and what was changed since is lost"
-                        );
-                        let mut standing = lock(&self.standing);
-                        standing.replica.void(turn);
-                        self.publish(&standing);
-                        drop(standing);
-                        self.wanted.notify_one();
-                        return Ok(());
-                    }
-                    let first = recorded.changes.first().map(|change| Position(change.position));
-                    if applied.is_followed(first, recorded.head) {
-                        let Some(last) = recorded.changes.last() else { return Ok(()) };
-                        let mut touched: Vec<Touched> =
-                            recorded.changes.iter().map(|change| change.touched).collect();
-                        touched.sort_unstable();
-                        touched.dedup();
-                        if cfg!(not(feature = "planted-acknowledged-unapplied")) {
-                            for touched in touched {
-                                cache.changed(touched).await;
-                            }
-                        }
-                        (Position(last.position), last.position < recorded.head.0)
-                    } else {
-                        tracing::info!("the record was pruned: everything is read anew");
-                        cache.reload().await?;
-                        (recorded.head, true)
-                    }
                 }
             };
             {
@@ -270,6 +230,52 @@ impl Member {
                 return Ok(());
             }
         }
+    }
+
+    /// Makes memory follow what is behind `applied`: up to where it does then, and whether there is more.
+    /// `None` where there is nothing to do, or memory is of no use any more.
+    async fn apply(
+        &self,
+        cache: &Arc<Cache>,
+        turn: Turn,
+        store: Identity,
+        applied: Position,
+    ) -> store::Result<Option<(Position, bool)>> {
+        let Some(Recorded { changes, head }) = self.store.behind(applied, store, PAGE).await?
+        else {
+            // The next renewal says so.
+            self.wanted.notify_one();
+            return Ok(None);
+        };
+        if head < applied {
+            tracing::error!(
+                was = applied.0,
+                is = head.0,
+                "the store has gone back in time, as one that was restored: everything is read anew, \
+                 and what was changed since is lost"
+            );
+            let mut standing = lock(&self.standing);
+            standing.replica.void(turn);
+            self.publish(&standing);
+            self.wanted.notify_one();
+            return Ok(None);
+        }
+        let first = changes.first().map(|change| Position(change.position));
+        if !applied.is_followed(first, head) {
+            tracing::info!("the record was pruned: everything is read anew");
+            cache.reload().await?;
+            return Ok(Some((head, true)));
+        }
+        let Some(last) = changes.last().map(|change| Position(change.position)) else {
+            return Ok(None);
+        };
+        let touched: BTreeSet<Touched> = changes.iter().map(|change| change.touched).collect();
+        if cfg!(not(feature = "planted-acknowledged-unapplied")) {
+            for touched in touched {
+                cache.changed(touched).await;
+            }
+        }
+        Ok(Some((last, last < head)))
     }
 
     /// Forgets, now and then, what every replica has applied.

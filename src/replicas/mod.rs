@@ -23,7 +23,6 @@ use binding::Look;
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};
 use crate::lease::{Length, Moment, Peers, Position, Replica, RowId};
-use crate::policy::time::Timestamp;
 use crate::shutdown;
 use crate::store::replication::{About, Replication};
 use crate::store::{self, Store};
@@ -69,7 +68,7 @@ struct Member {
     failing: watch::Sender<Option<Stopwatch>>,
     peers: Mutex<Peers>,
     /// When the log was last told that changes wait.
-    told: Mutex<Moment>,
+    told: Mutex<Option<Moment>>,
     /// The process is to stop.
     stop: CancellationToken,
     looks: watch::Sender<Option<Arc<Look>>>,
@@ -157,17 +156,15 @@ impl Joined {
     }
 }
 
-/// A replica, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// What it said of itself.
-    pub about: About,
-    /// Since when it is registered.
-    pub since: Timestamp,
-    /// Whether its lease was not renewed when it should have been.
-    pub late: bool,
-    /// Whether its lease may last still.
-    pub live: bool,
+/// What operators are told of the replicas, this one included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sight {
+    /// How many there are.
+    pub count: usize,
+    /// How many have not renewed their leases when they should have.
+    pub late: usize,
+    /// How many take unused tokens by other rules than this one.
+    pub at_odds: usize,
 }
 
 impl Replicas {
@@ -199,34 +196,35 @@ impl Replicas {
         if self.may_decide(Stopwatch::start()) {
             return Ok(());
         }
-        let mut failing = member.failing.subscribe();
-        let renewed = async {
-            loop {
-                if self.may_decide(Stopwatch::start()) {
-                    return Ok(());
-                }
-                let since = *failing.borrow_and_update();
-                if since.is_some_and(|since| since.elapsed() > PATIENCE) {
-                    return Err(Lapsed);
-                }
-                member.wanted.notify_one();
-                // It ends with an error only where the sender is gone, which is borrowed here.
-                let _ = failing.changed().await;
-            }
-        };
-        let ready = tokio::time::timeout(PATIENCE, renewed).await.unwrap_or(Err(Lapsed));
+        // In a box: whoever has a lease, as nearly all have, would carry it around.
+        let renewed = Box::pin(tokio::time::timeout(PATIENCE, self.renewed(member))).await;
+        let ready = renewed.unwrap_or(Err(Lapsed));
         if ready.is_err() {
             member.metrics.unleased.inc();
         }
         ready
     }
 
-    /// The other replicas and this one, as last seen; `None` where there can be no others, or nobody was
-    /// seen for longer than half a lease.
-    pub fn peers(&self) -> Option<Vec<Peer>> {
+    async fn renewed(&self, member: &Member) -> Result<(), Lapsed> {
+        let mut failing = member.failing.subscribe();
+        while !self.may_decide(Stopwatch::start()) {
+            let since = *failing.borrow_and_update();
+            if since.is_some_and(|since| since.elapsed() > PATIENCE) {
+                return Err(Lapsed);
+            }
+            member.wanted.notify_one();
+            // It ends with an error only where the sender is gone, which is borrowed here.
+            let _ = failing.changed().await;
+        }
+        Ok(())
+    }
+
+    /// What was seen last; `None` where there can be no others, or nobody was seen for longer than half a
+    /// lease.
+    pub fn sight(&self) -> Option<Sight> {
         let member = self.member.as_ref()?;
         let look = member.looks.borrow().clone()?;
-        look.is_fresh(member.length).then(|| look.peers(moment()))
+        look.is_fresh(member.length).then(|| look.sight(moment(), &member.about))
     }
 
     /// Stops deciding, and tells the others that nobody need wait for this process any more. What ran

@@ -74,9 +74,10 @@ impl Services {
             match result {
                 Ok(None) => return Err(no_token(id)),
                 Ok(Some(Ok(outcome))) => {
-                    let binding = match request.validate_only {
-                        true => None,
-                        false => Some(self.binding(request.no_wait).await?),
+                    let binding = if request.validate_only {
+                        None
+                    } else {
+                        Some(self.binding(request.no_wait).await?)
                     };
                     return Ok(ManagedWhitelist { outcome, binding });
                 }

@@ -16,11 +16,6 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// The store gave no answer in time.
-pub fn out_of_time() -> StoreError {
-    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()
-}
-
 /// An answer of the database that can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

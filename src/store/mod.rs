@@ -32,7 +32,7 @@ mod records;
 pub mod replication;
 pub mod sqlite;
 
-pub use error::{OpenError, out_of_time};
+pub use error::OpenError;
 pub use records::*;
 pub use replication::Replication;
 

@@ -1,13 +1,12 @@
 //! What the replicas that share a store tell each other through it. The protocol: docs/consistency.md.
 //!
-//! Must stay true: each write names the store that its writer believes in, and changes nothing in
+//! Must stay true: each call answers or fails within some seconds; each write names the store that its writer believes in, and changes nothing in
 //! another one; the head is read after the row was written, in a statement of its own.
 
 use async_trait::async_trait;
 
 use super::{ChangeRecord, Result};
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
-use crate::policy::time::Timestamp;
 
 /// What a replica says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +26,6 @@ pub struct ReplicaRow {
     pub row: Row,
     /// What it said of itself.
     pub about: About,
-    /// Since when it is registered.
-    pub since: Timestamp,
 }
 
 /// All rows and the head's position, as they stood at one instant.

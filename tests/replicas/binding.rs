@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::grpc::proto::{
     Decision, GetCatalogRequest, ManageWhitelistRequest, Reason, RevokeCredentialRequest, Role,
-    StreamAuthorizeRequest, TokenKind, stream_authorize_response,
+    RotateSecretKeyRequest, StreamAuthorizeRequest, TokenKind, stream_authorize_response,
 };
 use sqlx::{Connection as _, PgConnection};
 use tonic::Code;
@@ -77,13 +77,19 @@ async fn whoever_is_killed_is_outwaited_and_whoever_leaves_is_not() {
     assert!(stage.servers[1].terminate().success());
     let took = stage.deletes(0, &tokens[0]).await;
     assert!(took < PROMPT, "{took:?}");
+    let killed = format!("{}, process {}", stage.servers[2].grpc(), stage.servers[2].pid());
     stage.servers[2].kill9();
     let took = stage.deletes(0, &tokens[1]).await;
     assert!(took > LEASE / 2 && took < LEASE * 2, "{took:?}");
     let took = stage.deletes(0, &tokens[2]).await;
     assert!(took < PROMPT, "once is enough: {took:?}");
     stage.servers[2].restart();
-    assert!(stage.servers[0].log().contains("a replica's lease ran out"));
+    // Operators are told for whom they wait while they do, and when that is over.
+    let log = stage.servers[0].log();
+    for told in ["changes wait for replicas", "a replica's lease ran out"] {
+        let line = log.lines().find(|line| line.contains(told));
+        assert!(line.is_some_and(|line| line.contains(&killed)), "{told} {killed}:\n{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -287,4 +293,49 @@ async fn a_stream_that_a_stop_ends_is_not_taken_for_finished() {
     let ended = answers.message().await.unwrap_err();
     assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
     assert!(ended.message().contains("this replica is stopping"), "{ended:?}");
+}
+
+/// A replica that does not know a key takes what is made under it for forged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_is_known_everywhere_when_it_is_answered() {
+    let stage = Stage::new(2).await;
+    stage.servers[1].signal("STOP");
+    let began = Instant::now();
+    let rotate = RotateSecretKeyRequest {};
+    stage.clients[0].credentials().rotate_secret_key(rotate).await.unwrap();
+    assert!(began.elapsed() > LEASE / 2, "{:?}", began.elapsed());
+    stage.servers[1].signal("CONT");
+    let (_, secret) = stage.token(0).await;
+    stage.allows(1, &secret).await;
+}
+
+/// A start with another operator credential revokes the former one: whoever sees it ready may rely on that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_operator_credential_opens_nothing_once_the_server_is_ready() {
+    let stage = Stage::new(2).await;
+    stage.clients[1].catalog().get_catalog(GetCatalogRequest {}).await.unwrap();
+    stage.servers[1].signal("STOP");
+    let began = Instant::now();
+    let lease = format!("{}ms", LEASE.as_millis());
+    let _other = Setup::postgres(&stage.url).flag("--lease", &lease).start();
+    assert!(began.elapsed() > LEASE / 2, "{:?}", began.elapsed());
+    stage.servers[1].signal("CONT");
+    let refused = stage.clients[1].catalog().get_catalog(GetCatalogRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+}
+
+/// The process ends in good time, and whoever waits hears what became of the change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_tells_those_who_wait_that_their_change_is_made() {
+    let mut stage = Stage::leased(Duration::from_secs(60), 2, |_, setup| setup).await;
+    let (token, _) = stage.token(0).await;
+    stage.servers[1].signal("STOP");
+    let (told, ()) = tokio::join!(stage.delete(0, &token.token_id, false), async {
+        tokio::time::sleep(PROMPT).await;
+        stage.servers[0].signal("TERM");
+    });
+    let told = told.unwrap_err();
+    assert_eq!(told.code(), Code::DeadlineExceeded, "{told:?}");
+    assert!(told.message().contains("the change is made and stays"), "{told:?}");
+    assert!(stage.servers[0].wait_end().success());
 }

@@ -7,6 +7,7 @@ use portcullis::lease::{Identity, Length, Position, RowId};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
 use portcullis::store::{ChangeRecord, Replication, Store as _, Touched};
+use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::fixture::ctx;
@@ -190,4 +191,16 @@ async fn an_earlier_version_that_serves_still_stops_the_upgrade() {
     assert!(told.contains("a server of an earlier version still serves"), "{told}");
     earlier.close().await.unwrap();
     PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap().close().await;
+}
+
+/// Whoever holds the lock may be a replica that stands still in the middle of its start.
+#[tokio::test]
+async fn a_start_with_nothing_to_migrate_waits_for_nobody() {
+    let url = database();
+    PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap().close().await;
+    let mut stuck = PgConnection::connect(&url).await.unwrap();
+    stuck.lock().await.unwrap();
+    let start = PostgresStore::connect(&url, PostgresOptions::default());
+    let store = tokio::time::timeout(Duration::from_secs(10), start).await.expect("it waits");
+    store.unwrap().close().await;
 }

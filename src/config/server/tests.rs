@@ -110,6 +110,33 @@ fn a_lifecycle_can_be_tried_in_seconds() {
 }
 
 #[test]
+fn a_lease_is_shorter_than_the_notice() {
+    let lease = |flags: &[&str]| resolve(flags).map(|settings| settings.lease);
+    let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
+    let quick = ["--lifecycle-window", "3s", "--lifecycle-notice", "500ms"];
+    assert_eq!(lease(&[]).unwrap(), seconds(10));
+    assert_eq!(lease(&quick).unwrap(), millis(250));
+    assert_eq!(lease(&["--lease", "1h"]).unwrap(), seconds(3_600));
+    for (flags, part) in [
+        (&["--lease", "99ms"][..], "--lease: 99ms is not from 100ms to 1h"),
+        (&["--lease", "2h"], "--lease: 2h is not from 100ms to 1h"),
+        (&["--lease", "10"], "--lease: \"10\" has no unit"),
+        (
+            &["--lease", "10s", "--lifecycle-window", "20s", "--lifecycle-notice", "10s"],
+            "--lease: 10s is not less than --lifecycle-notice",
+        ),
+        (
+            &["--lifecycle-notice", "150ms", "--database-url", "postgres://u@h/d"],
+            "--lifecycle-notice: is too short for a lease of 100ms",
+        ),
+    ] {
+        let error = lease(flags).unwrap_err();
+        assert!(error.contains(part), "{part} is missing in:\n{error}");
+    }
+    assert!(lease(&["--lifecycle-notice", "150ms"]).is_ok(), "nobody shares an embedded store");
+}
+
+#[test]
 fn a_kill_loses_little_use() {
     assert!(resolve(&["--usage-flush-interval", "1m"]).is_ok());
     let error = resolve(&["--usage-flush-interval", "61s"]).unwrap_err();

@@ -18,6 +18,7 @@ use crate::clock::{Stopwatch, moment};
 
 mod bulk;
 mod lanes;
+mod listener;
 mod replicas;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
@@ -25,7 +26,7 @@ mod sql;
 
 use PostgresStore as Handle;
 use lanes::{Lane, Lanes};
-use replicas::Replicas;
+use replicas::{Replicas, Writes};
 use sqlx::Postgres as Db;
 
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
@@ -95,7 +96,7 @@ impl PostgresStore {
     /// A faulty URL, a server out of reach, or a schema that is not this program's.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
-        let born = Arc::new(Born::default());
+        let (born, writes) = (Arc::new(Born::default()), Arc::new(Writes::default()));
         let PostgresOptions { max_connections, acquire_timeout, statement_timeout } = options;
         let millis = |duration: Duration| duration.as_millis().to_string();
         let connect = read_url(url)?.options([
@@ -123,11 +124,15 @@ impl PostgresStore {
                     })
                 }
             })
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    sqlx::query(KEEP_COMMITS).execute(connection).await?;
-                    Ok(())
-                })
+            .after_connect({
+                let writes = writes.clone();
+                move |connection, _| {
+                    let writes = writes.clone();
+                    Box::pin(async move {
+                        sqlx::query(KEEP_COMMITS).execute(&mut *connection).await?;
+                        writes.note(connection).await
+                    })
+                }
             })
             // What sqlx waits for when a connection comes back has no limit of its own: one whose
             // server is gone without a word would keep its place for a quarter of an hour.
@@ -141,23 +146,12 @@ impl PostgresStore {
         let for_decisions = max_connections.div_ceil(3);
         let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout, born.clone());
         let limit = acquire_timeout + statement_timeout;
-        let replicas = Arc::new(Replicas::new(&connect, acquire_timeout, limit, born));
+        let replicas = Arc::new(Replicas::new(&connect, born, writes));
         let management = pool
             .max_connections((max_connections - for_decisions).max(1))
             .connect_with(connect)
             .await?;
-        for setting in ["fsync", "full_page_writes"] {
-            let value: String = sqlx::query_scalar("SELECT current_setting($1)")
-                .bind(setting)
-                .fetch_one(&management)
-                .await?;
-            if value == "off" {
-                tracing::error!(
-                    setting,
-                    "the database may lose what it has answered when its host crashes: set this to on"
-                );
-            }
-        }
+        warn_of_losses(&management).await?;
         Ok(Self { decisions, management, replicas, limit })
     }
 
@@ -178,9 +172,7 @@ impl PostgresStore {
     /// Read committed: after the wait for the head row, each statement sees all earlier changes.
     async fn write(&self) -> Result<sqlx::Transaction<'static, Db>> {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-        let mut tx = self.management.begin_with(begin).await?;
-        self.replicas.writes_through(&mut tx).await?;
-        Ok(tx)
+        Ok(self.management.begin_with(begin).await?)
     }
 
     /// Gives up a use case that takes longer than waiting for a connection and a statement may
@@ -201,6 +193,21 @@ impl PostgresStore {
         self.management.close().await;
         self.replicas.close().await;
     }
+}
+
+/// What no session can make good.
+async fn warn_of_losses(pool: &PgPool) -> sqlx::Result<()> {
+    for setting in ["fsync", "full_page_writes"] {
+        let value = sqlx::query_scalar("SELECT current_setting($1)").bind(setting);
+        let value: String = value.fetch_one(pool).await?;
+        if value == "off" {
+            tracing::error!(
+                setting,
+                "the database may lose what it has answered when its host crashes: set this to on"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A commit that was acknowledged must survive a crash of the server, whatever it is configured

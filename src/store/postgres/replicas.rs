@@ -1,37 +1,30 @@
 //! What replicas tell each other through Postgres: rows, the record, and notifications.
 //!
 //! What must stay true: leases have connections of their own, so that nothing else can hold up a
-//! renewal; an acknowledgement need not be on disk, a renewal must; notifications only wake somebody
-//! who then reads the record; rows are read where this process last wrote, or where that was taken over.
+//! renewal; an acknowledgement need not be on disk, a renewal must; rows are read where this process writes, or where that was taken over.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, FromRow};
-use tokio::sync::Notify;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::lanes::Lanes;
+use super::listener::Listener;
 use super::{Born, timed_out};
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
-use crate::policy::time::Timestamp;
-use crate::shutdown;
 use crate::store::error::Unreadable;
 use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows};
 use crate::store::{ChangeRecord, Result};
 
 /// How many statements about leases run at once: one that hangs holds up no other.
 const LEASES: u32 = 3;
-/// What the trigger on the record tells.
-const CHANNEL: &str = "portcullis_change";
-/// A listener that was told nothing for so long is asked whether it lives.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Between two tries to listen.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long any of it may take; others are tried meanwhile.
+pub(super) const LATE: Duration = Duration::from_secs(3);
 /// How many changes the record keeps at least, for those who come back.
 const KEPT: i64 = 10_000;
 /// How many are forgotten at once.
@@ -42,7 +35,7 @@ const PRUNED: i64 = 10_000;
 const IDENTITY: &str = "\
     (SELECT system_identifier FROM pg_control_system()), \
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer, \
-    (SELECT oid::bigint FROM pg_database WHERE datname = current_database())";
+    (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// One at a time for each name. A primary that waits for its standby lets no commit end, also of those
 /// who gave up: without the lock they would take all of its sessions, and leave a row each.
@@ -66,8 +59,8 @@ const ACKNOWLEDGE: &str = "\
     UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4, $5) = ";
 
 const SELECT_ROWS: &str = "\
-    SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, \
-        r.create_time, r.lifecycle, s.system, s.timeline, s.database \
+    SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, r.lifecycle, \
+        s.system, s.timeline, s.database \
     FROM head h LEFT JOIN replica r ON true, ";
 
 const SELECT_RECORD: &str = "\
@@ -87,6 +80,43 @@ const PRUNE: &str = "\
     DELETE FROM change c USING bound, oldest \
     WHERE c.position <= bound.position AND c.position < oldest.position + $2";
 
+/// Where this process writes: the newest store that one of its connections leads to. A connection to a
+/// former primary may live on beside one to its successor, and show rows as they were: by those a change that
+/// was made in the successor would be called bound.
+#[derive(Debug, Default)]
+pub(super) struct Writes(Mutex<Option<Identity>>);
+
+impl Writes {
+    fn newest(&self) -> MutexGuard<'_, Option<Identity>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be told of each new connection that changes are made through. Which store it leads to does not
+    /// change as long as it lasts.
+    ///
+    /// # Errors
+    /// The database's; a standby's, which is none to write in.
+    pub(super) async fn note(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let named = sqlx::query_as(AssertSqlSafe(format!("SELECT {IDENTITY}")));
+        let now = identity(named.fetch_one(connection).await?);
+        let mut newest = self.newest();
+        if !newest.is_some_and(|newest| follows(newest, now)) {
+            *newest = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether rows of that store say whom a change waits for that was made before they were asked for.
+    fn are_shown_by(&self, store: Identity) -> bool {
+        self.newest().is_none_or(|newest| newest == store || follows(store, newest))
+    }
+}
+
+/// Whether one store took over from the other: timelines of a system only grow.
+fn follows(one: Identity, other: Identity) -> bool {
+    one.system == other.system && one.database == other.database && one.timeline > other.timeline
+}
+
 /// See the module.
 pub(super) struct Replicas {
     leases: Lanes,
@@ -94,11 +124,8 @@ pub(super) struct Replicas {
     acknowledgements: Lanes,
     /// Of those that read facts.
     born: Arc<Born>,
-    /// The newest store that this process began to write in.
-    written: Mutex<Option<Identity>>,
-    limit: Duration,
-    told: Arc<Notify>,
-    _listening: DropGuard,
+    writes: Arc<Writes>,
+    listener: Listener,
 }
 
 impl std::fmt::Debug for Replicas {
@@ -117,11 +144,10 @@ struct Peer {
     applied: Option<i64>,
     name: Option<String>,
     version: Option<String>,
-    create_time: Option<i64>,
     lifecycle: Option<String>,
     system: i64,
     timeline: i32,
-    database: i64,
+    database: Oid,
 }
 
 impl Peer {
@@ -135,7 +161,6 @@ impl Peer {
                 applied: Position(self.applied?),
             },
             about: About { name: self.name?, version: self.version?, lifecycle: self.lifecycle? },
-            since: Timestamp(self.create_time?),
         })
     }
 }
@@ -148,18 +173,14 @@ struct Change {
     key: Option<Uuid>,
 }
 
-type Named = (i64, i32, i64);
+type Named = (i64, i32, Oid);
 
-fn identity((system, timeline, database): Named) -> Result<Identity> {
-    Ok(Identity {
-        system: system.cast_unsigned(),
-        timeline: timeline.cast_unsigned(),
-        database: u32::try_from(database).map_err(|_| Unreadable("an oid can't be read"))?,
-    })
+fn identity((system, timeline, Oid(database)): Named) -> Identity {
+    Identity { system: system.cast_unsigned(), timeline: timeline.cast_unsigned(), database }
 }
 
 fn named(Identity { system, timeline, database }: Identity) -> Named {
-    (system.cast_signed(), timeline.cast_signed(), i64::from(database))
+    (system.cast_signed(), timeline.cast_signed(), Oid(database))
 }
 
 fn uuid(id: RowId) -> Uuid {
@@ -167,76 +188,34 @@ fn uuid(id: RowId) -> Uuid {
 }
 
 impl Replicas {
-    /// Connects with `options` when it is first needed, waits for a connection at most `patience`, and
-    /// for a statement `limit`. Listens from now on.
-    pub(super) fn new(
-        options: &PgConnectOptions,
-        patience: Duration,
-        limit: Duration,
-        born: Arc<Born>,
-    ) -> Self {
-        let stop = CancellationToken::new();
-        let told = Arc::new(Notify::new());
-        shutdown::spawn("listener", {
-            let (options, told, stop) = (options.clone(), told.clone(), stop.clone());
-            async move {
-                stop.run_until_cancelled(listen(options, patience, told)).await;
-            }
-        });
-        let lanes = |options, count| Lanes::new(options, count, patience, born.clone());
+    /// Connects with `options` when it is first needed. Listens from now on.
+    pub(super) fn new(options: &PgConnectOptions, born: Arc<Born>, writes: Arc<Writes>) -> Self {
+        let lanes = |options, count| Lanes::new(options, count, LATE, born.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
             leases: lanes(options.clone(), LEASES).keeping(),
             acknowledgements: lanes(quick, 1),
             born,
-            written: Mutex::default(),
-            limit,
-            told,
-            _listening: stop.drop_guard(),
+            writes,
+            listener: Listener::start(options.clone()),
         }
-    }
-
-    /// Notes which store a change is made in. A connection to a former primary may live on beside it, and
-    /// show rows as they were: by those the change would be called bound.
-    pub(super) async fn writes_through(&self, connection: &mut PgConnection) -> Result<()> {
-        let query = AssertSqlSafe(format!("SELECT {IDENTITY}"));
-        let now = identity(sqlx::query_as(query).fetch_one(connection).await?)?;
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if !written.is_some_and(|written| follows(written, now)) {
-            *written = Some(now);
-        }
-        Ok(())
-    }
-
-    /// Whether rows of that store say whom a change waits for that was made before they were asked for.
-    fn counts(&self, store: Identity) -> bool {
-        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.is_none_or(|written| written == store || follows(store, written))
     }
 
     pub(super) async fn close(&self) {
         self.leases.close().await;
         self.acknowledgements.close().await;
     }
-
-    async fn within<T>(&self, statement: impl Future<Output = Result<T>>) -> Result<T> {
-        match tokio::time::timeout(self.limit, statement).await {
-            Ok(result) => result,
-            Err(_) => Err(timed_out().into()),
-        }
-    }
 }
 
-/// Whether one store took over from the other: timelines of a system only grow.
-fn follows(one: Identity, other: Identity) -> bool {
-    one.system == other.system && one.database == other.database && one.timeline > other.timeline
+async fn within<T>(statement: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(LATE, statement).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
 async fn head(connection: &mut PgConnection) -> Result<Head> {
     let query = format!("SELECT position, {IDENTITY} FROM head WHERE id = 1");
     let (position, system, timeline, database) =
         sqlx::query_as(AssertSqlSafe(query)).fetch_one(connection).await?;
-    let identity = identity((system, timeline, database))?;
+    let identity = identity((system, timeline, database));
     Ok(Head { position: Position(position), identity })
 }
 
@@ -249,7 +228,7 @@ impl Replication for Replicas {
         applied: Option<Position>,
         about: &About,
     ) -> Result<Head> {
-        self.within(async {
+        within(async {
             let mut lane = self.leases.take().await?;
             let written: Named = sqlx::query_as(AssertSqlSafe(format!("{REGISTER}{IDENTITY}")))
                 .bind(uuid(id))
@@ -263,7 +242,7 @@ impl Replication for Replicas {
             let head = head(&mut lane).await?;
             lane.done();
             // A row that another store got says nothing in this one.
-            if identity(written)? != head.identity {
+            if identity(written) != head.identity {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
             Ok(head)
@@ -277,7 +256,7 @@ impl Replication for Replicas {
         store: Identity,
         applied: Option<Position>,
     ) -> Result<Option<Head>> {
-        self.within(async {
+        within(async {
             let mut lane = self.leases.take().await?;
             let (system, timeline, database) = named(store);
             let renewed = sqlx::query(AssertSqlSafe(format!("{RENEW}({IDENTITY})")))
@@ -296,7 +275,7 @@ impl Replication for Replicas {
     }
 
     async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()> {
-        self.within(async {
+        within(async {
             let mut lane = self.acknowledgements.take().await?;
             let (system, timeline, database) = named(store);
             sqlx::query(AssertSqlSafe(format!("{ACKNOWLEDGE}({IDENTITY})")))
@@ -314,7 +293,7 @@ impl Replication for Replicas {
     }
 
     async fn rows(&self) -> Result<Rows> {
-        self.within(async {
+        within(async {
             let mut lane = self.leases.take().await?;
             let rows: Vec<Peer> = sqlx::query_as(AssertSqlSafe(format!(
                 "{SELECT_ROWS}(SELECT {IDENTITY}) s (system, timeline, database) WHERE h.id = 1"
@@ -323,8 +302,8 @@ impl Replication for Replicas {
             .await?;
             let first = rows.first().ok_or(Unreadable("the store has no head"))?;
             let head = first.head;
-            let store = identity((first.system, first.timeline, first.database))?;
-            if !self.counts(store) {
+            let store = identity((first.system, first.timeline, first.database));
+            if !self.writes.are_shown_by(store) {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
             lane.done();
@@ -340,7 +319,7 @@ impl Replication for Replicas {
         store: Identity,
         limit: u32,
     ) -> Result<Option<Recorded>> {
-        self.within(async {
+        within(async {
             let mut lane = self.leases.take().await?;
             let (system, timeline, database) = named(store);
             let rows: Vec<Change> =
@@ -363,7 +342,7 @@ impl Replication for Replicas {
     }
 
     async fn remove(&self, id: RowId, renewals: Option<u64>) -> Result<bool> {
-        self.within(async {
+        within(async {
             let mut lane = self.leases.take().await?;
             let removed = sqlx::query(REMOVE)
                 .bind(uuid(id))
@@ -377,7 +356,7 @@ impl Replication for Replicas {
     }
 
     async fn prune(&self) -> Result<u64> {
-        self.within(async {
+        within(async {
             let mut lane = self.leases.take().await?;
             let pruned = sqlx::query(PRUNE).bind(KEPT).bind(PRUNED).execute(&mut *lane).await?;
             lane.done();
@@ -387,52 +366,10 @@ impl Replication for Replicas {
     }
 
     async fn told(&self) {
-        self.told.notified().await;
+        self.listener.told().await;
     }
 
     fn reconnect(&self) {
         self.born.again();
-    }
-}
-
-/// Passes on what is told. Whoever is told reads the record, so one that was lost costs time only; after
-/// a lost connection everybody is told, since nobody knows what was.
-async fn listen(options: PgConnectOptions, patience: Duration, told: Arc<Notify>) {
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(patience)
-        .test_before_acquire(false)
-        .connect_lazy_with(options);
-    loop {
-        if let Err(error) = listen_once(&pool, patience, &told).await {
-            tracing::debug!(%error, "changes of other replicas are noticed late");
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-async fn listen_once(pool: &sqlx::PgPool, patience: Duration, told: &Notify) -> sqlx::Result<()> {
-    let begin = async {
-        let mut listener = PgListener::connect_with(pool).await?;
-        listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
-        Ok::<_, sqlx::Error>(listener)
-    };
-    let mut listener =
-        tokio::time::timeout(patience, begin).await.unwrap_or_else(|_| Err(timed_out()))?;
-    told.notify_one();
-    loop {
-        match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(_))) => told.notify_one(),
-            Ok(Ok(None)) => {
-                return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
-            }
-            Ok(Err(error)) => return Err(error),
-            // A server that is gone without a word tells of nothing more.
-            Err(_) => {
-                let asked = sqlx::query("SELECT 1").execute(&mut listener);
-                tokio::time::timeout(patience, asked).await.map_err(|_| timed_out())??;
-            }
-        }
     }
 }
