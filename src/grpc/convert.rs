@@ -1,23 +1,21 @@
 //! Domain values as messages, and back.
 
-use explain::Explained;
-
 use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
-use crate::policy::lifecycle::{self, Uses};
+use crate::policy::lifecycle::Uses;
 use crate::policy::network::Entry;
-use crate::policy::scope::{Access, Scope, ScopeId};
+use crate::policy::scope::{Access, Scope};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Holding, PendingActionType, TokenKind, TokenState};
+use crate::policy::token::{PendingActionType, TokenKind, TokenState};
 use crate::service::credentials::{AskedRole, account_of};
+use crate::service::explain::{granted, names, tell};
 use crate::service::tokens::Described;
 use crate::service::{Binding, Error, Outlook, Result};
 use crate::store::{
     Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
 
-mod explain;
 pub(super) mod preview;
 
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
@@ -155,23 +153,6 @@ pub(super) fn scope(scope: &Scope) -> pb::Scope {
     }
 }
 
-pub(super) fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
-    let mut names: Vec<String> =
-        ids.into_iter().filter_map(|id| in_force.name_of(id)).map(ToString::to_string).collect();
-    names.sort_unstable();
-    names
-}
-
-fn granted(token: &Token, in_force: &InForce) -> Vec<String> {
-    if token.state != TokenState::Active {
-        return Vec::new();
-    }
-    let grant = token.grant();
-    let scopes = in_force.catalog.scopes().iter();
-    let granted = scopes.filter(|scope| grant.holding(scope) == Holding::Granted);
-    names(in_force, granted.map(|scope| scope.id))
-}
-
 fn taken(token: &Token, in_force: &InForce) -> Vec<pb::TakenScopes> {
     token
         .taken
@@ -211,7 +192,7 @@ pub(super) fn token(mut token: Token, in_force: &InForce, outlook: &Outlook) -> 
         account_id: token.account_id.to_string(),
         kind: kind(token.kind).into(),
         state: state.into(),
-        granted_scopes: granted(&token, in_force),
+        granted_scopes: names(in_force, granted(&token, in_force).map(|scope| scope.id)),
         taken: taken(&token, in_force),
         whitelist: entries(token.whitelist.entries()),
         whitelist_version: token.whitelist_version,
@@ -247,34 +228,21 @@ pub(super) fn pending_action(
     in_force: &InForce,
     outlook: &Outlook,
 ) -> pb::PendingAction {
-    // What became a read scope since the notice stays, and its use keeps nothing.
-    let still = |&id: &ScopeId| {
-        in_force.catalog.by_id(id).is_some_and(|scope| lifecycle::fits(&action.takes, scope))
-    };
-    let (taken, spared): (Vec<_>, Vec<_>) = action.taken.iter().copied().partition(still);
-    let taken = names(in_force, taken);
-    let explained = Explained {
-        takes: &action.takes,
-        basis: action.basis,
-        used: action.last_use_of_taken.is_some(),
-        taken: &taken,
-        settings: &outlook.calendar.settings,
-    };
-    let effective = action.live().effective(&outlook.calendar);
+    let told = tell(&action, in_force, outlook);
     pb::PendingAction {
         pending_action_id: action.id.to_string(),
         token_id: action.token_id.to_string(),
         account_id: action.account_id.to_string(),
         r#type: action_type(action.action()).into(),
-        why: explained.why(),
-        how_to_keep: explained.how_to_keep(effective),
-        held_because: explain::held_because(&action, outlook).unwrap_or_default(),
-        scopes_taken: taken,
-        scopes_kept: names(in_force, action.kept.iter().copied().chain(spared)),
+        why: told.why,
+        how_to_keep: told.how_to_keep,
+        held_because: told.held_because.unwrap_or_default(),
+        scopes_taken: told.taken,
+        scopes_kept: told.kept,
         last_use_time: action.last_use.map(time),
         last_use_time_of_taken: action.last_use_of_taken.map(time),
         notices: action.notices.into_iter().map(notice).collect(),
-        effective_time: Some(time(effective)),
+        effective_time: Some(time(told.effective)),
         create_time: Some(time(action.created)),
     }
 }
@@ -301,6 +269,7 @@ mod tests {
     use super::*;
     use crate::policy::id::{AccountId, PendingActionId, TokenId};
     use crate::policy::lifecycle::{Calendar, Settings, Takes};
+    use crate::policy::scope::ScopeId;
     use crate::policy::network::Whitelist;
     use crate::store::StoredCatalog;
 

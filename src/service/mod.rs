@@ -10,6 +10,7 @@ pub mod catalogs;
 pub mod credentials;
 pub mod decisions;
 pub mod error;
+pub mod explain;
 pub mod lists;
 pub mod preview;
 pub mod tokens;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::explain::Explained;
-use super::{action_type, names, pb, time};
+use super::{action_type, pb, time};
 use crate::cache::InForce;
 use crate::policy::lifecycle::{Mode, Settings};
+use crate::service::explain::{Explained, names};
 use crate::service::preview::{Coming, Day, Preview, Today};
 
 /// The whole answer.

@@ -1,30 +1,94 @@
-//! The sentences about pending actions: why, how to keep what would be taken, and what holds them
-//! back. Each is whole by itself, with its dates, so that any client can show it as it is.
+//! What people are told of tokens: the names of scopes, and the sentences about pending actions: why, how
+//! to keep what would be taken, and what holds them back. Each sentence is whole by itself, with its
+//! dates, so that any client can show it as it is.
 
+use super::Outlook;
+use crate::cache::InForce;
 use crate::mail;
-use crate::policy::lifecycle::{Settings, Takes};
+use crate::policy::lifecycle::{self, Settings, Takes};
+use crate::policy::scope::{Scope, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::service::Outlook;
-use crate::store::{NoticeState, PendingAction};
+use crate::policy::token::{Holding, TokenState};
+use crate::store::{NoticeState, PendingAction, Token};
+
+/// The names of these scopes, sorted.
+pub fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
+    let mut names: Vec<String> =
+        ids.into_iter().filter_map(|id| in_force.name_of(id)).map(ToString::to_string).collect();
+    names.sort_unstable();
+    names
+}
+
+/// What `token` may do now, in the catalogue's order; nothing where it is deleted.
+pub fn granted<'a>(token: &Token, in_force: &'a InForce) -> impl Iterator<Item = &'a Scope> {
+    let grant = (token.state == TokenState::Active).then(|| token.grant());
+    let scopes = in_force.catalog.scopes().iter();
+    scopes.filter(move |scope| {
+        grant.as_ref().is_some_and(|grant| grant.holding(scope) == Holding::Granted)
+    })
+}
+
+/// A pending action as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The names of the scopes that it takes, sorted. What became a read scope since the notice stays,
+    /// and its use keeps nothing.
+    pub taken: Vec<String>,
+    /// The names of those that stay, sorted.
+    pub kept: Vec<String>,
+    /// Why.
+    pub why: String,
+    /// What keeps them.
+    pub how_to_keep: String,
+    /// What it waits for beside its date; `None` once all of its notices are accepted.
+    pub held_because: Option<String>,
+    /// The earliest instant at which it takes effect, as far as known now.
+    pub effective: Timestamp,
+}
+
+/// Tells of `action`.
+pub fn tell(action: &PendingAction, in_force: &InForce, outlook: &Outlook) -> Told {
+    let still = |&id: &ScopeId| {
+        in_force.catalog.by_id(id).is_some_and(|scope| lifecycle::fits(&action.takes, scope))
+    };
+    let (taken, spared): (Vec<_>, Vec<_>) = action.taken.iter().copied().partition(still);
+    let taken = names(in_force, taken);
+    let explained = Explained {
+        takes: &action.takes,
+        basis: action.basis,
+        used: action.last_use_of_taken.is_some(),
+        taken: &taken,
+        settings: &outlook.calendar.settings,
+    };
+    let effective = action.live().effective(&outlook.calendar);
+    Told {
+        why: explained.why(),
+        how_to_keep: explained.how_to_keep(effective),
+        held_because: held_because(action, outlook),
+        kept: names(in_force, action.kept.iter().copied().chain(spared)),
+        effective,
+        taken,
+    }
+}
 
 /// What the sentences of one action are made of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Explained<'a> {
+pub struct Explained<'a> {
     /// What it takes.
-    pub(super) takes: &'a Takes,
+    pub takes: &'a Takes,
     /// Since when that is unused.
-    pub(super) basis: Timestamp,
+    pub basis: Timestamp,
     /// Whether that is a use; if not, it is the token's creation.
-    pub(super) used: bool,
+    pub used: bool,
     /// The names of the scopes it takes.
-    pub(super) taken: &'a [String],
+    pub taken: &'a [String],
     /// How long things may go unused.
-    pub(super) settings: &'a Settings,
+    pub settings: &'a Settings,
 }
 
 impl Explained<'_> {
     /// Why, and after how long.
-    pub(super) fn why(&self) -> String {
+    pub fn why(&self) -> String {
         let basis = self.basis;
         let window = mail::length(self.settings.window());
         match (self.takes, self.used) {
@@ -57,7 +121,7 @@ impl Explained<'_> {
     }
 
     /// What keeps it, and until when that surely works.
-    pub(super) fn how_to_keep(&self, effective: Timestamp) -> String {
+    fn how_to_keep(&self, effective: Timestamp) -> String {
         const COUNTS: &str = "A denied request and a dry run are no use.";
         match self.takes {
             Takes::Token => format!(
@@ -87,7 +151,7 @@ impl Explained<'_> {
 }
 
 /// What an action waits for beside its dates; `None` once all of its notices are accepted.
-pub(super) fn held_because(action: &PendingAction, outlook: &Outlook) -> Option<String> {
+fn held_because(action: &PendingAction, outlook: &Outlook) -> Option<String> {
     if action.accepted.is_some() {
         return None;
     }
