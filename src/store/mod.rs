@@ -11,15 +11,14 @@
 //!   as though no other existed.
 //! - Times are the caller's `now`, which `crate::clock` carries forward from [`Store::now`].
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
-use crate::policy::lifecycle::Settings;
-use crate::policy::network::{Change, ChangeError, Limits};
+use crate::policy::lifecycle::{Calendar, Settings};
+use crate::policy::network::{Change, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
@@ -55,39 +54,6 @@ pub enum StoreError {
 
 /// A result of the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
-
-/// Who makes a change, when, and from where: what its audit record says.
-#[derive(Debug, Clone)]
-pub struct Context {
-    /// Who.
-    pub actor: Actor,
-    /// When, by the store's clock.
-    pub now: Timestamp,
-    /// From which network address; `None` for what came from no network.
-    pub client: Option<IpAddr>,
-}
-
-/// Who makes a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Actor {
-    /// The bearer of a credential.
-    Credential(CredentialId, Role),
-    /// A server with `--dev`, which asks for no credential.
-    Development,
-    /// Portcullis itself, on its own account.
-    System,
-    /// A person at the command line, with the store in their hands.
-    CommandLine,
-}
-
-/// Which rows of a list.
-#[derive(Debug, Clone, Copy)]
-pub struct Page<K> {
-    /// Only those behind this one in the list's order; `None` from the beginning.
-    pub after: Option<K>,
-    /// How many at most.
-    pub limit: u32,
-}
 
 /// Everything that is kept. See the module for what holds of every method.
 #[async_trait]
@@ -158,6 +124,16 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Tokens, the oldest first.
     async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>>;
+
+    /// Tokens, `limit` of them (1,000 at most) behind the first `offset`, and how many there are in all.
+    /// `calendar` says what takes effect first.
+    async fn search_tokens(
+        &self,
+        search: &TokenSearch,
+        calendar: &Calendar,
+        offset: u32,
+        limit: u32,
+    ) -> Result<FoundTokens>;
 
     /// Deletes a token, with what is announced for it. A deleted one stays as it is. `None` where there
     /// is none.
@@ -348,6 +324,30 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// was there.
     async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16>;
 
+    // Sessions of the management page.
+
+    /// Begins a session, and forgets those whose time is over. `false`, and nothing stored, where its
+    /// credential is revoked or there is none.
+    async fn create_session(&self, ctx: &Context, new: &NewSession) -> Result<bool>;
+
+    /// A session that is live at `now`: not past its end, not idle for as long as `idle`, its credential
+    /// not revoked. Notes that it was seen, at most once in a tenth of `idle`, so that it may be taken for
+    /// idle by so much too early; that this can't be noted is no error.
+    async fn session(
+        &self,
+        digest: &Digest,
+        now: Timestamp,
+        idle: Duration,
+    ) -> Result<Option<Session>>;
+
+    /// Ends a session that is not past its end, or with `everywhere` all such sessions of its
+    /// credential. How many; no record where there is none.
+    async fn end_session(&self, ctx: &Context, digest: &Digest, everywhere: bool) -> Result<u64>;
+
+    /// Notes that a form was sent in a session; `false` where it was before, or there is no such
+    /// session. Whether that is live is not asked. Leaves no record.
+    async fn use_form(&self, session: &Digest, form: &[u8; 16]) -> Result<bool>;
+
     // The catalogue.
 
     /// Puts a catalogue in force that `policy` found faultless. `names` are all its scopes: known
@@ -389,21 +389,4 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Stops using the store; what is under way ends first.
     async fn close(&self);
-}
-
-/// The refusals of a whitelist change that the store finds.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WhitelistRefused {
-    /// `expected_version` is not the version it has.
-    #[error("the whitelist has version {current} by now")]
-    Stale {
-        /// The version it has.
-        current: i64,
-    },
-    /// The token is deleted.
-    #[error("the token is deleted")]
-    Deleted,
-    /// The rules refuse it.
-    #[error(transparent)]
-    Rule(#[from] ChangeError),
 }

@@ -6,17 +6,23 @@ use super::Result;
 use super::error::Unreadable;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
-use crate::policy::network::{Entry, Whitelist};
+use crate::policy::network::{ChangeError, Entry, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{Grant, TokenKind, TokenState};
 use crate::secret::Digest;
 
+mod context;
 mod lifecycle;
 mod mail;
+mod search;
+mod session;
 
+pub use context::*;
 pub use lifecycle::*;
 pub use mail::*;
+pub use search::*;
+pub use session::*;
 
 /// What a whole store can be marked as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +165,23 @@ pub struct WhitelistChanged {
     pub changed: bool,
 }
 
+/// The refusals of a whitelist change that the store finds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WhitelistRefused {
+    /// `expected_version` is not the version it has.
+    #[error("the whitelist has version {current} by now")]
+    Stale {
+        /// The version it has.
+        current: i64,
+    },
+    /// The token is deleted.
+    #[error("the token is deleted")]
+    Deleted,
+    /// The rules refuse it.
+    #[error(transparent)]
+    Rule(#[from] ChangeError),
+}
+
 /// There is no such account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoSuchAccount;
@@ -274,7 +297,7 @@ pub enum Touched {
     Catalog,
     /// The keys that secrets are made under.
     SecretKeys,
-    /// Nothing that is cached: an account's name or admins.
+    /// Nothing that is cached: an account's name or admins, a session.
     Nothing,
 }
 

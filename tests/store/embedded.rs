@@ -72,7 +72,8 @@ async fn commits_are_durable() {
 #[tokio::test]
 async fn migrating_twice_is_harmless() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(migrate(dir.path()).await.unwrap(), ["0001 base", "0002 lifecycle"]);
+    let applied = migrate(dir.path()).await.unwrap();
+    assert_eq!(applied, ["0001 base", "0002 lifecycle", "0004 sessions"]);
     assert!(migrate(dir.path()).await.unwrap().is_empty());
 }
 

@@ -72,6 +72,23 @@ impl Fixture {
         }
     }
 
+    /// Past the store: the one number that `sql` gives.
+    pub(crate) async fn number(&self, sql: &'static str) -> i64 {
+        use sqlx::Connection as _;
+        match &self.place {
+            Place::Sqlite(dir) => {
+                let file = dir.path().join(portcullis::store::sqlite::FILE);
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+                let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+                sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+            }
+            Place::Postgres(url) => {
+                let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+                sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+            }
+        }
+    }
+
     pub(crate) async fn account(&self, name: &str) -> AccountId {
         let account = new_account(name);
         self.store.create_account(&ctx(1), &account).await.unwrap();

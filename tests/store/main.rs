@@ -39,6 +39,8 @@ mod outage;
 mod pending;
 mod record;
 mod replicas;
+mod search;
+mod sessions;
 mod tokens;
 mod upgrade;
 mod whitelist;

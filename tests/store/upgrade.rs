@@ -16,13 +16,17 @@ const LIVE: Uuid = Uuid::from_u128(1);
 const DELETED: Uuid = Uuid::from_u128(2);
 const ACCOUNT: Uuid = Uuid::from_u128(3);
 
-/// The first migration alone.
-async fn first_only(database: &str) -> Migrator {
+/// These migrations alone.
+async fn only(database: &str, files: &[&str]) -> Migrator {
     let dir = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(database);
-    std::fs::copy(from.join("0001_base.sql"), dir.path().join("0001_base.sql")).unwrap();
+    for file in files {
+        std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
     Migrator::new(dir.path()).await.unwrap()
 }
+
+const FIRST: [&str; 1] = ["0001_base.sql"];
 
 const FILL: [&str; 4] = [
     "INSERT INTO account (account_id, name, create_time) VALUES ($1, 'acme', 5)",
@@ -75,7 +79,7 @@ async fn tokens_of_the_first_version_have_a_lifecycle_in_sqlite() {
         .filename(dir.path().join(FILE))
         .create_if_missing(true);
     let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    first_only("sqlite").await.run(&mut old).await.unwrap();
+    only("sqlite", &FIRST).await.run(&mut old).await.unwrap();
     fill!(old);
     old.close().await.unwrap();
     check(&*Place::Sqlite(dir).open().await).await;
@@ -85,8 +89,37 @@ async fn tokens_of_the_first_version_have_a_lifecycle_in_sqlite() {
 async fn tokens_of_the_first_version_have_a_lifecycle_in_postgres() {
     let url = database();
     let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
-    first_only("postgres").await.run(&mut old).await.unwrap();
+    only("postgres", &FIRST).await.run(&mut old).await.unwrap();
     fill!(old);
     old.close().await.unwrap();
     check(&*Place::Postgres(url).open().await).await;
+}
+
+/// What came before the management page.
+const BEFORE_SESSIONS: [&str; 2] = ["0001_base.sql", "0002_lifecycle.sql"];
+
+#[tokio::test]
+async fn sessions_come_to_an_earlier_store_in_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(dir.path().join(FILE))
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    only("sqlite", &BEFORE_SESSIONS).await.run(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    let applied = portcullis::store::sqlite::migrate(dir.path()).await.unwrap();
+    assert_eq!(applied, ["0004 sessions"]);
+}
+
+#[tokio::test]
+async fn sessions_come_to_an_earlier_store_in_postgres_and_its_programs_stay() {
+    let url = database();
+    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
+    let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
+    only("postgres", &replicas).await.run(&mut old).await.unwrap();
+    let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
+    assert_eq!(applied, ["0004 sessions"]);
+    let oldest: i64 =
+        sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
+    assert_eq!(oldest, 3);
 }

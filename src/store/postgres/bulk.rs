@@ -11,6 +11,9 @@ use crate::store::Result;
 /// locked.
 pub(super) const SKIP_LOCKED: &str = " FOR NO KEY UPDATE SKIP LOCKED";
 
+/// Behind a `SELECT`: its rows stay until the transaction ends; what no key is in may change meanwhile.
+pub(super) const KEEP: &str = " FOR KEY SHARE";
+
 /// In the order of the ids, so that two of these never wait for each other in a circle.
 const LOCK: &str = "\
     SELECT token_id FROM token_use WHERE token_id = ANY($1) ORDER BY token_id FOR NO KEY UPDATE";

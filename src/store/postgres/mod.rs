@@ -32,6 +32,13 @@ use sqlx::Postgres as Db;
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
 const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
 
+/// A token's name as it is looked for and ordered: its bytes, with `A` to `Z` in lower case. Under "C" that is
+/// so whatever the database's locale.
+const FOLDED_NAME: &str = "lower(t.name COLLATE \"C\")";
+
+/// Where one text begins in another, from 1; 0 where it does not occur.
+const FIND: &str = "strpos";
+
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Limits of the connections.

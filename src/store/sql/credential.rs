@@ -9,7 +9,6 @@ use super::{Connection, Db, Handle, QueryBuilder, account, decode};
 use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
-use crate::store::error::Unreadable;
 use crate::store::{
     Context, Credential, LastOperator, NoSuchAccount, Page, Result, Role, SettingsCredential,
     Touched,
@@ -158,9 +157,7 @@ pub(super) async fn revoke(
     id: CredentialId,
 ) -> Result<Option<Result<Credential, LastOperator>>> {
     let mut change = Changing::begin(store, ctx).await?;
-    let mut query = QueryBuilder::new(SELECT);
-    query.push("credential_id = ").push_bind(id.0);
-    let found = find(&mut change.tx, query).await?;
+    let found = by_id(&mut change.tx, id).await?;
     let mut credential = match found {
         Some(credential) if credential.revoked.is_none() => credential,
         unchanged => {
@@ -179,6 +176,16 @@ pub(super) async fn revoke(
     change.commit(revoked(&credential)).await?;
     credential.revoked = Some(ctx.now);
     Ok(Some(Ok(credential)))
+}
+
+/// One credential, revoked ones included.
+pub(super) async fn by_id(
+    connection: &mut Connection,
+    id: CredentialId,
+) -> Result<Option<Credential>> {
+    let mut query = QueryBuilder::new(SELECT);
+    query.push("credential_id = ").push_bind(id.0);
+    find(connection, query).await
 }
 
 async fn find(connection: &mut Connection, mut query: QueryBuilder) -> Result<Option<Credential>> {
@@ -206,7 +213,7 @@ async fn set_revoked(connection: &mut Connection, id: CredentialId, at: Timestam
     Ok(())
 }
 
-fn account_of(credential: &Credential) -> Option<AccountId> {
+pub(super) fn account_of(credential: &Credential) -> Option<AccountId> {
     match credential.role {
         Role::AccountAdmin(id) => Some(id),
         Role::Pep | Role::Operator => None,
@@ -252,15 +259,9 @@ fn summary(credential: &Credential, state: &str) -> Value {
 
 impl Row {
     fn read(self) -> Result<(Credential, Digest)> {
-        let role = match (self.role.as_str(), self.account_id) {
-            ("pep", None) => Role::Pep,
-            ("operator", None) => Role::Operator,
-            ("account_admin", Some(id)) => Role::AccountAdmin(AccountId(id)),
-            _ => return Err(Unreadable("a credential's stored role can't be read").into()),
-        };
         let credential = Credential {
             id: CredentialId(self.credential_id),
-            role,
+            role: decode::role(&self.role, self.account_id)?,
             name: self.name,
             created: Timestamp(self.create_time),
             revoked: self.revoke_time.map(Timestamp),

@@ -1,12 +1,15 @@
 //! Reads and writes what columns hold as text. What can't be read is an error, never a default.
 
+use uuid::Uuid;
+
+use crate::policy::id::AccountId;
 use crate::policy::lifecycle::Takes;
 use crate::policy::network::{Entries, Limits, Whitelist, parse_entries};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
-use crate::store::Result;
 use crate::store::error::Unreadable;
+use crate::store::{Result, Role};
 
 /// How a token without a whitelist is written. No entry reads so.
 pub(super) const ANY_ADDRESS: &str = "any";
@@ -36,6 +39,16 @@ pub(super) fn whitelist(text: &str) -> Result<Whitelist> {
 pub(super) fn digest(bytes: &[u8]) -> Result<Digest> {
     let digest = bytes.try_into();
     Ok(digest.map_err(|_| Unreadable("a stored digest has not 32 bytes"))?)
+}
+
+/// A credential's role; of an account's admins, with the account.
+pub(super) fn role(word: &str, account_id: Option<Uuid>) -> Result<Role> {
+    match (word, account_id) {
+        ("pep", None) => Ok(Role::Pep),
+        ("operator", None) => Ok(Role::Operator),
+        ("account_admin", Some(id)) => Ok(Role::AccountAdmin(AccountId(id))),
+        _ => Err(Unreadable("a credential's stored role can't be read").into()),
+    }
 }
 
 pub(super) fn scope_id(number: i32) -> Result<ScopeId> {

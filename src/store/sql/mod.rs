@@ -5,12 +5,13 @@
 //! - `Handle::{decide, read, read_steadily, write, within, shared, shut}`: connections, transactions, the
 //!   time limit of a use case, what replicas share, and closing;
 //! - `NOW`, the statement that reads the database's clock in microseconds;
+//! - `FOLDED_NAME`, a token's name as it is looked for and ordered, and `FIND`, what finds a text in it;
 //! - `bulk`, what each database does its own way: row locks, and many rows at once.
 //!
 //! What must stay true: the SQL here means the same to both databases. `$1` is a placeholder in both;
 //! ids are bound as UUIDs and never compared or cast as text; times are integers; texts are ordered
-//! in Rust, never by a collation. What a row says is checked when it is read: an unreadable one is an
-//! error, never a default.
+//! in Rust or by their bytes (`FOLDED_NAME`), never by a collation that the database chose. What a row says
+//! is checked when it is read: an unreadable one is an error, never a default.
 
 mod account;
 mod audit;
@@ -21,12 +22,14 @@ mod decode;
 mod lifecycle;
 mod mail;
 mod pending;
+mod search;
 mod secret_key;
+mod session;
 mod token;
 mod usage;
 mod whitelist;
 
-use super::{Db, Handle, NOW, bulk};
+use super::{Db, FIND, FOLDED_NAME, Handle, NOW, bulk};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +38,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
-use crate::policy::lifecycle::Settings;
+use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
@@ -43,10 +46,10 @@ use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
     Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Context, Credential,
-    Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewToken, NoSuchAccount,
-    Page, PendingAction, PendingCounts, PendingFilter, Replication, Result, ScopesInUse,
-    SettingsCredential, Store, StoredCatalog, Token, TokenFilter, Use, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
+    FoundTokens, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewSession,
+    NewToken, NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter, Replication,
+    Result, ScopesInUse, Session, SettingsCredential, Store, StoredCatalog, Token, TokenFilter,
+    TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -142,6 +145,16 @@ impl Store for Handle {
 
     async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>> {
         self.within(token::list(self, filter, page)).await
+    }
+
+    async fn search_tokens(
+        &self,
+        search: &TokenSearch,
+        calendar: &Calendar,
+        offset: u32,
+        limit: u32,
+    ) -> Result<FoundTokens> {
+        self.within(search::tokens(self, search, calendar, offset, limit)).await
     }
 
     async fn delete_token(
@@ -319,6 +332,27 @@ impl Store for Handle {
 
     async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16> {
         self.within(secret_key::add(self, ctx, key, only_first)).await
+    }
+
+    async fn create_session(&self, ctx: &Context, new: &NewSession) -> Result<bool> {
+        self.within(session::create(self, ctx, new)).await
+    }
+
+    async fn session(
+        &self,
+        digest: &Digest,
+        now: Timestamp,
+        idle: Duration,
+    ) -> Result<Option<Session>> {
+        self.within(session::one(self, digest, now, idle)).await
+    }
+
+    async fn end_session(&self, ctx: &Context, digest: &Digest, everywhere: bool) -> Result<u64> {
+        self.within(session::end(self, ctx, digest, everywhere)).await
+    }
+
+    async fn use_form(&self, session: &Digest, form: &[u8; 16]) -> Result<bool> {
+        self.within(session::use_form(self, session, form)).await
     }
 
     async fn apply_catalog(

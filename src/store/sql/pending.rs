@@ -165,12 +165,28 @@ pub(super) async fn of_tokens(
         query.push(" AND p.account_id = ").push_bind(only.0);
     }
     query.push(" ORDER BY p.pending_action_id");
-    let actions = grouped(query.build_query_as().fetch_all(connection).await?)?;
+    Ok(by_token(grouped(query.build_query_as().fetch_all(connection).await?)?))
+}
+
+/// Those of these tokens, by token: at most `IDS_AT_ONCE`.
+pub(super) async fn of_listed(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<HashMap<TokenId, Vec<PendingAction>>> {
+    let mut query = QueryBuilder::new(SELECT);
+    query.push("p.end_time IS NULL AND p.token_id IN (");
+    push_ids(&mut query, ids.iter().copied());
+    query.push(") ORDER BY p.pending_action_id");
+    let rows = query.build_query_as().persistent(false).fetch_all(connection).await?;
+    Ok(by_token(grouped(rows)?))
+}
+
+fn by_token(actions: Vec<PendingAction>) -> HashMap<TokenId, Vec<PendingAction>> {
     let mut by_token: HashMap<_, Vec<_>> = HashMap::new();
     for action in actions {
         by_token.entry(action.token_id).or_default().push(action);
     }
-    Ok(by_token)
+    by_token
 }
 
 /// Those of an account.

@@ -11,6 +11,9 @@ use crate::store::Result;
 /// Nobody else has anything locked.
 pub(super) const SKIP_LOCKED: &str = "";
 
+/// Nobody else can take anything away.
+pub(super) const KEEP: &str = "";
+
 /// SQLite's `max` of two is null where either is.
 const RECORD: &str = "\
     UPDATE token_use SET last_use = max(coalesce(last_use, $2), $2), \

@@ -34,6 +34,13 @@ use sqlx::Sqlite as Db;
 /// To the millisecond: SQLite knows no better.
 const NOW: &str = "SELECT CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) * 1000";
 
+/// A token's name as it is looked for and ordered: its bytes, with `A` to `Z` in lower case. SQLite's `lower`
+/// knows no other letters.
+const FOLDED_NAME: &str = "lower(t.name) COLLATE BINARY";
+
+/// Where one text begins in another, from 1; 0 where it does not occur.
+const FIND: &str = "instr";
+
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The file in the data directory.
