@@ -132,6 +132,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),
         lifecycle: Default::default(),
+        sessions: Default::default(),
     };
     (services, secrets)
 }

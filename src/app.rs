@@ -23,10 +23,10 @@ use crate::config::server::{
 };
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
-use crate::mail::{Limits, Relay};
+use crate::mail::{Limits, PublicUrl, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Joined;
-use crate::service::Services;
+use crate::service::{Services, SessionLengths};
 use crate::shutdown::Signals;
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::About;
@@ -172,7 +172,9 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
                 threads,
                 stop.clone(),
             );
-            let routes = http::routes(services, standing);
+            // Where a proxy speaks TLS for this server, its address says so.
+            let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
+            let routes = http::routes(services, standing, settings.tls.is_some() || proxied);
             let web = http::serve(http_listener, routes, http_tls, stop.clone());
             announce(&settings, addresses)?;
             let (grpc, ()) = tokio::join!(grpc, web);
@@ -236,6 +238,11 @@ async fn serve_store(
         limits: settings.limits,
         lifecycle: settings.lifecycle.rules,
         mails: settings.mail.relay.is_some(),
+        sessions: SessionLengths {
+            idle: settings.page.session_idle,
+            lifetime: settings.page.session_lifetime,
+            development: settings.development,
+        },
         queued: Arc::new(Notify::new()),
     });
     if settings.development {

@@ -23,7 +23,7 @@
 //!   stand.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
-//! - [`http`]: metrics and health for operators' tools.
+//! - [`http`]: the management page, and metrics and health for operators' tools.
 //! - [`app`]: the only wiring, and the order of start and end.
 //!
 //! What serves them all:
@@ -48,6 +48,7 @@
 //!   before it, on any replica; one whose lease ran out decides nothing.
 //! - A question about a token in memory waits for nothing, takes no lock and changes no thread.
 //! - A change is one transaction with its audit event and its change record.
+//! - A page changes nothing but what a form of a live session asks for; what people chose is text there.
 //! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that
 //!   cancels it is on disk before it is answered.
 //! - Only digests of secrets are kept; no secret is in a log line, an error, a metric or a `Debug`.

@@ -36,7 +36,7 @@ use portcullis::secret::{KeyRing, Opens, SecretKey};
 use portcullis::service::decisions::{Asked, Question};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::whitelists::ManageWhitelist;
-use portcullis::service::{Caller, Services};
+use portcullis::service::{Caller, Services, SessionLengths};
 use portcullis::store::sqlite::SqliteStore;
 use portcullis::store::{NewToken, Store, Touched};
 use portcullis::telemetry::Metrics;
@@ -365,6 +365,7 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         lifecycle: rules,
+        sessions: SessionLengths::default(),
     })
 }
 

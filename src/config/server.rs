@@ -4,6 +4,7 @@
 mod faults;
 mod lifecycle;
 mod mail;
+mod page;
 mod store;
 mod variables;
 
@@ -22,6 +23,7 @@ use faults::Faults;
 pub use faults::InvalidSettings;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use mail::{MailArgs, MailSettings, RelaySettings};
+pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::{OPERATOR, OPERATOR_FILE, known_variables};
 
@@ -38,7 +40,7 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:50051"
     )]
     listen: String,
-    /// Where /metrics, /healthz and /readyz are served
+    /// Where the management page, /metrics, /healthz and /readyz are served
     #[arg(
         long,
         env = "PORTCULLIS_HTTP_LISTEN",
@@ -140,6 +142,8 @@ pub struct ServeArgs {
     lifecycle: LifecycleArgs,
     #[command(flatten)]
     mail: MailArgs,
+    #[command(flatten)]
+    page: PageArgs,
     /// How log lines on standard error are written: text or json [default: text on a terminal,
     /// else json]
     #[arg(
@@ -218,6 +222,8 @@ pub struct ServeSettings {
     pub lifecycle: LifecycleSettings,
     /// How admins are mailed.
     pub mail: MailSettings,
+    /// How long sessions of the management page last.
+    pub page: PageSettings,
     /// How log lines are written; `None` to decide by the terminal.
     pub log_format: Option<LogFormat>,
     /// How much is logged.
@@ -327,6 +333,7 @@ impl ServeArgs {
         let shared = matches!(store, Some(StoreSettings::Postgres { .. }));
         let lease = lease(self.lease.as_deref(), notice, shared, &mut faults);
         let mail = self.mail.resolve(&mut faults);
+        let page = self.page.resolve(&mut faults);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),
@@ -353,6 +360,7 @@ impl ServeArgs {
                 lease: lease?,
                 lifecycle: lifecycle?,
                 mail: mail?,
+                page: page?,
                 log_format,
                 log_level: log_level?,
             })

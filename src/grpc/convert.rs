@@ -269,8 +269,8 @@ mod tests {
     use super::*;
     use crate::policy::id::{AccountId, PendingActionId, TokenId};
     use crate::policy::lifecycle::{Calendar, Settings, Takes};
-    use crate::policy::scope::ScopeId;
     use crate::policy::network::Whitelist;
+    use crate::policy::scope::ScopeId;
     use crate::store::StoredCatalog;
 
     const DAY: i64 = 24 * 60 * 60 * 1_000_000;

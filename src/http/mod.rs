@@ -1,7 +1,9 @@
-//! Plain HTTP: what operators' tools read. The management page moves in here.
+//! Plain HTTP: what operators' tools read, and the management page.
 
 mod health;
+mod page;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -17,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
@@ -26,10 +29,10 @@ use crate::{net, shutdown};
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 512;
 
-/// Everything that is served over plain HTTP.
-pub fn routes(services: Arc<Services>, standing: Arc<Standing>) -> Router {
+/// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone.
+pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) -> Router {
     let health = {
-        let services = services.clone();
+        let (services, standing) = (services.clone(), standing.clone());
         async move || {
             let has_lease = services.replicas.may_decide(Stopwatch::start());
             let sight = services.replicas.sight().unwrap_or_default();
@@ -40,7 +43,8 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
-        .with_state(services)
+        .with_state(services.clone())
+        .merge(page::routes(services, standing, secure))
 }
 
 async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
@@ -75,9 +79,9 @@ pub async fn serve(
         shutdown::spawn("http-connection", async move {
             let _place = place;
             match tls {
-                None => serve_connection(stream, routes, stop).await,
+                None => serve_connection(stream, peer, routes, stop).await,
                 Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => serve_connection(stream, routes, stop).await,
+                    Ok(Ok(stream)) => serve_connection(stream, peer, routes, stop).await,
                     Ok(Err(error)) => {
                         tracing::info!(%peer, %error, "a TLS handshake failed");
                     }
@@ -89,13 +93,18 @@ pub async fn serve(
     .await;
 }
 
-async fn serve_connection<S>(stream: S, routes: Router, stop: CancellationToken)
+async fn serve_connection<S>(stream: S, peer: IpAddr, routes: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
-    let service = TowerToHyperService::new(routes);
+    let service = TowerToHyperService::new(routes.map_request(
+        move |mut request: axum::http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(page::Peer(peer));
+            request
+        },
+    ));
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,

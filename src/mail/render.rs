@@ -50,6 +50,11 @@ impl fmt::Display for PublicUrl {
 }
 
 impl PublicUrl {
+    /// Whether browsers reach it by TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
     /// The page of a token.
     pub fn token(&self, id: TokenId) -> String {
         format!("{self}/tokens/{id}")

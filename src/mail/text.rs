@@ -21,7 +21,7 @@ pub(super) fn day(at: Timestamp) -> String {
 }
 
 /// `3 January 2027, 14:05 UTC`.
-pub(super) fn minute(at: Timestamp) -> String {
+pub fn minute(at: Timestamp) -> String {
     written(at, MINUTE)
 }
 

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Member, Replicas, Sight, lock};
+use super::{Member, Replicas, Seen, Sight, lock};
 use crate::clock::{Stopwatch, moment};
-use crate::lease::{Length, Moment, Position, Reading, Waiting};
+use crate::lease::{Length, Moment, Position, Reading, RowId, Waiting};
 use crate::store;
 use crate::store::replication::{About, ReplicaRow};
 
@@ -74,18 +74,34 @@ impl Look {
         (first, usize::from(first.is_some()) + others.count())
     }
 
-    pub(super) fn sight(&self, now: Moment, ours: &About) -> Sight {
+    /// Whether a replica renewed its lease when it should have.
+    fn is_prompt(&self, row: &ReplicaRow, now: Moment) -> bool {
         // A renewal every third of a lease is seen a third of one later at most.
-        let prompt = |row: &&ReplicaRow| {
-            let soon = now.plus(row.row.length.0 / 4);
-            self.reading.live(soon).any(|id| id == row.row.id)
-        };
-        let count = self.rows.len();
+        let soon = now.plus(row.row.length.0 / 4);
+        self.reading.live(soon).any(|id| id == row.row.id)
+    }
+
+    pub(super) fn sight(&self, now: Moment, ours: &About) -> Sight {
         Sight {
-            count,
-            late: count - self.rows.iter().filter(prompt).count(),
+            count: self.rows.len(),
+            late: self.rows.iter().filter(|row| !self.is_prompt(row, now)).count(),
             at_odds: self.at_odds(now, ours).1,
         }
+    }
+
+    /// All of them, by name; `own` is the row of this process.
+    pub(super) fn seen(&self, now: Moment, ours: &About, own: RowId) -> Vec<Seen> {
+        let seen = |row: &ReplicaRow| Seen {
+            lease: Duration::from_micros(row.row.length.0),
+            behind: u64::try_from(self.head.0.saturating_sub(row.row.applied.0)).unwrap_or(0),
+            late: !self.is_prompt(row, now),
+            at_odds: row.about.lifecycle != ours.lifecycle,
+            own: row.row.id == own,
+            about: row.about.clone(),
+        };
+        let mut all: Vec<_> = self.rows.iter().map(seen).collect();
+        all.sort_by(|a, b| a.about.name.cmp(&b.about.name));
+        all
     }
 }
 

@@ -167,6 +167,23 @@ pub struct Sight {
     pub at_odds: usize,
 }
 
+/// One replica as operators are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What it said of itself.
+    pub about: About,
+    /// How long it may decide without the store.
+    pub lease: Duration,
+    /// How many changes it has not applied yet.
+    pub behind: u64,
+    /// Whether it has not renewed its lease when it should have.
+    pub late: bool,
+    /// Whether it takes unused tokens by other rules than this one.
+    pub at_odds: bool,
+    /// Whether it is this one.
+    pub own: bool,
+}
+
 impl Replicas {
     /// For a process that has the store for itself.
     pub fn alone(cache: Arc<Cache>) -> Self {
@@ -225,6 +242,19 @@ impl Replicas {
         let member = self.member.as_ref()?;
         let look = member.looks.borrow().clone()?;
         look.is_fresh(member.length).then(|| look.sight(moment(), &member.about))
+    }
+
+    /// The replicas as they were seen last, by name; `None` as for [`Self::sight`].
+    pub fn seen(&self) -> Option<Vec<Seen>> {
+        let member = self.member.as_ref()?;
+        let look = member.looks.borrow().clone()?;
+        let own = lock(&member.standing).row;
+        look.is_fresh(member.length).then(|| look.seen(moment(), &member.about, own))
+    }
+
+    /// Whether this process shares its store with none that could decide beside it.
+    pub fn is_alone(&self) -> bool {
+        self.member.is_none()
     }
 
     /// Stops deciding, and tells the others that nobody need wait for this process any more. What ran

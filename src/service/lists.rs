@@ -13,9 +13,12 @@ use super::validate::{Faults, filter_id};
 use super::{Caller, Error, Result, Services};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::PendingActionType;
+use crate::policy::token::{PendingActionType, TokenKind};
 use crate::secret::KeyRing;
-use crate::store::{AuditEvent, AuditFilter, Page, PendingAction, PendingFilter};
+use crate::store::{
+    AuditEvent, AuditFilter, FoundTokens, Page, PendingAction, PendingFilter, TokenOrder,
+    TokenSearch, TokenShow,
+};
 
 const DEFAULT_SIZE: u32 = 50;
 const MAX_SIZE: u32 = 1_000;
@@ -133,6 +136,25 @@ fn hide(key: &mut [u8], seal: [u8; 8], keys: &KeyRing) {
     }
 }
 
+/// What the management page may look tokens up by.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenQuery<'a> {
+    /// Only this account's; empty for every account.
+    pub account_id: &'a str,
+    /// Part of a name, or an id.
+    pub text: &'a str,
+    /// Only those that read as this kind.
+    pub kind: Option<TokenKind>,
+    /// Only those in this state.
+    pub show: TokenShow,
+    /// Which comes first.
+    pub order: TokenOrder,
+    /// How many to leave out.
+    pub offset: u32,
+    /// How many to find at most.
+    pub limit: u32,
+}
+
 /// What `ListPendingActions` may be asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct PendingQuery<'a> {
@@ -188,6 +210,29 @@ impl Services {
             (Some(asked), Some(only)) if asked != only => Ok(None),
             (asked, only) => Ok(Some((asked.or(only), token))),
         }
+    }
+
+    /// Looks tokens up, for people: in any order, from any place, with how many there are in all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no account's id; the store's.
+    pub async fn search_tokens(
+        &self,
+        caller: &Caller,
+        query: TokenQuery<'_>,
+    ) -> Result<FoundTokens> {
+        let ids = self.filter_ids(caller, Faults::default(), query.account_id, "")?;
+        let Some((account_id, _)) = ids else { return Ok(FoundTokens::default()) };
+        let search = TokenSearch {
+            account_id,
+            text: query.text.to_owned(),
+            kind: query.kind,
+            show: query.show,
+            order: query.order,
+        };
+        let calendar = self.calendar();
+        let found = self.store.search_tokens(&search, &calendar, query.offset, query.limit);
+        self.read("search_tokens", found).await
     }
 
     /// Lists downgrades and deletions that are planned or announced, in the order of their planning.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod explain;
 pub mod lists;
 pub mod preview;
+pub mod sessions;
 pub mod tokens;
 pub mod validate;
 pub mod whitelists;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use access::Caller;
 pub use error::Error;
+pub use sessions::SessionLengths;
 
 use tokio::sync::Notify;
 
@@ -83,6 +85,8 @@ pub struct Services {
     pub queued: Arc<Notify>,
     /// How long things may go unused.
     pub lifecycle: lifecycle::Settings,
+    /// How long sessions of the management page last.
+    pub sessions: SessionLengths,
 }
 
 impl Services {
@@ -121,7 +125,10 @@ impl Services {
     }
 
     /// The catalogue in force.
-    fn in_force(&self) -> Result<Arc<InForce>> {
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where it is not known.
+    pub fn in_force(&self) -> Result<Arc<InForce>> {
         self.cache.catalog().ok_or_else(no_catalog)
     }
 

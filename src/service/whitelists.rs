@@ -8,7 +8,7 @@ use super::tokens::{TRIES, no_token};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Result, Services};
 use crate::policy::id::TokenId;
-use crate::policy::network::{Change, ChangeError, Limits};
+use crate::policy::network::{Change, ChangeError, Entry, Limits, MAX_FAULTS};
 use crate::store::{StoreError, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 
 /// What `ManageWhitelist` may be asked for.
@@ -39,7 +39,27 @@ pub struct ManagedWhitelist {
     pub binding: Option<Binding>,
 }
 
+/// One entry of a pasted list: as it was written, and what it reads as, or what is wrong with it and the
+/// cure.
+pub type ReadEntry = (String, std::result::Result<Entry, String>);
+
 impl Services {
+    /// Reads a list that a person pasted: entries separated by commas or white space. Ends with the
+    /// hundredth that is none: a list that has one is refused as a whole.
+    pub fn read_entries(&self, text: &str) -> Vec<ReadEntry> {
+        let mut read = Vec::new();
+        let mut faults = 0;
+        for item in text.split([',', ' ', '\t', '\r', '\n']).filter(|item| !item.is_empty()) {
+            let entry = Entry::parse(item, &self.limits).map_err(|error| error.to_string());
+            faults += usize::from(entry.is_err());
+            read.push((item.to_owned(), entry));
+            if faults == MAX_FAULTS {
+                break;
+            }
+        }
+        read
+    }
+
     /// Reads or changes a token's whitelist (docs/policy.md, section 3).
     ///
     /// # Errors

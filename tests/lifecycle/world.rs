@@ -18,7 +18,7 @@ use portcullis::policy::token::{TokenKind, UpcomingAction};
 use portcullis::replicas::Replicas;
 use portcullis::service::decisions::{Asked, Question};
 use portcullis::service::tokens::CreateToken;
-use portcullis::service::{Caller, Error, Services};
+use portcullis::service::{Caller, Error, Services, SessionLengths};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::sqlite::SqliteStore;
@@ -235,6 +235,7 @@ async fn memory(
         mails: true,
         queued: queued.clone(),
         lifecycle: settings,
+        sessions: SessionLengths::default(),
     });
     let sweeper = Sweeper {
         store: store.clone(),

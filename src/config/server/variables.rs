@@ -12,7 +12,7 @@ pub(super) const OPERATOR: &str = "PORTCULLIS_OPERATOR_CREDENTIAL";
 pub(super) const OPERATOR_FILE: &str = "PORTCULLIS_OPERATOR_CREDENTIAL_FILE";
 
 /// The variables that the server reads, besides those of the client side.
-const VARIABLES: [&str; 36] = [
+const VARIABLES: [&str; 38] = [
     "PORTCULLIS_LISTEN",
     "PORTCULLIS_HTTP_LISTEN",
     DATABASE_URL,
@@ -47,6 +47,8 @@ const VARIABLES: [&str; 36] = [
     "PORTCULLIS_MAIL_REFUSED_RETRY",
     "PORTCULLIS_MAIL_RATE",
     "PORTCULLIS_PUBLIC_URL",
+    "PORTCULLIS_SESSION_IDLE",
+    "PORTCULLIS_SESSION_LIFETIME",
     "PORTCULLIS_LOG_FORMAT",
     "PORTCULLIS_LOG_LEVEL",
 ];

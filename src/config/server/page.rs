@@ -1,0 +1,56 @@
+//! How long sessions of the management page last.
+
+use std::time::Duration;
+
+use super::faults::Faults;
+
+/// How long sessions last, as written.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Management page")]
+pub struct PageArgs {
+    /// How long a session of the management page lasts without a request
+    #[arg(
+        long,
+        env = "PORTCULLIS_SESSION_IDLE",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "30m"
+    )]
+    session_idle: String,
+    /// How long it lasts in all
+    #[arg(
+        long,
+        env = "PORTCULLIS_SESSION_LIFETIME",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "8h"
+    )]
+    session_lifetime: String,
+}
+
+/// How long sessions last.
+#[derive(Debug, Clone, Copy)]
+pub struct PageSettings {
+    /// Without a request.
+    pub session_idle: Duration,
+    /// In all; at most a week.
+    pub session_lifetime: Duration,
+}
+
+/// Nobody works for longer without signing in again.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+impl PageArgs {
+    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<PageSettings> {
+        let idle = faults.duration("session-idle", &self.session_idle);
+        let lifetime = faults.duration("session-lifetime", &self.session_lifetime);
+        for (flag, length) in [("session-idle", idle), ("session-lifetime", lifetime)] {
+            if length.is_some_and(|length| length > LONGEST) {
+                faults.add(format!(
+                    "--{flag}: is longer than 7d: a session is signed in for a day's work"
+                ));
+            }
+        }
+        Some(PageSettings { session_idle: idle?, session_lifetime: lifetime? })
+    }
+}

@@ -1,0 +1,130 @@
+//! Answers: a rendered page, and what went wrong as one, from an error of the services. The one place
+//! where those become HTTP.
+
+use askama::Template;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+
+use super::assets::Assets;
+use super::frame::{Frame, Place};
+use super::session::Signed;
+use crate::service::Error;
+
+pub(super) type Result<T> = std::result::Result<T, Fault>;
+
+/// A page from its template.
+pub(super) fn page(status: StatusCode, template: &impl Template) -> Response {
+    match template.render() {
+        Ok(text) => (status, Html(text)).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a template failed");
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response()
+        }
+    }
+}
+
+/// Why there is not what was asked for, as a page.
+#[derive(Debug)]
+pub(super) struct Fault {
+    status: StatusCode,
+    title: &'static str,
+    text: String,
+    retry: Option<u64>,
+    frame: Option<Box<Frame>>,
+    /// Where to go from here: a path, and what stands there.
+    way: Option<(String, &'static str)>,
+}
+
+#[derive(Template)]
+#[template(path = "page/fault.html")]
+struct FaultPage<'a> {
+    frame: &'a Frame,
+    text: &'a str,
+    way: Option<&'a (String, &'static str)>,
+}
+
+impl Fault {
+    pub(super) fn new(status: StatusCode, title: &'static str, text: impl Into<String>) -> Self {
+        Self { status, title, text: text.into(), retry: None, frame: None, way: None }
+    }
+
+    pub(super) fn missing(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Not found", text)
+    }
+
+    /// Within the frame that whoever is signed in sees.
+    pub(super) fn at(mut self, signed: &Signed, place: Place) -> Self {
+        self.frame = Some(Box::new(signed.frame(self.title, place)));
+        self
+    }
+
+    pub(super) fn with_way(mut self, path: impl Into<String>, text: &'static str) -> Self {
+        self.way = Some((path.into(), text));
+        self
+    }
+
+    pub(super) fn after(mut self, seconds: u64) -> Self {
+        self.retry = Some(seconds);
+        self
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let text = sentence(&error.to_string());
+        let (status, title) = match &error {
+            Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "That can't be read"),
+            Error::Refused(..) => (StatusCode::UNPROCESSABLE_ENTITY, "Refused"),
+            Error::NotFound { .. } => (StatusCode::NOT_FOUND, "Not found"),
+            Error::Aborted(_) => (StatusCode::CONFLICT, "Changed meanwhile"),
+            Error::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "Sign in"),
+            Error::Forbidden(_) => (StatusCode::FORBIDDEN, "Not allowed"),
+            Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
+            Error::UnknownCall => (StatusCode::NOT_FOUND, "Not found"),
+            Error::Compressed => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this"),
+            Error::OutcomeUnknown | Error::DeadlineExceeded => {
+                (StatusCode::GATEWAY_TIMEOUT, "No answer in time")
+            }
+            Error::NotBoundYet => {
+                (StatusCode::GATEWAY_TIMEOUT, "Made, and not known everywhere yet")
+            }
+            Error::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Out of reach"),
+            Error::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Too busy"),
+            Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
+        };
+        let fault = Self::new(status, title, text);
+        match error {
+            Error::Unavailable { retry, .. } => fault.after(retry.as_secs().max(1)),
+            Error::Overloaded => fault.after(1),
+            _ => fault,
+        }
+    }
+}
+
+/// With a capital and a full stop: services speak in clauses. What begins with no plain word, such as with
+/// an address or a name, stays as it is.
+pub(super) fn sentence(clause: &str) -> String {
+    let first = clause.split(' ').next().unwrap_or_default();
+    let mut text = clause.to_owned();
+    if first.bytes().all(|b| b.is_ascii_lowercase())
+        && let Some(letter) = text.get_mut(..1)
+    {
+        letter.make_ascii_uppercase();
+    }
+    if !text.ends_with(['.', '?', '!']) {
+        text.push('.');
+    }
+    text
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let frame = self.frame.unwrap_or_else(|| Box::new(Frame::bare(self.title, &Assets::new())));
+        let template = FaultPage { frame: &frame, text: &self.text, way: self.way.as_ref() };
+        let mut response = page(self.status, &template);
+        if let Some(seconds) = self.retry {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,285 @@
+//! Creating a token: what it may do, from where, and its secret, which is shown once.
+//!
+//! Must stay true: a form makes one token at most, however often it is sent; the secret stands in the
+//! answer to it and nowhere else.
+
+use askama::Template;
+use axum::extract::RawQuery;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::answer::{Fault, Result, page, sentence};
+use super::form::Fields;
+use super::frame::{Frame, Place};
+use super::session::{Sent, Signed};
+use super::tokens::kind;
+use super::view::{from_words, kind_words};
+use super::whitelist::together;
+use crate::policy::scope::Access;
+use crate::policy::token::TokenKind;
+use crate::service::error::Violation;
+use crate::service::lists::Paging;
+use crate::service::tokens::{CreateToken, Described};
+use crate::service::{Caller, Error};
+use crate::store::Role;
+
+/// What was typed, as it is shown again.
+#[derive(Debug, Clone, Default)]
+struct Draft {
+    account: String,
+    name: String,
+    kind: String,
+    scopes: Vec<String>,
+    whitelist: String,
+}
+
+struct ScopeChoice {
+    name: String,
+    description: String,
+    write: bool,
+    requires_whitelist: bool,
+    chosen: bool,
+}
+
+#[derive(Template)]
+#[template(path = "page/new.html")]
+struct NewPage {
+    frame: Frame,
+    /// This form, and no other.
+    form: String,
+    draft: Draft,
+    /// Operators say whose it is.
+    operator: bool,
+    /// All accounts, where those are few: ids and names.
+    accounts: Vec<(String, String)>,
+    scopes: Vec<ScopeChoice>,
+    /// What is wrong, by field.
+    faults: Faulty,
+    window: String,
+    /// The most entries.
+    entries: usize,
+    address: String,
+}
+
+/// What is wrong with which field.
+#[derive(Debug, Clone, Default)]
+struct Faulty {
+    account: Vec<String>,
+    name: Vec<String>,
+    kind: Vec<String>,
+    scopes: Vec<String>,
+    whitelist: Vec<String>,
+    other: Vec<String>,
+}
+
+impl Faulty {
+    fn of(violations: &[Violation]) -> Self {
+        let mut faulty = Self::default();
+        for violation in violations {
+            let field = violation.field.split('[').next().unwrap_or_default();
+            let place = match field {
+                "account_id" => &mut faulty.account,
+                "name" => &mut faulty.name,
+                "kind" => &mut faulty.kind,
+                "scopes" => &mut faulty.scopes,
+                "whitelist" => &mut faulty.whitelist,
+                _ => &mut faulty.other,
+            };
+            place.push(match (violation.reason, field) {
+                ("REQUIRED", "kind") => "Choose what the token may do.".to_owned(),
+                ("REQUIRED", "scopes") => "Choose at least one scope.".to_owned(),
+                ("REQUIRED", "name") => "Give it a name.".to_owned(),
+                ("REQUIRED", "account_id") => "Say which account will own it.".to_owned(),
+                ("WHITELIST_REQUIRED", _) => {
+                    sentence(&format!("a whitelist {}", violation.description))
+                }
+                _ => sentence(&violation.description),
+            });
+        }
+        faulty
+    }
+
+    fn any(&self) -> bool {
+        let Self { account, name, kind, scopes, whitelist, other } = self;
+        [account, name, kind, scopes, whitelist, other].iter().any(|faults| !faults.is_empty())
+    }
+}
+
+#[derive(Template)]
+#[template(path = "page/created.html")]
+struct CreatedPage<'a> {
+    frame: Frame,
+    id: String,
+    name: String,
+    kind: &'static str,
+    from: String,
+    secret: &'a str,
+}
+
+pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
+    let fields = Fields::read(query.unwrap_or_default().as_bytes());
+    let draft = Draft { account: fields.one("account").to_owned(), ..Draft::default() };
+    form(&signed, StatusCode::OK, draft, Faulty::default()).await
+}
+
+/// Accounts that are offered to be chosen from; where there are more, their ids are asked for.
+const OFFERED: i32 = 50;
+
+async fn accounts(signed: &Signed) -> Result<Vec<(String, String)>> {
+    if !signed.is_operator() {
+        return Ok(Vec::new());
+    }
+    let paging = Paging { size: OFFERED, token: "" };
+    let found = signed.services().list_accounts(signed.caller(), paging).await?;
+    if !found.next.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(found.items.into_iter().map(|account| (account.id.to_string(), account.name)).collect())
+}
+
+async fn form(
+    signed: &Signed,
+    status: StatusCode,
+    draft: Draft,
+    faults: Faulty,
+) -> Result<Response> {
+    let services = signed.services();
+    let accounts = accounts(signed).await?;
+    let in_force = services.in_force()?;
+    let scopes = in_force.catalog.scopes().iter().map(|scope| ScopeChoice {
+        name: scope.name.to_string(),
+        description: scope.description.to_string(),
+        write: scope.access == Access::Write,
+        requires_whitelist: scope.requires_whitelist,
+        chosen: draft.scopes.iter().any(|chosen| *chosen == scope.name.as_str()),
+    });
+    // What gives least stands first.
+    let mut scopes: Vec<_> = scopes.collect();
+    scopes.sort_by(|a, b| {
+        (a.requires_whitelist, a.write, &a.name).cmp(&(b.requires_whitelist, b.write, &b.name))
+    });
+    let mut random = [0u8; 16];
+    getrandom::fill(&mut random).map_err(|error| {
+        tracing::error!(%error, "the system gives no randomness");
+        Fault::from(Error::Internal)
+    })?;
+    let view = NewPage {
+        frame: Frame {
+            how: vec![
+                "portcullis token create --account ACCOUNT --name NAME --kind custom --scope SCOPE"
+                    .to_owned(),
+                "portcullis catalog show".to_owned(),
+            ],
+            scripted: true,
+            ..signed.frame("New token", Place::Tokens)
+        },
+        form: random.iter().map(|byte| format!("{byte:02x}")).collect(),
+        draft,
+        operator: signed.is_operator(),
+        accounts,
+        scopes,
+        faults,
+        window: crate::mail::length(services.lifecycle.window()),
+        entries: services.limits.max_entries,
+        address: signed.address().map(|ip| ip.to_string()).unwrap_or_default(),
+    };
+    Ok(page(status, &view))
+}
+
+/// Whose a token is to be: an account admin's are of their account.
+fn owner(caller: &Caller, asked: &str) -> String {
+    match caller.role {
+        Role::AccountAdmin(id) => id.to_string(),
+        Role::Operator | Role::Pep => asked.trim().to_owned(),
+    }
+}
+
+/// What names this form among all of a session.
+fn form_id(text: &str) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16).ok()?;
+    (text.len() == 32).then_some(number.to_be_bytes())
+}
+
+pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
+    let draft = Draft {
+        account: owner(signed.caller(), fields.one("account")),
+        name: fields.one("name").to_owned(),
+        kind: fields.one("kind").to_owned(),
+        scopes: fields.all("scope"),
+        whitelist: fields.one("whitelist").to_owned(),
+    };
+    let fresh = match form_id(fields.one("form")) {
+        Some(form) => signed.use_form(&form).await?,
+        None => false,
+    };
+    if !fresh {
+        let text = "This form was sent already, so nothing was done now. What it made is in the list; its \
+                    secret was shown once, and can't be shown again: where it is lost, delete the token \
+                    and make another.";
+        return Err(Fault::new(StatusCode::CONFLICT, "Sent already", text)
+            .at(&signed, Place::Tokens)
+            .with_way("/tokens?sort=created", "The newest tokens"));
+    }
+    let services = signed.services();
+    let kind = kind(&draft.kind);
+    // Scopes that were ticked before another kind was chosen mean nothing.
+    let none = Vec::new();
+    let scopes = if kind == Some(TokenKind::Custom) { &draft.scopes } else { &none };
+    let whitelist = together(&services.read_entries(&draft.whitelist));
+    let request = CreateToken {
+        account_id: &draft.account,
+        name: &draft.name,
+        kind,
+        scopes,
+        whitelist: &whitelist,
+        validate_only: false,
+    };
+    let (Described { token, .. }, secret) =
+        match services.create_token(signed.caller(), request).await {
+            Ok((described, Some(secret))) => (described, secret),
+            Ok((_, None)) => return Err(Error::Internal.into()),
+            Err(Error::Invalid(violations) | Error::Refused(_, violations))
+                if !violations.is_empty() =>
+            {
+                let faults = Faulty::of(&violations);
+                return form(&signed, StatusCode::UNPROCESSABLE_ENTITY, draft, faults).await;
+            }
+            Err(Error::NotFound { .. }) => {
+                let faults = Faulty {
+                    account: vec!["There is no such account.".to_owned()],
+                    ..Faulty::default()
+                };
+                return form(&signed, StatusCode::UNPROCESSABLE_ENTITY, draft, faults).await;
+            }
+            Err(error) => return Err(Fault::from(error).at(&signed, Place::Tokens)),
+        };
+    let id = token.id.to_string();
+    let view = CreatedPage {
+        frame: Frame {
+            how: vec![format!("portcullis token show {id}"), "portcullis check --help".to_owned()],
+            scripted: true,
+            ..signed.frame("Token created", Place::Tokens)
+        },
+        name: token.name.clone(),
+        kind: kind_words(token.kind),
+        from: from_words(&token.whitelist),
+        secret: secret.expose(),
+        id,
+    };
+    Ok(page(StatusCode::OK, &view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_have_ids() {
+        assert_eq!(form_id("000102030405060708090a0b0c0d0e0f").map(|id| id[15]), Some(15));
+        for bad in
+            ["", "0", "000102030405060708090a0b0c0d0e0g", "+00102030405060708090a0b0c0d0e0f0"]
+        {
+            assert_eq!(form_id(bad), None, "{bad}");
+        }
+    }
+}

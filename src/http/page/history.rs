@@ -1,0 +1,204 @@
+//! What became of a token, from the audit record, in words; and the versions that its whitelist had.
+
+use serde_json::{Map, Value};
+
+use super::tokens::kind;
+use super::view::{When, count, kind_words, when};
+use crate::policy::time::Timestamp;
+use crate::store::AuditEvent;
+
+/// Events that are shown.
+pub(super) const SHOWN: i32 = 50;
+
+/// One change.
+#[derive(Debug, Clone)]
+pub(super) struct Event {
+    pub(super) when: When,
+    pub(super) what: String,
+    /// What exactly, a line each.
+    pub(super) details: Vec<String>,
+    /// Who, and from where.
+    pub(super) who: String,
+}
+
+pub(super) fn event(event: &AuditEvent, now: Timestamp) -> Event {
+    let (before, after) = (object(event.before.as_deref()), object(event.after.as_deref()));
+    let (what, details) = words(&event.action, &before, &after);
+    Event { when: when(event.time, now), what, details, who: who(event) }
+}
+
+/// Who made a change, and from where.
+pub(super) fn who(event: &AuditEvent) -> String {
+    let mut who = match event.actor.as_str() {
+        "system" => "Portcullis itself".to_owned(),
+        "development" => "somebody, without a credential".to_owned(),
+        "command line" => "somebody at the command line".to_owned(),
+        credential if event.actor_role.is_empty() => credential.to_owned(),
+        credential => format!("{} {credential}", event.actor_role.replace('_', " ")),
+    };
+    if let Some(client) = &event.client {
+        who.push_str(" from ");
+        who.push_str(client);
+    }
+    who
+}
+
+fn object(json: Option<&str>) -> Map<String, Value> {
+    json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+fn list(value: Option<&Value>) -> Vec<&str> {
+    let items = value.and_then(Value::as_array);
+    items.map(|items| items.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+}
+
+fn words(
+    action: &str,
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+) -> (String, Vec<String>) {
+    let scopes = || {
+        let taken = list(after.get("taken"));
+        if taken.is_empty() { Vec::new() } else { vec![taken.join(", ")] }
+    };
+    match action {
+        "token.create" => {
+            let from = match list(after.get("whitelist")).as_slice() {
+                [] => "from any address".to_owned(),
+                entries => format!("from {}", entries.join(", ")),
+            };
+            let scopes = list(after.get("scopes"));
+            let word = after.get("kind").and_then(Value::as_str).unwrap_or_default();
+            let kind =
+                kind(word).map_or_else(|| word.to_owned(), |kind| kind_words(kind).to_owned());
+            let may = if scopes.is_empty() {
+                kind.to_owned()
+            } else {
+                format!("{kind}: {}", scopes.join(", "))
+            };
+            ("Created".to_owned(), vec![may, from])
+        }
+        "token.delete" => ("Deleted by its owner".to_owned(), Vec::new()),
+        "whitelist.change" => whitelist_words(before, after),
+        "lifecycle.announce" => match after.get("type").and_then(Value::as_str) {
+            Some("deletion") => ("Its deletion was announced".to_owned(), Vec::new()),
+            _ => ("A downgrade was announced".to_owned(), scopes()),
+        },
+        "lifecycle.noticed" => ("Every admin's notice was accepted".to_owned(), Vec::new()),
+        "lifecycle.renotify" => {
+            ("Its admins changed: the new ones get a notice first".to_owned(), Vec::new())
+        }
+        "lifecycle.cancel" => ("A use cancelled what was announced".to_owned(), Vec::new()),
+        "lifecycle.shrink" => ("A use took scopes off what was announced".to_owned(), Vec::new()),
+        "lifecycle.withdraw" => ("What was announced was withdrawn".to_owned(), Vec::new()),
+        "lifecycle.hold" => ("What was announced waits for a notice again".to_owned(), Vec::new()),
+        "lifecycle.delete" => ("Deleted, as it was not used".to_owned(), Vec::new()),
+        "lifecycle.downgrade" => ("Downgraded: it lost what it did not use".to_owned(), scopes()),
+        other => (other.to_owned(), Vec::new()),
+    }
+}
+
+fn whitelist_words(
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+) -> (String, Vec<String>) {
+    let (old, new) = (list(before.get("whitelist")), list(after.get("whitelist")));
+    let only = |a: &[&str], b: &[&str]| -> Vec<String> {
+        a.iter().filter(|entry| !b.contains(entry)).map(ToString::to_string).collect()
+    };
+    let (added, removed) = (only(&new, &old), only(&old, &new));
+    let mut details = Vec::new();
+    if !added.is_empty() {
+        details.push(format!("added {}", added.join(", ")));
+    }
+    if !removed.is_empty() {
+        details.push(format!("removed {}", removed.join(", ")));
+    }
+    let version = after.get("version").and_then(Value::as_i64).unwrap_or_default();
+    let what = match new.len() {
+        0 => format!("Whitelist lifted: any address (version {version})"),
+        n => {
+            let entries = count(n, "entry").replace("entrys", "entries");
+            format!("Whitelist changed to {entries} (version {version})")
+        }
+    };
+    (what, details)
+}
+
+/// A whitelist as it was once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) version: i64,
+    /// None for any address.
+    pub(super) entries: Vec<String>,
+    pub(super) when: When,
+    pub(super) who: String,
+}
+
+/// The versions that `events`, the newest first, tell of; the newest first.
+pub(super) fn versions(events: &[AuditEvent], now: Timestamp) -> Vec<Version> {
+    let version = |event: &AuditEvent| {
+        let after = object(event.after.as_deref());
+        let version = match event.action.as_str() {
+            "token.create" => 1,
+            "whitelist.change" => after.get("version")?.as_i64()?,
+            _ => return None,
+        };
+        let entries = list(after.get("whitelist")).into_iter().map(str::to_owned).collect();
+        Some(Version { version, entries, when: when(event.time, now), who: who(event) })
+    };
+    events.iter().filter_map(version).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(action: &str, before: &str, after: &str) -> AuditEvent {
+        AuditEvent {
+            position: 1,
+            time: Timestamp(0),
+            action: action.to_owned(),
+            actor: "cred_1".to_owned(),
+            actor_role: "account_admin".to_owned(),
+            client: Some("192.0.2.1".to_owned()),
+            account_id: None,
+            token_id: None,
+            before: Some(before.to_owned()),
+            after: Some(after.to_owned()),
+        }
+    }
+
+    #[test]
+    fn whitelists_are_told_by_what_changed() {
+        let create = told(
+            "token.create",
+            "",
+            r#"{"kind":"READ_ONLY","scopes":[],"whitelist":["10.0.0.1"]}"#,
+        );
+        let change = told(
+            "whitelist.change",
+            r#"{"whitelist":["10.0.0.1"],"version":1}"#,
+            r#"{"whitelist":["10.0.0.2","10.0.0.3"],"version":2}"#,
+        );
+        let lift = told(
+            "whitelist.change",
+            r#"{"whitelist":["10.0.0.2","10.0.0.3"],"version":2}"#,
+            r#"{"whitelist":null,"version":3}"#,
+        );
+        let shown = event(&change, Timestamp(0));
+        assert_eq!(shown.what, "Whitelist changed to 2 entries (version 2)");
+        assert_eq!(shown.details, ["added 10.0.0.2, 10.0.0.3", "removed 10.0.0.1"]);
+        assert_eq!(shown.who, "account admin cred_1 from 192.0.2.1");
+        let versions = versions(&[lift, change, create], Timestamp(0));
+        let versions: Vec<_> = versions.iter().map(|v| (v.version, v.entries.join(" "))).collect();
+        let wanted = [(3, ""), (2, "10.0.0.2 10.0.0.3"), (1, "10.0.0.1")];
+        assert_eq!(versions, wanted.map(|(n, text)| (n, text.to_owned())));
+    }
+
+    #[test]
+    fn what_is_unknown_or_broken_is_shown_as_it_is() {
+        let shown = event(&told("new.thing", "{", "[]"), Timestamp(0));
+        assert_eq!((shown.what.as_str(), shown.details.len()), ("new.thing", 0));
+    }
+}

@@ -1,0 +1,81 @@
+//! What is announced and not yet carried out, with how far each admin's notice got.
+
+use askama::Template;
+use axum::extract::RawQuery;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::answer::{Fault, Result, page};
+use super::form::{Fields, link};
+use super::frame::{Frame, Place};
+use super::session::Signed;
+use super::view::{PendingView, pending};
+use crate::policy::lifecycle::Mode;
+use crate::policy::token::PendingActionType;
+use crate::service::lists::{Paging, PendingQuery};
+use crate::service::validate::Faults;
+
+/// Actions on a page.
+const SIZE: i32 = 25;
+
+#[derive(Template)]
+#[template(path = "page/pending.html")]
+struct PendingPage {
+    frame: Frame,
+    account: String,
+    kind: &'static str,
+    actions: Vec<PendingView>,
+    /// Path of the next page; empty for none.
+    next: String,
+    first: bool,
+    operator: bool,
+    observes: bool,
+    mails: bool,
+    window: String,
+    notice: String,
+}
+
+pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
+    let fields = Fields::read(query.unwrap_or_default().as_bytes());
+    let operator = signed.is_operator();
+    let account = if operator { fields.one("account").trim() } else { "" };
+    let (action, kind) = match fields.one("type") {
+        "DELETION" => (Some(PendingActionType::Deletion), "DELETION"),
+        "DOWNGRADE" => (Some(PendingActionType::Downgrade), "DOWNGRADE"),
+        _ => (None, ""),
+    };
+    let services = signed.services();
+    let query = PendingQuery {
+        account_id: account,
+        token_id: "",
+        action,
+        effective_before: None,
+        paging: Paging { size: SIZE, token: fields.one("page") },
+    };
+    let found = services.list_pending_actions(signed.caller(), query, Faults::default()).await;
+    let found = found.map_err(|error| Fault::from(error).at(&signed, Place::Pending))?;
+    let in_force = services.in_force()?;
+    let outlook = services.outlook();
+    let settings = outlook.calendar.settings;
+    let next = match found.next.as_str() {
+        "" => String::new(),
+        page => link("/pending", &[("account", account), ("type", kind), ("page", page)]),
+    };
+    let view = PendingPage {
+        frame: Frame {
+            how: vec!["portcullis pending".to_owned(), "portcullis pending --preview".to_owned()],
+            ..signed.frame("Pending actions", Place::Pending)
+        },
+        account: account.to_owned(),
+        kind,
+        actions: found.items.iter().map(|action| pending(action, &in_force, &outlook)).collect(),
+        next,
+        first: fields.one("page").is_empty(),
+        operator,
+        observes: settings.mode == Mode::Observe,
+        mails: outlook.mails,
+        window: crate::mail::length(settings.window()),
+        notice: crate::mail::length(settings.notice()),
+    };
+    Ok(page(StatusCode::OK, &view))
+}

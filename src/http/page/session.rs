@@ -1,0 +1,417 @@
+//! Signing in and out, and what stands before every other page: a session, and for forms the proof that
+//! one of our pages sent them.
+//!
+//! Must stay true: a request that may have been made by another site changes nothing, whatever it carries; a
+//! cookie opens only what the store knows as live; nobody chooses the secret of a session but the server.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, RawQuery, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse as _, Redirect, Response};
+
+use super::answer::{Fault, Result, page};
+use super::attempts::WINDOW;
+use super::form::{Fields, link};
+use super::frame::{Frame, Place, Who};
+use super::{Page, Peer};
+use crate::service::access::Audience;
+use crate::service::sessions::{SessionSecret, SignedIn};
+use crate::service::{Caller, Error, Services};
+use crate::store::{Actor, Role};
+
+/// How long a form may take to arrive: whoever sends one slowly takes the room of others.
+const ARRIVAL: Duration = Duration::from_secs(10);
+/// The longest credential that is looked at, in bytes.
+const LONGEST_CREDENTIAL: usize = 1_024;
+
+/// Somebody who is signed in, and what their pages are made of.
+#[derive(Clone)]
+pub(super) struct Signed {
+    pub(super) page: Arc<Page>,
+    who: SignedIn,
+}
+
+impl Signed {
+    pub(super) fn caller(&self) -> &Caller {
+        &self.who.caller
+    }
+
+    pub(super) fn services(&self) -> &Services {
+        &self.page.services
+    }
+
+    pub(super) fn is_operator(&self) -> bool {
+        self.who.caller.role == Role::Operator
+    }
+
+    /// Where they are.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.who.caller.client
+    }
+
+    /// Notes that a form which may be sent once was sent: see [`Services::use_form`].
+    pub(super) async fn use_form(&self, form: &[u8; 16]) -> Result<bool> {
+        Ok(self.services().use_form(&self.who, form).await?)
+    }
+
+    /// What stands around their pages.
+    pub(super) fn frame(&self, title: impl Into<String>, place: Place) -> Frame {
+        let caller = &self.who.caller;
+        let (role, operator) = match caller.role {
+            Role::Operator => ("operator", true),
+            Role::AccountAdmin(_) => ("account admin", false),
+            Role::Pep => ("service", false),
+        };
+        let name = match caller.actor {
+            _ if !self.who.name.is_empty() => self.who.name.clone(),
+            Actor::Credential(id, _) => id.to_string(),
+            Actor::Development | Actor::System | Actor::CommandLine => "development".to_owned(),
+        };
+        let who = Who {
+            name,
+            role,
+            operator,
+            development: caller.actor == Actor::Development,
+            form_token: self.who.form_token(),
+        };
+        Frame { who: Some(who), place, ..Frame::bare(title, &self.page.assets) }
+    }
+
+    /// Lets operators pass. Others are told what strangers to the path are told.
+    pub(super) fn must_be_operator(&self) -> Result<()> {
+        match Audience::Operators.admit(self.who.caller.role) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Fault::missing("There is no such page.").at(self, Place::None)),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Page>> for Signed {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        page: &Arc<Page>,
+    ) -> std::result::Result<Self, Response> {
+        own_host(page, &parts.headers).map_err(|fault| fault.into_response())?;
+        let cookie = cookie(page, &parts.headers);
+        let had_none = cookie.is_none();
+        let who = match cookie {
+            None => None,
+            Some(secret) => {
+                let session = page.services.session(secret, peer(parts)).await;
+                session.map_err(|error| Fault::from(error).into_response())?
+            }
+        };
+        match who {
+            Some(who) => Ok(Self { page: page.clone(), who }),
+            None if had_none && comes_from_elsewhere(parts) => Err(come_again(&parts.uri)),
+            None => Err(ask_to_sign_in(page, &parts.method, &parts.uri)),
+        }
+    }
+}
+
+/// Somebody who is signed in and sent a form of one of their pages.
+pub(super) struct Sent {
+    pub(super) signed: Signed,
+    pub(super) fields: Fields,
+}
+
+impl FromRequest<Arc<Page>> for Sent {
+    type Rejection = Response;
+
+    async fn from_request(
+        request: Request,
+        page: &Arc<Page>,
+    ) -> std::result::Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let signed = Signed::from_request_parts(&mut parts, page).await?;
+        let fields = fields(Request::from_parts(parts, body), page).await;
+        let fields = fields.map_err(|fault| fault.at(&signed, Place::None).into_response())?;
+        if !signed.who.is_form_token(fields.one("csrf")) {
+            return Err(forged().at(&signed, Place::None).into_response());
+        }
+        Ok(Self { signed, fields })
+    }
+}
+
+/// The fields of a form that this page's own site sent.
+async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
+    if is_cross_site(request.headers()) {
+        return Err(forged());
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        let text = "Forms are sent as application/x-www-form-urlencoded.";
+        return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this", text));
+    }
+    let slow =
+        |_| Fault::new(StatusCode::REQUEST_TIMEOUT, "Too slow", "The form did not arrive in time.");
+    let body =
+        tokio::time::timeout(ARRIVAL, Bytes::from_request(request, page)).await.map_err(slow)?;
+    let body = body.map_err(|rejection| {
+        let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        let text =
+            if too_large { "That is more than a form may hold." } else { "The form was cut off." };
+        Fault::new(rejection.status(), "That can't be read", text)
+    })?;
+    Ok(Fields::read(&body))
+}
+
+fn forged() -> Fault {
+    let text = "This form does not come from a page of your session, so nothing was done. If you sent it \
+                yourself, go back, load its page anew, and send it again.";
+    Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
+}
+
+fn peer(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<Peer>().map(|peer| peer.0.to_canonical())
+}
+
+/// Whether a browser says that another site made the request (Fetch Metadata), or, where it does not say
+/// that, names another origin (RFC 6454). Requests of no browser say neither.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return site != "same-origin" && site != "none";
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    match (origin, host) {
+        (Some((_, origin)), Some(host)) => !origin.eq_ignore_ascii_case(host),
+        _ => true,
+    }
+}
+
+/// Without credentials, whoever may call this host by a name of their own is in: that must be nobody but a
+/// browser that asked for this host itself.
+fn own_host(page: &Page, headers: &HeaderMap) -> Result<()> {
+    if !page.services.sessions.development {
+        return Ok(());
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host }
+    });
+    let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if name.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback()) {
+        return Ok(());
+    }
+    let text = "This server runs with --dev: ask for it as localhost.";
+    Err(Fault::new(StatusCode::MISDIRECTED_REQUEST, "Not by this name", text))
+}
+
+/// Whether somebody follows a link on another site, such as a mail's: then the browser keeps the cookie to
+/// itself.
+fn comes_from_elsewhere(parts: &Parts) -> bool {
+    let says = |name, value| parts.headers.get(name).is_some_and(|said| said == value);
+    parts.method == Method::GET
+        && says("sec-fetch-site", "cross-site")
+        && says("sec-fetch-mode", "navigate")
+}
+
+/// Has the browser ask again by itself, and then it sends the cookie.
+fn come_again(uri: &Uri) -> Response {
+    #[derive(Template)]
+    #[template(path = "page/again.html")]
+    struct Again<'a> {
+        path: &'a str,
+    }
+    let path = local(uri.path_and_query().map_or("/tokens", |path| path.as_str()));
+    match (Again { path }).render() {
+        Ok(text) => Html(text).into_response(),
+        Err(_) => Redirect::to("/sign-in").into_response(),
+    }
+}
+
+fn ask_to_sign_in(page: &Page, method: &Method, uri: &Uri) -> Response {
+    if method != Method::GET && method != Method::HEAD {
+        let text = "Your session has ended, so nothing was done. Sign in in another tab, come back to \
+                    this one, load the form again with your browser's Back, and send it.";
+        let fault = Fault::new(StatusCode::UNAUTHORIZED, "Sign in again", text);
+        let mut response = fault.with_way("/sign-in", "Sign in").into_response();
+        expire(page, &mut response);
+        return response;
+    }
+    let next = uri.path_and_query().map_or("", |path| path.as_str());
+    let next = if next == "/tokens" { "" } else { next };
+    Redirect::to(&link("/sign-in", &[("next", next)])).into_response()
+}
+
+/// A path of this site, or its first page where `next` is none.
+fn local(next: &str) -> &str {
+    let odd = |c: char| c.is_control() || c == '\\' || c.is_whitespace();
+    let own = next.starts_with('/') && !next.starts_with("//") && !next.chars().any(odd);
+    if own && !next.starts_with("/sign-") { next } else { "/tokens" }
+}
+
+/// Under TLS with a name that browsers take from this host alone (RFC 6265bis, section 4.1.3.2).
+fn cookie_name(page: &Page) -> &'static str {
+    if page.secure { "__Host-portcullis" } else { "portcullis" }
+}
+
+/// The session's secret; `None` also where there are several: one of them is somebody else's.
+fn cookie(page: &Page, headers: &HeaderMap) -> Option<SessionSecret> {
+    let name = cookie_name(page);
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let pairs =
+        lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut ours = pairs.filter(|(known, _)| *known == name).map(|(_, value)| value);
+    match (ours.next(), ours.next()) {
+        (Some(value), None) => SessionSecret::read(value),
+        _ => None,
+    }
+}
+
+fn set_cookie(page: &Page, response: &mut Response, value: &str, seconds: u64) {
+    let secure = if page.secure { "; Secure" } else { "" };
+    let name = cookie_name(page);
+    let text =
+        format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    if let Ok(mut value) = HeaderValue::from_str(&text) {
+        value.set_sensitive(true);
+        response.headers_mut().insert(header::SET_COOKIE, value);
+    }
+}
+
+fn expire(page: &Page, response: &mut Response) {
+    set_cookie(page, response, "", 0);
+}
+
+#[derive(Template)]
+#[template(path = "page/sign_in.html")]
+struct SignInPage<'a> {
+    frame: Frame,
+    next: &'a str,
+    fault: &'a str,
+    development: bool,
+}
+
+fn sign_in_page(page_: &Page, status: StatusCode, next: &str, fault: &str) -> Response {
+    let frame = Frame {
+        how: vec!["portcullis credential create --role account-admin --account ACCOUNT".to_owned()],
+        ..Frame::bare("Sign in", &page_.assets)
+    };
+    let development = page_.services.sessions.development;
+    page(status, &SignInPage { frame, next: local(next), fault, development })
+}
+
+pub(super) async fn ask(State(page): State<Arc<Page>>, RawQuery(query): RawQuery) -> Response {
+    let fields = Fields::read(query.unwrap_or_default().as_bytes());
+    sign_in_page(&page, StatusCode::OK, fields.one("next"), "")
+}
+
+pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> Result<Response> {
+    own_host(&page, request.headers())?;
+    let (parts, body) = request.into_parts();
+    let (client, former) = (peer(&parts), cookie(&page, &parts.headers));
+    let fields = fields(Request::from_parts(parts, body), &page).await?;
+    let next = fields.one("next");
+    let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    if !page.attempts.begin(from) {
+        let fault = "Too many attempts from your address have failed: wait five minutes.";
+        let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, fault);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(WINDOW.as_secs()));
+        return Ok(response);
+    }
+    let credential = fields.one("credential").trim();
+    let credential = (!credential.is_empty()).then_some(credential);
+    let wrong = credential.is_some_and(|text| text.len() > LONGEST_CREDENTIAL);
+    let begun = match wrong {
+        true => Err(Error::Unauthenticated("that is longer than any credential")),
+        false => page.services.sign_in(credential, client).await,
+    };
+    let secret = match begun {
+        Ok(secret) => secret,
+        Err(error @ (Error::Unauthenticated(_) | Error::Forbidden(_))) => {
+            tracing::info!(client = ?client, "an attempt to sign in failed");
+            let fault = super::answer::sentence(&error.to_string());
+            return Ok(sign_in_page(&page, StatusCode::UNAUTHORIZED, next, &fault));
+        }
+        Err(error) => {
+            // Says nothing of the credential.
+            page.attempts.succeeded(from);
+            return Err(error.into());
+        }
+    };
+    page.attempts.succeeded(from);
+    if let Some(former) = former
+        && let Ok(Some(former)) = page.services.session(former, client).await
+        && let Err(error) = page.services.sign_out(&former, false).await
+    {
+        tracing::debug!(%error, "a former session is left to its end");
+    }
+    let mut response = Redirect::to(local(next)).into_response();
+    let seconds = page.services.sessions.lifetime.as_secs();
+    set_cookie(&page, &mut response, secret.expose(), seconds);
+    Ok(response)
+}
+
+pub(super) async fn sign_out(Sent { signed, fields }: Sent) -> Result<Response> {
+    let everywhere = fields.one("everywhere") == "on";
+    signed.services().sign_out(&signed.who, everywhere).await?;
+    let mut response = Redirect::to("/sign-in").into_response();
+    expire(&signed.page, &mut response);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_elsewhere() {
+        for own in ["/tokens", "/tokens/tok_1?a=b&c=%2F", "/pending?page=2"] {
+            assert_eq!(local(own), own);
+        }
+        for odd in [
+            "",
+            "//evil.test",
+            "/\\evil.test",
+            "https://evil.test",
+            "javascript:alert(1)",
+            "tokens",
+            "/a\r\nset-cookie: x",
+            "/a\tb",
+            "\\\\evil.test",
+            "/sign-in",
+            "/sign-out",
+        ] {
+            assert_eq!(local(odd), "/tokens", "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn other_sites_are_known() {
+        let case = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("pc.test:8080"));
+            for (name, value) in pairs {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+            is_cross_site(&headers)
+        };
+        assert!(!case(&[]));
+        assert!(!case(&[("origin", "http://pc.test:8080")]));
+        assert!(!case(&[("sec-fetch-site", "same-origin")]));
+        // A proxy that names its own upstream.
+        assert!(!case(&[("sec-fetch-site", "same-origin"), ("origin", "https://pages.test")]));
+        for cross in [
+            &[("origin", "http://evil.test")][..],
+            &[("origin", "null")],
+            &[("origin", "http://pc.test")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site"), ("origin", "http://pc.test:8080")],
+        ] {
+            assert!(case(cross), "{cross:?}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! One token: what it may do and what of that it used, from where, what is planned for it, and what
+//! became of it.
+
+use askama::Template;
+use axum::extract::{Path, RawQuery};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::answer::{Fault, Result, page};
+use super::form::Fields;
+use super::frame::{Frame, Place};
+use super::history::{Event, SHOWN, event};
+use super::session::Signed;
+use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
+use crate::policy::scope::Access;
+use crate::policy::token::{TokenKind, TokenState};
+use crate::service::Error;
+use crate::service::explain::{granted, names};
+use crate::service::lists::{AuditQuery, Paging};
+use crate::service::tokens::Described;
+use crate::service::validate::Faults;
+use crate::store::AuditEvent;
+
+/// A scope that it may use.
+struct ScopeRow {
+    name: String,
+    description: String,
+    write: bool,
+    requires_whitelist: bool,
+    last_use: Option<When>,
+    bar: Bar,
+}
+
+#[derive(Template)]
+#[template(path = "page/token.html")]
+struct TokenPage {
+    frame: Frame,
+    id: String,
+    name: String,
+    account_id: String,
+    kind: &'static str,
+    downgraded: Option<When>,
+    created: When,
+    last_use: Option<When>,
+    last_write: Option<When>,
+    writes: bool,
+    deleted: Option<(When, &'static str)>,
+    bar: Bar,
+    pending: Vec<PendingView>,
+    scopes: Vec<ScopeRow>,
+    /// What downgrades took, with when.
+    taken: Vec<(Vec<String>, When)>,
+    entries: Vec<String>,
+    version: i64,
+    /// Whether it can't be without a whitelist.
+    required: bool,
+    events: Vec<Event>,
+    more_events: bool,
+    operator: bool,
+    window: String,
+}
+
+/// The token of a path, for whoever sees it.
+pub(super) async fn find(signed: &Signed, id: &str) -> Result<Described> {
+    signed.services().get_token(signed.caller(), id).await.map_err(|error| match error {
+        // What is no id is no token either.
+        Error::NotFound { .. } | Error::Invalid(_) => {
+            Fault::missing("There is no such token, or none that you may see.")
+                .at(signed, Place::Tokens)
+                .with_way("/tokens", "All tokens")
+        }
+        other => Fault::from(other).at(signed, Place::Tokens),
+    })
+}
+
+/// The newest events about a token, and whether there are more.
+pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>, bool)> {
+    let query = AuditQuery {
+        account_id: "",
+        token_id: id,
+        start: None,
+        end: None,
+        paging: Paging { size: SHOWN, token: "" },
+    };
+    let events =
+        signed.services().list_audit_events(signed.caller(), query, Faults::default()).await?;
+    let more = !events.next.is_empty();
+    Ok((events.items, more))
+}
+
+pub(super) async fn show(
+    signed: Signed,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response> {
+    let Described { token, in_force, outlook } = find(&signed, &id).await?;
+    let id = token.id.to_string();
+    let (events, more_events) = events(&signed, &id).await?;
+    let now = outlook.calendar.now;
+    let calendar = &outlook.calendar;
+    let row = |scope: &crate::policy::scope::Scope| {
+        let last = token.uses.of(scope.id);
+        ScopeRow {
+            name: scope.name.to_string(),
+            description: scope.description.to_string(),
+            write: scope.access == Access::Write,
+            requires_whitelist: scope.requires_whitelist,
+            last_use: last.map(|at| when(at, now)),
+            bar: bar(last.unwrap_or(token.created), calendar),
+        }
+    };
+    let mut scopes: Vec<_> = granted(&token, &in_force).map(row).collect();
+    // Those that were used, then the others; each by name.
+    scopes.sort_by(|a, b| (a.last_use.is_none(), &a.name).cmp(&(b.last_use.is_none(), &b.name)));
+    let taken = token.taken.chunk_by(|(_, a), (_, b)| a == b).map(|together| {
+        let at = together.first().map_or(token.created, |&(_, at)| at);
+        (names(&in_force, together.iter().map(|&(id, _)| id)), when(at, now))
+    });
+    let done = match Fields::read(query.unwrap_or_default().as_bytes()).one("done") {
+        "whitelist" => "The whitelist is changed, and the change binds on every replica.",
+        "deleted" => "The token is deleted, on every replica.",
+        _ => "",
+    };
+    let frame = Frame {
+        done,
+        how: vec![format!("portcullis token show {id}"), format!("portcullis audit --token {id}")],
+        ..signed.frame(token.name.clone(), Place::Tokens)
+    };
+    let view = TokenPage {
+        frame,
+        name: token.name.clone(),
+        account_id: token.account_id.to_string(),
+        kind: kind_words(token.kind),
+        downgraded: token.downgraded.map(|at| when(at, now)),
+        created: when(token.created, now),
+        last_use: token.uses.last.map(|at| when(at, now)),
+        last_write: token.uses.last_write_in(&in_force.catalog).map(|at| when(at, now)),
+        writes: token.kind == TokenKind::ReadWrite,
+        deleted: deleted(&token).map(|(at, what)| (when(at, now), what)),
+        bar: bar(token.uses.last.unwrap_or(token.created), calendar),
+        pending: pending_of(&token, &in_force, &outlook),
+        taken: taken.collect(),
+        entries: token.whitelist.entries().iter().map(ToString::to_string).collect(),
+        version: token.whitelist_version,
+        required: token.state == TokenState::Active
+            && token.grant().requires_whitelist(&in_force.catalog),
+        events: events.iter().map(|told| event(told, now)).collect(),
+        more_events,
+        operator: signed.is_operator(),
+        window: crate::mail::length(calendar.settings.window()),
+        scopes,
+        id,
+    };
+    Ok(page(StatusCode::OK, &view))
+}

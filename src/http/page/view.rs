@@ -1,0 +1,271 @@
+//! What pages show of domain values: words, dates, and the bar of a window.
+
+use crate::cache::InForce;
+use crate::mail;
+use crate::policy::lifecycle::Calendar;
+use crate::policy::network::Whitelist;
+use crate::policy::time::Timestamp;
+use crate::policy::token::{PendingActionType, TokenKind, TokenState};
+use crate::service::Outlook;
+use crate::service::explain::{Told, tell};
+use crate::store::{NoticeState, PendingAction, Token};
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+
+/// An instant, as people read it and as machines do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct When {
+    /// RFC 3339.
+    pub(super) iso: String,
+    /// `3 January 2027, 14:05 UTC`.
+    pub(super) minute: String,
+    /// `3 days ago`, `in 6 days`.
+    pub(super) relative: String,
+}
+
+pub(super) fn when(at: Timestamp, now: Timestamp) -> When {
+    let seconds = (at.0 - now.0).div_euclid(1_000_000);
+    let length = about(seconds.abs());
+    let relative = match seconds {
+        _ if length.is_empty() && seconds >= 0 => "in a moment".to_owned(),
+        _ if length.is_empty() => "just now".to_owned(),
+        0.. => format!("in {length}"),
+        _ => format!("{length} ago"),
+    };
+    When { iso: at.to_string(), minute: mail::minute(at), relative }
+}
+
+/// A length in its largest unit, cut off; empty for seconds that are few.
+fn about(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        ..5 => return String::new(),
+        5..MINUTE => (seconds, "second"),
+        MINUTE..HOUR => (seconds / MINUTE, "minute"),
+        HOUR..DAY => (seconds / HOUR, "hour"),
+        _ => (seconds / DAY, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+/// How much of the window has passed since something was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bar {
+    /// From 0 to 100.
+    pub(super) percent: String,
+    /// Where the notice falls due, of 100.
+    pub(super) notice: String,
+    /// `calm`, `due` once the notice is, `over` at the end.
+    pub(super) tone: &'static str,
+    /// In words: `Unused for 12 of 45 days`.
+    pub(super) label: String,
+}
+
+pub(super) fn bar(basis: Timestamp, calendar: &Calendar) -> Bar {
+    let window = calendar.settings.window();
+    let share = |length: f64| 100.0 * length / window.as_secs_f64();
+    let idle = ((calendar.now.0 - basis.0) as f64 / 1e6).max(0.0);
+    let notice = share((window - calendar.settings.notice()).as_secs_f64());
+    let percent = share(idle).clamp(0.0, 100.0);
+    let tone = match percent {
+        _ if percent >= 100.0 => "over",
+        _ if percent >= notice => "due",
+        _ => "calm",
+    };
+    let idle = about(idle as i64);
+    let idle = if idle.is_empty() { "a moment".to_owned() } else { idle };
+    Bar {
+        percent: format!("{percent:.1}"),
+        notice: format!("{notice:.1}"),
+        tone,
+        label: format!("Unused for {idle}, of {}", mail::length(window)),
+    }
+}
+
+pub(super) fn kind_words(kind: TokenKind) -> &'static str {
+    match kind {
+        TokenKind::ReadOnly => "Read only",
+        TokenKind::ReadWrite => "Read and write",
+        TokenKind::Custom => "Custom",
+    }
+}
+
+/// `1 scope`, `2 scopes`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// What a token may do, in some words.
+pub(super) fn may_words(token: &Token) -> String {
+    match token.kind {
+        TokenKind::ReadOnly if token.downgraded.is_some() => {
+            "Read only, since a downgrade".to_owned()
+        }
+        TokenKind::Custom => format!("Custom: {}", count(token.scopes.len(), "scope")),
+        kind => kind_words(kind).to_owned(),
+    }
+}
+
+/// From where it may be used, in some words.
+pub(super) fn from_words(whitelist: &Whitelist) -> String {
+    match whitelist.entries() {
+        [] => "Any address".to_owned(),
+        [one] => one.to_string(),
+        [one, other] => format!("{one}, {other}"),
+        [one, rest @ ..] => format!("{one} and {} more", rest.len()),
+    }
+}
+
+/// When it was deleted, if it was, and what happened then.
+pub(super) fn deleted(token: &Token) -> Option<(Timestamp, &'static str)> {
+    match token.state {
+        TokenState::Active => None,
+        TokenState::Deleted { at } => Some((at, "Deleted")),
+        TokenState::DeletedUnused { at } => Some((at, "Deleted, as it was not used")),
+    }
+}
+
+/// An admin's notice.
+#[derive(Debug, Clone)]
+pub(super) struct NoticeView {
+    pub(super) email: String,
+    /// `accepted`, `queued`, `failing`.
+    pub(super) tone: &'static str,
+    pub(super) words: String,
+}
+
+/// A pending action.
+#[derive(Debug, Clone)]
+pub(super) struct PendingView {
+    pub(super) token_id: String,
+    pub(super) account_id: String,
+    /// `Deletion`, `Downgrade`.
+    pub(super) kind: &'static str,
+    /// What will happen: `Will be deleted`.
+    pub(super) what: String,
+    /// When, at the earliest.
+    pub(super) effective: When,
+    /// What is left, as a badge says it: `6 days left`.
+    pub(super) left: String,
+    pub(super) bar: Bar,
+    pub(super) told: Told,
+    pub(super) notices: Vec<NoticeView>,
+}
+
+pub(super) fn pending(
+    action: &PendingAction,
+    in_force: &InForce,
+    outlook: &Outlook,
+) -> PendingView {
+    let now = outlook.calendar.now;
+    let told = tell(action, in_force, outlook);
+    let (kind, what) = match action.action() {
+        PendingActionType::Deletion => ("Deletion", "Will be deleted".to_owned()),
+        PendingActionType::Downgrade => {
+            ("Downgrade", format!("Will lose {}", count(told.taken.len(), "scope")))
+        }
+    };
+    let left = about((told.effective.0 - now.0).div_euclid(1_000_000));
+    let left = match (&told.held_because, left.as_str()) {
+        (Some(_), _) => "Held back".to_owned(),
+        (None, "") => "Now".to_owned(),
+        (None, left) => format!("{left} left"),
+    };
+    let notice = |notice: &crate::store::Notice| {
+        let (tone, words) = match &notice.state {
+            NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
+            NoticeState::Accepted(at) => ("accepted", format!("accepted {}", mail::minute(*at))),
+            NoticeState::Failing(why) => ("failing", format!("refused by the mail server: {why}")),
+        };
+        NoticeView { email: notice.email.clone(), tone, words }
+    };
+    PendingView {
+        token_id: action.token_id.to_string(),
+        account_id: action.account_id.to_string(),
+        kind,
+        what,
+        effective: when(told.effective, now),
+        left,
+        bar: bar(action.basis, &outlook.calendar),
+        notices: action.notices.iter().map(notice).collect(),
+        told,
+    }
+}
+
+/// A token's pending actions, the first to take effect first.
+pub(super) fn pending_of(token: &Token, in_force: &InForce, outlook: &Outlook) -> Vec<PendingView> {
+    let mut views: Vec<_> =
+        token.pending.iter().map(|action| pending(action, in_force, outlook)).collect();
+    views.sort_by_key(|view| view.told.effective);
+    views
+}
+
+/// The pages of a list.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pages {
+    /// `26 to 50 of 10,000`.
+    pub(super) words: String,
+    /// Paths of the pages before and after this one; empty for none.
+    pub(super) previous: String,
+    pub(super) next: String,
+}
+
+/// A number with a comma after each thousand.
+pub(super) fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::lifecycle::Settings;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn instants_in_words() {
+        let now = at(100 * DAY);
+        for (seconds, words) in [
+            (0, "in a moment"),
+            (-2, "just now"),
+            (-5, "5 seconds ago"),
+            (-90, "1 minute ago"),
+            (-3 * HOUR, "3 hours ago"),
+            (-2 * DAY - HOUR, "2 days ago"),
+            (6 * DAY + 1, "in 6 days"),
+        ] {
+            assert_eq!(when(at(100 * DAY + seconds), now).relative, words);
+        }
+    }
+
+    #[test]
+    fn bars_show_the_window() {
+        let calendar = Calendar { settings: Settings::default(), now: at(100 * DAY) };
+        let of = |days: i64| bar(at((100 - days) * DAY), &calendar);
+        assert_eq!((of(0).percent.as_str(), of(0).tone), ("0.0", "calm"));
+        assert_eq!(
+            (of(9).percent.as_str(), of(9).label.as_str()),
+            ("20.0", "Unused for 9 days, of 45 days")
+        );
+        assert_eq!((of(38).tone, of(45).tone, of(90).percent.as_str()), ("due", "over", "100.0"));
+        assert_eq!(of(-1).percent, "0.0");
+    }
+
+    #[test]
+    fn numbers() {
+        for (n, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(number(n), text);
+        }
+    }
+}
