@@ -117,6 +117,12 @@ pub struct Metrics {
     pub lease_lapses: Counter,
     /// Requests refused because the lease had run out.
     pub unleased: Counter,
+    /// Sessions of the management page that began.
+    pub sign_ins: Counter,
+    /// Attempts to sign in that failed, those that were refused unread included.
+    pub sign_in_failures: Counter,
+    /// How long pages took.
+    pub pages: Latency,
     /// 0 where there can be no others.
     replicas: Gauge,
     /// For how many milliseconds the lease lasts still.
@@ -161,6 +167,9 @@ impl Metrics {
             renewal_failures: Counter::default(),
             lease_lapses: Counter::default(),
             unleased: Counter::default(),
+            sign_ins: Counter::default(),
+            sign_in_failures: Counter::default(),
+            pages: Latency::default(),
             replicas: Gauge::default(),
             lease_left: Gauge::default(),
             replicas_at_odds: Gauge::default(),
@@ -219,6 +228,12 @@ impl Metrics {
             ("renewal_failures", "Renewals of the lease that failed", &self.renewal_failures),
             ("lease_lapses", "How often the lease ran out", &self.lease_lapses),
             ("unleased", "Requests refused because the lease had run out", &self.unleased),
+            ("sign_ins", "Sessions of the management page that began", &self.sign_ins),
+            (
+                "sign_in_failures",
+                "Attempts to sign in to the management page that failed",
+                &self.sign_in_failures,
+            ),
         ] {
             r.register(name, help, counter.clone());
         }
@@ -245,6 +260,8 @@ impl Metrics {
             time.clone(),
             self.bound.clone(),
         );
+        let pages = self.pages.clone();
+        r.register_with_unit("page", "Time to make a page", time.clone(), pages);
         r.register_with_unit(
             "store",
             "Time that the store took, by operation",

@@ -56,10 +56,9 @@ pub(super) async fn ask(signed: Signed, Path(id): Path<String>) -> Result<Respon
 
 pub(super) async fn delete(Path(id): Path<String>, Sent { signed, .. }: Sent) -> Result<Response> {
     let id = find(&signed, &id).await?.token.id.to_string();
-    signed
-        .services()
-        .delete_token(signed.caller(), &id, false)
-        .await
-        .map_err(|error| Fault::from(error).at(&signed, Place::Tokens))?;
+    signed.services().delete_token(signed.caller(), &id, false).await.map_err(|error| {
+        let way = format!("/tokens/{id}");
+        Fault::from(error).at(&signed, Place::Tokens).with_way(way, "The token")
+    })?;
     Ok(Redirect::to(&format!("/tokens/{id}?done=deleted")).into_response())
 }

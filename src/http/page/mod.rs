@@ -36,6 +36,7 @@ use axum::routing::{get, post};
 use tokio::sync::{Semaphore, oneshot};
 use tower_http::compression::CompressionLayer;
 
+use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
 use crate::service::{Error, Services};
 use crate::shutdown;
@@ -126,8 +127,11 @@ async fn run(State(page): State<Arc<Page>>, request: Request, next: Next) -> Res
     let (answer, answered) = oneshot::channel();
     shutdown::spawn("page", async move {
         let _place = place;
+        let watch = Stopwatch::start();
+        let response = next.run(request).await;
+        page.services.metrics.pages.observe(watch.elapsed());
         // Nobody hears it where the browser has gone.
-        let _ = answer.send(next.run(request).await);
+        let _ = answer.send(response);
     });
     match tokio::time::timeout(DEADLINE, answered).await {
         Ok(Ok(response)) => response,

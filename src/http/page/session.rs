@@ -316,7 +316,9 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     let fields = fields(Request::from_parts(parts, body), &page).await?;
     let next = fields.one("next");
     let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let metrics = &page.services.metrics;
     if !page.attempts.begin(from) {
+        metrics.sign_in_failures.inc();
         let fault = "Too many attempts from your address have failed: wait five minutes.";
         let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, fault);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(WINDOW.as_secs()));
@@ -332,7 +334,8 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     let secret = match begun {
         Ok(secret) => secret,
         Err(error @ (Error::Unauthenticated(_) | Error::Forbidden(_))) => {
-            tracing::info!(client = ?client, "an attempt to sign in failed");
+            metrics.sign_in_failures.inc();
+            tracing::info!(client = %from, "an attempt to sign in failed");
             let fault = super::answer::sentence(&error.to_string());
             return Ok(sign_in_page(&page, StatusCode::UNAUTHORIZED, next, &fault));
         }
@@ -343,6 +346,7 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
         }
     };
     page.attempts.succeeded(from);
+    metrics.sign_ins.inc();
     if let Some(former) = former
         && let Ok(Some(former)) = page.services.session(former, client).await
         && let Err(error) = page.services.sign_out(&former, false).await

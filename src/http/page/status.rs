@@ -83,8 +83,8 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
         frame: Frame {
             how: vec![
                 "portcullis pending".to_owned(),
-                "curl http://127.0.0.1:8080/healthz".to_owned(),
-                "curl http://127.0.0.1:8080/metrics".to_owned(),
+                "curl http://HTTP_LISTEN/healthz".to_owned(),
+                "curl http://HTTP_LISTEN/metrics".to_owned(),
             ],
             ..signed.frame("Status", Place::Status)
         },

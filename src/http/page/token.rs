@@ -116,9 +116,13 @@ pub(super) async fn show(
         let at = together.first().map_or(token.created, |&(_, at)| at);
         (names(&in_force, together.iter().map(|&(id, _)| id)), when(at, now))
     });
-    let done = match Fields::read(query.unwrap_or_default().as_bytes()).one("done") {
-        "whitelist" => "The whitelist is changed, and the change binds on every replica.",
-        "deleted" => "The token is deleted, on every replica.",
+    // Anybody can make such a link: it says nothing that is not so.
+    let newest = events.first().map_or("", |event| event.action.as_str());
+    let done = match (Fields::read(query.unwrap_or_default().as_bytes()).one("done"), newest) {
+        ("whitelist", "whitelist.change") => {
+            "The whitelist is changed, and the change binds on every replica."
+        }
+        ("deleted", "token.delete") => "The token is deleted, on every replica.",
         _ => "",
     };
     let frame = Frame {

@@ -5,7 +5,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{Result, page};
+use super::answer::{Fault, Result, page};
 use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
@@ -13,6 +13,7 @@ use super::view::{
     Bar, Pages, PendingView, When, bar, deleted, from_words, may_words, number, pending_of, when,
 };
 use crate::policy::token::TokenKind;
+use crate::service::Error;
 use crate::service::lists::TokenQuery;
 use crate::store::{Token, TokenOrder, TokenShow};
 
@@ -100,7 +101,17 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
                 limit: SIZE,
             },
         )
-        .await?;
+        .await
+        .map_err(|error| match error {
+            Error::Invalid(_) => Fault::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "That is no account",
+                "An account is named by its id, such as acc_035260wjiPcyPryFDV7aCA.",
+            )
+            .at(&signed, Place::Tokens)
+            .with_way("/accounts", "All accounts"),
+            other => Fault::from(other).at(&signed, Place::Tokens),
+        })?;
     let account_name = match account {
         "" => String::new(),
         id => services

@@ -197,7 +197,11 @@ impl Editor {
                 violations
             }
             Error::Aborted(text) => return Ok(vec![sentence(&text)]),
-            other => return Err(Fault::from(other).at(&self.signed, Place::Tokens)),
+            other => {
+                let way = format!("/tokens/{}/whitelist", self.id);
+                let fault = Fault::from(other).at(&self.signed, Place::Tokens);
+                return Err(fault.with_way(way, "The whitelist as it is"));
+            }
         };
         let words = |violation: &crate::service::error::Violation| {
             match violation.reason {
