@@ -110,6 +110,9 @@ impl PostgresStore {
             ("statement_timeout", millis(statement_timeout)),
             ("lock_timeout", millis(statement_timeout * 4 / 5)),
             ("idle_in_transaction_session_timeout", millis(statement_timeout)),
+            // A search's ten thousand look-ups are estimated to be worth compiling, which takes as long
+            // as they do.
+            ("jit", "off".to_owned()),
         ]);
         let pool = PgPoolOptions::new()
             .acquire_timeout(acquire_timeout)
