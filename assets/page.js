@@ -35,9 +35,11 @@ for (const form of document.querySelectorAll("form[data-preview]")) {
       });
       const text = await answer.text();
       // Made of our own template, which escapes what was typed; scripts in it would not run.
-      if (turn === newest && answer.ok) review.innerHTML = text;
+      if (turn !== newest) return;
+      if (answer.ok) review.innerHTML = text;
+      else review.textContent = "This can't be checked while you type any more. Press Review.";
     } catch {
-      // The buttons still work.
+      if (turn === newest) review.textContent = "The server can't be reached right now.";
     }
   };
   form.addEventListener("input", () => {

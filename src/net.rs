@@ -105,6 +105,17 @@ pub async fn accept(
     }
 }
 
+/// Whom an address belongs to, as far as it tells: whoever has an IPv6 address has a whole /64 of them.
+pub fn subscriber(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// Binds `address`.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 #   TEST_NODE          Node.js, 18 or later
 #   TEST_NODE_MODULES  the packages of tests/clients/node/package-lock.json
 #   TEST_BUF           buf, which lints and formats proto/
+#   TEST_CHROMIUM      Chromium, Debian's own: none is ever downloaded
 #
 # Set one yourself and it is taken as it is. What is installed here is kept until the files that
 # name its versions change, so a second run costs nothing.
@@ -123,6 +124,8 @@ tools_setup() {
     [ -n "${TEST_PYTHON:-}" ] || tools_python >/dev/null || missing+=(python3 python3-venv)
     [ -n "${TEST_NODE:-}" ] || tools_node >/dev/null || missing+=(nodejs)
     [ -n "${TEST_NODE_MODULES:-}" ] || command -v npm >/dev/null || missing+=(npm)
+    # It brings no font of its own, and without any a page has no text.
+    [ -n "${TEST_CHROMIUM:-}" ] || command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
     [ "${#missing[@]}" -eq 0 ] || tools_debian "${missing[@]}"
 
     if [ -z "${PG_BIN:-}" ]; then
@@ -143,7 +146,9 @@ tools_setup() {
     fi
     : "${TEST_BUF:=$TEST_NODE_MODULES/.bin/buf}"
 
-    export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_NODE TEST_NODE_MODULES TEST_BUF
+    : "${TEST_CHROMIUM:=$(command -v chromium)}"
+
+    export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_NODE TEST_NODE_MODULES TEST_BUF TEST_CHROMIUM
 }
 
 # Two runs side by side must not fill one directory.

@@ -284,6 +284,7 @@ mod tests {
         PendingAction {
             id: PendingActionId(Uuid::from_u128(id)),
             token_id: TokenId(Uuid::nil()),
+            token_name: String::new(),
             account_id: AccountId(Uuid::nil()),
             takes,
             taken: vec![ScopeId(2)],

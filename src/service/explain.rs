@@ -226,6 +226,7 @@ mod tests {
         let mut action = PendingAction {
             id: PendingActionId(Uuid::nil()),
             token_id: TokenId(Uuid::nil()),
+            token_name: String::new(),
             account_id: AccountId(Uuid::nil()),
             takes: Takes::Token,
             taken: Vec::new(),

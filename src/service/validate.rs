@@ -167,8 +167,10 @@ fn is_plain(address: &Address) -> bool {
 pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Entry>, Error> {
     let bytes: usize = texts.iter().map(String::len).sum();
     if texts.len() > MAX_ENTRY_TEXTS || bytes > MAX_ENTRY_BYTES {
-        let most = limits.max_entries;
-        let text = format!("is too long; a whitelist has at most {most} entries");
+        let text = match limits.max_entries {
+            usize::MAX => "is too long: send fewer entries at a time".to_owned(),
+            most => format!("is too long; a whitelist has at most {most} entries"),
+        };
         return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
     }
     parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {

@@ -43,21 +43,54 @@ pub struct ManagedWhitelist {
 /// cure.
 pub type ReadEntry = (String, std::result::Result<Entry, String>);
 
+/// A list that a person pasted.
+#[derive(Debug, Clone, Default)]
+pub struct Pasted {
+    /// What it has, up to where its reading ended.
+    pub entries: Vec<ReadEntry>,
+    /// How many entries a whitelist holds, where it has so many more that its reading ended.
+    pub too_many_for: Option<usize>,
+}
+
+impl Pasted {
+    /// The entries that could be read.
+    pub fn read(&self) -> impl Iterator<Item = Entry> {
+        self.entries.iter().filter_map(|(_, read)| read.as_ref().ok().copied())
+    }
+
+    /// How many could not.
+    pub fn refused(&self) -> usize {
+        self.entries.iter().filter(|(_, read)| read.is_err()).count()
+    }
+
+    /// As the contract takes it: however many entries it has, one text.
+    pub fn texts(&self) -> Vec<String> {
+        let texts: Vec<_> = self.entries.iter().map(|(text, _)| text.as_str()).collect();
+        if texts.is_empty() { Vec::new() } else { vec![texts.join(",")] }
+    }
+}
+
 impl Services {
-    /// Reads a list that a person pasted: entries separated by commas or white space. Ends with the
-    /// hundredth that is none: a list that has one is refused as a whole.
-    pub fn read_entries(&self, text: &str) -> Vec<ReadEntry> {
-        let mut read = Vec::new();
+    /// Reads a list that a person pasted: entries separated by commas or white space. The reading ends
+    /// with the hundredth that is none, since a list that has one is refused as a whole, and where there
+    /// are far more than a whitelist holds.
+    pub fn read_entries(&self, text: &str) -> Pasted {
+        let most = self.limits.max_entries.saturating_mul(2).saturating_add(MAX_FAULTS);
+        let mut pasted = Pasted::default();
         let mut faults = 0;
         for item in text.split([',', ' ', '\t', '\r', '\n']).filter(|item| !item.is_empty()) {
+            if pasted.entries.len() == most {
+                pasted.too_many_for = Some(self.limits.max_entries);
+                break;
+            }
             let entry = Entry::parse(item, &self.limits).map_err(|error| error.to_string());
             faults += usize::from(entry.is_err());
-            read.push((item.to_owned(), entry));
+            pasted.entries.push((item.to_owned(), entry));
             if faults == MAX_FAULTS {
                 break;
             }
         }
-        read
+        pasted
     }
 
     /// Reads or changes a token's whitelist (docs/policy.md, section 3).

@@ -16,6 +16,8 @@ pub mod calls;
 pub mod client;
 pub mod command;
 pub mod faults;
+pub mod html;
+pub mod http;
 pub mod mime;
 pub mod postgres;
 pub mod raw;

@@ -25,6 +25,13 @@ pub fn node() -> Command {
     command
 }
 
+/// Node.js as before, with Debian's Chromium for Playwright to drive.
+pub fn browser() -> Command {
+    let mut command = node();
+    command.env("TEST_CHROMIUM", tool("TEST_CHROMIUM"));
+    command
+}
+
 /// grpcurl, which knows a server by reflection alone.
 pub fn grpcurl() -> Command {
     Command::new(tool("TEST_GRPCURL"))

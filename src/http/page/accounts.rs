@@ -1,12 +1,12 @@
 //! Accounts and their admins, for operators.
 
 use askama::Template;
-use axum::extract::{Path, RawQuery};
+use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{Fault, Result, page};
-use super::form::{Fields, link};
+use super::form::{Fields, Id, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{When, when};
@@ -90,7 +90,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     Ok(page(StatusCode::OK, &view))
 }
 
-pub(super) async fn show(signed: Signed, Path(id): Path<String>) -> Result<Response> {
+pub(super) async fn show(signed: Signed, Id(id): Id) -> Result<Response> {
     signed.must_be_operator()?;
     let account = signed.services().get_account(signed.caller(), &id).await;
     let account = account.map_err(|error| match error {

@@ -63,6 +63,18 @@ impl Fault {
         self
     }
 
+    /// Why a change was not made.
+    pub(super) fn of_change(error: Error) -> Self {
+        let unchanged = matches!(error, Error::Unavailable { .. } | Error::Overloaded);
+        let mut fault = Self::from(error);
+        if unchanged {
+            fault.text.push_str(
+                " Nothing was changed: go back, where what you typed still stands, and send it again.",
+            );
+        }
+        fault
+    }
+
     pub(super) fn after(mut self, seconds: u64) -> Self {
         self.retry = Some(seconds);
         self

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
+use crate::net::subscriber;
+
 /// Failures from one address in [`WINDOW`], after which it is refused.
 const MOST: u32 = 10;
 /// How long a failure counts, from the first of them.
@@ -42,17 +44,6 @@ impl Attempts {
         if let Some(count) = self.0.get(&subscriber(from)) {
             let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         }
-    }
-}
-
-/// Whoever has an IPv6 address has a whole /64 of them.
-fn subscriber(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

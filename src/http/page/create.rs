@@ -14,7 +14,6 @@ use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::tokens::kind;
 use super::view::{from_words, kind_words};
-use super::whitelist::together;
 use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
 use crate::service::error::Violation;
@@ -51,7 +50,7 @@ struct NewPage {
     /// Operators say whose it is.
     operator: bool,
     /// All accounts, where those are few: ids and names.
-    accounts: Vec<(String, String)>,
+    accounts: Option<Vec<(String, String)>>,
     scopes: Vec<ScopeChoice>,
     /// What is wrong, by field.
     faults: Faulty,
@@ -125,16 +124,15 @@ pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Res
 /// Accounts that are offered to be chosen from; where there are more, their ids are asked for.
 const OFFERED: i32 = 50;
 
-async fn accounts(signed: &Signed) -> Result<Vec<(String, String)>> {
+/// Those of them that there are; `None` where they are more, or nobody chooses.
+async fn accounts(signed: &Signed) -> Result<Option<Vec<(String, String)>>> {
     if !signed.is_operator() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let paging = Paging { size: OFFERED, token: "" };
     let found = signed.services().list_accounts(signed.caller(), paging).await?;
-    if !found.next.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(found.items.into_iter().map(|account| (account.id.to_string(), account.name)).collect())
+    let accounts = found.items.into_iter().map(|account| (account.id.to_string(), account.name));
+    Ok(found.next.is_empty().then(|| accounts.collect()))
 }
 
 async fn form(
@@ -186,11 +184,11 @@ async fn form(
     Ok(page(status, &view))
 }
 
-/// Whose a token is to be: an account admin's are of their account.
+/// Whose a token is to be: an account admin's is of their account where the form does not say.
 fn owner(caller: &Caller, asked: &str) -> String {
     match caller.role {
-        Role::AccountAdmin(id) => id.to_string(),
-        Role::Operator | Role::Pep => asked.trim().to_owned(),
+        Role::AccountAdmin(id) if asked.is_empty() => id.to_string(),
+        _ => asked.trim().to_owned(),
     }
 }
 
@@ -198,6 +196,24 @@ fn owner(caller: &Caller, asked: &str) -> String {
 fn form_id(text: &str) -> Option<[u8; 16]> {
     let number = u128::from_str_radix(text, 16).ok()?;
     (text.len() == 32).then_some(number.to_be_bytes())
+}
+
+/// The form again, with what is wrong beside each field; what is no fault of it goes on as it is.
+async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response> {
+    let faults = match error {
+        Error::Invalid(violations) | Error::Refused(_, violations) if !violations.is_empty() => {
+            Faulty::of(&violations)
+        }
+        Error::NotFound { .. } => {
+            let text = vec!["There is no such account.".to_owned()];
+            match signed.is_operator() {
+                true => Faulty { account: text, ..Faulty::default() },
+                false => Faulty { other: text, ..Faulty::default() },
+            }
+        }
+        other => return Err(Fault::of_change(other).at(signed, Place::Tokens)),
+    };
+    form(signed, StatusCode::UNPROCESSABLE_ENTITY, draft, faults).await
 }
 
 pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
@@ -208,24 +224,18 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         scopes: fields.all("scope"),
         whitelist: fields.one("whitelist").to_owned(),
     };
-    let fresh = match form_id(fields.one("form")) {
-        Some(form) => signed.use_form(&form).await?,
-        None => false,
-    };
-    if !fresh {
-        let text = "This form was sent already, so nothing was done now. What it made is in the list; its \
-                    secret was shown once, and can't be shown again: where it is lost, delete the token \
-                    and make another.";
-        return Err(Fault::new(StatusCode::CONFLICT, "Sent already", text)
+    let Some(form_id) = form_id(fields.one("form")) else {
+        let text = "This form is not whole, so nothing was done: load its page anew.";
+        return Err(Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
             .at(&signed, Place::Tokens)
-            .with_way("/tokens?sort=created", "The newest tokens"));
-    }
+            .with_way("/tokens/new", "New token"));
+    };
     let services = signed.services();
     let kind = kind(&draft.kind);
     // Scopes that were ticked before another kind was chosen mean nothing.
     let none = Vec::new();
     let scopes = if kind == Some(TokenKind::Custom) { &draft.scopes } else { &none };
-    let whitelist = together(&services.read_entries(&draft.whitelist));
+    let whitelist = services.read_entries(&draft.whitelist).texts();
     let request = CreateToken {
         account_id: &draft.account,
         name: &draft.name,
@@ -234,25 +244,24 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         whitelist: &whitelist,
         validate_only: false,
     };
-    let (Described { token, .. }, secret) =
-        match services.create_token(signed.caller(), request).await {
-            Ok((described, Some(secret))) => (described, secret),
-            Ok((_, None)) => return Err(Error::Internal.into()),
-            Err(Error::Invalid(violations) | Error::Refused(_, violations))
-                if !violations.is_empty() =>
-            {
-                let faults = Faulty::of(&violations);
-                return form(&signed, StatusCode::UNPROCESSABLE_ENTITY, draft, faults).await;
-            }
-            Err(Error::NotFound { .. }) => {
-                let faults = Faulty {
-                    account: vec!["There is no such account.".to_owned()],
-                    ..Faulty::default()
-                };
-                return form(&signed, StatusCode::UNPROCESSABLE_ENTITY, draft, faults).await;
-            }
-            Err(error) => return Err(Fault::from(error).at(&signed, Place::Tokens)),
-        };
+    // A form with faults makes nothing, and can be sent again.
+    let check = CreateToken { validate_only: true, ..request };
+    if let Err(error) = services.create_token(signed.caller(), check).await {
+        return refused(&signed, draft, error).await;
+    }
+    if !signed.use_form(&form_id).await? {
+        let text = "This form was sent before, so nothing was done now. If it made a token, that is in the \
+                    list; its secret was shown once, and can't be shown again: where it is lost, delete \
+                    the token and make another.";
+        return Err(Fault::new(StatusCode::CONFLICT, "Sent before", text)
+            .at(&signed, Place::Tokens)
+            .with_way("/tokens?sort=created", "The newest tokens"));
+    }
+    let (token, secret) = match services.create_token(signed.caller(), request).await {
+        Ok((Described { token, .. }, Some(secret))) => (token, secret),
+        Ok((_, None)) => return Err(Error::Internal.into()),
+        Err(error) => return refused(&signed, draft, error).await,
+    };
     let id = token.id.to_string();
     let view = CreatedPage {
         frame: Frame {

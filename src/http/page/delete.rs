@@ -1,11 +1,11 @@
 //! Deleting a token, which nothing undoes: what last used it stands before the button.
 
 use askama::Template;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
 use super::answer::{Fault, Result, page};
+use super::form::Id;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::token::find;
@@ -25,7 +25,7 @@ struct DeletePage {
     created: When,
 }
 
-pub(super) async fn ask(signed: Signed, Path(id): Path<String>) -> Result<Response> {
+pub(super) async fn ask(signed: Signed, Id(id): Id) -> Result<Response> {
     let Described { token, in_force, outlook } = find(&signed, &id).await?;
     let id = token.id.to_string();
     if token.state != TokenState::Active {
@@ -54,11 +54,11 @@ pub(super) async fn ask(signed: Signed, Path(id): Path<String>) -> Result<Respon
     Ok(page(StatusCode::OK, &view))
 }
 
-pub(super) async fn delete(Path(id): Path<String>, Sent { signed, .. }: Sent) -> Result<Response> {
+pub(super) async fn delete(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Response> {
     let id = find(&signed, &id).await?.token.id.to_string();
     signed.services().delete_token(signed.caller(), &id, false).await.map_err(|error| {
         let way = format!("/tokens/{id}");
-        Fault::from(error).at(&signed, Place::Tokens).with_way(way, "The token")
+        Fault::of_change(error).at(&signed, Place::Tokens).with_way(way, "The token")
     })?;
     Ok(Redirect::to(&format!("/tokens/{id}?done=deleted")).into_response())
 }

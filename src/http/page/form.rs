@@ -1,7 +1,10 @@
 //! What browsers send: the fields of a form, or of a query.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
@@ -28,6 +31,18 @@ impl Fields {
     /// The page number that a list was asked for, from 1.
     pub(super) fn page(&self) -> u32 {
         self.one("page").parse().unwrap_or(1).clamp(1, 1_000_000)
+    }
+}
+
+/// The id in a path; what is no text is none.
+pub(super) struct Id(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(id.map(|Path(id)| id).unwrap_or_default()))
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::tokens::kind;
 use super::view::{When, count, kind_words, when};
+use crate::policy::network::{Entry, Limits};
 use crate::policy::time::Timestamp;
 use crate::store::AuditEvent;
 
@@ -125,6 +126,19 @@ fn whitelist_words(
     (what, details)
 }
 
+/// What still covers, in whole or in part, an entry that a whitelist's change removed.
+pub(super) fn covering(event: &AuditEvent) -> Vec<String> {
+    let (before, after) = (object(event.before.as_deref()), object(event.after.as_deref()));
+    let read = |object: &Map<String, Value>| -> Vec<Entry> {
+        let entries = list(object.get("whitelist")).into_iter();
+        entries.filter_map(|entry| Entry::parse(entry, &Limits::NONE).ok()).collect()
+    };
+    let (old, new) = (read(&before), read(&after));
+    let removed: Vec<_> = old.iter().filter(|entry| !new.contains(entry)).collect();
+    let covers = |entry: &&Entry| removed.iter().any(|removed| removed.overlaps(entry));
+    new.iter().filter(covers).map(ToString::to_string).collect()
+}
+
 /// A whitelist as it was once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version {
@@ -194,6 +208,17 @@ mod tests {
         let versions: Vec<_> = versions.iter().map(|v| (v.version, v.entries.join(" "))).collect();
         let wanted = [(3, ""), (2, "10.0.0.2 10.0.0.3"), (1, "10.0.0.1")];
         assert_eq!(versions, wanted.map(|(n, text)| (n, text.to_owned())));
+    }
+
+    #[test]
+    fn what_still_covers_a_removed_entry_is_named() {
+        let change = told(
+            "whitelist.change",
+            r#"{"whitelist":["10.0.0.0/8","10.1.0.0/16","192.0.2.1"],"version":1}"#,
+            r#"{"whitelist":["10.0.0.0/8","192.0.2.1"],"version":2}"#,
+        );
+        assert_eq!(covering(&change), ["10.0.0.0/8"]);
+        assert_eq!(covering(&told("whitelist.change", "", "{")), [""; 0]);
     }
 
     #[test]

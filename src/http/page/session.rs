@@ -112,7 +112,7 @@ impl FromRequestParts<Arc<Page>> for Signed {
         match who {
             Some(who) => Ok(Self { page: page.clone(), who }),
             None if had_none && comes_from_elsewhere(parts) => Err(come_again(&parts.uri)),
-            None => Err(ask_to_sign_in(page, &parts.method, &parts.uri)),
+            None => Err(ask_to_sign_in(page, parts, had_none)),
         }
     }
 }
@@ -130,6 +130,10 @@ impl FromRequest<Arc<Page>> for Sent {
         request: Request,
         page: &Arc<Page>,
     ) -> std::result::Result<Self, Response> {
+        // First: what another site sends comes without the cookie, and must not end the session.
+        if is_cross_site(request.headers()) {
+            return Err(forged().into_response());
+        }
         let (mut parts, body) = request.into_parts();
         let signed = Signed::from_request_parts(&mut parts, page).await?;
         let fields = fields(Request::from_parts(parts, body), page).await;
@@ -232,24 +236,26 @@ fn come_again(uri: &Uri) -> Response {
     }
 }
 
-fn ask_to_sign_in(page: &Page, method: &Method, uri: &Uri) -> Response {
-    if method != Method::GET && method != Method::HEAD {
+fn ask_to_sign_in(page: &Page, parts: &Parts, had_none: bool) -> Response {
+    if parts.method != Method::GET && parts.method != Method::HEAD {
         let text = "Your session has ended, so nothing was done. Sign in in another tab, come back to \
                     this one, load the form again with your browser's Back, and send it.";
         let fault = Fault::new(StatusCode::UNAUTHORIZED, "Sign in again", text);
         let mut response = fault.with_way("/sign-in", "Sign in").into_response();
-        expire(page, &mut response);
+        if !had_none {
+            expire(page, &mut response);
+        }
         return response;
     }
-    let next = uri.path_and_query().map_or("", |path| path.as_str());
+    let next = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let next = if next == "/tokens" { "" } else { next };
     Redirect::to(&link("/sign-in", &[("next", next)])).into_response()
 }
 
 /// A path of this site, or its first page where `next` is none.
 fn local(next: &str) -> &str {
-    let odd = |c: char| c.is_control() || c == '\\' || c.is_whitespace();
-    let own = next.starts_with('/') && !next.starts_with("//") && !next.chars().any(odd);
+    let plain = next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+    let own = plain && next.starts_with('/') && !next.starts_with("//");
     if own && !next.starts_with("/sign-") { next } else { "/tokens" }
 }
 
@@ -304,9 +310,14 @@ fn sign_in_page(page_: &Page, status: StatusCode, next: &str, fault: &str) -> Re
     page(status, &SignInPage { frame, next: local(next), fault, development })
 }
 
-pub(super) async fn ask(State(page): State<Arc<Page>>, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn ask(
+    State(page): State<Arc<Page>>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response> {
+    own_host(&page, &headers)?;
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
-    sign_in_page(&page, StatusCode::OK, fields.one("next"), "")
+    Ok(sign_in_page(&page, StatusCode::OK, fields.one("next"), ""))
 }
 
 pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> Result<Response> {
@@ -385,6 +396,7 @@ mod tests {
             "tokens",
             "/a\r\nset-cookie: x",
             "/a\tb",
+            "/\u{e9}",
             "\\\\evil.test",
             "/sign-in",
             "/sign-out",

@@ -2,14 +2,14 @@
 //! became of it.
 
 use askama::Template;
-use axum::extract::{Path, RawQuery};
+use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{Fault, Result, page};
-use super::form::Fields;
+use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
-use super::history::{Event, SHOWN, event};
+use super::history::{Event, SHOWN, covering, event};
 use super::session::Signed;
 use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
 use crate::policy::scope::Access;
@@ -50,6 +50,8 @@ struct TokenPage {
     scopes: Vec<ScopeRow>,
     /// What downgrades took, with when.
     taken: Vec<(Vec<String>, When)>,
+    /// What still covers something that was just removed.
+    covering: Vec<String>,
     entries: Vec<String>,
     version: i64,
     /// Whether it can't be without a whitelist.
@@ -90,7 +92,7 @@ pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>
 
 pub(super) async fn show(
     signed: Signed,
-    Path(id): Path<String>,
+    Id(id): Id,
     RawQuery(query): RawQuery,
 ) -> Result<Response> {
     let Described { token, in_force, outlook } = find(&signed, &id).await?;
@@ -125,6 +127,10 @@ pub(super) async fn show(
         ("deleted", "token.delete") => "The token is deleted, on every replica.",
         _ => "",
     };
+    let covering = match (done.is_empty(), events.first()) {
+        (false, Some(newest)) => covering(newest),
+        _ => Vec::new(),
+    };
     let frame = Frame {
         done,
         how: vec![format!("portcullis token show {id}"), format!("portcullis audit --token {id}")],
@@ -144,6 +150,7 @@ pub(super) async fn show(
         bar: bar(token.uses.last.unwrap_or(token.created), calendar),
         pending: pending_of(&token, &in_force, &outlook),
         taken: taken.collect(),
+        covering,
         entries: token.whitelist.entries().iter().map(ToString::to_string).collect(),
         version: token.whitelist_version,
         required: token.state == TokenState::Active

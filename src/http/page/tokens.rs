@@ -37,6 +37,13 @@ struct Row {
     deleted: Option<(When, &'static str)>,
 }
 
+impl Row {
+    /// How much of the window has passed, of what comes first.
+    fn bar(&self) -> &Bar {
+        self.pending.as_ref().map_or(&self.bar, |pending| &pending.bar)
+    }
+}
+
 /// What was asked for, as the form shows it.
 struct Asked {
     account: String,

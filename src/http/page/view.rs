@@ -139,6 +139,7 @@ pub(super) struct NoticeView {
 #[derive(Debug, Clone)]
 pub(super) struct PendingView {
     pub(super) token_id: String,
+    pub(super) token_name: String,
     pub(super) account_id: String,
     /// `Deletion`, `Downgrade`.
     pub(super) kind: &'static str,
@@ -182,6 +183,7 @@ pub(super) fn pending(
     };
     PendingView {
         token_id: action.token_id.to_string(),
+        token_name: action.token_name.clone(),
         account_id: action.account_id.to_string(),
         kind,
         what,

@@ -5,12 +5,12 @@
 //! where one entry is refused.
 
 use askama::Template;
-use axum::extract::{Path, RawQuery};
+use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 
 use super::answer::{Fault, Result, page, sentence};
-use super::form::Fields;
+use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
 use super::history::{Event, Version, event, versions};
 use super::session::{Sent, Signed};
@@ -20,7 +20,7 @@ use crate::policy::network::Entry;
 use crate::policy::token::TokenState;
 use crate::service::Error;
 use crate::service::tokens::Described;
-use crate::service::whitelists::{ManageWhitelist, ReadEntry};
+use crate::service::whitelists::{ManageWhitelist, ManagedWhitelist};
 use crate::store::AuditEvent;
 
 /// What somebody is about to change.
@@ -147,8 +147,8 @@ impl Editor {
     async fn review(&self, draft: &Draft) -> Result<Review> {
         let services = self.signed.services();
         let current = self.described.token.whitelist.entries();
-        let read = services.read_entries(&draft.add);
-        let refused = read.iter().filter(|(_, entry)| entry.is_err()).count();
+        let pasted = services.read_entries(&draft.add);
+        let refused = pasted.refused();
         let mut review = Review {
             removed: draft.remove.clone(),
             result: None,
@@ -156,14 +156,21 @@ impl Editor {
             faults: Vec::new(),
             items: Vec::new(),
         };
-        let add = together(&read);
-        let entries: Vec<Entry> =
-            read.iter().filter_map(|(_, entry)| entry.as_ref().ok().copied()).collect();
-        review.items = read
+        if let Some(most) = pasted.too_many_for {
+            review.faults.push(format!(
+                "That is far more than a whitelist holds, which is {most} entries: nothing of it is \
+                 saved. Name ranges instead of their addresses."
+            ));
+            return Ok(review);
+        }
+        let add = pasted.texts();
+        let covers = Covers::new(current.iter().copied().chain(pasted.read()));
+        review.items = pasted
+            .entries
             .into_iter()
             .map(|(text, entry)| match entry {
                 Err(cure) => Item { text, tone: "refused", words: sentence(&cure) },
-                Ok(entry) => judged(text, entry, current, &entries),
+                Ok(entry) => judged(text, entry, current, &covers),
             })
             .collect();
         if refused > 0 {
@@ -199,7 +206,7 @@ impl Editor {
             Error::Aborted(text) => return Ok(vec![sentence(&text)]),
             other => {
                 let way = format!("/tokens/{}/whitelist", self.id);
-                let fault = Fault::from(other).at(&self.signed, Place::Tokens);
+                let fault = Fault::of_change(other).at(&self.signed, Place::Tokens);
                 return Err(fault.with_way(way, "The whitelist as it is"));
             }
         };
@@ -281,23 +288,42 @@ impl Editor {
     }
 }
 
-/// A pasted list as one of the contract: however many entries it has, one text.
-pub(super) fn together(read: &[ReadEntry]) -> Vec<String> {
-    let texts: Vec<_> = read.iter().map(|(text, _)| text.as_str()).collect();
-    if texts.is_empty() { Vec::new() } else { vec![texts.join(",")] }
+/// Which entry of a list lies within which other one.
+struct Covers(Vec<(Entry, Option<Entry>)>);
+
+impl Covers {
+    /// Ranges nest or are disjoint, and the wider stands before the narrower: one pass finds them all.
+    fn new(entries: impl Iterator<Item = Entry>) -> Self {
+        let mut sorted: Vec<_> = entries.collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut open: Vec<Entry> = Vec::new();
+        let within = |entry: Entry| {
+            while open.last().is_some_and(|wider| !wider.covers(&entry)) {
+                open.pop();
+            }
+            let wider = open.last().copied();
+            open.push(entry);
+            (entry, wider)
+        };
+        Self(sorted.into_iter().map(within).collect())
+    }
+
+    /// The narrowest other one that covers `entry`.
+    fn wider(&self, entry: Entry) -> Option<Entry> {
+        let place = self.0.binary_search_by_key(&entry, |&(entry, _)| entry).ok()?;
+        self.0[place].1
+    }
 }
 
 /// How an entry that can be read stands to the list, and to what was pasted with it.
-fn judged(text: String, entry: Entry, current: &[Entry], pasted: &[Entry]) -> Item {
+fn judged(text: String, entry: Entry, current: &[Entry], covers: &Covers) -> Item {
     let reads =
         if text == entry.to_string() { String::new() } else { format!("Reads as {entry}. ") };
-    let wider = |list: &[Entry]| {
-        list.iter().find(|other| **other != entry && other.covers(&entry)).copied()
-    };
-    if current.contains(&entry) {
+    if current.binary_search(&entry).is_ok() {
         return Item { text, tone: "present", words: format!("{reads}Is in the list already.") };
     }
-    match wider(current).or_else(|| wider(pasted)) {
+    match covers.wider(entry) {
         Some(wider) => Item {
             text,
             tone: "covered",
@@ -307,11 +333,7 @@ fn judged(text: String, entry: Entry, current: &[Entry], pasted: &[Entry]) -> It
     }
 }
 
-pub(super) async fn ask(
-    signed: Signed,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response> {
+pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
     let mut draft = Draft { version: editor.version(), ..Draft::default() };
@@ -332,10 +354,7 @@ pub(super) async fn ask(
     Ok(editor.show(StatusCode::OK, &draft, Some(&review), None, "", Some(restore)))
 }
 
-pub(super) async fn change(
-    Path(id): Path<String>,
-    Sent { signed, fields }: Sent,
-) -> Result<Response> {
+pub(super) async fn change(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
     let mut draft = Draft::of(&fields);
     match fields.one("step") {
@@ -361,8 +380,10 @@ pub(super) async fn change(
 
 impl Editor {
     async fn save(&self, mut draft: Draft) -> Result<Response> {
-        const OVERTAKEN: &str = "Somebody else changed this whitelist meanwhile. Nothing of yours is saved, \
-                                 and nothing of it is lost: it stands below, on the list as it is now.";
+        const OVERTAKEN: &str = "This whitelist was changed meanwhile. Nothing of yours is saved, and \
+                                 nothing of it is lost: it stands below, on the list as it is now.";
+        const NOTHING: &str =
+            "Nothing is to be changed: add an address, or tick one to be removed.";
         if let Some(conflict) = self.conflict(&mut draft) {
             let review = self.review(&draft).await?;
             let status = StatusCode::CONFLICT;
@@ -374,22 +395,22 @@ impl Editor {
             Ok(self.show(status, &draft, Some(&review), None, fault, None))
         };
         if draft.is_empty() {
-            return refuse("Nothing is to be changed: add an address, or tick one to be removed.")
-                .await;
+            return refuse(NOTHING).await;
         }
-        let read = self.signed.services().read_entries(&draft.add);
-        if read.iter().any(|(_, entry)| entry.is_err()) {
+        let pasted = self.signed.services().read_entries(&draft.add);
+        if pasted.refused() > 0 || pasted.too_many_for.is_some() {
             return refuse("Nothing is saved: see what is refused below.").await;
         }
-        let add = together(&read);
+        let add = pasted.texts();
+        if add.is_empty() && draft.remove.is_empty() {
+            return refuse(NOTHING).await;
+        }
         let managed = self
             .signed
             .services()
             .manage_whitelist(self.signed.caller(), self.request(&draft, &add));
         match managed.await {
-            Ok(_) => {
-                Ok(Redirect::to(&format!("/tokens/{}?done=whitelist", self.id)).into_response())
-            }
+            Ok(managed) => Ok(self.saved(&managed)),
             // It came between the reading and the change.
             Err(Error::Aborted(_)) => {
                 let editor = Self::open(self.signed.clone(), &self.id).await?;
@@ -405,6 +426,15 @@ impl Editor {
         }
     }
 
+    fn saved(&self, managed: &ManagedWhitelist) -> Response {
+        if managed.outcome.changed {
+            return Redirect::to(&format!("/tokens/{}?done=whitelist", self.id)).into_response();
+        }
+        let draft = Draft { version: self.version(), ..Draft::default() };
+        let fault = "Nothing is changed: that is how the list was already.";
+        self.show(StatusCode::OK, &draft, None, None, fault, None)
+    }
+
     /// Lets the token be used from anywhere.
     async fn lift(&self, draft: &Draft, confirmed: bool) -> Result<Response> {
         let refuse = |status, fault: &str| Ok(self.show(status, draft, None, None, fault, None));
@@ -412,9 +442,12 @@ impl Editor {
             let fault = "Tick the box to say that any address is meant.";
             return refuse(StatusCode::UNPROCESSABLE_ENTITY, fault);
         }
+        if !draft.is_empty() {
+            let fault = "Any address goes with no entries: one or the other.";
+            return refuse(StatusCode::UNPROCESSABLE_ENTITY, fault);
+        }
         if draft.version != self.version() {
-            let fault =
-                "Somebody else changed this whitelist meanwhile: look at it, then decide again.";
+            let fault = "This whitelist was changed meanwhile: look at it, then decide again.";
             return refuse(StatusCode::CONFLICT, fault);
         }
         let request = ManageWhitelist {
@@ -424,9 +457,7 @@ impl Editor {
             ..self.request(draft, &[])
         };
         match self.signed.services().manage_whitelist(self.signed.caller(), request).await {
-            Ok(_) => {
-                Ok(Redirect::to(&format!("/tokens/{}?done=whitelist", self.id)).into_response())
-            }
+            Ok(managed) => Ok(self.saved(&managed)),
             Err(Error::Aborted(text)) => refuse(StatusCode::CONFLICT, &sentence(&text)),
             Err(error) => {
                 let words = self.words(error)?.join(" ");
@@ -437,10 +468,7 @@ impl Editor {
 }
 
 /// The review alone, for the script.
-pub(super) async fn preview(
-    Path(id): Path<String>,
-    Sent { signed, fields }: Sent,
-) -> Result<Response> {
+pub(super) async fn preview(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
     let mut draft = Draft::of(&fields);
     // Who saves is told of others' changes; who types is not.

@@ -89,6 +89,8 @@ pub struct PendingAction {
     pub id: PendingActionId,
     /// The token it concerns.
     pub token_id: TokenId,
+    /// That token's label.
+    pub token_name: String,
     /// Its owner.
     pub account_id: AccountId,
     /// What it takes.

@@ -81,6 +81,7 @@ pub(super) async fn live_of(
 struct Row {
     pending_action_id: Uuid,
     token_id: Uuid,
+    token_name: String,
     account_id: Uuid,
     takes: String,
     last_use: Option<i64>,
@@ -98,6 +99,7 @@ struct Row {
 /// The notices of those who are admins now.
 const SELECT: &str = "\
     SELECT p.pending_action_id, p.token_id, p.account_id, p.takes, p.last_use, \
+        (SELECT t.name FROM token t WHERE t.token_id = p.token_id) AS token_name, \
         p.last_use_of_taken, p.basis_time, p.accepted_time, p.create_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || CAST(s.keeps AS TEXT), ',') \
          FROM pending_action_scope s WHERE s.pending_action_id = p.pending_action_id) AS scopes, \
@@ -230,6 +232,7 @@ fn action(row: Row, notice: Option<Notice>) -> Result<PendingAction> {
     Ok(PendingAction {
         id: PendingActionId(row.pending_action_id),
         token_id: TokenId(row.token_id),
+        token_name: row.token_name,
         account_id: AccountId(row.account_id),
         takes: takes(&row.takes, &taken)?,
         taken,

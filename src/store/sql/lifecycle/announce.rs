@@ -90,6 +90,7 @@ fn action(
     PendingAction {
         id: PendingActionId(id_at(ctx.now)),
         token_id: locked.id,
+        token_name: locked.name.clone(),
         account_id: locked.account_id,
         takes,
         taken,
