@@ -1,8 +1,8 @@
 //! The token management page, as a thief and as people use it: the real binary, real stores, and for the
 //! stories a real browser (docs/policy.md, sections 3, 4, 7 and 8).
 //!
-//! What thieves try stands in `strangers`, `forgery`, `sign_in`, `sessions`, `scripts`, `bodies` and `secrets`, and is
-//! told over a socket. What people do is told by Debian's Chromium: `stories` starts the scripts of
+//! What thieves try stands in `strangers`, `forgery`, `sign_in`, `sessions`, `scripts`, `bodies`, `told` and
+//! `secrets`, and is told over a socket. What people do is told by Debian's Chromium: `stories` starts the scripts of
 //! `browser/`. `many` is about accounts with 10,000 tokens.
 
 #![allow(
@@ -27,3 +27,4 @@ mod sign_in;
 mod stage;
 mod stories;
 mod strangers;
+mod told;

@@ -23,6 +23,25 @@ pub(super) struct Who {
     pub(super) form_token: String,
 }
 
+/// The gRPC call that each command makes, by how the command begins; the first that fits counts.
+const CALLS: [(&str, &str); 15] = [
+    ("portcullis token list", "TokenService/ListTokens"),
+    ("portcullis token show", "TokenService/GetToken"),
+    ("portcullis token create", "TokenService/CreateToken"),
+    ("portcullis token delete", "TokenService/DeleteToken"),
+    ("portcullis whitelist", "TokenService/ManageWhitelist"),
+    ("portcullis pending --preview", "TokenService/PreviewLifecycle"),
+    ("portcullis pending", "TokenService/ListPendingActions"),
+    ("portcullis audit", "TokenService/ListAuditEvents"),
+    ("portcullis account list", "AccountService/ListAccounts"),
+    ("portcullis account show", "AccountService/GetAccount"),
+    ("portcullis account create", "AccountService/CreateAccount"),
+    ("portcullis account set-admins", "AccountService/SetAccountAdmins"),
+    ("portcullis catalog show", "CatalogService/GetCatalog"),
+    ("portcullis credential create", "CredentialService/CreateCredential"),
+    ("portcullis check", "AuthorizationService/Authorize"),
+];
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
@@ -55,6 +74,12 @@ impl Frame {
     /// The form token of whoever is signed in; empty for nobody.
     pub(super) fn form_token(&self) -> &str {
         self.who.as_ref().map_or("", |who| &who.form_token)
+    }
+
+    /// The gRPC call that a command makes; empty where it makes none.
+    pub(super) fn call(&self, command: &str) -> &'static str {
+        let found = CALLS.iter().find(|(begins, _)| command.starts_with(begins));
+        found.map_or("", |(_, call)| call)
     }
 
     pub(super) fn is_at(&self, place: Place) -> bool {

@@ -102,13 +102,18 @@ pub(super) async fn show(
     let calendar = &outlook.calendar;
     let row = |scope: &crate::policy::scope::Scope| {
         let last = token.uses.of(scope.id);
+        let mut bar = bar(last.unwrap_or(token.created), calendar);
+        if token.kind != TokenKind::Custom {
+            // Its scopes are not taken one by one.
+            bar.tone = "calm";
+        }
         ScopeRow {
             name: scope.name.to_string(),
             description: scope.description.to_string(),
             write: scope.access == Access::Write,
             requires_whitelist: scope.requires_whitelist,
             last_use: last.map(|at| when(at, now)),
-            bar: bar(last.unwrap_or(token.created), calendar),
+            bar,
         }
     };
     let mut scopes: Vec<_> = granted(&token, &in_force).map(row).collect();
