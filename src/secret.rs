@@ -91,6 +91,11 @@ pub fn digest(secret: &[u8]) -> Digest {
     Sha256::digest(secret).into()
 }
 
+/// In hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Whether two digests are equal, in constant time.
 pub fn same(a: &Digest, b: &Digest) -> bool {
     a.ct_eq(b).into()

@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::thread;
 use std::time::Duration;
 
 use portcullis::clock::Stopwatch;
@@ -17,9 +16,7 @@ use support::client::{Client, question};
 use support::command::Shell;
 use support::server::{Server, Setup};
 use support::smtp::{Sink, Step};
-
-/// Longer than any of this takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::wait::until;
 
 /// A server whose lifecycle takes seconds: told after 4, gone after 12.
 fn setup() -> Setup {
@@ -35,23 +32,6 @@ fn mailing(setup: Setup, sink: &Sink) -> Setup {
         .env("PORTCULLIS_SMTP_URL", sink.url())
         .flag("--mail-from", "portcullis@example.test")
         .flag("--mail-rate", "1000")
-}
-
-/// Asks until the answer is as wanted.
-#[track_caller]
-fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T
-where
-    T: std::fmt::Debug,
-{
-    let begun = Stopwatch::start();
-    loop {
-        let answer = ask();
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(begun.elapsed() < PATIENCE, "still {answer:?}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 fn pending(shell: &Shell) -> Vec<Value> {

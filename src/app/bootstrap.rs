@@ -8,7 +8,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use secrecy::ExposeSecret as _;
-use zeroize::Zeroizing;
 
 use crate::clock::{Clock, id_at};
 use crate::config::client::OPERATOR_CREDENTIAL_FILE;
@@ -17,7 +16,7 @@ use crate::policy::catalog_file;
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, KeyRing, Opens, Prefix, Secret};
-use crate::service::credentials::random_key;
+use crate::service::credentials::random;
 use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store, StoreError};
 
 fn context(actor: Actor, now: Timestamp) -> Context {
@@ -32,7 +31,7 @@ pub(super) async fn store(
     clock: &Clock,
 ) -> anyhow::Result<bool> {
     let ctx = context(Actor::System, clock.now());
-    store.add_secret_key(&ctx, &*random_key()?, true).await?;
+    store.add_secret_key(&ctx, &*random()?, true).await?;
     if store.catalog().await?.is_none() {
         let names: Vec<_> = catalog_file::parse(&settings.catalog)
             .map_err(|faults| {
@@ -97,9 +96,7 @@ async fn make_secret(
     id: CredentialId,
 ) -> anyhow::Result<Secret> {
     let keys = KeyRing::new(&store.secret_keys().await?).context("the store has no key")?;
-    let mut random = Zeroizing::new([0u8; 16]);
-    getrandom::fill(random.as_mut()).context("the system gives no randomness")?;
-    Ok(keys.make(Opens::Credential, prefix, id.0, &random))
+    Ok(keys.make(Opens::Credential, prefix, id.0, &*random()?))
 }
 
 /// Makes the very first credential of a store; `None` where there are any.
@@ -108,7 +105,7 @@ pub(super) async fn first_credential(
     name: &str,
 ) -> anyhow::Result<Option<(Credential, Secret)>> {
     let ctx = context(Actor::CommandLine, store.now().await?);
-    store.add_secret_key(&ctx, &*random_key()?, true).await?;
+    store.add_secret_key(&ctx, &*random()?, true).await?;
     let credential = operator(name, ctx.now, false);
     let secret = make_secret(store, &"pcl".parse()?, credential.id).await?;
     let digest = secret.digest();

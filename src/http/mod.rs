@@ -2,10 +2,10 @@
 
 mod health;
 mod page;
+mod room;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -26,10 +26,8 @@ use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
 use crate::service::Services;
 use crate::{net, shutdown};
+use room::Room;
 
-/// Connections at once; more are closed at once. Of one subscriber at most half of them: whoever hoards
-/// them must not hide this server's health from others.
-const CONNECTIONS: usize = 2_048;
 /// How long a client may take for the head of a request, or be silent before the next one.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -97,45 +95,6 @@ pub async fn serve(
     .await;
 }
 
-/// Who has connections open.
-#[derive(Debug, Default)]
-struct Room(Mutex<HashMap<IpAddr, usize>>);
-
-/// One connection's place; free again once it is dropped.
-struct Seat {
-    room: Arc<Room>,
-    whose: IpAddr,
-}
-
-impl Room {
-    fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
-        let whose = net::subscriber(peer);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let theirs = open.entry(whose).or_default();
-        if all >= CONNECTIONS || *theirs >= CONNECTIONS / 2 {
-            if *theirs == 0 {
-                open.remove(&whose);
-            }
-            return None;
-        }
-        *theirs += 1;
-        Some(Seat { room: self.clone(), whose })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut open = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(theirs) = open.get_mut(&self.whose) {
-            *theirs -= 1;
-            if *theirs == 0 {
-                open.remove(&self.whose);
-            }
-        }
-    }
-}
-
 async fn serve_connection<S>(stream: S, peer: IpAddr, routes: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -158,24 +117,5 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_takes_all_connections() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let room = Arc::new(Room::default());
-        let mut hoard: Vec<_> =
-            (0..CONNECTIONS).map_while(|n| room.enter(ip(&format!("2001:db8::{n:x}")))).collect();
-        assert_eq!(hoard.len(), CONNECTIONS / 2);
-        assert!(room.enter(ip("2001:db8:0:1::1")).is_some());
-        hoard.pop();
-        assert!(room.enter(ip("2001:db8::1")).is_some());
-        drop(hoard);
-        assert!(room.0.lock().unwrap().is_empty());
     }
 }

@@ -19,7 +19,7 @@ pub use address::{AddressFault, ClientAddr, InvalidAddr};
 pub use change::{Change, ChangeError, Changed, apply};
 pub use entry::{Entry, Limits};
 pub use fault::EntryError;
-pub use whitelist::{Entries, ListFault, MAX_FAULTS, TooMany, Whitelist, parse_entries};
+pub use whitelist::{Entries, ListFault, MAX_FAULTS, TooMany, Whitelist, nested, parse_entries};
 
 #[cfg(test)]
 mod tests;

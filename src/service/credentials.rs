@@ -31,11 +31,7 @@ impl Services {
     /// # Errors
     /// [`Error::Internal`] where the system gives no randomness.
     pub(super) fn make_secret(&self, opens: Opens, id: Uuid) -> Result<Secret> {
-        let mut random = Zeroizing::new([0u8; 16]);
-        getrandom::fill(random.as_mut()).map_err(|error| {
-            tracing::error!(%error, "the system gives no randomness");
-            Error::Internal
-        })?;
+        let random = random()?;
         Ok(self.cache.keys().make(opens, &self.prefix, id, &random))
     }
 
@@ -138,7 +134,7 @@ impl Services {
     /// # Errors
     /// The store's.
     pub async fn rotate_secret_key(&self, caller: &Caller) -> Result<u16> {
-        let key = random_key()?;
+        let key = random()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
         let number = self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?;
@@ -148,17 +144,17 @@ impl Services {
     }
 }
 
-/// 32 random bytes for a new key.
+/// Random bytes from the system.
 ///
 /// # Errors
-/// [`Error::Internal`] where the system gives no randomness.
-pub fn random_key() -> Result<Zeroizing<[u8; 32]>> {
-    let mut key = Zeroizing::new([0u8; 32]);
-    getrandom::fill(key.as_mut()).map_err(|error| {
+/// [`Error::Internal`] where the system gives none.
+pub fn random<const BYTES: usize>() -> Result<Zeroizing<[u8; BYTES]>> {
+    let mut random = Zeroizing::new([0u8; BYTES]);
+    getrandom::fill(random.as_mut()).map_err(|error| {
         tracing::error!(%error, "the system gives no randomness");
         Error::Internal
     })?;
-    Ok(key)
+    Ok(random)
 }
 
 /// What an account admin's credential is for.

@@ -3,7 +3,7 @@
 //! Must stay true: a page token works with the list and the filters it came from, and with no other,
 //! and says nothing to its bearer; filters never tell whether something exists.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{Caller, Error, Result, Services};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind};
-use crate::secret::KeyRing;
+use crate::secret::{self, KeyRing};
 use crate::store::{
     AuditEvent, AuditFilter, FoundTokens, Page, PendingAction, PendingFilter, TokenOrder,
     TokenSearch, TokenShow,
@@ -103,11 +103,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
 fn write_token(mut key: Vec<u8>, list: &str, keys: &KeyRing) -> String {
     let seal = keys.seal(&[b"page ", list.as_bytes(), b"\0", &key].concat());
     hide(&mut key, seal, keys);
-    seal.iter().chain(&key).fold(String::new(), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    secret::hex(&[&seal[..], &key].concat())
 }
 
 fn read_token<K: FromStr>(token: &str, list: &str, keys: &KeyRing) -> Option<K> {

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
 
+use super::credentials::random;
 use super::{Caller, Error, Result, Services};
-use crate::policy::time::Timestamp;
+use crate::cache::Bearer;
 use crate::secret::{self, Digest};
 use crate::store::{Actor, NewSession, Role, Touched};
 
@@ -52,12 +52,7 @@ impl SessionSecret {
     }
 
     fn make() -> Result<Self> {
-        let mut random = Zeroizing::new([0u8; RANDOM]);
-        getrandom::fill(random.as_mut()).map_err(|error| {
-            tracing::error!(%error, "the system gives no randomness");
-            Error::Internal
-        })?;
-        Ok(Self(hex(random.as_slice()).into()))
+        Ok(Self(secret::hex(&random::<RANDOM>()?[..]).into()))
     }
 
     /// For the cookie, and nothing else.
@@ -82,8 +77,31 @@ impl fmt::Debug for SessionSecret {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// What names a form, among all of a session, that may be sent only once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormId([u8; 16]);
+
+impl FormId {
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the system gives no randomness.
+    pub fn make() -> Result<Self> {
+        Ok(Self(*random()?))
+    }
+
+    /// As it is displayed; `None` for anything else.
+    pub fn read(text: &str) -> Option<Self> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| digits)?;
+        Some(Self(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for FormId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&secret::hex(&self.0))
+    }
 }
 
 /// Somebody who is signed in.
@@ -93,15 +111,13 @@ pub struct SignedIn {
     pub caller: Caller,
     /// The label of their credential; may be empty.
     pub name: String,
-    /// When the session ends, however much it is used.
-    pub expires: Timestamp,
     secret: SessionSecret,
 }
 
 impl SignedIn {
     /// What the forms of this session carry.
     pub fn form_token(&self) -> String {
-        hex(&self.secret.form_token())
+        secret::hex(&self.secret.form_token())
     }
 
     /// Whether a form carries that. In constant time.
@@ -171,14 +187,11 @@ impl Services {
         let session = self.store.session(&digest, now, self.sessions.idle);
         let Some(session) = self.read("session", session).await? else { return Ok(None) };
         let (caller, name) = match session.bearer {
-            Some((id, role, name)) => {
-                let actor = Actor::Credential(id, role);
-                (Caller { actor, role, client }, name)
-            }
+            Some((id, role, name)) => (Caller::bearer(Bearer { id, role }, client), name),
             None if self.sessions.development => (Caller::development(client), String::new()),
             None => return Ok(None),
         };
-        Ok(Some(SignedIn { caller, name, expires: session.expires, secret }))
+        Ok(Some(SignedIn { caller, name, secret }))
     }
 
     /// Ends a session, or all of its credential.
@@ -197,8 +210,8 @@ impl Services {
     ///
     /// # Errors
     /// The store's.
-    pub async fn use_form(&self, signed_in: &SignedIn, form: &[u8; 16]) -> Result<bool> {
-        self.read("use_form", self.store.use_form(&signed_in.secret.digest(), form)).await
+    pub async fn use_form(&self, signed_in: &SignedIn, form: FormId) -> Result<bool> {
+        self.read("use_form", self.store.use_form(&signed_in.secret.digest(), &form.0)).await
     }
 }
 
@@ -215,6 +228,17 @@ mod tests {
         assert!(SessionSecret::read(a.expose()).is_some());
         for bad in ["", "x", &a.expose()[1..], &format!("{}g", &a.expose()[1..])] {
             assert!(SessionSecret::read(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn forms_have_names() {
+        let form = FormId::make().unwrap();
+        assert_ne!(form, FormId::make().unwrap());
+        assert_eq!(FormId::read(&form.to_string()), Some(form));
+        for bad in ["", "0", "000102030405060708090a0b0c0d0e0g", "+0102030405060708090a0b0c0d0e0f0"]
+        {
+            assert_eq!(FormId::read(bad), None, "{bad}");
         }
     }
 }

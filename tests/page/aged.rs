@@ -13,12 +13,13 @@ use portcullis::store::sqlite;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
 
-use crate::stage::{account, named_token, until};
+use crate::stage::{account, named_token};
 use crate::support::client::{Client, question};
 use crate::support::command::Shell;
 use crate::support::postgres;
 use crate::support::server::{Server, Setup};
 use crate::support::smtp::{Sink, Step};
+use crate::support::wait::until;
 
 /// The admins of each scene's account.
 pub(crate) const ADMINS: [&str; 2] = ["ann@harbour.example", "bo@harbour.example"];

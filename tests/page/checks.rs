@@ -9,9 +9,16 @@ use crate::support::http::{Answer, Http};
 /// The most pages that a walk looks at. There are fewer; a walk that goes on is a fault.
 const MOST_PAGES: usize = 400;
 
-/// That the browser is told what this answer may do.
+/// That the browser is told what this answer may do, and that it is no fault of the server's.
 #[track_caller]
 pub(crate) fn guarded(answer: &Answer) {
+    assert!(answer.status < 500, "{answer}");
+    protected(answer);
+}
+
+/// That the browser is told what this answer may do.
+#[track_caller]
+pub(crate) fn protected(answer: &Answer) {
     policy(answer);
     assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{answer}");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer}");
@@ -26,7 +33,6 @@ pub(crate) fn guarded(answer: &Answer) {
     for name in ["server", "x-powered-by", "access-control-allow-origin"] {
         assert_eq!(answer.header(name), None, "{answer}");
     }
-    assert!(answer.status < 500, "{answer}");
     if answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
         inert(answer);
     }

@@ -16,6 +16,7 @@ use crate::support::client::Client;
 use crate::support::http::Http;
 use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup};
+use crate::support::wait::until;
 
 const MANY: usize = 10_000;
 /// Each list of them has a second page already, which costs a count.
@@ -153,7 +154,7 @@ impl Statements {
         log.set_file_name("log");
         let statements = Self { log };
         // A reload is not waited for by the one who asks for it.
-        crate::stage::until(
+        until(
             || {
                 let before = statements.count(database);
                 listed(browser, "/tokens");

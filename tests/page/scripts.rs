@@ -9,12 +9,13 @@ use portcullis::grpc::proto::{
 };
 
 use crate::checks::{guarded, inert, shown_as_text, walk};
-use crate::stage::{Stage, account, named_token, until};
+use crate::stage::{Stage, account, named_token};
 use crate::support::client::Client;
 use crate::support::command::Shell;
 use crate::support::http::{Http, form};
 use crate::support::server::{Server, Setup};
 use crate::support::smtp::{Sink, Step};
+use crate::support::wait::until;
 
 /// Each breaks out of another place: text, attributes in either quotes, a script, a title, an address.
 pub(crate) const HOSTILE: [&str; 9] = [

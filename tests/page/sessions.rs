@@ -3,11 +3,12 @@
 use portcullis::grpc::proto::{CreateCredentialRequest, RevokeCredentialRequest, Role};
 
 use crate::checks::guarded;
-use crate::stage::{Stage, until};
+use crate::stage::Stage;
 use crate::support::http::{Answer, Http};
 use crate::support::postgres;
 use crate::support::server::{Setup, random_credential};
 use crate::support::tls::Authority;
+use crate::support::wait::until;
 
 /// That a session is over: pages send to sign in, forms do nothing and say so.
 #[track_caller]

@@ -1,9 +1,5 @@
 //! What a thief finds: two accounts with a token or two each, and somebody signed in to either.
 
-use std::thread;
-use std::time::Duration;
-
-use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     CreateAccountRequest, CreateTokenRequest, GetTokenRequest, ListTokensRequest, Role, Token,
     TokenKind,
@@ -13,9 +9,6 @@ use crate::support::calls::{self, credential};
 use crate::support::client::Client;
 use crate::support::http::Http;
 use crate::support::server::{Server, Setup};
-
-/// Longer than any of this takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The whitelist of each account's `token`.
 pub(crate) const WHITELIST: [&str; 2] = ["192.0.2.0/24", "198.51.100.7"];
@@ -136,21 +129,4 @@ pub(crate) async fn named_token(
     };
     let made = operator.tokens().create_token(request).await.unwrap().into_inner();
     (made.token.unwrap(), made.secret)
-}
-
-/// Asks until the answer is as wanted.
-#[track_caller]
-pub(crate) fn until<T: std::fmt::Debug>(
-    mut ask: impl FnMut() -> T,
-    wanted: impl Fn(&T) -> bool,
-) -> T {
-    let begun = Stopwatch::start();
-    loop {
-        let answer = ask();
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(begun.elapsed() < PATIENCE, "still {answer:?}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }

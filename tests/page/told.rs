@@ -1,8 +1,11 @@
 //! What somebody found who knew only the rules and the running server: what pages claim of a change, and what
 //! others can do to a session from elsewhere.
 
-use crate::checks::guarded;
-use crate::stage::Stage;
+use crate::checks::{guarded, protected};
+use crate::stage::{Stage, account};
+use crate::support::postgres::Cluster;
+use crate::support::server::Setup;
+use crate::support::wait::until;
 
 #[tokio::test]
 async fn another_site_ends_no_session() {
@@ -103,4 +106,63 @@ async fn a_list_far_too_long_is_cut_short() {
         assert!(answer.text().len() < long.len() + 20_000, "{} bytes", answer.text().len());
     }
     assert_eq!(stage.now(&stage.ours.token).await, stage.ours.token);
+}
+
+/// A replica that is cut off makes no page from what it remembers, whether its lease lasts or not, and
+/// nothing that was typed is lost (docs/policy.md, sections 6 and 8).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_store_nothing_is_shown_or_claimed() {
+    let cluster = Cluster::with_fsync();
+    let setup = Setup::postgres(&cluster.database()).flag("--lease", "2s");
+    let stage = Stage::with(setup).await;
+    let mut admin = stage.admin();
+    let path = format!("/tokens/{}/whitelist", stage.ours.token.token_id);
+    let page = admin.get(&path);
+    let (csrf, version) = (page.field("csrf"), page.field("version"));
+    let fields = [
+        ("csrf", csrf.as_str()),
+        ("version", version.as_str()),
+        ("step", "save"),
+        ("add", "203.0.113.9"),
+    ];
+    let attempt = [("credential", stage.ours.admin.as_str()), ("next", "")];
+    cluster.kill();
+    until(|| stage.server.get("/readyz").0, |status| status.contains("503"));
+    // More often than wrong credentials may be tried: these were not looked at.
+    for _ in 0..12 {
+        let refused = stage.stranger().post("/sign-in", &attempt);
+        protected(&refused);
+        refused.says(503);
+    }
+    for answer in [admin.get("/tokens"), admin.get(&path), admin.post(&path, &fields)] {
+        protected(&answer);
+        let answer = answer.says(503);
+        assert!(answer.header("retry-after").is_some(), "{answer}");
+        assert!(!answer.text().contains("Ours"), "{answer}");
+    }
+    cluster.start();
+    until(|| stage.server.get("/readyz").0, |status| status.contains("200"));
+    // The session is what it was, and the form still works.
+    admin.post(&path, &fields).says(303);
+    stage.stranger().post("/sign-in", &attempt).says(303);
+}
+
+#[tokio::test]
+async fn a_server_that_observes_says_so() {
+    let stage = Stage::with(Setup::sqlite().flag("--lifecycle-mode", "observe")).await;
+    stage.admin().get("/pending").says(200).shows(&["only observes", "Nothing is pending"]);
+}
+
+#[tokio::test]
+async fn accounts_are_paged() {
+    let stage = Stage::new().await;
+    let mut operator = stage.operator();
+    for n in 0..49 {
+        account(&stage.operator, &format!("Account {n}"), &["a@example.test"]).await;
+    }
+    let links = operator.get("/accounts").says(200).links();
+    let next = links.into_iter().find(|link| link.starts_with("/accounts?page="));
+    let next = next.expect("a next page");
+    let second = operator.get(&next).says(200).shows(&["First page", "Account 48"]);
+    assert!(!second.text().contains("rel=\"next\""), "{second}");
 }

@@ -37,18 +37,19 @@ pub struct PageSettings {
     pub session_lifetime: Duration,
 }
 
-/// Nobody works for longer without signing in again.
+/// For longer than this nobody should work without signing in again.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl PageArgs {
     pub(super) fn resolve(&self, faults: &mut Faults) -> Option<PageSettings> {
         let idle = faults.duration("session-idle", &self.session_idle);
         let lifetime = faults.duration("session-lifetime", &self.session_lifetime);
-        for (flag, length) in [("session-idle", idle), ("session-lifetime", lifetime)] {
+        for (flag, text, length) in [
+            ("session-idle", &self.session_idle, idle),
+            ("session-lifetime", &self.session_lifetime, lifetime),
+        ] {
             if length.is_some_and(|length| length > LONGEST) {
-                faults.add(format!(
-                    "--{flag}: is longer than 7d: a session is signed in for a day's work"
-                ));
+                faults.add(format!("--{flag}: {text} is longer than 7d"));
             }
         }
         Some(PageSettings { session_idle: idle?, session_lifetime: lifetime? })

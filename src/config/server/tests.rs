@@ -110,6 +110,18 @@ fn a_lifecycle_can_be_tried_in_seconds() {
 }
 
 #[test]
+fn sessions_last_a_week_at_most() {
+    let page = |flags: &[&str]| resolve(flags).map(|settings| settings.page);
+    let default = page(&[]).unwrap();
+    let minute = Duration::from_secs(60);
+    assert_eq!((default.session_idle, default.session_lifetime), (30 * minute, 480 * minute));
+    assert!(page(&["--session-idle", "7d", "--session-lifetime", "7d"]).is_ok());
+    let error = page(&["--session-idle", "0s", "--session-lifetime", "8d"]).unwrap_err();
+    assert!(error.contains("--session-idle: \"0s\" is no time at all"), "{error}");
+    assert!(error.contains("--session-lifetime: 8d is longer than 7d"), "{error}");
+}
+
+#[test]
 fn a_lease_is_shorter_than_the_notice() {
     let lease = |flags: &[&str]| resolve(flags).map(|settings| settings.lease);
     let (seconds, millis) = (Duration::from_secs, Duration::from_millis);

@@ -9,7 +9,7 @@ use super::answer::{Fault, Result, page};
 use super::form::{Fields, Id, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
-use super::view::{When, when};
+use super::view::{Pages, When, when};
 use crate::service::Error;
 use crate::service::lists::Paging;
 use crate::store::{Account, FailingAddress};
@@ -30,8 +30,7 @@ struct Row {
 struct AccountsPage {
     frame: Frame,
     rows: Vec<Row>,
-    next: String,
-    first: bool,
+    pages: Pages,
 }
 
 #[derive(Template)]
@@ -53,14 +52,7 @@ impl Signed {
             id: account.id.to_string(),
             name: account.name,
             created: when(account.created, self.services().clock.now()),
-            admins: account
-                .admins
-                .into_iter()
-                .map(|a| {
-                    let why = refusal(&a);
-                    (a, why)
-                })
-                .collect(),
+            admins: account.admins.iter().map(|a| (a.clone(), refusal(a))).collect(),
         }
     }
 }
@@ -79,13 +71,10 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
             ],
             ..signed.frame("Accounts", Place::Accounts)
         },
+        pages: Pages::onwards(fields.one("page"), &found.next, |page| {
+            link("/accounts", &[("page", page)])
+        }),
         rows: found.items.into_iter().map(|account| signed.row(account)).collect(),
-        next: if found.next.is_empty() {
-            String::new()
-        } else {
-            link("/accounts", &[("page", &found.next)])
-        },
-        first: fields.one("page").is_empty(),
     };
     Ok(page(StatusCode::OK, &view))
 }

@@ -5,7 +5,6 @@ use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 
-use super::assets::Assets;
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use crate::service::Error;
@@ -63,14 +62,13 @@ impl Fault {
         self
     }
 
-    /// Why a change was not made.
+    /// Why what a form asks for was not done.
     pub(super) fn of_change(error: Error) -> Self {
-        let unchanged = matches!(error, Error::Unavailable { .. } | Error::Overloaded);
+        // What else goes wrong with a change says of itself whether it was made.
+        let unchanged = matches!(error, Error::Unavailable { .. });
         let mut fault = Self::from(error);
         if unchanged {
-            fault.text.push_str(
-                " Nothing was changed: go back, where what you typed still stands, and send it again.",
-            );
+            fault.text.push_str(" Nothing was changed. What you typed still stands one page back.");
         }
         fault
     }
@@ -131,7 +129,7 @@ pub(super) fn sentence(clause: &str) -> String {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let frame = self.frame.unwrap_or_else(|| Box::new(Frame::bare(self.title, &Assets::new())));
+        let frame = self.frame.unwrap_or_else(|| Box::new(Frame::bare(self.title)));
         let template = FaultPage { frame: &frame, text: &self.text, way: self.way.as_ref() };
         let mut response = page(self.status, &template);
         if let Some(seconds) = self.retry {

@@ -1,13 +1,12 @@
 //! The stylesheet, the script and the icon: part of the program, and named by what they hold, so that
 //! browsers keep them for good.
 
-use std::sync::Arc;
+use std::sync::LazyLock;
 
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::Page;
 use crate::secret;
 
 const STYLE: &str = include_str!("../../../assets/page.css");
@@ -15,35 +14,32 @@ const SCRIPT: &str = include_str!("../../../assets/page.js");
 const ICON: &str = include_str!("../../../assets/icon.svg");
 
 /// The paths that pages name.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Assets {
     pub(super) style: String,
     pub(super) script: String,
     pub(super) icon: String,
 }
 
-impl Assets {
-    pub(super) fn new() -> Self {
-        let named = |stem: &str, text: &str, ending: &str| {
-            let digest = secret::digest(text.as_bytes());
-            let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            format!("/assets/{stem}-{hash}.{ending}")
-        };
-        Self {
-            style: named("page", STYLE, "css"),
-            script: named("page", SCRIPT, "js"),
-            icon: named("icon", ICON, "svg"),
-        }
+pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
+    let named = |stem: &str, text: &str, ending: &str| {
+        let hash = secret::hex(&secret::digest(text.as_bytes())[..8]);
+        format!("/assets/{stem}-{hash}.{ending}")
+    };
+    Assets {
+        style: named("page", STYLE, "css"),
+        script: named("page", SCRIPT, "js"),
+        icon: named("icon", ICON, "svg"),
     }
-}
+});
 
-pub(super) async fn send(State(page): State<Arc<Page>>, Path(name): Path<String>) -> Response {
+pub(super) async fn send(Path(name): Path<String>) -> Response {
     let path = format!("/assets/{name}");
-    let (kind, text) = if path == page.assets.style {
+    let (kind, text) = if path == ASSETS.style {
         ("text/css; charset=utf-8", STYLE)
-    } else if path == page.assets.script {
+    } else if path == ASSETS.script {
         ("text/javascript; charset=utf-8", SCRIPT)
-    } else if path == page.assets.icon {
+    } else if path == ASSETS.icon {
         ("image/svg+xml", ICON)
     } else {
         // A page of another version names it: the next one that is read is whole again.

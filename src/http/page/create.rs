@@ -18,6 +18,7 @@ use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
 use crate::service::error::Violation;
 use crate::service::lists::Paging;
+use crate::service::sessions::FormId;
 use crate::service::tokens::{CreateToken, Described};
 use crate::service::{Caller, Error};
 use crate::store::Role;
@@ -45,7 +46,7 @@ struct ScopeChoice {
 struct NewPage {
     frame: Frame,
     /// This form, and no other.
-    form: String,
+    form: FormId,
     draft: Draft,
     /// Operators say whose it is.
     operator: bool,
@@ -156,11 +157,6 @@ async fn form(
     scopes.sort_by(|a, b| {
         (a.requires_whitelist, a.write, &a.name).cmp(&(b.requires_whitelist, b.write, &b.name))
     });
-    let mut random = [0u8; 16];
-    getrandom::fill(&mut random).map_err(|error| {
-        tracing::error!(%error, "the system gives no randomness");
-        Fault::from(Error::Internal)
-    })?;
     let view = NewPage {
         frame: Frame {
             how: vec![
@@ -171,7 +167,7 @@ async fn form(
             scripted: true,
             ..signed.frame("New token", Place::Tokens)
         },
-        form: random.iter().map(|byte| format!("{byte:02x}")).collect(),
+        form: FormId::make()?,
         draft,
         operator: signed.is_operator(),
         accounts,
@@ -192,12 +188,6 @@ fn owner(caller: &Caller, asked: &str) -> String {
     }
 }
 
-/// What names this form among all of a session.
-fn form_id(text: &str) -> Option<[u8; 16]> {
-    let number = u128::from_str_radix(text, 16).ok()?;
-    (text.len() == 32).then_some(number.to_be_bytes())
-}
-
 /// The form again, with what is wrong beside each field; what is no fault of it goes on as it is.
 async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response> {
     let faults = match error {
@@ -206,9 +196,11 @@ async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response
         }
         Error::NotFound { .. } => {
             let text = vec!["There is no such account.".to_owned()];
-            match signed.is_operator() {
-                true => Faulty { account: text, ..Faulty::default() },
-                false => Faulty { other: text, ..Faulty::default() },
+            // Nobody else sees the field.
+            if signed.is_operator() {
+                Faulty { account: text, ..Faulty::default() }
+            } else {
+                Faulty { other: text, ..Faulty::default() }
             }
         }
         other => return Err(Fault::of_change(other).at(signed, Place::Tokens)),
@@ -224,7 +216,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         scopes: fields.all("scope"),
         whitelist: fields.one("whitelist").to_owned(),
     };
-    let Some(form_id) = form_id(fields.one("form")) else {
+    let Some(form_id) = FormId::read(fields.one("form")) else {
         let text = "This form is not whole, so nothing was done: load its page anew.";
         return Err(Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
             .at(&signed, Place::Tokens)
@@ -249,7 +241,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
     if let Err(error) = services.create_token(signed.caller(), check).await {
         return refused(&signed, draft, error).await;
     }
-    if !signed.use_form(&form_id).await? {
+    if !signed.use_form(form_id).await? {
         let text = "This form was sent before, so nothing was done now. If it made a token, that is in the \
                     list; its secret was shown once, and can't be shown again: where it is lost, delete \
                     the token and make another.";
@@ -276,19 +268,4 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         id,
     };
     Ok(page(StatusCode::OK, &view))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn forms_have_ids() {
-        assert_eq!(form_id("000102030405060708090a0b0c0d0e0f").map(|id| id[15]), Some(15));
-        for bad in
-            ["", "0", "000102030405060708090a0b0c0d0e0g", "+00102030405060708090a0b0c0d0e0f0"]
-        {
-            assert_eq!(form_id(bad), None, "{bad}");
-        }
-    }
 }

@@ -58,7 +58,7 @@ pub(super) async fn delete(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Resp
     let id = find(&signed, &id).await?.token.id.to_string();
     signed.services().delete_token(signed.caller(), &id, false).await.map_err(|error| {
         let way = format!("/tokens/{id}");
-        Fault::of_change(error).at(&signed, Place::Tokens).with_way(way, "The token")
+        Fault::from(error).at(&signed, Place::Tokens).with_way(way, "The token")
     })?;
     Ok(Redirect::to(&format!("/tokens/{id}?done=deleted")).into_response())
 }

@@ -1,7 +1,7 @@
 //! What stands around every page: the head, where one is, who is signed in, and how to do the same without
 //! a browser.
 
-use super::assets::Assets;
+use super::assets::{ASSETS, Assets};
 
 /// Which part of the page one is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ const CALLS: [(&str, &str); 15] = [
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) title: String,
-    pub(super) assets: Assets,
+    pub(super) assets: &'static Assets,
     pub(super) who: Option<Who>,
     pub(super) place: Place,
     /// What was just done.
@@ -59,10 +59,10 @@ pub(super) struct Frame {
 
 impl Frame {
     /// For whoever is not signed in.
-    pub(super) fn bare(title: impl Into<String>, assets: &Assets) -> Self {
+    pub(super) fn bare(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
-            assets: assets.clone(),
+            assets: &ASSETS,
             who: None,
             place: Place::None,
             done: "",

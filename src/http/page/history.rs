@@ -2,14 +2,18 @@
 
 use serde_json::{Map, Value};
 
+use super::answer::Result;
+use super::session::Signed;
 use super::tokens::kind;
 use super::view::{When, count, kind_words, when};
-use crate::policy::network::{Entry, Limits};
+use crate::policy::network::{Change, Entries, Limits, Whitelist, apply, parse_entries};
 use crate::policy::time::Timestamp;
+use crate::service::lists::{AuditQuery, Paging};
+use crate::service::validate::Faults;
 use crate::store::AuditEvent;
 
 /// Events that are shown.
-pub(super) const SHOWN: i32 = 50;
+const SHOWN: i32 = 50;
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -20,6 +24,21 @@ pub(super) struct Event {
     pub(super) details: Vec<String>,
     /// Who, and from where.
     pub(super) who: String,
+}
+
+/// The newest events about a token, and whether there are more.
+pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>, bool)> {
+    let query = AuditQuery {
+        account_id: "",
+        token_id: id,
+        start: None,
+        end: None,
+        paging: Paging { size: SHOWN, token: "" },
+    };
+    let events =
+        signed.services().list_audit_events(signed.caller(), query, Faults::default()).await?;
+    let more = !events.next.is_empty();
+    Ok((events.items, more))
 }
 
 pub(super) fn event(event: &AuditEvent, now: Timestamp) -> Event {
@@ -119,8 +138,7 @@ fn whitelist_words(
     let what = match new.len() {
         0 => format!("Whitelist lifted: any address (version {version})"),
         n => {
-            let entries = count(n, "entry").replace("entrys", "entries");
-            format!("Whitelist changed to {entries} (version {version})")
+            format!("Whitelist changed to {} (version {version})", count(n, "entry"))
         }
     };
     (what, details)
@@ -128,15 +146,17 @@ fn whitelist_words(
 
 /// What still covers, in whole or in part, an entry that a whitelist's change removed.
 pub(super) fn covering(event: &AuditEvent) -> Vec<String> {
-    let (before, after) = (object(event.before.as_deref()), object(event.after.as_deref()));
-    let read = |object: &Map<String, Value>| -> Vec<Entry> {
-        let entries = list(object.get("whitelist")).into_iter();
-        entries.filter_map(|entry| Entry::parse(entry, &Limits::NONE).ok()).collect()
+    let read = |json: Option<&str>| {
+        let object = object(json);
+        parse_entries(list(object.get("whitelist")), &Limits::NONE).unwrap_or_default()
     };
-    let (old, new) = (read(&before), read(&after));
-    let removed: Vec<_> = old.iter().filter(|entry| !new.contains(entry)).collect();
-    let covers = |entry: &&Entry| removed.iter().any(|removed| removed.overlaps(entry));
-    new.iter().filter(covers).map(ToString::to_string).collect()
+    let (before, entries) = (read(event.before.as_deref()), read(event.after.as_deref()));
+    let Ok(before) = Entries::new(before, &Limits::NONE) else { return Vec::new() };
+    let before = before.map_or(Whitelist::Unrestricted, Whitelist::Only);
+    let change = Change::Replace { allow_any_address: entries.is_empty(), entries };
+    let changed = apply(&before, &change, false, &Limits::NONE);
+    let covering = changed.map(|changed| changed.still_covered_by).unwrap_or_default();
+    covering.iter().map(ToString::to_string).collect()
 }
 
 /// A whitelist as it was once.

@@ -41,7 +41,6 @@ use crate::lifecycle::Standing;
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::Fault;
-use assets::Assets;
 use attempts::Attempts;
 use frame::Place;
 use session::Signed;
@@ -78,7 +77,6 @@ struct Page {
     standing: Arc<Standing>,
     /// Whether browsers reach it by TLS alone.
     secure: bool,
-    assets: Assets,
     attempts: Attempts,
     room: Arc<Semaphore>,
 }
@@ -89,7 +87,6 @@ pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: b
         services,
         standing,
         secure,
-        assets: Assets::new(),
         attempts: Attempts::default(),
         room: Arc::new(Semaphore::new(AT_ONCE)),
     });

@@ -9,7 +9,7 @@ use super::answer::{Fault, Result, page};
 use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
-use super::view::{PendingView, pending};
+use super::view::{Pages, PendingView, pending};
 use crate::policy::lifecycle::Mode;
 use crate::policy::token::PendingActionType;
 use crate::service::lists::{Paging, PendingQuery};
@@ -25,9 +25,7 @@ struct PendingPage {
     account: String,
     kind: &'static str,
     actions: Vec<PendingView>,
-    /// Path of the next page; empty for none.
-    next: String,
-    first: bool,
+    pages: Pages,
     operator: bool,
     observes: bool,
     mails: bool,
@@ -57,10 +55,9 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     let in_force = services.in_force()?;
     let outlook = services.outlook();
     let settings = outlook.calendar.settings;
-    let next = match found.next.as_str() {
-        "" => String::new(),
-        page => link("/pending", &[("account", account), ("type", kind), ("page", page)]),
-    };
+    let pages = Pages::onwards(fields.one("page"), &found.next, |page| {
+        link("/pending", &[("account", account), ("type", kind), ("page", page)])
+    });
     let view = PendingPage {
         frame: Frame {
             how: vec!["portcullis pending".to_owned(), "portcullis pending --preview".to_owned()],
@@ -69,8 +66,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
         account: account.to_owned(),
         kind,
         actions: found.items.iter().map(|action| pending(action, &in_force, &outlook)).collect(),
-        next,
-        first: fields.one("page").is_empty(),
+        pages,
         operator,
         observes: settings.mode == Mode::Observe,
         mails: outlook.mails,

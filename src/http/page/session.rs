@@ -15,20 +15,18 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 
-use super::answer::{Fault, Result, page};
+use super::answer::{Fault, Result, page, sentence};
 use super::attempts::WINDOW;
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
 use super::{Page, Peer};
 use crate::service::access::Audience;
-use crate::service::sessions::{SessionSecret, SignedIn};
+use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};
 use crate::store::{Actor, Role};
 
 /// How long a form may take to arrive: whoever sends one slowly takes the room of others.
 const ARRIVAL: Duration = Duration::from_secs(10);
-/// The longest credential that is looked at, in bytes.
-const LONGEST_CREDENTIAL: usize = 1_024;
 
 /// Somebody who is signed in, and what their pages are made of.
 #[derive(Clone)]
@@ -56,7 +54,7 @@ impl Signed {
     }
 
     /// Notes that a form which may be sent once was sent: see [`Services::use_form`].
-    pub(super) async fn use_form(&self, form: &[u8; 16]) -> Result<bool> {
+    pub(super) async fn use_form(&self, form: FormId) -> Result<bool> {
         Ok(self.services().use_form(&self.who, form).await?)
     }
 
@@ -80,7 +78,7 @@ impl Signed {
             development: caller.actor == Actor::Development,
             form_token: self.who.form_token(),
         };
-        Frame { who: Some(who), place, ..Frame::bare(title, &self.page.assets) }
+        Frame { who: Some(who), place, ..Frame::bare(title) }
     }
 
     /// Lets operators pass. Others are told what strangers to the path are told.
@@ -131,9 +129,7 @@ impl FromRequest<Arc<Page>> for Sent {
         page: &Arc<Page>,
     ) -> std::result::Result<Self, Response> {
         // First: what another site sends comes without the cookie, and must not end the session.
-        if is_cross_site(request.headers()) {
-            return Err(forged().into_response());
-        }
+        own_site(request.headers()).map_err(Fault::into_response)?;
         let (mut parts, body) = request.into_parts();
         let signed = Signed::from_request_parts(&mut parts, page).await?;
         let fields = fields(Request::from_parts(parts, body), page).await;
@@ -145,11 +141,8 @@ impl FromRequest<Arc<Page>> for Sent {
     }
 }
 
-/// The fields of a form that this page's own site sent.
+/// The fields of a form.
 async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
-    if is_cross_site(request.headers()) {
-        return Err(forged());
-    }
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -178,6 +171,11 @@ fn forged() -> Fault {
 
 fn peer(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<Peer>().map(|peer| peer.0.to_canonical())
+}
+
+/// Lets pass what no other site made.
+fn own_site(headers: &HeaderMap) -> Result<()> {
+    if is_cross_site(headers) { Err(forged()) } else { Ok(()) }
 }
 
 /// Whether a browser says that another site made the request (Fetch Metadata), or, where it does not say
@@ -301,12 +299,12 @@ struct SignInPage<'a> {
     development: bool,
 }
 
-fn sign_in_page(page_: &Page, status: StatusCode, next: &str, fault: &str) -> Response {
+fn sign_in_page(of: &Page, status: StatusCode, next: &str, fault: &str) -> Response {
     let frame = Frame {
         how: vec!["portcullis credential create --role account-admin --account ACCOUNT".to_owned()],
-        ..Frame::bare("Sign in", &page_.assets)
+        ..Frame::bare("Sign in")
     };
-    let development = page_.services.sessions.development;
+    let development = of.services.sessions.development;
     page(status, &SignInPage { frame, next: local(next), fault, development })
 }
 
@@ -322,6 +320,7 @@ pub(super) async fn ask(
 
 pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> Result<Response> {
     own_host(&page, request.headers())?;
+    own_site(request.headers())?;
     let (parts, body) = request.into_parts();
     let (client, former) = (peer(&parts), cookie(&page, &parts.headers));
     let fields = fields(Request::from_parts(parts, body), &page).await?;
@@ -337,17 +336,13 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     }
     let credential = fields.one("credential").trim();
     let credential = (!credential.is_empty()).then_some(credential);
-    let wrong = credential.is_some_and(|text| text.len() > LONGEST_CREDENTIAL);
-    let begun = match wrong {
-        true => Err(Error::Unauthenticated("that is longer than any credential")),
-        false => page.services.sign_in(credential, client).await,
-    };
+    let begun = page.services.sign_in(credential, client).await;
     let secret = match begun {
         Ok(secret) => secret,
         Err(error @ (Error::Unauthenticated(_) | Error::Forbidden(_))) => {
             metrics.sign_in_failures.inc();
             tracing::info!(client = %from, "an attempt to sign in failed");
-            let fault = super::answer::sentence(&error.to_string());
+            let fault = sentence(&error.to_string());
             return Ok(sign_in_page(&page, StatusCode::UNAUTHORIZED, next, &fault));
         }
         Err(error) => {

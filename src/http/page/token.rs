@@ -9,17 +9,14 @@ use axum::response::Response;
 use super::answer::{Fault, Result, page};
 use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
-use super::history::{Event, SHOWN, covering, event};
+use super::history::{Event, covering, event, events};
 use super::session::Signed;
 use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
 use crate::policy::scope::Access;
 use crate::policy::token::{TokenKind, TokenState};
 use crate::service::Error;
 use crate::service::explain::{granted, names};
-use crate::service::lists::{AuditQuery, Paging};
 use crate::service::tokens::Described;
-use crate::service::validate::Faults;
-use crate::store::AuditEvent;
 
 /// A scope that it may use.
 struct ScopeRow {
@@ -75,21 +72,6 @@ pub(super) async fn find(signed: &Signed, id: &str) -> Result<Described> {
     })
 }
 
-/// The newest events about a token, and whether there are more.
-pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>, bool)> {
-    let query = AuditQuery {
-        account_id: "",
-        token_id: id,
-        start: None,
-        end: None,
-        paging: Paging { size: SHOWN, token: "" },
-    };
-    let events =
-        signed.services().list_audit_events(signed.caller(), query, Faults::default()).await?;
-    let more = !events.next.is_empty();
-    Ok((events.items, more))
-}
-
 pub(super) async fn show(
     signed: Signed,
     Id(id): Id,
@@ -124,17 +106,17 @@ pub(super) async fn show(
         (names(&in_force, together.iter().map(|&(id, _)| id)), when(at, now))
     });
     // Anybody can make such a link: it says nothing that is not so.
-    let newest = events.first().map_or("", |event| event.action.as_str());
-    let done = match (Fields::read(query.unwrap_or_default().as_bytes()).one("done"), newest) {
-        ("whitelist", "whitelist.change") => {
-            "The whitelist is changed, and the change binds on every replica."
+    let asked = Fields::read(query.unwrap_or_default().as_bytes());
+    let newest = events.first();
+    let (done, covering) = match (asked.one("done"), newest.map(|event| event.action.as_str())) {
+        ("whitelist", Some("whitelist.change")) => (
+            "The whitelist is changed, and the change binds on every replica.",
+            newest.map(covering).unwrap_or_default(),
+        ),
+        ("deleted", Some("token.delete")) => {
+            ("The token is deleted, on every replica.", Vec::new())
         }
-        ("deleted", "token.delete") => "The token is deleted, on every replica.",
-        _ => "",
-    };
-    let covering = match (done.is_empty(), events.first()) {
-        (false, Some(newest)) => covering(newest),
-        _ => Vec::new(),
+        _ => ("", Vec::new()),
     };
     let frame = Frame {
         done,

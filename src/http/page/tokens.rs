@@ -206,5 +206,6 @@ fn pages(at: u32, shown: usize, total: u64, size: u32, link: impl Fn(u32) -> Str
         words,
         previous: if at > 1 { link(at - 1) } else { String::new() },
         next: if last < total && shown > 0 { link(at + 1) } else { String::new() },
+        ..Pages::default()
     }
 }

@@ -39,14 +39,14 @@ pub(super) fn when(at: Timestamp, now: Timestamp) -> When {
 
 /// A length in its largest unit, cut off; empty for seconds that are few.
 fn about(seconds: i64) -> String {
-    let (count, unit) = match seconds {
+    let (number, unit) = match seconds {
         ..5 => return String::new(),
         5..MINUTE => (seconds, "second"),
         MINUTE..HOUR => (seconds / MINUTE, "minute"),
         HOUR..DAY => (seconds / HOUR, "hour"),
         _ => (seconds / DAY, "day"),
     };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+    count(usize::try_from(number).unwrap_or(usize::MAX), unit)
 }
 
 /// How much of the window has passed since something was used.
@@ -91,9 +91,13 @@ pub(super) fn kind_words(kind: TokenKind) -> &'static str {
     }
 }
 
-/// `1 scope`, `2 scopes`.
+/// `1 scope`, `2 scopes`, `2 days`, `2 entries`.
 pub(super) fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    match what.strip_suffix('y').filter(|stem| !stem.ends_with(['a', 'e', 'o', 'u'])) {
+        _ if number == 1 => format!("1 {what}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {what}s"),
+    }
 }
 
 /// What a token may do, in some words.
@@ -206,11 +210,29 @@ pub(super) fn pending_of(token: &Token, in_force: &InForce, outlook: &Outlook) -
 /// The pages of a list.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pages {
-    /// `26 to 50 of 10,000`.
+    /// `26 to 50 of 10,000`; empty where that is not known.
     pub(super) words: String,
-    /// Paths of the pages before and after this one; empty for none.
+    /// Paths of the first page, where it is another one, and of those before and after; empty for none.
+    pub(super) first: String,
     pub(super) previous: String,
     pub(super) next: String,
+}
+
+impl Pages {
+    /// Of a list that is read onwards: `asked` for a page, it gave `next`, both by their page tokens;
+    /// `link` leads to one.
+    pub(super) fn onwards(asked: &str, next: &str, link: impl Fn(&str) -> String) -> Self {
+        Self {
+            first: if asked.is_empty() { String::new() } else { link("") },
+            next: if next.is_empty() { String::new() } else { link(next) },
+            ..Self::default()
+        }
+    }
+
+    /// Whether this is the first one.
+    pub(super) fn is_first(&self) -> bool {
+        self.first.is_empty() && self.previous.is_empty()
+    }
 }
 
 /// A number with a comma after each thousand.
@@ -265,7 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn every_page_of_a_list_keeps_what_was_asked_for() {
+        let link = |page: &str| format!("/pending?type=DELETION{page}");
+        let first = Pages::onwards("", "b", link);
+        assert!(first.is_first());
+        assert_eq!((first.first.as_str(), first.next.as_str()), ("", "/pending?type=DELETIONb"));
+        let last = Pages::onwards("b", "", link);
+        assert!(!last.is_first());
+        assert_eq!((last.first.as_str(), last.next.as_str()), ("/pending?type=DELETION", ""));
+    }
+
+    #[test]
     fn numbers() {
+        assert_eq!((count(1, "entry"), count(2, "entry")), ("1 entry".into(), "2 entries".into()));
         for (n, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(number(n), text);
         }

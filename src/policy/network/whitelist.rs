@@ -186,6 +186,15 @@ impl fmt::Debug for Entries {
     }
 }
 
+/// The entries, sorted, each once, with the narrowest other one that covers it.
+pub fn nested(entries: Vec<Entry>) -> Vec<(Entry, Option<Entry>)> {
+    let sorted = set(entries);
+    let parents = parents(&sorted);
+    let outer = |&parent: &u32| sorted.get(parent as usize).copied();
+    sorted.iter().copied().zip(parents.iter().map(outer)).collect()
+}
+
+/// For each the index of the narrowest other one that covers it; out of range for none.
 fn parents(sorted: &[Entry]) -> Box<[u32]> {
     let mut open: Vec<usize> = Vec::new();
     let mut parents = Vec::with_capacity(sorted.len());

@@ -68,6 +68,18 @@ proptest! {
     }
 
     #[test]
+    fn entries_nest_in_the_narrowest(entries in whitelist()) {
+        let nested = nested(entries.clone());
+        let each: Vec<_> = nested.iter().map(|&(entry, _)| entry).collect();
+        let whitelist = made(&entries);
+        prop_assert_eq!(each.as_slice(), whitelist.entries());
+        for (entry, outer) in nested {
+            let covering = entries.iter().filter(|other| **other != entry && other.covers(&entry));
+            prop_assert_eq!(outer, covering.max_by_key(|other| other.bits).copied());
+        }
+    }
+
+    #[test]
     fn addresses_read_back(bits in bits()) {
         let address = ClientAddr(bits);
         prop_assert_eq!(address.to_string().parse::<ClientAddr>(), Ok(address));
