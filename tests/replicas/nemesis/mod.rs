@@ -265,12 +265,11 @@ async fn no_decision_rests_on_what_a_bound_change_was_before() {
     assert!(violations.is_empty(), "{told}");
 }
 
-/// A server that breaks its promise is found out. The violations are those that the fault is bound to
-/// lead to: what was allowed or known before a bound change.
+/// A server that breaks its promise is found out. Any violation is the fault's: without it there are none.
 #[cfg(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_planted_is_found() {
     let (violations, told) = history().await;
     println!("{told}");
-    assert!(violations.iter().any(|told| told.contains("said Allowed")), "{told}");
+    assert!(!violations.is_empty(), "{told}");
 }
