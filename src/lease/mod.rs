@@ -52,11 +52,16 @@ impl Length {
 pub struct Position(pub i64);
 
 impl Position {
+    /// The one that the next change has.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
     /// Whether a reading of the record behind this position lacks nothing: `first` is the first
     /// change that it found, `head` was read in the same snapshot. If not, the record was pruned.
     pub fn is_followed(self, first: Option<Self>, head: Self) -> bool {
         match first {
-            Some(first) => first.0 == self.0 + 1,
+            Some(first) => first == self.next(),
             None => head <= self,
         }
     }

@@ -20,7 +20,7 @@ use crate::clock::{Stopwatch, id_at, moment};
 use crate::lease::{Attempt, Head, Heard, Identity, Position, RowId, Turn};
 use crate::policy::time::Timestamp;
 use crate::store::replication::Recorded;
-use crate::store::{self, Touched};
+use crate::store::{self, ChangeRecord, Touched};
 
 /// Attempts under way at most.
 const MOST: usize = 3;
@@ -187,17 +187,61 @@ impl Member {
     /// Makes memory follow what others change.
     async fn follow(&self, cache: &Arc<Cache>) {
         loop {
-            match self.catch_up(cache).await {
-                Ok(()) => tokio::select! {
-                    () = self.behind.notified() => {}
-                    () = self.store.told() => {}
-                },
-                Err(error) => {
-                    tracing::debug!(%error, "changes are not applied yet");
-                    tokio::time::sleep(PAUSE).await;
-                }
+            let followed = match self.catch_up(cache).await {
+                Ok(()) => self.follow_what_is_told(cache).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = followed {
+                tracing::debug!(%error, "changes are not applied yet");
+                tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Follows changes that are told of one at a time, without reading the record; until it has to be read.
+    async fn follow_what_is_told(&self, cache: &Arc<Cache>) -> store::Result<()> {
+        loop {
+            let told = tokio::select! {
+                () = self.behind.notified() => None,
+                told = self.store.told() => told,
+            };
+            let Some(change) = told else { return Ok(()) };
+            if !self.follow_one(cache, change).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes memory follow a change that was told of, if it is the next one. Whether that is all there is to
+    /// do. What was told may be untrue: it counts as applied only once the record, compared with it in the
+    /// statement that acknowledges it, says the same.
+    async fn follow_one(&self, cache: &Arc<Cache>, change: ChangeRecord) -> store::Result<bool> {
+        let position = Position(change.position);
+        let (turn, row, store) = {
+            let standing = lock(&self.standing);
+            let replica = &standing.replica;
+            match (replica.registered(), replica.applied()) {
+                (Some(store), Some(applied)) if applied.next() == position => {
+                    (replica.turn(), standing.row, store)
+                }
+                (_, applied) => return Ok(applied >= Some(position)),
+            }
+        };
+        make_effective(cache, [change.touched]).await;
+        if !self.store.confirm(row, store, change).await? {
+            return Ok(false);
+        }
+        self.applied(turn, position);
+        Ok(true)
+    }
+
+    /// Memory rests on `position` from now on.
+    fn applied(&self, turn: Turn, position: Position) {
+        let mut standing = lock(&self.standing);
+        standing.replica.apply(turn, position);
+        self.publish(&standing);
+        drop(standing);
+        self.failing.send_modify(|_| {});
     }
 
     async fn catch_up(&self, cache: &Arc<Cache>) -> store::Result<()> {
@@ -219,12 +263,7 @@ impl Member {
                     (registered_at, true)
                 }
             };
-            {
-                let mut standing = lock(&self.standing);
-                standing.replica.apply(turn, position);
-                self.publish(&standing);
-            }
-            self.failing.send_modify(|_| {});
+            self.applied(turn, position);
             self.store.acknowledge(row, store, position).await?;
             if !more {
                 return Ok(());
@@ -270,11 +309,7 @@ impl Member {
             return Ok(None);
         };
         let touched: BTreeSet<Touched> = changes.iter().map(|change| change.touched).collect();
-        if cfg!(not(feature = "planted-acknowledged-unapplied")) {
-            for touched in touched {
-                cache.changed(touched).await;
-            }
-        }
+        make_effective(cache, touched).await;
         Ok(Some((last, last < head)))
     }
 
@@ -286,5 +321,14 @@ impl Member {
                 tracing::debug!(%error, "the record is not pruned yet");
             }
         }
+    }
+}
+
+async fn make_effective(cache: &Arc<Cache>, touched: impl IntoIterator<Item = Touched>) {
+    if cfg!(feature = "planted-acknowledged-unapplied") {
+        return;
+    }
+    for touched in touched {
+        cache.changed(touched).await;
     }
 }

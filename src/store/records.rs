@@ -310,8 +310,21 @@ pub struct ChangeRecord {
     pub touched: Touched,
 }
 
+impl Touched {
+    /// As it is written: a word, and the id of what was touched where the word needs one.
+    pub(super) fn written(self) -> (&'static str, Option<Uuid>) {
+        match self {
+            Self::Token(id) => ("token", Some(id.0)),
+            Self::Credential(id) => ("credential", Some(id.0)),
+            Self::Catalog => ("catalog", None),
+            Self::SecretKeys => ("secret_keys", None),
+            Self::Nothing => ("nothing", None),
+        }
+    }
+}
+
 impl ChangeRecord {
-    /// As it was written: a word, and the id of what it touched where the word needs one.
+    /// What [`Touched::written`] wrote.
     pub(super) fn read(position: i64, touched: &str, key: Option<Uuid>) -> Result<Self> {
         let touched = match (touched, key) {
             ("token", Some(id)) => Touched::Token(TokenId(id)),

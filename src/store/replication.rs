@@ -71,6 +71,10 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// Acknowledges `applied`. Changes nothing where there is no such row in that store.
     async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()>;
 
+    /// Acknowledges one change that was told of, and made effective, if the record says the same of it.
+    /// Whether it did; `false` as well where there is no such row in that store.
+    async fn confirm(&self, id: RowId, store: Identity, told: ChangeRecord) -> Result<bool>;
+
     /// Every row, in one statement with the head.
     async fn rows(&self) -> Result<Rows>;
 
@@ -90,9 +94,10 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// changes were forgotten.
     async fn prune(&self) -> Result<u64>;
 
-    /// Waits for the next change that the store tells of. It may be told of none, of one twice, and
-    /// late.
-    async fn told(&self);
+    /// Waits until the store tells of changes. Which one, where it was one; `None` where there may be more
+    /// than that. It may be told of none, of one twice, and late, and anybody who may connect to the
+    /// database can tell what is not so.
+    async fn told(&self) -> Option<ChangeRecord>;
 
     /// Makes new connections from now on, for whatever is read: those that there are may lead to a
     /// store that is none any more.

@@ -38,7 +38,15 @@ pub(crate) enum Step {
     Start,
     Renew,
     RenewAtOnce,
-    Notified,
+    /// Was told of a change: which one it was, says somebody.
+    Notified {
+        told: Option<(Position, usize)>,
+    },
+    /// Makes it effective, if it is still the next.
+    Follow {
+        told: (Position, usize),
+        turn: Turn,
+    },
     /// Makes changes effective: what was known of these keys is forgotten.
     Forget {
         keys: [bool; KEYS],

@@ -53,6 +53,8 @@ pub(crate) enum Fault {
     OldReadKept,
     /// The clock stops while the machine sleeps.
     ClockSleeps,
+    /// What was told of a change is acknowledged without a look at the record.
+    ToldUnchecked,
 }
 
 impl Fault {
@@ -75,6 +77,7 @@ impl Fault {
         Self::FactBeforeLease,
         Self::OldReadKept,
         Self::ClockSleeps,
+        Self::ToldUnchecked,
     ];
 }
 
@@ -117,6 +120,8 @@ pub(crate) struct Plan {
     pub(crate) slow: u64,
     /// Notifications lost, of a thousand.
     pub(crate) unnotified: u64,
+    /// Notifications that tell of another change than was made, of a thousand.
+    pub(crate) untrue: u64,
     /// Commits that the standby takes long to confirm, of a thousand.
     pub(crate) lagging: u64,
     pub(crate) blows: Vec<(u64, Blow)>,
@@ -134,6 +139,7 @@ impl Plan {
             late: 0,
             slow: 0,
             unnotified: 0,
+            untrue: 0,
             lagging: 0,
             blows: Vec::new(),
             longest_wait: Some(30_000),
@@ -158,6 +164,7 @@ impl Plan {
             late: random.one_of(&[0, 20, 100]),
             slow: random.one_of(&[0, 20, 100]),
             unnotified: random.one_of(&[0, 300, 1000]),
+            untrue: random.one_of(&[0, 100]),
             lagging: random.one_of(&[0, 100, 500]),
             longest_wait: None,
             ..Self::calm(random)

@@ -43,7 +43,24 @@ impl World {
                 self.step(node, at.max(self.now + 1), Step::Renew);
             }
             Step::RenewAtOnce => self.renew(node),
-            Step::Notified => self.catch_up(node),
+            Step::Notified { told } => {
+                let replica = &self.process(node).replica;
+                match (replica.applied(), told) {
+                    (Some(applied), Some(told)) if applied.next() == told.0 => {
+                        let turn = replica.turn();
+                        self.shortly(node, Step::Follow { told, turn });
+                    }
+                    _ => self.catch_up(node),
+                }
+            }
+            Step::Follow { told, turn } => {
+                self.process(node).forget(told.1);
+                let process = self.process(node);
+                if let Some(id) = process.row {
+                    let identity = process.replica.registered();
+                    self.send(node, Ask::Confirm { id, identity, told, turn });
+                }
+            }
             Step::Forget { keys, turn, position } => {
                 (0..KEYS).filter(|&key| keys[key]).for_each(|key| self.process(node).forget(key));
                 self.shortly(node, Step::Applied { turn, position });
@@ -164,6 +181,10 @@ impl World {
                 Fault::HeadReadFirst => self.renewed(node, id, attempt, found, early),
                 _ => self.send(node, Ask::Head { id, found, attempt }),
             },
+            (Ask::Confirm { told: (position, _), turn, .. }, Reply::Row(true)) => {
+                self.process(node).replica.apply(turn, position);
+            }
+            (Ask::Confirm { .. }, Reply::Row(false)) => self.catch_up(node),
             (Ask::Head { id, found, attempt }, Reply::Head(head)) => {
                 self.renewed(node, id, attempt, found, head);
             }

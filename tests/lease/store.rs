@@ -37,6 +37,13 @@ pub(crate) enum Ask {
         identity: Option<Identity>,
         applied: Position,
     },
+    /// An acknowledgement of what was told of, where the record says the same.
+    Confirm {
+        id: RowId,
+        identity: Option<Identity>,
+        told: (Position, usize),
+        turn: Turn,
+    },
     Changes {
         after: Position,
         turn: Turn,
@@ -125,6 +132,8 @@ pub(crate) struct Store {
     fails_over: bool,
     /// Planted: writes hit rows whatever store the writer believes in.
     pub(crate) unconditional: bool,
+    /// Planted: what was told of is not compared with the record.
+    pub(crate) gullible: bool,
 }
 
 impl Store {
@@ -138,6 +147,7 @@ impl Store {
             commits: 0,
             fails_over,
             unconditional: false,
+            gullible: false,
         }
     }
 
@@ -150,13 +160,18 @@ impl Store {
         self.state.rows.iter_mut().find(|kept| kept.row.id == id && here)
     }
 
+    /// The last change, as it is told of.
+    pub(crate) fn told(&self) -> Option<(Position, usize)> {
+        self.state.log.last().map(|change| (self.head().position, change.key))
+    }
+
     fn newest(&self, key: usize) -> u64 {
         let of_key = self.state.log.iter().rev().find(|change| change.key == key);
         of_key.map_or(0, |change| change.serial)
     }
 
-    /// Carries a statement out at true time `now`. With the number of its commit where it wrote: its
-    /// answer goes out once that is confirmed.
+    /// Carries a statement out at true time `now`. With the number of its commit where its answer goes
+    /// out only once that is confirmed.
     pub(crate) fn carry_out(&mut self, ask: &Ask, now: u64) -> (Reply, Option<u64>) {
         let wall = now as i64 + self.wall;
         let head = self.head().position;
@@ -181,6 +196,14 @@ impl Store {
             Ask::Acknowledge { id, identity, applied } => {
                 Reply::Row(self.row(id, identity).is_some_and(|kept| {
                     kept.row.applied = kept.row.applied.max(applied);
+                    true
+                }))
+            }
+            Ask::Confirm { id, identity, told: (position, key), .. } => {
+                let recorded = self.state.log.get(position.0 as usize - 1);
+                let same = recorded.is_some_and(|change| change.key == key) || self.gullible;
+                Reply::Row(self.row(id, identity).filter(|_| same).is_some_and(|kept| {
+                    kept.row.applied = kept.row.applied.max(position);
                     true
                 }))
             }
@@ -225,7 +248,9 @@ impl Store {
         if self.fails_over {
             self.history.push((self.commits, self.state.clone()));
         }
-        (reply, Some(self.commits))
+        // Acknowledgements don't wait for the standby.
+        let waits = !matches!(ask, Ask::Acknowledge { .. } | Ask::Confirm { .. });
+        (reply, waits.then_some(self.commits))
     }
 
     /// The standby has everything up to this commit.

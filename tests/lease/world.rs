@@ -136,6 +136,7 @@ impl World {
         let plan = plan(&mut random);
         let mut store = Store::new(plan.fails_over());
         store.unconditional = matches!(fault, Fault::IdentityIgnored | Fault::IdentityUnnamed);
+        store.gullible = fault == Fault::ToldUnchecked;
         let nodes = (0..=plan.replicas).map(|at| Node::new(at < plan.replicas, fault, &mut random));
         let nodes = nodes.collect();
         let mut world = Self {
@@ -259,7 +260,13 @@ impl World {
             if self.now >= self.nodes[node].cut_until && !self.random.in_1000(self.plan.unnotified)
             {
                 let at = self.soon(100..1_500);
-                self.step(node, at, Step::Notified);
+                let mut told = self.store.told();
+                if let Some((_, key)) = told.as_mut()
+                    && self.random.in_1000(self.plan.untrue)
+                {
+                    *key = self.random.below(KEYS as u64) as usize;
+                }
+                self.step(node, at, Step::Notified { told });
             }
         }
     }

@@ -58,6 +58,15 @@ const RENEW: &str = "\
 const ACKNOWLEDGE: &str = "\
     UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4, $5) = ";
 
+const CONFIRM: &str = "\
+    UPDATE replica SET applied = $2 \
+    WHERE replica_id = $1 AND applied < $2 \
+        AND EXISTS ( \
+            SELECT FROM change \
+            WHERE position = $2 AND touched = $6 AND key IS NOT DISTINCT FROM $7 \
+        ) \
+        AND ($3, $4, $5) = ";
+
 const SELECT_ROWS: &str = "\
     SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, r.lifecycle, \
         s.system, s.timeline, s.database \
@@ -292,6 +301,27 @@ impl Replication for Replicas {
         .await
     }
 
+    async fn confirm(&self, id: RowId, store: Identity, told: ChangeRecord) -> Result<bool> {
+        within(async {
+            let mut lane = self.acknowledgements.take().await?;
+            let (system, timeline, database) = named(store);
+            let (touched, key) = told.touched.written();
+            let confirmed = sqlx::query(AssertSqlSafe(format!("{CONFIRM}({IDENTITY})")))
+                .bind(uuid(id))
+                .bind(told.position)
+                .bind(system)
+                .bind(timeline)
+                .bind(database)
+                .bind(touched)
+                .bind(key)
+                .execute(&mut *lane)
+                .await?;
+            lane.done();
+            Ok(confirmed.rows_affected() == 1)
+        })
+        .await
+    }
+
     async fn rows(&self) -> Result<Rows> {
         within(async {
             let mut lane = self.leases.take().await?;
@@ -365,8 +395,8 @@ impl Replication for Replicas {
         .await
     }
 
-    async fn told(&self) {
-        self.listener.told().await;
+    async fn told(&self) -> Option<ChangeRecord> {
+        self.listener.told().await
     }
 
     fn reconnect(&self) {

@@ -141,13 +141,7 @@ impl<'c> Changing<'c> {
             .bind(record.after.map(|json| json.to_string()))
             .execute(&mut *self.tx)
             .await?;
-        let (touched, key) = match record.touched {
-            Touched::Token(id) => ("token", Some(id.0)),
-            Touched::Credential(id) => ("credential", Some(id.0)),
-            Touched::Catalog => ("catalog", None),
-            Touched::SecretKeys => ("secret_keys", None),
-            Touched::Nothing => ("nothing", None),
-        };
+        let (touched, key) = record.touched.written();
         sqlx::query::<Db>(INSERT_CHANGE)
             .bind(self.position)
             .bind(ctx.now.0)

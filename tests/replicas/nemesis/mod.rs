@@ -240,8 +240,11 @@ fn told(history: &History, outwaited: usize) -> String {
     )
 }
 
-async fn history() -> (Vec<String>, String) {
-    let seed = setting("REPLICAS_SEED", u64::from(std::process::id()));
+fn seed() -> u64 {
+    setting("REPLICAS_SEED", u64::from(std::process::id()))
+}
+
+async fn history(seed: u64) -> (Vec<String>, String) {
     let length = Duration::from_secs(setting("REPLICAS_SECONDS", 120));
     println!("REPLICAS_SEED={seed} REPLICAS_SECONDS={}", length.as_secs());
     let (history, outwaited) = run(seed, length).await;
@@ -261,15 +264,22 @@ async fn history() -> (Vec<String>, String) {
 #[cfg(not(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied")))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_decision_rests_on_what_a_bound_change_was_before() {
-    let (violations, told) = history().await;
+    let (violations, told) = history(seed()).await;
     assert!(violations.is_empty(), "{told}");
 }
 
-/// A server that breaks its promise is found out. Any violation is the fault's: without it there are none.
+/// A server that breaks its promise is found out, in one of so many histories. Any violation is the
+/// fault's: without it there are none.
 #[cfg(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_planted_is_found() {
-    let (violations, told) = history().await;
-    println!("{told}");
-    assert!(!violations.is_empty(), "{told}");
+    const HISTORIES: u64 = 10;
+    for seed in seed()..seed() + HISTORIES {
+        let (violations, told) = history(seed).await;
+        println!("{told}");
+        if !violations.is_empty() {
+            return;
+        }
+    }
+    panic!("not found in {HISTORIES} histories");
 }
