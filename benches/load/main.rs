@@ -19,6 +19,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod changes;
 mod drive;
 mod fill;
 mod flush;
@@ -76,6 +77,7 @@ fn options() -> Options {
             "--bare" => options.bare = value().into(),
             "--against" => options.against = Some(value().into()),
             "--only" => options.only = value().split(',').map(str::to_owned).collect(),
+            "--rounds" => options.rounds = value().parse().expect("a number of rounds"),
             "--quick" => {
                 options.rounds = 3;
                 options.turn = Duration::from_secs(1);

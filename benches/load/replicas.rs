@@ -1,8 +1,8 @@
-//! Several replicas over one store: how soon a change binds, what company and changes cost a decision, how
-//! a fresh one comes up among loaded ones, and what an outage that outlasts the lease is like.
+//! Several replicas over one store: how soon a change binds, what company costs a decision, how a fresh one
+//! comes up among loaded ones, and what an outage that outlasts the lease is like.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use portcullis::grpc::proto::account_service_client::AccountServiceClient;
 use portcullis::grpc::proto::authorization_service_client::AuthorizationServiceClient;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
 use portcullis::grpc::proto::{
-    AuthorizeRequest, CreateAccountRequest, CreateTokenRequest, DeleteTokenRequest,
-    ManageWhitelistRequest, TokenKind, WhitelistReplacement, authorize_request,
+    AuthorizeRequest, CreateAccountRequest, CreateTokenRequest, DeleteTokenRequest, TokenKind,
+    authorize_request,
 };
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -27,14 +27,12 @@ use super::{Stand, TOKENS};
 const REPLICAS: usize = 3;
 /// Changes whose binding is timed.
 const CHANGES: usize = 1_000;
-/// Changes a second beside decisions.
-const BESIDE: u64 = 50;
 /// How long the long outage lasts; the lease is 10 s.
 const OUTAGE: Duration = Duration::from_secs(60);
 const LEASE: f64 = 10.0;
 
 type Bearer = Box<dyn FnMut(Request<()>) -> std::result::Result<Request<()>, Status> + Send>;
-type Bound = InterceptedService<Channel, Bearer>;
+pub type Bound = InterceptedService<Channel, Bearer>;
 
 fn bearer(operator: &str) -> Bearer {
     let value: tonic::metadata::MetadataValue<_> =
@@ -50,8 +48,34 @@ async fn connect(side: &Side) -> Channel {
     endpoint.connect().await.expect("the server")
 }
 
-async fn tokens(side: &Side, operator: &str) -> TokenServiceClient<Bound> {
+pub async fn tokens(side: &Side, operator: &str) -> TokenServiceClient<Bound> {
     TokenServiceClient::with_interceptor(connect(side).await, bearer(operator))
+}
+
+/// An account with nothing in it.
+pub fn account(stand: &Stand, side: &Side) -> String {
+    stand.runtime.block_on(async {
+        let channel = connect(side).await;
+        let mut accounts = AccountServiceClient::with_interceptor(channel, bearer(&stand.operator));
+        let create = CreateAccountRequest {
+            name: "changes".to_owned(),
+            admin_emails: vec!["admin@example.com".to_owned()],
+        };
+        let created = accounts.create_account(create).await.expect("an account");
+        created.into_inner().account.expect("an account").account_id
+    })
+}
+
+/// A token that may read; its id and its secret.
+pub async fn token(tokens: &mut TokenServiceClient<Bound>, account: &str) -> (String, String) {
+    let create = CreateTokenRequest {
+        account_id: account.to_owned(),
+        name: "change".to_owned(),
+        kind: TokenKind::ReadOnly.into(),
+        ..Default::default()
+    };
+    let created = tokens.create_token(create).await.expect("a token").into_inner();
+    (created.token.expect("a token").token_id, created.secret)
 }
 
 struct Scene<'a> {
@@ -72,23 +96,13 @@ pub fn measure(stand: &Arc<Stand>, report: &mut Report) -> Result<()> {
     for side in &sides {
         questions = Some(warmed(side, &seeded)?);
     }
-    let account = stand.runtime.block_on(async {
-        let channel = connect(&sides[0]).await;
-        let mut accounts = AccountServiceClient::with_interceptor(channel, bearer(&stand.operator));
-        let create = CreateAccountRequest {
-            name: "changes".to_owned(),
-            admin_emails: vec!["admin@example.com".to_owned()],
-        };
-        let created = accounts.create_account(create).await.expect("an account");
-        created.into_inner().account.expect("an account").account_id
-    });
+    let account = account(stand, &sides[0]);
     let questions = questions.ok_or("no replica")?;
     let mut scene = Scene { stand, sides, questions, account };
     let whole = scene.whole()?;
     let part = |part: f64| (whole * part / REPLICAS as f64) as u64;
     scene.binding(part(0.2), report)?;
     scene.company(part(0.5), report)?;
-    scene.beside_changes(report)?;
     scene.cold_start(part(0.2), start, report)?;
     scene.dead(report);
     scene.outage(report)
@@ -144,17 +158,6 @@ impl Scene<'_> {
         (sum("change_bound_seconds_count"), sum("change_bound_seconds_bucket{le=\"0.01\"}"))
     }
 
-    async fn token(&self, tokens: &mut TokenServiceClient<Bound>) -> (String, String) {
-        let create = CreateTokenRequest {
-            account_id: self.account.clone(),
-            name: "change".to_owned(),
-            kind: TokenKind::ReadOnly.into(),
-            ..Default::default()
-        };
-        let created = tokens.create_token(create).await.expect("a token").into_inner();
-        (created.token.expect("a token").token_id, created.secret)
-    }
-
     /// How long a deletion takes from when it is asked for until it is answered as bound everywhere, in
     /// milliseconds.
     async fn deletions(&self, count: usize, through: &[&Side]) -> Vec<f64> {
@@ -165,7 +168,7 @@ impl Scene<'_> {
         let mut took = Vec::new();
         for at in 0..count {
             let client = &mut clients[at % through.len()];
-            let (token_id, _) = self.token(client).await;
+            let (token_id, _) = token(client, &self.account).await;
             let began = Instant::now();
             let request = DeleteTokenRequest { token_id, no_wait: false };
             let deleted = client.delete_token(request).await.expect("a deletion").into_inner();
@@ -212,53 +215,6 @@ impl Scene<'_> {
         let (one, three) = (format!("{:.2} us", last.0.cpu), format!("{:.2} us", last.1));
         report.add(&what, three, one, median(ratios), Target::AtMost(1.1));
         Ok(())
-    }
-
-    /// What changes cost the decisions of a replica that decides as many as it can.
-    fn beside_changes(&self, report: &mut Report) -> Result<()> {
-        let load = self.load(None, self.stand.options.turn * 3);
-        let mut ratios = Vec::new();
-        let mut last = (0.0, 0.0, 0);
-        for _ in 0..self.stand.options.rounds {
-            let quiet = drive::run(&self.sides[0], &load)?;
-            let stopped = AtomicBool::new(false);
-            let made = AtomicU64::new(0);
-            let busy = thread::scope(|scope| {
-                let changing = scope.spawn(|| {
-                    self.stand.runtime.block_on(self.changes(&stopped, &made));
-                });
-                let busy = drive::run(&self.sides[0], &load);
-                stopped.store(true, Ordering::Relaxed);
-                changing.join().map_err(|_| "a change failed")?;
-                busy
-            })?;
-            ratios.push(busy.cpu / quiet.cpu);
-            last = (quiet.cpu, busy.cpu, made.into_inner());
-        }
-        let seconds = load.lasting.as_secs_f64();
-        let what = "CPU per decision, beside 50 changes a second made through others";
-        let busy = format!("{:.2} us, {:.0} changes/s", last.1, last.2 as f64 / seconds);
-        report.add(what, busy, format!("{:.2} us", last.0), median(ratios), Target::AtMost(1.05));
-        Ok(())
-    }
-
-    /// Changes a whitelist again and again through the other replicas, so many times a second.
-    async fn changes(&self, stopped: &AtomicBool, made: &AtomicU64) {
-        let mut client = tokens(&self.sides[1], &self.stand.operator).await;
-        let (token_id, _) = self.token(&mut client).await;
-        let began = Instant::now();
-        while !stopped.load(Ordering::Relaxed) {
-            let number = made.fetch_add(1, Ordering::Relaxed);
-            let entries = vec![format!("192.0.2.{}", number % 250 + 1)];
-            let change = ManageWhitelistRequest {
-                token_id: token_id.clone(),
-                replace: Some(WhitelistReplacement { entries, ..Default::default() }),
-                ..Default::default()
-            };
-            client.manage_whitelist(change).await.expect("a change");
-            let due = began + Duration::from_millis(1_000 / BESIDE) * (number as u32 + 1);
-            tokio::time::sleep_until(due.into()).await;
-        }
     }
 
     fn cold_start(&self, rate: u64, start: impl Fn() -> Side, report: &mut Report) -> Result<()> {
@@ -312,7 +268,7 @@ impl Scene<'_> {
         let side = &self.sides[0];
         let (mut authorize, secret) = self.stand.runtime.block_on(async {
             let mut tokens = tokens(side, &self.stand.operator).await;
-            let (_, secret) = self.token(&mut tokens).await;
+            let (_, secret) = token(&mut tokens, &self.account).await;
             let channel = connect(side).await;
             let client =
                 AuthorizationServiceClient::with_interceptor(channel, bearer(&self.stand.operator));

@@ -11,7 +11,7 @@ use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, U
 use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
-use super::{MILLIONS, Stand, TOKENS, flush, millions, replicas};
+use super::{MILLIONS, Stand, TOKENS, changes, flush, millions, replicas};
 
 const CLIENT_IP: &str = "198.51.100.23";
 const READ: &str = "transactions.read";
@@ -35,8 +35,12 @@ type Apart = fn(&Arc<Stand>, &mut Report) -> Result<()>;
 pub fn run(stand: &Arc<Stand>) -> Report {
     let mut report = Report::default();
     // Parts with stores of their own.
-    let apart: [(&str, Apart); 3] =
-        [("flush", flush::measure), ("replicas", replicas::measure), (MILLIONS, millions::measure)];
+    let apart: [(&str, Apart); 4] = [
+        ("flush", flush::measure),
+        ("replicas", replicas::measure),
+        ("changes", changes::measure),
+        (MILLIONS, millions::measure),
+    ];
     for (name, part) in apart {
         if stand.wants(name)
             && let Err(why) = part(stand, &mut report)

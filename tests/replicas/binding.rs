@@ -142,6 +142,26 @@ async fn lost_notifications_cost_time_only() {
     }
 }
 
+/// Whoever may connect to the database can tell what is not so: here every change is told of as one that
+/// touched nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn untrue_notifications_cost_time_only() {
+    let stage = Stage::new(2).await;
+    let (_, database) = stage.url.rsplit_once('/').unwrap();
+    let untrue = "CREATE OR REPLACE FUNCTION portcullis_tell_of_change() RETURNS trigger \
+        LANGUAGE plpgsql AS $$ BEGIN \
+        PERFORM pg_notify('portcullis_change', NEW.position || ' nothing'); RETURN NULL; \
+        END $$";
+    stage.cluster().sql(database, untrue);
+    for _ in 0..10 {
+        let (token, secret) = stage.token(0).await;
+        stage.allows(1, &secret).await;
+        let took = stage.deletes(0, &token.token_id).await;
+        assert!(took < LEASE / 3 + PROMPT, "{took:?}");
+        stage.denies(1, &secret).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_credential_opens_nothing_anywhere() {
     let stage = Stage::new(2).await;

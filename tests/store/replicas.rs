@@ -6,11 +6,11 @@ use std::time::Duration;
 use portcullis::lease::{Identity, Length, Position, RowId};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{ChangeRecord, Replication, Store as _, Touched};
+use portcullis::store::{ChangeRecord, Replication, Role, Store as _, Touched};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::fixture::ctx;
+use crate::fixture::{ctx, new_credential};
 use crate::support::postgres::database;
 
 const LENGTH: Length = Length(1_000_000);
@@ -108,15 +108,55 @@ async fn another_store_is_not_written_to() {
 async fn the_record_is_read_in_parts_and_told_of() {
     let (store, replication, _) = open().await;
     let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    let told =
+        async || tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap();
     // Whoever begins to listen is told once, since nobody knows what was before.
-    tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap();
-    change(&store, 3).await;
-    tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap();
+    assert_eq!(told().await, None);
+    for position in 1..=3 {
+        change(&store, 1).await;
+        assert_eq!(told().await, Some(ChangeRecord { position, touched: Touched::SecretKeys }));
+    }
     let read = replication.behind(Position(1), head.identity, 1).await.unwrap().unwrap();
     assert_eq!(read.head, Position(3));
     assert_eq!(read.changes, [ChangeRecord { position: 2, touched: Touched::SecretKeys }]);
     let read = replication.behind(Position(3), head.identity, 10).await.unwrap().unwrap();
     assert!(read.changes.is_empty());
+    store.close().await;
+}
+
+/// What is told may be untrue; the record is not.
+#[tokio::test]
+async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
+    let (store, replication, _) = open().await;
+    let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    let (credential, _) = new_credential(Role::Pep);
+    change(&store, 2).await;
+    let confirm = async |row, identity, position, touched| {
+        let told = ChangeRecord { position, touched };
+        replication.confirm(RowId(row), identity, told).await.unwrap()
+    };
+    let elsewhere = Identity { timeline: head.identity.timeline + 1, ..head.identity };
+    let untrue = [
+        (7, head.identity, 1, Touched::Nothing),
+        (7, head.identity, 1, Touched::Credential(credential.id)),
+        // Not made yet.
+        (7, head.identity, 4, Touched::SecretKeys),
+        (7, elsewhere, 1, Touched::SecretKeys),
+        (8, head.identity, 1, Touched::SecretKeys),
+    ];
+    for (row, identity, position, touched) in untrue {
+        let confirmed = confirm(row, identity, position, touched).await;
+        assert!(!confirmed, "{row} {identity:?} {position} {touched:?}");
+        assert_eq!(rows(&replication).await, [(7, 0, 0)]);
+    }
+    assert!(confirm(7, head.identity, 1, Touched::SecretKeys).await);
+    assert_eq!(rows(&replication).await, [(7, 0, 1)]);
+    // The same with an id, and with another one.
+    let ((made, digest), (other, _)) = (new_credential(Role::Pep), new_credential(Role::Pep));
+    store.create_credential(&ctx(1), &made, &digest).await.unwrap().unwrap();
+    assert!(!confirm(7, head.identity, 3, Touched::Credential(other.id)).await);
+    assert!(confirm(7, head.identity, 3, Touched::Credential(made.id)).await);
+    assert_eq!(rows(&replication).await, [(7, 0, 3)]);
     store.close().await;
 }
 

@@ -118,7 +118,7 @@ async fn sessions_come_to_an_earlier_store_in_postgres_and_its_programs_stay() {
     let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
     only("postgres", &replicas).await.run(&mut old).await.unwrap();
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
-    assert_eq!(applied, ["0004 sessions"]);
+    assert_eq!(applied, ["0004 sessions", "0005 told"]);
     let oldest: i64 =
         sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
     assert_eq!(oldest, 3);

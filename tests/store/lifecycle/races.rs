@@ -322,3 +322,19 @@ async fn a_token_has_one_live_deletion() {
     let ids = [Uuid::now_v7(), id.0, s.account.0];
     assert!(s.f.execute(insert, &ids).await.is_err());
 }
+
+/// Sweepers of every replica look often; where there is nothing to do they hold up no change, nor wait for one.
+#[tokio::test]
+async fn who_finds_nothing_to_do_takes_no_turn() {
+    let s = Stage::new(Fixture::postgres().await).await;
+    s.token(TokenKind::ReadOnly, &[]).await;
+    let mut other = PgConnection::connect(&url(&s)).await.unwrap();
+    let mut turn = other.begin().await.unwrap();
+    sqlx::query("SELECT position FROM head FOR UPDATE").execute(&mut *turn).await.unwrap();
+    let looks = async {
+        assert!(s.store.purge(&on(150), day(150), 10).await.unwrap().is_empty());
+        assert!(s.store.withdraw_actions(&on(39), 10).await.unwrap().is_empty());
+    };
+    tokio::time::timeout(Duration::from_secs(2), looks).await.expect("it waits for the head row");
+    turn.rollback().await.unwrap();
+}
