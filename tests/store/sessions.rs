@@ -357,8 +357,8 @@ async fn a_form_that_is_sent_while_signing_out_is_no_fault(f: Fixture) {
     for _ in 0..20 {
         let session = begin(&f, None).await;
         let sent = async {
-            let mut form = 0;
-            while f.store.use_form(&session, &[form; 16]).await.unwrap() {
+            let mut form: u128 = 0;
+            while f.store.use_form(&session, &form.to_be_bytes()).await.unwrap() {
                 form += 1;
             }
         };
