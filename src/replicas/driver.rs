@@ -19,8 +19,8 @@ use crate::cache::Cache;
 use crate::clock::{Stopwatch, id_at, moment};
 use crate::lease::{Attempt, Head, Heard, Identity, Position, RowId, Turn};
 use crate::policy::time::Timestamp;
-use crate::store::replication::Recorded;
-use crate::store::{self, ChangeRecord, Touched};
+use crate::store::replication::{Recorded, Told};
+use crate::store::{self, Touched};
 
 /// Attempts under way at most.
 const MOST: usize = 3;
@@ -205,18 +205,19 @@ impl Member {
                 () = self.behind.notified() => None,
                 told = self.store.told() => told,
             };
-            let Some(change) = told else { return Ok(()) };
-            if !self.follow_one(cache, change).await? {
+            let Some(told) = told else { return Ok(()) };
+            if !self.follow_one(cache, told).await? {
                 return Ok(());
             }
         }
     }
 
     /// Makes memory follow a change that was told of, if it is the next one. Whether that is all there is to
-    /// do. What was told may be untrue: it counts as applied only once the record, compared with it in the
-    /// statement that acknowledges it, says the same.
-    async fn follow_one(&self, cache: &Arc<Cache>, change: ChangeRecord) -> store::Result<bool> {
-        let position = Position(change.position);
+    /// do. What was told may be untrue, or come early: it counts as applied only once the record, compared
+    /// with it in the statement that acknowledges it, says the same, and has the nonce that nobody knew
+    /// before the commit.
+    async fn follow_one(&self, cache: &Arc<Cache>, told: Told) -> store::Result<bool> {
+        let position = Position(told.change.position);
         let (turn, row, store) = {
             let standing = lock(&self.standing);
             let replica = &standing.replica;
@@ -224,11 +225,12 @@ impl Member {
                 (Some(store), Some(applied)) if applied.next() == position => {
                     (replica.turn(), standing.row, store)
                 }
-                (_, applied) => return Ok(applied >= Some(position)),
+                // One before that may be of a store that went back in time.
+                (_, applied) => return Ok(applied == Some(position)),
             }
         };
-        make_effective(cache, [change.touched]).await;
-        if !self.store.confirm(row, store, change).await? {
+        make_effective(cache, [told.change.touched]).await;
+        if !self.store.confirm(row, store, told).await? {
             return Ok(false);
         }
         self.applied(turn, position);

@@ -4,6 +4,7 @@
 //! another one; the head is read after the row was written, in a statement of its own.
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::{ChangeRecord, Result};
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
@@ -35,6 +36,15 @@ pub struct Rows {
     pub rows: Vec<ReplicaRow>,
     /// Of the newest change.
     pub head: Position,
+}
+
+/// A change as the store told of it, or as somebody else did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The change.
+    pub change: ChangeRecord,
+    /// What nobody knows of it before it is committed: whoever was told that, was told after the commit.
+    pub nonce: Uuid,
 }
 
 /// A part of the record, and the head's position at the same instant.
@@ -71,9 +81,9 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// Acknowledges `applied`. Changes nothing where there is no such row in that store.
     async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()>;
 
-    /// Acknowledges one change that was told of, and made effective, if the record says the same of it.
-    /// Whether it did; `false` as well where there is no such row in that store.
-    async fn confirm(&self, id: RowId, store: Identity, told: ChangeRecord) -> Result<bool>;
+    /// Acknowledges one change that was made effective after it was told of, if the record says the same of
+    /// it. Whether it did; `false` as well where there is no such row in that store.
+    async fn confirm(&self, id: RowId, store: Identity, told: Told) -> Result<bool>;
 
     /// Every row, in one statement with the head.
     async fn rows(&self) -> Result<Rows>;
@@ -97,9 +107,9 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// Waits until the store tells of changes. Which one, where it was one; `None` where there may be more
     /// than that. It may be told of none, of one twice, and late, and anybody who may connect to the
     /// database can tell what is not so.
-    async fn told(&self) -> Option<ChangeRecord>;
+    async fn told(&self) -> Option<Told>;
 
-    /// Makes new connections from now on, for whatever is read: those that there are may lead to a
+    /// Makes new connections from now on, for whatever is read or heard: those that there are may lead to a
     /// store that is none any more.
     fn reconnect(&self);
 }

@@ -1,10 +1,12 @@
 //! A process of the simulation: its clock, what it has in memory, and what it waits for.
 
-use portcullis::lease::{Length, Moment, Peers, Position, Reading, Replica, RowId, Turn, Waiting};
+use portcullis::lease::{
+    Identity, Length, Moment, Peers, Position, Reading, Replica, RowId, Turn, Waiting,
+};
 
 use crate::plan::{Fault, LEASE, LONGEST, SHORTEST};
 use crate::random::Random;
-use crate::store::{KEYS, Op};
+use crate::store::{KEYS, Op, Told};
 
 /// A clock that runs at a rate of its own, from where it likes.
 #[derive(Debug)]
@@ -40,12 +42,21 @@ pub(crate) enum Step {
     RenewAtOnce,
     /// Was told of a change: which one it was, says somebody.
     Notified {
-        told: Option<(Position, usize)>,
+        told: Option<Told>,
     },
-    /// Makes it effective, if it is still the next.
+    /// Makes it effective, for the row that there was when it was the next.
     Follow {
-        told: (Position, usize),
+        told: Told,
         turn: Turn,
+        row: Option<RowId>,
+        identity: Option<Identity>,
+    },
+    /// Has it compared with the record, and acknowledged.
+    Confirm {
+        told: Told,
+        turn: Turn,
+        row: Option<RowId>,
+        identity: Option<Identity>,
     },
     /// Makes changes effective: what was known of these keys is forgotten.
     Forget {

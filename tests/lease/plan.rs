@@ -55,6 +55,8 @@ pub(crate) enum Fault {
     ClockSleeps,
     /// What was told of a change is acknowledged without a look at the record.
     ToldUnchecked,
+    /// It is compared with the record, but may have been told before the change was made.
+    ToldEarly,
 }
 
 impl Fault {
@@ -78,6 +80,7 @@ impl Fault {
         Self::OldReadKept,
         Self::ClockSleeps,
         Self::ToldUnchecked,
+        Self::ToldEarly,
     ];
 }
 
@@ -120,7 +123,8 @@ pub(crate) struct Plan {
     pub(crate) slow: u64,
     /// Notifications lost, of a thousand.
     pub(crate) unnotified: u64,
-    /// Notifications that tell of another change than was made, of a thousand.
+    /// Notifications that tell of another change than was made, and changes of which somebody tells before
+    /// they are made, of a thousand.
     pub(crate) untrue: u64,
     /// Commits that the standby takes long to confirm, of a thousand.
     pub(crate) lagging: u64,
@@ -164,7 +168,7 @@ impl Plan {
             late: random.one_of(&[0, 20, 100]),
             slow: random.one_of(&[0, 20, 100]),
             unnotified: random.one_of(&[0, 300, 1000]),
-            untrue: random.one_of(&[0, 100]),
+            untrue: random.one_of(&[0, 100, 300]),
             lagging: random.one_of(&[0, 100, 500]),
             longest_wait: None,
             ..Self::calm(random)
@@ -188,11 +192,12 @@ impl Plan {
         plan
     }
 
-    /// Failovers that lose what others have seen, again and again, while nobody is told of changes.
+    /// Failovers that lose what others have seen, again and again, while nobody is told of changes, or some
+    /// late.
     pub(crate) fn forgetful(random: &mut Random) -> Self {
         let mut plan = Self {
             lagging: 800,
-            unnotified: 1000,
+            unnotified: random.one_of(&[0, 1000]),
             late: random.one_of(&[0, 100]),
             ..Self::rough(random)
         };

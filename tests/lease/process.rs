@@ -44,20 +44,23 @@ impl World {
             }
             Step::RenewAtOnce => self.renew(node),
             Step::Notified { told } => {
-                let replica = &self.process(node).replica;
+                let process = self.process(node);
+                let (row, replica) = (process.row, &process.replica);
                 match (replica.applied(), told) {
-                    (Some(applied), Some(told)) if applied.next() == told.0 => {
-                        let turn = replica.turn();
-                        self.shortly(node, Step::Follow { told, turn });
+                    (Some(applied), Some(told)) if applied.next() == told.position => {
+                        let (turn, identity) = (replica.turn(), replica.registered());
+                        self.shortly(node, Step::Follow { told, turn, row, identity });
                     }
+                    (applied, Some(told)) if applied == Some(told.position) => {}
                     _ => self.catch_up(node),
                 }
             }
-            Step::Follow { told, turn } => {
-                self.process(node).forget(told.1);
-                let process = self.process(node);
-                if let Some(id) = process.row {
-                    let identity = process.replica.registered();
+            Step::Follow { told, turn, row, identity } => {
+                self.process(node).forget(told.key);
+                self.shortly(node, Step::Confirm { told, turn, row, identity });
+            }
+            Step::Confirm { told, turn, row, identity } => {
+                if let Some(id) = row {
                     self.send(node, Ask::Confirm { id, identity, told, turn });
                 }
             }
@@ -181,8 +184,8 @@ impl World {
                 Fault::HeadReadFirst => self.renewed(node, id, attempt, found, early),
                 _ => self.send(node, Ask::Head { id, found, attempt }),
             },
-            (Ask::Confirm { told: (position, _), turn, .. }, Reply::Row(true)) => {
-                self.process(node).replica.apply(turn, position);
+            (Ask::Confirm { told, turn, .. }, Reply::Row(true)) => {
+                self.process(node).replica.apply(turn, told.position);
             }
             (Ask::Confirm { .. }, Reply::Row(false)) => self.catch_up(node),
             (Ask::Head { id, found, attempt }, Reply::Head(head)) => {

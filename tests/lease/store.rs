@@ -41,7 +41,7 @@ pub(crate) enum Ask {
     Confirm {
         id: RowId,
         identity: Option<Identity>,
-        told: (Position, usize),
+        told: Told,
         turn: Turn,
     },
     Changes {
@@ -66,6 +66,15 @@ pub(crate) enum Ask {
     Leave {
         id: RowId,
     },
+}
+
+/// What somebody tells of a change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) position: Position,
+    pub(crate) key: usize,
+    /// The nonce of the change, which nobody knows before it is made.
+    pub(crate) serial: u64,
 }
 
 /// A change that somebody wants made.
@@ -132,8 +141,17 @@ pub(crate) struct Store {
     fails_over: bool,
     /// Planted: writes hit rows whatever store the writer believes in.
     pub(crate) unconditional: bool,
-    /// Planted: what was told of is not compared with the record.
-    pub(crate) gullible: bool,
+    pub(crate) believes: Believes,
+}
+
+/// What is not compared with the record of what was told: planted, but for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Believes {
+    Nothing,
+    /// That it was told after the change was made.
+    When,
+    /// That, and what the change was.
+    What,
 }
 
 impl Store {
@@ -147,7 +165,7 @@ impl Store {
             commits: 0,
             fails_over,
             unconditional: false,
-            gullible: false,
+            believes: Believes::Nothing,
         }
     }
 
@@ -161,8 +179,10 @@ impl Store {
     }
 
     /// The last change, as it is told of.
-    pub(crate) fn told(&self) -> Option<(Position, usize)> {
-        self.state.log.last().map(|change| (self.head().position, change.key))
+    pub(crate) fn told(&self) -> Option<Told> {
+        let position = self.head().position;
+        let told = |change: &Change| Told { position, key: change.key, serial: change.serial };
+        self.state.log.last().map(told)
     }
 
     fn newest(&self, key: usize) -> u64 {
@@ -199,11 +219,17 @@ impl Store {
                     true
                 }))
             }
-            Ask::Confirm { id, identity, told: (position, key), .. } => {
+            Ask::Confirm { id, identity, told: Told { position, key, serial }, .. } => {
                 let recorded = self.state.log.get(position.0 as usize - 1);
-                let same = recorded.is_some_and(|change| change.key == key) || self.gullible;
-                Reply::Row(self.row(id, identity).filter(|_| same).is_some_and(|kept| {
-                    kept.row.applied = kept.row.applied.max(position);
+                let same = recorded.is_some_and(|change| match self.believes {
+                    Believes::Nothing => (change.key, change.serial) == (key, serial),
+                    Believes::When => change.key == key,
+                    Believes::What => true,
+                });
+                let kept = self.row(id, identity).filter(|_| same);
+                let kept = kept.filter(|kept| kept.row.applied < position);
+                Reply::Row(kept.is_some_and(|kept| {
+                    kept.row.applied = position;
                     true
                 }))
             }

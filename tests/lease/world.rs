@@ -11,7 +11,7 @@ use portcullis::lease::{Length, Moment};
 use crate::node::{Node, Step};
 use crate::plan::{Blow, CHANGES, Fault, LEASE, LONGEST, Plan};
 use crate::random::Random;
-use crate::store::{Ask, KEYS, Op, Reply, Store};
+use crate::store::{Ask, Believes, KEYS, Op, Reply, Store, Told};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
@@ -42,6 +42,10 @@ enum Event {
     Promised {
         key: usize,
         serial: u64,
+    },
+    /// Somebody tells of a change to a key that is about to be made.
+    Forged {
+        key: usize,
     },
     Prune,
     Blow(Blow),
@@ -136,7 +140,11 @@ impl World {
         let plan = plan(&mut random);
         let mut store = Store::new(plan.fails_over());
         store.unconditional = matches!(fault, Fault::IdentityIgnored | Fault::IdentityUnnamed);
-        store.gullible = fault == Fault::ToldUnchecked;
+        store.believes = match fault {
+            Fault::ToldUnchecked => Believes::What,
+            Fault::ToldEarly => Believes::When,
+            _ => Believes::Nothing,
+        };
         let nodes = (0..=plan.replicas).map(|at| Node::new(at < plan.replicas, fault, &mut random));
         let nodes = nodes.collect();
         let mut world = Self {
@@ -174,6 +182,10 @@ impl World {
                 _ => self.random.within(LEASE / 2..self.plan.end),
             };
             at = at.saturating_sub(self.random.below(LEASE / 20));
+            if self.random.in_1000(self.plan.untrue) {
+                let early = self.random.below(4_000);
+                self.schedule(at.saturating_sub(early), Event::Forged { key });
+            }
             // Some are asked for again and again, through whomever.
             loop {
                 let node = self.random.below(self.nodes.len() as u64) as usize;
@@ -233,6 +245,7 @@ impl World {
                 self.check(node);
             }
             Event::Promised { key, serial } => self.bind(key, serial),
+            Event::Forged { key } => self.forge(key),
             Event::Prune => self.store.prune(),
             Event::Blow(blow) => self.strike(blow),
         }
@@ -242,7 +255,7 @@ impl World {
         let (reply, commit) = self.store.carry_out(&message.ask, self.now);
         self.note(|| format!("store: {} asked {:?}: {reply:?}", message.node, message.ask));
         if let Reply::Made { repeated: false, .. } = reply {
-            self.notify();
+            self.notify(self.store.told());
         }
         match commit {
             None => self.travel(Event::Answered(message, reply)),
@@ -255,20 +268,28 @@ impl World {
         }
     }
 
-    fn notify(&mut self) {
+    /// Tells everybody of a change, each in its own time. Some hear of another one, some of none.
+    fn notify(&mut self, told: Option<Told>) {
         for node in 0..self.plan.replicas {
             if self.now >= self.nodes[node].cut_until && !self.random.in_1000(self.plan.unnotified)
             {
-                let at = self.soon(100..1_500);
-                let mut told = self.store.told();
-                if let Some((_, key)) = told.as_mut()
+                let late = self.random.in_1000(self.plan.late);
+                let at = if late { self.soon(1_500..LEASE) } else { self.soon(100..1_500) };
+                let mut told = told;
+                if let Some(told) = told.as_mut()
                     && self.random.in_1000(self.plan.untrue)
                 {
-                    *key = self.random.below(KEYS as u64) as usize;
+                    told.key = self.random.below(KEYS as u64) as usize;
                 }
                 self.step(node, at, Step::Notified { told });
             }
         }
+    }
+
+    /// Somebody tells of the next change before it is made, and guesses what it will touch.
+    fn forge(&mut self, key: usize) {
+        let position = self.store.head().position.next();
+        self.notify(Some(Told { position, key, serial: 0 }));
     }
 
     fn strike(&mut self, blow: Blow) {

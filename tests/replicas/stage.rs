@@ -78,6 +78,12 @@ impl Stage {
         self.cluster.as_ref().expect("a cluster of its own")
     }
 
+    /// Carries out a statement in its database.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let (_, database) = self.url.rsplit_once('/').expect("a database");
+        self.cluster().sql(database, statement)
+    }
+
     /// A token that may read, from anywhere.
     pub(crate) async fn token(&self, at: usize) -> (Token, String) {
         self.clients[at].token(&self.account, TokenKind::ReadOnly, &[], &[]).await

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portcullis::lease::{Identity, Length, Position, RowId};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::About;
+use portcullis::store::replication::{About, Told};
 use portcullis::store::{ChangeRecord, Replication, Role, Store as _, Touched};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
@@ -108,14 +108,19 @@ async fn another_store_is_not_written_to() {
 async fn the_record_is_read_in_parts_and_told_of() {
     let (store, replication, _) = open().await;
     let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
-    let told =
-        async || tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap();
+    let told = async || {
+        let told = tokio::time::timeout(Duration::from_secs(10), replication.told());
+        told.await.unwrap().map(|told| told.change)
+    };
     // Whoever begins to listen is told once, since nobody knows what was before.
     assert_eq!(told().await, None);
     for position in 1..=3 {
         change(&store, 1).await;
         assert_eq!(told().await, Some(ChangeRecord { position, touched: Touched::SecretKeys }));
     }
+    // Over another connection from now on.
+    replication.reconnect();
+    assert_eq!(told().await, None);
     let read = replication.behind(Position(1), head.identity, 1).await.unwrap().unwrap();
     assert_eq!(read.head, Position(3));
     assert_eq!(read.changes, [ChangeRecord { position: 2, touched: Touched::SecretKeys }]);
@@ -124,39 +129,70 @@ async fn the_record_is_read_in_parts_and_told_of() {
     store.close().await;
 }
 
-/// What is told may be untrue; the record is not.
+/// What is told may be untrue, or early; the record is not.
 #[tokio::test]
 async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
     let (store, replication, _) = open().await;
     let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
-    let (credential, _) = new_credential(Role::Pep);
-    change(&store, 2).await;
-    let confirm = async |row, identity, position, touched| {
-        let told = ChangeRecord { position, touched };
+    let told = async || {
+        let told = tokio::time::timeout(Duration::from_secs(10), replication.told());
+        told.await.unwrap()
+    };
+    assert_eq!(told().await, None);
+    change(&store, 1).await;
+    let first = told().await.unwrap();
+    let (made, digest) = new_credential(Role::Pep);
+    store.create_credential(&ctx(1), &made, &digest).await.unwrap().unwrap();
+    let second = told().await.unwrap();
+    assert_ne!(first.nonce, second.nonce);
+
+    let confirm = async |row, identity, position, touched, nonce| {
+        let told = Told { change: ChangeRecord { position, touched }, nonce };
         replication.confirm(RowId(row), identity, told).await.unwrap()
     };
-    let elsewhere = Identity { timeline: head.identity.timeline + 1, ..head.identity };
+    let (here, keys) = (head.identity, Touched::SecretKeys);
+    let elsewhere = Identity { timeline: here.timeline + 1, ..here };
+    let (other, _) = new_credential(Role::Pep);
     let untrue = [
-        (7, head.identity, 1, Touched::Nothing),
-        (7, head.identity, 1, Touched::Credential(credential.id)),
+        (7, here, 1, Touched::Nothing, first.nonce),
+        (7, here, 1, Touched::Credential(made.id), first.nonce),
+        (7, here, 2, Touched::Credential(other.id), second.nonce),
+        // Told by somebody who could not know of it.
+        (7, here, 1, keys, second.nonce),
+        (7, here, 1, keys, uuid::Uuid::nil()),
         // Not made yet.
-        (7, head.identity, 4, Touched::SecretKeys),
-        (7, elsewhere, 1, Touched::SecretKeys),
-        (8, head.identity, 1, Touched::SecretKeys),
+        (7, here, 3, keys, first.nonce),
+        (7, elsewhere, 1, keys, first.nonce),
+        (8, here, 1, keys, first.nonce),
     ];
-    for (row, identity, position, touched) in untrue {
-        let confirmed = confirm(row, identity, position, touched).await;
-        assert!(!confirmed, "{row} {identity:?} {position} {touched:?}");
+    for (row, identity, position, touched, nonce) in untrue {
+        let confirmed = confirm(row, identity, position, touched, nonce).await;
+        assert!(!confirmed, "{row} {identity:?} {position} {touched:?} {nonce}");
         assert_eq!(rows(&replication).await, [(7, 0, 0)]);
     }
-    assert!(confirm(7, head.identity, 1, Touched::SecretKeys).await);
+    assert!(confirm(7, here, 1, keys, first.nonce).await);
     assert_eq!(rows(&replication).await, [(7, 0, 1)]);
-    // The same with an id, and with another one.
-    let ((made, digest), (other, _)) = (new_credential(Role::Pep), new_credential(Role::Pep));
-    store.create_credential(&ctx(1), &made, &digest).await.unwrap().unwrap();
-    assert!(!confirm(7, head.identity, 3, Touched::Credential(other.id)).await);
-    assert!(confirm(7, head.identity, 3, Touched::Credential(made.id)).await);
-    assert_eq!(rows(&replication).await, [(7, 0, 3)]);
+    assert!(confirm(7, here, 2, Touched::Credential(made.id), second.nonce).await);
+    assert_eq!(rows(&replication).await, [(7, 0, 2)]);
+    // Once is enough.
+    assert!(!confirm(7, here, 1, keys, first.nonce).await);
+    assert_eq!(rows(&replication).await, [(7, 0, 2)]);
+    store.close().await;
+}
+
+/// What an earlier program recorded before the upgrade has no nonce: nobody can tell of it.
+#[tokio::test]
+async fn changes_without_a_nonce_are_read_from_the_record() {
+    let (store, replication, url) = open().await;
+    let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    change(&store, 1).await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("UPDATE change SET nonce = NULL").execute(&mut database).await.unwrap();
+    let change = ChangeRecord { position: 1, touched: Touched::SecretKeys };
+    let told = Told { change, nonce: uuid::Uuid::nil() };
+    assert!(!replication.confirm(RowId(7), head.identity, told).await.unwrap());
+    let read = replication.behind(Position(0), head.identity, 10).await.unwrap().unwrap();
+    assert_eq!(read.changes, [change]);
     store.close().await;
 }
 

@@ -1,7 +1,7 @@
 //! The connections of decisions: a few, each for one read at a time, apart from the pool of management.
 //!
 //! What must stay true: a read costs one round trip, since a connection is asked whether it lives only
-//! after it stood idle; one whose read failed or was given up is dropped, so that no answer is ever
+//! after it stood idle, if at all; one whose read failed or was given up is dropped, so that no answer is ever
 //! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
 //! that was made before a failover is not used after it. What writes through one and must outlive a crash
 //! says so: [`Lanes::keeping`].
@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{Born, KEEP_COMMITS, timed_out};
 use crate::clock::Stopwatch;
 
-/// A connection that stood idle for longer is asked whether it still lives.
+/// See [`Lanes::unasked`].
 const FRESH: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -30,6 +30,8 @@ pub(super) struct Lanes {
     born: Arc<Born>,
     /// Carried out on each new connection.
     first: Option<&'static str>,
+    /// A connection that stood idle for longer is asked whether it still lives.
+    fresh: Duration,
 }
 
 struct Idle {
@@ -47,12 +49,18 @@ impl Lanes {
         born: Arc<Born>,
     ) -> Self {
         let permits = Semaphore::new(count.max(1) as usize);
-        Self { options, patience, permits, idle: Mutex::default(), born, first: None }
+        Self { options, patience, permits, idle: Mutex::default(), born, first: None, fresh: FRESH }
     }
 
     /// For writes: what is answered survives a crash, whatever the database is told to do by default.
     pub(super) fn keeping(self) -> Self {
         Self { first: Some(KEEP_COMMITS), ..self }
+    }
+
+    /// For what is soon done again where it fails: no connection is asked first whether it lives, however
+    /// long it stood idle.
+    pub(super) fn unasked(self) -> Self {
+        Self { fresh: Duration::MAX, ..self }
     }
 
     fn idle(&self) -> impl DerefMut<Target = Vec<Idle>> {
@@ -75,7 +83,7 @@ impl Lanes {
         loop {
             let Some(Idle { mut connection, made, since }) = self.idle().pop() else { break };
             if self.born.counts(made)
-                && (since.elapsed() < FRESH || connection.ping().await.is_ok())
+                && (since.elapsed() < self.fresh || connection.ping().await.is_ok())
             {
                 return Ok((connection, made));
             }

@@ -17,6 +17,7 @@ use super::replicas::LATE;
 use super::timed_out;
 use crate::shutdown;
 use crate::store::ChangeRecord;
+use crate::store::replication::Told;
 
 /// What the trigger on the record tells.
 const CHANNEL: &str = "portcullis_change";
@@ -27,32 +28,34 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What was told since somebody last asked.
 #[derive(Debug, Default, Clone, Copy)]
-enum Told {
+enum Heard {
     #[default]
     Nothing,
-    One(ChangeRecord),
+    One(Told),
     /// Several changes, or who knows what.
     More,
 }
 
 #[derive(Debug, Default)]
 struct Ear {
-    told: Mutex<Told>,
+    heard: Mutex<Heard>,
     news: Notify,
+    /// Whether to listen anew.
+    again: Notify,
 }
 
 impl Ear {
-    fn hear(&self, change: Option<ChangeRecord>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        *told = match (*told, change) {
-            (Told::Nothing, Some(change)) => Told::One(change),
-            _ => Told::More,
+    fn hear(&self, told: Option<Told>) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = match (*heard, told) {
+            (Heard::Nothing, Some(told)) => Heard::One(told),
+            _ => Heard::More,
         };
         self.news.notify_one();
     }
 
-    fn take(&self) -> Told {
-        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> Heard {
+        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -74,43 +77,54 @@ impl Listener {
         Self { ear, _listening: stop.drop_guard() }
     }
 
+    /// Listens over a new connection from now on.
+    pub(super) fn again(&self) {
+        self.ear.again.notify_one();
+    }
+
     /// Waits until there is something to follow: one change, or `None` for whatever it may be.
-    pub(super) async fn told(&self) -> Option<ChangeRecord> {
+    pub(super) async fn told(&self) -> Option<Told> {
         loop {
             self.ear.news.notified().await;
             match self.ear.take() {
                 // Somebody who was told of more took it already.
-                Told::Nothing => {}
-                Told::One(change) => return Some(change),
-                Told::More => return None,
+                Heard::Nothing => {}
+                Heard::One(told) => return Some(told),
+                Heard::More => return None,
             }
         }
     }
 }
 
 /// A change as the trigger on the record tells of it; `None` for what cannot be read.
-fn read(payload: &str) -> Option<ChangeRecord> {
+fn read(payload: &str) -> Option<Told> {
     let mut words = payload.split(' ');
-    let (position, touched) = (words.next()?.parse().ok()?, words.next()?);
-    let key = words.next().map(Uuid::parse_str).transpose().ok()?;
-    ChangeRecord::read(position, touched, key).ok().filter(|_| words.next().is_none())
+    let (position, nonce) = (words.next()?.parse().ok()?, words.next()?);
+    let (touched, key) = (words.next()?, words.next().map(Uuid::parse_str));
+    let change = ChangeRecord::read(position, touched, key.transpose().ok()?).ok()?;
+    let nonce = Uuid::parse_str(nonce).ok()?;
+    words.next().is_none().then_some(Told { change, nonce })
 }
 
 async fn listen(options: PgConnectOptions, ear: &Ear) {
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(LATE)
-        .test_before_acquire(false)
-        .connect_lazy_with(options);
     loop {
-        if let Err(error) = listen_once(&pool, ear).await {
-            tracing::debug!(%error, "changes of other replicas are noticed late");
+        // A pool of its own each time: one that was used before may lead to where nobody writes any more.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(LATE)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.clone());
+        tokio::select! {
+            () = ear.again.notified() => {}
+            Err(error) = listen_once(&pool, ear) => {
+                tracing::debug!(%error, "changes of other replicas are noticed late");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn listen_once(pool: &PgPool, ear: &Ear) -> sqlx::Result<()> {
+async fn listen_once(pool: &PgPool, ear: &Ear) -> sqlx::Result<std::convert::Infallible> {
     let begin = async {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.eager_reconnect(false);
@@ -144,43 +158,47 @@ mod tests {
 
     #[test]
     fn what_is_told_is_read_or_is_whatever_it_may_be() {
-        let id = "00000000-0000-0000-0000-000000000007";
-        let token = Touched::Token(TokenId(Uuid::from_u128(7)));
-        assert_eq!(
-            read(&format!("5 token {id}")),
-            Some(ChangeRecord { position: 5, touched: token })
-        );
-        let catalog = ChangeRecord { position: 6, touched: Touched::Catalog };
-        assert_eq!(read("6 catalog"), Some(catalog));
+        let (id, nonce) = (Uuid::from_u128(7), Uuid::from_u128(9));
+        let told = |position, touched| Told { change: ChangeRecord { position, touched }, nonce };
+        let token = told(5, Touched::Token(TokenId(id)));
+        assert_eq!(read(&format!("5 {nonce} token {id}")), Some(token));
+        assert_eq!(read(&format!("6 {nonce} catalog")), Some(told(6, Touched::Catalog)));
         let unread = [
-            "",
-            "5",
-            "x catalog",
-            "6 token",
-            "6 catalog more",
-            "6 wall",
-            "5 token 7",
-            &format!("5 token {id} more"),
-            &format!("5 catalog {id}"),
-            "99999999999999999999 catalog",
+            String::new(),
+            "5".to_owned(),
+            // As an earlier schema tells of it.
+            format!("5 token {id}"),
+            format!("x {nonce} catalog"),
+            format!("6 {nonce}"),
+            format!("6 x catalog"),
+            format!("6 {nonce} token"),
+            format!("6 {nonce} catalog more"),
+            format!("6 {nonce} wall"),
+            format!("5 {nonce} token 7"),
+            format!("5 {nonce} token {id} more"),
+            format!("5 {nonce} catalog {id}"),
+            format!("99999999999999999999 {nonce} catalog"),
         ];
         for payload in unread {
-            assert_eq!(read(payload), None, "{payload}");
+            assert_eq!(read(&payload), None, "{payload}");
         }
     }
 
     #[test]
     fn several_changes_are_not_one() {
-        let one = |position| Some(ChangeRecord { position, touched: Touched::Nothing });
+        let one = |position| {
+            let change = ChangeRecord { position, touched: Touched::Nothing };
+            Some(Told { change, nonce: Uuid::nil() })
+        };
         let ear = Ear::default();
-        assert!(matches!(ear.take(), Told::Nothing));
+        assert!(matches!(ear.take(), Heard::Nothing));
         ear.hear(one(1));
-        assert!(matches!(ear.take(), Told::One(ChangeRecord { position: 1, .. })));
+        assert!(matches!(ear.take(), Heard::One(told) if Some(told) == one(1)));
         for (first, second) in [(one(2), one(3)), (one(2), None), (None, one(3)), (None, None)] {
             ear.hear(first);
             ear.hear(second);
-            assert!(matches!(ear.take(), Told::More), "{first:?} {second:?}");
+            assert!(matches!(ear.take(), Heard::More), "{first:?} {second:?}");
         }
-        assert!(matches!(ear.take(), Told::Nothing));
+        assert!(matches!(ear.take(), Heard::Nothing));
     }
 }

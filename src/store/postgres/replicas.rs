@@ -18,7 +18,7 @@ use super::listener::Listener;
 use super::{Born, timed_out};
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
 use crate::store::error::Unreadable;
-use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows};
+use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows, Told};
 use crate::store::{ChangeRecord, Result};
 
 /// How many statements about leases run at once: one that hangs holds up no other.
@@ -63,7 +63,8 @@ const CONFIRM: &str = "\
     WHERE replica_id = $1 AND applied < $2 \
         AND EXISTS ( \
             SELECT FROM change \
-            WHERE position = $2 AND touched = $6 AND key IS NOT DISTINCT FROM $7 \
+            WHERE position = $2 AND nonce = $8 \
+                AND touched = $6 AND key IS NOT DISTINCT FROM $7 \
         ) \
         AND ($3, $4, $5) = ";
 
@@ -203,7 +204,7 @@ impl Replicas {
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
             leases: lanes(options.clone(), LEASES).keeping(),
-            acknowledgements: lanes(quick, 1),
+            acknowledgements: lanes(quick, 1).unasked(),
             born,
             writes,
             listener: Listener::start(options.clone()),
@@ -301,19 +302,20 @@ impl Replication for Replicas {
         .await
     }
 
-    async fn confirm(&self, id: RowId, store: Identity, told: ChangeRecord) -> Result<bool> {
+    async fn confirm(&self, id: RowId, store: Identity, told: Told) -> Result<bool> {
         within(async {
             let mut lane = self.acknowledgements.take().await?;
             let (system, timeline, database) = named(store);
-            let (touched, key) = told.touched.written();
+            let (touched, key) = told.change.touched.written();
             let confirmed = sqlx::query(AssertSqlSafe(format!("{CONFIRM}({IDENTITY})")))
                 .bind(uuid(id))
-                .bind(told.position)
+                .bind(told.change.position)
                 .bind(system)
                 .bind(timeline)
                 .bind(database)
                 .bind(touched)
                 .bind(key)
+                .bind(told.nonce)
                 .execute(&mut *lane)
                 .await?;
             lane.done();
@@ -395,11 +397,12 @@ impl Replication for Replicas {
         .await
     }
 
-    async fn told(&self) -> Option<ChangeRecord> {
+    async fn told(&self) -> Option<Told> {
         self.listener.told().await
     }
 
     fn reconnect(&self) {
         self.born.again();
+        self.listener.again();
     }
 }
