@@ -123,3 +123,21 @@ async fn sessions_come_to_an_earlier_store_in_postgres_and_its_programs_stay() {
         sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
     assert_eq!(oldest, 3);
 }
+
+/// A dump reads the record for long, and whoever waits to alter it holds up every change meanwhile.
+#[tokio::test]
+async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
+    let url = database();
+    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
+    let sessions = [&BEFORE_SESSIONS[..], &["0003_replicas.sql", "0004_sessions.sql"]].concat();
+    only("postgres", &sessions).await.run(&mut old).await.unwrap();
+    let mut dump = old.begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM change").execute(&mut *dump).await.unwrap();
+    let began = std::time::Instant::now();
+    let refused = portcullis::store::postgres::migrate(&url).await.unwrap_err();
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    let told = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(format!("{refused} {told}").contains("lock timeout"), "{refused}: {told}");
+    dump.rollback().await.unwrap();
+    assert_eq!(portcullis::store::postgres::migrate(&url).await.unwrap(), ["0005 told"]);
+}

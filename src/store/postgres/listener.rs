@@ -170,7 +170,7 @@ mod tests {
             format!("5 token {id}"),
             format!("x {nonce} catalog"),
             format!("6 {nonce}"),
-            format!("6 x catalog"),
+            "6 x catalog".to_owned(),
             format!("6 {nonce} token"),
             format!("6 {nonce} catalog more"),
             format!("6 {nonce} wall"),
