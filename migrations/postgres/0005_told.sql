@@ -8,15 +8,18 @@
 -- than a change waits. Whoever starts then is told so, and starts again.
 SET LOCAL lock_timeout = '3s';
 
--- Known to nobody before the change is committed, so whoever tells of it was told after that. Changes of before
--- have none, and are told of no more.
-ALTER TABLE change ADD COLUMN nonce UUID;
-ALTER TABLE change ALTER COLUMN nonce SET DEFAULT gen_random_uuid();
+-- Who wrote it: a notification says whose it is, and nobody else's is believed while the change waits for a
+-- standby, where it may be seen before it is here. And a number that nobody knows before, since a session's may be
+-- given away again, and another server gives the same. Changes of before have neither, and are told of no more.
+ALTER TABLE change ADD COLUMN writer INTEGER, ADD COLUMN nonce UUID;
+ALTER TABLE change
+    ALTER COLUMN writer SET DEFAULT pg_backend_pid(), ALTER COLUMN nonce SET DEFAULT gen_random_uuid();
 
 CREATE OR REPLACE FUNCTION portcullis_tell_of_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify(
-        'portcullis_change', concat_ws(' ', NEW.position, NEW.nonce, NEW.touched, NEW.key));
+    PERFORM pg_catalog.pg_notify(
+        'portcullis_change',
+        pg_catalog.concat_ws(' ', NEW.position, NEW.nonce, NEW.touched, NEW.key));
     RETURN NULL;
 END
 $$;

@@ -212,12 +212,17 @@ impl Member {
         }
     }
 
-    /// Makes memory follow a change that was told of, if it is the next one. Whether that is all there is to
-    /// do. What was told may be untrue, or come early: it counts as applied only once the record, compared
-    /// with it in the statement that acknowledges it, says the same, and has the nonce that nobody knew
-    /// before the commit.
+    /// Makes memory follow a change that was told of, if it is the next one, and to forget what it touched
+    /// costs no more than a miss. Whether that is all there is to do. What was told may be untrue, or come
+    /// early: it counts as applied only once the record, compared with it in the statement that acknowledges
+    /// it, says the same, of the same writer, with the nonce that nobody knew before the commit.
     async fn follow_one(&self, cache: &Arc<Cache>, told: Told) -> store::Result<bool> {
         let position = Position(told.change.position);
+        match told.change.touched {
+            Touched::Token(_) | Touched::Nothing => {}
+            // What must be read at once stays as it is until the record says that it changed.
+            Touched::Credential(_) | Touched::Catalog | Touched::SecretKeys => return Ok(false),
+        }
         let (turn, row, store) = {
             let standing = lock(&self.standing);
             let replica = &standing.replica;

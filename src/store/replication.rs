@@ -43,7 +43,9 @@ pub struct Rows {
 pub struct Told {
     /// The change.
     pub change: ChangeRecord,
-    /// What nobody knows of it before it is committed: whoever was told that, was told after the commit.
+    /// The session that told of it. Only its writer's is believed, which says nothing before it is visible.
+    pub writer: i32,
+    /// What nobody knows of it before it is committed. It tells apart what two servers gave the same position.
     pub nonce: Uuid,
 }
 

@@ -8,7 +8,7 @@ use std::iter::Sum;
 
 use portcullis::lease::{Length, Moment};
 
-use crate::node::{Node, Step};
+use crate::node::{Decision, Node, Step};
 use crate::plan::{Blow, CHANGES, Fault, LEASE, LONGEST, Plan};
 use crate::random::Random;
 use crate::store::{Ask, Believes, KEYS, Op, Reply, Store, Told};
@@ -182,8 +182,8 @@ impl World {
                 _ => self.random.within(LEASE / 2..self.plan.end),
             };
             at = at.saturating_sub(self.random.below(LEASE / 20));
-            if self.random.in_1000(self.plan.untrue) {
-                let early = self.random.below(4_000);
+            if self.random.in_1000(3 * self.plan.untrue) {
+                let early = self.random.below(2_500);
                 self.schedule(at.saturating_sub(early), Event::Forged { key });
             }
             // Some are asked for again and again, through whomever.
@@ -286,10 +286,15 @@ impl World {
         }
     }
 
-    /// Somebody tells of the next change before it is made, and guesses what it will touch.
+    /// Somebody tells of the next change before it is made, guesses what it will touch, and asks about that.
     fn forge(&mut self, key: usize) {
         let position = self.store.head().position.next();
         self.notify(Some(Told { position, key, serial: 0 }));
+        for node in 0..self.plan.replicas {
+            let at = self.soon(500..3_000);
+            let decision = Decision { key, floor: self.bound[key] };
+            self.step(node, at, Step::CheckLease { decision, fact: None });
+        }
     }
 
     fn strike(&mut self, blow: Blow) {

@@ -147,7 +147,7 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
     assert_ne!(first.nonce, second.nonce);
 
     let confirm = async |row, identity, position, touched, nonce| {
-        let told = Told { change: ChangeRecord { position, touched }, nonce };
+        let told = Told { change: ChangeRecord { position, touched }, nonce, ..first };
         replication.confirm(RowId(row), identity, told).await.unwrap()
     };
     let (here, keys) = (head.identity, Touched::SecretKeys);
@@ -170,9 +170,13 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
         assert!(!confirmed, "{row} {identity:?} {position} {touched:?} {nonce}");
         assert_eq!(rows(&replication).await, [(7, 0, 0)]);
     }
+    // By another session than the one that made it.
+    let another = Told { writer: first.writer + 1, ..first };
+    assert!(!replication.confirm(RowId(7), here, another).await.unwrap());
+    assert_eq!(rows(&replication).await, [(7, 0, 0)]);
     assert!(confirm(7, here, 1, keys, first.nonce).await);
     assert_eq!(rows(&replication).await, [(7, 0, 1)]);
-    assert!(confirm(7, here, 2, Touched::Credential(made.id), second.nonce).await);
+    assert!(replication.confirm(RowId(7), here, second).await.unwrap());
     assert_eq!(rows(&replication).await, [(7, 0, 2)]);
     // Once is enough.
     assert!(!confirm(7, here, 1, keys, first.nonce).await);
@@ -189,7 +193,7 @@ async fn changes_without_a_nonce_are_read_from_the_record() {
     let mut database = PgConnection::connect(&url).await.unwrap();
     sqlx::query("UPDATE change SET nonce = NULL").execute(&mut database).await.unwrap();
     let change = ChangeRecord { position: 1, touched: Touched::SecretKeys };
-    let told = Told { change, nonce: uuid::Uuid::nil() };
+    let told = Told { change, writer: 0, nonce: uuid::Uuid::nil() };
     assert!(!replication.confirm(RowId(7), head.identity, told).await.unwrap());
     let read = replication.behind(Position(0), head.identity, 10).await.unwrap().unwrap();
     assert_eq!(read.changes, [change]);

@@ -97,13 +97,13 @@ impl Listener {
 }
 
 /// A change as the trigger on the record tells of it; `None` for what cannot be read.
-fn read(payload: &str) -> Option<Told> {
+fn read(writer: i32, payload: &str) -> Option<Told> {
     let mut words = payload.split(' ');
     let (position, nonce) = (words.next()?.parse().ok()?, words.next()?);
     let (touched, key) = (words.next()?, words.next().map(Uuid::parse_str));
     let change = ChangeRecord::read(position, touched, key.transpose().ok()?).ok()?;
     let nonce = Uuid::parse_str(nonce).ok()?;
-    words.next().is_none().then_some(Told { change, nonce })
+    words.next().is_none().then_some(Told { change, writer, nonce })
 }
 
 async fn listen(options: PgConnectOptions, ear: &Ear) {
@@ -136,7 +136,9 @@ async fn listen_once(pool: &PgPool, ear: &Ear) -> sqlx::Result<std::convert::Inf
     ear.hear(None);
     loop {
         match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => ear.hear(read(notification.payload())),
+            Ok(Ok(Some(notification))) => {
+                ear.hear(read(notification.process_id().cast_signed(), notification.payload()));
+            }
             Ok(Ok(None)) => {
                 return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
             }
@@ -159,10 +161,14 @@ mod tests {
     #[test]
     fn what_is_told_is_read_or_is_whatever_it_may_be() {
         let (id, nonce) = (Uuid::from_u128(7), Uuid::from_u128(9));
-        let told = |position, touched| Told { change: ChangeRecord { position, touched }, nonce };
+        let told = |position, touched| Told {
+            change: ChangeRecord { position, touched },
+            writer: 3,
+            nonce,
+        };
         let token = told(5, Touched::Token(TokenId(id)));
-        assert_eq!(read(&format!("5 {nonce} token {id}")), Some(token));
-        assert_eq!(read(&format!("6 {nonce} catalog")), Some(told(6, Touched::Catalog)));
+        assert_eq!(read(3, &format!("5 {nonce} token {id}")), Some(token));
+        assert_eq!(read(3, &format!("6 {nonce} catalog")), Some(told(6, Touched::Catalog)));
         let unread = [
             String::new(),
             "5".to_owned(),
@@ -180,7 +186,7 @@ mod tests {
             format!("99999999999999999999 {nonce} catalog"),
         ];
         for payload in unread {
-            assert_eq!(read(&payload), None, "{payload}");
+            assert_eq!(read(3, &payload), None, "{payload}");
         }
     }
 
@@ -188,7 +194,7 @@ mod tests {
     fn several_changes_are_not_one() {
         let one = |position| {
             let change = ChangeRecord { position, touched: Touched::Nothing };
-            Some(Told { change, nonce: Uuid::nil() })
+            Some(Told { change, writer: 3, nonce: Uuid::nil() })
         };
         let ear = Ear::default();
         assert!(matches!(ear.take(), Heard::Nothing));

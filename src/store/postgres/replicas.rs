@@ -63,7 +63,7 @@ const CONFIRM: &str = "\
     WHERE replica_id = $1 AND applied < $2 \
         AND EXISTS ( \
             SELECT FROM change \
-            WHERE position = $2 AND nonce = $8 \
+            WHERE position = $2 AND nonce = $8 AND writer = $9 \
                 AND touched = $6 AND key IS NOT DISTINCT FROM $7 \
         ) \
         AND ($3, $4, $5) = ";
@@ -316,6 +316,7 @@ impl Replication for Replicas {
                 .bind(touched)
                 .bind(key)
                 .bind(told.nonce)
+                .bind(told.writer)
                 .execute(&mut *lane)
                 .await?;
             lane.done();
