@@ -161,7 +161,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
 
     let store = open(&settings.store, "portcullis serve").await?;
     let served =
-        serve_store(&settings, addresses.0, store.clone(), stop.clone(), async |services, gate| {
+        serve_store(&settings, addresses, store.clone(), stop.clone(), async |services, gate| {
             let standing = follow_standing(&settings, &services, &stop);
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
             let grpc = server::serve(
@@ -190,7 +190,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
 async fn serve_store(
     settings: &ServeSettings,
-    grpc: SocketAddr,
+    (grpc, http): (SocketAddr, SocketAddr),
     store: Arc<dyn Store>,
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
@@ -246,7 +246,7 @@ async fn serve_store(
         queued: Arc::new(Notify::new()),
     });
     if settings.development {
-        demo::print(&services, settings, grpc).await?;
+        demo::print(&services, settings, grpc, http).await?;
     }
     let (reporter, health) = health::service();
     let gate =

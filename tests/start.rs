@@ -50,6 +50,8 @@ fn what_dev_prints_works_when_pasted() {
             }
         }
         assert_eq!(pasted, 5, "{printed}");
+        let page = format!("\n  http://{}\n", server.http());
+        assert!(printed.contains(&page), "{printed}");
         // The command needs no credential either; and every start makes fresh tokens.
         let shell = Shell::reaching(&server);
         let tokens = shell.run(&["token", "list", "--output", "json"]).json();

@@ -17,11 +17,12 @@ use crate::store::Account;
 const NAMES: [&str; 3] = ["Demo: read only", "Demo: read and write", "Demo: custom"];
 
 /// Makes the demo account's tokens anew, and prints what can be done with them at `address`, where
-/// gRPC is served: not the one of the settings, whose port may be 0.
+/// gRPC is served, and `http`, where the page is: not those of the settings, whose ports may be 0.
 pub(super) async fn print(
     services: &Services,
     settings: &ServeSettings,
     address: SocketAddr,
+    http: SocketAddr,
 ) -> anyhow::Result<()> {
     let caller = Caller::development(None);
     let account = account(services, &caller).await?;
@@ -74,7 +75,11 @@ pub(super) async fn print(
     if let Some(custom) = &custom {
         writeln!(out, "  {}, from this host\n{:34}{}", scopes.join(" and "), "", custom.expose())?;
     }
-    let transport = if settings.tls.is_some() { "-insecure" } else { "-plaintext" };
+    let (transport, scheme) = match settings.tls {
+        Some(_) => ("-insecure", "https"),
+        None => ("-plaintext", "http"),
+    };
+    writeln!(out, "\nLook after them in a browser:\n\n  {scheme}://{http}")?;
     let authorize = |secret: &Secret, ip: &str, scope: &str| {
         format!(
             "  grpcurl {transport} -d '{{\"token\": \"{}\", \"client_ip\": \"{ip}\", \"scope\": \

@@ -301,15 +301,6 @@ pub enum Touched {
     Nothing,
 }
 
-/// One change, as replicas read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChangeRecord {
-    /// Its place in the order of all changes.
-    pub position: i64,
-    /// What it touched.
-    pub touched: Touched,
-}
-
 impl Touched {
     /// As it is written: a word, and the id of what was touched where the word needs one.
     pub(super) fn written(self) -> (&'static str, Option<Uuid>) {
@@ -321,6 +312,15 @@ impl Touched {
             Self::Nothing => ("nothing", None),
         }
     }
+}
+
+/// One change, as replicas read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeRecord {
+    /// Its place in the order of all changes.
+    pub position: i64,
+    /// What it touched.
+    pub touched: Touched,
 }
 
 impl ChangeRecord {

@@ -33,6 +33,10 @@ async fn change(store: &PostgresStore, count: u8) {
     }
 }
 
+async fn told(replication: &Arc<dyn Replication>) -> Option<Told> {
+    tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap()
+}
+
 async fn rows(replication: &Arc<dyn Replication>) -> Vec<(u128, u64, i64)> {
     let read = replication.rows().await.unwrap().rows;
     let mut rows: Vec<_> =
@@ -108,10 +112,7 @@ async fn another_store_is_not_written_to() {
 async fn the_record_is_read_in_parts_and_told_of() {
     let (store, replication, _) = open().await;
     let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
-    let told = async || {
-        let told = tokio::time::timeout(Duration::from_secs(10), replication.told());
-        told.await.unwrap().map(|told| told.change)
-    };
+    let told = async || told(&replication).await.map(|told| told.change);
     // Whoever begins to listen is told once, since nobody knows what was before.
     assert_eq!(told().await, None);
     for position in 1..=3 {
@@ -134,16 +135,12 @@ async fn the_record_is_read_in_parts_and_told_of() {
 async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
     let (store, replication, _) = open().await;
     let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
-    let told = async || {
-        let told = tokio::time::timeout(Duration::from_secs(10), replication.told());
-        told.await.unwrap()
-    };
-    assert_eq!(told().await, None);
+    assert_eq!(told(&replication).await, None);
     change(&store, 1).await;
-    let first = told().await.unwrap();
+    let first = told(&replication).await.unwrap();
     let (made, digest) = new_credential(Role::Pep);
     store.create_credential(&ctx(1), &made, &digest).await.unwrap().unwrap();
-    let second = told().await.unwrap();
+    let second = told(&replication).await.unwrap();
     assert_ne!(first.nonce, second.nonce);
 
     let confirm = async |row, identity, position, touched, nonce| {

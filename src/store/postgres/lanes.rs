@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{Born, KEEP_COMMITS, timed_out};
 use crate::clock::Stopwatch;
 
-/// See [`Lanes::unasked`].
+/// For how long a connection may stand idle before it is asked whether it still lives.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -30,7 +30,7 @@ pub(super) struct Lanes {
     born: Arc<Born>,
     /// Carried out on each new connection.
     first: Option<&'static str>,
-    /// A connection that stood idle for longer is asked whether it still lives.
+    /// [`FRESH`], or for ever.
     fresh: Duration,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
@@ -58,15 +58,13 @@ const RENEW: &str = "\
 const ACKNOWLEDGE: &str = "\
     UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4, $5) = ";
 
-const CONFIRM: &str = "\
-    UPDATE replica SET applied = $2 \
-    WHERE replica_id = $1 AND applied < $2 \
-        AND EXISTS ( \
-            SELECT FROM change \
-            WHERE position = $2 AND nonce = $8 AND writer = $9 \
-                AND touched = $6 AND key IS NOT DISTINCT FROM $7 \
-        ) \
-        AND ($3, $4, $5) = ";
+/// Behind [`ACKNOWLEDGE`]: if the record says the same of the change as was told of it.
+const IF_AS_TOLD: &str = " \
+    AND EXISTS ( \
+        SELECT FROM change \
+        WHERE position = $2 AND nonce = $6 AND writer = $7 \
+            AND touched = $8 AND key IS NOT DISTINCT FROM $9 \
+    )";
 
 const SELECT_ROWS: &str = "\
     SELECT h.position, r.replica_id, r.lease, r.renewals, r.applied, r.name, r.version, r.lifecycle, \
@@ -211,10 +209,33 @@ impl Replicas {
         }
     }
 
+    /// Whether the row was hit.
+    async fn acknowledged(&self, statement: Statement) -> Result<bool> {
+        within(async {
+            let mut lane = self.acknowledgements.take().await?;
+            let acknowledged = statement.execute(&mut *lane).await?;
+            lane.done();
+            Ok(acknowledged.rows_affected() == 1)
+        })
+        .await
+    }
+
     pub(super) async fn close(&self) {
         self.leases.close().await;
         self.acknowledgements.close().await;
     }
+}
+
+type Statement = sqlx::query::Query<'static, Postgres, PgArguments>;
+
+fn acknowledging(statement: String, id: RowId, store: Identity, applied: Position) -> Statement {
+    let (system, timeline, database) = named(store);
+    sqlx::query(AssertSqlSafe(statement))
+        .bind(uuid(id))
+        .bind(applied.0)
+        .bind(system)
+        .bind(timeline)
+        .bind(database)
 }
 
 async fn within<T>(statement: impl Future<Output = Result<T>>) -> Result<T> {
@@ -285,44 +306,20 @@ impl Replication for Replicas {
     }
 
     async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()> {
-        within(async {
-            let mut lane = self.acknowledgements.take().await?;
-            let (system, timeline, database) = named(store);
-            sqlx::query(AssertSqlSafe(format!("{ACKNOWLEDGE}({IDENTITY})")))
-                .bind(uuid(id))
-                .bind(applied.0)
-                .bind(system)
-                .bind(timeline)
-                .bind(database)
-                .execute(&mut *lane)
-                .await?;
-            lane.done();
-            Ok(())
-        })
-        .await
+        let statement = format!("{ACKNOWLEDGE}({IDENTITY})");
+        self.acknowledged(acknowledging(statement, id, store, applied)).await?;
+        Ok(())
     }
 
     async fn confirm(&self, id: RowId, store: Identity, told: Told) -> Result<bool> {
-        within(async {
-            let mut lane = self.acknowledgements.take().await?;
-            let (system, timeline, database) = named(store);
-            let (touched, key) = told.change.touched.written();
-            let confirmed = sqlx::query(AssertSqlSafe(format!("{CONFIRM}({IDENTITY})")))
-                .bind(uuid(id))
-                .bind(told.change.position)
-                .bind(system)
-                .bind(timeline)
-                .bind(database)
-                .bind(touched)
-                .bind(key)
-                .bind(told.nonce)
-                .bind(told.writer)
-                .execute(&mut *lane)
-                .await?;
-            lane.done();
-            Ok(confirmed.rows_affected() == 1)
-        })
-        .await
+        let statement = format!("{ACKNOWLEDGE}({IDENTITY}){IF_AS_TOLD}");
+        let (touched, key) = told.change.touched.written();
+        let confirming = acknowledging(statement, id, store, Position(told.change.position))
+            .bind(told.nonce)
+            .bind(told.writer)
+            .bind(touched)
+            .bind(key);
+        self.acknowledged(confirming).await
     }
 
     async fn rows(&self) -> Result<Rows> {

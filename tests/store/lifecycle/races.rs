@@ -15,6 +15,7 @@ use crate::fixture::{ASK, Fixture, Place, READ};
 on_both!(
     two_sweepers_announce_once,
     two_sweepers_carry_out_once,
+    two_sweepers_purge_and_withdraw_once,
     a_use_and_a_carrying_out_exclude_each_other,
     a_recorded_use_and_a_notice_know_of_each_other,
     an_owner_and_a_sweeper_delete_once,
@@ -53,6 +54,31 @@ async fn two_sweepers_carry_out_once(f: Fixture) {
         assert_eq!(outcomes, [CarriedOut::Done, CarriedOut::Gone]);
         // One mail for each admin.
         assert_eq!(s.deliver(45).await.len(), 2);
+    }
+    s.f.check_record().await;
+}
+
+async fn two_sweepers_purge_and_withdraw_once(f: Fixture) {
+    let s = Stage::new(f).await;
+    for id in tokens(&s, TokenKind::ReadOnly).await {
+        s.announce(id, 38).await.unwrap();
+        let context = on(39);
+        let (a, b) = tokio::join!(
+            s.store.withdraw_actions(&context, 10),
+            s.store.withdraw_actions(&context, 10),
+        );
+        assert_eq!([a.unwrap(), b.unwrap()].concat(), [id]);
+        s.store.delete_token(&on(40), id, None).await.unwrap();
+        let context = on(150);
+        let (a, b) = tokio::join!(
+            s.store.purge(&context, day(41), 10),
+            s.store.purge(&context, day(41), 10),
+        );
+        assert_eq!([a.unwrap(), b.unwrap()].concat(), [id]);
+    }
+    for action in ["lifecycle.withdraw", "token.purge"] {
+        let events = s.f.events().await;
+        assert_eq!(events.iter().filter(|event| event.action == action).count(), ROUNDS);
     }
     s.f.check_record().await;
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::super::change::{Changing, Record};
-use super::super::{Db, Handle, bulk, pending};
+use super::super::{Db, Handle, QueryBuilder, bulk, pending};
 use super::Locked;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
@@ -22,28 +22,30 @@ pub(in super::super) async fn withdraw_actions(
     ctx: &Context,
     limit: u32,
 ) -> Result<Vec<TokenId>> {
-    let announced = sqlx::query_scalar(SELECT_ANNOUNCED).bind(1_i64).fetch_optional(store.read());
-    let announced: Option<Uuid> = announced.await?;
-    if announced.is_none() {
-        return Ok(Vec::new());
+    let ids: Vec<Uuid> =
+        sqlx::query_scalar(SELECT_ANNOUNCED).bind(i64::from(limit)).fetch_all(store.read()).await?;
+    let ids: Vec<_> = ids.into_iter().map(TokenId).collect();
+    if ids.is_empty() {
+        return Ok(ids);
     }
     let mut change = Changing::begin(store, ctx).await?;
-    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_ANNOUNCED)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *change.tx)
-        .await?;
-    let ids: Vec<_> = ids.into_iter().map(TokenId).collect();
-    for &id in &ids {
+    let mut withdrew = Vec::new();
+    for id in ids {
         let Some(mut locked) = Locked::take(&mut change.tx, id).await? else { continue };
+        if locked.live.is_empty() {
+            // Another did it meanwhile.
+            continue;
+        }
         let withdrawn: Vec<_> = locked.live.iter().map(|action| action.id.to_string()).collect();
         pending::withdraw(&mut change.tx, id, ctx.now).await?;
         locked.set_live(Vec::new());
         locked.set_idle(&mut change.tx).await?;
         let before = json!({ "withdrawn": withdrawn });
         change.commit_part(locked.record("lifecycle.withdraw", before)).await?;
+        withdrew.push(id);
     }
     change.finish().await?;
-    Ok(ids)
+    Ok(withdrew)
 }
 
 const SELECT_DELETED: &str = "\
@@ -53,16 +55,22 @@ const SELECT_DELETED: &str = "\
 /// Uses, actions and mails go with it.
 const PURGE: &str = "DELETE FROM token WHERE token_id = $1";
 
-const PURGE_MAILS: &str = "\
-    DELETE FROM mail WHERE mail_id IN (SELECT mail_id FROM mail \
-        WHERE token_id IS NULL AND state IN ('accepted', 'withdrawn') AND create_time < $1 \
-        ORDER BY create_time LIMIT $2)";
-
-const COUNT_FORGOTTEN: &str = "\
-    SELECT (SELECT count(*) FROM (SELECT 1 FROM token WHERE delete_time < $1 LIMIT 1) t) \
-        + (SELECT count(*) FROM (SELECT 1 FROM mail \
-            WHERE token_id IS NULL AND state IN ('accepted', 'withdrawn') AND create_time < $1 \
-            LIMIT 1) m)";
+/// Nobody's turn: an ended mail is in no record, and nobody changes it.
+async fn purge_mails(store: &Handle, before: Timestamp, limit: u32) -> Result<()> {
+    let mut tx = store.write().await?;
+    let mut query = QueryBuilder::new(
+        "DELETE FROM mail WHERE mail_id IN (SELECT mail_id FROM mail \
+         WHERE token_id IS NULL AND state IN ('accepted', 'withdrawn') AND create_time < ",
+    );
+    query
+        .push_bind(before.0)
+        .push(" ORDER BY create_time LIMIT ")
+        .push_bind(i64::from(limit))
+        .push(bulk::SKIP_LOCKED)
+        .push(")");
+    query.build().execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
 
 /// Forgets tokens that were deleted before `before`, at most `limit`, and ended mails that are about
 /// no token likewise. The tokens.
@@ -72,22 +80,26 @@ pub(in super::super) async fn purge(
     before: Timestamp,
     limit: u32,
 ) -> Result<Vec<TokenId>> {
-    let count = sqlx::query_scalar(COUNT_FORGOTTEN).bind(before.0).fetch_one(store.read());
-    let count: i64 = count.await?;
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let mut change = Changing::begin(store, ctx).await?;
+    purge_mails(store, before, limit).await?;
     let mut rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(SELECT_DELETED)
         .bind(before.0)
         .bind(i64::from(limit))
-        .fetch_all(&mut *change.tx)
+        .fetch_all(store.read())
         .await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     rows.sort_unstable();
     let ids: Vec<_> = rows.iter().map(|&(id, ..)| TokenId(id)).collect();
+    let mut change = Changing::begin(store, ctx).await?;
     bulk::lock(&mut change.tx, &ids).await?;
+    let mut purged = Vec::new();
     for (id, account_id, name) in rows {
-        sqlx::query::<Db>(PURGE).bind(id).execute(&mut *change.tx).await?;
+        let purge = sqlx::query::<Db>(PURGE).bind(id).execute(&mut *change.tx);
+        if purge.await?.rows_affected() == 0 {
+            // Another did it meanwhile.
+            continue;
+        }
         change
             .commit_part(Record {
                 action: "token.purge",
@@ -98,9 +110,8 @@ pub(in super::super) async fn purge(
                 after: None,
             })
             .await?;
+        purged.push(TokenId(id));
     }
-    let purge = sqlx::query::<Db>(PURGE_MAILS).bind(before.0).bind(i64::from(limit));
-    purge.execute(&mut *change.tx).await?;
     change.finish().await?;
-    Ok(ids)
+    Ok(purged)
 }
