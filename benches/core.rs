@@ -39,6 +39,8 @@ use uuid::Uuid;
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TOKENS: usize = 100_000;
+/// Questions of a batch.
+const TOGETHER: usize = 100;
 const CATALOG: &str = include_str!("../catalogs/mercury.toml");
 const WHITELIST: &str = "10.0.0.0/24,192.0.2.7,198.51.100.0/24,2001:db8::/32";
 const CLIENT_IP: &str = "198.51.100.23";
@@ -242,6 +244,25 @@ fn main() {
             let decided = services.decide(&question, |decision| decision.verdict.reason());
             let reason = decided.now_or_never().expect("no wait").expect("a decision");
             assert_eq!(reason, decide::Reason::Allowed);
+        });
+    });
+    group.throughput(Throughput::Elements(TOGETHER as u64));
+    group.bench_function("a hundred together: as the server asks", |b| {
+        b.iter(|| {
+            let questions: Vec<_> = (0..TOGETHER)
+                .map(|_| {
+                    Ok(Question {
+                        token: secrets[next()].as_bytes(),
+                        client_ip: CLIENT_IP,
+                        operation: Asked::Scope(SCOPE),
+                        dry_run: false,
+                    })
+                })
+                .collect();
+            services.decide_all_from_memory(&questions, |_, decided| {
+                let decision = decided.expect("no wait").expect("a decision");
+                assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
+            });
         });
     });
     group.finish();

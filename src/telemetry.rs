@@ -20,8 +20,8 @@ use crate::policy::decide::Reason;
 
 mod counts;
 
-pub use counts::Latency;
 use counts::{Decisions, NewLatency, Shown};
+pub use counts::{Latency, Tally};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -285,21 +285,22 @@ impl Metrics {
         mine.latency.observe(took, 1);
     }
 
-    /// Counts one of many decisions, whose time is told by [`Self::decided_together`].
-    pub fn reason(&self, reason: Reason) {
-        self.decisions.mine().reasons[reason as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts the time of `count` decisions that took `all` together.
-    pub fn decided_together(&self, count: u32, all: Duration) {
+    /// Counts decisions that took `all` together.
+    pub fn decided_together(&self, tally: &Tally, all: Duration) {
+        let mine = self.decisions.mine();
+        let Tally(counts) = tally;
+        for (cell, &count) in mine.reasons.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            cell.fetch_add(count.into(), Ordering::Relaxed);
+        }
+        let count = counts.iter().sum();
         if count > 0 {
-            self.decisions.mine().latency.observe(all / count, count);
+            mine.latency.observe(all / count, count);
         }
     }
 
     /// Counts token facts that were found in memory; how many there were before, on this thread.
-    pub fn hit(&self) -> u64 {
-        self.decisions.mine().hits.fetch_add(1, Ordering::Relaxed)
+    pub fn hits(&self, count: u64) -> u64 {
+        self.decisions.mine().hits.fetch_add(count, Ordering::Relaxed)
     }
 
     /// Shows how many actions are announced.

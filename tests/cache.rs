@@ -132,6 +132,63 @@ async fn every_change_shows_in_the_next_decision() {
     }
 }
 
+/// What of a batch's questions is alike is read once, and what is not is not taken for it.
+#[tokio::test]
+async fn a_batch_answers_each_question_as_it_is_answered_alone() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let mut secrets = vec![String::new(), "pcl_t1_mistyped".to_owned()];
+    for (kind, entries) in [
+        (TokenKind::ReadOnly, &[][..]),
+        (TokenKind::ReadOnly, &[HERE]),
+        (TokenKind::ReadWrite, &["198.51.100.0/24", "2001:db8::/32"]),
+    ] {
+        secrets.push(operator.token(&account, kind, &[], entries).await.1);
+    }
+    let (deleted, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[HERE]).await;
+    let delete = DeleteTokenRequest { token_id: deleted.token_id, no_wait: false };
+    operator.tokens().delete_token(delete).await.unwrap();
+    secrets.push(secret);
+
+    let mut asked = Vec::new();
+    for secret in &secrets {
+        for client_ip in [HERE, THERE, "2001:db8::1", "", "192.0.2.1 ", "192.0.2"] {
+            for scope in [SCOPE, "recipients.create", "transactions", ""] {
+                asked.push(question(secret, client_ip, scope));
+            }
+        }
+    }
+    let mut alone = Vec::new();
+    for ask in &asked {
+        let answer = operator.authorization().authorize(ask.clone()).await;
+        alone.push(
+            answer
+                .map(|answer| answer.into_inner())
+                .map_err(|error| (error.code() as i32, error.message().to_owned())),
+        );
+    }
+    let denied = alone.iter().flatten().filter(|answer| answer.reason() != Reason::Allowed).count();
+    let allowed = alone.iter().flatten().count() - denied;
+    assert!(allowed >= 5 && denied >= 20 && alone.iter().any(Result::is_err), "{allowed} {denied}");
+
+    // In the order in which they were made, and in others, where neighbours have less in common.
+    for step in [1, 5, 7, 35] {
+        let order: Vec<_> = (0..asked.len()).map(|place| place * step % asked.len()).collect();
+        let requests = order.iter().map(|&place| asked[place].clone()).collect();
+        let batch = BatchAuthorizeRequest { requests };
+        let batch = operator.authorization().batch_authorize(batch).await.unwrap().into_inner();
+        assert_eq!(batch.results.len(), asked.len());
+        for (item, place) in batch.results.into_iter().zip(order) {
+            let answer = match item.result.unwrap() {
+                batch_authorize_result::Result::Response(response) => Ok(*response),
+                batch_authorize_result::Result::Error(error) => Err((error.code, error.message)),
+            };
+            assert_eq!(answer, alone[place], "{:?}", asked[place]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_catalogue_shows_in_the_next_decision() {
     let server = Setup::sqlite().start();

@@ -4,6 +4,8 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prefetch_index::prefetch_index;
+
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
@@ -13,9 +15,18 @@ use crate::policy::token::TokenFacts;
 const SCOPES: usize = 4;
 const TIME: u64 = (1 << 48) - 1;
 
+/// A cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+#[expect(dead_code, reason = "only where it would lie counts")]
+struct Line([u8; 64]);
+
 /// The facts of a token, as they are cached.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Known {
+    /// None: all of this begins with a cache line, and here is where.
+    lines: [Line; 0],
     facts: TokenFacts,
     /// A scope's number, and the time of the noted use in milliseconds.
     noted: [AtomicU64; SCOPES],
@@ -24,7 +35,13 @@ pub struct Known {
 impl Known {
     /// Nothing noted yet.
     pub fn new(facts: TokenFacts) -> Self {
-        Self { facts, noted: [const { AtomicU64::new(0) }; SCOPES] }
+        Self { lines: [], facts, noted: [const { AtomicU64::new(0) }; SCOPES] }
+    }
+
+    /// Asks memory for all of it, and waits for nothing: facts at rest lie on several cache lines, which then
+    /// come together.
+    pub fn fetch(&self) {
+        (0..size_of::<Self>() / size_of::<Line>()).for_each(|at| prefetch_index(&self.lines, at));
     }
 
     /// Whether a use of `scope` at `now` is to be noted: none was within `grain` microseconds
@@ -64,6 +81,12 @@ mod tests {
     use crate::policy::id::{AccountId, TokenId};
     use crate::policy::network::Whitelist;
     use crate::policy::token::{Grant, TokenState};
+
+    #[test]
+    fn facts_begin_with_a_cache_line_and_end_with_one() {
+        assert_eq!(std::mem::offset_of!(Known, lines), 0);
+        assert_eq!((align_of::<Known>(), size_of::<Known>() % size_of::<Line>()), (64, 0));
+    }
 
     #[test]
     fn a_use_is_news_once_a_grain() {

@@ -151,20 +151,31 @@ impl Tokens {
         Key { id, generation: self.generation(id).load(Ordering::Acquire) }
     }
 
-    /// Asks memory for where the facts of `id` would be at hand, without waiting for it.
+    /// Asks memory for where the facts of `id` would be at hand. Nothing waits for it.
     pub fn fetch_place(&self, id: TokenId) {
-        self.hot.fetch(id);
+        self.hot.fetch_place(id);
     }
 
-    /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`].
+    /// Asks memory for those facts, once it had time to find their place. Nothing waits here either.
+    pub fn fetch(&self, id: TokenId, guard: &Guard) {
+        self.hot.fetch(id, guard);
+    }
+
+    /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`]. Who decides on
+    /// them tells [`Self::hits`].
     pub fn at_hand<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g Known> {
-        let found = self.hot.get(id, guard)?;
-        found.fetch();
-        if self.metrics.hit().is_multiple_of(TOLD) {
+        self.hot.get(id, guard)
+    }
+
+    /// Counts facts that were at hand, and tells the cache behind of some.
+    pub fn hits<'g>(&self, found: impl Iterator<Item = &'g Known> + Clone) {
+        let count = found.clone().count() as u64;
+        let before = self.metrics.hits(count);
+        let told = (before + count) / TOLD - before / TOLD;
+        for facts in found.take(told as usize) {
             // Not waited for: where memory is just being put in order, one of many is not told.
-            let _ = self.facts.get(&self.key(id)).now_or_never();
+            let _ = self.facts.get(&self.key(*facts.id)).now_or_never();
         }
-        Some(found)
     }
 
     /// Another number whenever what was known of `id` was forgotten.
@@ -177,7 +188,7 @@ impl Tokens {
         let key = self.key(id);
         match self.facts.get(&key).await {
             Some(fact) => {
-                self.metrics.hit();
+                self.metrics.hits(1);
                 self.keep_at_hand(key, &fact);
                 Lookup::Known(fact)
             }

@@ -166,11 +166,12 @@ pub struct Written<Id> {
     text: [u8; WRITTEN],
 }
 
-const WRITTEN: usize = 4 + BASE62_U128;
+/// Bytes of an id as it is written.
+pub const WRITTEN: usize = 4 + BASE62_U128;
 
 impl<Id> Written<Id> {
     /// The same as `to_string` gives.
-    pub fn text(&self) -> &[u8] {
+    pub fn text(&self) -> &[u8; WRITTEN] {
         &self.text
     }
 }

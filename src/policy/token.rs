@@ -2,7 +2,6 @@
 //! Rules: docs/policy.md, sections 1 and 3.
 
 use std::cmp::Reverse;
-use std::hint::black_box;
 
 use super::id::{AccountId, PendingActionId, TokenId, Written};
 use super::lifecycle::{Calendar, LiveAction, Mode};
@@ -173,14 +172,5 @@ impl TokenFacts {
         };
         let announced = self.announced.iter().filter(|_| acts).map(upcoming);
         announced.min_by_key(|action| (action.effective, Reverse(action.action), action.id))
-    }
-
-    /// Asks memory for all that a decision needs, by loads that nothing waits for: facts at rest lie on
-    /// several cache lines, which then come together and while the digest is taken.
-    pub fn fetch(&self) {
-        black_box((self.account_id.text()[0], self.digest[0], self.digest[31]));
-        black_box((matches!(self.state, TokenState::Active), self.grant.kind() as u8));
-        black_box(self.whitelist.entries().last().copied());
-        black_box(self.announced.is_empty());
     }
 }

@@ -15,17 +15,16 @@ use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{self, LiveAction};
-use crate::policy::network::ClientAddr;
+use crate::policy::network::{ClientAddr, InvalidAddr};
 use crate::policy::scope::{Catalog, Scope};
 use crate::policy::time::Timestamp;
-use crate::secret::{self, Opens, WellFormed};
+use crate::secret::{self, Digest, Opens, WellFormed};
+use crate::telemetry::Tally;
 use crate::usage::Recorded;
 
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
 
-/// Of how many questions memory is asked for the facts at once. Their waits overlap.
-const TOGETHER: usize = 16;
 /// How often a question is decided anew because its token changed meanwhile.
 const TRIES: usize = 4;
 
@@ -93,20 +92,22 @@ impl Services {
         let decided = match &*in_force {
             Some(in_force) => {
                 let guard = Guard::new();
-                let at_hand =
-                    claimed_id(question.token).and_then(|id| self.cache.tokens.at_hand(id, &guard));
+                let id = claimed_id(question.token);
+                let at_hand = id.and_then(|id| self.cache.tokens.at_hand(id, &guard));
+                self.cache.tokens.hits(at_hand.into_iter());
+                let at_hand = at_hand.map(|facts| (facts, secret::digest(question.token)));
                 let catalog = &in_force.catalog;
                 let now = self.clock.at(watch);
-                self.try_memory(question, at_hand, catalog, now, answer).transpose()?
+                let alike = &mut Alike::default();
+                self.try_memory(question, alike, at_hand, catalog, now, answer).transpose()?
             }
             None => Err(no_catalog()),
         };
         Some(self.counted(decided, watch))
     }
 
-    /// The same for many: what they share is spent once, and memory is asked for the facts of each
-    /// some time before its turn comes. Hands each answer out with its place; `None` where the store
-    /// has to be asked first.
+    /// The same for many: what they share is spent once, and memory is asked for the facts of all
+    /// together. Hands each answer out with its place; `None` where the store has to be asked first.
     pub fn decide_all_from_memory(
         &self,
         questions: &[Result<Question<'_>>],
@@ -118,25 +119,15 @@ impl Services {
         }
         let now = self.clock.at(watch);
         let in_force = self.cache.borrow_catalog();
-        let tokens = &self.cache.tokens;
         let guard = Guard::new();
-        let mut at_hand = [None; TOGETHER];
-        let mut decided = 0;
-        for (place, question) in questions.iter().enumerate() {
-            let turn = place % TOGETHER;
-            if turn == 0 {
-                let next = &questions[place..questions.len().min(place + TOGETHER)];
-                let mut ids = [None; TOGETHER];
-                for (id, question) in ids.iter_mut().zip(next) {
-                    *id = question.as_ref().ok().and_then(|question| claimed_id(question.token));
-                }
-                ids.iter().flatten().for_each(|&id| tokens.fetch_place(id));
-                at_hand = ids.map(|id| tokens.at_hand(id?, &guard));
-            }
+        let at_hand = self.all_at_hand(questions, &guard);
+        let (mut alike, mut decided) = (Alike::default(), Tally::default());
+        for (place, (question, at_hand)) in questions.iter().zip(at_hand).enumerate() {
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
+                    let catalog = &in_force.catalog;
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
-                    self.try_memory(question, at_hand[turn], &in_force.catalog, now, answer)
+                    self.try_memory(question, &mut alike, at_hand, catalog, now, answer)
                 }
                 (Err(error), _) => {
                     self.metrics.undecided.inc();
@@ -146,10 +137,7 @@ impl Services {
                 (_, None) => Err(no_catalog()),
             };
             match result {
-                Ok(Some((reason, ()))) => {
-                    self.metrics.reason(reason);
-                    decided += 1;
-                }
+                Ok(Some((reason, ()))) => decided.add(reason),
                 Ok(None) => answer(place, None),
                 Err(error) => {
                     self.metrics.undecided.inc();
@@ -157,7 +145,37 @@ impl Services {
                 }
             }
         }
-        self.metrics.decided_together(decided, watch.elapsed());
+        self.metrics.decided_together(&decided, watch.elapsed());
+    }
+
+    /// What is at hand of each question's token, and the digest of what was presented. Memory is asked for all
+    /// of it before any of it is needed, and answers meanwhile.
+    fn all_at_hand<'g>(
+        &self,
+        questions: &[Result<Question<'_>>],
+        guard: &'g Guard,
+    ) -> Vec<Option<(&'g Known, Digest)>> {
+        let tokens = &self.cache.tokens;
+        let claimed = questions.iter().map(|question| {
+            let token = question.as_ref().ok()?.token;
+            let id = claimed_id(token)?;
+            tokens.fetch_place(id);
+            Some((id, token))
+        });
+        let claimed: Vec<_> = claimed.collect();
+        let digests = claimed.into_iter().map(|claimed| {
+            let (id, token) = claimed?;
+            tokens.fetch(id, guard);
+            Some((id, secret::digest(token)))
+        });
+        let digests: Vec<_> = digests.collect();
+        let found = digests.into_iter().map(|digest| {
+            let (id, digest) = digest?;
+            Some((tokens.at_hand(id, guard)?, digest))
+        });
+        let found: Vec<_> = found.collect();
+        tokens.hits(found.iter().flatten().map(|&(facts, _)| facts));
+        found
     }
 
     async fn decide_with_store<T>(
@@ -183,18 +201,20 @@ impl Services {
         }
     }
 
-    fn try_memory<T>(
-        &self,
-        question: &Question<'_>,
-        at_hand: Option<&Known>,
-        catalog: &Catalog,
+    fn try_memory<'a, T>(
+        &'a self,
+        question: &'a Question<'a>,
+        alike: &mut Alike<'a>,
+        at_hand: Option<(&Known, Digest)>,
+        catalog: &'a Catalog,
         now: Timestamp,
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Result<Option<(decide::Reason, T)>> {
-        let asked = Asking::new(self, question, catalog, now, false)?;
+        let request = arguments(question, catalog, alike)?;
+        let asked = Asking { services: self, question, catalog, request, now, recorded: false };
         // What is asked for often is proved by its digest alone, before anything else is read of it.
-        if let Some(facts) = at_hand
-            && let Presented::Token(_) = asked.presented(Some(facts))
+        if let Some((facts, digest)) = at_hand
+            && secret::same(&facts.digest, &digest)
         {
             return Ok(asked.decide(Presented::Token(facts), Some(facts), answer).ok());
         }
@@ -248,7 +268,9 @@ impl Services {
             // is made with, which may be another one now.
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
-            let asked = Asking::new(self, question, &in_force.catalog, now, recorded)?;
+            let catalog = &in_force.catalog;
+            let request = arguments(question, catalog, &mut Alike::default())?;
+            let asked = Asking { services: self, question, catalog, request, now, recorded };
             let facts = fact.as_deref();
             let presented = match &secret {
                 None => Presented::Malformed,
@@ -306,19 +328,6 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    /// # Errors
-    /// [`Error::Invalid`] for malformed arguments.
-    fn new(
-        services: &'a Services,
-        question: &'a Question<'a>,
-        catalog: &'a Catalog,
-        now: Timestamp,
-        recorded: bool,
-    ) -> Result<Self> {
-        let request = arguments(question, catalog)?;
-        Ok(Self { services, question, catalog, request, now, recorded })
-    }
-
     /// What a well-formed secret turns out to be, given what is known of the id that it names.
     fn presented<'f>(&self, facts: Option<&'f Known>) -> Presented<'f> {
         let proves =
@@ -379,14 +388,42 @@ fn unreachable_store() -> Error {
     }
 }
 
+/// What was read of the question before: those of a batch are often of one client, or about one scope.
+#[derive(Default)]
+struct Alike<'a> {
+    client: Option<(&'a str, ClientAddr)>,
+    scope: Option<(&'a str, &'a Scope)>,
+}
+
+impl<'a> Alike<'a> {
+    fn client(&mut self, text: &'a str) -> std::result::Result<ClientAddr, InvalidAddr> {
+        match self.client {
+            Some((before, client)) if before == text => Ok(client),
+            _ => text.parse().inspect(|&client| self.client = Some((text, client))),
+        }
+    }
+
+    /// Of the same catalogue at every call.
+    fn scope(&mut self, name: &'a str, catalog: &'a Catalog) -> Option<&'a Scope> {
+        match self.scope {
+            Some((before, scope)) if before == name => Some(scope),
+            _ => catalog.by_name(name).inspect(|scope| self.scope = Some((name, scope))),
+        }
+    }
+}
+
 /// Checks a question's arguments (docs/policy.md, rule 2.1). Does not allocate where they are fine.
-fn arguments<'a>(question: &Question<'a>, catalog: &'a Catalog) -> Result<Request<'a>> {
+fn arguments<'a>(
+    question: &Question<'a>,
+    catalog: &'a Catalog,
+    alike: &mut Alike<'a>,
+) -> Result<Request<'a>> {
     let client = match question.client_ip {
         "" => Ok(None),
-        text => text.parse::<ClientAddr>().map(Some),
+        text => alike.client(text).map(Some),
     };
     let operation = match question.operation {
-        Asked::Scope(name) if !name.is_empty() => catalog.by_name(name).map(Operation::Scope),
+        Asked::Scope(name) if !name.is_empty() => alike.scope(name, catalog).map(Operation::Scope),
         Asked::Http { method, path } if !method.is_empty() && !path.is_empty() => {
             Some(Operation::Http { method, path })
         }

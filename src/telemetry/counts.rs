@@ -89,6 +89,17 @@ impl TypedMetric for Latency {
     const TYPE: MetricType = MetricType::Histogram;
 }
 
+/// Decisions by their reasons, added up before they are counted: what others see at once is slow to write.
+#[derive(Debug, Default)]
+pub struct Tally(pub(super) [u32; Reason::ALL.len()]);
+
+impl Tally {
+    /// One more.
+    pub fn add(&mut self, reason: Reason) {
+        self.0[reason as usize] += 1;
+    }
+}
+
 /// What one thread counts of decisions. Two cache lines apart from the next thread's, since
 /// processors fetch lines in pairs.
 #[derive(Debug, Default)]
