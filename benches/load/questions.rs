@@ -78,6 +78,9 @@ pub struct Questions {
     pub constant_id: Option<&'static str>,
     /// How long a whole answer must be, where all are equally long.
     pub answer_size: Option<usize>,
+    /// The last answer that was read field by field and was right, and where the token's id lies in it: most
+    /// others are the same but for that.
+    pub right: Option<(Vec<u8>, usize)>,
     pub seed: u64,
     /// Every token once, in order, from this one on.
     pub once: Option<usize>,
@@ -200,7 +203,7 @@ impl Questions {
     }
 
     /// Checks one answer message; how many decisions it had.
-    pub fn check(&self, plan: Plan, question: usize, message: &[u8]) -> Result<usize> {
+    pub fn check(&mut self, plan: Plan, question: usize, message: &[u8]) -> Result<usize> {
         if let Plan::Unary { .. } = plan {
             self.check_one(question, message)?;
             return Ok(1);
@@ -231,7 +234,21 @@ impl Questions {
         Ok(count)
     }
 
-    fn check_one(&self, token: usize, message: &[u8]) -> Result<()> {
+    fn check_one(&mut self, token: usize, message: &[u8]) -> Result<()> {
+        let Expected { decision: d, reason: r, named } = self.expected;
+        let wanted = match (named, self.constant_id) {
+            (false, _) => &[][..],
+            (true, Some(id)) => id.as_bytes(),
+            (true, None) => self.tokens[token].id(),
+        };
+        if let Some((right, at)) = &self.right
+            && message.len() == right.len()
+            && message[..*at] == right[..*at]
+            && message[*at..at + ID] == *wanted
+            && message[at + ID..] == right[at + ID..]
+        {
+            return Ok(());
+        }
         let (mut decision, mut reason, mut id) = (0, 0, &[][..]);
         let mut rest = message;
         while !rest.is_empty() {
@@ -242,24 +259,19 @@ impl Questions {
                 _ => {}
             }
         }
-        let Expected { decision: d, reason: r, named } = self.expected;
-        let wanted = match (named, self.constant_id) {
-            (false, _) => &[][..],
-            (true, Some(id)) => id.as_bytes(),
-            (true, None) => self.tokens[token].id(),
-        };
         if (decision, reason) != (d, r) || id != wanted {
             let [id, wanted] = [id, wanted].map(String::from_utf8_lossy);
             return Err(format!(
                 "decision {decision}, reason {reason}, token {id}; expected {d}, {r}, {wanted}"
             ));
         }
-        match self.answer_size {
-            Some(size) if size != message.len() => {
-                Err(format!("an answer of {} bytes; expected {size}", message.len()))
-            }
-            _ => Ok(()),
+        if let Some(size) = self.answer_size.filter(|&size| size != message.len()) {
+            return Err(format!("an answer of {} bytes; expected {size}", message.len()));
         }
+        if id.len() == ID {
+            self.right = Some((message.to_vec(), id.as_ptr().addr() - message.as_ptr().addr()));
+        }
+        Ok(())
     }
 }
 

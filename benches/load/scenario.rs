@@ -107,6 +107,7 @@ fn questions(
         dry_run: false,
         constant_id: None,
         answer_size: (expected == ALLOWED).then_some(ANSWER),
+        right: None,
         seed: 0x9e37_79b9_7f4a_7c15,
         once: None,
     }

@@ -26,7 +26,7 @@ const PLACES: usize = 7;
 /// Buckets that are made at once, when the first of them is needed: so many that what leads to them stays in
 /// the processor's cache.
 const PAGE: usize = 1024;
-/// The most buckets there are, however many tokens may be cached.
+/// The most facts there is room for, however many tokens may be cached.
 const MOST: u64 = 1 << 24;
 
 #[repr(align(64))]
@@ -105,9 +105,9 @@ impl Hot {
         }
     }
 
-    /// Asks memory for the facts of `id`.
-    pub(super) fn fetch(&self, id: TokenId, guard: &Guard) {
-        self.likely(id, guard).for_each(Known::fetch);
+    /// Asks memory for the facts of `id`; `false` where they are not here.
+    pub(super) fn fetch(&self, id: TokenId, guard: &Guard) -> bool {
+        self.likely(id, guard).inspect(|facts| facts.fetch()).count() > 0
     }
 
     /// The facts of `id`, if they are here. They stay as long as the guard does.

@@ -38,8 +38,8 @@ impl Known {
         Self { lines: [], facts, noted: [const { AtomicU64::new(0) }; SCOPES] }
     }
 
-    /// Asks memory for all of it, and waits for nothing: facts at rest lie on several cache lines, which then
-    /// come together.
+    /// Asks memory for all of it but what it points to, and waits for nothing: facts at rest lie on several
+    /// cache lines, which then come together.
     pub fn fetch(&self) {
         (0..size_of::<Self>() / size_of::<Line>()).for_each(|at| prefetch_index(&self.lines, at));
     }

@@ -151,14 +151,14 @@ impl Tokens {
         Key { id, generation: self.generation(id).load(Ordering::Acquire) }
     }
 
-    /// Asks memory for where the facts of `id` would be at hand. Nothing waits for it.
+    /// Asks memory for where the facts of `id` would be at hand, and does not wait for it.
     pub fn fetch_place(&self, id: TokenId) {
         self.hot.fetch_place(id);
     }
 
-    /// Asks memory for those facts, once it had time to find their place. Nothing waits here either.
-    pub fn fetch(&self, id: TokenId, guard: &Guard) {
-        self.hot.fetch(id, guard);
+    /// Looks there, once it had time to come, and asks for the facts. `false` where none are at hand.
+    pub fn fetch(&self, id: TokenId, guard: &Guard) -> bool {
+        self.hot.fetch(id, guard)
     }
 
     /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`]. Who decides on
@@ -167,12 +167,11 @@ impl Tokens {
         self.hot.get(id, guard)
     }
 
-    /// Counts facts that were at hand, and tells the cache behind of some.
+    /// Counts facts that were at hand, and tells the cache behind of every so many.
     pub fn hits<'g>(&self, found: impl Iterator<Item = &'g Known> + Clone) {
-        let count = found.clone().count() as u64;
-        let before = self.metrics.hits(count);
-        let told = (before + count) / TOLD - before / TOLD;
-        for facts in found.take(told as usize) {
+        let before = self.metrics.hits(found.clone().count() as u64);
+        let first = (TOLD - before % TOLD) % TOLD;
+        for facts in found.skip(first as usize).step_by(TOLD as usize) {
             // Not waited for: where memory is just being put in order, one of many is not told.
             let _ = self.facts.get(&self.key(*facts.id)).now_or_never();
         }

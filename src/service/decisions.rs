@@ -149,7 +149,7 @@ impl Services {
     }
 
     /// What is at hand of each question's token, and the digest of what was presented. Memory is asked for all
-    /// of it before any of it is needed, and answers meanwhile.
+    /// of it before any of it is needed, and answers meanwhile. `None` says nothing, as at one question.
     fn all_at_hand<'g>(
         &self,
         questions: &[Result<Question<'_>>],
@@ -164,8 +164,7 @@ impl Services {
         });
         let claimed: Vec<_> = claimed.collect();
         let digests = claimed.into_iter().map(|claimed| {
-            let (id, token) = claimed?;
-            tokens.fetch(id, guard);
+            let (id, token) = claimed.filter(|&(id, _)| tokens.fetch(id, guard))?;
             Some((id, secret::digest(token)))
         });
         let digests: Vec<_> = digests.collect();
