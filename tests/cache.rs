@@ -377,14 +377,13 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
     .await;
 }
 
+fn asked(secret: &str) -> Question<'_> {
+    let operation = Asked::Scope("s");
+    Question { token: secret.as_bytes(), client_ip: HERE, operation, dry_run: false }
+}
+
 async fn ask(services: &Services, secret: &str) -> decide::Reason {
-    let question = Question {
-        token: secret.as_bytes(),
-        client_ip: HERE,
-        operation: Asked::Scope("s"),
-        dry_run: false,
-    };
-    services.decide(&question, |decision| decision.verdict.reason()).await.unwrap()
+    services.decide(&asked(secret), |decision| decision.verdict.reason()).await.unwrap()
 }
 
 /// Everything a server has in memory, over a store of its own.
@@ -448,18 +447,47 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
     let forged = thief.make(Opens::Token, &services.prefix, id.0, &[1; 16]);
     let mistyped = format!("{}{}", &secret[..69], if secret.ends_with('0') { '1' } else { '0' });
+    let texts = [
+        (secret, decide::Reason::Allowed),
+        (other.expose(), decide::Reason::TokenNotFound),
+        (forged.expose(), decide::Reason::TokenNotFound),
+        (mistyped.as_str(), decide::Reason::TokenMalformed),
+    ];
     // Before it is known, when it was read, and when it is at hand.
     for _ in 0..3 {
-        for (text, reason) in [
-            (secret, decide::Reason::Allowed),
-            (other.expose(), decide::Reason::TokenNotFound),
-            (forged.expose(), decide::Reason::TokenNotFound),
-            (mistyped.as_str(), decide::Reason::TokenMalformed),
-        ] {
+        for (text, reason) in texts {
             assert_eq!(ask(&services, text).await, reason, "{text}");
         }
     }
     assert_eq!(services.metrics.cache_misses.get(), 1);
+
+    // And side by side in batches, whatever stands beside it; each is counted.
+    let counted = |name: &str| {
+        let metrics = services.metrics.render();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    const HITS: &str = "portcullis_cache_hits_total";
+    let word =
+        |reason| decide::Reason::ALL.into_iter().find(|(other, _)| *other == reason).unwrap().1;
+    let name = |reason| format!("portcullis_decisions_total{{reason=\"{}\"}}", word(reason));
+    let before = (counted(HITS), texts.map(|(_, reason)| counted(&name(reason))));
+    for turn in 0..texts.len() {
+        let mut texts = texts;
+        texts.rotate_left(turn);
+        let questions = texts.map(|(text, _)| Ok(asked(text)));
+        let mut reasons = Vec::new();
+        services.decide_all_from_memory(&questions, |place, decided| {
+            assert_eq!(place, reasons.len());
+            reasons.push(decided.unwrap().unwrap().verdict.reason());
+        });
+        assert_eq!(reasons, texts.map(|(_, reason)| reason));
+    }
+    let after = (counted(HITS), texts.map(|(_, reason)| counted(&name(reason))));
+    // All four name a token that is at hand, and two are answered alike.
+    assert_eq!(after.0 - before.0, 16);
+    let each: Vec<_> = after.1.iter().zip(before.1).map(|(after, before)| after - before).collect();
+    assert_eq!(each, [4, 8, 8, 4]);
 }
 
 /// Absent tokens are remembered as such, and creation ends that, also for those who asked while it

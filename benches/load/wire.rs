@@ -74,15 +74,11 @@ pub struct Connection {
 }
 
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    frame_head(out, payload.len(), kind, flags, stream);
-    out.extend_from_slice(payload);
-}
-
-fn frame_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
-    let length = u32::try_from(length).expect("a frame of ours is small").to_be_bytes();
+    let length = u32::try_from(payload.len()).expect("a frame of ours is small").to_be_bytes();
     out.extend_from_slice(&length[1..]);
     out.extend_from_slice(&[kind, flags]);
     out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
 }
 
 impl Connection {
@@ -135,20 +131,15 @@ impl Connection {
         let stream = self.next_stream;
         self.open(stream);
         let out = &mut self.out;
-        let question = if size <= FRAME {
-            frame_head(out, size, DATA, END_STREAM, stream);
-            self.questions.write(self.plan, out)
-        } else {
-            let mut body = Vec::with_capacity(size);
-            let question = self.questions.write(self.plan, &mut body);
-            let parts = body.chunks(FRAME).count();
-            for (part, bytes) in body.chunks(FRAME).enumerate() {
-                let last = if part + 1 == parts { END_STREAM } else { 0 };
-                frame(out, DATA, last, stream, bytes);
-            }
-            question
-        };
-        self.window -= i64::try_from(size).expect("small");
+        let mut body = Vec::with_capacity(size);
+        let question = self.questions.write(self.plan, &mut body);
+        // One frame where it fits, as nearly always; else the later parts get heads of their own.
+        let parts = body.chunks(FRAME).count();
+        for (part, bytes) in body.chunks(FRAME).enumerate() {
+            let last = if part + 1 == parts { END_STREAM } else { 0 };
+            frame(out, DATA, last, stream, bytes);
+        }
+        self.window -= i64::try_from(body.len()).expect("small");
         let slot = &mut self.slots[place];
         slot.stream = stream;
         slot.began = Some(Instant::now());

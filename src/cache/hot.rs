@@ -92,9 +92,9 @@ impl Hot {
     /// which no caller can choose (see `secret`).
     fn address(&self, id: TokenId) -> (usize, usize, u8) {
         let random = id.0.as_u64_pair().1;
-        let page = (random >> 18) as usize & (self.pages.len() - 1);
         let tag = (random & 0xff) as u8;
-        (page, (random >> 8) as usize % PAGE, tag.max(1))
+        let bucket = (random >> 8) as usize;
+        (bucket / PAGE & (self.pages.len() - 1), bucket % PAGE, tag.max(1))
     }
 
     /// Asks memory for the bucket of `id`.

@@ -40,7 +40,7 @@ impl Known {
 
     /// Asks memory for all of it but what it points to, and waits for nothing: facts at rest lie on several
     /// cache lines, which then come together.
-    pub fn fetch(&self) {
+    pub(super) fn fetch(&self) {
         (0..size_of::<Self>() / size_of::<Line>()).for_each(|at| prefetch_index(&self.lines, at));
     }
 

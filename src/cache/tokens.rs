@@ -170,8 +170,7 @@ impl Tokens {
     /// Counts facts that were at hand, and tells the cache behind of every so many.
     pub fn hits<'g>(&self, found: impl Iterator<Item = &'g Known> + Clone) {
         let before = self.metrics.hits(found.clone().count() as u64);
-        let first = (TOLD - before % TOLD) % TOLD;
-        for facts in found.skip(first as usize).step_by(TOLD as usize) {
+        for (facts, _) in found.zip(before..).filter(|(_, number)| number.is_multiple_of(TOLD)) {
             // Not waited for: where memory is just being put in order, one of many is not told.
             let _ = self.facts.get(&self.key(*facts.id)).now_or_never();
         }

@@ -166,12 +166,11 @@ pub struct Written<Id> {
     text: [u8; WRITTEN],
 }
 
-/// Bytes of an id as it is written.
-pub const WRITTEN: usize = 4 + BASE62_U128;
+const WRITTEN: usize = 4 + BASE62_U128;
 
 impl<Id> Written<Id> {
     /// The same as `to_string` gives.
-    pub fn text(&self) -> &[u8; WRITTEN] {
+    pub fn text(&self) -> &[u8] {
         &self.text
     }
 }

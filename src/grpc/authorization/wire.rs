@@ -38,16 +38,7 @@ impl<'a> Reader<'a> {
         Error::invalid(format!("{}{dot}{field}", self.within), "MALFORMED_MESSAGE", cause)
     }
 
-    #[inline]
     fn next(&mut self) -> Result<Option<Field>> {
-        // Every field of the contract fits one byte, and text is what most are.
-        if let [key, rest @ ..] = self.rest
-            && key & 0x87 == 2
-            && key >> 3 != 0
-        {
-            self.rest = rest;
-            return Ok(Some(Field { number: (key >> 3).into(), kind: WireType::LengthDelimited }));
-        }
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -58,21 +49,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The bytes of a text or a message.
-    #[inline]
     fn bytes(&mut self, field: &Field, name: &str) -> Result<&'a [u8]> {
         if field.kind != WireType::LengthDelimited {
             return Err(self.malformed(name, "has another type on the wire than the contract says"));
         }
-        let length = match self.rest {
-            [length, rest @ ..] if *length < 0x80 => {
-                self.rest = rest;
-                Some(usize::from(*length))
-            }
-            _ => {
-                let length = encoding::decode_varint(&mut self.rest).ok();
-                length.and_then(|length| usize::try_from(length).ok())
-            }
-        };
+        let length = encoding::decode_varint(&mut self.rest).ok();
+        let length = length.and_then(|length| usize::try_from(length).ok());
         match length.and_then(|length| self.rest.split_at_checked(length)) {
             Some((bytes, rest)) => {
                 self.rest = rest;
@@ -192,13 +174,6 @@ fn put(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The same for a text of one length, of which nothing is left to be found out.
-fn put_id<const LENGTH: usize>(number: u8, text: &[u8; LENGTH], out: &mut Vec<u8>) {
-    const { assert!(0 < LENGTH && LENGTH < 0x80) };
-    out.extend_from_slice(&[key(number), LENGTH as u8]);
-    out.extend_from_slice(text);
-}
-
 /// The same for what is written in its place: its length is known afterwards, and nearly always one
 /// byte.
 fn put_written(number: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
@@ -230,8 +205,8 @@ pub(super) fn put_response(
     out.extend_from_slice(&[1 << 3, answer as u8, 2 << 3, reason as u8]);
     put(3, decision.message().as_bytes(), out);
     if let Some(token) = decision.token {
-        put_id(4, token.id.text(), out);
-        put_id(5, token.account_id.text(), out);
+        put(4, token.id.text(), out);
+        put(5, token.account_id.text(), out);
     }
     if let Some(scope) = decision.required {
         put(6, scope.name.as_str().as_bytes(), out);
