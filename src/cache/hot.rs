@@ -94,7 +94,7 @@ impl Hot {
         let random = id.0.as_u64_pair().1;
         let tag = (random & 0xff) as u8;
         let bucket = (random >> 8) as usize;
-        (bucket / PAGE & (self.pages.len() - 1), bucket % PAGE, tag.max(1))
+        ((bucket / PAGE) & (self.pages.len() - 1), bucket % PAGE, tag.max(1))
     }
 
     /// Asks memory for the bucket of `id`.
