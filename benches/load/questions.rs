@@ -161,16 +161,31 @@ impl Questions {
                 first
             }
         };
+        let tail = self.tail();
         match plan {
-            Plan::Unary { .. } => self.append(first, out),
+            Plan::Unary { .. } => self.append(first, &tail, out),
             Plan::Batch { size, .. } => {
                 for place in 0..size {
-                    self.item(self.of_batch(first, place), out);
+                    self.item(self.of_batch(first, place), &tail, out);
                 }
             }
-            Plan::Stream { .. } => self.item(first, out),
+            Plan::Stream { .. } => self.item(first, &tail, out),
         }
         first
+    }
+
+    /// What follows the token in every question.
+    fn tail(&self) -> Vec<u8> {
+        let mut tail = Vec::with_capacity(64);
+        for (number, text) in [(2, self.client_ip), (3, self.scope)] {
+            tail.push(number << 3 | 2);
+            tail.push(text.len() as u8);
+            tail.extend_from_slice(text.as_bytes());
+        }
+        if self.dry_run {
+            tail.extend_from_slice(&[5 << 3, 1]);
+        }
+        tail
     }
 
     /// One after the other, which are far from each other in the server: the load shuffles its tokens.
@@ -179,7 +194,7 @@ impl Questions {
         if token < self.drawn { token } else { token % self.drawn }
     }
 
-    fn item(&self, token: usize, out: &mut Vec<u8>) {
+    fn item(&self, token: usize, tail: &[u8], out: &mut Vec<u8>) {
         out.push(0x0a);
         let size = self.message_size();
         if size < 128 {
@@ -187,19 +202,13 @@ impl Questions {
         } else {
             out.extend_from_slice(&[size as u8 | 0x80, (size >> 7) as u8]);
         }
-        self.append(token, out);
+        self.append(token, tail, out);
     }
 
-    fn append(&self, token: usize, out: &mut Vec<u8>) {
-        let (client_ip, scope) = (self.client_ip.as_bytes(), self.scope.as_bytes());
-        for (number, text) in [(1, self.tokens[token].secret()), (2, client_ip), (3, scope)] {
-            out.push(number << 3 | 2);
-            out.push(text.len() as u8);
-            out.extend_from_slice(text);
-        }
-        if self.dry_run {
-            out.extend_from_slice(&[5 << 3, 1]);
-        }
+    fn append(&self, token: usize, tail: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&[1 << 3 | 2, SECRET as u8]);
+        out.extend_from_slice(self.tokens[token].secret());
+        out.extend_from_slice(tail);
     }
 
     /// Checks one answer message; how many decisions it had.

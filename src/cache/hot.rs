@@ -5,6 +5,10 @@
 //! cache line: seven places, and a tag for each, which says whether following the place's pointer is
 //! worth it. What finds its bucket full takes the place of another, which is then found behind.
 //!
+//! There are as few buckets as do: the smaller all of them are, the nearer to the processor they stay. When
+//! a quarter of their places is taken there are twice as many. Half of the facts belong elsewhere then, are
+//! looked for there, and come there from behind; where they were before, nobody looks any more.
+//!
 //! Memory is given back when nobody looks any more (epochs), so many looks under one guard cost no more
 //! than the loads themselves.
 //!
@@ -12,8 +16,8 @@
 //! begins is not found by it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prefetch_index::prefetch_index;
 use sdd::{AtomicShared, Guard, Shared, Tag};
@@ -41,12 +45,15 @@ impl Bucket {
         Self { tags: AtomicU64::new(0), places: [const { AtomicShared::null() }; PLACES] }
     }
 
-    fn set(&self, place: usize, tag: u8, facts: Option<Shared<Known>>) {
+    /// Gives how many more places are taken by it: one, none, or one less.
+    fn set(&self, place: usize, tag: u8, facts: Option<Shared<Known>>) -> isize {
         // Readers believe the facts and never the tag, so the order of the two does not matter.
-        drop(self.places[place].swap((facts, Tag::None), Ordering::AcqRel));
+        let now = isize::from(facts.is_some());
+        let (before, _) = self.places[place].swap((facts, Tag::None), Ordering::AcqRel);
         let mut tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
         tags[place] = tag;
         self.tags.store(u64::from_le_bytes(tags), Ordering::Release);
+        now - isize::from(before.is_some())
     }
 
     /// The places that may have the facts of an id with this tag, mostly one: a bit of each one's byte. Found
@@ -57,8 +64,11 @@ impl Bucket {
         others.wrapping_sub(EACH) & !others & (EACH << 7)
     }
 
-    fn place_of(&self, id: TokenId, guard: &Guard) -> Option<usize> {
-        (0..PLACES).find(|&place| self.get(place, guard).is_some_and(|facts| *facts.id == id))
+    /// Asked by whoever writes, who may believe the tags.
+    fn place_of(&self, id: TokenId, tag: u8, guard: &Guard) -> Option<usize> {
+        let tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
+        let of_it = |place| self.get(place, guard).is_some_and(|facts| *facts.id == id);
+        (0..PLACES).find(|&place| tags[place] == tag && of_it(place))
     }
 
     fn get<'g>(&self, place: usize, guard: &'g Guard) -> Option<&'g Known> {
@@ -68,9 +78,12 @@ impl Bucket {
 
 /// See the module.
 pub(super) struct Hot {
+    /// As many as there may ever be; a power of two.
     pages: Box<[OnceLock<Box<[Bucket; PAGE]>>]>,
-    /// Held by whoever writes.
-    writing: Mutex<()>,
+    /// How many of them are looked into: a power of two that only grows. Written by whoever holds `taken`.
+    in_use: AtomicUsize,
+    /// How many places are taken. Held by whoever writes.
+    taken: Mutex<usize>,
 }
 
 impl fmt::Debug for Hot {
@@ -79,27 +92,49 @@ impl fmt::Debug for Hot {
     }
 }
 
-impl Hot {
-    /// Room for about `capacity` facts. Half of all places stay free then, so that few buckets are
-    /// ever full.
-    pub(super) fn new(capacity: u64) -> Self {
-        let buckets = (capacity.min(MOST) * 2 / PLACES as u64).next_power_of_two();
-        let pages = usize::try_from(buckets).unwrap_or(PAGE).div_ceil(PAGE);
-        Self { pages: (0..pages).map(|_| OnceLock::new()).collect(), writing: Mutex::new(()) }
-    }
+/// Where an id belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Address {
+    page: usize,
+    bucket: usize,
+    tag: u8,
+}
 
-    /// Where `id` belongs: the page, the bucket in it, and the tag. All from the id's random half,
-    /// which no caller can choose (see `secret`).
-    fn address(&self, id: TokenId) -> (usize, usize, u8) {
+impl Address {
+    /// Where `id` belongs among `pages`, a power of two. All from its random half, which no caller can choose
+    /// (see `secret`).
+    fn of(id: TokenId, pages: usize) -> Self {
         let random = id.0.as_u64_pair().1;
         let tag = (random & 0xff) as u8;
         let bucket = (random >> 8) as usize;
-        ((bucket / PAGE) & (self.pages.len() - 1), bucket % PAGE, tag.max(1))
+        Self { page: (bucket / PAGE) & (pages - 1), bucket: bucket % PAGE, tag: tag.max(1) }
+    }
+}
+
+impl Hot {
+    /// Room for about `capacity` facts at the most. Two thirds of all places stay free then, so that few
+    /// buckets are ever full.
+    pub(super) fn new(capacity: u64) -> Self {
+        let buckets = (capacity.min(MOST) * 3 / PLACES as u64).next_power_of_two();
+        let pages = usize::try_from(buckets).unwrap_or(PAGE).div_ceil(PAGE);
+        Self {
+            pages: (0..pages).map(|_| OnceLock::new()).collect(),
+            in_use: AtomicUsize::new(1),
+            taken: Mutex::default(),
+        }
+    }
+
+    fn address(&self, id: TokenId) -> Address {
+        Address::of(id, self.in_use.load(Ordering::Acquire))
+    }
+
+    fn bucket(&self, address: Address) -> Option<&Bucket> {
+        Some(&self.pages[address.page].get()?[address.bucket])
     }
 
     /// Asks memory for the bucket of `id`.
     pub(super) fn fetch_place(&self, id: TokenId) {
-        let (page, bucket, _) = self.address(id);
+        let Address { page, bucket, .. } = self.address(id);
         if let Some(page) = self.pages[page].get() {
             prefetch_index(page.as_slice(), bucket);
         }
@@ -118,9 +153,9 @@ impl Hot {
 
     /// Facts that are where those of `id` would be, and have its tag.
     fn likely<'g>(&self, id: TokenId, guard: &'g Guard) -> impl Iterator<Item = &'g Known> {
-        let (page, bucket, tag) = self.address(id);
-        let bucket = self.pages[page].get().map(|page| &page[bucket]);
-        let mut left = bucket.map_or(0, |bucket| bucket.candidates(tag));
+        let address = self.address(id);
+        let bucket = self.bucket(address);
+        let mut left = bucket.map_or(0, |bucket| bucket.candidates(address.tag));
         std::iter::from_fn(move || {
             let place = (left != 0).then(|| left.trailing_zeros() as usize / 8)?;
             left &= left - 1;
@@ -132,46 +167,68 @@ impl Hot {
     /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
     /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
     pub(super) fn put(&self, facts: Shared<Known>, current: impl FnOnce() -> bool) {
-        let (page, bucket, tag) = self.address(*facts.id);
-        let page =
-            self.pages[page].get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
-        let bucket = &page[bucket];
-        let _writing = self.lock();
+        let id = *facts.id;
+        let mut taken = self.lock();
         if !current() {
             return;
         }
+        let in_use = self.in_use.load(Ordering::Relaxed);
+        if in_use < self.pages.len() && *taken > in_use * PAGE * PLACES / 4 {
+            self.in_use.store(in_use * 2, Ordering::Release);
+        }
+        // From where it belonged before, or belongs now.
+        self.take_out(id, None, &mut taken);
+        let address = self.address(id);
+        let page = self.pages[address.page]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
+        let bucket = &page[address.bucket];
         let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
-        let free = || tags[..PLACES].iter().position(|&tag| tag == 0);
-        let random = facts.id.0.as_u64_pair().1;
-        let place = bucket.place_of(*facts.id, &Guard::new()).or_else(free);
-        bucket.set(place.unwrap_or((random >> 40) as usize % PLACES), tag, Some(facts));
+        let free = tags[..PLACES].iter().position(|&tag| tag == 0);
+        let any = || (id.0.as_u64_pair().1 >> 40) as usize % PLACES;
+        let more = bucket.set(free.unwrap_or_else(any), address.tag, Some(facts));
+        *taken = taken.saturating_add_signed(more);
     }
 
     /// Forgets `id`, or only these facts of it.
     pub(super) fn forget(&self, id: TokenId, only: Option<&Shared<Known>>) {
-        let (page, bucket, _) = self.address(id);
+        self.take_out(id, only, &mut self.lock());
+    }
+
+    /// Wherever it is or was: what nobody finds any more would still take a place, and memory.
+    fn take_out(&self, id: TokenId, only: Option<&Shared<Known>>, taken: &mut usize) {
         let guard = Guard::new();
-        let _writing = self.lock();
-        let Some(page) = self.pages[page].get() else { return };
-        let bucket = &page[bucket];
-        if let Some(place) = bucket.place_of(id, &guard)
-            && let Some(found) = bucket.get(place, &guard)
-            && only.is_none_or(|only| std::ptr::eq(&raw const **only, found))
-        {
-            bucket.set(place, 0, None);
+        let mut before = None;
+        let mut pages = self.in_use.load(Ordering::Relaxed);
+        while pages > 0 {
+            let address = Address::of(id, pages);
+            pages /= 2;
+            // Fewer pages often mean the same one.
+            if before.replace(address) == Some(address) {
+                continue;
+            }
+            let Some(bucket) = self.bucket(address) else { continue };
+            if let Some(place) = bucket.place_of(id, address.tag, &guard)
+                && let Some(found) = bucket.get(place, &guard)
+                && only.is_none_or(|only| std::ptr::eq(&raw const **only, found))
+            {
+                *taken = taken.saturating_add_signed(bucket.set(place, 0, None));
+            }
         }
     }
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        let _writing = self.lock();
+        let mut taken = self.lock();
         for bucket in self.pages.iter().filter_map(OnceLock::get).flat_map(|page| page.iter()) {
-            (0..PLACES).for_each(|place| bucket.set(place, 0, None));
+            (0..PLACES).for_each(|place| {
+                bucket.set(place, 0, None);
+            });
         }
+        *taken = 0;
     }
 
-    fn lock(&self) -> impl Drop + use<'_> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,6 +301,69 @@ mod tests {
 
         hot.clear();
         assert!(all.iter().all(|facts| hot.get(*facts.id, &Guard::new()).is_none()));
+    }
+
+    /// An id whose random half is this number.
+    fn numbered(number: u64) -> Shared<Known> {
+        facts(u128::from(number))
+    }
+
+    #[test]
+    fn what_is_put_again_after_growing_is_where_it_belongs_and_nowhere_else() {
+        let hot = Hot::new(100_000);
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let all = std::iter::repeat_with(|| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            numbered(random)
+        });
+        let all: Vec<_> = all.take(20_000).collect();
+        let mut sizes = vec![hot.in_use.load(Ordering::Relaxed)];
+        for facts in &all {
+            hot.put(facts.clone(), || true);
+            assert!(found(&hot, facts));
+            sizes.push(hot.in_use.load(Ordering::Relaxed));
+        }
+        sizes.dedup();
+        assert_eq!(sizes, [1, 2, 4, 8, 16], "it grows step by step, and keeps three quarters free");
+
+        // Those that were put before it grew last are not all found, until they are asked for again.
+        let lost = all.iter().filter(|facts| !found(&hot, facts)).count();
+        assert!((1..all.len() / 2).contains(&lost), "{lost}");
+        all.iter().for_each(|facts| hot.put(facts.clone(), || true));
+        assert!(all.iter().filter(|facts| found(&hot, facts)).count() > all.len() * 999 / 1000);
+        assert_eq!(copies(&hot), *hot.lock(), "what is taken is counted");
+        assert!(copies(&hot) <= all.len(), "something is kept twice");
+        assert_eq!(hot.in_use.load(Ordering::Relaxed), 16, "what is put again takes no more room");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_kept_nowhere_even_where_it_was_before_growing() {
+        let hot = Hot::new(100_000);
+        // Belongs elsewhere in each size, and is put in the smallest only.
+        let early = numbered(u64::MAX << 16 | 0x1234);
+        hot.put(early.clone(), || true);
+        let others = (1..).map(|n: u64| numbered(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let others: Vec<_> = others.take(4 * PAGE * PLACES).collect();
+        others.iter().for_each(|facts| hot.put(facts.clone(), || true));
+        assert!(hot.in_use.load(Ordering::Relaxed) > 4 && !found(&hot, &early));
+
+        let before = copies(&hot);
+        hot.forget(*early.id, Some(&others[0]));
+        assert_eq!(copies(&hot), before, "other facts were to be forgotten");
+        hot.forget(*early.id, None);
+        assert_eq!((copies(&hot), *hot.lock()), (before - 1, before - 1));
+        hot.clear();
+        assert_eq!((copies(&hot), *hot.lock()), (0, 0));
+    }
+
+    /// How many places have facts, found by looking at each.
+    fn copies(hot: &Hot) -> usize {
+        let guard = Guard::new();
+        let buckets = hot.pages.iter().filter_map(OnceLock::get).flat_map(|page| page.iter());
+        let places = buckets.flat_map(|bucket| (0..PLACES).map(move |place| (bucket, place)));
+        places.filter(|(bucket, place)| bucket.get(*place, &guard).is_some()).count()
     }
 
     #[test]

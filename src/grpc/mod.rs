@@ -9,6 +9,7 @@ mod convert;
 mod credentials;
 mod frame;
 mod gate;
+mod gather;
 pub mod health;
 mod management;
 mod preface;

@@ -1,10 +1,13 @@
 //! The gRPC server: one thread per core, each with a runtime of its own that serves the connections
 //! it was given from their first byte to their last. A decision never changes threads.
 
+use std::future::{self, Future as _};
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -22,6 +25,7 @@ use tower::ServiceBuilder;
 use super::authorization::Authorization;
 pub use super::gate::Gate;
 use super::gate::{Behind, MANAGEMENT_CALLS, MAX_MESSAGE};
+use super::gather::gather;
 use super::management::Management;
 use super::preface;
 use super::proto::account_service_server::AccountServiceServer;
@@ -229,15 +233,22 @@ where
             return;
         }
     };
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), gate));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop.cancelled() => {
+    let (stream, outlet) = gather(stream);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), gate));
+    let mut stopped = pin!(stop.cancelled());
+    let mut stopping = false;
+    let ended = future::poll_fn(|cx| {
+        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            stopping = true;
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
-    if let Err(error) = ended {
+        let ended = connection.as_mut().poll(cx).map_err(io::Error::other);
+        match outlet.poll_send(cx) {
+            Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
+            _ => ended,
+        }
+    });
+    if let Err(error) = ended.await {
         tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -3,6 +3,7 @@
 //! Must stay true: a question about a token in memory waits for nothing, takes no lock and reaches
 //! no other thread; a forged token never reaches the store.
 
+use std::array;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -24,6 +25,10 @@ use crate::usage::Recorded;
 
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
+
+/// How many questions of a batch are gone over before any of them is decided: enough that memory answers
+/// meanwhile, and few enough that what it answers is still near the processor when it is needed.
+const TOGETHER: usize = 32;
 
 /// How often a question is decided anew because its token changed meanwhile.
 const TRIES: usize = 4;
@@ -120,9 +125,10 @@ impl Services {
         let now = self.clock.at(watch);
         let in_force = self.cache.borrow_catalog();
         let guard = Guard::new();
-        let at_hand = self.all_at_hand(questions, &guard);
         let (mut alike, mut decided) = (Alike::default(), Tally::default());
-        for (place, (question, at_hand)) in questions.iter().zip(at_hand).enumerate() {
+        let groups = questions.chunks(TOGETHER);
+        let at_hand = groups.flat_map(|group| group.iter().zip(self.all_at_hand(group, &guard)));
+        for (place, (question, at_hand)) in at_hand.enumerate() {
             let result = match (question, &*in_force) {
                 (Ok(question), Some(in_force)) => {
                     let catalog = &in_force.catalog;
@@ -148,31 +154,26 @@ impl Services {
         self.metrics.decided_together(&decided, watch.elapsed());
     }
 
-    /// What is at hand of each question's token, and the digest of what was presented. Memory is asked for all
-    /// of it before any of it is needed, and answers meanwhile. `None` says nothing, as at one question.
+    /// What is at hand of the token of each of a group's questions, and the digest of what was presented.
+    /// Memory is asked for all of it before any of it is needed, and answers meanwhile. `None` says nothing,
+    /// as at one question.
     fn all_at_hand<'g>(
         &self,
-        questions: &[Result<Question<'_>>],
+        group: &[Result<Question<'_>>],
         guard: &'g Guard,
-    ) -> Vec<Option<(&'g Known, Digest)>> {
+    ) -> [Option<(&'g Known, Digest)>; TOGETHER] {
         let tokens = &self.cache.tokens;
-        let claimed = questions.iter().map(|question| {
-            let token = question.as_ref().ok()?.token;
-            let id = claimed_id(token)?;
-            tokens.fetch_place(id);
-            Some((id, token))
+        let token = |place: usize| Some(group.get(place)?.as_ref().ok()?.token);
+        let claimed: [_; TOGETHER] =
+            array::from_fn(|place| claimed_id(token(place)?).inspect(|&id| tokens.fetch_place(id)));
+        let digests: [_; TOGETHER] = array::from_fn(|place| {
+            let id = claimed[place].filter(|&id| tokens.fetch(id, guard))?;
+            Some((id, secret::digest(token(place)?)))
         });
-        let claimed: Vec<_> = claimed.collect();
-        let digests = claimed.into_iter().map(|claimed| {
-            let (id, token) = claimed.filter(|&(id, _)| tokens.fetch(id, guard))?;
-            Some((id, secret::digest(token)))
-        });
-        let digests: Vec<_> = digests.collect();
-        let found = digests.into_iter().map(|digest| {
+        let found = digests.map(|digest| {
             let (id, digest) = digest?;
             Some((tokens.at_hand(id, guard)?, digest))
         });
-        let found: Vec<_> = found.collect();
         tokens.hits(found.iter().flatten().map(|&(facts, _)| facts));
         found
     }

@@ -30,6 +30,8 @@ use super::server::Server;
 
 /// No answer within this is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of answers that a server may send before they are read.
+const ROOM: u32 = 1 << 30;
 
 /// What the generated clients talk through.
 pub type Authorized = InterceptedService<Channel, Bearer>;
@@ -204,6 +206,9 @@ impl Interceptor for Bearer {
     }
 }
 
+/// With room for any answer: where one is late, it is not for want of leave to send it.
 pub(super) fn endpoint(uri: String) -> Endpoint {
-    Endpoint::from_shared(uri).expect("an address").connect_timeout(PATIENCE).timeout(PATIENCE)
+    let endpoint = Endpoint::from_shared(uri).expect("an address");
+    let endpoint = endpoint.initial_connection_window_size(ROOM).initial_stream_window_size(ROOM);
+    endpoint.connect_timeout(PATIENCE).timeout(PATIENCE)
 }

@@ -198,9 +198,7 @@ impl Server {
 
     /// One sample of `/metrics`, such as `portcullis_mails_waiting`.
     pub fn metric(&self, sample: &str) -> Option<i64> {
-        let (_, metrics) = self.get("/metrics");
-        let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
-        lines.find(|(name, _)| *name == sample).map(|(_, value)| value.parse().expect("a number"))
+        sample_of(&self.get("/metrics").1, sample)
     }
 
     /// The operator credential it was started with.
@@ -400,6 +398,12 @@ impl Process {
 fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (grpc, http) = line.strip_prefix("portcullis ready grpc=")?.split_once(" http=")?;
     Some((grpc.parse().ok()?, http.parse().ok()?))
+}
+
+/// One sample of what `/metrics` shows.
+pub fn sample_of(metrics: &str, sample: &str) -> Option<i64> {
+    let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+    lines.find(|(name, _)| *name == sample).map(|(_, value)| value.parse().expect("a number"))
 }
 
 /// 48 printable characters that nobody else has.

@@ -19,6 +19,9 @@ use crate::service::{Error, Result};
 /// What is wrong with bytes whose fields can't be told apart.
 const NO_MESSAGE: &str = "the request is no message: a field is cut off or unknown to protobuf";
 
+/// About how many bytes a request has: fewer than most have.
+const USUAL: usize = 96;
+
 /// What is left of a message that is being read, and what names it in faults.
 struct Reader<'a> {
     rest: &'a [u8],
@@ -89,7 +92,7 @@ impl<'a> Reader<'a> {
 /// [`Error::Invalid`] where the bytes are no such message.
 pub(super) fn requests<'a>(message: &'a [u8], name: &str) -> Result<Vec<&'a [u8]>> {
     let mut reader = Reader { rest: message, within: "" };
-    let mut requests = Vec::new();
+    let mut requests = Vec::with_capacity(message.len() / USUAL);
     while let Some(field) = reader.next()? {
         match field.number {
             1 => requests.push(reader.bytes(&field, name)?),

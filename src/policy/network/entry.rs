@@ -156,24 +156,43 @@ impl Entry {
             let _ = io::Write::write_fmt(out, format_args!("{self}"));
             return;
         };
-        for (at, octet) in ip.octets().into_iter().enumerate() {
-            if at > 0 {
-                out.push(b'.');
-            }
-            write_decimal(octet, out);
+        let mut text = [0; 20];
+        let mut at = 0;
+        let mut put = |number: u8, after: u8| {
+            let (digits, length) = DECIMAL[usize::from(number)];
+            text[at..at + digits.len()].copy_from_slice(&digits);
+            at += usize::from(length);
+            text[at] = after;
+            at += 1;
+        };
+        let [a, b, c, d] = ip.octets();
+        for (octet, after) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b'/')] {
+            put(octet, after);
         }
         if self.bits < 128 {
-            out.push(b'/');
-            write_decimal(length, out);
+            put(length, 0);
         }
+        // Nothing follows the last one.
+        out.extend_from_slice(&text[..at - 1]);
     }
 }
 
-fn write_decimal(number: u8, out: &mut Vec<u8>) {
-    let digits = [number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit);
-    let leading = usize::from(number < 100) + usize::from(number < 10);
-    out.extend_from_slice(&digits[leading..]);
-}
+/// Each number's digits, and how many those are.
+const DECIMAL: [([u8; 3], u8); 256] = {
+    let mut numbers = [([0; 3], 0); 256];
+    let mut number = 0;
+    while number < 256 {
+        let [hundreds, tens, ones] = [number / 100, number / 10 % 10, number % 10];
+        let [hundreds, tens, ones] = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8];
+        numbers[number] = match number {
+            0..10 => ([ones, 0, 0], 1),
+            10..100 => ([tens, ones, 0], 2),
+            _ => ([hundreds, tens, ones], 3),
+        };
+        number += 1;
+    }
+    numbers
+};
 
 impl fmt::Display for Entry {
     /// Canonical, and read back by [`Entry::parse`] as the same entry.

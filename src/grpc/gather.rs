@@ -1,0 +1,253 @@
+//! What one poll of a connection writes, sent together when that poll is over.
+//!
+//! HTTP/2 hands each large frame to the connection by itself, and what follows it apart. To send each at
+//! once costs a system call and wakes the peer, who then finds half of what it waits for.
+//!
+//! Must stay true: whoever polls what writes to a [`Gathered`] calls [`Outlet::poll_send`] after each poll, or
+//! what was written stays here.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How many bytes wait before they are sent all the same: a few of the largest frames.
+const MOST: usize = 64 << 10;
+
+struct Gathering<S> {
+    stream: S,
+    out: Vec<u8>,
+    sent: usize,
+}
+
+/// A stream that keeps what is written to it for its [`Outlet`].
+pub(super) struct Gathered<S>(Arc<Mutex<Gathering<S>>>);
+
+/// Sends what was written to a [`Gathered`].
+pub(super) struct Outlet<S>(Arc<Mutex<Gathering<S>>>);
+
+/// Takes over `stream`.
+pub(super) fn gather<S>(stream: S) -> (Gathered<S>, Outlet<S>) {
+    let gathering = Arc::new(Mutex::new(Gathering { stream, out: Vec::new(), sent: 0 }));
+    (Gathered(gathering.clone()), Outlet(gathering))
+}
+
+/// Nobody else ever has it: both halves belong to one task.
+fn lock<S>(gathering: &Mutex<Gathering<S>>) -> MutexGuard<'_, Gathering<S>> {
+    gathering.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<S: AsyncWrite + Unpin> Gathering<S> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.out.len() {
+            let rest = &self.out[self.sent..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => self.sent += sent,
+            }
+        }
+        // A connection at rest keeps no memory for this.
+        (self.out, self.sent) = (Vec::new(), 0);
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Outlet<S> {
+    /// Sends all that was written.
+    ///
+    /// # Errors
+    /// The stream's own.
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        lock(&self.0).poll_send(cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut gathering = lock(&self.0);
+        if gathering.out.len() >= MOST {
+            ready!(gathering.poll_send(cx))?;
+        }
+        let before = gathering.out.len();
+        slices.iter().for_each(|slice| gathering.out.extend_from_slice(slice));
+        Poll::Ready(Ok(gathering.out.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// It is the outlet that sends.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut gathering = lock(&self.0);
+        ready!(gathering.poll_send(cx))?;
+        Pin::new(&mut gathering.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Takes so many bytes at a time as it is told, one after the other, and nothing more then.
+    #[derive(Default)]
+    struct Peer {
+        takes: std::collections::VecDeque<usize>,
+        writes: Vec<Vec<u8>>,
+        shut_down: bool,
+        broken: bool,
+    }
+
+    impl AsyncWrite for Peer {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let Some(takes) = self.takes.pop_front() else { return Poll::Pending };
+            let taken = takes.min(bytes.len());
+            self.writes.push(bytes[..taken].to_vec());
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut_down = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn cx() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    fn write(gathered: &mut Gathered<Peer>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {
+        let slices: Vec<_> = slices.iter().map(|slice| io::IoSlice::new(slice)).collect();
+        Pin::new(gathered).poll_write_vectored(&mut cx(), &slices)
+    }
+
+    #[test]
+    fn what_is_written_in_one_poll_is_sent_in_one_piece() {
+        let peer = Peer { takes: [usize::MAX; 2].into(), ..Peer::default() };
+        let (mut gathered, outlet) = gather(peer);
+        for _ in 0..2 {
+            assert!(matches!(write(&mut gathered, &[b"head", b"body"]), Poll::Ready(Ok(8))));
+            assert!(Pin::new(&mut gathered).poll_flush(&mut cx()).is_ready());
+            assert!(matches!(write(&mut gathered, &[b"end"]), Poll::Ready(Ok(3))));
+            let before = lock(&outlet.0).stream.writes.len();
+            assert!(matches!(outlet.poll_send(&mut cx()), Poll::Ready(Ok(()))));
+            // Nothing is sent where nothing was written.
+            assert!(matches!(outlet.poll_send(&mut cx()), Poll::Ready(Ok(()))));
+            assert_eq!(lock(&outlet.0).stream.writes[before..], [b"headbodyend"]);
+            assert_eq!(lock(&outlet.0).out.capacity(), 0, "at rest it keeps memory");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_holds_back_whoever_writes() {
+        let (mut gathered, outlet) = gather(Peer::default());
+        let frame = [7; 16 << 10];
+        let mut written = 0;
+        while write(&mut gathered, &[&frame]).is_ready() {
+            written += frame.len();
+            assert!(outlet.poll_send(&mut cx()).is_pending());
+            assert!(written < MOST + frame.len(), "it has no end");
+        }
+        lock(&outlet.0).stream.takes = [usize::MAX].into();
+        assert!(write(&mut gathered, &[&frame]).is_ready(), "there is room again");
+        assert_eq!(lock(&outlet.0).stream.writes.concat().len(), written);
+    }
+
+    #[test]
+    fn what_was_written_is_sent_before_the_end_and_a_broken_stream_is_told() {
+        let (mut gathered, outlet) = gather(Peer::default());
+        assert!(write(&mut gathered, &[b"last words"]).is_ready());
+        assert!(Pin::new(&mut gathered).poll_shutdown(&mut cx()).is_pending());
+        assert!(!lock(&outlet.0).stream.shut_down);
+        lock(&outlet.0).stream.takes = [4, 0].into();
+        let zero = outlet.poll_send(&mut cx());
+        assert!(
+            matches!(zero, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::WriteZero)
+        );
+        lock(&outlet.0).stream.takes = [usize::MAX].into();
+        assert!(Pin::new(&mut gathered).poll_shutdown(&mut cx()).is_ready());
+        assert!(lock(&outlet.0).stream.shut_down);
+        assert_eq!(lock(&outlet.0).stream.writes.concat(), b"last words");
+
+        assert!(write(&mut gathered, &[b"more"]).is_ready());
+        lock(&outlet.0).stream.broken = true;
+        let broken = outlet.poll_send(&mut cx());
+        assert!(
+            matches!(broken, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_arrives_once_and_in_order(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..40),
+            takes in proptest::collection::vec(1usize..200, 0..200),
+        ) {
+            let (mut gathered, outlet) = gather(Peer { takes: takes.into(), ..Peer::default() });
+            for (at, piece) in pieces.iter().enumerate() {
+                let (a, b) = piece.split_at(piece.len() / 2);
+                prop_assert!(matches!(write(&mut gathered, &[a, b]), Poll::Ready(Ok(n)) if n == piece.len()));
+                if at % 3 == 0 {
+                    let _ = outlet.poll_send(&mut cx());
+                }
+            }
+            lock(&outlet.0).stream.takes.push_back(usize::MAX);
+            while outlet.poll_send(&mut cx()).is_pending() {}
+            prop_assert_eq!(lock(&outlet.0).stream.writes.concat(), pieces.concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_says_is_read_as_it_comes() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (mut gathered, _outlet) = gather(ours);
+        theirs.write_all(b"hello").await.unwrap();
+        let mut read = [0; 5];
+        gathered.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"hello");
+    }
+}
