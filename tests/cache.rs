@@ -483,6 +483,8 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         });
         assert_eq!(reasons, texts.map(|(_, reason)| reason));
     }
+    // Three times one by one, and four times together; only one of the texts was forged.
+    assert_eq!(services.metrics.forged.get(), 7);
     let after = (counted(HITS), texts.map(|(_, reason)| counted(&name(reason))));
     // All four name a token that is at hand, and two are answered alike.
     assert_eq!(after.0 - before.0, 16);

@@ -11,26 +11,20 @@ mod support;
 
 use std::future::Future;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::grpc::proto::{
-    AuthorizeRequest, BatchAuthorizeRequest, Decision, GetCatalogRequest, ListAccountsRequest,
-    Reason, StreamAuthorizeRequest, TokenKind, batch_authorize_result::Result as Item,
+    Decision, GetCatalogRequest, ListAccountsRequest, Reason, StreamAuthorizeRequest, TokenKind,
     stream_authorize_response,
 };
-use portcullis::service::decisions::MAX_BATCH;
 use sqlx::{Connection as _, PgConnection};
 use support::client::{Client, question};
-use support::http::Http;
 use support::postgres::{self, Cluster};
-use support::server::{Server, Setup, sample_of};
+use support::server::{Server, Setup};
 use support::tls::Authority;
-use support::wait;
 use tokio::task::JoinSet;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use tonic::{Code, Status};
@@ -301,115 +295,10 @@ fn a_peer_that_never_begins_is_let_go() {
 
 /// Its operator, whether it speaks TLS or not.
 async fn reach(server: &Server, authority: &Authority) -> Client {
-    reach_at(server.grpc(), server, authority).await
-}
-
-async fn reach_at(address: SocketAddr, server: &Server, authority: &Authority) -> Client {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem()));
-    match Client::connect_tls(address, server.operator(), tls).await {
+    match Client::connect_tls(server.grpc(), server.operator(), tls).await {
         Ok(client) => client,
-        Err(_) => Client::connect(address, server.operator()).await,
-    }
-}
-
-/// Passes on what a client sends, and what the server answers only while nobody holds it back.
-struct Late {
-    address: SocketAddr,
-    held: Arc<(Mutex<bool>, Condvar)>,
-}
-
-impl Late {
-    fn before(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let held = Arc::new((Mutex::new(false), Condvar::new()));
-        let while_held = held.clone();
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                let client = client.unwrap();
-                let server = TcpStream::connect(server).unwrap();
-                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Write);
-                });
-                let while_held = while_held.clone();
-                thread::spawn(move || answers(server, client, &while_held));
-            }
-        });
-        Self { address, held }
-    }
-
-    fn hold(&self, held: bool) {
-        *self.held.0.lock().unwrap() = held;
-        self.held.1.notify_all();
-    }
-}
-
-fn answers(mut server: TcpStream, mut client: TcpStream, (held, change): &(Mutex<bool>, Condvar)) {
-    let mut bytes = vec![0; 1 << 16];
-    while let Ok(length @ 1..) = server.read(&mut bytes) {
-        drop(change.wait_while(held.lock().unwrap(), |held| *held).unwrap());
-        if client.write_all(&bytes[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = client.shutdown(Shutdown::Write);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_reads_late_gets_every_answer_and_holds_nobody_back() {
-    // Of small questions and large answers, far more of these than the system keeps for a connection.
-    const CALLS: usize = 60;
-    let authority = Authority::new("ours");
-    for tls in [false, true] {
-        let (server, http) = if tls {
-            let server = Setup::sqlite().tls(&authority.server()).start();
-            let http = Http::tls(&server, &authority);
-            (server, http)
-        } else {
-            let server = Setup::sqlite().start();
-            let http = Http::new(&server);
-            (server, http)
-        };
-        let late = Late::before(server.grpc());
-        let client = reach_at(late.address, &server, &authority).await;
-        let account = client.account().await.account_id;
-        let (token, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
-        let mut requests = vec![AuthorizeRequest::default(); MAX_BATCH - 1];
-        requests.push(question(&secret, "192.0.2.1", "transactions.read"));
-
-        late.hold(true);
-        let mut under_way = JoinSet::new();
-        for _ in 0..CALLS {
-            let (mut decisions, requests) = (client.authorization(), requests.clone());
-            under_way.spawn(async move {
-                decisions.batch_authorize(BatchAuthorizeRequest { requests }).await
-            });
-        }
-        // Until it has come to rest.
-        let allowed = "portcullis_decisions_total{reason=\"ALLOWED\"}";
-        let mut decided = || sample_of(http.stranger().get("/metrics").text(), allowed);
-        let mut before = None;
-        let looks = || (std::mem::replace(&mut before, decided()), before);
-        wait::until(looks, |(before, now)| before == now && *now > Some(0));
-        assert!(under_way.try_join_next().is_none(), "an answer came although none is let through");
-        let other = reach(&server, &authority).await;
-        other.catalog().get_catalog(GetCatalogRequest {}).await.expect("others are served");
-
-        late.hold(false);
-        while let Some(answer) = under_way.join_next().await {
-            let results = answer.unwrap().expect("an answer").into_inner().results;
-            assert_eq!(results.len(), MAX_BATCH);
-            let faults = results
-                .iter()
-                .filter(|item| matches!(&item.result, Some(Item::Error(error)) if error.code == 3));
-            assert_eq!(faults.count(), MAX_BATCH - 1);
-            let Some(Item::Response(answer)) = &results[MAX_BATCH - 1].result else { panic!() };
-            assert_eq!((answer.decision(), &answer.token_id), (Decision::Allow, &token.token_id));
-        }
-        let all = i64::try_from(CALLS).unwrap();
-        assert_eq!(decided(), Some(all), "each is decided once");
+        Err(_) => Client::operator(server).await,
     }
 }
 

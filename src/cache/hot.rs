@@ -176,17 +176,23 @@ impl Hot {
         if in_use < self.pages.len() && *taken > in_use * PAGE * PLACES / 4 {
             self.in_use.store(in_use * 2, Ordering::Release);
         }
-        // From where it belonged before, or belongs now.
-        self.take_out(id, None, &mut taken);
         let address = self.address(id);
         let page = self.pages[address.page]
             .get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
         let bucket = &page[address.bucket];
-        let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
-        let free = tags[..PLACES].iter().position(|&tag| tag == 0);
-        let any = || (id.0.as_u64_pair().1 >> 40) as usize % PLACES;
-        let more = bucket.set(free.unwrap_or_else(any), address.tag, Some(facts));
-        *taken = taken.saturating_add_signed(more);
+        let guard = Guard::new();
+        // Replaced where it is: whoever looks meanwhile finds the one or the other.
+        let place = bucket.place_of(id, address.tag, &guard).unwrap_or_else(|| {
+            // From where it belonged before.
+            self.take_out(id, None, &mut taken);
+            let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
+            let free = tags[..PLACES].iter().position(|&tag| tag == 0);
+            free.unwrap_or((id.0.as_u64_pair().1 >> 40) as usize % PLACES)
+        });
+        if !bucket.get(place, &guard).is_some_and(|found| std::ptr::eq(&raw const *facts, found)) {
+            let more = bucket.set(place, address.tag, Some(facts));
+            *taken = taken.saturating_add_signed(more);
+        }
     }
 
     /// Forgets `id`, or only these facts of it.
@@ -194,7 +200,8 @@ impl Hot {
         self.take_out(id, only, &mut self.lock());
     }
 
-    /// Wherever it is or was: what nobody finds any more would still take a place, and memory.
+    /// Wherever it is or was, which is at one place at most: what nobody finds any more would still take that,
+    /// and memory.
     fn take_out(&self, id: TokenId, only: Option<&Shared<Known>>, taken: &mut usize) {
         let guard = Guard::new();
         let mut before = None;
@@ -356,6 +363,63 @@ mod tests {
         assert_eq!((copies(&hot), *hot.lock()), (before - 1, before - 1));
         hot.clear();
         assert_eq!((copies(&hot), *hot.lock()), (0, 0));
+    }
+
+    /// Others put it again, and the table grows under it: facts that stay are found at every look, but for the
+    /// moment after it grew; what was forgotten is found by none.
+    #[test]
+    fn looks_beside_changes_and_growth() {
+        let hot = Hot::new(100_000);
+        let stays = numbered(u64::MAX << 16 | 0x1234);
+        let changes = TokenId(Uuid::from_u128((u64::MAX << 17 | 0x4321).into()));
+        let of_turn = |turn: u64| {
+            let mut facts = TokenFacts::clone(&facts(changes.0.as_u128()));
+            facts.account_id = AccountId(Uuid::from_u128(turn.into())).into();
+            Shared::new(Known::new(facts))
+        };
+        let (turn, done) = (AtomicU64::new(0), std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Acquire) {
+                        let now = turn.load(Ordering::Acquire);
+                        hot.put(of_turn(now), || turn.load(Ordering::Acquire) == now);
+                        hot.put(stays.clone(), || true);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                let (mut looked, mut found_it) = (0_u32, 0_u32);
+                while !done.load(Ordering::Acquire) {
+                    let before = hot.in_use.load(Ordering::Acquire);
+                    hot.put(stays.clone(), || true);
+                    let found = found(&hot, &stays);
+                    looked += 1;
+                    found_it += u32::from(found);
+                    assert!(found || before != hot.in_use.load(Ordering::Acquire), "it was away");
+                }
+                assert!(found_it > 0, "{looked} looks");
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let now = turn.fetch_add(1, Ordering::AcqRel) + 1;
+                    hot.forget(changes, None);
+                    let guard = Guard::new();
+                    if let Some(found) = hot.get(changes, &guard) {
+                        let of = found.account_id.0.as_u128();
+                        assert!(of >= now.into(), "of turn {of}, forgotten at {now}");
+                    }
+                }
+            });
+            // Few enough that no bucket of those two is ever full.
+            for number in (1..20_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+                hot.put(numbered(number), || true);
+            }
+            done.store(true, Ordering::Release);
+        });
+        assert!(turn.load(Ordering::Acquire) > 1);
+        assert_eq!(hot.in_use.load(Ordering::Relaxed), 16);
+        assert_eq!(copies(&hot), *hot.lock());
     }
 
     /// How many places have facts, found by looking at each.

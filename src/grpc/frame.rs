@@ -10,6 +10,17 @@ use super::codec;
 /// One message, as it is on the wire. It may hold a token's secret, so it has no `Debug`.
 pub(crate) struct Frame(pub(crate) Bytes);
 
+/// What is copied at once. From about 2 KiB on, the C library leaves copying to an instruction of the
+/// processor (`rep movsb`), which on some of AMD's takes many times as long where the bytes are not laid out
+/// alike at both ends: behind the five bytes that begin a gRPC message, 3.1 us for 11,000 bytes (Zen 4), and
+/// 0.2 us in pieces.
+const PIECE: usize = 2 << 10;
+
+/// `bytes` in pieces that are copied fast everywhere.
+pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.chunks(PIECE)
+}
+
 /// Hands frames through.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Codec;
@@ -34,7 +45,8 @@ impl Encoder for Codec {
     type Error = Status;
 
     fn encode(&mut self, Frame(bytes): Frame, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buf.put(bytes);
+        buf.reserve(bytes.len());
+        pieces(&bytes).for_each(|piece| buf.put_slice(piece));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Decisions: the question's arguments are checked, the token's facts found, `policy` asked.
 //!
-//! Must stay true: a question about a token in memory waits for nothing, takes no lock and reaches
+//! Must stay true: a question about a token at hand waits for nothing, takes no lock and reaches
 //! no other thread; a forged token never reaches the store.
 
 use std::array;
@@ -221,16 +221,12 @@ impl Services {
         let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
             return Ok(asked.decide(Presented::Malformed, None, answer).ok());
         };
-        if at_hand.is_some() {
-            // Another secret of a token that is known.
+        // One that was not made here, or another secret of a token that is known.
+        if !self.genuine(&secret) || at_hand.is_some() {
             return Ok(asked.decide(Presented::Unknown, None, answer).ok());
         }
         let fact = match self.cache.tokens.look(TokenId(secret.id)).now_or_never() {
             Some(Lookup::Known(fact)) => fact,
-            Some(Lookup::Unknown) if !self.cache.keys().made(&secret) => {
-                self.metrics.forged.inc();
-                None
-            }
             // Not there, or memory is just being put in order.
             Some(Lookup::Unknown) | None => return Ok(None),
         };
@@ -293,14 +289,23 @@ impl Services {
         Err(unrecorded())
     }
 
+    /// Whether `secret` was made here. Asked before the cache behind is: forged ones are to cost as little as
+    /// can be.
+    fn genuine(&self, secret: &WellFormed<'_>) -> bool {
+        let made = self.cache.keys().made(secret);
+        if !made {
+            self.metrics.forged.inc();
+        }
+        made
+    }
+
     /// The facts of the token that `secret` names; `None` for one that was not made here.
     async fn fact(&self, id: TokenId, secret: &WellFormed<'_>) -> Result<Fact> {
+        if !self.genuine(secret) {
+            return Ok(None);
+        }
         Ok(match self.cache.tokens.look(id).await {
             Lookup::Known(fact) => fact,
-            Lookup::Unknown if !self.cache.keys().made(secret) => {
-                self.metrics.forged.inc();
-                None
-            }
             Lookup::Unknown => self.cache.tokens.read(id).await.map_err(|error| match error {
                 ReadError::Store(error) => {
                     tracing::debug!(%error, "cannot read the facts of a token");

@@ -30,8 +30,6 @@ use super::server::Server;
 
 /// No answer within this is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of answers that a server may send before they are read.
-const ROOM: u32 = 1 << 30;
 
 /// What the generated clients talk through.
 pub type Authorized = InterceptedService<Channel, Bearer>;
@@ -76,6 +74,25 @@ impl Client {
         let endpoint =
             endpoint(format!("https://{address}")).tls_config(tls.domain_name("localhost"))?;
         Ok(Self { channel: endpoint.connect().await?, bearer: Bearer::new(credential) })
+    }
+
+    /// The operator of `server`, who gives it leave to send this many bytes before they are read, at `address`.
+    pub async fn roomy(
+        server: &Server,
+        address: SocketAddr,
+        tls: Option<ClientTlsConfig>,
+        room: u32,
+    ) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = endpoint(format!("{scheme}://{address}"))
+            .initial_connection_window_size(room)
+            .initial_stream_window_size(room);
+        let endpoint = match tls {
+            None => endpoint,
+            Some(tls) => endpoint.tls_config(tls.domain_name("localhost")).expect("settings"),
+        };
+        let channel = endpoint.connect().await.expect("a connection to the server");
+        Self { channel, bearer: Bearer::new(server.operator()) }
     }
 
     /// The same connection with another credential.
@@ -206,9 +223,6 @@ impl Interceptor for Bearer {
     }
 }
 
-/// With room for any answer: where one is late, it is not for want of leave to send it.
 pub(super) fn endpoint(uri: String) -> Endpoint {
-    let endpoint = Endpoint::from_shared(uri).expect("an address");
-    let endpoint = endpoint.initial_connection_window_size(ROOM).initial_stream_window_size(ROOM);
-    endpoint.connect_timeout(PATIENCE).timeout(PATIENCE)
+    Endpoint::from_shared(uri).expect("an address").connect_timeout(PATIENCE).timeout(PATIENCE)
 }
