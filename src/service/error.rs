@@ -86,7 +86,10 @@ pub enum Error {
     #[error("too many requests are under way; try again later")]
     Overloaded,
     /// It took longer than a call may.
-    #[error("the call took too long; whether it changed anything is not known: read, then decide")]
+    #[error(
+        "the call took too long: if it asked for a decision, deny; if it was to change something, \
+         read whether that is done before you ask again"
+    )]
     DeadlineExceeded,
     /// A fault of this program. The cause goes to the log, never to the caller.
     #[error("internal error; the server's log has the cause")]
