@@ -33,8 +33,9 @@ umask 077
 bin=$1 dir=$2 options=$3 pid=
 alive() {
     kill -0 "$1" 2>/dev/null || return 1
-    # A zombie, which a careless init may keep for ever, has no command line.
-    [ ! -d /proc/self ] || [ -n "$(tr -d '\0' 2>/dev/null <"/proc/$1/cmdline")" ]
+    # Not so a zombie, which a careless init may keep for ever. It has no command line, but neither has, for a
+    # moment, what is just about to run another program.
+    ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
 }
 end() {
     [ -n "$pid" ] || return 0
