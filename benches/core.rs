@@ -113,13 +113,10 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         assert!(fact.is_some(), "a token is not in the store");
     }
     // Once more, since room for what is at hand grew meanwhile; the few that share a full bucket stay out.
-    let id = |secret: &str| {
-        TokenId(secret::claimed_id(secret.as_bytes(), Opens::Token).expect("a token"))
-    };
     for secret in &secrets {
-        cache.tokens.look(id(secret)).await;
+        cache.tokens.look(claimed(secret)).await;
     }
-    secrets.retain(|secret| cache.tokens.at_hand(id(secret), &Guard::new()).is_some());
+    secrets.retain(|secret| cache.tokens.at_hand(claimed(secret), &Guard::new()).is_some());
     assert!(secrets.len() > TOKENS / 1000 * 999, "only {} are at hand", secrets.len());
     // Facts come from here and there in memory, as in a server that runs for a while. What is presented
     // is found in order, since a server finds it in the buffer that it has just read into.
@@ -169,6 +166,11 @@ fn whitelisted(entries: usize) -> TokenFacts {
     }
 }
 
+/// The id that a token's text claims.
+fn claimed(text: &str) -> TokenId {
+    TokenId(secret::claimed_id(text.as_bytes(), Opens::Token).expect("a token"))
+}
+
 fn main() {
     let home = tempfile::TempDir::with_prefix("portcullis-bench-").expect("a directory");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -191,9 +193,6 @@ fn main() {
         WellFormed::parse(text.as_bytes(), Opens::Token).expect("a token")
     }
     group.bench_function("parse, all of it", |b| b.iter(|| black_box(parse(&secrets[next()]))));
-    fn claimed(text: &str) -> TokenId {
-        TokenId(secret::claimed_id(text.as_bytes(), Opens::Token).expect("a token"))
-    }
     group.bench_function("parse, the id", |b| b.iter(|| black_box(claimed(&secrets[next()]))));
     let one = secrets[0].as_bytes();
     group.bench_function("digest", |b| b.iter(|| black_box(secret::digest(black_box(one)))));

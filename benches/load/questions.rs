@@ -115,14 +115,9 @@ impl Questions {
     }
 
     /// One question as a protobuf message.
-    pub fn message(&self, token: &[u8]) -> Vec<u8> {
-        let mut message = Vec::with_capacity(128);
-        let (client_ip, scope) = (self.client_ip.as_bytes(), self.scope.as_bytes());
-        for (number, text) in [(1, token), (2, client_ip), (3, scope)] {
-            message.push(number << 3 | 2);
-            message.push(u8::try_from(text.len()).ok().filter(|&n| n < 128).expect("short"));
-            message.extend_from_slice(text);
-        }
+    pub fn message(&self, token: &Token) -> Vec<u8> {
+        let mut message = Vec::with_capacity(self.message_size());
+        Self::append(token, &self.tail(), &mut message);
         message
     }
 
@@ -163,7 +158,7 @@ impl Questions {
         };
         let tail = self.tail();
         match plan {
-            Plan::Unary { .. } => self.append(first, &tail, out),
+            Plan::Unary { .. } => Self::append(&self.tokens[first], &tail, out),
             Plan::Batch { size, .. } => {
                 for place in 0..size {
                     self.item(self.of_batch(first, place), &tail, out);
@@ -202,12 +197,12 @@ impl Questions {
         } else {
             out.extend_from_slice(&[size as u8 | 0x80, (size >> 7) as u8]);
         }
-        self.append(token, tail, out);
+        Self::append(&self.tokens[token], tail, out);
     }
 
-    fn append(&self, token: usize, tail: &[u8], out: &mut Vec<u8>) {
+    fn append(token: &Token, tail: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&[1 << 3 | 2, SECRET as u8]);
-        out.extend_from_slice(self.tokens[token].secret());
+        out.extend_from_slice(token.secret());
         out.extend_from_slice(tail);
     }
 

@@ -247,8 +247,7 @@ impl Scene<'_> {
 
     /// The same call again and again, by a load generator that is not ours.
     fn h2load(&self, report: &mut Report) -> Result<()> {
-        let secret = self.questions.tokens[0].secret();
-        let message = self.questions.message(secret);
+        let message = self.questions.message(&self.questions.tokens[0]);
         let length = u32::try_from(message.len()).map_err(|error| error.to_string())?;
         let body = [&[0][..], &length.to_be_bytes(), &message].concat();
         let file = self.stand.home.path().join("question.bin");

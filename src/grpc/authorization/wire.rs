@@ -19,7 +19,7 @@ use crate::service::{Error, Result};
 /// What is wrong with bytes whose fields can't be told apart.
 const NO_MESSAGE: &str = "the request is no message: a field is cut off or unknown to protobuf";
 
-/// About how many bytes a request has: fewer than most have.
+/// Bytes of a request with little more than a token: few requests of a batch have fewer.
 const USUAL: usize = 96;
 
 /// What is left of a message that is being read, and what names it in faults.
