@@ -16,6 +16,10 @@ use criterion::{Criterion, Throughput};
 use futures_util::FutureExt as _;
 use portcullis::cache::{Cache, Known};
 use portcullis::clock::Clock;
+use portcullis::grpc::proto::{
+    AuthorizeRequest, HttpOperation, StreamAuthorizeRequest, authorize_request,
+};
+use portcullis::grpc::wire;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
 use portcullis::policy::id::{AccountId, TokenId};
@@ -31,6 +35,7 @@ use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::store::{Actor, Context, Store};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use prost::Message as _;
 use sdd::Guard;
 use sqlx::Connection as _;
 use uuid::Uuid;
@@ -171,6 +176,21 @@ fn claimed(text: &str) -> TokenId {
     TokenId(secret::claimed_id(text.as_bytes(), Opens::Token).expect("a token"))
 }
 
+/// A question about a token as its bytes come.
+fn message(token: &str) -> Vec<u8> {
+    let operation = authorize_request::Operation::Http(HttpOperation {
+        method: "GET".to_owned(),
+        path: "/api/v1/transaction/8d1f0c3e-1c4b-4d57-9a3e-0f5a3c2b1a00".to_owned(),
+    });
+    let request = AuthorizeRequest {
+        token: token.to_owned(),
+        client_ip: CLIENT_IP.to_owned(),
+        operation: Some(operation),
+        dry_run: false,
+    };
+    request.encode_to_vec()
+}
+
 fn main() {
     let home = tempfile::TempDir::with_prefix("portcullis-bench-").expect("a directory");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -196,6 +216,27 @@ fn main() {
     group.bench_function("parse, the id", |b| b.iter(|| black_box(claimed(&secrets[next()]))));
     let one = secrets[0].as_bytes();
     group.bench_function("digest", |b| b.iter(|| black_box(secret::digest(black_box(one)))));
+    let messages: Vec<Vec<u8>> = secrets.iter().take(1_000).map(|token| message(token)).collect();
+    let items: Vec<Vec<u8>> = messages
+        .iter()
+        .map(|request| {
+            let request = AuthorizeRequest::decode(&request[..]).expect("a request");
+            StreamAuthorizeRequest { request: Some(request) }.encode_to_vec()
+        })
+        .collect();
+    let mut at = 0;
+    group.bench_function("read a request", |b| {
+        b.iter(|| {
+            at = (at + 1) % messages.len();
+            black_box(wire::question(black_box(&messages[at])).is_ok())
+        });
+    });
+    group.bench_function("read an item of a stream", |b| {
+        b.iter(|| {
+            at = (at + 1) % items.len();
+            black_box(wire::streamed(black_box(&items[at])).is_ok())
+        });
+    });
     let ids: Vec<TokenId> = secrets.iter().map(|text| TokenId(parse(text).id)).collect();
     fn look<'g>(services: &Services, id: TokenId, guard: &'g Guard) -> &'g Known {
         services.cache.tokens.at_hand(id, guard).expect("a token is not in memory")

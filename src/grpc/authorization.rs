@@ -1,7 +1,7 @@
 //! `AuthorizationService`: what a decision costs is spent here, so nothing here waits, spawns or
 //! locks for a token that is in memory.
 
-mod wire;
+pub mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::Presented;
 use super::status::status;
 use crate::service::access::Audience;
-use crate::service::decisions::MAX_BATCH;
+use crate::service::decisions::{MAX_BATCH, Question};
 use crate::service::{Error, Result, Services};
 
 /// The service. Cheap to clone.
@@ -56,9 +56,8 @@ fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
 }
 
 impl Authorization {
-    /// Decides what `message` asks.
-    async fn decide(&self, message: &[u8]) -> Result<Vec<u8>> {
-        match wire::question(message) {
+    async fn decide(&self, question: Result<Question<'_>>) -> Result<Vec<u8>> {
+        match question {
             Ok(question) => {
                 self.services
                     .decide(&question, |decision| {
@@ -76,7 +75,7 @@ impl Authorization {
     }
 
     async fn batch(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let requests = wire::requests(message, "requests")?;
+        let requests = wire::requests(message)?;
         if requests.is_empty() {
             return Err(Error::invalid("requests", "REQUIRED", "is empty: send at least one"));
         }
@@ -87,7 +86,7 @@ impl Authorization {
         let mut out = Vec::with_capacity(160 * requests.len());
         // Where the results belong that must be read first.
         let mut missing = Vec::new();
-        let questions: Vec<_> = requests.iter().map(|request| wire::question(request)).collect();
+        let questions: Vec<_> = requests.iter().map(|request| wire::batched(request)).collect();
         self.services.decide_all_from_memory(&questions, |place, decided| match decided {
             Some(Ok(decision)) => {
                 let response =
@@ -101,7 +100,9 @@ impl Authorization {
             return Ok(out);
         }
         // All at once, so that tokens which must be read are read together.
-        let read = missing.iter().map(async |&(at, request)| (at, self.decide(request).await));
+        let read = missing
+            .iter()
+            .map(async |&(at, request)| (at, self.decide(wire::batched(request)).await));
         let read = future::join_all(read).await;
         let mut whole = Vec::with_capacity(out.len() + 160 * read.len());
         let mut taken = 0;
@@ -116,16 +117,7 @@ impl Authorization {
 
     /// The answer to one message of a stream.
     async fn item(&self, message: &[u8]) -> Vec<u8> {
-        let decided = match wire::requests(message, "request") {
-            // Of a message that comes in parts, the contract's libraries make one; none sends any.
-            Ok(requests) => match requests.as_slice() {
-                [] => Err(Error::invalid("request", "REQUIRED", "is required")),
-                [request] => Ok(self.decide(request).await),
-                requests => Ok(self.decide(&requests.concat()).await),
-            },
-            Err(error) => Err(error),
-        };
-        let decided = decided.unwrap_or_else(|error| Err(self.undecided(error)));
+        let decided = self.decide(wire::streamed(message)).await;
         let mut out = Vec::with_capacity(256);
         put_item(&mut out, decided.as_deref());
         out
@@ -152,7 +144,7 @@ impl AuthorizationService for Authorization {
         &self,
         request: Request<Frame>,
     ) -> std::result::Result<Response<Frame>, Status> {
-        answered(self.decide(&request.get_ref().0).await)
+        answered(self.decide(wire::question(&request.get_ref().0)).await)
     }
 
     async fn batch_authorize(

@@ -18,6 +18,8 @@ pub mod server;
 mod status;
 mod tokens;
 
+pub use authorization::wire;
+
 /// Generated from `proto/portcullis/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod proto {

@@ -1,12 +1,30 @@
-//! Questions and decisions on the wire: `AuthorizeRequest` read in place, and `AuthorizeResponse`
+//! Requests and decisions on the wire: `AuthorizeRequest` read in place, and `AuthorizeResponse`
 //! written as it is decided. `proto/portcullis/v1/authorization_service.proto` gives the numbers.
 //!
-//! Must stay true: what is read and written here means to any protobuf library what the contract
-//! says: fields come in any order, the last of the same one counts, unknown ones are passed over.
-//! Bytes that are no message, or no text, are the fault of their item alone.
+//! # What is accepted
+//!
+//! A request is read exactly where two independent protobuf implementations, prost and upb, both read it,
+//! and then as the same values. Nobody who checked a request with a protobuf library before it came
+//! here saw another one than is decided on. In detail, the stricter of both counts:
+//!
+//! - A key or a length is a varint of at most 5 bytes and 32 bits (upb). Any other varint has at most 10 bytes
+//!   and 64 bits (prost). Longer spellings of a number than it needs are accepted within these bounds.
+//! - Field number 0, the wire types 6 and 7, and an end of a group that did not begin are refused, also within
+//!   a group that is skipped (prost).
+//! - A known field of another wire type than the contract's is refused (prost; upb takes it for unknown).
+//! - Every text is UTF-8, also one that a later field replaces, and the token.
+//! - Messages and groups lie at most 100 deep, the request's own levels included.
+//! - Fields come in any order, unknown ones are skipped. The last of several counts, but parts of one
+//!   message are merged, each of them whole by itself: no field reaches from one part into the next.
+//!   `http` after `scope`, and the other way round, begins anew.
+//!
+//! Bytes that are no such message are an error of their item alone: of a batch, the other items are
+//! decided. `tests/protobuf.rs` compares all of this with both implementations.
+
+use std::collections::BTreeSet;
 
 use prost::Message as _;
-use prost::encoding::{self, DecodeContext, WireType};
+use prost::encoding::{self, WireType};
 use tonic_types::Status as ItemStatus;
 
 use super::super::{convert, proto as pb};
@@ -16,16 +34,26 @@ use crate::service::decisions::{Asked, Question};
 use crate::service::validate::Faults;
 use crate::service::{Error, Result};
 
-/// What is wrong with bytes whose fields can't be told apart.
+/// What is wrong with bytes whose fields can't be separated.
 const NO_MESSAGE: &str = "the request is no message: a field is cut off or unknown to protobuf";
+/// What is wrong with a known field of another wire type.
+const OTHER_TYPE: &str = "has another type on the wire than the contract says";
 
 /// Bytes of a request with little more than a token: few requests of a batch have fewer.
 const USUAL: usize = 96;
 
-/// What is left of a message that is being read, and what names it in faults.
+/// How deep messages and groups lie within each other at most.
+const MAX_DEPTH: u32 = 100;
+/// The most bytes of a key or a length.
+const MAX_SHORT_VARINT: usize = 5;
+
+/// The rest of a message that is being read.
 struct Reader<'a> {
     rest: &'a [u8],
+    /// The field that the message is the value of; empty for the request itself.
     within: &'static str,
+    /// How many levels of messages and groups it may contain.
+    depth: u32,
 }
 
 /// A field whose value comes next.
@@ -34,130 +62,223 @@ struct Field {
     kind: WireType,
 }
 
+/// An error of one field, or of the message's bytes where `field` is empty.
+fn malformed(field: &str, cause: &'static str) -> Error {
+    Error::invalid(field, "MALFORMED_MESSAGE", cause)
+}
+
 impl<'a> Reader<'a> {
-    /// A fault of the message's bytes, or of one field's.
-    fn malformed(&self, field: &str, cause: &'static str) -> Error {
-        let dot = if self.within.is_empty() || field.is_empty() { "" } else { "." };
-        Error::invalid(format!("{}{dot}{field}", self.within), "MALFORMED_MESSAGE", cause)
+    fn new(message: &'a [u8]) -> Self {
+        Self { rest: message, within: "", depth: MAX_DEPTH }
     }
 
     fn next(&mut self) -> Result<Option<Field>> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        match encoding::decode_key(&mut self.rest) {
-            Ok((number, kind)) => Ok(Some(Field { number, kind })),
-            Err(_) => Err(self.malformed("", NO_MESSAGE)),
-        }
+        self.key().map(Some).ok_or_else(|| malformed(self.within, NO_MESSAGE))
+    }
+
+    fn key(&mut self) -> Option<Field> {
+        let key = self.short_varint()?;
+        let kind = WireType::try_from(u64::from(key & 7)).ok()?;
+        let number = key >> 3;
+        (number != 0).then_some(Field { number, kind })
+    }
+
+    /// A key or a length.
+    fn short_varint(&mut self) -> Option<u32> {
+        let before = self.rest.len();
+        let value = self.varint()?;
+        let short = before - self.rest.len() <= MAX_SHORT_VARINT;
+        u32::try_from(value).ok().filter(|_| short)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        encoding::decode_varint(&mut self.rest).ok()
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(bytes)
+    }
+
+    /// What has a length before it.
+    fn delimited(&mut self) -> Option<&'a [u8]> {
+        let length = self.short_varint()?;
+        self.take(usize::try_from(length).ok()?)
     }
 
     /// The bytes of a text or a message.
     fn bytes(&mut self, field: &Field, name: &str) -> Result<&'a [u8]> {
         if field.kind != WireType::LengthDelimited {
-            return Err(self.malformed(name, "has another type on the wire than the contract says"));
+            return Err(malformed(name, OTHER_TYPE));
         }
-        let length = encoding::decode_varint(&mut self.rest).ok();
-        let length = length.and_then(|length| usize::try_from(length).ok());
-        match length.and_then(|length| self.rest.split_at_checked(length)) {
-            Some((bytes, rest)) => {
-                self.rest = rest;
-                Ok(bytes)
-            }
-            None => Err(self.malformed(name, "is cut off")),
-        }
+        self.delimited().ok_or_else(|| malformed(name, "is cut off"))
+    }
+
+    /// A message within this one.
+    fn message(&mut self, field: &Field, name: &str, within: &'static str) -> Result<Self> {
+        Ok(Self { rest: self.bytes(field, name)?, within, depth: self.depth - 1 })
     }
 
     fn flag(&mut self, field: &Field, name: &str) -> Result<bool> {
         if field.kind != WireType::Varint {
-            return Err(self.malformed(name, "has another type on the wire than the contract says"));
+            return Err(malformed(name, OTHER_TYPE));
         }
-        match encoding::decode_varint(&mut self.rest) {
-            Ok(value) => Ok(value != 0),
-            Err(_) => Err(self.malformed(name, "is cut off")),
-        }
+        self.varint().map(|value| value != 0).ok_or_else(|| malformed(name, "is cut off"))
     }
 
-    /// Passes over a field that this version does not know.
+    /// Skips a field that this version does not know.
     fn skip(&mut self, field: &Field) -> Result<()> {
-        let context = DecodeContext::default();
-        encoding::skip_field(field.kind, field.number, &mut self.rest, context)
-            .map_err(|_| self.malformed("", NO_MESSAGE))
+        self.skip_value(field, self.depth).ok_or_else(|| malformed(self.within, NO_MESSAGE))
+    }
+
+    fn skip_value(&mut self, field: &Field, depth: u32) -> Option<()> {
+        // Prost counts a value within a group as a level, too.
+        let within = depth.checked_sub(1)?;
+        match field.kind {
+            WireType::Varint => self.varint().map(drop),
+            WireType::ThirtyTwoBit => self.take(4).map(drop),
+            WireType::SixtyFourBit => self.take(8).map(drop),
+            WireType::LengthDelimited => self.delimited().map(drop),
+            WireType::StartGroup => loop {
+                let inner = self.key()?;
+                if inner.kind == WireType::EndGroup {
+                    return (inner.number == field.number).then_some(());
+                }
+                self.skip_value(&inner, within)?;
+            },
+            WireType::EndGroup => None,
+        }
     }
 }
 
-/// What is within each `requests` of a `BatchAuthorizeRequest`, or the `request` of a
-/// `StreamAuthorizeRequest`: both have the number 1.
+/// An `AuthorizeRequest` that is being read, from one part or several.
+struct Draft<'a> {
+    question: Question<'a>,
+    /// The fields whose text, even a replaced one, is not UTF-8.
+    not_text: BTreeSet<&'static str>,
+}
+
+impl<'a> Draft<'a> {
+    fn new() -> Self {
+        let operation = Asked::Nothing;
+        let question = Question { token: &[], client_ip: "", operation, dry_run: false };
+        Self { question, not_text: BTreeSet::new() }
+    }
+
+    fn text(
+        &mut self,
+        message: &mut Reader<'a>,
+        field: &Field,
+        name: &'static str,
+    ) -> Result<&'a str> {
+        let bytes = message.bytes(field, name)?;
+        Ok(std::str::from_utf8(bytes).unwrap_or_else(|_| {
+            self.not_text.insert(name);
+            ""
+        }))
+    }
+
+    /// Merges a whole part.
+    fn merge(&mut self, mut message: Reader<'a>) -> Result<()> {
+        let message = &mut message;
+        while let Some(field) = message.next()? {
+            match field.number {
+                1 => self.question.token = self.text(message, &field, "token")?.as_bytes(),
+                2 => self.question.client_ip = self.text(message, &field, "client_ip")?,
+                3 => {
+                    self.question.operation = Asked::Scope(self.text(message, &field, "scope")?);
+                }
+                4 => self.merge_http(message.message(&field, "http", "http")?)?,
+                5 => self.question.dry_run = message.flag(&field, "dry_run")?,
+                _ => message.skip(&field)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_http(&mut self, mut http: Reader<'a>) -> Result<()> {
+        let (mut method, mut path) = match self.question.operation {
+            Asked::Http { method, path } => (method, path),
+            _ => ("", ""),
+        };
+        while let Some(field) = http.next()? {
+            match field.number {
+                1 => method = self.text(&mut http, &field, "http.method")?,
+                2 => path = self.text(&mut http, &field, "http.path")?,
+                _ => http.skip(&field)?,
+            }
+        }
+        self.question.operation = Asked::Http { method, path };
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Question<'a>> {
+        let mut faults = Faults::default();
+        for name in self.not_text {
+            faults.add(name, "NOT_UTF8", "is not UTF-8");
+        }
+        faults.settle()?;
+        Ok(self.question)
+    }
+}
+
+/// Reads an `AuthorizeRequest`.
+///
+/// # Errors
+/// [`Error::Invalid`] where the bytes are none (see the module), or a text is not UTF-8.
+pub fn question(message: &[u8]) -> Result<Question<'_>> {
+    let mut draft = Draft::new();
+    draft.merge(Reader::new(message))?;
+    draft.finish()
+}
+
+/// Reads the `request` of a `StreamAuthorizeRequest`.
+///
+/// # Errors
+/// [`Error::Invalid`] where the bytes are none, a text is not UTF-8, or there is no request.
+pub fn streamed(message: &[u8]) -> Result<Question<'_>> {
+    let mut reader = Reader::new(message);
+    let mut draft = None;
+    while let Some(field) = reader.next()? {
+        match field.number {
+            1 => {
+                let part = reader.message(&field, "request", "")?;
+                draft.get_or_insert_with(Draft::new).merge(part)?;
+            }
+            _ => reader.skip(&field)?,
+        }
+    }
+    draft.ok_or_else(|| Error::invalid("request", "REQUIRED", "is required"))?.finish()
+}
+
+/// The bytes of each of the `requests` of a `BatchAuthorizeRequest`, for [`batched`].
 ///
 /// # Errors
 /// [`Error::Invalid`] where the bytes are no such message.
-pub(super) fn requests<'a>(message: &'a [u8], name: &str) -> Result<Vec<&'a [u8]>> {
-    let mut reader = Reader { rest: message, within: "" };
+pub fn requests(message: &[u8]) -> Result<Vec<&[u8]>> {
+    let mut reader = Reader::new(message);
     let mut requests = Vec::with_capacity(message.len() / USUAL);
     while let Some(field) = reader.next()? {
         match field.number {
-            1 => requests.push(reader.bytes(&field, name)?),
+            1 => requests.push(reader.bytes(&field, "requests")?),
             _ => reader.skip(&field)?,
         }
     }
     Ok(requests)
 }
 
-/// Reads an `AuthorizeRequest`.
+/// Reads an `AuthorizeRequest` that is one of the [`requests`] of a batch.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the bytes are none, or a text but the token is not UTF-8.
-pub(super) fn question(message: &[u8]) -> Result<Question<'_>> {
-    enum Operation<'a> {
-        Nothing,
-        Scope(&'a [u8]),
-        Http { method: &'a [u8], path: &'a [u8] },
-    }
-    let (mut token, mut client_ip, mut dry_run) = (&[][..], &[][..], false);
-    let mut operation = Operation::Nothing;
-    let mut reader = Reader { rest: message, within: "" };
-    while let Some(field) = reader.next()? {
-        match field.number {
-            1 => token = reader.bytes(&field, "token")?,
-            2 => client_ip = reader.bytes(&field, "client_ip")?,
-            3 => operation = Operation::Scope(reader.bytes(&field, "scope")?),
-            4 => {
-                // Parts of one message may come apart; they are one.
-                let (mut method, mut path) = match operation {
-                    Operation::Http { method, path } => (method, path),
-                    _ => (&[][..], &[][..]),
-                };
-                let mut http = Reader { rest: reader.bytes(&field, "http")?, within: "http" };
-                while let Some(field) = http.next()? {
-                    match field.number {
-                        1 => method = http.bytes(&field, "method")?,
-                        2 => path = http.bytes(&field, "path")?,
-                        _ => http.skip(&field)?,
-                    }
-                }
-                operation = Operation::Http { method, path };
-            }
-            5 => dry_run = reader.flag(&field, "dry_run")?,
-            _ => reader.skip(&field)?,
-        }
-    }
-
-    let mut faults = Faults::default();
-    let mut text = |name: &str, bytes| {
-        std::str::from_utf8(bytes).unwrap_or_else(|_| {
-            faults.add(name, "NOT_UTF8", "is not UTF-8");
-            ""
-        })
-    };
-    let client_ip = text("client_ip", client_ip);
-    let operation = match operation {
-        Operation::Nothing => Asked::Nothing,
-        Operation::Scope(name) => Asked::Scope(text("scope", name)),
-        Operation::Http { method, path } => {
-            Asked::Http { method: text("http.method", method), path: text("http.path", path) }
-        }
-    };
-    faults.settle()?;
-    Ok(Question { token, client_ip, operation, dry_run })
+/// As [`question`].
+pub fn batched(request: &[u8]) -> Result<Question<'_>> {
+    let mut draft = Draft::new();
+    draft.merge(Reader { depth: MAX_DEPTH - 1, ..Reader::new(request) })?;
+    draft.finish()
 }
 
 /// The key of a field with a length.
@@ -252,117 +373,4 @@ pub(super) fn put_result(out: &mut Vec<u8>, item: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn asked(
-        request: &pb::AuthorizeRequest,
-    ) -> (Vec<u8>, String, Option<pb::authorize_request::Operation>, bool) {
-        (
-            request.token.clone().into_bytes(),
-            request.client_ip.clone(),
-            request.operation.clone(),
-            request.dry_run,
-        )
-    }
-
-    fn read(
-        bytes: &[u8],
-    ) -> Result<(Vec<u8>, String, Option<pb::authorize_request::Operation>, bool)> {
-        use pb::authorize_request::Operation;
-        let question = question(bytes)?;
-        let operation = match question.operation {
-            Asked::Nothing => None,
-            Asked::Scope(name) => Some(Operation::Scope(name.to_owned())),
-            Asked::Http { method, path } => Some(Operation::Http(pb::HttpOperation {
-                method: method.to_owned(),
-                path: path.to_owned(),
-            })),
-        };
-        Ok((question.token.to_vec(), question.client_ip.to_owned(), operation, question.dry_run))
-    }
-
-    fn operation() -> impl Strategy<Value = Option<pb::authorize_request::Operation>> {
-        use pb::authorize_request::Operation;
-        prop_oneof![
-            Just(None),
-            ".{0,10}".prop_map(|name| Some(Operation::Scope(name))),
-            (".{0,10}", ".{0,200}").prop_map(|(method, path)| {
-                Some(Operation::Http(pb::HttpOperation { method, path }))
-            }),
-        ]
-    }
-
-    prop_compose! {
-        fn request()(
-            token in ".{0,100}", client_ip in ".{0,40}", operation in operation(), dry_run: bool
-        ) -> pb::AuthorizeRequest {
-            pb::AuthorizeRequest { token, client_ip, dry_run, operation }
-        }
-    }
-
-    proptest! {
-        /// Also two messages one after the other, which protobuf reads as one (merging).
-        #[test]
-        fn questions_read_as_the_library_reads_them(first in request(), second in request()) {
-            let mut bytes = first.encode_to_vec();
-            prop_assert_eq!(read(&bytes).unwrap(), asked(&first));
-            second.encode(&mut bytes).unwrap();
-            let merged = pb::AuthorizeRequest::decode(&bytes[..]).unwrap();
-            prop_assert_eq!(read(&bytes).unwrap(), asked(&merged));
-        }
-
-        #[test]
-        fn what_the_library_refuses_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let library = pb::AuthorizeRequest::decode(&bytes[..]);
-            match read(&bytes) {
-                Ok(read) => {
-                    // A token of any bytes is a question; of text, the same question.
-                    if std::str::from_utf8(&read.0).is_ok() {
-                        prop_assert_eq!(read, asked(&library.unwrap()));
-                    }
-                }
-                Err(_) => prop_assert!(library.is_err(), "{:?}", library.map(|read| asked(&read))),
-            }
-        }
-
-        #[test]
-        fn a_cut_or_changed_question_panics_nowhere(request in request(), at: usize, to: u8) {
-            let mut bytes = request.encode_to_vec();
-            if !bytes.is_empty() {
-                let at = at % bytes.len();
-                let _ = read(&bytes[..at]);
-                bytes[at] = to;
-                let _ = read(&bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn a_fault_is_placed_as_the_contract_names_it() {
-        let faults: Vec<String> = [
-            &[0x08, 1][..],
-            &[0x12, 2, 0xff, 0xfe],
-            &[0x22, 3, 0x0a, 1, 0xff],
-            &[0x22, 2, 0x12, 9],
-            &[0x1a, 200],
-            &[0x28],
-            &[0x2a, 0],
-            &[0x07],
-        ]
-        .map(|bytes| question(bytes).map(drop).unwrap_err().to_string())
-        .to_vec();
-        insta::assert_snapshot!(faults.join("\n"), @r"
-token: has another type on the wire than the contract says
-client_ip: is not UTF-8
-http.method: is not UTF-8
-http.path: is cut off
-scope: is cut off
-dry_run: is cut off
-dry_run: has another type on the wire than the contract says
-the request is no message: a field is cut off or unknown to protobuf
-");
-    }
-}
+mod tests;
