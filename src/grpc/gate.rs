@@ -229,6 +229,8 @@ impl Gate {
         }
 
         request.extensions_mut().insert(caller);
+        // For reflection, whose streams check it again.
+        request.extensions_mut().insert(presented);
         let management = self.behind.management.clone();
         let metrics = self.services.metrics.clone();
         let request = request.map(Body::new);

@@ -14,6 +14,7 @@ pub mod health;
 mod management;
 mod preface;
 mod redacted;
+mod reflection;
 pub mod server;
 mod status;
 mod tokens;

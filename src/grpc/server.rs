@@ -32,6 +32,7 @@ use super::proto::account_service_server::AccountServiceServer;
 use super::proto::catalog_service_server::CatalogServiceServer;
 use super::proto::credential_service_server::CredentialServiceServer;
 use super::proto::token_service_server::TokenServiceServer;
+use super::reflection::Reflection;
 use crate::net;
 use crate::service::Services;
 
@@ -56,14 +57,9 @@ pub fn gate(
     health: Routes,
     development: bool,
     stop: CancellationToken,
-) -> Result<Gate, tonic_reflection::server::Error> {
+) -> Result<Gate, prost_reflect::DescriptorError> {
     let management = Management::new(services.clone(), runtime);
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(super::proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-    };
+    let reflection = Reflection::new(services.clone())?;
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service).max_decoding_message_size(MAX_MESSAGE)
@@ -73,8 +69,8 @@ pub fn gate(
         .add_service(limited!(AccountServiceServer, management.clone()))
         .add_service(limited!(CatalogServiceServer, management.clone()))
         .add_service(limited!(CredentialServiceServer, management))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(reflection.v1())
+        .add_service(reflection.v1alpha())
         .prepare();
     let behind = Behind {
         authorization: Authorization::new(services.clone(), stop),
