@@ -9,7 +9,7 @@ use crate::config::server::{ServeSettings, StoreSettings};
 use crate::policy::scope::{Access, Scope};
 use crate::policy::token::TokenKind;
 use crate::secret::Secret;
-use crate::service::lists::Paging;
+use crate::service::lists::{PageItem, Paging};
 use crate::service::tokens::CreateToken;
 use crate::service::{Caller, Services};
 use crate::store::Account;
@@ -115,7 +115,8 @@ pub(super) async fn print(
 }
 
 async fn account(services: &Services, caller: &Caller) -> anyhow::Result<Account> {
-    let page = services.list_accounts(caller, Paging { size: 1, token: "" }).await?;
+    let page =
+        services.list_accounts(caller, Paging { size: 1, token: "" }, PageItem::unmeasured).await?;
     match page.items.into_iter().next() {
         Some(account) => Ok(account),
         None => {
@@ -133,7 +134,8 @@ async fn delete_former(
     let mut token = String::new();
     loop {
         let paging = Paging { size: 1_000, token: &token };
-        let (page, _) = services.list_tokens(caller, account_id, false, paging).await?;
+        let show = |token, _: &_| PageItem::unmeasured(token);
+        let page = services.list_tokens(caller, account_id, false, paging, show).await?;
         for former in page.items.iter().filter(|former| NAMES.contains(&former.name.as_str())) {
             services.delete_token(caller, &former.id.to_string(), false).await?;
         }

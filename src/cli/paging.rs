@@ -2,8 +2,7 @@
 
 use super::failure::Failure;
 
-/// How many items are asked for at once: large enough to be quick, small enough that a page of the
-/// largest tokens stays well below the largest answer that is read.
+/// How many items are asked for at once. Where they are large, the server gives fewer.
 const PAGE: i32 = 500;
 
 /// The flag that bounds a list.

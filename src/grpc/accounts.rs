@@ -41,11 +41,9 @@ impl AccountService for Management {
     ) -> Result<Response<ListAccountsResponse>, Status> {
         self.run("ListAccounts", request, async |services, caller, r| {
             let paging = Paging { size: r.page_size, token: &r.page_token };
-            let page = services.list_accounts(&caller, paging).await?;
-            Ok(ListAccountsResponse {
-                accounts: page.items.into_iter().map(convert::account).collect(),
-                next_page_token: page.next,
-            })
+            let show = |account| convert::item(convert::account(account));
+            let page = services.list_accounts(&caller, paging, show).await?;
+            Ok(ListAccountsResponse { accounts: page.items, next_page_token: page.next })
         })
         .await
     }

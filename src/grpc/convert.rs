@@ -1,5 +1,7 @@
 //! Domain values as messages, and back.
 
+use prost::Message;
+
 use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
@@ -10,6 +12,7 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{granted, names, tell};
+use crate::service::lists::{PAGE_BYTES, PageItem};
 use crate::service::tokens::Described;
 use crate::service::{Binding, Error, Outlook, Result};
 use crate::store::{
@@ -21,6 +24,35 @@ pub(super) mod preview;
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.to_seconds_nanos();
     prost_types::Timestamp { seconds, nanos }
+}
+
+/// A message as an item of a page.
+pub(super) fn item<M: Message>(item: M) -> PageItem<M> {
+    let bytes = size(&item);
+    PageItem { item, bytes }
+}
+
+/// The bytes of a message as an item of a list: its field's key, which is one byte for the first 15 numbers, its
+/// length, and itself.
+fn size(item: &impl Message) -> usize {
+    let length = item.encoded_len();
+    1 + prost::length_delimiter_len(length) + length
+}
+
+/// The first of `items`, as many as have [`PAGE_BYTES`] together, and at least one: for a list within an answer,
+/// which has no pages.
+fn first<M: Message>(items: impl IntoIterator<Item = M>) -> Vec<M> {
+    let mut left = PAGE_BYTES;
+    let mut first = Vec::new();
+    for item in items {
+        match left.checked_sub(size(&item)) {
+            Some(rest) => left = rest,
+            None if first.is_empty() => left = 0,
+            None => break,
+        }
+        first.push(item);
+    }
+    first
 }
 
 /// An instant of a request.
@@ -168,9 +200,15 @@ pub(super) fn described(described: Described) -> pb::Token {
     token(described.token, &described.in_force, &described.outlook)
 }
 
-/// By name.
+/// The latest, by name. Of scopes that were dropped there may be any number.
 fn scope_uses(uses: &Uses, in_force: &InForce) -> Vec<pb::ScopeUse> {
-    let used = uses.scopes.iter().filter_map(|&(id, at)| {
+    const MOST: usize = 10_000;
+    let mut latest = uses.scopes.clone();
+    if latest.len() > MOST {
+        latest.sort_unstable_by_key(|&(_, at)| std::cmp::Reverse(at));
+        latest.truncate(MOST);
+    }
+    let used = latest.into_iter().filter_map(|(id, at)| {
         let scope = in_force.name_of(id)?.to_string();
         Some(pb::ScopeUse { scope, last_use_time: Some(time(at)) })
     });
@@ -200,11 +238,9 @@ pub(super) fn token(mut token: Token, in_force: &InForce, outlook: &Outlook) -> 
         last_use_time: token.uses.last.map(time),
         scope_uses: scope_uses(&token.uses, in_force),
         delete_time: deleted.map(time),
-        pending_actions: token
-            .pending
-            .into_iter()
-            .map(|action| pending_action(action, in_force, outlook))
-            .collect(),
+        pending_actions: first(
+            token.pending.into_iter().map(|action| pending_action(action, in_force, outlook)),
+        ),
         name: token.name,
     }
 }

@@ -33,11 +33,9 @@ impl CredentialService for Management {
     ) -> Result<Response<ListCredentialsResponse>, Status> {
         self.run("ListCredentials", request, async |services, _caller, r| {
             let paging = Paging { size: r.page_size, token: &r.page_token };
-            let page = services.list_credentials(paging).await?;
-            Ok(ListCredentialsResponse {
-                credentials: page.items.into_iter().map(convert::credential).collect(),
-                next_page_token: page.next,
-            })
+            let show = |credential| convert::item(convert::credential(credential));
+            let page = services.list_credentials(paging, show).await?;
+            Ok(ListCredentialsResponse { credentials: page.items, next_page_token: page.next })
         })
         .await
     }

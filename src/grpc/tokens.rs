@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::convert::{self, item};
 use super::management::Management;
 use super::proto::token_service_server::TokenService;
 use super::proto::{
@@ -60,12 +60,11 @@ impl TokenService for Management {
     ) -> Result<Response<ListTokensResponse>, Status> {
         self.run("ListTokens", request, async |services, caller, r| {
             let paging = Paging { size: r.page_size, token: &r.page_token };
-            let (page, in_force) =
-                services.list_tokens(&caller, &r.account_id, r.show_deleted, paging).await?;
             let outlook = services.outlook();
-            let tokens =
-                page.items.into_iter().map(|token| convert::token(token, &in_force, &outlook));
-            Ok(ListTokensResponse { tokens: tokens.collect(), next_page_token: page.next })
+            let show = |token, in_force: &_| item(convert::token(token, in_force, &outlook));
+            let page =
+                services.list_tokens(&caller, &r.account_id, r.show_deleted, paging, show).await?;
+            Ok(ListTokensResponse { tokens: page.items, next_page_token: page.next })
         })
         .await
     }
@@ -126,15 +125,12 @@ impl TokenService for Management {
                 effective_before: faults.take(before).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
-            let page = services.list_pending_actions(&caller, query, faults).await?;
             let in_force = services.get_catalog()?;
             let outlook = services.outlook();
-            let actions = page
-                .items
-                .into_iter()
-                .map(|action| convert::pending_action(action, &in_force, &outlook));
+            let show = |action| item(convert::pending_action(action, &in_force, &outlook));
+            let page = services.list_pending_actions(&caller, query, faults, show).await?;
             Ok(ListPendingActionsResponse {
-                pending_actions: actions.collect(),
+                pending_actions: page.items,
                 next_page_token: page.next,
             })
         })
@@ -165,11 +161,9 @@ impl TokenService for Management {
                 end: faults.take(convert::instant("end_time", r.end_time)).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
-            let page = services.list_audit_events(&caller, query, faults).await?;
-            Ok(ListAuditEventsResponse {
-                audit_events: page.items.into_iter().map(convert::audit_event).collect(),
-                next_page_token: page.next,
-            })
+            let show = |event| item(convert::audit_event(event));
+            let page = services.list_audit_events(&caller, query, faults, show).await?;
+            Ok(ListAuditEventsResponse { audit_events: page.items, next_page_token: page.next })
         })
         .await
     }

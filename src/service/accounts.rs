@@ -1,6 +1,6 @@
 //! Accounts and their admins.
 
-use super::lists::{Cursor, Paged, Paging};
+use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Caller, Error, Result, Services};
 use crate::clock::id_at;
@@ -51,14 +51,15 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad paging; the store's.
-    pub async fn list_accounts(
+    pub async fn list_accounts<U>(
         &self,
         caller: &Caller,
         paging: Paging<'_>,
-    ) -> Result<Paged<Account>> {
+        show: impl FnMut(Account) -> PageItem<U>,
+    ) -> Result<Paged<U>> {
         let cursor = Cursor::new(paging, "accounts".to_owned(), self.page_keys())?;
-        let items = self.read("accounts", self.store.accounts(caller.only(), cursor.page)).await?;
-        Ok(cursor.finish(items, |account| account.id))
+        let read = |page| self.read("accounts", self.store.accounts(caller.only(), page));
+        cursor.collect(read, |account| account.id, show).await
     }
 
     /// Replaces an account's admins.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::accounts::no_account;
-use super::lists::{Cursor, Paged, Paging};
+use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Result, Services};
 use crate::clock::id_at;
@@ -95,10 +95,14 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad paging; the store's.
-    pub async fn list_credentials(&self, paging: Paging<'_>) -> Result<Paged<Credential>> {
+    pub async fn list_credentials<U>(
+        &self,
+        paging: Paging<'_>,
+        show: impl FnMut(Credential) -> PageItem<U>,
+    ) -> Result<Paged<U>> {
         let cursor = Cursor::new(paging, "credentials".to_owned(), self.page_keys())?;
-        let items = self.read("credentials", self.store.credentials(cursor.page)).await?;
-        Ok(cursor.finish(items, |credential| credential.id))
+        let read = |page| self.read("credentials", self.store.credentials(page));
+        cursor.collect(read, |credential| credential.id, show).await
     }
 
     /// Revokes a credential; with `no_wait`, answers before that binds.

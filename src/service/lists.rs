@@ -1,9 +1,11 @@
 //! Paging, and the lists that no other file owns: pending actions and the audit record.
 //!
 //! Must stay true: a page token works with the list and the filters it came from, and with no other,
-//! and says nothing to its bearer; filters never tell whether something exists.
+//! and says nothing to its bearer; filters never tell whether something exists. Pages are bounded by items and
+//! by bytes; whatever ends a page, the next one begins behind its last item.
 
 use std::fmt::Display;
+use std::future::Future;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -22,6 +24,11 @@ use crate::store::{
 
 const DEFAULT_SIZE: u32 = 50;
 const MAX_SIZE: u32 = 1_000;
+/// The most bytes of a page that has more than one item. gRPC clients read 4 MiB; the largest item, a token
+/// with 10,000 whitelist entries and all that is announced for it, has less than 3 MiB.
+pub const PAGE_BYTES: usize = 1 << 20;
+/// Items that are read before it is known how large they are: enough for a page of the default size.
+const FIRST_READ: u32 = 64;
 
 /// How much of a list was asked for, and from where.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +48,27 @@ pub struct Paged<T> {
     pub next: String,
 }
 
+/// An item as it is answered.
+#[derive(Debug)]
+pub struct PageItem<T> {
+    /// The item.
+    pub item: T,
+    /// How many bytes it adds to the answer.
+    pub bytes: usize,
+}
+
+impl<T> PageItem<T> {
+    /// An item of a page that is bounded by its number of items alone.
+    pub fn unmeasured(item: T) -> Self {
+        Self { item, bytes: 0 }
+    }
+}
+
 /// A page that is about to be read.
 pub struct Cursor<K> {
-    /// What to ask the store for: one more than the caller wants, to see whether there is more.
-    pub page: Page<K>,
+    after: Option<K>,
+    /// How many items the caller wants at most.
+    size: usize,
     list: String,
     keys: Arc<KeyRing>,
 }
@@ -80,21 +104,58 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
             }
         };
         faults.settle()?;
-        Ok(Self { page: Page { after, limit: size + 1 }, list, keys })
+        Ok(Self { after, size: size as usize, list, keys })
     }
 
-    /// Makes the page of what the store gave, cutting off the one too many.
-    pub fn finish<T>(self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Paged<T> {
-        let size = self.page.limit as usize - 1;
-        let more = items.len() > size;
-        items.truncate(size);
-        let next = match items.last() {
-            Some(last) if more => {
-                write_token(key(last).to_string().into_bytes(), &self.list, &self.keys)
+    /// Reads items until the page is full: each as `show` makes it, up to [`PAGE_BYTES`] and at least one. Reads
+    /// about as many as fit, so that a page of large items costs no more memory than one of small ones.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub async fn collect<T, U, F>(
+        mut self,
+        mut read: impl FnMut(Page<K>) -> F,
+        key: impl Fn(&T) -> K,
+        mut show: impl FnMut(T) -> PageItem<U>,
+    ) -> Result<Paged<U>>
+    where
+        F: Future<Output = Result<Vec<T>>>,
+    {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        let mut limit = FIRST_READ;
+        loop {
+            // One more than the caller wants, to see whether there is more.
+            let left = self.size - items.len() + 1;
+            limit = limit.min(u32::try_from(left).unwrap_or(u32::MAX));
+            let found = read(Page { after: self.after, limit }).await?;
+            let last = found.len() < limit as usize;
+            for item in found {
+                let key = key(&item);
+                if items.len() == self.size {
+                    return Ok(self.page(items));
+                }
+                let shown = show(item);
+                if !items.is_empty() && bytes + shown.bytes > PAGE_BYTES {
+                    return Ok(self.page(items));
+                }
+                bytes += shown.bytes;
+                items.push(shown.item);
+                self.after = Some(key);
             }
-            _ => String::new(),
-        };
-        Paged { items, next }
+            if last {
+                return Ok(Paged { items, next: String::new() });
+            }
+            // There were some, or this read would have been the last.
+            let mean = (bytes / items.len().max(1)).max(1);
+            let fit = PAGE_BYTES.saturating_sub(bytes) / mean + 1;
+            limit = u32::try_from(fit).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// A page after which the list goes on.
+    fn page<T>(&self, items: Vec<T>) -> Paged<T> {
+        let key = self.after.map(|key| key.to_string().into_bytes()).unwrap_or_default();
+        Paged { items, next: write_token(key, &self.list, &self.keys) }
     }
 }
 
@@ -236,12 +297,13 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
-    pub async fn list_pending_actions(
+    pub async fn list_pending_actions<U>(
         &self,
         caller: &Caller,
         query: PendingQuery<'_>,
         faults: Faults,
-    ) -> Result<Paged<PendingAction>> {
+        show: impl FnMut(PendingAction) -> PageItem<U>,
+    ) -> Result<Paged<U>> {
         let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
         let list = format!(
             "pending {} {} {:?} {:?}",
@@ -257,21 +319,21 @@ impl Services {
             action: query.action,
             effective_before: query.effective_before.map(|before| (before, self.calendar())),
         };
-        let read = self.store.pending_actions(&filter, cursor.page);
-        let items = self.read("pending_actions", read).await?;
-        Ok(cursor.finish(items, |action| action.id))
+        let read = |page| self.read("pending_actions", self.store.pending_actions(&filter, page));
+        cursor.collect(read, |action| action.id, show).await
     }
 
     /// Lists who changed what, the newest first. `faults` were found in the query's filters already.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
-    pub async fn list_audit_events(
+    pub async fn list_audit_events<U>(
         &self,
         caller: &Caller,
         query: AuditQuery<'_>,
         faults: Faults,
-    ) -> Result<Paged<AuditEvent>> {
+        show: impl FnMut(AuditEvent) -> PageItem<U>,
+    ) -> Result<Paged<U>> {
         let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
         let list = format!(
             "audit {} {} {:?} {:?}",
@@ -283,9 +345,8 @@ impl Services {
             return Ok(Paged { items: Vec::new(), next: String::new() });
         };
         let filter = AuditFilter { account_id, token_id, start: query.start, end: query.end };
-        let items =
-            self.read("audit_events", self.store.audit_events(&filter, cursor.page)).await?;
-        Ok(cursor.finish(items, |event| event.position))
+        let read = |page| self.read("audit_events", self.store.audit_events(&filter, page));
+        cursor.collect(read, |event| event.position, show).await
     }
 }
 

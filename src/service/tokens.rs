@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::accounts::no_account;
-use super::lists::{Cursor, Paged, Paging};
+use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Outlook, Result, Services};
 use crate::cache::InForce;
@@ -181,28 +181,29 @@ impl Services {
         self.described(token.ok_or_else(|| no_token(id))?)
     }
 
-    /// Lists tokens, the oldest first, and the catalogue that says what their grants mean.
+    /// Lists tokens, the oldest first. `show` gets the catalogue that says what their grants mean.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
-    pub async fn list_tokens(
+    pub async fn list_tokens<U>(
         &self,
         caller: &Caller,
         account_id: &str,
         deleted: bool,
         paging: Paging<'_>,
-    ) -> Result<(Paged<Token>, Arc<InForce>)> {
+        mut show: impl FnMut(Token, &InForce) -> PageItem<U>,
+    ) -> Result<Paged<U>> {
         let ids = self.filter_ids(caller, Faults::default(), account_id, "");
         let cursor =
             Cursor::new(paging, format!("tokens {account_id} {deleted}"), self.page_keys());
         let (ids, cursor) = super::lists::both(ids, cursor)?;
         let in_force = self.in_force()?;
         let Some((account_id, _)) = ids else {
-            return Ok((Paged { items: Vec::new(), next: String::new() }, in_force));
+            return Ok(Paged { items: Vec::new(), next: String::new() });
         };
         let filter = TokenFilter { account_id, deleted };
-        let items = self.read("tokens", self.store.tokens(&filter, cursor.page)).await?;
-        Ok((cursor.finish(items, |token| token.id), in_force))
+        let read = |page| self.read("tokens", self.store.tokens(&filter, page));
+        cursor.collect(read, |token| token.id, |token| show(token, &in_force)).await
     }
 
     /// Deletes a token; with `no_wait`, answers before that binds.

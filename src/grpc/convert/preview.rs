@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{action_type, pb, time};
+use super::{action_type, first, pb, time};
 use crate::cache::InForce;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::service::explain::{Explained, names};
@@ -32,7 +32,7 @@ fn actions(today: Today, in_force: &InForce, settings: &Settings) -> pb::Preview
     pb::PreviewedActions {
         deletions: count(today.counts.deletions),
         downgrades: count(today.counts.downgrades),
-        actions: today.named().map(|coming| action(coming, in_force, settings)).collect(),
+        actions: first(today.named().map(|coming| action(coming, in_force, settings))),
     }
 }
 

@@ -11,7 +11,7 @@ use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{Pages, When, when};
 use crate::service::Error;
-use crate::service::lists::Paging;
+use crate::service::lists::{PageItem, Paging};
 use crate::store::{Account, FailingAddress};
 
 /// Accounts on a page.
@@ -61,7 +61,8 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     signed.must_be_operator()?;
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
     let paging = Paging { size: SIZE, token: fields.one("page") };
-    let found = signed.services().list_accounts(signed.caller(), paging).await;
+    let found =
+        signed.services().list_accounts(signed.caller(), paging, PageItem::unmeasured).await;
     let found = found.map_err(|error| Fault::from(error).at(&signed, Place::Accounts))?;
     let view = AccountsPage {
         frame: Frame {

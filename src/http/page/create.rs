@@ -17,7 +17,7 @@ use super::view::{from_words, kind_words};
 use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
 use crate::service::error::Violation;
-use crate::service::lists::Paging;
+use crate::service::lists::{PageItem, Paging};
 use crate::service::sessions::FormId;
 use crate::service::tokens::{CreateToken, Described};
 use crate::service::{Caller, Error};
@@ -131,7 +131,8 @@ async fn accounts(signed: &Signed) -> Result<Option<Vec<(String, String)>>> {
         return Ok(None);
     }
     let paging = Paging { size: OFFERED, token: "" };
-    let found = signed.services().list_accounts(signed.caller(), paging).await?;
+    let found =
+        signed.services().list_accounts(signed.caller(), paging, PageItem::unmeasured).await?;
     let accounts = found.items.into_iter().map(|account| (account.id.to_string(), account.name));
     Ok(found.next.is_empty().then(|| accounts.collect()))
 }

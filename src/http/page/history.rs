@@ -8,7 +8,7 @@ use super::tokens::kind;
 use super::view::{When, count, kind_words, when};
 use crate::policy::network::{Change, Entries, Limits, Whitelist, apply, parse_entries};
 use crate::policy::time::Timestamp;
-use crate::service::lists::{AuditQuery, Paging};
+use crate::service::lists::{AuditQuery, PageItem, Paging};
 use crate::service::validate::Faults;
 use crate::store::AuditEvent;
 
@@ -35,8 +35,10 @@ pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>
         end: None,
         paging: Paging { size: SHOWN, token: "" },
     };
-    let events =
-        signed.services().list_audit_events(signed.caller(), query, Faults::default()).await?;
+    let events = signed
+        .services()
+        .list_audit_events(signed.caller(), query, Faults::default(), PageItem::unmeasured)
+        .await?;
     let more = !events.next.is_empty();
     Ok((events.items, more))
 }

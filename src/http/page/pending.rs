@@ -12,7 +12,7 @@ use super::session::Signed;
 use super::view::{Pages, PendingView, pending};
 use crate::policy::lifecycle::Mode;
 use crate::policy::token::PendingActionType;
-use crate::service::lists::{Paging, PendingQuery};
+use crate::service::lists::{PageItem, Paging, PendingQuery};
 use crate::service::validate::Faults;
 
 /// Actions on a page.
@@ -50,7 +50,9 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
         effective_before: None,
         paging: Paging { size: SIZE, token: fields.one("page") },
     };
-    let found = services.list_pending_actions(signed.caller(), query, Faults::default()).await;
+    let found = services
+        .list_pending_actions(signed.caller(), query, Faults::default(), PageItem::unmeasured)
+        .await;
     let found = found.map_err(|error| Fault::from(error).at(&signed, Place::Pending))?;
     let in_force = services.in_force()?;
     let outlook = services.outlook();
