@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use portcullis::cache::Cache;
-use portcullis::clock::Clock;
+use portcullis::clock::{Clock, Stopwatch};
 use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, Reason, StreamAuthorizeRequest, TokenKind,
     batch_authorize_result, stream_authorize_response,
@@ -111,9 +111,15 @@ async fn a_secret_with_a_right_tag_and_a_wrong_digest_opens_no_token_that_is_rea
     }
 }
 
+fn about(secret: &str) -> Question<'_> {
+    let operation = Asked::Scope(SCOPE);
+    Question { token: secret.as_bytes(), client_ip: "", operation, dry_run: false }
+}
+
 /// Services over a Postgres store, with one token that isn't in memory.
 struct Stage {
     services: Arc<Services>,
+    id: TokenId,
     secret: Secret,
     url: String,
 }
@@ -188,7 +194,11 @@ impl Stage {
             lifecycle: rules,
             sessions: SessionLengths::default(),
         });
-        Self { services, secret, url }
+        Self { services, id, secret, url }
+    }
+
+    fn question(&self) -> Question<'_> {
+        about(self.secret.expose())
     }
 
     /// Asks for a decision, whose read waits for as long as `meanwhile` takes.
@@ -206,9 +216,7 @@ impl Stage {
         let asked = tokio::spawn({
             let (services, secret) = (self.services.clone(), self.secret.expose().to_owned());
             async move {
-                let operation = Asked::Scope(SCOPE);
-                let token = secret.as_bytes();
-                let question = Question { token, client_ip: "", operation, dry_run: false };
+                let question = about(&secret);
                 services.decide(&question, |decision| decision.verdict.reason()).await
             }
         });
@@ -245,8 +253,45 @@ async fn a_read_that_outlives_the_lease_decides_nothing() {
             tokio::task::block_in_place(|| wait::until(left, |left| *left == Some(Duration::ZERO)));
         })
         .await;
-    match decided {
+    let undecided = |decided| match decided {
         Err(Error::Unavailable { why, .. }) => assert!(why.contains("lease"), "{why}"),
         other => panic!("{other:?}"),
+    };
+    undecided(decided);
+
+    // The token is in memory now, and neither one question nor many are decided from there.
+    let services = &stage.services;
+    let question = stage.question();
+    assert!(services.decide_from_memory(&question, |decision| decision.verdict.reason()).is_none());
+    undecided(services.decide(&question, |decision| decision.verdict.reason()).await);
+    let mut places = Vec::new();
+    services.decide_all_from_memory(&[Ok(question), Ok(question)], |place, decided| {
+        assert!(decided.is_none());
+        places.push(place);
+    });
+    assert_eq!(places, [0, 1]);
+}
+
+/// What was read may be out of date where the token changed during a long read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_read_of_a_token_that_changed_meanwhile_is_made_again() {
+    let stage = Stage::leased(Duration::from_secs(600)).await;
+    let misses = || stage.services.metrics.cache_misses.get();
+    for (changes, reads) in [(false, 1), (true, 2)] {
+        stage.services.cache.tokens.invalidate(stage.id).await;
+        let before = misses();
+        let decided = stage
+            .decide_while(async |services| {
+                let begun = Stopwatch::start();
+                if changes {
+                    services.cache.tokens.invalidate(stage.id).await;
+                }
+                // What is short is taken as it is.
+                let long = |elapsed: &Duration| *elapsed > Duration::from_millis(100);
+                tokio::task::block_in_place(|| wait::until(|| begun.elapsed(), long));
+            })
+            .await;
+        assert_eq!(decided.unwrap(), decide::Reason::Allowed);
+        assert_eq!(misses() - before, reads, "changes: {changes}");
     }
 }

@@ -254,7 +254,11 @@ async fn lists_of_large_items_are_walked_within_what_clients_read() {
     let preview = PreviewLifecycleRequest { account_id: String::new() };
     let preview = client.tokens().preview_lifecycle(preview).await.unwrap().into_inner();
     assert_eq!(preview.token_count, TOKENS as i64);
-    assert!(preview.encoded_len() < 5 << 19, "{} bytes", preview.encoded_len());
+    for today in [preview.announced_today, preview.carried_out_today] {
+        let today = today.unwrap();
+        let (named, bytes) = (today.actions.len(), today.encoded_len());
+        assert!(bytes < PAGE_BYTES + REST, "{bytes} bytes of {named} actions");
+    }
     let worst = AuthorizeRequest {
         token: "x".repeat(100),
         client_ip: "\u{10ffff}".repeat(100),

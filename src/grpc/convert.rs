@@ -362,6 +362,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_list_within_an_answer_ends_at_its_bytes_and_has_one_item_at_least() {
+        let scope = |bytes| pb::Scope { description: "x".repeat(bytes), ..Default::default() };
+        for (sizes, kept) in [
+            (&[][..], 0),
+            (&[PAGE_BYTES * 2, 1], 1),
+            (&[PAGE_BYTES / 2, PAGE_BYTES / 3, PAGE_BYTES / 3], 2),
+            (&[PAGE_BYTES / 2, PAGE_BYTES / 3, 1, 1], 4),
+        ] {
+            assert_eq!(first(sizes.iter().map(|&bytes| scope(bytes))).len(), kept, "{sizes:?}");
+        }
+    }
+
+    /// Scopes that were dropped from the catalogue may be many more than it can have.
+    #[test]
+    fn a_token_shows_its_latest_uses() {
+        let name = |id: u16| format!("scope.{id:05}");
+        let number = 20_000;
+        let scope_ids = (0..number).map(|id| (name(id).parse().unwrap(), ScopeId(id))).collect();
+        let toml = "[[scope]]\nname = \"scope.00000\"\naccess = \"read\"\n".to_owned();
+        let stored = StoredCatalog { version: 1, toml, applied: day(0), scope_ids };
+        let mut uses = Uses::default();
+        (0..number).for_each(|id| uses.note(ScopeId(id), false, day(id.into())));
+        let shown = scope_uses(&uses, &InForce::read(stored).unwrap());
+        assert_eq!(shown.len(), 10_000);
+        assert_eq!((&shown[0].scope, &shown[9_999].scope), (&name(10_000), &name(19_999)));
+    }
+
     /// Dates follow from the calendar, and order what is pending; uses have the names of scopes.
     #[test]
     fn a_token_shows_its_uses_and_what_comes_first() {
