@@ -1,7 +1,12 @@
 //! Decisions on tokens that have to be read first: the whole secret is compared with what was read, and a
 //! read that outlives the lease decides nothing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a failure here is the test's failure"
+)]
 
 mod support;
 
