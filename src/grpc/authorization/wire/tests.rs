@@ -104,7 +104,7 @@ fn a_fault_is_placed_as_the_contract_names_it() {
     dry_run: has another type on the wire than the contract says
     the request is no message: a field is cut off or unknown to protobuf
     http: the request is no message: a field is cut off or unknown to protobuf
-    client_ip: is not UTF-8; token: is not UTF-8
+    token: is not UTF-8; client_ip: is not UTF-8
     ");
 }
 
