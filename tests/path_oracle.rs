@@ -253,6 +253,20 @@ const HOSTILE: [&str; 48] = [
     "%",
 ];
 
+/// What may stand in the place of a whole segment: some service takes it for `..`, `.` or nothing.
+const DOTS: [&str; 10] = [
+    "..%20",
+    "%20..",
+    ". .",
+    "...",
+    "%E2%80%A5",
+    "\u{ff0e}\u{ff0e}",
+    ".%C2%AD.",
+    "%E2%80%8B",
+    "%C2%A0",
+    "%252e%252e",
+];
+
 impl Dice {
     fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
@@ -292,6 +306,10 @@ impl Dice {
         let mut path = String::new();
         for segment in route.split('/').skip(1) {
             let word = if segment == "{x}" { self.pick(&WORDS) } else { segment };
+            if segment == "{x}" && self.once_in(8) {
+                path = format!("{path}/{}", self.pick(&DOTS));
+                continue;
+            }
             let disguised = self.once_in(2);
             path.push('/');
             for c in word.chars() {

@@ -13,15 +13,15 @@ pub fn explain_unmatched(method: &str, path: &str) -> String {
         Err(InvalidRoute::Head) => "GET",
         Err(_) => return explain_method(method),
     };
-    let mut segments = [""; MAX_SEGMENTS];
-    let mut decoded = String::new();
+    let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+    let mut decoded = Vec::new();
     let shape = match path::read(path, &mut segments, &mut decoded) {
         Ok(shape) => shape,
         Err(error) => return format!("No route can match this request: its path {error}."),
     };
     let literal =
-        |text: &&&str| matches!(Segment::parse(text, Rules::Today), Ok(Segment::Literal(_)));
-    let other = segments[..shape.count].iter().find(|text| !literal(text));
+        |text: &&str| matches!(Segment::parse(text, Rules::Today), Ok(Segment::Literal(_)));
+    let other = segments[..shape.count].iter().map(|text| path::text(text)).find(|t| !literal(t));
     let parameter = other.map_or_else(String::new, |text| {
         format!(", with a parameter such as {{id}} in the place of {}", quoted(text))
     });
@@ -48,18 +48,19 @@ fn explain_method(method: &str) -> String {
 /// Why a request is given to no route that takes `own`, since another server may take `other`, a
 /// route of the scope named `scope` (docs/policy.md, rule 2.23).
 pub fn explain_ambiguous(path: &str, own: &Route, other: &Route, scope: &str) -> String {
-    let mut segments = [""; MAX_SEGMENTS];
-    let mut decoded = String::new();
+    let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+    let mut decoded = Vec::new();
     // It was read before, so it can be read.
     let count = path::read(path, &mut segments, &mut decoded).map_or(0, |shape| shape.count);
     // Where the other route's path differs: in a literal that the path doesn't spell so, or in a
     // parameter for what is a literal of its own route.
-    let differing = segments[..count].iter().zip(own.segments()).zip(other.segments()).find(
-        |((text, own), other)| match other.literal() {
-            Some(literal) => literal != **text,
+    let texts = segments[..count].iter().map(|text| path::text(text));
+    let differing = texts.zip(own.segments()).zip(other.segments()).find(|((text, own), other)| {
+        match other.literal() {
+            Some(literal) => literal != *text,
             None => own.literal().is_some(),
-        },
-    );
+        }
+    });
     let reading = differing.map_or_else(String::new, |((text, _), other)| match other.literal() {
         Some(literal) => format!("read {} in this path as {literal:?} and ", quoted(text)),
         None => format!("read {} in this path as another text and ", quoted(text)),

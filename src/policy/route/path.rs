@@ -65,45 +65,58 @@ pub(super) enum InvalidPath<'p> {
 pub(super) struct Shape {
     /// How many segments there are, at least 1.
     pub(super) count: usize,
-    /// Whether no segment can be read as another text than its own (rule 2.23).
-    pub(super) plain: bool,
+    /// The segments that may be read as another text than their own (rule 2.23), a bit each.
+    pub(super) variable: u16,
 }
 
-/// Reads `path` into `segments`, decoded. What had escapes is decoded into `decoded`.
+/// Reads `path` into `segments`, decoded: bytes of UTF-8. What had escapes is decoded into `decoded`.
 ///
 /// # Errors
 /// What is wrong with the path; [`InvalidPath::TooDeep`] where it has more segments than there is
 /// room for.
+#[inline]
 pub(super) fn read<'p>(
     path: &'p str,
-    segments: &mut [&'p str],
-    decoded: &'p mut String,
+    segments: &mut [&'p [u8]],
+    decoded: &'p mut Vec<u8>,
 ) -> Result<Shape, InvalidPath<'p>> {
     let split = split(path, segments)?;
-    let segments = &mut segments[..split.count];
-    if split.escaped {
-        let mut ends = [0; MAX_SEGMENTS];
-        let mut bytes = Vec::with_capacity(path.len());
-        for (segment, end) in segments.iter().zip(&mut ends) {
-            let start = bytes.len();
-            decode(segment, &mut bytes)?;
-            // Each by itself: half a character and its other half behind the slash are none.
-            std::str::from_utf8(&bytes[start..]).map_err(|_| InvalidPath::NotUtf8(segment))?;
-            *end = bytes.len();
+    if split.variable != 0 {
+        let segments = &mut segments[..split.count];
+        if split.escaped {
+            decoded.reserve(path.len());
+            decode_all(segments, decoded)?;
+        } else {
+            segments.iter().try_for_each(|segment| check(text(segment), text(segment)))?;
         }
-        // Each segment is UTF-8, so all are.
-        *decoded = String::from_utf8(bytes).map_err(|_| InvalidPath::NotUtf8(path))?;
-        let mut start = 0;
-        for (segment, end) in segments.iter_mut().zip(ends) {
-            let text = &decoded[start..end];
-            check(segment, text)?;
-            *segment = text;
-            start = end;
-        }
-    } else if !split.plain {
-        segments.iter().try_for_each(|segment| check(segment, segment))?;
     }
-    Ok(Shape { count: split.count, plain: split.plain && !split.escaped })
+    Ok(Shape { count: split.count, variable: split.variable })
+}
+
+fn decode_all<'p>(
+    segments: &mut [&'p [u8]],
+    decoded: &'p mut Vec<u8>,
+) -> Result<(), InvalidPath<'p>> {
+    let mut ends = [0; MAX_SEGMENTS];
+    for (segment, end) in segments.iter().zip(&mut ends) {
+        decode(text(segment), decoded)?;
+        *end = decoded.len();
+    }
+    let mut start = 0;
+    for (segment, end) in segments.iter_mut().zip(ends) {
+        let raw = text(segment);
+        // Each by itself: half a character and its other half behind the slash are none.
+        let bytes = &decoded[start..end];
+        check(raw, std::str::from_utf8(bytes).map_err(|_| InvalidPath::NotUtf8(raw))?)?;
+        *segment = bytes;
+        start = end;
+    }
+    Ok(())
+}
+
+/// A segment as text. It was cut out of text at ASCII characters, or checked when it was decoded.
+pub(super) fn text(segment: &[u8]) -> &str {
+    std::str::from_utf8(segment).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -145,23 +158,33 @@ const CLASS: [Class; 256] = {
 struct Split {
     count: usize,
     escaped: bool,
-    plain: bool,
+    /// As in [`Shape`].
+    variable: u16,
 }
+
+const _: () = assert!(MAX_SEGMENTS <= u16::BITS as usize);
 
 /// Cuts `path` into `segments`, still escaped, and its query string off. Reads no further than the
 /// first thing that is wrong.
-fn split<'p>(path: &'p str, segments: &mut [&'p str]) -> Result<Split, InvalidPath<'p>> {
+fn split<'p>(path: &'p str, segments: &mut [&'p [u8]]) -> Result<Split, InvalidPath<'p>> {
     let Some(path) = path.strip_prefix('/') else {
         return Err(InvalidPath::NoLeadingSlash);
     };
-    let mut split = Split { count: 0, escaped: false, plain: true };
+    let bytes = path.as_bytes();
+    // With its first slash.
+    let most = &bytes[..bytes.len().min(MAX_PATH_LEN)];
+    let mut split = Split { count: 0, escaped: false, variable: 0 };
     let mut start = 0;
-    let mut end = path.len();
-    for (i, &byte) in path.as_bytes().iter().take(MAX_PATH_LEN).enumerate() {
+    let mut end = bytes.len();
+    for (i, &byte) in most.iter().enumerate() {
         match CLASS[usize::from(byte)] {
             Class::Plain => {}
-            Class::Variable => split.plain = false,
-            Class::Percent => split.escaped = true,
+            // Where there are too many segments, the path is refused, whatever the bit.
+            Class::Variable => split.variable |= 1 << (split.count % MAX_SEGMENTS),
+            Class::Percent => {
+                split.escaped = true;
+                split.variable |= 1 << (split.count % MAX_SEGMENTS);
+            }
             Class::Control => return Err(InvalidPath::Control(around(path, start, i))),
             Class::Delimiter => {
                 return Err(InvalidPath::Delimiter(around(path, start, i), byte.into()));
@@ -174,13 +197,12 @@ fn split<'p>(path: &'p str, segments: &mut [&'p str]) -> Result<Split, InvalidPa
                 if i == start {
                     return Err(InvalidPath::EmptySegment);
                 }
-                *segments.get_mut(split.count).ok_or(InvalidPath::TooDeep)? = &path[start..i];
+                *segments.get_mut(split.count).ok_or(InvalidPath::TooDeep)? = &bytes[start..i];
                 split.count += 1;
                 start = i + 1;
             }
         }
     }
-    // With its first slash.
     if end >= MAX_PATH_LEN {
         return Err(InvalidPath::TooLong);
     }
@@ -188,7 +210,7 @@ fn split<'p>(path: &'p str, segments: &mut [&'p str]) -> Result<Split, InvalidPa
         let nothing = split.count == 0;
         return Err(if nothing { InvalidPath::NoSegment } else { InvalidPath::TrailingSlash });
     }
-    *segments.get_mut(split.count).ok_or(InvalidPath::TooDeep)? = &path[start..end];
+    *segments.get_mut(split.count).ok_or(InvalidPath::TooDeep)? = &bytes[start..end];
     split.count += 1;
     Ok(split)
 }

@@ -7,6 +7,8 @@
 //! look-ups each, as many as the longest literal has bytes; a plain path needs one visit, and no
 //! memory.
 
+use std::cell::OnceCell;
+
 use smallvec::SmallVec;
 
 use super::variant::Variants;
@@ -98,8 +100,11 @@ impl<V> Unresolved<V> {
 
 /// A segment of a path with what other servers may read it as.
 struct Segment<'p> {
-    text: &'p str,
-    variants: Variants,
+    text: &'p [u8],
+    /// Whether that may be something else than its text.
+    variable: bool,
+    /// Found when they are needed: most nodes have no literals, and most segments no variants.
+    variants: OnceCell<Variants>,
 }
 
 impl<T> RouteTable<T> {
@@ -160,18 +165,35 @@ impl<T> RouteTable<T> {
         same: impl Fn(&T, &T) -> bool,
     ) -> Result<&T, Unresolved<&T>> {
         let method = if method == "HEAD" { "GET" } else { method };
-        let mut segments = [""; MAX_SEGMENTS];
-        let mut decoded = String::new();
+        let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+        let mut decoded = Vec::new();
         let shape = path::read(path, &mut segments[..self.deepest], &mut decoded)
             .map_err(|_| Unresolved::NoRoute)?;
         let segments = &segments[..shape.count];
         let own = self.search(0, method, segments).ok_or(Unresolved::NoRoute)?;
-        if shape.plain && !self.upper_case {
+        if shape.variable == 0 && !self.upper_case {
             return Ok(own);
         }
-        let variants = |&text: &&'_ str| Variants::new(text, self.longest);
-        let segments: SmallVec<[_; MAX_SEGMENTS]> =
-            segments.iter().map(|text| Segment { text, variants: variants(text) }).collect();
+        self.agreed(own, method, segments, shape.variable, same)
+    }
+
+    /// `own`, unless a variant of the segments leads to a value that is not the same. Out of the way
+    /// of plain paths.
+    #[inline(never)]
+    fn agreed<'t>(
+        &'t self,
+        own: &'t T,
+        method: &str,
+        segments: &[&[u8]],
+        variable: u16,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Result<&'t T, Unresolved<&'t T>> {
+        let segments = segments.iter().enumerate().map(|(place, text)| Segment {
+            text,
+            variable: variable >> place & 1 == 1,
+            variants: OnceCell::new(),
+        });
+        let segments: SmallVec<[_; MAX_SEGMENTS]> = segments.collect();
         match self.follow_variants(0, method, &segments, &|other| same(own, other)) {
             Ok(_) => Ok(own),
             Err(other) => Err(Unresolved::Ambiguous { own, other }),
@@ -179,12 +201,12 @@ impl<T> RouteTable<T> {
     }
 
     /// Recurses once per segment, so [`MAX_SEGMENTS`] deep at most.
-    fn search(&self, at: usize, method: &str, segments: &[&str]) -> Option<&T> {
+    fn search(&self, at: usize, method: &str, segments: &[&[u8]]) -> Option<&T> {
         let node = &self.nodes[at];
         let Some((segment, rest)) = segments.split_first() else {
             return node.route(method);
         };
-        let by_literal = match node.literal(segment.as_bytes()) {
+        let by_literal = match node.literal(segment) {
             Ok(i) => self.search(node.literals[i].1, method, rest),
             Err(_) => None,
         };
@@ -211,9 +233,15 @@ impl<T> RouteTable<T> {
                 None => Ok(true),
             };
         };
-        let mut parameter = node.literal(segment.text.as_bytes()).is_err();
-        if !node.folded.is_empty() {
-            for variant in segment.variants.iter() {
+        let literal = node.literal(segment.text);
+        let mut parameter = literal.is_err();
+        if !segment.variable && !self.upper_case {
+            if let Ok(i) = literal {
+                parameter = self.follow_variants(node.literals[i].1, method, rest, same)?;
+            }
+        } else if !node.folded.is_empty() {
+            let variants = || Variants::new(path::text(segment.text), self.longest);
+            for variant in segment.variants.get_or_init(variants).iter() {
                 let children = node.alike(variant);
                 parameter |= children.is_empty();
                 for &(_, child) in children {

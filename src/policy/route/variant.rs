@@ -102,24 +102,26 @@ pub(super) struct Variants {
 impl Variants {
     /// Of `segment`, those of at most `longest` bytes.
     pub(super) fn new(segment: &str, longest: usize) -> Self {
-        let mut variants = Self { folded: SmallVec::new(), whole: true, longest };
+        let mut folded = SmallVec::new();
+        let mut whole = true;
+        // What is longer ends at the first byte that is no space: whether spaces can be trimmed
+        // depends on what is behind all of them.
         if segment.is_ascii() {
-            variants.fill(segment.bytes().map(|byte| byte.to_ascii_lowercase()));
+            let text = segment.trim_start_matches(' ').as_bytes();
+            let rest = text.iter().skip(longest).position(|&byte| byte != b' ');
+            whole = rest.is_none();
+            folded.extend_from_slice(&text[..rest.map_or(text.len(), |at| longest + at + 1)]);
+            folded.make_ascii_lowercase();
         } else {
-            variants.fill(fold(segment));
-        }
-        variants
-    }
-
-    fn fill(&mut self, folded: impl Iterator<Item = u8>) {
-        for byte in folded.skip_while(|&byte| byte == b' ') {
-            self.folded.push(byte);
-            // Whether spaces can be trimmed depends on what is behind all of them.
-            if self.folded.len() > self.longest && byte != b' ' {
-                self.whole = false;
-                return;
+            for byte in fold(segment).skip_while(|&byte| byte == b' ') {
+                folded.push(byte);
+                if folded.len() > longest && byte != b' ' {
+                    whole = false;
+                    break;
+                }
             }
         }
+        Self { folded, whole, longest }
     }
 
     /// Each once, the longest first. What is cut at a dot may be trimmed, and what is trimmed be cut
