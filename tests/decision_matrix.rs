@@ -37,15 +37,16 @@ routes = ["POST /things"]
 name = "sensitive"
 access = "write"
 requires_whitelist = true
-routes = ["GET /things/{id}/secret"]
+routes = ["GET /things/{id}/secret", "GET /things/export"]
 "#;
 
 /// What is asked for: the column, the scope by name, and an HTTP request.
-const OPERATIONS: [(&str, Option<&str>, (&str, &str)); 4] = [
+const OPERATIONS: [(&str, Option<&str>, (&str, &str)); 5] = [
     ("read", Some("read"), ("GET", "/things/7")),
     ("write", Some("write"), ("POST", "/things")),
     ("sensitive", Some("sensitive"), ("GET", "/things/7/secret")),
     ("no route", None, ("DELETE", "/things/7")),
+    ("ambiguous", None, ("GET", "/things/EXPORT")),
 ];
 
 const ADDRESSES: [(&str, Option<&str>); 4] = [

@@ -395,7 +395,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn route() -> impl Strategy<Value = String> {
-    let segment = prop_oneof!["[a-zA-Z0-9~_:@-]{1,8}", "\\{[a-z_][a-z0-9_]{0,8}\\}"];
+    let segment = prop_oneof!["[a-zA-Z0-9~_@-][a-zA-Z0-9~_:@-]{0,7}", "\\{[a-z_][a-z0-9_]{0,8}\\}"];
     let path = prop::collection::vec(segment, 1..=16).prop_map(|segments| segments.join("/"));
     let method = "[A-Z]{1,20}".prop_filter("HEAD follows GET", |method| method != "HEAD");
     (method, path).prop_map(|(method, path)| format!("{method} /{path}"))

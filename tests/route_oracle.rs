@@ -13,7 +13,7 @@ use portcullis::policy::scope::{Access, Catalog, ScopeId};
 
 const CASES: usize = 200_000;
 const METHODS: [&str; 5] = ["GET", "POST", "HEAD", "get", "DELETE"];
-const WORDS: [&str; 7] = ["a", "b", "ab", "c", "invites", "a.b", "..."];
+const WORDS: [&str; 7] = ["a", "b", "ab", "c", "invites", "a.b", ".a."];
 
 /// The route that the request takes, by trying each.
 fn obvious<'r>(routes: &'r [String], method: &str, path: &str) -> Option<&'r String> {
@@ -35,10 +35,12 @@ fn obvious<'r>(routes: &'r [String], method: &str, path: &str) -> Option<&'r Str
     matching.min_by_key(|route| route.split('/').map(|p| p.starts_with('{')).collect::<Vec<_>>())
 }
 
+/// The segment, decoded; `None` where rule 2.11 or 2.22 refuses it. Of Unicode it knows what
+/// [`Dice::path`] sends.
 fn obvious_segment(raw: &str) -> Option<Vec<u8>> {
     let raw = raw.as_bytes();
-    let forbidden = |byte: u8| byte < 32 || byte == 127 || byte == b'\\' || byte == b'/';
-    if raw.iter().any(|&byte| forbidden(byte) || byte == b'#') {
+    let forbidden = |byte: u8| byte < 32 || b"\x7f\\/;?#".contains(&byte);
+    if raw.iter().any(|&byte| forbidden(byte)) {
         return None;
     }
     let mut decoded = Vec::new();
@@ -60,11 +62,11 @@ fn obvious_segment(raw: &str) -> Option<Vec<u8>> {
             i += 1;
         }
     }
-    let before_semicolon = decoded.split(|&byte| byte == b';').next().unwrap();
-    if decoded.is_empty() || before_semicolon == b"." || before_semicolon == b".." {
-        return None;
-    }
-    Some(decoded)
+    let text = std::str::from_utf8(&decoded).ok()?;
+    let escapes =
+        decoded.windows(3).any(|w| w[0] == b'%' && w[1..].iter().all(u8::is_ascii_hexdigit));
+    let nothing = text.trim_matches(['.', ' ']).is_empty();
+    (!escapes && !nothing).then_some(decoded)
 }
 
 /// Numbers that are the same in every run.
@@ -154,7 +156,7 @@ fn the_table_agrees_with_the_obvious_matcher() {
             let method = dice.pick(&METHODS[..]);
             let path = dice.path(&routes);
             let expected = obvious(&routes, method, &path);
-            let found = table.resolve(method, &path).copied();
+            let found = table.resolve(method, &path, |_, _| true).ok().copied();
             assert_eq!(found, expected, "{method} {path:?} in {routes:#?}");
             cases += 1;
             hits += usize::from(found.is_some());
@@ -226,7 +228,7 @@ fn mercury_covers_each_endpoint_once_and_nothing_else() {
 #[test]
 fn mercury_resolves_as_its_rules_say() {
     let catalog = mercury();
-    let scope = |method, path| catalog.resolve(method, path).map(|scope| scope.name.as_str());
+    let scope = |method, path| catalog.resolve(method, path).ok().map(|scope| scope.name.as_str());
     for (method, path, expected) in [
         ("GET", "/api/v1/recipients/invites", Some("recipients.invites.read")),
         ("GET", "/api/v1/recipients/attachments", Some("recipients.read")),

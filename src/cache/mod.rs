@@ -45,14 +45,14 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Reads a catalogue that was found faultless when it was applied.
+    /// Reads a catalogue that was found faultless when it was applied, maybe by an earlier version.
     ///
     /// # Errors
     /// [`StoreError::Internal`] where it is faulty or lacks a scope's number: the store was changed
     /// by something else than Portcullis.
     pub fn read(stored: StoredCatalog) -> store::Result<Self> {
         let internal = |text: String| StoreError::Internal(text.into());
-        let defs = catalog_file::parse(&stored.toml)
+        let defs = catalog_file::parse_stored(&stored.toml)
             .map_err(|faults| internal(format!("the stored catalogue is faulty: {}", faults[0])))?;
         let number = |name: &str| {
             stored.scope_ids.iter().find(|(known, _)| known.as_str() == name).map(|&(_, id)| id)

@@ -1,14 +1,18 @@
 //! `portcullis catalog`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _};
 
 use clap::{Args, Subcommand};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::connect::Session;
 use super::failure::Failure;
 use super::output::{clean, note, note_binding, print, table, when, word};
 use super::{Common, proto};
+use crate::policy::catalog_file::{self, Fault};
 
 /// What `catalog` takes.
 #[derive(Debug, Args)]
@@ -56,7 +60,10 @@ enum CatalogCommand {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Say what applying a file would change; the same as apply --dry-run
+    /// Name every error in a file, or say what applying it would change
+    ///
+    /// The same as apply --dry-run. Errors are named without a server.
+    #[command(verbatim_doc_comment)]
     Check {
         /// The catalogue file, "-" for standard input
         #[arg(value_name = "FILE")]
@@ -72,8 +79,11 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
         }
         CatalogCommand::Check { file } => (file, true, false, false),
     };
+    let toml = read(&file)?;
+    // The server finds the same errors, but an answer has no room for many.
+    catalog_file::parse(&toml).map_err(|faults| faulty(&file, &faults))?;
     let request = proto::ApplyCatalogRequest {
-        toml: read(&file)?,
+        toml,
         validate_only,
         // A dry run changes nothing: it shows what would be lost instead of refusing it.
         confirm_narrowing: confirm_narrowing || validate_only,
@@ -100,8 +110,23 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
             }
         });
     }
+    for warning in &answer.warnings {
+        note(&format!("warning: {}", clean(warning)));
+    }
     note_binding(answer.binding.as_ref());
     Ok(())
+}
+
+/// The refusal of a file, as a server would word it, with every error.
+fn faulty(file: &str, faults: &[Fault]) -> Failure {
+    let mut details = ErrorDetails::new();
+    for fault in faults {
+        details.add_bad_request_violation("toml", fault.to_string());
+    }
+    details.set_error_info("FAULTY_CATALOG", "portcullis", HashMap::new());
+    let message = format!("{file} is no catalogue: it has {} error(s)", faults.len());
+    let status = Status::with_error_details(Code::InvalidArgument, message, details);
+    Failure::Status { status: Box::new(status), credential: None }
 }
 
 fn changes(changes: &[proto::CatalogChange]) -> String {

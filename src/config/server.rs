@@ -27,6 +27,9 @@ pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::{OPERATOR, OPERATOR_FILE, known_variables};
 
+/// The most errors of a catalogue file that are named at the start; a last one counts the others.
+const CATALOG_FAULTS: usize = 100;
+
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Listeners")]
@@ -284,8 +287,14 @@ impl ServeArgs {
             }),
         };
         if let (Some(path), Err(found)) = (&self.catalog, catalog_file::parse(&catalog)) {
-            for fault in found.iter().filter(|_| !catalog.is_empty()) {
+            for fault in found.iter().filter(|_| !catalog.is_empty()).take(CATALOG_FAULTS) {
                 faults.add(format!("--catalog: {}: {fault}", path.display()));
+            }
+            if let more @ 1.. = found.len().saturating_sub(CATALOG_FAULTS) {
+                faults.add(format!(
+                    "--catalog: {}: and {more} more: `portcullis catalog check FILE` names every one",
+                    path.display()
+                ));
             }
         }
         let operator_credential = faults.secret(OPERATOR, OPERATOR_FILE);

@@ -50,6 +50,7 @@ impl CatalogService for Management {
                 version: applied.version,
                 changes: changes.collect(),
                 binding: applied.binding.map(convert::binding),
+                warnings: applied.warnings,
             })
         })
         .await

@@ -81,6 +81,7 @@ pub(super) fn reason(reason: Reason) -> pb::Reason {
         Reason::TokenDeleted => pb::Reason::TokenDeleted,
         Reason::TokenDeletedUnused => pb::Reason::TokenDeletedUnused,
         Reason::NoMatchingRoute => pb::Reason::NoMatchingRoute,
+        Reason::RequestAmbiguous => pb::Reason::RequestAmbiguous,
         Reason::ScopeNotGranted => pb::Reason::ScopeNotGranted,
         Reason::ScopeLostInDowngrade => pb::Reason::ScopeLostInDowngrade,
         Reason::WhitelistRequired => pb::Reason::WhitelistRequired,

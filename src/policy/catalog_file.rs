@@ -11,7 +11,7 @@ use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::route::Route;
+use super::route::{InvalidRoute, Route, quoted};
 use super::scope::{Access, ScopeDef, ScopeName};
 
 /// The largest file, in bytes.
@@ -22,12 +22,12 @@ pub const MAX_SCOPES: usize = 1_000;
 pub const MAX_ROUTES: usize = 10_000;
 /// The longest description, in characters.
 pub const MAX_DESCRIPTION_CHARS: usize = 500;
-/// The most faults that are named one by one; a last one counts the others.
-pub const MAX_FAULTS: usize = 100;
+/// The most faults that are named; a last one says that there may be more. It bounds memory: a file
+/// of [`MAX_TEXT_LEN`] has room for many times as many.
+pub const MAX_FAULTS: usize = 10_000;
 
 /// What a person may see of a faulty text, in characters.
 const MAX_MESSAGE_CHARS: usize = 400;
-const MAX_QUOTED_CHARS: usize = 80;
 
 const SCOPE_KEYS: [&str; 5] = ["name", "access", "requires_whitelist", "description", "routes"];
 
@@ -54,11 +54,26 @@ impl fmt::Display for Fault {
 /// # Errors
 /// Everything that is wrong with the file, by line; never empty.
 pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
+    read(text, str::parse)
+}
+
+/// Reads a catalogue file that is stored: the rules for routes were less strict in earlier versions,
+/// and what was accepted then is still readable. What can match nothing matches nothing.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_stored(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
+    read(text, Route::parse_stored)
+}
+
+type ParseRoute = fn(&str) -> Result<Route, InvalidRoute>;
+
+fn read(text: &str, parse_route: ParseRoute) -> Result<Vec<ScopeDef>, Vec<Fault>> {
     if text.len() > MAX_TEXT_LEN {
         let message = format!("the catalogue has {} bytes; {MAX_TEXT_LEN} is the most", text.len());
         return Err(vec![Fault { line: 1, message }]);
     }
-    let mut reader = Reader::new(text);
+    let mut reader = Reader::new(text, parse_route);
     let defs = match DeTable::parse(text) {
         Ok(document) => reader.document(document.get_ref()),
         Err(error) => {
@@ -97,7 +112,10 @@ pub fn print(defs: &[ScopeDef]) -> String {
 struct Reader {
     /// Where each line after the first begins.
     line_starts: Vec<usize>,
+    parse_route: ParseRoute,
     faults: Vec<Fault>,
+    /// Whether there are faults beyond [`MAX_FAULTS`].
+    more_faults: bool,
     names: HashMap<ScopeName, usize>,
     /// By shape: the scope as messages call it, and the line.
     routes: HashMap<String, (String, usize)>,
@@ -105,11 +123,13 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(text: &str) -> Self {
+    fn new(text: &str, parse_route: ParseRoute) -> Self {
         let newlines = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         Self {
             line_starts: newlines.map(|(at, _)| at + 1).collect(),
+            parse_route,
             faults: Vec::new(),
+            more_faults: false,
             names: HashMap::new(),
             routes: HashMap::new(),
             route_count: 0,
@@ -121,6 +141,10 @@ impl Reader {
     }
 
     fn fault(&mut self, at: usize, message: impl AsRef<str>) {
+        if self.faults.len() == MAX_FAULTS {
+            self.more_faults = true;
+            return;
+        }
         let message = shortened(message.as_ref(), MAX_MESSAGE_CHARS);
         self.faults.push(Fault { line: self.line(at), message });
     }
@@ -128,10 +152,9 @@ impl Reader {
     fn into_faults(self) -> Vec<Fault> {
         let mut faults = self.faults;
         faults.sort_by_key(|fault| fault.line);
-        if let Some(next) = faults.get(MAX_FAULTS) {
-            let line = next.line;
-            let message = format!("and {} more faults from here on", faults.len() - MAX_FAULTS);
-            faults.truncate(MAX_FAULTS);
+        if self.more_faults {
+            let line = faults.last().map_or(1, |fault| fault.line);
+            let message = format!("there may be more than these {MAX_FAULTS} errors");
             faults.push(Fault { line, message });
         }
         faults
@@ -295,7 +318,7 @@ impl Reader {
                 self.wrong_type(label, "routes", "a list of strings", value, value.get_ref());
                 continue;
             };
-            match text.parse::<Route>() {
+            match (self.parse_route)(text) {
                 Ok(route) => {
                     self.claim(label, at, &route);
                     routes.push(route);
@@ -367,11 +390,6 @@ impl Reader {
             self.fault(key.span().start, message);
         }
     }
-}
-
-/// `text` in quotes and with escapes, cut to what a message can bear.
-fn quoted(text: &str) -> String {
-    format!("{:?}", shortened(text, MAX_QUOTED_CHARS))
 }
 
 fn shortened(text: &str, chars: usize) -> String {

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use super::network::{ClientAddr, Entry, Whitelist};
-use super::scope::{Catalog, Scope};
+use super::route::{Unresolved, explain_ambiguous, explain_unmatched};
+use super::scope::{Catalog, Scope, ScopeRoute};
 use super::time::Timestamp;
 use super::token::{Holding, TokenFacts, TokenState};
 
@@ -54,6 +55,16 @@ pub struct Decision<'a> {
     pub token: Option<&'a TokenFacts>,
     /// The scope that the operation requires, where the checks got that far.
     pub required: Option<&'a Scope>,
+    /// Why the operation requires none, where no route tells.
+    unresolved: Option<UnresolvedHttp<'a>>,
+}
+
+/// An HTTP request whose scope the catalogue's routes don't tell, and why.
+#[derive(Debug, Clone, Copy)]
+struct UnresolvedHttp<'a> {
+    method: &'a str,
+    path: &'a str,
+    cause: Unresolved<ScopeRoute<'a>>,
 }
 
 /// Allow or deny, and why.
@@ -79,6 +90,8 @@ pub enum Denial {
     TokenDeletedUnused(Timestamp),
     /// The method and path match no route.
     NoMatchingRoute,
+    /// The path matches a route, and some servers read it so that they run a route of another scope.
+    RequestAmbiguous,
     /// The required scope was never granted.
     ScopeNotGranted,
     /// The required scope was granted once, and a downgrade took it.
@@ -101,6 +114,7 @@ pub enum Reason {
     TokenDeleted,
     TokenDeletedUnused,
     NoMatchingRoute,
+    RequestAmbiguous,
     ScopeNotGranted,
     ScopeLostInDowngrade,
     WhitelistRequired,
@@ -110,13 +124,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which the checks run, with its stable word.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::Allowed, "ALLOWED"),
         (Self::TokenMalformed, "TOKEN_MALFORMED"),
         (Self::TokenNotFound, "TOKEN_NOT_FOUND"),
         (Self::TokenDeleted, "TOKEN_DELETED"),
         (Self::TokenDeletedUnused, "TOKEN_DELETED_UNUSED"),
         (Self::NoMatchingRoute, "NO_MATCHING_ROUTE"),
+        (Self::RequestAmbiguous, "REQUEST_AMBIGUOUS"),
         (Self::ScopeNotGranted, "SCOPE_NOT_GRANTED"),
         (Self::ScopeLostInDowngrade, "SCOPE_LOST_IN_DOWNGRADE"),
         (Self::WhitelistRequired, "WHITELIST_REQUIRED"),
@@ -137,6 +152,7 @@ impl Verdict {
             Denial::TokenDeleted(_) => Reason::TokenDeleted,
             Denial::TokenDeletedUnused(_) => Reason::TokenDeletedUnused,
             Denial::NoMatchingRoute => Reason::NoMatchingRoute,
+            Denial::RequestAmbiguous => Reason::RequestAmbiguous,
             Denial::ScopeNotGranted => Reason::ScopeNotGranted,
             Denial::ScopeLostInDowngrade => Reason::ScopeLostInDowngrade,
             Denial::WhitelistRequired => Reason::WhitelistRequired,
@@ -152,7 +168,8 @@ pub fn decide<'a>(
     catalog: &'a Catalog,
     request: &Request<'a>,
 ) -> Decision<'a> {
-    let mut decision = Decision { verdict: Verdict::Allow(None), token: None, required: None };
+    let verdict = Verdict::Allow(None);
+    let mut decision = Decision { verdict, token: None, required: None, unresolved: None };
     decision.verdict = match check(presented, catalog, request, &mut decision) {
         Ok(entry) => Verdict::Allow(entry),
         Err(denial) => Verdict::Deny(denial),
@@ -180,9 +197,13 @@ fn check<'a>(
 
     let scope = match request.operation {
         Operation::Scope(scope) => scope,
-        Operation::Http { method, path } => {
-            catalog.resolve(method, path).ok_or(Denial::NoMatchingRoute)?
-        }
+        Operation::Http { method, path } => catalog.resolve(method, path).map_err(|cause| {
+            seen.unresolved = Some(UnresolvedHttp { method, path, cause });
+            match cause {
+                Unresolved::NoRoute => Denial::NoMatchingRoute,
+                Unresolved::Ambiguous { .. } => Denial::RequestAmbiguous,
+            }
+        })?,
     };
     seen.required = Some(scope);
 
@@ -226,9 +247,8 @@ impl Decision<'_> {
             Denial::TokenDeletedUnused(at) => format!(
                 "This token was deleted at {at} because it had not been used. Create a new one."
             ).into(),
-            Denial::NoMatchingRoute => {
-                "No scope covers this method and path. Check both for a mistake, or have an operator \
-                 add the route to the catalogue.".into()
+            Denial::NoMatchingRoute | Denial::RequestAmbiguous => {
+                self.unresolved.map_or_else(String::new, |http| http.message()).into()
             }
             Denial::ScopeNotGranted => format!(
                 "This token was not granted the scope {scope}. Scopes can't be added to a token: \
@@ -249,6 +269,17 @@ impl Decision<'_> {
                 "The address {client} is not in this token's whitelist. Add it, or call from a \
                  whitelisted address."
             ).into(),
+        }
+    }
+}
+
+impl UnresolvedHttp<'_> {
+    fn message(&self) -> String {
+        match self.cause {
+            Unresolved::NoRoute => explain_unmatched(self.method, self.path),
+            Unresolved::Ambiguous { own, other } => {
+                explain_ambiguous(self.path, own.route, other.route, other.scope.name.as_str())
+            }
         }
     }
 }

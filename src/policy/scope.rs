@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::route::{Route, RouteTable};
+use super::route::{Route, RouteTable, Unresolved};
 
 mod change;
 pub use change::{Change, Effect, Effects, Overlap, ScopeChange, compare};
@@ -262,6 +262,18 @@ impl fmt::Debug for ScopeSet {
     }
 }
 
+/// A route with its scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScopeRoute<'c> {
+    /// The scope.
+    pub scope: &'c Scope,
+    /// One of its routes.
+    pub route: &'c Route,
+}
+
+/// What a catalogue resolves a request to.
+type Holder<'c> = Result<ScopeRoute<'c>, Unresolved<ScopeRoute<'c>>>;
+
 /// All scopes with their routes: what a request's operation is looked up in.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -343,14 +355,45 @@ impl Catalog {
     }
 
     /// The scope that an HTTP request needs; see [`RouteTable::resolve`].
-    pub fn resolve(&self, method: &str, path: &str) -> Option<&Scope> {
-        self.routes.resolve(method, path).map(|&(i, _)| &self.scopes[i])
+    ///
+    /// # Errors
+    /// The request needs none, or may need another one.
+    pub fn resolve(&self, method: &str, path: &str) -> Result<&Scope, Unresolved<ScopeRoute<'_>>> {
+        self.place(method, path).map(|&(i, _)| &self.scopes[i])
     }
 
     /// The scope that an HTTP request needs, with the route that it takes.
-    fn holder(&self, method: &str, path: &str) -> Option<(&Scope, &Route)> {
-        let &(i, j) = self.routes.resolve(method, path)?;
-        Some((&self.scopes[i], &self.scopes[i].routes[j]))
+    fn holder(&self, method: &str, path: &str) -> Holder<'_> {
+        self.place(method, path).map(|place| self.at(place))
+    }
+
+    fn place(
+        &self,
+        method: &str,
+        path: &str,
+    ) -> Result<&(usize, usize), Unresolved<ScopeRoute<'_>>> {
+        let one_scope = |(a, _): &(usize, usize), (b, _): &(usize, usize)| a == b;
+        self.routes
+            .resolve(method, path, one_scope)
+            .map_err(|unresolved| unresolved.map(|place| self.at(place)))
+    }
+
+    fn at(&self, &(i, j): &(usize, usize)) -> ScopeRoute<'_> {
+        let scope = &self.scopes[i];
+        ScopeRoute { scope, route: &scope.routes[j] }
+    }
+
+    /// Every route that no request can take, since some servers read its own path so that they run a
+    /// route of another scope (docs/policy.md, rule 1.15), with that route.
+    pub fn ambiguous_routes(&self) -> Vec<(ScopeRoute<'_>, ScopeRoute<'_>)> {
+        let routes = self.scopes.iter().flat_map(|scope| &scope.routes);
+        let ambiguous = routes.filter_map(|route| {
+            match self.holder(route.method().as_str(), &route.meet(route)?) {
+                Err(Unresolved::Ambiguous { own, other }) => Some((own, other)),
+                Ok(_) | Err(Unresolved::NoRoute) => None,
+            }
+        });
+        ambiguous.collect()
     }
 
     /// The scopes that need a whitelist.
@@ -401,9 +444,9 @@ mod tests {
         assert_eq!(name(catalog.by_id(ScopeId(4))), None);
         assert_eq!(catalog.by_name("a").unwrap().id, ScopeId(3));
         assert!(catalog.by_name("c").is_none());
-        assert_eq!(name(catalog.resolve("POST", "/x/1")), Some("b".into()));
-        assert_eq!(name(catalog.resolve("HEAD", "/x?y")), Some("a".into()));
-        assert_eq!(name(catalog.resolve("POST", "/x")), None);
+        assert_eq!(name(catalog.resolve("POST", "/x/1").ok()), Some("b".into()));
+        assert_eq!(name(catalog.resolve("HEAD", "/x?y").ok()), Some("a".into()));
+        assert_eq!(name(catalog.resolve("POST", "/x").ok()), None);
         assert_eq!(catalog.requiring_whitelist().iter().collect::<Vec<_>>(), [ScopeId(700)]);
         assert_eq!(catalog.reading().iter().collect::<Vec<_>>(), [ScopeId(3)]);
     }

@@ -10,8 +10,13 @@ use super::error::Obstacle;
 use super::{Binding, Caller, Error, Result, Services};
 use crate::cache::InForce;
 use crate::policy::catalog_file;
-use crate::policy::scope::{Catalog, Change, Effect, ScopeChange, ScopeId, ScopeName, compare};
+use crate::policy::scope::{
+    Catalog, Change, Effect, Overlap, ScopeChange, ScopeId, ScopeName, compare,
+};
 use crate::store::{GrantCounts, ScopesInUse, StoreError, Touched};
+
+/// The most warnings in an answer; a last one counts the others.
+const MAX_WARNINGS: usize = 100;
 
 /// What `ApplyCatalog` may be asked for.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +51,8 @@ pub struct AppliedCatalog {
     pub version: i64,
     /// What differs.
     pub impacts: Vec<Impact>,
+    /// What is likely not meant, in sentences.
+    pub warnings: Vec<String>,
     /// Whether the change binds; `None` where nothing was changed.
     pub binding: Option<Binding>,
 }
@@ -94,11 +101,10 @@ impl Services {
             }
         });
         // Comparing thousands of routes takes a while, so other calls must not wait for it.
-        let changes = {
+        let (changes, warnings) = {
             let current = current.clone();
-            tokio::task::spawn_blocking(move || compare(&current.catalog, &next))
-                .await
-                .map_err(|_| Error::Internal)?
+            let compare = move || (compare(&current.catalog, &next), warnings(&next));
+            tokio::task::spawn_blocking(compare).await.map_err(|_| Error::Internal)?
         };
         let counts = self.read("count_grants", self.store.count_grants()).await?;
         let impacts: Vec<_> = changes.iter().map(|change| impact(change, &counts)).collect();
@@ -106,13 +112,13 @@ impl Services {
 
         let unchanged = impacts.is_empty() && request.toml == current.toml;
         if request.validate_only {
-            return Ok(AppliedCatalog { version: old.version(), impacts, binding: None });
+            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, binding: None });
         }
         if unchanged {
             let ctx = caller.context(self.clock.now());
             self.read("settle", self.store.settle(&ctx)).await?;
             let binding = Some(self.binding(request.no_wait).await?);
-            return Ok(AppliedCatalog { version: old.version(), impacts, binding });
+            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, binding });
         }
         if !request.confirm_narrowing {
             refuse_narrowing(&impacts)?;
@@ -122,7 +128,7 @@ impl Services {
         match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
                 let binding = Some(self.binding(request.no_wait).await?);
-                Ok(AppliedCatalog { version: stored.version, impacts, binding })
+                Ok(AppliedCatalog { version: stored.version, impacts, warnings, binding })
             }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
             Err(StoreError::StaleCatalog) => {
@@ -134,6 +140,26 @@ impl Services {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The routes that no request can take (docs/policy.md, rule 1.15).
+fn warnings(catalog: &Catalog) -> Vec<String> {
+    let routes = catalog.ambiguous_routes();
+    let mut warnings: Vec<_> = routes
+        .iter()
+        .take(MAX_WARNINGS)
+        .map(|(own, other)| {
+            format!(
+                "scope {}: every request to {} is denied as ambiguous, since some servers run {} of \
+                 scope {} instead: give both routes to one scope, or leave one out",
+                own.scope.name, own.route, other.route, other.scope.name
+            )
+        })
+        .collect();
+    if let more @ 1.. = routes.len().saturating_sub(MAX_WARNINGS) {
+        warnings.push(format!("and {more} more routes like these"));
+    }
+    warnings
 }
 
 fn impact(change: &ScopeChange, counts: &GrantCounts) -> Impact {
@@ -181,6 +207,9 @@ fn summary(change: &Change) -> String {
         }
         text
     }
+    let ambiguity = |overlap: &Overlap| {
+        format!("{} (some servers run {} of {})", overlap.route, overlap.other, overlap.other_scope)
+    };
     match change {
         Change::Added => "new".to_owned(),
         Change::Dropped => "dropped".to_owned(),
@@ -199,6 +228,12 @@ fn summary(change: &Change) -> String {
         Change::PathsLost(overlaps) => list("loses requests of", overlaps, |overlap| {
             format!("{} (to {})", overlap.other, overlap.other_scope)
         }),
+        Change::BecameAmbiguous(overlaps) => {
+            list("denies as ambiguous from now on:", overlaps, ambiguity)
+        }
+        Change::NoLongerAmbiguous(overlaps) => {
+            list("no longer denies as ambiguous:", overlaps, ambiguity)
+        }
         Change::DescriptionChanged => "description changes".to_owned(),
     }
 }

@@ -1,11 +1,18 @@
 //! Which route a request takes.
 //!
-//! What must stay true: a request path is read in one way only. Whatever two programs might read
-//! differently (dot segments, encoded slashes, empty segments, bad escapes) matches no route, and
-//! what matches no route is denied. The work for one request is linear in its path, plus at most
-//! one visit to each node of the table, and needs no memory unless the path has escapes.
+//! What must stay true: a request path is read in one way only (`path`), and what another server may
+//! read differently is followed up (`variant`): a request is given to a route only if no such server
+//! would give it to a route of another owner. What matches no route is denied. The work for one
+//! request is linear in its path, plus at most two visits to each node of the table with some
+//! look-ups each, as many as the longest literal has bytes; a plain path needs one visit, and no
+//! memory.
 
-use super::{MAX_SEGMENTS, Method, Route, is_dot_segment};
+use std::cell::OnceCell;
+
+use smallvec::SmallVec;
+
+use super::variant::Variants;
+use super::{MAX_SEGMENTS, Method, Route, path};
 
 /// Routes with a value each, as a tree of segments.
 #[derive(Debug, Clone)]
@@ -14,32 +21,90 @@ pub struct RouteTable<T> {
     nodes: Vec<Node<T>>,
     /// Segments of the deepest route; at most [`MAX_SEGMENTS`], which bounds the recursion too.
     deepest: usize,
+    /// Bytes of the longest literal.
+    longest: usize,
+    /// Whether some literal has upper case, so that also a plain path may be read as it.
+    upper_case: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Node<T> {
     /// Children by literal, sorted by [`order`].
     literals: Vec<(Box<str>, usize)>,
+    /// The same children by literal in lower case; several may have the same.
+    folded: Vec<(Box<str>, usize)>,
     parameter: Option<usize>,
     /// The routes that end here, by method.
     routes: Vec<(Method, T)>,
 }
 
+/// By length first: it settles most comparisons without a look at the text.
+fn order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+}
+
 impl<T> Node<T> {
-    const EMPTY: Self = Self { literals: Vec::new(), parameter: None, routes: Vec::new() };
+    const EMPTY: Self =
+        Self { literals: Vec::new(), folded: Vec::new(), parameter: None, routes: Vec::new() };
 
     fn literal(&self, segment: &[u8]) -> Result<usize, usize> {
-        self.literals.binary_search_by(|(text, _)| {
-            // By length first: it settles most comparisons without a look at the text.
-            text.len().cmp(&segment.len()).then_with(|| text.as_bytes().cmp(segment))
-        })
+        self.literals.binary_search_by(|(text, _)| order(text.as_bytes(), segment))
+    }
+
+    /// The children whose literals are `variant` but for upper and lower case.
+    fn alike(&self, variant: &[u8]) -> &[(Box<str>, usize)] {
+        let start =
+            self.folded.partition_point(|(text, _)| order(text.as_bytes(), variant).is_lt());
+        let rest = &self.folded[start..];
+        let count = rest.iter().take_while(|(text, _)| text.as_bytes() == variant).count();
+        &rest[..count]
+    }
+
+    fn route(&self, method: &str) -> Option<&T> {
+        self.routes.iter().find(|(m, _)| *m.0 == *method).map(|(_, value)| value)
     }
 }
 
 impl<T> Default for RouteTable<T> {
     fn default() -> Self {
-        Self { nodes: vec![Node::EMPTY], deepest: 0 }
+        Self { nodes: vec![Node::EMPTY], deepest: 0, longest: 0, upper_case: false }
     }
+}
+
+/// Why a request is given to no route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unresolved<V> {
+    /// No route matches it.
+    NoRoute,
+    /// One matches it, and another server may read its path so that another owner's matches
+    /// (rule 2.23).
+    Ambiguous {
+        /// What the request would be given to.
+        own: V,
+        /// What another server may give it to.
+        other: V,
+    },
+}
+
+impl<V> Unresolved<V> {
+    /// The same with other values.
+    pub(in crate::policy) fn map<W>(self, mut value: impl FnMut(V) -> W) -> Unresolved<W> {
+        match self {
+            Self::NoRoute => Unresolved::NoRoute,
+            Self::Ambiguous { own, other } => {
+                Unresolved::Ambiguous { own: value(own), other: value(other) }
+            }
+        }
+    }
+}
+
+/// A segment of a path with what other servers may read it as.
+struct Segment<'p> {
+    text: &'p [u8],
+    /// Whether that may be something else than its text.
+    variable: bool,
+    /// Found when they are needed: most nodes have no literals, and most segments no variants.
+    variants: OnceCell<Variants>,
 }
 
 impl<T> RouteTable<T> {
@@ -58,6 +123,13 @@ impl<T> RouteTable<T> {
                     Ok(i) => node.literals[i].1,
                     Err(i) => {
                         node.literals.insert(i, (text.into(), next));
+                        let folded = text.to_ascii_lowercase();
+                        let i = node.folded.partition_point(|(other, _)| {
+                            order(other.as_bytes(), folded.as_bytes()).is_lt()
+                        });
+                        self.upper_case |= folded != *text;
+                        self.longest = self.longest.max(folded.len());
+                        node.folded.insert(i, (folded.into(), next));
                         next
                     }
                 },
@@ -75,42 +147,64 @@ impl<T> RouteTable<T> {
         Ok(())
     }
 
-    /// The value of the route that a request takes, if it takes any.
+    /// The value of the route that a request takes, if it takes any. `same` says whether two values
+    /// have one owner, so that it makes no difference which of their routes is taken.
     ///
     /// `path` is the request's target as received: escaped, and with its query string, if any. It
     /// is cut there, split at `/`, and each segment decoded once. Segments are matched left to
     /// right, a literal before a parameter; a branch that leads to no route for `method` is left
     /// again. Methods are case-sensitive, and `HEAD` takes `GET`'s routes.
     ///
-    /// `None` also for every path with a dot segment, `%2F`, `%5C`, `\`, a control byte (encoded or
-    /// not), a bad escape, a raw `#`, an empty segment or a trailing slash.
-    pub fn resolve(&self, method: &str, path: &str) -> Option<&T> {
+    /// # Errors
+    /// [`Unresolved::NoRoute`] also for every path that rules 2.11, 2.22 and 2.24 of docs/policy.md
+    /// let match nothing.
+    pub fn resolve(
+        &self,
+        method: &str,
+        path: &str,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Result<&T, Unresolved<&T>> {
         let method = if method == "HEAD" { "GET" } else { method };
         let mut segments = [b"".as_slice(); MAX_SEGMENTS];
-        let split = split(path.as_bytes(), &mut segments[..self.deepest])?;
-        let segments = &mut segments[..split.count];
-        let decoded: Vec<u8>;
-        if split.escaped {
-            let mut ends = [0; MAX_SEGMENTS];
-            decoded = decode(segments, &mut ends)?;
-            let mut start = 0;
-            for (segment, end) in segments.iter_mut().zip(ends) {
-                *segment = &decoded[start..end];
-                start = end;
-            }
+        let mut decoded = Vec::new();
+        let shape = path::read(path, &mut segments[..self.deepest], &mut decoded)
+            .map_err(|_| Unresolved::NoRoute)?;
+        let segments = &segments[..shape.count];
+        let own = self.search(0, method, segments).ok_or(Unresolved::NoRoute)?;
+        if shape.variable == 0 && !self.upper_case {
+            return Ok(own);
         }
-        if segments.iter().any(|segment| is_dot_segment(segment)) {
-            return None;
+        self.agreed(own, method, segments, shape.variable, same)
+    }
+
+    /// `own`, unless a variant of the segments leads to a value that is not the same. Out of the way
+    /// of plain paths.
+    #[inline(never)]
+    fn agreed<'t>(
+        &'t self,
+        own: &'t T,
+        method: &str,
+        segments: &[&[u8]],
+        variable: u16,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Result<&'t T, Unresolved<&'t T>> {
+        let segments = segments.iter().enumerate().map(|(place, text)| Segment {
+            text,
+            variable: variable >> place & 1 == 1,
+            variants: OnceCell::new(),
+        });
+        let segments: SmallVec<[_; MAX_SEGMENTS]> = segments.collect();
+        match self.follow_variants(0, method, &segments, &|other| same(own, other)) {
+            Ok(_) => Ok(own),
+            Err(other) => Err(Unresolved::Ambiguous { own, other }),
         }
-        self.search(0, method, segments)
     }
 
     /// Recurses once per segment, so [`MAX_SEGMENTS`] deep at most.
     fn search(&self, at: usize, method: &str, segments: &[&[u8]]) -> Option<&T> {
         let node = &self.nodes[at];
         let Some((segment, rest)) = segments.split_first() else {
-            let mut routes = node.routes.iter();
-            return routes.find(|(m, _)| *m.0 == *method).map(|(_, value)| value);
+            return node.route(method);
         };
         let by_literal = match node.literal(segment) {
             Ok(i) => self.search(node.literals[i].1, method, rest),
@@ -118,310 +212,49 @@ impl<T> RouteTable<T> {
         };
         by_literal.or_else(|| self.search(node.parameter?, method, rest))
     }
-}
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Ordinary,
-    Slash,
-    Percent,
-    Query,
-    /// Control bytes; `\`, which some servers take for `/`; `#`, after which some read no further.
-    Refused,
-}
-
-const CLASS: [Class; 256] = {
-    let mut table = [Class::Ordinary; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = Class::Refused;
-        byte += 1;
-    }
-    table[0x7f] = Class::Refused;
-    table[b'\\' as usize] = Class::Refused;
-    table[b'#' as usize] = Class::Refused;
-    table[b'/' as usize] = Class::Slash;
-    table[b'%' as usize] = Class::Percent;
-    table[b'?' as usize] = Class::Query;
-    table
-};
-
-struct Split {
-    count: usize,
-    escaped: bool,
-}
-
-/// Cuts `path` into `segments`, still escaped. `None` if it must match nothing, or has more
-/// segments than there is room for; it reads no further then.
-fn split<'p>(path: &'p [u8], segments: &mut [&'p [u8]]) -> Option<Split> {
-    let path = path.strip_prefix(b"/")?;
-    let mut split = Split { count: 0, escaped: false };
-    let mut start = 0;
-    let mut end = path.len();
-    for (i, &byte) in path.iter().enumerate() {
-        match CLASS[usize::from(byte)] {
-            Class::Ordinary => {}
-            Class::Percent => split.escaped = true,
-            Class::Refused => return None,
-            Class::Query => {
-                end = i;
-                break;
+    /// Follows every variant of every segment. Whether one of them leads nowhere, so that the search
+    /// goes on elsewhere. It visits a node once at most: the literals of different variants differ.
+    ///
+    /// # Errors
+    /// A value that a variant leads to and that is not the `same`.
+    fn follow_variants(
+        &self,
+        at: usize,
+        method: &str,
+        segments: &[Segment<'_>],
+        same: &impl Fn(&T) -> bool,
+    ) -> Result<bool, &T> {
+        let node = &self.nodes[at];
+        let Some((segment, rest)) = segments.split_first() else {
+            return match node.route(method) {
+                Some(value) if same(value) => Ok(false),
+                Some(value) => Err(value),
+                None => Ok(true),
+            };
+        };
+        let literal = node.literal(segment.text);
+        let mut parameter = literal.is_err();
+        if !segment.variable && !self.upper_case {
+            if let Ok(i) = literal {
+                parameter = self.follow_variants(node.literals[i].1, method, rest, same)?;
             }
-            Class::Slash => {
-                if i == start {
-                    return None;
+        } else if !node.folded.is_empty() {
+            let variants = || Variants::new(path::text(segment.text), self.longest);
+            for variant in segment.variants.get_or_init(variants).iter() {
+                let children = node.alike(variant);
+                parameter |= children.is_empty();
+                for &(_, child) in children {
+                    parameter |= self.follow_variants(child, method, rest, same)?;
                 }
-                *segments.get_mut(split.count)? = &path[start..i];
-                split.count += 1;
-                start = i + 1;
             }
         }
-    }
-    if end == start {
-        return None;
-    }
-    *segments.get_mut(split.count)? = &path[start..end];
-    split.count += 1;
-    Some(split)
-}
-
-/// Decodes `segments` into one buffer, where `ends` says how far each reaches. `None` for a bad
-/// escape and for an escaped byte that must not occur.
-fn decode(segments: &[&[u8]], ends: &mut [usize; MAX_SEGMENTS]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(segments.iter().map(|s| s.len()).sum());
-    for (segment, end) in segments.iter().zip(ends) {
-        let mut bytes = segment.iter();
-        while let Some(&byte) = bytes.next() {
-            if byte != b'%' {
-                decoded.push(byte);
-                continue;
-            }
-            let byte = hex(*bytes.next()?)? << 4 | hex(*bytes.next()?)?;
-            if byte < 0x20 || matches!(byte, 0x7f | b'/' | b'\\') {
-                return None;
-            }
-            decoded.push(byte);
+        match node.parameter {
+            Some(child) if parameter => self.follow_variants(child, method, rest, same),
+            _ => Ok(parameter),
         }
-        *end = decoded.len();
-    }
-    Some(decoded)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn table(routes: &[&str]) -> RouteTable<String> {
-        let mut table = RouteTable::default();
-        for text in routes {
-            table.insert(&text.parse().unwrap(), (*text).to_owned()).unwrap();
-        }
-        table
-    }
-
-    /// Of `routes`, the one that each request takes.
-    #[track_caller]
-    fn check(routes: &[&str], cases: &[(&str, &str, Option<&str>)]) {
-        let table = table(routes);
-        for &(method, path, expected) in cases {
-            let found = table.resolve(method, path).map(String::as_str);
-            assert_eq!(found, expected, "{method} {path:?}");
-        }
-    }
-
-    #[test]
-    fn literals_go_before_parameters_from_the_left() {
-        let routes = ["GET /a/b", "GET /a/{x}", "GET /{x}/b", "GET /{x}/{y}/c", "GET /a/{x}/d"];
-        check(
-            &routes,
-            &[
-                ("GET", "/a/b", Some("GET /a/b")),
-                ("GET", "/a/c", Some("GET /a/{x}")),
-                ("GET", "/c/b", Some("GET /{x}/b")),
-                ("GET", "/c/c", None),
-                ("GET", "/a/b/c", Some("GET /{x}/{y}/c")),
-                ("GET", "/a/b/d", Some("GET /a/{x}/d")),
-                ("GET", "/b/b/d", None),
-                ("GET", "/a", None),
-                ("GET", "/a/b/c/d", None),
-            ],
-        );
-    }
-
-    #[test]
-    fn a_literal_without_the_method_is_left_again() {
-        check(
-            &["GET /a/{x}", "POST /a/b", "GET /{x}/c/{y}", "DELETE /a/c/d"],
-            &[
-                ("GET", "/a/b", Some("GET /a/{x}")),
-                ("POST", "/a/b", Some("POST /a/b")),
-                ("POST", "/a/c", None),
-                ("GET", "/a/c/d", Some("GET /{x}/c/{y}")),
-            ],
-        );
-    }
-
-    #[test]
-    fn methods_are_case_sensitive_and_head_follows_get() {
-        let cases = [
-            ("GET", "/a", Some("GET /a")),
-            ("HEAD", "/a", Some("GET /a")),
-            ("get", "/a", None),
-            ("head", "/a", None),
-            ("Get", "/a", None),
-            ("", "/a", None),
-            ("GET ", "/a", None),
-            ("HEAD", "/b", None),
-        ];
-        check(&["GET /a", "POST /b"], &cases);
-    }
-
-    #[test]
-    fn what_could_be_read_in_two_ways_matches_nothing() {
-        let table = table(&["GET /{x}", "GET /a/{x}", "GET /a/{x}/c", "GET /{x}/{y}/{z}/{w}"]);
-        for path in [
-            "",
-            "/",
-            "?",
-            "/?a",
-            "a",
-            "a/b",
-            "*",
-            "http://a/b",
-            "//",
-            "//a",
-            "/a//c",
-            "/a/",
-            "/a/b/",
-            "/a/b/?",
-            ".",
-            "/.",
-            "/..",
-            "/a/.",
-            "/a/..",
-            "/a/../c",
-            "/a/./c",
-            "/a/%2e",
-            "/a/%2E%2e",
-            "/a/.%2e/c",
-            "/a/%2e./c",
-            "/..;",
-            "/a/..;x=1/c",
-            "/a/.;",
-            "/a/..%3b/c",
-            "/a%2Fb",
-            "/a%2fb",
-            "/a/%2f",
-            "/a/%5C",
-            "/a/%5c",
-            "/a/\\",
-            "/a\\b",
-            "/a/\0",
-            "/a/\t",
-            "/a/\n",
-            "/a/\r",
-            "/a/\u{1f}",
-            "/a/\u{7f}",
-            "/a/%00",
-            "/a/%0a",
-            "/a/%1F",
-            "/a/%7f",
-            "/a/%7F",
-            "/a/%",
-            "/a/%2",
-            "/a/%zz",
-            "/a/%2g",
-            "/a/%+1",
-            "/a/%%20",
-            "/a/b%",
-            "/a/%/2",
-            "/a%2",
-            "/a/b#c",
-            "/a/b#",
-            "/a/%u0041",
-            "/1/2/3/4/5",
-        ] {
-            assert_eq!(table.resolve("GET", path), None, "{path:?}");
-        }
-    }
-
-    #[test]
-    fn the_query_is_cut_off_first() {
-        let b = Some("GET /a/b");
-        let cases = [
-            ("GET", "/a/b?", b),
-            ("GET", "/a/b?c=d", b),
-            ("GET", "/a/b?/../%zz\\#\n?x", b),
-            ("GET", "/a%3Fb", Some("GET /{x}")),
-            ("GET", "/a?/b", Some("GET /{x}")),
-        ];
-        check(&["GET /a/b", "GET /{x}"], &cases);
-    }
-
-    #[test]
-    fn other_escapes_are_decoded_once() {
-        let (cards, one) = (Some("GET /cards/{x}"), Some("GET /{x}"));
-        let cases = [
-            ("GET", "/c%61rds/1", cards),
-            ("GET", "/%63%61%72%64%73/%31", cards),
-            ("GET", "/c%2561rds", one),
-            ("GET", "/c%2561rds/1", None),
-            ("GET", "/cards/%252e%252e", cards),
-            ("GET", "/cards/%252f", cards),
-            ("GET", "/cards/%25", cards),
-            ("GET", "/cards/%ff%fe", cards),
-            ("GET", "/cards/%20 %c3%a9\u{e9}", cards),
-            ("GET", "/cards/...", cards),
-            ("GET", "/cards/..a", cards),
-            ("GET", "/cards/.%2e.", cards),
-            ("GET", "/cards/%23%3f", cards),
-            ("GET", "/Cards/1", None),
-        ];
-        check(&["GET /cards/{x}", "GET /{x}"], &cases);
-    }
-
-    #[test]
-    fn the_first_of_two_routes_of_a_shape_stays() {
-        let mut table = table(&["GET /a/{x}"]);
-        let second = "GET /a/{y}".parse().unwrap();
-        assert_eq!(table.insert(&second, "second".to_owned()), Err("second".to_owned()));
-        assert_eq!(table.resolve("GET", "/a/b").map(String::as_str), Some("GET /a/{x}"));
-    }
-
-    #[test]
-    fn an_empty_table_matches_nothing() {
-        check(&[], &[("GET", "/", None), ("GET", "/a", None), ("GET", "", None)]);
-    }
-
-    #[test]
-    fn hostile_paths_end_early() {
-        let deepest = "GET /{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}/{a}";
-        let table = table(&[deepest, "GET /{x}"]);
-        let size = 64 * 1024;
-        for path in ["/".repeat(size), "/a".repeat(size), "/%2e".repeat(size), "/%".repeat(size)] {
-            assert_eq!(table.resolve("GET", &path), None);
-        }
-        let one = format!("/{}", "%41".repeat(size));
-        assert_eq!(table.resolve("GET", &one).map(String::as_str), Some("GET /{x}"));
-        let sixteen = "/a".repeat(MAX_SEGMENTS);
-        assert_eq!(table.resolve("GET", &sixteen).map(String::as_str), Some(deepest));
-    }
-
-    proptest! {
-        #[test]
-        fn no_request_panics(method in "\\PC{0,5}|GET", path in "(/[a%./\\\\?#;0-9a-fé]{0,6}){0,5}|\\PC*") {
-            let table = table(&["GET /{x}", "GET /a/{x}", "GET /{x}/a/{y}"]);
-            let _ = table.resolve(&method, &path);
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
 //! What changes for tokens when one catalogue replaces another.
 //!
 //! What must stay true: every request whose scope changes is accounted for, also where a route that
-//! was added or removed hands requests to, or takes them from, a route that itself stayed.
+//! was added or removed hands requests to, or takes them from, a route that itself stayed, or makes
+//! it ambiguous. Requests in other spellings than those of their route (docs/policy.md, rule 2.23)
+//! are not: no route promises them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Access, Catalog, Scope, ScopeId, ScopeName};
-use crate::policy::route::Route;
+use super::{Access, Catalog, Holder, Scope, ScopeId, ScopeName, ScopeRoute};
+use crate::policy::route::{Route, Unresolved};
 
 /// What one change does to the tokens of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +42,8 @@ pub struct Effects {
 /// | `NoLongerRequiresWhitelist` | - | -, they need one still | gain, if denied for want of one that nothing else requires |
 /// | `RoutesGained`, `PathsGained` | gain if it reads | gain unless they held another scope for it | gain |
 /// | `RoutesLost`, `PathsLost` | lose if it read | lose unless they hold another scope for it | lose |
+/// | `BecameAmbiguous` | lose if it read | lose | lose |
+/// | `NoLongerAmbiguous` | gain if it reads | gain | gain |
 /// | `DescriptionChanged` | - | - | - |
 ///
 /// `READ_ONLY` and `READ_WRITE` tokens hold many scopes: for them a route that moves from one held
@@ -69,6 +73,11 @@ pub enum Change {
     /// Requests that no longer come to a route it keeps, since another scope's new route comes
     /// first.
     PathsLost(Vec<Overlap>),
+    /// Routes it keeps, and whose own path no request can take any more: some servers read it so
+    /// that they run a route of another scope.
+    BecameAmbiguous(Vec<Overlap>),
+    /// Routes it keeps, and for whose own path that is over.
+    NoLongerAmbiguous(Vec<Overlap>),
     /// Only what people read.
     DescriptionChanged,
 }
@@ -78,7 +87,7 @@ pub enum Change {
 pub struct Overlap {
     /// The scope's own route, in both catalogues.
     pub route: Route,
-    /// The route that is gone (it had the requests), or new (it has them).
+    /// The route that is gone (it had the requests), or new (it has them), or that some servers run.
     pub other: Route,
     /// That route's scope.
     pub other_scope: ScopeName,
@@ -175,9 +184,6 @@ fn attributes(was: &Scope, is: &Scope, push: &mut impl FnMut(Change, Effects)) {
     }
 }
 
-/// A route with its scope, as the catalogue resolved a request.
-type Holder<'c> = Option<(&'c Scope, &'c Route)>;
-
 /// Requests that change hands: whose they were, and whose they are.
 struct Move<'c> {
     from: Holder<'c>,
@@ -187,19 +193,23 @@ struct Move<'c> {
 impl Move<'_> {
     /// What the move means for the scope that had the requests.
     fn taken(&self, effects: &mut Effects) {
-        let was_read = reads(self.from.map(|(scope, _)| scope));
+        let was_read = reads(scope(self.from));
         effects.custom.loses = true;
-        effects.read_write.loses |= self.to.is_none();
-        effects.read_only.loses |= was_read && !reads(self.to.map(|(scope, _)| scope));
+        effects.read_write.loses |= self.to.is_err();
+        effects.read_only.loses |= was_read && !reads(scope(self.to));
     }
 
     /// What the move means for the scope that has the requests.
     fn given(&self, effects: &mut Effects) {
-        let was_read = reads(self.from.map(|(scope, _)| scope));
+        let was_read = reads(scope(self.from));
         effects.custom.gains = true;
-        effects.read_write.gains |= self.from.is_none();
-        effects.read_only.gains |= !was_read && reads(self.to.map(|(scope, _)| scope));
+        effects.read_write.gains |= self.from.is_err();
+        effects.read_only.gains |= !was_read && reads(scope(self.to));
     }
+}
+
+fn scope(holder: Holder<'_>) -> Option<&Scope> {
+    holder.ok().map(|holder| holder.scope)
 }
 
 /// Every pair of routes of differing scopes between which requests move, once.
@@ -234,8 +244,9 @@ fn moves<'c>(old: &'c Catalog, new: &'c Catalog) -> Vec<Move<'c>> {
     for (method, path) in &paths {
         let from = old.holder(method.as_str(), path);
         let to = new.holder(method.as_str(), path);
-        if from.map(|(scope, _)| &scope.name) != to.map(|(scope, _)| &scope.name) {
-            moves.insert((from.map(|(_, r)| r), to.map(|(_, r)| r)), Move { from, to });
+        if scope(from).map(|scope| &scope.name) != scope(to).map(|scope| &scope.name) {
+            let route = |holder: Holder<'c>| holder.ok().map(|holder| holder.route);
+            moves.insert((route(from), route(to)), Move { from, to });
         }
     }
     moves.into_values().collect()
@@ -258,23 +269,37 @@ fn routes(was: &Scope, is: &Scope, moves: &[Move<'_>], push: &mut impl FnMut(Cha
     let mut lost = Effects::default();
     let mut paths_gained = (Vec::new(), Effects::default());
     let mut paths_lost = (Vec::new(), Effects::default());
+    let mut ambiguous = (Vec::new(), Effects::default());
+    let mut unambiguous = (Vec::new(), Effects::default());
     for step in moves {
-        let overlap = |route: &Route, (other_scope, other): (&Scope, &Route)| Overlap {
+        let overlap = |route: &Route, other: ScopeRoute<'_>| Overlap {
             route: route.clone(),
-            other: other.clone(),
-            other_scope: other_scope.name.clone(),
+            other: other.route.clone(),
+            other_scope: other.scope.name.clone(),
         };
         match (step.from, step.to) {
-            (Some((scope, route)), Some(other)) if scope.name == is.name && keeps(route) => {
-                paths_lost.0.push(overlap(route, other));
-                step.taken(&mut paths_lost.1);
-            }
-            (Some((scope, _)), _) if scope.name == is.name => step.taken(&mut lost),
-            (Some(other), Some((scope, route))) if scope.name == is.name && keeps(route) => {
-                paths_gained.0.push(overlap(route, other));
-                step.given(&mut paths_gained.1);
-            }
-            (_, Some((scope, _))) if scope.name == is.name => step.given(&mut gained),
+            (Ok(own), to) if own.scope.name == is.name => match to {
+                Ok(other) if keeps(own.route) => {
+                    paths_lost.0.push(overlap(own.route, other));
+                    step.taken(&mut paths_lost.1);
+                }
+                Err(Unresolved::Ambiguous { other, .. }) if keeps(own.route) => {
+                    ambiguous.0.push(overlap(own.route, other));
+                    step.taken(&mut ambiguous.1);
+                }
+                _ => step.taken(&mut lost),
+            },
+            (from, Ok(own)) if own.scope.name == is.name => match from {
+                Ok(other) if keeps(own.route) => {
+                    paths_gained.0.push(overlap(own.route, other));
+                    step.given(&mut paths_gained.1);
+                }
+                Err(Unresolved::Ambiguous { other, .. }) if keeps(own.route) => {
+                    unambiguous.0.push(overlap(own.route, other));
+                    step.given(&mut unambiguous.1);
+                }
+                _ => step.given(&mut gained),
+            },
             _ => {}
         }
     }
@@ -294,6 +319,12 @@ fn routes(was: &Scope, is: &Scope, moves: &[Move<'_>], push: &mut impl FnMut(Cha
     }
     if !paths_lost.0.is_empty() {
         push(Change::PathsLost(paths_lost.0), paths_lost.1);
+    }
+    if !unambiguous.0.is_empty() {
+        push(Change::NoLongerAmbiguous(unambiguous.0), unambiguous.1);
+    }
+    if !ambiguous.0.is_empty() {
+        push(Change::BecameAmbiguous(ambiguous.0), ambiguous.1);
     }
 }
 

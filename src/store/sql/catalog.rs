@@ -129,7 +129,7 @@ fn number_new(
 /// The scopes that came and that went, for the audit record. All came where the former catalogue
 /// can't be read any more.
 fn difference(former: Option<&StoredCatalog>, names: &[ScopeName]) -> (Vec<String>, Vec<String>) {
-    let former = former.and_then(|former| catalog_file::parse(&former.toml).ok());
+    let former = former.and_then(|former| catalog_file::parse_stored(&former.toml).ok());
     let former: Vec<ScopeName> = former.into_iter().flatten().map(|scope| scope.name).collect();
     let without = |these: &[ScopeName], those: &[ScopeName]| {
         let those: HashSet<_> = those.iter().collect();

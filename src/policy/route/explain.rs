@@ -1,0 +1,76 @@
+//! Why a request takes no route, in words for a person, with the cure.
+//!
+//! What must stay true: nobody is advised to add a route that a catalogue can't contain. What is
+//! wrong with a path is found by the same reader that refused it.
+
+use super::path;
+use super::{InvalidRoute, MAX_METHOD_LEN, MAX_SEGMENTS, Method, Route, Rules, Segment, quoted};
+
+/// Why a request that matches no route matches none (docs/policy.md, rule 2.25).
+pub fn explain_unmatched(method: &str, path: &str) -> String {
+    let method = match method.parse::<Method>() {
+        Ok(_) => method,
+        Err(InvalidRoute::Head) => "GET",
+        Err(_) => return explain_method(method),
+    };
+    let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+    let mut decoded = Vec::new();
+    let shape = match path::read(path, &mut segments, &mut decoded) {
+        Ok(shape) => shape,
+        Err(error) => return format!("No route can match this request: its path {error}."),
+    };
+    let literal =
+        |text: &&str| matches!(Segment::parse(text, Rules::Today), Ok(Segment::Literal(_)));
+    let other = segments[..shape.count].iter().map(|text| path::text(text)).find(|t| !literal(t));
+    let parameter = other.map_or_else(String::new, |text| {
+        format!(", with a parameter such as {{id}} in the place of {}", quoted(text))
+    });
+    format!(
+        "No scope covers this method and path. Check both for a mistake, or have an operator add a \
+         route for {method} to the catalogue{parameter}."
+    )
+}
+
+fn explain_method(method: &str) -> String {
+    let upper = method.to_ascii_uppercase();
+    let cure = match upper.parse::<Method>() {
+        Ok(_) | Err(InvalidRoute::Head) => format!("send {upper}"),
+        Err(_) => "send a method such as GET".to_owned(),
+    };
+    format!(
+        "No route can match this request: its method {} is not 1 to {} upper-case letters: {cure} \
+         (rules 2.12 and 2.13).",
+        quoted(method),
+        MAX_METHOD_LEN
+    )
+}
+
+/// Why a request is given to no route that takes `own`, since another server may take `other`, a
+/// route of the scope named `scope` (docs/policy.md, rule 2.23).
+pub fn explain_ambiguous(path: &str, own: &Route, other: &Route, scope: &str) -> String {
+    let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+    let mut decoded = Vec::new();
+    // It was read before, so it can be read.
+    let count = path::read(path, &mut segments, &mut decoded).map_or(0, |shape| shape.count);
+    // Where the other route's path differs: in a literal that the path doesn't spell so, or in a
+    // parameter for what is a literal of its own route.
+    let texts = segments[..count].iter().map(|text| path::text(text));
+    let differing = texts.zip(own.segments()).zip(other.segments()).find(|((text, own), other)| {
+        match other.literal() {
+            Some(literal) => literal != *text,
+            None => own.literal().is_some(),
+        }
+    });
+    let reading = differing.map_or_else(String::new, |((text, _), other)| match other.literal() {
+        Some(literal) => format!("read {} in this path as {literal:?} and ", quoted(text)),
+        None => format!("read {} in this path as another text and ", quoted(text)),
+    });
+    let cure = if differing.is_some_and(|((_, own), _)| own.literal().is_some()) {
+        "Have an operator give both routes to one scope, or leave one out"
+    } else {
+        "Send the path as the route that is meant writes it; other spellings are not accepted"
+    };
+    format!(
+        "Some servers {reading}run {other}, which needs another scope, {scope}. {cure} (rule 2.23)."
+    )
+}

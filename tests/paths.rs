@@ -1,0 +1,186 @@
+//! Paths that servers read differently, asked of the real server (docs/policy.md, rules 2.7 and 2.22
+//! to 2.25), and what it says of catalogues with such routes (rules 1.13 to 1.15).
+
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
+
+mod support;
+
+use portcullis::cache::InForce;
+use portcullis::grpc::proto::{
+    ApplyCatalogRequest, ApplyCatalogResponse, AuthorizeRequest, AuthorizeResponse, Decision,
+    HttpOperation, Reason, TokenKind, authorize_request,
+};
+use portcullis::policy::scope::ScopeId;
+use portcullis::policy::time::Timestamp;
+use portcullis::store::StoredCatalog;
+use support::client::Client;
+use support::command::Shell;
+use support::server::Setup;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+const CARDS: &str = r#"
+[[scope]]
+name = "cards.read"
+access = "read"
+routes = ["GET /cards/{card_id}", "GET /cards/{card_id}/limits"]
+
+[[scope]]
+name = "cards.export"
+access = "write"
+requires_whitelist = false
+routes = ["GET /cards/export", "POST /cards/import"]
+"#;
+
+async fn apply(
+    operator: &Client,
+    toml: &str,
+    validate_only: bool,
+) -> Result<ApplyCatalogResponse, Status> {
+    let request = ApplyCatalogRequest {
+        toml: toml.to_owned(),
+        validate_only,
+        confirm_narrowing: true,
+        ..Default::default()
+    };
+    Ok(operator.catalog().apply_catalog(request).await?.into_inner())
+}
+
+async fn ask(client: &Client, token: &str, method: &str, path: &str) -> AuthorizeResponse {
+    let http = HttpOperation { method: method.to_owned(), path: path.to_owned() };
+    let request = AuthorizeRequest {
+        token: token.to_owned(),
+        operation: Some(authorize_request::Operation::Http(http)),
+        ..Default::default()
+    };
+    client.authorization().authorize(request).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_guarded_route_passes_as_its_sibling() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    apply(&operator, CARDS, false).await.unwrap();
+    let account = operator.account().await.account_id;
+    let (_, reader) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let scopes = ["cards.read", "cards.export"];
+    let (_, both) = operator.token(&account, TokenKind::Custom, &scopes, &[]).await;
+
+    for (path, reason, words) in [
+        ("/cards/export;a=1", Reason::NoMatchingRoute, &["\"export;a=1\"", "';'", "2.22"][..]),
+        ("/cards/export%3Ba=1", Reason::NoMatchingRoute, &["\"export%3Ba=1\"", "';'"]),
+        ("/cards/EXPORT", Reason::RequestAmbiguous, &["\"EXPORT\"", "\"export\"", "2.23"]),
+        ("/cards/export.json", Reason::RequestAmbiguous, &["\"export.json\"", "cards.export"]),
+        ("/cards/export.", Reason::RequestAmbiguous, &["\"export.\"", "GET /cards/export"]),
+        ("/cards/export%20", Reason::RequestAmbiguous, &["\"export \""]),
+        ("/cards/%2565xport", Reason::NoMatchingRoute, &["encoded twice"]),
+        ("/cards/a%252fb", Reason::NoMatchingRoute, &["encoded twice"]),
+        ("/cards/%C0%AF", Reason::NoMatchingRoute, &["UTF-8"]),
+        ("/cards/a%3Fb", Reason::NoMatchingRoute, &["'?'"]),
+        ("/cards/a%23b", Reason::NoMatchingRoute, &["'#'"]),
+        ("/cards/a\u{ff0f}b", Reason::NoMatchingRoute, &["some servers turn into"]),
+        ("/cards/a%EF%BC%8Fb", Reason::NoMatchingRoute, &["some servers turn into"]),
+        ("/cards/..%20", Reason::NoMatchingRoute, &["\"..%20\""]),
+        ("/cards/%E2%80%A5/limits", Reason::NoMatchingRoute, &["\"%E2%80%A5\""]),
+        ("/cards/42/", Reason::NoMatchingRoute, &["ends with \"/\""]),
+        ("/cards//limits", Reason::NoMatchingRoute, &["side by side"]),
+        ("/cards/a%2Fb", Reason::NoMatchingRoute, &["'/'"]),
+    ] {
+        // Whatever the token may do: nobody knows which route the service will run.
+        for secret in [&reader, &both] {
+            let answer = ask(&operator, secret, "GET", path).await;
+            assert_eq!(answer.decision(), Decision::Deny, "{path}");
+            assert_eq!(answer.reason(), reason, "{path}");
+            assert_eq!(answer.required_scope, "", "{path}");
+            for word in words {
+                assert!(answer.message.contains(word), "{path}: no {word} in {}", answer.message);
+            }
+            assert!(!answer.message.contains("add a route"), "{path}: {}", answer.message);
+        }
+    }
+    for (method, path, reason, scope) in [
+        ("GET", "/cards/42", Reason::Allowed, "cards.read"),
+        ("GET", "/cards/tok_0351kjiHWKb", Reason::Allowed, "cards.read"),
+        ("GET", "/cards/statement.2026.pdf", Reason::Allowed, "cards.read"),
+        ("HEAD", "/cards/M%C3%BCller%20%26%20Co.", Reason::Allowed, "cards.read"),
+        ("GET", "/cards/EXPORT/limits", Reason::Allowed, "cards.read"),
+        ("GET", "/cards/IMPORT", Reason::Allowed, "cards.read"),
+        ("GET", "/cards/export", Reason::ScopeNotGranted, "cards.export"),
+        ("GET", "/cards/%65xport", Reason::ScopeNotGranted, "cards.export"),
+    ] {
+        let answer = ask(&operator, &reader, method, path).await;
+        assert_eq!(answer.reason(), reason, "{path}: {}", answer.message);
+        assert_eq!(answer.required_scope, scope, "{path}");
+    }
+    let lower = ask(&operator, &reader, "get", "/cards/42").await;
+    assert!(lower.message.contains("send GET"), "{}", lower.message);
+    let unknown = ask(&operator, &reader, "GET", "/accounts").await;
+    assert!(unknown.message.contains("add a route for GET"), "{}", unknown.message);
+    assert_eq!(server.metric("portcullis_decisions_total{reason=\"REQUEST_AMBIGUOUS\"}"), Some(8));
+}
+
+#[tokio::test]
+async fn a_catalogue_is_warned_of_routes_that_are_always_ambiguous() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    assert_eq!(apply(&operator, CARDS, true).await.unwrap().warnings, [""; 0]);
+    let toml = CARDS.replace("\"GET /cards/export\"", "\"GET /cards/export.csv\"");
+    let warnings = apply(&operator, &toml, true).await.unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for word in ["GET /cards/export.csv", "cards.export", "GET /cards/{card_id}", "cards.read"] {
+        assert!(warnings[0].contains(word), "{warnings:?}");
+    }
+    let shell = Shell::operator(&server);
+    let checked = shell.run_with(&["catalog", "check", "-"], &toml).exits(0);
+    checked.tells(&["warning: ", "GET /cards/export.csv"]);
+
+    let many: String = (0..150).map(|n| format!("\"GET /cards/e{n}.csv\",")).collect();
+    let toml = CARDS.replace("\"GET /cards/export\"", &many).replace(",,", ",");
+    let warnings = apply(&operator, &toml, true).await.unwrap().warnings;
+    assert_eq!(warnings.len(), 101);
+    assert!(warnings[100].contains("50 more"), "{}", warnings[100]);
+}
+
+#[tokio::test]
+async fn every_error_of_a_catalogue_is_named_or_counted() {
+    const COUNT: usize = 300;
+    let routes: String = (0..COUNT).map(|n| format!("  \"GET /{n}/:id\",\n")).collect();
+    let toml = format!("[[scope]]\nname = \"a\"\naccess = \"read\"\nroutes = [\n{routes}]\n");
+
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let refused = apply(&operator, &toml, true).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let violations = refused.get_details_bad_request().unwrap().field_violations;
+    let (last, named) = violations.split_last().unwrap();
+    assert!(named.len() > 10 && named.iter().all(|named| named.description.contains("{id}")));
+    let left = COUNT - named.len();
+    assert_eq!(last.description, format!("and {left} more: fix these first"));
+
+    // Without a server: nothing is listening where this shell looks for one.
+    let shell = Shell::new();
+    let checked = shell.run_with(&["catalog", "check", "-"], &toml).exits(1);
+    let lines =
+        checked.stderr.lines().filter(|line| line.starts_with("error: toml: line ")).count();
+    assert_eq!(lines, COUNT, "{}", checked.stderr);
+    let checked = shell.run_with(&["catalog", "check", "-", "--output", "json"], &toml);
+    assert_eq!(checked.error_json(1)["violations"].as_array().unwrap().len(), COUNT);
+}
+
+/// What an earlier version applied stays in force, although this one refuses it in a new file.
+#[test]
+fn a_stored_catalogue_with_routes_of_another_syntax_is_readable() {
+    let toml = "[[scope]]\nname = \"a\"\naccess = \"read\"\n\
+                routes = [\"GET /users/:id\", \"GET /files/**\", \"GET /x;y\", \"GET /ok\"]\n";
+    let stored = StoredCatalog {
+        version: 3,
+        toml: toml.to_owned(),
+        applied: Timestamp(0),
+        scope_ids: vec![("a".parse().unwrap(), ScopeId(1))],
+    };
+    let catalog = InForce::read(stored).unwrap().catalog;
+    for (path, found) in [("/ok", true), ("/users/:id", true), ("/users/7", false), ("/x;y", false)]
+    {
+        assert_eq!(catalog.resolve("GET", path).is_ok(), found, "{path}");
+    }
+}
