@@ -22,8 +22,10 @@ mod random;
 
 mod binding;
 mod clock;
+mod connections;
 mod failover;
 mod history;
+mod leaving;
 mod lifecycle;
 mod nemesis;
 mod outages;

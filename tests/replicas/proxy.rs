@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,12 +21,18 @@ pub(crate) struct Wire {
     pub(crate) acknowledged_late: Duration,
     /// Settings of a session get lost, as in a pooler that is told to ignore them.
     pub(crate) unset: bool,
+    /// Connections that are begun now reach where they lead, and nothing comes through them until
+    /// [`Proxy::release`], wherever others lead by then.
+    pub(crate) withheld: bool,
 }
 
 struct Shared {
     to: Mutex<SocketAddr>,
     wire: Mutex<Wire>,
     open: Mutex<Vec<TcpStream>>,
+    /// How many connections are withheld.
+    withheld: Mutex<usize>,
+    released: Condvar,
 }
 
 /// See the module.
@@ -48,6 +54,8 @@ impl Proxy {
             to: Mutex::new(SocketAddr::from(([127, 0, 0, 1], port))),
             wire: Mutex::default(),
             open: Mutex::default(),
+            withheld: Mutex::default(),
+            released: Condvar::new(),
         });
         let serving = shared.clone();
         thread::spawn(move || {
@@ -83,6 +91,17 @@ impl Proxy {
         lock(&self.shared.to).set_port(port);
     }
 
+    /// How many connections were begun and are withheld.
+    pub(crate) fn withheld(&self) -> usize {
+        *lock(&self.shared.withheld)
+    }
+
+    /// Lets those go on.
+    pub(crate) fn release(&self) {
+        *lock(&self.shared.withheld) = 0;
+        self.shared.released.notify_all();
+    }
+
     fn close(&self) {
         for stream in lock(&self.shared.open).drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -114,6 +133,12 @@ impl Shared {
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
             return;
+        }
+        if self.wire().withheld {
+            let mut withheld = lock(&self.withheld);
+            *withheld += 1;
+            let released = self.released.wait_while(withheld, |withheld| *withheld > 0);
+            drop(released.unwrap_or_else(PoisonError::into_inner));
         }
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         let shared = self.clone();
