@@ -9,12 +9,12 @@ use portcullis::policy::id::{CredentialId, TokenId};
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Credential, Role, Store, StoreError, Touched};
+use portcullis::store::{Store, StoreError, Touched};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::proxy::{Proxy, Wire};
-use crate::stage::{LEASE, PATIENCE, Replica, by_system, until};
+use crate::stage::{LEASE, PATIENCE, Replica, by_system, new_credential, until};
 use crate::support::postgres::Cluster;
 
 /// One connection for decisions and one for management.
@@ -43,15 +43,8 @@ impl Failover {
         let standby = primary.synchronous_standby();
         let proxy = Proxy::new(primary.port());
         let replica = Replica::join(&proxy.url(&direct), options, LEASE).await;
-        let (credential, digest) = (CredentialId(Uuid::now_v7()), [3; 32]);
-        let new = Credential {
-            id: credential,
-            role: Role::Pep,
-            name: "gateway".to_owned(),
-            created: by_system().now,
-            revoked: None,
-            from_settings: false,
-        };
+        let (new, digest) = new_credential();
+        let credential = new.id;
         replica.store.create_credential(&by_system(), &new, &digest).await.unwrap().unwrap();
         replica.cache.changed(Touched::Credential(credential)).await;
         let database = database.to_owned();

@@ -20,6 +20,7 @@ mod support;
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod random;
 
+mod acknowledgement;
 mod binding;
 mod clock;
 mod connections;
@@ -30,4 +31,5 @@ mod lifecycle;
 mod nemesis;
 mod outages;
 mod proxy;
+mod repair;
 mod stage;

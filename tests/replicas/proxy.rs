@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(crate) struct Wire {
     pub(crate) mute: bool,
     /// How much later acknowledgements come. They have a connection of their own.
     pub(crate) acknowledged_late: Duration,
+    /// Acknowledgements are carried out, and their answers do not come until this is over.
+    pub(crate) unanswered: bool,
     /// Settings of a session get lost, as in a pooler that is told to ignore them.
     pub(crate) unset: bool,
     /// Connections that are begun now reach where they lead, and nothing comes through them until
@@ -142,8 +145,10 @@ impl Shared {
         }
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         let shared = self.clone();
-        thread::spawn(move || shared.forth(from, to));
-        self.back(server, client);
+        let acknowledges = Arc::new(AtomicBool::new(false));
+        let mine = acknowledges.clone();
+        thread::spawn(move || shared.forth(from, to, &mine));
+        self.back(server, client, &acknowledges);
     }
 
     fn pass(&self, to: &mut TcpStream, bytes: &[u8], late: Duration) -> std::io::Result<()> {
@@ -159,7 +164,7 @@ impl Shared {
     }
 
     /// From the server to its database.
-    fn forth(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn forth(&self, mut from: TcpStream, mut to: TcpStream, mine: &AtomicBool) {
         let mut buffer = [0; 16 << 10];
         let mut acknowledges = None;
         while let Ok(read) = from.read(&mut buffer)
@@ -172,10 +177,11 @@ impl Shared {
                 bytes = &without;
             }
             // What a connection is for stands in its first message.
-            let mine = *acknowledges.get_or_insert_with(|| {
+            let acknowledges = *acknowledges.get_or_insert_with(|| {
                 bytes.windows(22).any(|part| part == b"synchronous_commit=off")
             });
-            let late = if mine { self.wire().acknowledged_late } else { Duration::ZERO };
+            mine.store(acknowledges, Ordering::Relaxed);
+            let late = if acknowledges { self.wire().acknowledged_late } else { Duration::ZERO };
             if self.pass(&mut to, bytes, late).is_err() {
                 break;
             }
@@ -185,7 +191,7 @@ impl Shared {
     }
 
     /// From the database to its server: messages of a type, a length and so many bytes.
-    fn back(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn back(&self, mut from: TcpStream, mut to: TcpStream, acknowledges: &AtomicBool) {
         let mut buffer = [0; 16 << 10];
         let mut pending = Vec::new();
         while let Ok(read) = from.read(&mut buffer)
@@ -202,6 +208,9 @@ impl Shared {
                 if !(kind == b'A' && self.wire().mute) {
                     out.extend(message);
                 }
+            }
+            while acknowledges.load(Ordering::Relaxed) && self.wire().unanswered {
+                thread::sleep(Duration::from_millis(10));
             }
             if self.pass(&mut to, &out, Duration::ZERO).is_err() {
                 break;

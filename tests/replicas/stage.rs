@@ -8,17 +8,21 @@ use std::time::{Duration, Instant};
 use portcullis::cache::Cache;
 use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
-    AuthorizeResponse, Decision, DeleteTokenRequest, DeleteTokenResponse, Reason, Token, TokenKind,
+    AuthorizeRequest, AuthorizeResponse, Decision, DeleteTokenRequest, DeleteTokenResponse, Reason,
+    Token, TokenKind,
 };
+use portcullis::policy::id::CredentialId;
 use portcullis::policy::time::Timestamp;
 use portcullis::replicas::{Joined, Replicas};
+use portcullis::secret::{Digest, digest};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Actor, Context, Store};
+use portcullis::store::{Actor, Context, Credential, Role, Store};
 use portcullis::telemetry::Metrics;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use crate::proxy::{Proxy, Wire};
 use crate::support::client::{Client, question};
@@ -107,6 +111,13 @@ impl Stage {
         self.clients[at].authorization().authorize(request).await.map(tonic::Response::into_inner)
     }
 
+    /// What the server `at` would say of `secret`, which is no use of it.
+    pub(crate) async fn try_dry(&self, at: usize, secret: &str) -> AuthorizeResponse {
+        let ask = question(secret, "192.0.2.1", "transactions.read");
+        let ask = AuthorizeRequest { dry_run: true, ..ask };
+        self.clients[at].authorization().authorize(ask).await.unwrap().into_inner()
+    }
+
     pub(crate) async fn allows(&self, at: usize, secret: &str) {
         let answer = self.ask(at, secret).await.unwrap();
         assert_eq!(answer.decision(), Decision::Allow, "server {at}: {answer:?}");
@@ -188,6 +199,20 @@ impl Replica {
     pub(crate) fn may_decide(&self) -> bool {
         self.replicas.may_decide(Stopwatch::start())
     }
+}
+
+/// A credential of role `pep`, not stored yet.
+pub(crate) fn new_credential() -> (Credential, Digest) {
+    let id = Uuid::now_v7();
+    let credential = Credential {
+        id: CredentialId(id),
+        role: Role::Pep,
+        name: "gateway".to_owned(),
+        created: by_system().now,
+        revoked: None,
+        from_settings: false,
+    };
+    (credential, digest(id.as_bytes()))
 }
 
 pub(crate) fn by_system() -> Context {
