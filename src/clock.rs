@@ -94,12 +94,6 @@ impl Stopwatch {
         Self(whole * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
     }
 
-    /// One that was started so long ago.
-    pub fn started(ago: Duration) -> Self {
-        let nanos = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
-        Self(Self::start().0.saturating_sub(nanos))
-    }
-
     /// Since its start.
     pub fn elapsed(self) -> Duration {
         Duration::from_nanos(Self::start().0.saturating_sub(self.0))

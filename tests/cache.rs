@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use portcullis::cache::Cache;
+use portcullis::cache::{Cache, Lookup};
 use portcullis::clock::Clock;
 use portcullis::grpc::proto::stream_authorize_response::Result as Item;
 use portcullis::grpc::proto::{
@@ -26,7 +26,7 @@ use portcullis::grpc::proto::{
 };
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide;
-use portcullis::policy::id::TokenId;
+use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle;
 use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
@@ -41,6 +41,7 @@ use portcullis::store::sqlite::SqliteStore;
 use portcullis::store::{NewToken, Store, Touched};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use sdd::Guard;
 use support::calls::credential;
 use support::client::{Client, question};
 use support::server::Setup;
@@ -425,7 +426,39 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
     })
 }
 
-/// What is known of a token tells its secret from every other text that names it.
+/// Tokens that belong where that one does at hand, one more than there is room for.
+fn neighbours(id: TokenId) -> impl Iterator<Item = TokenId> {
+    let (high, low) = id.0.as_u64_pair();
+    (1..=8).map(move |other| TokenId(Uuid::from_u64_pair(high, low ^ other)))
+}
+
+async fn make_neighbours(services: &Services, account_id: AccountId, id: TokenId) {
+    let ctx = Caller::development(None).context(Timestamp(1));
+    let in_force = services.cache.catalog().unwrap();
+    for (number, id) in (0..).zip(neighbours(id)) {
+        let new = NewToken {
+            id,
+            account_id,
+            name: "neighbour".into(),
+            digest: [number; 32],
+            kind: Kind::ReadOnly,
+            scopes: Vec::new(),
+            whitelist: Whitelist::Unrestricted,
+        };
+        services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
+        assert!(services.cache.tokens.read(id).await.unwrap().is_some());
+    }
+}
+
+/// Has the token displaced by its neighbours, which have filled its place before it came.
+async fn displace(services: &Services, id: TokenId) {
+    for id in neighbours(id) {
+        assert!(matches!(services.cache.tokens.look(id).await, Lookup::Known(Some(_))));
+    }
+}
+
+/// What is known of a token tells its secret from every other text that names it: when the store has to be asked
+/// first, when the cache behind knows it, and when it is at hand.
 #[tokio::test]
 async fn a_known_token_is_opened_by_its_secret_alone() {
     let home = tempfile::TempDir::new().unwrap();
@@ -442,6 +475,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     };
     let (described, secret) = services.create_token(&caller, create).await.unwrap();
     let (id, secret) = (described.token.id, secret.unwrap());
+    make_neighbours(&services, account.id, id).await;
     let secret = secret.expose();
     let other = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
     let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
@@ -453,13 +487,32 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         (forged.expose(), decide::Reason::TokenNotFound),
         (mistyped.as_str(), decide::Reason::TokenMalformed),
     ];
-    // Before it is known, when it was read, and when it is at hand.
-    for _ in 0..3 {
+    // Each before anything is known: what was made here is looked for in the store, and nothing else is.
+    for (text, reason) in texts {
+        services.cache.tokens.invalidate(id).await;
+        let misses = services.metrics.cache_misses.get();
+        assert_eq!(ask(&services, text).await, reason, "{text}, from the store");
+        let read = [secret, other.expose()].contains(&text);
+        assert_eq!(services.metrics.cache_misses.get() - misses, u64::from(read), "{text}");
+    }
+    // When only the cache behind knows, as of a token that others have displaced.
+    let at_hand = || services.cache.tokens.at_hand(id, &Guard::new()).is_some();
+    assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
+    let misses = services.metrics.cache_misses.get();
+    for (text, reason) in texts {
+        displace(&services, id).await;
+        assert!(!at_hand());
+        assert_eq!(ask(&services, text).await, reason, "{text}, from behind");
+    }
+    // When it is at hand.
+    assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
+    for _ in 0..2 {
         for (text, reason) in texts {
-            assert_eq!(ask(&services, text).await, reason, "{text}");
+            assert!(at_hand());
+            assert_eq!(ask(&services, text).await, reason, "{text}, at hand");
         }
     }
-    assert_eq!(services.metrics.cache_misses.get(), 1);
+    assert_eq!(services.metrics.cache_misses.get(), misses, "it was known all the time");
 
     // And side by side in batches, whatever stands beside it; each is counted.
     let counted = |name: &str| {
@@ -483,8 +536,8 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         });
         assert_eq!(reasons, texts.map(|(_, reason)| reason));
     }
-    // Three times one by one, and four times together; only one of the texts was forged.
-    assert_eq!(services.metrics.forged.get(), 7);
+    // Four times one by one, and four times together; only one of the texts was forged.
+    assert_eq!(services.metrics.forged.get(), 8);
     let after = (counted(HITS), texts.map(|(_, reason)| counted(&name(reason))));
     // All four name a token that is at hand, and two are answered alike.
     assert_eq!(after.0 - before.0, 16);

@@ -2,7 +2,7 @@
 //!
 //! Must stay true: it holds only by a renewal whose row was found, whose head was read after that in
 //! the same store, and whose position memory rests on. Work that began under an earlier registration
-//! changes nothing.
+//! changes nothing. Who has left never decides again.
 
 use super::{Head, Identity, Length, Moment, Position};
 
@@ -61,6 +61,7 @@ pub struct Replica {
     /// When the newest attempt was made.
     tried: Option<Moment>,
     answered: bool,
+    left: bool,
 }
 
 impl Replica {
@@ -75,6 +76,7 @@ impl Replica {
             until: Moment(0),
             tried: None,
             answered: false,
+            left: false,
         }
     }
 
@@ -121,7 +123,7 @@ impl Replica {
     /// Takes an answer: what stood at the head after the row was written, or `None` where no row was
     /// hit.
     pub fn answer(&mut self, attempt: Attempt, head: Option<Head>) -> Heard {
-        if attempt.turn != self.turn {
+        if self.left || attempt.turn != self.turn {
             return Heard::Late;
         }
         let Some(head) = head.filter(|head| self.registered.is_none_or(|of| of == head.identity))
@@ -163,6 +165,13 @@ impl Replica {
         }
     }
 
+    /// The process is about to end: all leases are void, and no answer that is still to come gives another one.
+    /// Its row may be deleted after that.
+    pub fn leave(&mut self) {
+        self.lose();
+        self.left = true;
+    }
+
     fn settle(&mut self) {
         let Some(applied) = self.applied() else { return };
         let held = self.pending.iter().filter(|renewal| renewal.position <= applied);
@@ -172,8 +181,8 @@ impl Replica {
 
     /// Memory stays: it counts again where the same store still has the changes that it lacks.
     fn lose(&mut self) {
-        let Self { length, turn, memory, .. } = *self;
-        *self = Self { turn: Turn(turn.0 + 1), memory, ..Self::new(length) };
+        let Self { length, turn, memory, left, .. } = *self;
+        *self = Self { turn: Turn(turn.0 + 1), memory, left, ..Self::new(length) };
     }
 }
 
@@ -253,6 +262,24 @@ mod tests {
         assert_eq!(replica.until(), Moment(0));
         replica.apply(replica.turn(), Position(6));
         assert_eq!(replica.until(), Moment(2_888));
+    }
+
+    #[test]
+    fn who_has_left_never_decides_again() {
+        let mut replica = replica();
+        let turn = replica.turn();
+        let (renewal, unapplied) = (replica.attempt(Moment(1_400)), replica.attempt(Moment(1_500)));
+        assert_eq!(replica.answer(unapplied, head(9)), Heard::Renewed);
+        replica.leave();
+        assert_eq!((replica.until(), replica.registered()), (Moment(0), None));
+        assert_eq!(replica.answer(renewal, head(5)), Heard::Late);
+        replica.apply(turn, Position(9));
+        replica.void(replica.turn());
+        let registration = replica.attempt(Moment(1_600));
+        assert!(registration.registers);
+        assert_eq!(replica.answer(registration, head(9)), Heard::Late);
+        replica.apply(replica.turn(), Position(9));
+        assert_eq!((replica.until(), replica.registered()), (Moment(0), None));
     }
 
     #[test]

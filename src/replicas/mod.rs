@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use binding::Bound;
 use binding::Look;
@@ -48,6 +49,9 @@ pub struct Replicas {
     cache: Arc<Cache>,
     /// `None` where only this process has the store.
     member: Option<Arc<Member>>,
+    /// What keeps the lease, and until when.
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 /// One of many, as this process sees itself.
@@ -137,7 +141,8 @@ impl Joined {
         Ok(Self(Some(member)))
     }
 
-    /// Goes on with `cache`, of which nothing was read before the registration, until `stop`.
+    /// Goes on with `cache`, of which nothing was read before the registration, until `stop`, or until it
+    /// leaves.
     pub fn serve(self, cache: Arc<Cache>, stop: &CancellationToken) -> Replicas {
         let Self(Some(member)) = self else { return Replicas::alone(cache) };
         {
@@ -146,13 +151,17 @@ impl Joined {
             standing.replica.apply(turn, position);
             member.publish(&standing);
         }
+        let tasks = TaskTracker::new();
         for (name, task) in member.clone().tasks(&cache) {
-            let stop = stop.clone();
-            shutdown::spawn_essential(name, stop.clone(), async move {
-                stop.run_until_cancelled(task).await;
-            });
+            let ends = stop.clone();
+            let task = async move {
+                ends.run_until_cancelled(task).await;
+            };
+            shutdown::spawn_essential(name, stop.clone(), tasks.track_future(task));
         }
-        Replicas { until: member.until.clone(), cache, member: Some(member) }
+        tasks.close();
+        let (until, stop) = (member.until.clone(), stop.clone());
+        Replicas { until, cache, member: Some(member), tasks, stop }
     }
 }
 
@@ -187,7 +196,13 @@ pub struct Seen {
 impl Replicas {
     /// For a process that has the store for itself.
     pub fn alone(cache: Arc<Cache>) -> Self {
-        Self { until: Arc::new(Until(AtomicU64::new(u64::MAX))), cache, member: None }
+        Self {
+            until: Arc::new(Until(AtomicU64::new(u64::MAX))),
+            cache,
+            member: None,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// Whether a decision that begins with `watch` may be made from memory. To be asked before the first
@@ -257,15 +272,20 @@ impl Replicas {
         self.member.is_none()
     }
 
-    /// Stops deciding, and tells the others that nobody need wait for this process any more. What ran
-    /// until `stop` must have ended.
+    /// Stops deciding, for good, and then notifies the others that nobody need wait for this process any more.
+    /// Does nothing where only this process has the store.
     pub async fn leave(&self) {
         let Some(member) = &self.member else { return };
-        self.until.0.store(0, Ordering::Release);
         let row = {
-            let standing = lock(&member.standing);
-            standing.replica.registered().map(|_| standing.row)
+            let mut standing = lock(&member.standing);
+            let row = standing.replica.registered().map(|_| standing.row);
+            standing.replica.leave();
+            member.publish(&standing);
+            row
         };
+        // What is under way would register anew: a row that everybody would wait for.
+        self.stop.cancel();
+        self.tasks.wait().await;
         if let Some(row) = row
             && let Err(error) = member.store.remove(row, None).await
         {

@@ -71,7 +71,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
         about: &About,
     ) -> Result<Head>;
 
-    /// Adds one to the row's renewals, and acknowledges `applied`; then reads the head. `None` where
+    /// Adds one to the row's renewals, and acknowledges `applied`; then reads the head. `None` at once where
     /// there is no such row in that store.
     async fn renew(
         &self,
@@ -111,7 +111,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// database can tell what is not so.
     async fn told(&self) -> Option<Told>;
 
-    /// Makes new connections from now on, for whatever is read or heard: those that there are may lead to a
-    /// store that is none any more.
+    /// Makes new connections from now on, for whatever is read or heard: those that there are, and those that
+    /// are being made, may lead to a store that is none any more.
     fn reconnect(&self);
 }

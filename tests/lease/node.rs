@@ -85,6 +85,13 @@ pub(crate) enum Step {
     },
     Poll,
     Settle,
+    /// Ends in order: it deletes its row, and hears what was under way until it is gone.
+    Leave {
+        back: Option<u64>,
+    },
+    End {
+        back: Option<u64>,
+    },
 }
 
 /// A decision under way, and the newest change to its key that was bound when it began.

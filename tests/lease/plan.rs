@@ -57,6 +57,8 @@ pub(crate) enum Fault {
     ToldUnchecked,
     /// It is compared with the record, but may have been told before the change was made.
     ToldEarly,
+    /// Who has left goes on deciding while it has a lease.
+    LeftGoesOn,
 }
 
 impl Fault {
@@ -81,6 +83,7 @@ impl Fault {
         Self::ClockSleeps,
         Self::ToldUnchecked,
         Self::ToldEarly,
+        Self::LeftGoesOn,
     ];
 }
 

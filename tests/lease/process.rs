@@ -110,6 +110,21 @@ impl World {
                 }
             }
             Step::Settle => self.settle(node),
+            Step::Leave { back } => {
+                let goes_on = self.fault == Fault::LeftGoesOn;
+                let process = self.process(node);
+                let row = process.row;
+                if !goes_on {
+                    process.replica.leave();
+                    process.row = None;
+                }
+                if let Some(id) = row {
+                    self.send(node, Ask::Leave { id });
+                }
+                let gone = self.now + self.random.below(LEASE / 2);
+                self.step(node, gone, Step::End { back });
+            }
+            Step::End { back } => self.end(node, back),
             Step::Poll => {
                 self.settle(node);
                 if !self.process(node).waits.is_empty() {
@@ -182,6 +197,8 @@ impl World {
                 Reply::Row(found),
             ) => match self.fault {
                 Fault::HeadReadFirst => self.renewed(node, id, attempt, found, early),
+                // That there is no row is known, whatever becomes of another statement.
+                _ if !found => self.renewed(node, id, attempt, found, early),
                 _ => self.send(node, Ask::Head { id, found, attempt }),
             },
             (Ask::Confirm { told, turn, .. }, Reply::Row(true)) => {

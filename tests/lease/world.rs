@@ -312,13 +312,10 @@ impl World {
             }
             Blow::Cut { node, length } => self.nodes[node].cut_until = self.now + length,
             Blow::End { node, back, orderly } => {
-                let row = self.nodes[node].process.row;
-                if let (true, Some(id)) = (orderly, row) {
-                    self.send(node, Ask::Leave { id });
-                }
-                self.nodes[node].end(self.fault);
-                if let Some(after) = back {
-                    self.step(node, self.now + after, Step::Start);
+                if orderly {
+                    self.step(node, self.now, Step::Leave { back });
+                } else {
+                    self.end(node, back);
                 }
             }
             Blow::FailOver { choice, wall } => {
@@ -326,6 +323,14 @@ impl World {
                 self.store.wall += wall;
             }
             Blow::StepWall(by) => self.store.wall += by,
+        }
+    }
+
+    /// The process is gone, and another one may start in its place.
+    pub(crate) fn end(&mut self, node: usize, back: Option<u64>) {
+        self.nodes[node].end(self.fault);
+        if let Some(after) = back {
+            self.step(node, self.now + after, Step::Start);
         }
     }
 

@@ -1,10 +1,12 @@
-//! A use that would cancel, while the store is out of reach: there is no ALLOW, and no use.
+//! Uses while the store can't keep them: one that would cancel is not allowed and not counted, and one that is
+//! allowed is kept as soon as the store takes it.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::policy::decide::Reason;
+use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind::{ReadOnly, ReadWrite};
 use portcullis::service::Error;
 use portcullis::store::sqlite;
@@ -18,6 +20,13 @@ use crate::world::{Place, World};
 /// Longer than any answer should take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A connection of the test's own to the story's file.
+async fn open(s: &Story) -> SqliteConnection {
+    let Place::Sqlite(dir) = &s.world.place else { unreachable!("it was opened there") };
+    let options = SqliteConnectOptions::new().filename(dir.path().join(sqlite::FILE));
+    SqliteConnection::connect_with(&options).await.unwrap()
+}
+
 /// A token with an announced deletion, and one with an announced downgrade that is read with.
 async fn announced(s: &mut Story) -> (Token, Token) {
     let idle = s.token("idle", ReadOnly, &[]).await;
@@ -29,7 +38,34 @@ async fn announced(s: &mut Story) -> (Token, Token) {
     (idle, reader)
 }
 
-async fn cut_off(s: &Story, (idle, reader): &(Token, Token)) {
+/// What is used while the store refuses to keep it.
+async fn refused(s: &Story, (idle, reader): &(Token, Token)) {
+    for _ in 0..3 {
+        for (token, scope) in [(idle, READ), (reader, SEND)] {
+            let decided = tokio::time::timeout(PATIENCE, s.try_use(token, scope)).await;
+            let decided = decided.expect("it is answered");
+            assert!(matches!(decided, Err(Error::Unavailable { .. })), "{decided:?}");
+        }
+        // What cancels nothing is decided from memory, and noted there.
+        assert_eq!(s.would(idle, READ).await, Reason::Allowed);
+        s.uses(reader, READ).await;
+        assert_eq!(s.warning(idle).await, "deletion on day 45");
+    }
+    assert!(s.world.services.usage.flush().await.is_err());
+}
+
+/// The store takes uses again: those that were allowed at that instant are kept, and no others.
+async fn kept(s: &Story, (idle, reader): &(Token, Token), at: Timestamp) {
+    // Connections that died may each cost one call, but never an answer.
+    while s.world.services.usage.flush().await.is_err() {}
+    let uses =
+        async |token: &Token| s.world.store.token(token.held.id, None).await.unwrap().unwrap().uses;
+    assert_eq!(uses(idle).await.last, None, "it was not allowed");
+    let reader = uses(reader).await;
+    assert_eq!((reader.last, reader.last_write), (Some(at), None));
+}
+
+async fn cut_off(s: &Story, tokens: &(Token, Token)) {
     // Changes of which nobody knows what became, and an outbox that waits to know: what waits for the
     // store holds up nobody else.
     let (account, admins) = (s.account.to_string(), [ANN.to_owned()]);
@@ -41,18 +77,7 @@ async fn cut_off(s: &Story, (idle, reader): &(Token, Token)) {
     let mut sending = pin!(s.world.outbox.send_one());
     let sent = tokio::time::timeout(Duration::from_millis(50), &mut sending).await;
     assert!(!matches!(sent, Ok(Ok(_))), "{sent:?}");
-    for _ in 0..3 {
-        for (token, scope) in [(idle, READ), (reader, SEND)] {
-            let decided = tokio::time::timeout(PATIENCE, s.try_use(token, scope)).await;
-            let decided = decided.expect("it is answered");
-            assert!(matches!(decided, Err(Error::Unavailable { .. })), "{decided:?}");
-        }
-        // What cancels nothing is decided from memory.
-        assert_eq!(s.would(idle, READ).await, Reason::Allowed);
-        s.uses(reader, READ).await;
-        assert_eq!(s.warning(idle).await, "deletion on day 45");
-    }
-    assert!(s.world.services.usage.flush().await.is_err());
+    refused(s, tokens).await;
 }
 
 async fn back(s: &mut Story, (idle, reader): (Token, Token)) {
@@ -70,6 +95,27 @@ async fn back(s: &mut Story, (idle, reader): (Token, Token)) {
 async fn no_use_is_allowed_that_sqlite_can_not_keep() {
     let mut s = Story::new(Place::sqlite()).await;
     let tokens = announced(&mut s).await;
+    // SQLite says no to each use.
+    let mut database = open(&s).await;
+    for refuse in [
+        "CREATE TRIGGER refuse BEFORE UPDATE ON token_use BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE TRIGGER refuse_scope BEFORE INSERT ON scope_use BEGIN SELECT RAISE(ABORT, 'no'); END",
+    ] {
+        sqlx::query(refuse).execute(&mut database).await.unwrap();
+    }
+    let at = s.world.now();
+    refused(&s, &tokens).await;
+    for accept in ["DROP TRIGGER refuse", "DROP TRIGGER refuse_scope"] {
+        sqlx::query(accept).execute(&mut database).await.unwrap();
+    }
+    database.close().await.unwrap();
+    kept(&s, &tokens, at).await;
+    // Once it is known what became of the uses that were refused, decisions know both tokens again.
+    s.world.services.cache.known_position().await.unwrap();
+    assert_eq!(s.warning(&tokens.0).await, "deletion on day 45");
+    assert_eq!(s.warning(&tokens.1).await, "downgrade on day 45");
+    // It answers nothing at all, and the process ends before it does again.
+    s.world.clock.advance(Duration::from_secs(3_600));
     s.world.store.close().await;
     cut_off(&s, &tokens).await;
     s.world.reopen().await;
@@ -81,11 +127,11 @@ async fn no_use_is_allowed_that_postgres_can_not_keep() {
     let cluster = Arc::new(Cluster::with_fsync());
     let mut s = Story::new(Place::Postgres(cluster.database())).await;
     let tokens = announced(&mut s).await;
+    let at = s.world.now();
     cluster.stop();
     cut_off(&s, &tokens).await;
     cluster.start();
-    // Connections that died may each cost one call, but never an answer.
-    while s.world.services.usage.flush().await.is_err() {}
+    kept(&s, &tokens, at).await;
     back(&mut s, tokens).await;
 }
 
@@ -95,9 +141,7 @@ async fn a_token_that_can_not_be_announced_holds_up_no_other() {
     let mut s = Story::new(Place::sqlite()).await;
     let ill = s.token("ill", ReadOnly, &[]).await;
     let sound = s.token("sound", ReadOnly, &[]).await;
-    let Place::Sqlite(dir) = &s.world.place else { unreachable!("it was opened there") };
-    let options = SqliteConnectOptions::new().filename(dir.path().join(sqlite::FILE));
-    let mut database = SqliteConnection::connect_with(&options).await.unwrap();
+    let mut database = open(&s).await;
     let refuse = format!(
         "CREATE TRIGGER refuse BEFORE INSERT ON pending_action WHEN NEW.token_id = x'{}' \
          BEGIN SELECT RAISE(ABORT, 'no'); END",

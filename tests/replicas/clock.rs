@@ -1,36 +1,15 @@
 //! Clocks: leases are reckoned by one that nobody sets, so a time of the store that jumps by hours moves none.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::cache::Cache;
 use portcullis::clock::{Clock, Stopwatch};
-use portcullis::policy::time::Timestamp;
-use portcullis::replicas::{Joined, Replicas};
-use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::About;
-use portcullis::store::{Actor, Context, Store};
-use portcullis::telemetry::Metrics;
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
+use portcullis::store::postgres::PostgresOptions;
+use portcullis::store::{Actor, Context};
 
+use crate::stage::Replica;
 use crate::support::postgres::database;
 
 const LEASE: Duration = Duration::from_secs(2);
-
-async fn join(url: &str) -> (Arc<dyn Store>, Replicas, CancellationToken) {
-    let store = PostgresStore::connect(url, PostgresOptions::default()).await.unwrap();
-    let store: Arc<dyn Store> = Arc::new(store);
-    let ctx = Context { actor: Actor::System, now: Timestamp(0), client: None };
-    store.add_secret_key(&ctx, &[7; 32], true).await.unwrap();
-    let about = About { name: "here".to_owned(), version: String::new(), lifecycle: String::new() };
-    let metrics = Arc::new(Metrics::new());
-    let joined = Joined::register(&*store, LEASE, about, metrics.clone(), CancellationToken::new());
-    let joined = joined.await.unwrap();
-    let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await.unwrap();
-    let stop = CancellationToken::new();
-    (store, joined.serve(Arc::new(cache), &stop), stop)
-}
 
 fn ctx(clock: &Clock) -> Context {
     Context { actor: Actor::System, now: clock.now(), client: None }
@@ -39,8 +18,10 @@ fn ctx(clock: &Clock) -> Context {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_that_jumps_by_hours_moves_no_lease() {
     let url = database();
-    let (store, one, _running) = join(&url).await;
-    let (_, other, stop) = join(&url).await;
+    let Replica { store, replicas: one, .. } =
+        Replica::join(&url, PostgresOptions::default(), LEASE).await;
+    let Replica { replicas: other, stop, .. } =
+        Replica::join(&url, PostgresOptions::default(), LEASE).await;
     let clock = Clock::starting_at(store.now().await.unwrap());
     let before = clock.now();
     let hours = Duration::from_secs(5 * 60 * 60);

@@ -20,12 +20,16 @@ mod support;
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod random;
 
+mod acknowledgement;
 mod binding;
 mod clock;
+mod connections;
 mod failover;
 mod history;
+mod leaving;
 mod lifecycle;
 mod nemesis;
 mod outages;
 mod proxy;
+mod repair;
 mod stage;

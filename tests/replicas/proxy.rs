@@ -2,7 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,14 +20,22 @@ pub(crate) struct Wire {
     pub(crate) mute: bool,
     /// How much later acknowledgements come. They have a connection of their own.
     pub(crate) acknowledged_late: Duration,
+    /// Acknowledgements are carried out, and their answers do not come until this is over.
+    pub(crate) unanswered: bool,
     /// Settings of a session get lost, as in a pooler that is told to ignore them.
     pub(crate) unset: bool,
+    /// Connections that are begun now reach where they lead, and nothing comes through them until
+    /// [`Proxy::release`], wherever others lead by then.
+    pub(crate) withheld: bool,
 }
 
 struct Shared {
     to: Mutex<SocketAddr>,
     wire: Mutex<Wire>,
     open: Mutex<Vec<TcpStream>>,
+    /// How many connections are withheld.
+    withheld: Mutex<usize>,
+    released: Condvar,
 }
 
 /// See the module.
@@ -48,6 +57,8 @@ impl Proxy {
             to: Mutex::new(SocketAddr::from(([127, 0, 0, 1], port))),
             wire: Mutex::default(),
             open: Mutex::default(),
+            withheld: Mutex::default(),
+            released: Condvar::new(),
         });
         let serving = shared.clone();
         thread::spawn(move || {
@@ -83,6 +94,17 @@ impl Proxy {
         lock(&self.shared.to).set_port(port);
     }
 
+    /// How many connections were begun and are withheld.
+    pub(crate) fn withheld(&self) -> usize {
+        *lock(&self.shared.withheld)
+    }
+
+    /// Lets those go on.
+    pub(crate) fn release(&self) {
+        *lock(&self.shared.withheld) = 0;
+        self.shared.released.notify_all();
+    }
+
     fn close(&self) {
         for stream in lock(&self.shared.open).drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -115,10 +137,18 @@ impl Shared {
             let _ = server.shutdown(Shutdown::Both);
             return;
         }
+        if self.wire().withheld {
+            let mut withheld = lock(&self.withheld);
+            *withheld += 1;
+            let released = self.released.wait_while(withheld, |withheld| *withheld > 0);
+            drop(released.unwrap_or_else(PoisonError::into_inner));
+        }
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         let shared = self.clone();
-        thread::spawn(move || shared.forth(from, to));
-        self.back(server, client);
+        let acknowledges = Arc::new(AtomicBool::new(false));
+        let mine = acknowledges.clone();
+        thread::spawn(move || shared.forth(from, to, &mine));
+        self.back(server, client, &acknowledges);
     }
 
     fn pass(&self, to: &mut TcpStream, bytes: &[u8], late: Duration) -> std::io::Result<()> {
@@ -134,7 +164,7 @@ impl Shared {
     }
 
     /// From the server to its database.
-    fn forth(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn forth(&self, mut from: TcpStream, mut to: TcpStream, mine: &AtomicBool) {
         let mut buffer = [0; 16 << 10];
         let mut acknowledges = None;
         while let Ok(read) = from.read(&mut buffer)
@@ -147,10 +177,11 @@ impl Shared {
                 bytes = &without;
             }
             // What a connection is for stands in its first message.
-            let mine = *acknowledges.get_or_insert_with(|| {
+            let acknowledges = *acknowledges.get_or_insert_with(|| {
                 bytes.windows(22).any(|part| part == b"synchronous_commit=off")
             });
-            let late = if mine { self.wire().acknowledged_late } else { Duration::ZERO };
+            mine.store(acknowledges, Ordering::Relaxed);
+            let late = if acknowledges { self.wire().acknowledged_late } else { Duration::ZERO };
             if self.pass(&mut to, bytes, late).is_err() {
                 break;
             }
@@ -160,7 +191,7 @@ impl Shared {
     }
 
     /// From the database to its server: messages of a type, a length and so many bytes.
-    fn back(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn back(&self, mut from: TcpStream, mut to: TcpStream, acknowledges: &AtomicBool) {
         let mut buffer = [0; 16 << 10];
         let mut pending = Vec::new();
         while let Ok(read) = from.read(&mut buffer)
@@ -177,6 +208,9 @@ impl Shared {
                 if !(kind == b'A' && self.wire().mute) {
                     out.extend(message);
                 }
+            }
+            while acknowledges.load(Ordering::Relaxed) && self.wire().unanswered {
+                thread::sleep(Duration::from_millis(10));
             }
             if self.pass(&mut to, &out, Duration::ZERO).is_err() {
                 break;

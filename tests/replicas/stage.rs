@@ -1,12 +1,28 @@
-//! Servers over one database, each through a wire of its own, and what is asked of them.
+//! Servers over one database, each through a wire of its own, and what is asked of them; and a replica in this
+//! process.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use portcullis::cache::Cache;
+use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
-    AuthorizeResponse, Decision, DeleteTokenRequest, DeleteTokenResponse, Reason, Token, TokenKind,
+    AuthorizeRequest, AuthorizeResponse, Decision, DeleteTokenRequest, DeleteTokenResponse, Reason,
+    Token, TokenKind,
 };
+use portcullis::policy::id::CredentialId;
+use portcullis::policy::time::Timestamp;
+use portcullis::replicas::{Joined, Replicas};
+use portcullis::secret::{Digest, digest};
+use portcullis::store::postgres::{PostgresOptions, PostgresStore};
+use portcullis::store::replication::About;
+use portcullis::store::{Actor, Context, Credential, Role, Store};
+use portcullis::telemetry::Metrics;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use crate::proxy::{Proxy, Wire};
 use crate::support::client::{Client, question};
@@ -95,6 +111,13 @@ impl Stage {
         self.clients[at].authorization().authorize(request).await.map(tonic::Response::into_inner)
     }
 
+    /// What the server `at` would say of `secret`, which is no use of it.
+    pub(crate) async fn try_dry(&self, at: usize, secret: &str) -> AuthorizeResponse {
+        let ask = question(secret, "192.0.2.1", "transactions.read");
+        let ask = AuthorizeRequest { dry_run: true, ..ask };
+        self.clients[at].authorization().authorize(ask).await.unwrap().into_inner()
+    }
+
     pub(crate) async fn allows(&self, at: usize, secret: &str) {
         let answer = self.ask(at, secret).await.unwrap();
         assert_eq!(answer.decision(), Decision::Allow, "server {at}: {answer:?}");
@@ -146,6 +169,54 @@ impl Stage {
     pub(crate) fn cut(&self, at: usize, cut: bool) {
         self.wires[at].set(Wire { cut, ..Wire::default() });
     }
+}
+
+/// What a server has of the replication, without the rest of it, in this process.
+pub(crate) struct Replica {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) replicas: Replicas,
+    /// Ends what keeps the lease, as if the process had died.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Replica {
+    pub(crate) async fn join(url: &str, options: PostgresOptions, lease: Duration) -> Self {
+        let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(url, options).await.unwrap());
+        store.add_secret_key(&by_system(), &[7; 32], true).await.unwrap();
+        let about =
+            About { name: "here".to_owned(), version: String::new(), lifecycle: String::new() };
+        let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
+        let joined =
+            Joined::register(&*store, lease, about, metrics.clone(), CancellationToken::new());
+        let joined = joined.await.unwrap();
+        let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await;
+        let cache = Arc::new(cache.unwrap());
+        let replicas = joined.serve(cache.clone(), &stop);
+        Self { store, cache, replicas, stop }
+    }
+
+    pub(crate) fn may_decide(&self) -> bool {
+        self.replicas.may_decide(Stopwatch::start())
+    }
+}
+
+/// A credential of role `pep`, not stored yet.
+pub(crate) fn new_credential() -> (Credential, Digest) {
+    let id = Uuid::now_v7();
+    let credential = Credential {
+        id: CredentialId(id),
+        role: Role::Pep,
+        name: "gateway".to_owned(),
+        created: by_system().now,
+        revoked: None,
+        from_settings: false,
+    };
+    (credential, digest(id.as_bytes()))
+}
+
+pub(crate) fn by_system() -> Context {
+    Context { actor: Actor::System, now: Timestamp(0), client: None }
 }
 
 /// Looks until it is as wanted.

@@ -71,6 +71,21 @@ async fn a_row_is_registered_renewed_and_removed() {
     store.close().await;
 }
 
+/// A lease that is void ends at once, also where nothing more can be read.
+#[tokio::test]
+async fn a_renewal_that_hits_no_row_says_so_whatever_can_be_read_then() {
+    let (store, replication, url) = open().await;
+    let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("ALTER TABLE head RENAME TO hidden").execute(&mut database).await.unwrap();
+    let elsewhere = Identity { timeline: head.identity.timeline + 1, ..head.identity };
+    assert_eq!(replication.renew(RowId(8), head.identity, None).await.unwrap(), None);
+    assert_eq!(replication.renew(RowId(7), elsewhere, None).await.unwrap(), None);
+    // A row that was hit gives a lease only by what is read after that.
+    replication.renew(RowId(7), head.identity, None).await.unwrap_err();
+    store.close().await;
+}
+
 /// The position of what was read from another store may be one that this one has yet to give away.
 #[tokio::test]
 async fn no_row_claims_what_the_store_has_yet_to_see() {

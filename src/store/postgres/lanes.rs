@@ -3,10 +3,11 @@
 //! What must stay true: a read costs one round trip, since a connection is asked whether it lives only
 //! after it stood idle, if at all; one whose read failed or was given up is dropped, so that no answer is ever
 //! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
-//! that was made before a failover is not used after it. What writes through one and must outlive a crash
+//! whose making began before a failover is not used after it. What writes through one and must outlive a crash
 //! says so: [`Lanes::keeping`].
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,28 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Born, KEEP_COMMITS, timed_out};
-use crate::clock::Stopwatch;
+use super::replicas::Writes;
+use super::{KEEP_COMMITS, timed_out};
+use crate::clock::{Stopwatch, moment};
 
 /// For how long a connection may stand idle before it is asked whether it still lives.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// Since when connections count: those whose making began earlier may lead to a store that is none any
+/// more.
+#[derive(Debug, Default)]
+pub(super) struct Born(AtomicU64);
+
+impl Born {
+    fn counts(&self, made: Stopwatch) -> bool {
+        made.moment().0 >= self.0.load(Ordering::Acquire)
+    }
+
+    /// Only those whose making begins after this call count.
+    pub(super) fn again(&self) {
+        self.0.fetch_max(moment().0 + 1, Ordering::AcqRel);
+    }
+}
 
 /// See the module.
 pub(super) struct Lanes {
@@ -30,6 +48,8 @@ pub(super) struct Lanes {
     born: Arc<Born>,
     /// Carried out on each new connection.
     first: Option<&'static str>,
+    /// Where given, no new connection may lead to a former primary.
+    writes: Option<Arc<Writes>>,
     /// [`FRESH`], or for ever.
     fresh: Duration,
 }
@@ -49,12 +69,26 @@ impl Lanes {
         born: Arc<Born>,
     ) -> Self {
         let permits = Semaphore::new(count.max(1) as usize);
-        Self { options, patience, permits, idle: Mutex::default(), born, first: None, fresh: FRESH }
+        Self {
+            options,
+            patience,
+            permits,
+            idle: Mutex::default(),
+            born,
+            first: None,
+            writes: None,
+            fresh: FRESH,
+        }
     }
 
     /// For writes: what is answered survives a crash, whatever the database is told to do by default.
     pub(super) fn keeping(self) -> Self {
         Self { first: Some(KEEP_COMMITS), ..self }
+    }
+
+    /// For facts: a connection that leads to a former primary, which may show what was, is an error.
+    pub(super) fn refusing_former(self, writes: Arc<Writes>) -> Self {
+        Self { writes: Some(writes), ..self }
     }
 
     /// For what is soon done again where it fails: no connection is asked first whether it lives, however
@@ -92,6 +126,9 @@ impl Lanes {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         if let Some(first) = self.first {
             sqlx::query(first).execute(&mut connection).await?;
+        }
+        if let Some(writes) = &self.writes {
+            writes.note(&mut connection).await?;
         }
         Ok((connection, made))
     }

@@ -6,26 +6,26 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{Connection as _, Row as _};
 
 use super::{OpenError, Replication, Result, migration};
-use crate::clock::{Stopwatch, moment};
 
 mod bulk;
 mod lanes;
 mod listener;
+mod management;
 mod replicas;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use PostgresStore as Handle;
-use lanes::{Lane, Lanes};
+use lanes::{Born, Lane, Lanes};
+use management::Management;
 use replicas::{Replicas, Writes};
 use sqlx::Postgres as Db;
 
@@ -45,7 +45,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostgresOptions {
     /// Connections at most, of which a third are for decisions; and five more for what replicas tell
-    /// each other.
+    /// each other. Those for management may be twice as many for a moment after a failover.
     pub max_connections: u32,
     /// How long a call waits for a connection, a new one included.
     pub acquire_timeout: Duration,
@@ -67,31 +67,18 @@ impl Default for PostgresOptions {
 pub struct PostgresStore {
     /// Decisions have connections of their own: management must never hold them up.
     decisions: Lanes,
-    management: PgPool,
+    management: Arc<Management>,
     replicas: Arc<Replicas>,
     limit: Duration,
-}
-
-/// Since when connections count: those that were made earlier may lead to a store that is none any
-/// more.
-#[derive(Debug, Default)]
-struct Born(AtomicU64);
-
-impl Born {
-    fn counts(&self, made: Stopwatch) -> bool {
-        made.moment().0 >= self.0.load(Ordering::Acquire)
-    }
-
-    /// Only those that are made after this call count.
-    fn again(&self) {
-        self.0.fetch_max(moment().0 + 1, Ordering::AcqRel);
-    }
 }
 
 impl std::fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostgresStore")
-            .field("connections", &(self.decisions.standing() + self.management.size() as usize))
+            .field(
+                "connections",
+                &(self.decisions.standing() + self.management.pool().size() as usize),
+            )
             .finish_non_exhaustive()
     }
 }
@@ -114,54 +101,20 @@ impl PostgresStore {
             // as they do.
             ("jit", "off".to_owned()),
         ]);
-        let pool = PgPoolOptions::new()
-            .acquire_timeout(acquire_timeout)
-            // Connections that stood idle are tested; one that died in use fails its call and is
-            // replaced.
-            .test_before_acquire(false)
-            .before_acquire({
-                let born = born.clone();
-                move |connection, meta| {
-                    let born = born.clone();
-                    Box::pin(async move {
-                        if !born.counts(Stopwatch::started(meta.age)) {
-                            return Ok(false);
-                        }
-                        if meta.idle_for > Duration::from_secs(1) {
-                            connection.ping().await?;
-                        }
-                        Ok(true)
-                    })
-                }
-            })
-            .after_connect({
-                let writes = writes.clone();
-                move |connection, _| {
-                    let writes = writes.clone();
-                    Box::pin(async move {
-                        sqlx::query(KEEP_COMMITS).execute(&mut *connection).await?;
-                        writes.note(connection).await
-                    })
-                }
-            })
-            // What sqlx waits for when a connection comes back has no limit of its own: one whose
-            // server is gone without a word would keep its place for a quarter of an hour.
-            .after_release(move |connection, _| {
-                Box::pin(async move {
-                    let ping = tokio::time::timeout(statement_timeout, connection.ping());
-                    ping.await.map_err(|_| timed_out())??;
-                    Ok(true)
-                })
-            });
         let for_decisions = max_connections.div_ceil(3);
-        let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout, born.clone());
+        let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout, born.clone())
+            .refusing_former(writes.clone());
         let limit = acquire_timeout + statement_timeout;
-        let replicas = Arc::new(Replicas::new(&connect, born, writes));
-        let management = pool
-            .max_connections((max_connections - for_decisions).max(1))
-            .connect_with(connect)
-            .await?;
-        warn_of_losses(&management).await?;
+        let management = Management::new(
+            connect.clone(),
+            (max_connections - for_decisions).max(1),
+            (acquire_timeout, statement_timeout),
+            writes.clone(),
+        );
+        let management = Arc::new(management);
+        warn_of_losses(&management.pool()).await?;
+        let replicas = Replicas::new(&connect, born, management.clone(), writes);
+        let replicas = Arc::new(replicas);
         Ok(Self { decisions, management, replicas, limit })
     }
 
@@ -169,20 +122,20 @@ impl PostgresStore {
         Ok(self.decisions.take().await?)
     }
 
-    fn read(&self) -> &PgPool {
-        &self.management
+    fn read(&self) -> PgPool {
+        self.management.pool()
     }
 
     /// All statements of one transaction see the same state.
     async fn read_steadily(&self) -> Result<sqlx::Transaction<'static, Db>> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        Ok(self.management.begin_with(begin).await?)
+        Ok(self.management.pool().begin_with(begin).await?)
     }
 
     /// Read committed: after the wait for the head row, each statement sees all earlier changes.
     async fn write(&self) -> Result<sqlx::Transaction<'static, Db>> {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-        Ok(self.management.begin_with(begin).await?)
+        Ok(self.management.pool().begin_with(begin).await?)
     }
 
     /// Gives up a use case that takes longer than waiting for a connection and a statement may

@@ -13,9 +13,10 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::lanes::Lanes;
+use super::lanes::{Born, Lanes};
 use super::listener::Listener;
-use super::{Born, timed_out};
+use super::management::Management;
+use super::timed_out;
 use crate::lease::{Head, Identity, Length, Position, Row, RowId};
 use crate::store::error::Unreadable;
 use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows, Told};
@@ -88,9 +89,10 @@ const PRUNE: &str = "\
     DELETE FROM change c USING bound, oldest \
     WHERE c.position <= bound.position AND c.position < oldest.position + $2";
 
-/// Where this process writes: the newest store that one of its connections leads to. A connection to a
-/// former primary may live on beside one to its successor, and show rows as they were: by those a change that
-/// was made in the successor would be called bound.
+/// Where this process writes: the newest store that one of its connections leads to, or that it has registered
+/// in. A connection to a former primary may live on beside one to its successor, and a new one may still be led
+/// there. It shows rows as they were, by which a change that was made in the successor would be called bound; and
+/// facts as they were, such as a credential that was revoked since.
 #[derive(Debug, Default)]
 pub(super) struct Writes(Mutex<Option<Identity>>);
 
@@ -99,25 +101,49 @@ impl Writes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be told of each new connection that changes are made through. Which store it leads to does not
-    /// change as long as it lasts.
+    /// To be called with each new connection that facts are read or changes are made through. Which store it
+    /// leads to does not change as long as it lasts.
     ///
     /// # Errors
-    /// The database's; a standby's, which is none to write in.
+    /// The database's; a standby's, which is none to write in; those of [`Self::accept`].
     pub(super) async fn note(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         let named = sqlx::query_as(AssertSqlSafe(format!("SELECT {IDENTITY}")));
-        let now = identity(named.fetch_one(connection).await?);
+        self.accept(identity(named.fetch_one(connection).await?))
+    }
+
+    /// Takes over which store that is.
+    ///
+    /// # Errors
+    /// [`FormerPrimary`], where a later timeline of it was seen before.
+    fn accept(&self, found: Identity) -> sqlx::Result<()> {
         let mut newest = self.newest();
-        if !newest.is_some_and(|newest| follows(newest, now)) {
-            *newest = Some(now);
+        match *newest {
+            Some(newest) if follows(newest, found) => {
+                let former = FormerPrimary { found: found.timeline, newest: newest.timeline };
+                Err(std::io::Error::new(std::io::ErrorKind::NotConnected, former).into())
+            }
+            _ => {
+                *newest = Some(found);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Whether rows of that store say whom a change waits for that was made before they were asked for.
     fn are_shown_by(&self, store: Identity) -> bool {
         self.newest().is_none_or(|newest| newest == store || follows(store, newest))
     }
+}
+
+/// Where a connection leads that nothing may be read or written through.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the connection leads to a former primary: to timeline {found} of the database, of which this process has \
+     seen timeline {newest}; if an older state was restored on purpose, restart this process"
+)]
+struct FormerPrimary {
+    found: u32,
+    newest: u32,
 }
 
 /// Whether one store took over from the other: timelines of a system only grow.
@@ -130,8 +156,9 @@ pub(super) struct Replicas {
     leases: Lanes,
     /// These wait for no disk.
     acknowledgements: Lanes,
-    /// Of those that read facts.
+    /// Of these, and of those that read facts for decisions.
     born: Arc<Born>,
+    management: Arc<Management>,
     writes: Arc<Writes>,
     listener: Listener,
 }
@@ -197,13 +224,19 @@ fn uuid(id: RowId) -> Uuid {
 
 impl Replicas {
     /// Connects with `options` when it is first needed. Listens from now on.
-    pub(super) fn new(options: &PgConnectOptions, born: Arc<Born>, writes: Arc<Writes>) -> Self {
+    pub(super) fn new(
+        options: &PgConnectOptions,
+        born: Arc<Born>,
+        management: Arc<Management>,
+        writes: Arc<Writes>,
+    ) -> Self {
         let lanes = |options, count| Lanes::new(options, count, LATE, born.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
             leases: lanes(options.clone(), LEASES).keeping(),
             acknowledgements: lanes(quick, 1).unasked(),
             born,
+            management,
             writes,
             listener: Listener::start(options.clone()),
         }
@@ -276,6 +309,7 @@ impl Replication for Replicas {
             if identity(written) != head.identity {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
+            self.writes.accept(head.identity)?;
             Ok(head)
         })
         .await
@@ -298,9 +332,13 @@ impl Replication for Replicas {
                 .bind(database)
                 .execute(&mut *lane)
                 .await?;
-            let head = head(&mut lane).await?;
+            // That there is no row is known now, whatever becomes of another statement.
+            let head = match renewed.rows_affected() {
+                1 => Some(head(&mut lane).await?),
+                _ => None,
+            };
             lane.done();
-            Ok((renewed.rows_affected() == 1).then_some(head))
+            Ok(head)
         })
         .await
     }
@@ -401,6 +439,7 @@ impl Replication for Replicas {
 
     fn reconnect(&self) {
         self.born.again();
+        self.management.again();
         self.listener.again();
     }
 }

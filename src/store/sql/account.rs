@@ -55,7 +55,7 @@ pub(super) async fn create(store: &Handle, ctx: &Context, new: &Account) -> Resu
 
 pub(super) async fn one(store: &Handle, id: AccountId) -> Result<Option<Account>> {
     let mut query = select_one(id);
-    let rows = query.build_query_as().fetch_all(store.read()).await?;
+    let rows = query.build_query_as().fetch_all(&store.read()).await?;
     Ok(grouped(rows).pop())
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn list(
         .push(" ORDER BY account_id LIMIT ")
         .push_bind(i64::from(page.limit))
         .push(") ORDER BY a.account_id, m.ordinal");
-    let rows = query.build_query_as().fetch_all(store.read()).await?;
+    let rows = query.build_query_as().fetch_all(&store.read()).await?;
     Ok(grouped(rows))
 }
 

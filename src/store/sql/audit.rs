@@ -60,7 +60,7 @@ pub(super) async fn events(
         query.push(" AND position < ").push_bind(after);
     }
     query.push(" ORDER BY position DESC LIMIT ").push_bind(i64::from(page.limit));
-    let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
+    let rows: Vec<Row> = query.build_query_as().fetch_all(&store.read()).await?;
     Ok(rows.into_iter().map(event).collect())
 }
 
@@ -80,14 +80,14 @@ fn event(row: Row) -> AuditEvent {
 }
 
 pub(super) async fn position(store: &Handle) -> Result<i64> {
-    Ok(sqlx::query_scalar(SELECT_POSITION).fetch_one(store.read()).await?)
+    Ok(sqlx::query_scalar(SELECT_POSITION).fetch_one(&store.read()).await?)
 }
 
 pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Vec<ChangeRecord>> {
     let rows: Vec<(i64, String, Option<Uuid>)> = sqlx::query_as(SELECT_CHANGES)
         .bind(after)
         .bind(i64::from(limit))
-        .fetch_all(store.read())
+        .fetch_all(&store.read())
         .await?;
     let read =
         |(position, touched, key): (i64, String, _)| ChangeRecord::read(position, &touched, key);
@@ -95,7 +95,7 @@ pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Ve
 }
 
 pub(super) async fn mark(store: &Handle) -> Result<Option<Mark>> {
-    let mark: Option<String> = sqlx::query_scalar(SELECT_MARK).fetch_one(store.read()).await?;
+    let mark: Option<String> = sqlx::query_scalar(SELECT_MARK).fetch_one(&store.read()).await?;
     match mark.as_deref() {
         None => Ok(None),
         Some("development") => Ok(Some(Mark::Development)),

@@ -43,14 +43,14 @@ const REVOKE: &str = "UPDATE credential SET revoke_time = $2 WHERE credential_id
 pub(super) async fn one(store: &Handle, id: CredentialId) -> Result<Option<(Credential, Digest)>> {
     let mut query = QueryBuilder::new(SELECT);
     query.push("credential_id = ").push_bind(id.0);
-    let row: Option<Row> = query.build_query_as().fetch_optional(store.read()).await?;
+    let row: Option<Row> = query.build_query_as().fetch_optional(&store.read()).await?;
     row.map(Row::read).transpose()
 }
 
 pub(super) async fn live(store: &Handle) -> Result<Vec<(Credential, Digest)>> {
     let mut query = QueryBuilder::new(SELECT);
     query.push("revoke_time IS NULL ORDER BY credential_id");
-    let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
+    let rows: Vec<Row> = query.build_query_as().fetch_all(&store.read()).await?;
     rows.into_iter().map(Row::read).collect()
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn list(store: &Handle, page: Page<CredentialId>) -> Result<Vec
         None => query.push("1 = 1"),
     };
     query.push(" ORDER BY credential_id LIMIT ").push_bind(i64::from(page.limit));
-    let rows: Vec<Row> = query.build_query_as().fetch_all(store.read()).await?;
+    let rows: Vec<Row> = query.build_query_as().fetch_all(&store.read()).await?;
     rows.into_iter().map(|row| Ok(row.read()?.0)).collect()
 }
 

@@ -182,7 +182,7 @@ const SELECT_ACTION: &str =
 /// whose facts changed, where it was the last notice that an action waited for.
 pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {
     let action: Option<Uuid> =
-        sqlx::query_scalar(SELECT_ACTION).bind(id.0).fetch_optional(store.read()).await?;
+        sqlx::query_scalar(SELECT_ACTION).bind(id.0).fetch_optional(&store.read()).await?;
     let Some(action) = action else {
         let mut tx = store.write().await?;
         sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).execute(&mut *tx).await?;
@@ -253,9 +253,9 @@ const COUNT_WAITING: &str = "SELECT count(*), min(create_time) FROM mail WHERE s
 /// How the mails stand.
 pub(super) async fn state(store: &Handle) -> Result<MailState> {
     let failing: Vec<(String, Option<String>, Option<i64>)> =
-        sqlx::query_as(SELECT_FAILING).fetch_all(store.read()).await?;
+        sqlx::query_as(SELECT_FAILING).fetch_all(&store.read()).await?;
     let (waiting, oldest): (i64, Option<i64>) =
-        sqlx::query_as(COUNT_WAITING).fetch_one(store.read()).await?;
+        sqlx::query_as(COUNT_WAITING).fetch_one(&store.read()).await?;
     // Of several mails to one address: refused since the first, for the reason of the last.
     let mut by_address: BTreeMap<String, FailingAddress> = BTreeMap::new();
     for (address, failure, since) in failing {

@@ -71,7 +71,7 @@ fn push_ids(query: &mut QueryBuilder, ids: impl IntoIterator<Item = Uuid>) {
 impl Store for Handle {
     async fn now(&self) -> Result<Timestamp> {
         self.within(async {
-            let micros = sqlx::query_scalar(NOW).fetch_one(self.read()).await?;
+            let micros = sqlx::query_scalar(NOW).fetch_one(&self.read()).await?;
             Ok(Timestamp(micros))
         })
         .await

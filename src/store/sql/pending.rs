@@ -148,7 +148,7 @@ pub(super) async fn list(
         .push(" ORDER BY pending_action_id LIMIT ")
         .push_bind(i64::from(page.limit))
         .push(") ORDER BY p.pending_action_id");
-    grouped(query.build_query_as().fetch_all(store.read()).await?)
+    grouped(query.build_query_as().fetch_all(&store.read()).await?)
 }
 
 /// Those of the tokens in `range`, by token; only of `only` where given.
@@ -326,7 +326,7 @@ const COUNT: &str = "\
 
 /// How many are live.
 pub(super) async fn count(store: &Handle) -> Result<PendingCounts> {
-    let rows: Vec<(i32, i64)> = sqlx::query_as(COUNT).fetch_all(store.read()).await?;
+    let rows: Vec<(i32, i64)> = sqlx::query_as(COUNT).fetch_all(&store.read()).await?;
     let of = |wanted| {
         let count = rows.iter().find(|&&(deletes, _)| deletes == wanted).map(|&(_, count)| count);
         u64::try_from(count.unwrap_or(0)).unwrap_or(0)

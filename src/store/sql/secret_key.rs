@@ -15,7 +15,7 @@ const SELECT_NEWEST: &str = "SELECT max(number) FROM secret_key";
 const INSERT: &str = "INSERT INTO secret_key (number, key, create_time) VALUES ($1, $2, $3)";
 
 pub(super) async fn all(store: &Handle) -> Result<Vec<SecretKey>> {
-    let rows: Vec<(i32, Vec<u8>)> = sqlx::query_as(SELECT).fetch_all(store.read()).await?;
+    let rows: Vec<(i32, Vec<u8>)> = sqlx::query_as(SELECT).fetch_all(&store.read()).await?;
     rows.into_iter()
         .map(|(number, key)| {
             // Wiped on drop, however this ends.

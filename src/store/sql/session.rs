@@ -83,7 +83,7 @@ pub(super) async fn one(
     idle: Duration,
 ) -> Result<Option<Session>> {
     let query = sqlx::query_as::<Db, Row>(SELECT).bind(&digest[..]);
-    let Some(row) = query.fetch_optional(store.read()).await? else { return Ok(None) };
+    let Some(row) = query.fetch_optional(&store.read()).await? else { return Ok(None) };
     let seen = Timestamp(row.seen_time);
     let over = Timestamp(row.expire_time) <= now || seen.plus(idle) <= now;
     if over || row.revoke_time.is_some() {

@@ -121,8 +121,8 @@ impl SqliteStore {
         Ok(Lane(self.readers.acquire().await?))
     }
 
-    fn read(&self) -> &SqlitePool {
-        &self.readers
+    fn read(&self) -> SqlitePool {
+        self.readers.clone()
     }
 
     /// All statements of one transaction see the same state.

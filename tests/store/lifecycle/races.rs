@@ -1,6 +1,7 @@
 //! Two at once: on both databases as it happens, and on Postgres in either order, held by a session
 //! of the test's own.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use portcullis::policy::id::{PendingActionId, TokenId};
@@ -222,17 +223,29 @@ async fn until_blocked(url: &str) {
     }
 }
 
-/// What comes of a call that waits for another's transaction, which is committed then.
+/// What comes of a call that waits for another's transaction, which ends then. A call that does not wait fails
+/// the test at once.
+async fn blocked_until<T>(
+    url: &str,
+    end: impl Future<Output = sqlx::Result<()>>,
+    call: impl Future<Output = T>,
+) -> T {
+    let mut call = pin!(call);
+    tokio::select! {
+        () = until_blocked(url) => {}
+        _ = &mut call => panic!("it did not wait for the transaction under way"),
+    }
+    end.await.unwrap();
+    call.await
+}
+
+/// The same for a transaction that is committed.
 async fn waiting_for<T>(
     url: &str,
     tx: sqlx::Transaction<'_, sqlx::Postgres>,
     call: impl Future<Output = T>,
 ) -> T {
-    let (result, ()) = tokio::join!(call, async {
-        until_blocked(url).await;
-        tx.commit().await.unwrap();
-    });
-    result
+    blocked_until(url, tx.commit(), call).await
 }
 
 /// What `record_uses` does, not yet committed.
@@ -328,10 +341,7 @@ async fn who_dies_while_carrying_out_leaves_nothing() {
     let mut other = PgConnection::connect(&url).await.unwrap();
     let mut tx = other.begin().await.unwrap();
     deletion_under_way(&mut tx, id, action.id).await;
-    let (carried_out, ()) = tokio::join!(s.carry_out(action.id, 45), async {
-        until_blocked(&url).await;
-        tx.rollback().await.unwrap();
-    });
+    let carried_out = blocked_until(&url, tx.rollback(), s.carry_out(action.id, 45)).await;
     assert_eq!(carried_out, CarriedOut::Done);
     assert_eq!(s.facts(id).await.state, TokenState::DeletedUnused { at: day(45) });
     s.f.check_record().await;

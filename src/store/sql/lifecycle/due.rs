@@ -67,7 +67,7 @@ pub(in super::super) async fn due_actions(
         .bind(now.minus(settings.notice()).0)
         .bind(now.minus(settings.window()).0)
         .bind(i64::from(limit))
-        .fetch_all(store.read())
+        .fetch_all(&store.read())
         .await?;
     Ok(rows.into_iter().map(|(id, token)| (PendingActionId(id), TokenId(token))).collect())
 }

@@ -22,8 +22,10 @@ pub(in super::super) async fn withdraw_actions(
     ctx: &Context,
     limit: u32,
 ) -> Result<Vec<TokenId>> {
-    let ids: Vec<Uuid> =
-        sqlx::query_scalar(SELECT_ANNOUNCED).bind(i64::from(limit)).fetch_all(store.read()).await?;
+    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_ANNOUNCED)
+        .bind(i64::from(limit))
+        .fetch_all(&store.read())
+        .await?;
     let ids: Vec<_> = ids.into_iter().map(TokenId).collect();
     if ids.is_empty() {
         return Ok(ids);
@@ -84,7 +86,7 @@ pub(in super::super) async fn purge(
     let mut rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(SELECT_DELETED)
         .bind(before.0)
         .bind(i64::from(limit))
-        .fetch_all(store.read())
+        .fetch_all(&store.read())
         .await?;
     if rows.is_empty() {
         return Ok(Vec::new());

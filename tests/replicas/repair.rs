@@ -1,0 +1,163 @@
+//! Memory after a change that it can't follow at once: what can't be read back allows nothing until it can, and
+//! what became of a commit without an answer is found out. One process, without the record of others, which
+//! would make up for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis::cache::Cache;
+use portcullis::policy::catalog_file;
+use portcullis::secret::Digest;
+use portcullis::store::postgres::{PostgresOptions, PostgresStore};
+use portcullis::store::{Credential, Store, StoreError, Touched};
+use portcullis::telemetry::Metrics;
+use sqlx::{Connection as _, PgConnection};
+use tokio::runtime::Handle;
+
+use crate::proxy::{Proxy, Wire};
+use crate::stage::{by_system, new_credential, until};
+use crate::support::postgres::Cluster;
+
+const TOML: &str = "[[scope]]\nname = \"s\"\naccess = \"read\"\n";
+
+/// A store behind a wire, with a catalogue and a credential that are in memory.
+struct Stage {
+    cluster: Cluster,
+    url: String,
+    proxy: Proxy,
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    credential: Credential,
+    digest: Digest,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let cluster = Cluster::new(false);
+        let url = cluster.database();
+        let proxy = Proxy::new(cluster.port());
+        let store = PostgresStore::connect(&proxy.url(&url), PostgresOptions::default()).await;
+        let store: Arc<dyn Store> = Arc::new(store.unwrap());
+        let ctx = by_system();
+        store.add_secret_key(&ctx, &[7; 32], true).await.unwrap();
+        let (credential, digest) = new_credential();
+        store.create_credential(&ctx, &credential, &digest).await.unwrap().unwrap();
+        let names: Vec<_> =
+            catalog_file::parse(TOML).unwrap().into_iter().map(|scope| scope.name).collect();
+        store.apply_catalog(&ctx, None, TOML, &names).await.unwrap().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await.unwrap();
+        let stage = Self { cluster, url, proxy, store, cache: Arc::new(cache), credential, digest };
+        assert!(stage.accepts());
+        stage
+    }
+
+    fn accepts(&self) -> bool {
+        self.cache.credentials.by_digest(&self.digest).is_some()
+    }
+
+    fn sql(&self, statement: &str) -> String {
+        let (_, database) = self.url.rsplit_once('/').unwrap();
+        self.cluster.sql(database, statement)
+    }
+
+    /// Makes a change of what `touched` says, after which the table can't be read until it has its name again.
+    async fn change_and_hide(&self, touched: Touched, table: &str) {
+        let change = async {
+            self.store.settle(&by_system()).await?;
+            self.sql(&format!("ALTER TABLE {table} RENAME TO hidden"));
+            Ok(())
+        };
+        self.cache.change(touched, &by_system(), change).await.unwrap();
+    }
+
+    /// Connections that died may each cost one call.
+    async fn known_position(&self) {
+        while self.cache.known_position().await.is_err() {}
+    }
+
+    fn show(&self, table: &str) {
+        self.sql(&format!("ALTER TABLE hidden RENAME TO {table}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_can_not_be_read_back_is_refused_until_it_can() {
+    let stage = Stage::new().await;
+    stage.change_and_hide(Touched::Credential(stage.credential.id), "credential").await;
+    assert!(!stage.accepts(), "whether it was revoked is not known");
+    stage.show("credential");
+    until(|| stage.accepts(), |accepts| *accepts).await;
+    // And so it stays where it was revoked.
+    stage.store.revoke_credential(&by_system(), stage.credential.id).await.unwrap();
+    stage.change_and_hide(Touched::Credential(stage.credential.id), "credential").await;
+    assert!(!stage.accepts());
+    stage.show("credential");
+    stage.cache.changed(Touched::Credential(stage.credential.id)).await;
+    assert!(!stage.accepts());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_that_can_not_be_read_back_decides_nothing_until_it_can() {
+    let stage = Stage::new().await;
+    let version = || stage.cache.catalog().map(|in_force| in_force.catalog.version());
+    assert_eq!(version(), Some(1));
+    stage.change_and_hide(Touched::Catalog, "catalog").await;
+    assert_eq!(version(), None, "whether it is still in force is not known");
+    stage.show("catalog");
+    until(version, |version| *version == Some(1)).await;
+}
+
+/// Begins a revocation whose commit waits, and loses the connection then. Gives what ends that wait.
+async fn revoke_without_an_answer(stage: &Stage) -> PgConnection {
+    let statements = [
+        "CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON credential DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION wait_at_commit()",
+    ];
+    for statement in statements {
+        stage.sql(statement);
+    }
+    let mut holder = PgConnection::connect(&stage.url).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut holder).await.unwrap();
+    let (id, context) = (stage.credential.id, by_system());
+    let revoke = stage.store.revoke_credential(&context, id);
+    let change = stage.cache.change(Touched::Credential(id), &context, revoke);
+    let (changed, ()) = tokio::join!(change, async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+        until(|| stage.sql(waits), |count| count == "1").await;
+        stage.proxy.set(Wire { cut: true, ..Wire::default() });
+    });
+    assert!(matches!(changed, Err(StoreError::Unknown(_))), "{changed:?}");
+    stage.proxy.set(Wire::default());
+    holder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_without_an_answer_is_found_out() {
+    let stage = Stage::new().await;
+    let mut holder = revoke_without_an_answer(&stage).await;
+    // Nobody was told that it is revoked, and it may not be. Whoever asks what decisions rest on waits.
+    assert!(stage.accepts());
+    let mut position = Box::pin(stage.known_position());
+    let early = tokio::time::timeout(Duration::from_millis(700), &mut position).await;
+    assert!(early.is_err(), "decisions don't rest on that change yet: {early:?}");
+    sqlx::query("SELECT pg_advisory_unlock(7)").execute(&mut holder).await.unwrap();
+    until(|| stage.accepts(), |accepts| !accepts).await;
+    position.await;
+    assert_eq!(stage.sql("SELECT count(*) FROM credential WHERE revoke_time IS NULL"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_not_made_after_all_changes_nothing() {
+    let stage = Stage::new().await;
+    let _holder = revoke_without_an_answer(&stage).await;
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+        WHERE wait_event = 'advisory'";
+    assert_eq!(stage.sql(ended), "1");
+    // Waits until that is known.
+    stage.known_position().await;
+    assert!(stage.accepts());
+    assert_eq!(stage.sql("SELECT count(*) FROM credential WHERE revoke_time IS NULL"), "1");
+}
