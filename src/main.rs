@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use portcullis::cli::{self, Cli, Command};
 use portcullis::{app, cli::NO_ANSWER};
 
@@ -12,7 +11,7 @@ use portcullis::{app, cli::NO_ANSWER};
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::from_command_line(std::env::args_os()).command {
         Command::Serve(args) => app::serve(args).map(|()| ExitCode::SUCCESS),
         Command::Migrate(args) => app::migrate(args).map(|()| ExitCode::SUCCESS),
         Command::Client(command) => client(command),

@@ -127,7 +127,8 @@ fn decisions(shell: &Shell, secret: &str) {
     check(&read, secret).exits(0).shows(&["allow", "REASON_ALLOWED", "transactions.read"]);
     check(&read, &format!("{secret}\n")).exits(0);
     check(&["--http", "GET /api/v1/cards/42/reveal"], secret).exits(1).shows(&["deny"]);
-    check(&read, "").exits(1).shows(&["REASON_TOKEN_MALFORMED"]);
+    check(&read, "x").exits(1).shows(&["REASON_TOKEN_MALFORMED"]);
+    no_token(shell);
     let file = shell.home().join("token.txt");
     fs::write(&file, format!("{secret}\n")).unwrap();
     let answer = check(&["--scope", "transactions.read", "--token-file", "token.txt"], "").exits(0);
@@ -142,6 +143,24 @@ fn decisions(shell: &Shell, secret: &str) {
         .exits(2)
         .tells(&["no server answers at http://127.0.0.1:1"]);
     check(&[], secret).exits(2).tells(&["Usage:"]);
+}
+
+/// What is empty is no token, wherever it comes from, and without one there is no decision.
+fn no_token(shell: &Shell) {
+    let read = ["check", "--scope", "transactions.read"];
+    for input in ["", "\n", "\r\n", " \n"] {
+        let answer = shell.run_with(&read, input).exits(2).tells(&["no token was given"]);
+        assert_eq!(answer.stdout, "", "{answer}");
+    }
+    fs::write(shell.home().join("empty.txt"), "\n").unwrap();
+    let from_file = [&read[..], &["--token-file", "empty.txt"]].concat();
+    shell.run(&from_file).exits(2).tells(&["no token was given"]);
+    shell
+        .run(&[&read[..], &["--token-file", "-"]].concat())
+        .exits(2)
+        .tells(&["no token was given"]);
+    let error = shell.run(&[&read[..], &["-o", "json"]].concat()).error_json(2);
+    assert_eq!(error["code"], "USAGE");
 }
 
 fn catalogs(shell: &Shell) {
