@@ -16,18 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
-use crate::config::duration;
 use crate::config::server::{
     FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
     TlsFiles,
 };
+use crate::config::{self, duration};
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, PublicUrl, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Joined;
 use crate::service::{Services, SessionLengths};
-use crate::shutdown::Signals;
+use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::About;
 use crate::store::sqlite::{self, SqliteStore};
@@ -67,7 +67,8 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let on_terminal = std::io::stderr().is_terminal();
     let format =
         settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
-    let _log = telemetry::init_logs(format, settings.log_level);
+    let colours = on_terminal && config::wants_colours();
+    let _log = telemetry::init_logs(format, colours, settings.log_level);
     let runtime = runtime()?;
     let result = runtime.block_on(run(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -81,15 +82,25 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     let settings = args.resolve()?;
     let applied = runtime()?.block_on(async {
-        match &settings {
-            StoreSettings::Embedded(data_dir) => sqlite::migrate(data_dir).await,
-            StoreSettings::Postgres { url, .. } => postgres::migrate(url.expose_secret()).await,
-        }
+        outlive_file_size_limit()?;
+        anyhow::Ok(match &settings {
+            StoreSettings::Embedded(data_dir) => sqlite::migrate(data_dir).await?,
+            StoreSettings::Postgres { url, .. } => postgres::migrate(url.expose_secret()).await?,
+        })
     })?;
-    match applied.as_slice() {
-        [] => println!("The store is up to date."),
-        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+    let Some(first) = applied.first().cloned() else {
+        println!("The store is up to date.");
+        return Ok(());
+    };
+    let mut lines: Vec<_> =
+        applied.into_iter().map(|name| (format!("applied {name}"), name)).collect();
+    if let StoreSettings::Embedded(_) = settings {
+        // The numbers are common to both databases: without these lines one would seem to be missing.
+        let left_out = postgres::migrations_of_its_own().filter(|name| *name > first);
+        lines.extend(left_out.map(|name| (format!("left out {name}: Postgres only"), name)));
     }
+    lines.sort_by(|(_, one), (_, other)| one.cmp(other));
+    lines.iter().for_each(|(line, _)| println!("{line}"));
     Ok(())
 }
 
@@ -113,6 +124,7 @@ pub async fn create_first_credential(
 }
 
 async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn Store>> {
+    outlive_file_size_limit()?;
     Ok(match settings {
         StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
         StoreSettings::Postgres { url, connections } => {
@@ -138,6 +150,13 @@ fn check_mark(mark: Option<Mark>, development: bool) -> anyhow::Result<()> {
 
 async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
+    let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
+    shutdown::spawn_essential("ignored-signals", stop.clone(), {
+        let stop = stop.clone();
+        async move {
+            stop.run_until_cancelled(ignored.log()).await;
+        }
+    });
     if cfg!(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied")) {
         tracing::error!(
             "built with a planted fault, to try the tests: this server breaks its promises"
@@ -148,8 +167,8 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     // Listeners come first, so that a port in use is told before anything is written.
-    let grpc_listener = net::bind(settings.listen).await?;
-    let http_listener = net::bind(settings.http_listen).await?;
+    let grpc_listener = net::bind("listen", &settings.listen).await?;
+    let http_listener = net::bind("http-listen", &settings.http_listen).await?;
     let addresses = (grpc_listener.local_addr()?, http_listener.local_addr()?);
     let (grpc_tls, http_tls) = match &settings.tls {
         None => (None, None),

@@ -116,12 +116,28 @@ pub fn subscriber(from: IpAddr) -> IpAddr {
     }
 }
 
-/// Binds `address`.
+/// Binds the first of `addresses` that this host has: a host name may stand for several, of which one is of a
+/// family that is switched off. One that is in use is an error, since clients would find another server there.
 ///
 /// # Errors
-/// The system's, naming the address.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    })
+/// The system's, naming `flag` and the address.
+pub async fn bind(flag: &str, addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut addresses = addresses.iter().peekable();
+    while let Some(address) = addresses.next() {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if is_absent(&error) && addresses.peek().is_some() => {}
+            Err(error) => {
+                let text = format!("--{flag}: cannot listen on {address}: {error}");
+                return Err(io::Error::new(error.kind(), text));
+            }
+        }
+    }
+    Err(io::Error::other(format!("--{flag}: names no address")))
+}
+
+/// Whether this host has no such address: none at all, or none of that family.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }

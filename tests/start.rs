@@ -120,6 +120,40 @@ fn all_faults_of_the_settings_are_told_in_one_message() {
     assert!(message.contains("error: PORTCULLIS_LISTNE is not a setting"), "{message}");
 }
 
+/// As the kubelet sets them in a pod beside a Service named `portcullis` with two ports.
+const SERVICE: [(&str, &str); 14] = [
+    ("PORTCULLIS_SERVICE_HOST", "10.96.13.7"),
+    ("PORTCULLIS_SERVICE_PORT", "50051"),
+    ("PORTCULLIS_SERVICE_PORT_GRPC", "50051"),
+    ("PORTCULLIS_SERVICE_PORT_DNS_SCTP", "53"),
+    ("PORTCULLIS_PORT", "tcp://10.96.13.7:50051"),
+    ("PORTCULLIS_PORT_50051_TCP", "tcp://10.96.13.7:50051"),
+    ("PORTCULLIS_PORT_50051_TCP_PROTO", "tcp"),
+    ("PORTCULLIS_PORT_50051_TCP_PORT", "50051"),
+    ("PORTCULLIS_PORT_50051_TCP_ADDR", "10.96.13.7"),
+    ("PORTCULLIS_PORT_53_UDP", "udp://10.96.13.7:53"),
+    ("PORTCULLIS_PORT_53_UDP_PROTO", "udp"),
+    ("PORTCULLIS_PORT_53_UDP_PORT", "53"),
+    ("PORTCULLIS_PORT_53_UDP_ADDR", "10.96.13.7"),
+    ("PORTCULLIS_PORT_53_SCTP", "sctp://10.96.13.7:53"),
+];
+
+#[test]
+fn service_named_portcullis_in_kubernetes_stops_no_command() {
+    let within = |setup: Setup| SERVICE.iter().fold(setup, |s, (name, value)| s.env(name, value));
+    let server = within(Setup::sqlite()).start();
+    let operator = Shell::operator(&server);
+    let shell = SERVICE.iter().fold(operator, |shell, (name, value)| shell.env(name, value));
+    shell.run(&["account", "list"]).exits(0);
+    shell.run(&["migrate"]).exits(0);
+
+    let (status, message) =
+        within(Setup::sqlite()).env("PORTCULLIS_HTTP_SERVICE_HOST", "10.96.13.8").refused();
+    assert_eq!(status.code(), Some(2), "{message}");
+    assert!(message.contains("PORTCULLIS_HTTP_SERVICE_HOST is not a setting"), "{message}");
+    assert!(message.contains("enableServiceLinks: false"), "{message}");
+}
+
 #[test]
 fn secrets_come_from_files_as_well() {
     let home = TempDir::new().unwrap();

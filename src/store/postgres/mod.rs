@@ -262,6 +262,15 @@ pub async fn migrate(url: &str) -> Result<Vec<String>, OpenError> {
     Ok(applied)
 }
 
+/// The migrations that SQLite does not have, as [`migrate`] names them, in order.
+pub fn migrations_of_its_own() -> impl Iterator<Item = String> {
+    let others = super::sqlite::migration_numbers();
+    MIGRATIONS
+        .iter()
+        .filter(move |migration| !others.contains(&migration.version))
+        .map(migration::name)
+}
+
 /// The parameters that a URL may have. sqlx would log others, values and all.
 const PARAMETERS: [&str; 18] = [
     "application_name",

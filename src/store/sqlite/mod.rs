@@ -175,6 +175,11 @@ impl DerefMut for Lane {
     }
 }
 
+/// The numbers of all migrations.
+pub(super) fn migration_numbers() -> Vec<i64> {
+    MIGRATIONS.iter().map(|migration| migration.version).collect()
+}
+
 /// Brings the schema of the store in `data_dir` up to date. What was applied, in order.
 ///
 /// # Errors
