@@ -1,6 +1,7 @@
 //! The only wiring: settings -> store -> memory -> services -> servers and tasks, and their end.
 
 mod bootstrap;
+mod certificates;
 mod demo;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -271,6 +272,9 @@ async fn serve_store(
     let gate =
         server::gate(&services, Handle::current(), health, settings.development, stop.clone())?;
 
+    if let Some(files) = &settings.tls {
+        certificates::watch(files, clock.clone(), &stop);
+    }
     shutdown::spawn_essential("clock", stop.clone(), {
         let (store, stop) = (store.clone(), stop.clone());
         async move {

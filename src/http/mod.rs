@@ -84,9 +84,7 @@ pub async fn serve(
                 None => serve_connection(stream, peer, routes, stop).await,
                 Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
                     Ok(Ok(stream)) => serve_connection(stream, peer, routes, stop).await,
-                    Ok(Err(error)) => {
-                        tracing::info!(%peer, %error, "a TLS handshake failed");
-                    }
+                    Ok(Err(error)) => net::log_failed_handshake(peer, &error),
                     Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                 },
             }
