@@ -32,7 +32,7 @@ use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::About;
 use crate::store::sqlite::{self, SqliteStore};
-use crate::store::{Mark, Store};
+use crate::store::{Mark, OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::{http, net, shutdown};
@@ -124,6 +124,18 @@ pub async fn create_first_credential(
     Ok(crate::grpc::created_credential(credential, &secret))
 }
 
+/// The same, naming the file of an embedded store that turned out to be damaged only when it was read.
+fn name_file(error: anyhow::Error, store: &StoreSettings) -> anyhow::Error {
+    let failed = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    match (store, failed.and_then(StoreError::trouble)) {
+        (StoreSettings::Embedded(data_dir), Some(Trouble::Damaged)) => {
+            let path = data_dir.join(sqlite::FILE);
+            OpenError::Damaged { path, cause: explain(&error) }.into()
+        }
+        _ => error,
+    }
+}
+
 async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn Store>> {
     outlive_file_size_limit()?;
     Ok(match settings {
@@ -200,7 +212,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
             let (grpc, ()) = tokio::join!(grpc, web);
             grpc.context("cannot serve gRPC")
         });
-    let served = served.await;
+    let served = served.await.map_err(|error| name_file(error, &settings.store));
     store.close().await;
     served?;
     tracing::info!("stopped");

@@ -38,7 +38,9 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) ->
         async move || {
             let has_lease = services.replicas.may_decide(Stopwatch::start());
             let sight = services.replicas.sight().unwrap_or_default();
-            health::text(&services.outlook(), standing.known().as_deref(), has_lease, &sight)
+            let known = standing.known();
+            health::text(&services.outlook(), known.as_deref(), has_lease, &sight)
+                + &health::store_lines(&standing.troubles())
         }
     };
     Router::new()

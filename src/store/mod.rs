@@ -30,10 +30,13 @@ pub mod postgres;
 mod records;
 pub mod replication;
 pub mod sqlite;
+mod trouble;
 
 pub use error::OpenError;
 pub use records::*;
 pub use replication::Replication;
+pub use trouble::Trouble;
+use trouble::Troubles;
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -382,6 +385,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// process has lost track. Commits something that changes nothing: what could be read before it is
     /// as safe from a failover as what was answered.
     async fn settle(&self, ctx: &Context) -> Result<()>;
+
+    /// What ails the database now, and for how long, as use cases found. Read from memory.
+    fn troubles(&self) -> Vec<(Trouble, Duration)>;
+
+    /// Where something ails the database: makes a change that changes nothing, to see whether it lasts.
+    async fn probe(&self, ctx: &Context);
 
     /// What the replicas that share the store tell each other through it; `None` where only this
     /// process has it.
