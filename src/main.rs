@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use portcullis::cli::{self, Cli, Command};
-use portcullis::{app, cli::NO_ANSWER};
+use portcullis::{app, cli::NO_ANSWER, shutdown};
 
 /// Decisions allocate small and free soon, on every thread at once.
 #[global_allocator]
@@ -26,7 +26,11 @@ fn main() -> ExitCode {
 /// One thread is enough for one question at a time.
 fn client(command: cli::ClientCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(cli::run(command, async |args| {
-        app::create_first_credential(args).await.map_err(|error| app::explain(&error))
-    })))
+    runtime.block_on(async {
+        shutdown::outlive_file_size_limit()?;
+        Ok(cli::run(command, async |args| {
+            app::create_first_credential(args).await.map_err(|error| app::explain(&error))
+        })
+        .await)
+    })
 }

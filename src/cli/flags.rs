@@ -18,6 +18,10 @@ pub(super) fn behind_the_command(program: &Command, args: Vec<OsString>) -> Vec<
         let has_value = flag.takes_value && !flag.has_value;
         moved.extend(rest.drain(..rest.len().min(1 + usize::from(has_value))));
     }
+    if rest.is_empty() {
+        // Of flags alone clap would say that the program has none such, and not what is missing.
+        return sorted;
+    }
     if rest.front().is_some_and(|arg| !arg.as_encoded_bytes().starts_with(b"-")) {
         sorted.extend(rest.pop_front());
     }

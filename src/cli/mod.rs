@@ -17,6 +17,7 @@ mod output;
 mod paging;
 mod pending;
 mod preview;
+mod protocol;
 mod token;
 mod version;
 mod whitelist;
@@ -281,8 +282,8 @@ mod tests {
     fn wrong_usage_is_refused() {
         for (line, part) in [
             ("portcullis check", "--scope"),
-            ("portcullis --server http://localhost:1", "requires a subcommand"),
-            ("portcullis --server", "--server"),
+            ("portcullis --server http://localhost:1", "Usage: portcullis <COMMAND>"),
+            ("portcullis --server", "Usage: portcullis <COMMAND>"),
             ("portcullis --server http://localhost:1 serve", "--server"),
             ("portcullis --frob token list", "--frob"),
             ("portcullis --scope a check", "--scope"),

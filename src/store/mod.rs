@@ -42,10 +42,10 @@ use trouble::Troubles;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It can't be reached, is too slow, full, read-only or shutting down: worth another try.
-    #[error("the store is out of reach")]
+    #[error("the store gives no service{}: {}", trouble::in_brackets(.0), .0)]
     Unavailable(#[source] sqlx::Error),
     /// It gave no answer to the last word of a change, which may have been carried out.
-    #[error("whether the store made the change is not known")]
+    #[error("whether the store made the change is not known{}: {}", trouble::in_brackets(.0), .0)]
     Unknown(#[source] sqlx::Error),
     /// It answered what it never should: a fault of this program or of its data.
     #[error("the store answered what it should not")]

@@ -194,6 +194,11 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// The kind, for the log: its lines show an error and not what lies behind it.
+pub(super) fn in_brackets(error: &sqlx::Error) -> String {
+    Trouble::of(error).map(|trouble| format!(" ({trouble})")).unwrap_or_default()
+}
+
 impl StoreError {
     /// What ails the database, where that is what it is about.
     pub fn trouble(&self) -> Option<Trouble> {
