@@ -1,6 +1,7 @@
 //! The only wiring: settings -> store -> memory -> services -> servers and tasks, and their end.
 
 mod bootstrap;
+mod certificates;
 mod demo;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -16,22 +17,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
-use crate::config::duration;
 use crate::config::server::{
     FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
     TlsFiles,
 };
+use crate::config::{self, duration};
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, PublicUrl, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Joined;
 use crate::service::{Services, SessionLengths};
-use crate::shutdown::Signals;
+use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::About;
 use crate::store::sqlite::{self, SqliteStore};
-use crate::store::{Mark, Store};
+use crate::store::{Mark, OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::{http, net, shutdown};
@@ -67,7 +68,8 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let on_terminal = std::io::stderr().is_terminal();
     let format =
         settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
-    let _log = telemetry::init_logs(format, settings.log_level);
+    let colours = on_terminal && config::wants_colours();
+    let _log = telemetry::init_logs(format, colours, settings.log_level);
     let runtime = runtime()?;
     let result = runtime.block_on(run(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -81,15 +83,25 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     let settings = args.resolve()?;
     let applied = runtime()?.block_on(async {
-        match &settings {
-            StoreSettings::Embedded(data_dir) => sqlite::migrate(data_dir).await,
-            StoreSettings::Postgres { url, .. } => postgres::migrate(url.expose_secret()).await,
-        }
+        outlive_file_size_limit()?;
+        anyhow::Ok(match &settings {
+            StoreSettings::Embedded(data_dir) => sqlite::migrate(data_dir).await?,
+            StoreSettings::Postgres { url, .. } => postgres::migrate(url.expose_secret()).await?,
+        })
     })?;
-    match applied.as_slice() {
-        [] => println!("The store is up to date."),
-        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+    let Some(first) = applied.first().cloned() else {
+        println!("The store is up to date.");
+        return Ok(());
+    };
+    let mut lines: Vec<_> =
+        applied.into_iter().map(|name| (format!("applied {name}"), name)).collect();
+    if let StoreSettings::Embedded(_) = settings {
+        // The numbers are common to both databases: without these lines one would seem to be missing.
+        let left_out = postgres::migrations_of_its_own().filter(|name| *name > first);
+        lines.extend(left_out.map(|name| (format!("left out {name}: Postgres only"), name)));
     }
+    lines.sort_by(|(_, one), (_, other)| one.cmp(other));
+    lines.iter().for_each(|(line, _)| println!("{line}"));
     Ok(())
 }
 
@@ -112,7 +124,20 @@ pub async fn create_first_credential(
     Ok(crate::grpc::created_credential(credential, &secret))
 }
 
+/// The same, naming the file of an embedded store that turned out to be damaged only when it was read.
+fn name_file(error: anyhow::Error, store: &StoreSettings) -> anyhow::Error {
+    let failed = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    match (store, failed.and_then(StoreError::trouble)) {
+        (StoreSettings::Embedded(data_dir), Some(Trouble::Damaged)) => {
+            let path = data_dir.join(sqlite::FILE);
+            OpenError::Damaged { path, cause: explain(&error) }.into()
+        }
+        _ => error,
+    }
+}
+
 async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn Store>> {
+    outlive_file_size_limit()?;
     Ok(match settings {
         StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
         StoreSettings::Postgres { url, connections } => {
@@ -138,6 +163,13 @@ fn check_mark(mark: Option<Mark>, development: bool) -> anyhow::Result<()> {
 
 async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
+    let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
+    shutdown::spawn_essential("ignored-signals", stop.clone(), {
+        let stop = stop.clone();
+        async move {
+            stop.run_until_cancelled(ignored.log()).await;
+        }
+    });
     if cfg!(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied")) {
         tracing::error!(
             "built with a planted fault, to try the tests: this server breaks its promises"
@@ -148,8 +180,8 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     // Listeners come first, so that a port in use is told before anything is written.
-    let grpc_listener = net::bind(settings.listen).await?;
-    let http_listener = net::bind(settings.http_listen).await?;
+    let grpc_listener = net::bind("listen", &settings.listen).await?;
+    let http_listener = net::bind("http-listen", &settings.http_listen).await?;
     let addresses = (grpc_listener.local_addr()?, http_listener.local_addr()?);
     let (grpc_tls, http_tls) = match &settings.tls {
         None => (None, None),
@@ -180,7 +212,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
             let (grpc, ()) = tokio::join!(grpc, web);
             grpc.context("cannot serve gRPC")
         });
-    let served = served.await;
+    let served = served.await.map_err(|error| name_file(error, &settings.store));
     store.close().await;
     served?;
     tracing::info!("stopped");
@@ -252,6 +284,9 @@ async fn serve_store(
     let gate =
         server::gate(&services, Handle::current(), health, settings.development, stop.clone())?;
 
+    if let Some(files) = &settings.tls {
+        certificates::watch(files, clock.clone(), &stop);
+    }
     shutdown::spawn_essential("clock", stop.clone(), {
         let (store, stop) = (store.clone(), stop.clone());
         async move {

@@ -31,6 +31,7 @@
 //! - [`config`]: every setting; nothing else reads the environment.
 //! - [`clock`]: the store's time, carried forward by a monotonic clock.
 //! - [`net`]: listeners and TLS.
+//! - [`pem`]: certificates and keys in files, and what is wrong with them.
 //! - [`shutdown`]: tasks that can't die silently, and how the process ends.
 //! - [`telemetry`]: logs and metrics.
 //!
@@ -64,6 +65,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod mail;
 pub mod net;
+pub mod pem;
 pub mod policy;
 pub mod replicas;
 pub mod secret;

@@ -3,16 +3,15 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use portcullis::cli::{self, Cli, Command};
-use portcullis::{app, cli::NO_ANSWER};
+use portcullis::{app, cli::NO_ANSWER, shutdown};
 
 /// Decisions allocate small and free soon, on every thread at once.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::from_command_line(std::env::args_os()).command {
         Command::Serve(args) => app::serve(args).map(|()| ExitCode::SUCCESS),
         Command::Migrate(args) => app::migrate(args).map(|()| ExitCode::SUCCESS),
         Command::Client(command) => client(command),
@@ -27,7 +26,11 @@ fn main() -> ExitCode {
 /// One thread is enough for one question at a time.
 fn client(command: cli::ClientCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(cli::run(command, async |args| {
-        app::create_first_credential(args).await.map_err(|error| app::explain(&error))
-    })))
+    runtime.block_on(async {
+        shutdown::outlive_file_size_limit()?;
+        Ok(cli::run(command, async |args| {
+            app::create_first_credential(args).await.map_err(|error| app::explain(&error))
+        })
+        .await)
+    })
 }

@@ -1,4 +1,4 @@
-//! Listeners and TLS, for gRPC and HTTP alike.
+//! Listeners and TLS, for gRPC and HTTP alike. Must stay true: each error of a TLS file names its flag.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,37 +7,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use crate::pem;
 
 /// How long a client may take for its TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Why TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {why}")]
+#[error("--{flag}: {path} {why}")]
 pub struct TlsError {
+    flag: &'static str,
     path: String,
     why: String,
 }
 
-fn read_error(path: &Path, why: impl std::fmt::Display) -> TlsError {
-    TlsError { path: path.display().to_string(), why: why.to_string() }
-}
+/// A file, and the flag that names it.
+#[derive(Clone, Copy)]
+struct Named<'p>(&'static str, &'p Path);
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    match certificates {
-        Ok(found) if found.is_empty() => Err(read_error(path, "has no PEM certificate")),
-        Ok(found) => Ok(found),
-        Err(error) => {
-            Err(read_error(path, format_args!("is no file of PEM certificates ({error})")))
-        }
+impl Named<'_> {
+    fn error(self, why: impl std::fmt::Display) -> TlsError {
+        let Self(flag, path) = self;
+        TlsError { flag, path: path.display().to_string(), why: why.to_string() }
+    }
+
+    fn read<T>(self, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, TlsError> {
+        let bytes = std::fs::read(self.1)
+            .map(zeroize::Zeroizing::new)
+            .map_err(|error| self.error(format_args!("can't be read: {error}")))?;
+        parse(&bytes).map_err(|why| self.error(why))
     }
 }
 
@@ -52,31 +55,54 @@ pub fn tls(
     client_ca: Option<&Path>,
     alpn: &[&[u8]],
 ) -> Result<TlsAcceptor, TlsError> {
-    let chain = certificates(cert)?;
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| read_error(key, format_args!("is no file of a PEM key ({error})")))?;
+    let (cert, key) = (Named("tls-cert", cert), Named("tls-key", key));
+    let chain = cert.read(pem::certificates)?;
+    let private = key.read(pem::private_key)?;
+    if !pem::belongs(&chain, &private) {
+        return Err(key.error(format_args!(
+            "is not the key of the first certificate in {}, the file of --tls-cert: name the key that \
+             the certificate was made for, and put the server's own certificate first",
+            cert.1.display()
+        )));
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| read_error(cert, error))?;
+        .map_err(|error| cert.error(error))?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
+            let file = Named("tls-client-ca", path);
+            let unusable = |error: &dyn std::fmt::Display| {
+                file.error(format_args!("has an authority that can't be used: {error}"))
+            };
             let mut roots = RootCertStore::empty();
-            for root in certificates(path)? {
-                roots.add(root).map_err(|error| read_error(path, error))?;
+            for root in file.read(pem::authorities)? {
+                roots.add(root).map_err(|error| unusable(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|error| read_error(path, error))?;
+                .map_err(|error| unusable(&error))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder
-        .with_single_cert(chain, private)
-        .map_err(|error| read_error(cert, format_args!("does not go with the key ({error})")))?;
+    let mut config = builder.with_single_cert(chain, private).map_err(|error| cert.error(error))?;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Logs why a client's TLS handshake failed, with the cure where that is known.
+pub fn log_failed_handshake(peer: IpAddr, error: &io::Error) {
+    use rustls::{Error, InvalidMessage};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+    if matches!(cause, Some(Error::InvalidMessage(InvalidMessage::InvalidContentType))) {
+        tracing::info!(
+            %peer,
+            "a client speaks plain text to this TLS listener: its address must begin with https://"
+        );
+    } else {
+        tracing::info!(%peer, %error, "a TLS handshake failed");
+    }
 }
 
 /// Accepts connections until `stop`, and hands each to `serve`.
@@ -116,12 +142,28 @@ pub fn subscriber(from: IpAddr) -> IpAddr {
     }
 }
 
-/// Binds `address`.
+/// Binds the first of `addresses` that this host has: a host name may stand for several, of which one is of a
+/// family that is switched off. One that is in use is an error, since clients would find another server there.
 ///
 /// # Errors
-/// The system's, naming the address.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    })
+/// The system's, naming `flag` and the address.
+pub async fn bind(flag: &str, addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut addresses = addresses.iter().peekable();
+    while let Some(address) = addresses.next() {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if is_absent(&error) && addresses.peek().is_some() => {}
+            Err(error) => {
+                let text = format!("--{flag}: cannot listen on {address}: {error}");
+                return Err(io::Error::new(error.kind(), text));
+            }
+        }
+    }
+    Err(io::Error::other(format!("--{flag}: names no address")))
+}
+
+/// Whether this host has no such address: none at all, or none of that family.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }

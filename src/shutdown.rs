@@ -43,12 +43,15 @@ where
     })
 }
 
-/// Ctrl-C and SIGTERM, caught from when this is made: a signal that comes before anybody waits is not
-/// lost, and does not end the process by itself.
+/// The signals that stop the process in order, caught from when this is made: a signal that comes before
+/// anybody waits is not lost, and does not end the process by itself. SIGQUIT and SIGXCPU are among them:
+/// by themselves they would write a core file, with secrets in it.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
+    processor_limit: Signal,
 }
 
 impl Signals {
@@ -60,6 +63,8 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            processor_limit: signal(kind(rustix::process::Signal::XCPU))?,
         })
     }
 
@@ -68,6 +73,61 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = self.quit.recv() => "SIGQUIT",
+            _ = self.processor_limit.recv() => "SIGXCPU",
         }
     }
+}
+
+/// The signals that are ignored, caught from when this is made: by themselves they would end the process
+/// without draining.
+#[derive(Debug)]
+pub struct IgnoredSignals {
+    hangup: Signal,
+    user_defined1: Signal,
+    user_defined2: Signal,
+}
+
+impl IgnoredSignals {
+    /// Ignores them from now on.
+    ///
+    /// # Errors
+    /// The system refuses to hand out signals.
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            user_defined1: signal(SignalKind::user_defined1())?,
+            user_defined2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Logs each that comes, without an end.
+    pub async fn log(mut self) {
+        loop {
+            let name = tokio::select! {
+                _ = self.hangup.recv() => "SIGHUP",
+                _ = self.user_defined1.recv() => "SIGUSR1",
+                _ = self.user_defined2.recv() => "SIGUSR2",
+            };
+            tracing::warn!(
+                signal = name,
+                "a signal is ignored: settings and files are read at the start, so restart to apply new \
+                 ones; SIGTERM stops the server"
+            );
+        }
+    }
+}
+
+/// From now on, a write beyond the limit of a file's size (`ulimit -f`) fails with an error, as on a full disk,
+/// and does not end the process: SIGXFSZ is ignored. Needs a runtime.
+///
+/// # Errors
+/// The system refuses to hand out signals.
+pub fn outlive_file_size_limit() -> std::io::Result<()> {
+    // The handler outlives what is dropped here.
+    signal(kind(rustix::process::Signal::XFSZ)).map(drop)
+}
+
+fn kind(signal: rustix::process::Signal) -> SignalKind {
+    SignalKind::from_raw(signal.as_raw())
 }

@@ -35,11 +35,13 @@ pub enum LogFormat {
 /// Starts logging to standard error at `level` and above; other crates from `warn` on, and the database
 /// library from `error` on: what fails there is told by whoever asked. Lines are written by a thread of
 /// their own, and dropped where nobody takes them: whoever reads the log must not be able to hold up a
-/// decision. What is under way is written when the guard is dropped.
-pub fn init_logs(format: LogFormat, level: tracing::Level) -> WorkerGuard {
+/// decision. What is under way is written when the guard is dropped. `colours` are for terminals: in a file
+/// their codes would be in the way of whoever reads or searches it.
+pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> WorkerGuard {
     let filter = EnvFilter::new(format!("warn,sqlx=error,portcullis={level}"));
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     // A second call, as tests make, keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 
+use clap::CommandFactory as _;
 use serde_json::Value;
 use support::command::Shell;
 use support::postgres;
@@ -127,7 +128,8 @@ fn decisions(shell: &Shell, secret: &str) {
     check(&read, secret).exits(0).shows(&["allow", "REASON_ALLOWED", "transactions.read"]);
     check(&read, &format!("{secret}\n")).exits(0);
     check(&["--http", "GET /api/v1/cards/42/reveal"], secret).exits(1).shows(&["deny"]);
-    check(&read, "").exits(1).shows(&["REASON_TOKEN_MALFORMED"]);
+    check(&read, "x").exits(1).shows(&["REASON_TOKEN_MALFORMED"]);
+    no_token(shell);
     let file = shell.home().join("token.txt");
     fs::write(&file, format!("{secret}\n")).unwrap();
     let answer = check(&["--scope", "transactions.read", "--token-file", "token.txt"], "").exits(0);
@@ -142,6 +144,24 @@ fn decisions(shell: &Shell, secret: &str) {
         .exits(2)
         .tells(&["no server answers at http://127.0.0.1:1"]);
     check(&[], secret).exits(2).tells(&["Usage:"]);
+}
+
+/// What is empty is no token, wherever it comes from, and without one there is no decision.
+fn no_token(shell: &Shell) {
+    let read = ["check", "--scope", "transactions.read"];
+    for input in ["", "\n", "\r\n", " \n"] {
+        let answer = shell.run_with(&read, input).exits(2).tells(&["no token was given"]);
+        assert_eq!(answer.stdout, "", "{answer}");
+    }
+    fs::write(shell.home().join("empty.txt"), "\n").unwrap();
+    let from_file = [&read[..], &["--token-file", "empty.txt"]].concat();
+    shell.run(&from_file).exits(2).tells(&["no token was given"]);
+    shell
+        .run(&[&read[..], &["--token-file", "-"]].concat())
+        .exits(2)
+        .tells(&["no token was given"]);
+    let error = shell.run(&[&read[..], &["-o", "json"]].concat()).error_json(2);
+    assert_eq!(error["code"], "USAGE");
 }
 
 fn catalogs(shell: &Shell) {
@@ -223,6 +243,80 @@ fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
     assert_eq!(events[0]["actor_role"], "operator");
     let none = ["audit", "--until", "2020-01-01T00:00:00Z"];
     shell.run(&none).exits(0).tells(&["no events"]);
+}
+
+/// Each example of the help texts and the documents can be tried as it stands.
+#[test]
+fn examples_name_scopes_and_routes_of_the_built_in_catalogue() {
+    let server = Setup::sqlite().start();
+    let shell = Shell::operator(&server);
+    let catalog = json(&shell, &["catalog", "show"]);
+    let scopes = catalog["scopes"].as_array().unwrap();
+    let names: Vec<_> = scopes.iter().map(|scope| scope["name"].as_str().unwrap()).collect();
+    let routes = scopes.iter().flat_map(|scope| scope["routes"].as_array().unwrap());
+    let routes: Vec<_> = routes.map(|route| route.as_str().unwrap()).collect();
+    let covers = |route: &str, asked: &str| {
+        let (route, asked) = (route.split(['/', ' ']), asked.split(['/', ' ']));
+        let same = |(part, asked): (&str, &str)| part == asked || part.starts_with('{');
+        route.clone().count() == asked.clone().count() && route.zip(asked).all(same)
+    };
+
+    let mut texts = help_texts(&mut portcullis::cli::Cli::command());
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|e| e == "md"));
+    for path in docs.chain([root.join("README.md")]) {
+        texts.push(fs::read_to_string(path).unwrap());
+    }
+    let mut tried = 0;
+    for text in texts {
+        let after = |mark: &'static str, end: fn(char) -> bool| {
+            let rest = text.split(mark).skip(1).map(str::to_owned).collect::<Vec<_>>();
+            rest.into_iter().map(move |rest| rest.split(end).next().unwrap().to_owned())
+        };
+        let is_end = |c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c));
+        let named = after("--scope ", is_end).chain(after("\"scope\": \"", is_end));
+        for name in named.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())) {
+            assert!(names.contains(&name.as_str()), "no scope {name} in:\n{text}");
+            tried += 1;
+        }
+        for asked in after("--http \"", |c| c == '"') {
+            assert!(routes.iter().any(|route| covers(route, &asked)), "{asked} in:\n{text}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 10, "only {tried} examples were found");
+}
+
+fn help_texts(command: &mut clap::Command) -> Vec<String> {
+    let mut texts = vec![command.render_long_help().to_string()];
+    for command in command.get_subcommands_mut() {
+        texts.extend(help_texts(command));
+    }
+    texts
+}
+
+#[test]
+fn audit_shows_what_a_token_of_a_thousand_scopes_changed() {
+    let server = Setup::sqlite().start();
+    let shell = Shell::operator(&server);
+    let scopes = (0..1_000).map(|n| {
+        format!(
+            "[[scope]]\nname = \"{}.{n:03}\"\naccess = \"read\"\ndescription = \"d\"\nroutes = []\n",
+            "s".repeat(60)
+        )
+    });
+    let apply = ["catalog", "apply", "-", "--confirm-narrowing"];
+    shell.run_with(&apply, &scopes.collect::<String>()).exits(0);
+    let account =
+        shell.run(&["account", "create", "--name", "Acme", "--admin", "ann@acme.example"]).ok();
+    let names: Vec<_> = (0..1_000).map(|n| format!("{}.{n:03}", "s".repeat(60))).collect();
+    let mut create = vec!["token", "create", "--account", &account, "--name", "n"];
+    create.extend(["--kind", "custom"]);
+    create.extend(names.iter().flat_map(|name| ["--scope", name.as_str()]));
+    shell.run(&create).exits(0);
+    let shown = shell.run(&["audit"]).exits(0).shows(&["token.create", "kind=CUSTOM", "…"]);
+    assert!(shown.stdout.lines().all(|line| line.chars().count() < 2_000), "{shown}");
 }
 
 #[test]
@@ -314,8 +408,14 @@ fn the_first_credential_of_an_embedded_store_needs_no_server() {
 #[test]
 fn migrate_prepares_either_store() {
     let url = postgres::database();
-    for shell in [Shell::new(), Shell::new().env("PORTCULLIS_DATABASE_URL", &url)] {
-        shell.run(&["migrate"]).exits(0).shows(&["applied "]);
+    for (shell, its_own) in [
+        (Shell::new(), "left out 0003 replicas: Postgres only"),
+        (Shell::new().env("PORTCULLIS_DATABASE_URL", &url), "applied 0003 replicas"),
+    ] {
+        let printed = shell.run(&["migrate"]).exits(0).shows(&["applied ", its_own]).ok();
+        for (line, number) in printed.lines().zip(1..) {
+            assert!(line.contains(&format!(" {number:04} ")), "a number is missing:\n{printed}");
+        }
         assert_eq!(shell.run(&["migrate"]).ok(), "The store is up to date.");
     }
     let nowhere = Shell::new().env("PORTCULLIS_DATABASE_URL", "postgres://u@127.0.0.1:1/d");

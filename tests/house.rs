@@ -47,6 +47,154 @@ fn a_breach_is_found() {
     }
 }
 
+/// The table of `docs/operations.md` with every warning and error, and the one with some lines of level info.
+const LOG_TABLES: [(&[&str], &str); 2] = [
+    (&["warn", "error"], "### Warnings and errors in the log"),
+    (&["info"], "Lines of level `info` that answer questions:"),
+];
+
+#[test]
+fn every_warning_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/operations.md")).expect("a readable file");
+    let mut messages = Vec::new();
+    for file in rust_files(&root.join("src")) {
+        let name = file.strip_prefix(root).expect("a file of the crate").display().to_string();
+        let text = fs::read_to_string(&file).expect("a readable file");
+        messages
+            .extend(log_lines(&text).into_iter().map(|(level, text)| (level, text, name.clone())));
+    }
+    let mut breaches = Vec::new();
+    for (levels, heading) in LOG_TABLES {
+        let documented = table_below(&document, heading);
+        assert!(documented.len() > 3, "docs/operations.md has no table below `{heading}`");
+        let logged: Vec<_> =
+            messages.iter().filter(|(level, ..)| levels.contains(&level.as_str())).collect();
+        for (level, text, file) in &logged {
+            if levels != ["info"] && !documented.iter().any(|known| text.starts_with(known)) {
+                breaches.push(format!(
+                    "{file}: the {level} `{text}` is not in docs/operations.md: add a row to the table \
+                     below `{heading}`, with its cause and cure"
+                ));
+            }
+        }
+        for known in &documented {
+            if !logged.iter().any(|(_, text, _)| text.starts_with(known)) {
+                breaches.push(format!(
+                    "docs/operations.md, below `{heading}`: nothing in src logs `{known}` at level \
+                     {}: remove the row, or write the message as it begins in the source",
+                    levels.join(" or ")
+                ));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+#[test]
+fn log_lines_are_found_however_they_are_written() {
+    let text = r#"
+        tracing::warn!(%error, name = f("x, \"y\" ("), "goes \
+            on {}", of("z"));
+        warn!("short"); // warn!("a comment")
+        Err(_) => tracing::error!(
+            task,
+            "with a (parenthesis"
+        ),
+        tracing::info!("known"); tracing::debug!("left out"); my_warn!("another macro");
+    "#;
+    let found = log_lines(text);
+    let found: Vec<_> = found.iter().map(|(level, text)| (level.as_str(), text.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("warn", "goes on {}"),
+            ("warn", "short"),
+            ("error", "with a (parenthesis"),
+            ("info", "known")
+        ]
+    );
+    let table =
+        "intro\n\n# H\n\n| message | |\n| --- | --- |\n| `a`, `b` | `c` |\n| `d` | |\n\n| `e` |";
+    assert_eq!(table_below(table, "# H"), ["a", "b", "d"]);
+}
+
+/// The levels and messages of the log lines of level info and above in a source.
+fn log_lines(source: &str) -> Vec<(String, String)> {
+    let code: String = source
+        .lines()
+        .map(|line| if line.trim_start().starts_with("//") { "" } else { line })
+        .flat_map(|line| [line.split("; //").next().unwrap_or(line), "\n"])
+        .collect();
+    let mut found = Vec::new();
+    for level in ["warn", "error", "info"] {
+        for (at, start) in code.match_indices(&format!("{level}!(")) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            if let Some(message) = message(&code[at + start.len()..]) {
+                found.push((at, (level.to_owned(), message)));
+            }
+        }
+    }
+    found.sort_by_key(|(at, _)| *at);
+    found.into_iter().map(|(_, line)| line).collect()
+}
+
+/// The first argument that is a literal, of a macro whose arguments `rest` begins with.
+fn message(rest: &str) -> Option<String> {
+    let (mut depth, mut begins_argument) = (0, true);
+    let mut chars = rest.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => {
+                let mut literal = String::new();
+                loop {
+                    match chars.next()? {
+                        '"' => break,
+                        '\\' => match chars.next()? {
+                            // A line that goes on: its indentation is no part of it.
+                            '\n' => {
+                                let left = chars.as_str().trim_start();
+                                chars = left.chars();
+                            }
+                            escaped => literal.push(escaped),
+                        },
+                        other => literal.push(other),
+                    }
+                }
+                if depth == 0 && begins_argument {
+                    return Some(literal);
+                }
+                begins_argument = false;
+            }
+            ')' | ']' | '}' if depth == 0 => return None,
+            ')' | ']' | '}' => depth -= 1,
+            '(' | '[' | '{' => depth += 1,
+            ',' if depth == 0 => begins_argument = true,
+            c if c.is_whitespace() => {}
+            _ => begins_argument = false,
+        }
+    }
+    None
+}
+
+/// What stands in backquotes in the first column of the first table below `heading`.
+fn table_below(document: &str, heading: &str) -> Vec<String> {
+    let (_, below) = document.split_once(heading).expect(heading);
+    let rows = below
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2);
+    rows.flat_map(|row| {
+        let first = row.split('|').nth(1).unwrap_or_default();
+        first.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
 fn check(file: &Path, text: &str) -> Vec<String> {
     let name = file.display();
     let mut breaches = Vec::new();

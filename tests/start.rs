@@ -13,8 +13,9 @@ use sqlx::{Connection as _, PgConnection};
 use support::client::Client;
 use support::command::Shell;
 use support::postgres;
-use support::server::{Setup, random_credential};
+use support::server::{Server, Setup, random_credential};
 use support::tools::{grpcurl, succeed};
+use support::wait::until;
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -120,6 +121,40 @@ fn all_faults_of_the_settings_are_told_in_one_message() {
     assert!(message.contains("error: PORTCULLIS_LISTNE is not a setting"), "{message}");
 }
 
+/// As the kubelet sets them in a pod beside a Service named `portcullis` with two ports.
+const SERVICE: [(&str, &str); 14] = [
+    ("PORTCULLIS_SERVICE_HOST", "10.96.13.7"),
+    ("PORTCULLIS_SERVICE_PORT", "50051"),
+    ("PORTCULLIS_SERVICE_PORT_GRPC", "50051"),
+    ("PORTCULLIS_SERVICE_PORT_DNS_SCTP", "53"),
+    ("PORTCULLIS_PORT", "tcp://10.96.13.7:50051"),
+    ("PORTCULLIS_PORT_50051_TCP", "tcp://10.96.13.7:50051"),
+    ("PORTCULLIS_PORT_50051_TCP_PROTO", "tcp"),
+    ("PORTCULLIS_PORT_50051_TCP_PORT", "50051"),
+    ("PORTCULLIS_PORT_50051_TCP_ADDR", "10.96.13.7"),
+    ("PORTCULLIS_PORT_53_UDP", "udp://10.96.13.7:53"),
+    ("PORTCULLIS_PORT_53_UDP_PROTO", "udp"),
+    ("PORTCULLIS_PORT_53_UDP_PORT", "53"),
+    ("PORTCULLIS_PORT_53_UDP_ADDR", "10.96.13.7"),
+    ("PORTCULLIS_PORT_53_SCTP", "sctp://10.96.13.7:53"),
+];
+
+#[test]
+fn service_named_portcullis_in_kubernetes_stops_no_command() {
+    let within = |setup: Setup| SERVICE.iter().fold(setup, |s, (name, value)| s.env(name, value));
+    let server = within(Setup::sqlite()).start();
+    let operator = Shell::operator(&server);
+    let shell = SERVICE.iter().fold(operator, |shell, (name, value)| shell.env(name, value));
+    shell.run(&["account", "list"]).exits(0);
+    shell.run(&["migrate"]).exits(0);
+
+    let (status, message) =
+        within(Setup::sqlite()).env("PORTCULLIS_HTTP_SERVICE_HOST", "10.96.13.8").refused();
+    assert_eq!(status.code(), Some(2), "{message}");
+    assert!(message.contains("PORTCULLIS_HTTP_SERVICE_HOST is not a setting"), "{message}");
+    assert!(message.contains("enableServiceLinks: false"), "{message}");
+}
+
 #[test]
 fn secrets_come_from_files_as_well() {
     let home = TempDir::new().unwrap();
@@ -200,6 +235,167 @@ fn a_signal_stops_it_with_status_0() {
             assert!(server.stderr().contains("stopped"), "{}", server.stderr());
         }
     }
+}
+
+#[test]
+fn other_signals_stop_it_in_order_or_are_ignored() {
+    let mut server = Setup::sqlite().start();
+    for signal in ["HUP", "USR1", "USR2"] {
+        server.signal(signal);
+        let line = format!("\"signal\":\"SIG{signal}\"");
+        until(|| server.stderr(), |log| log.contains("a signal is ignored") && log.contains(&line));
+        Shell::operator(&server).run(&["account", "list"]).exits(0);
+    }
+    for signal in ["QUIT", "XCPU"] {
+        server.signal(signal);
+        assert_eq!(server.wait_end().code(), Some(0), "SIG{signal}");
+        server.restart();
+    }
+}
+
+/// A limit of the file size stands for a full disk: it fails the same writes, and signals besides.
+#[test]
+fn full_disk_is_named_to_callers_and_operators() {
+    let server = Setup::sqlite().flag("--lifecycle-sweep-interval", "200ms").start();
+    let shell = Shell::operator(&server);
+    let create = ["account", "create", "--name", "Acme", "--admin", "ann@acme.example"];
+    let account = shell.run(&create).ok();
+    limit_files(&server, "0");
+    shell.run(&create).exits(2).tells(&["the disk of the store is full", "made room"]);
+    let error = shell.run(&[&create[..], &["-o", "json"]].concat()).error_json(2);
+    assert_eq!(error["code"], "UNAVAILABLE");
+    let (status, health) = server.get("/healthz");
+    assert!(status.contains("200") && health.contains("store: disk full, for "), "{health}");
+    // What was written before is still read, and nothing was half done.
+    shell.run(&["account", "show", &account]).exits(0);
+    limit_files(&server, "unlimited");
+    until(|| server.get("/healthz").1, |health| !health.contains("store: "));
+    shell.run(&create).exits(0);
+    let accounts = shell.run(&["account", "list", "-o", "json"]).json();
+    assert_eq!(accounts["accounts"].as_array().unwrap().len(), 2);
+}
+
+/// Sets the limit of the file sizes of a running server, the soft one.
+fn limit_files(server: &Server, bytes: &str) {
+    let (pid, limit) = (server.pid().to_string(), format!("--fsize={bytes}:unlimited"));
+    succeed(Command::new("prlimit").args(["--pid", &pid, &limit]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locked_table_is_named_to_callers_operators_and_the_log() {
+    let url = postgres::database();
+    let server = Setup::postgres(&url).start();
+    let shell = Shell::operator(&server);
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let mut locking = other.begin().await.unwrap();
+    sqlx::query("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *locking)
+        .await
+        .unwrap();
+    let create = ["account", "create", "--name", "Acme", "--admin", "ann@acme.example"];
+    shell.run(&create).exits(2).tells(&["holds a lock that this needs"]);
+    let (_, health) = server.get("/healthz");
+    assert!(health.contains("store: locked, for "), "{health}");
+    until(
+        || server.stderr(),
+        |log| {
+            let mut lines = log.lines();
+            lines.any(|line| {
+                line.contains("the database is in trouble") && line.contains("lock timeout")
+            })
+        },
+    );
+    locking.rollback().await.unwrap();
+    shell.run(&create).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_out_of_connections_is_named() {
+    let url = postgres::database();
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    let database = url.rsplit('/').next().unwrap().to_owned();
+    let user = format!("user_{database}");
+    let run = async |admin: &mut PgConnection, sql: String| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(admin).await.unwrap();
+    };
+    run(&mut admin, format!("CREATE USER {user}; ALTER DATABASE {database} OWNER TO {user}")).await;
+    let own = url.replace("postgres@", &format!("{user}@"));
+    let server = Setup::postgres(&own).start();
+    let shell = Shell::operator(&server);
+    shell.run(&["account", "list"]).exits(0);
+    let end =
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'");
+    run(&mut admin, format!("ALTER USER {user} CONNECTION LIMIT 0; {end}")).await;
+    // A connection that was ended may cost a call of its own.
+    until(
+        || shell.run(&["account", "list"]).stderr,
+        |told| told.contains("the store takes no more connections"),
+    );
+    assert!(server.get("/healthz").1.contains("store: out of connections, for "));
+    let (status, message) = Setup::postgres(&own).refused();
+    assert_eq!(status.code(), Some(2), "{message}");
+    assert!(message.contains("is out of connections: raise max_connections"), "{message}");
+    run(&mut admin, format!("ALTER USER {user} CONNECTION LIMIT -1")).await;
+    until(|| shell.run(&["account", "list"]).code, |code| *code == Some(0));
+}
+
+#[test]
+fn missing_database_is_named_with_its_address_and_setting() {
+    let url = postgres::database();
+    let (server, _) = url.rsplit_once('/').unwrap();
+    let address = server.rsplit('@').next().unwrap();
+    for (url, address, part) in [
+        ("postgres://u:hunter2@127.0.0.1:1/d".to_owned(), "127.0.0.1:1", "is out of reach"),
+        (format!("{server}/absent"), address, "does not exist"),
+    ] {
+        let (status, message) = Setup::postgres(&url).refused();
+        assert_eq!(status.code(), Some(2), "{message}");
+        for part in [address, part, "PORTCULLIS_DATABASE_URL", "--database-url"] {
+            assert!(message.contains(part), "{part} is missing:\n{message}");
+        }
+        assert!(!message.contains("hunter2"), "{message}");
+        let migrate = Shell::new().env("PORTCULLIS_DATABASE_URL", &url).run(&["migrate"]);
+        migrate.exits(2).tells(&[address, "PORTCULLIS_DATABASE_URL"]);
+    }
+}
+
+#[test]
+fn damaged_file_is_named_with_the_cure() {
+    const PAGE: usize = 4_096;
+    for (what, damage) in [
+        ("no database", (|file| file.fill(b'x')) as fn(&mut Vec<u8>)),
+        ("a header only", |file| file.truncate(100)),
+        ("half of a file", |file| file.truncate(file.len() / 2)),
+        ("pages of junk", |file| file[PAGE..].fill(0xa5)),
+    ] {
+        let mut server = Setup::sqlite().start();
+        assert!(server.terminate().success());
+        let path = server.data_dir().join("portcullis.db");
+        let mut file = fs::read(&path).unwrap();
+        assert!(file.len() > 2 * PAGE);
+        damage(&mut file);
+        fs::write(&path, &file).unwrap();
+        let (status, message) = server.refuses_with(|setup| setup);
+        assert_eq!(status.code(), Some(2), "{what}: {message}");
+        for part in [path.to_str().unwrap(), "is damaged", "restore a backup", ".recover"] {
+            assert!(message.contains(part), "{what}: {part} is missing:\n{message}");
+        }
+    }
+}
+
+#[test]
+fn listener_takes_a_host_name() {
+    let server = Setup::sqlite().listen("localhost:0").http_listen("localhost:0").start();
+    assert!(server.grpc().ip().is_loopback() && server.http().ip().is_loopback());
+    Shell::operator(&server).run(&["account", "list"]).exits(0);
+}
+
+#[test]
+fn log_file_has_no_colour_codes() {
+    let mut server = Setup::sqlite().flag("--log-format", "text").start();
+    assert!(server.terminate().success());
+    let log = server.stderr();
+    assert!(log.contains("serving") && !log.contains('\u{1b}'), "{log:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

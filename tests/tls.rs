@@ -4,10 +4,14 @@
 
 mod support;
 
+use std::fs;
+
 use portcullis::grpc::proto::GetCatalogRequest;
 use support::client::Client;
+use support::command::Shell;
 use support::server::{Server, Setup};
 use support::tls::{Authority, Identity};
+use support::wait::until;
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig};
 
@@ -93,6 +97,111 @@ fn half_of_the_tls_settings_is_none() {
     refuses(Setup::sqlite().flag("--tls-cert", "server.crt"), &["--tls-key"]);
     refuses(Setup::sqlite().flag("--tls-key", "server.key"), &["--tls-cert"]);
     refuses(Setup::sqlite().flag("--tls-client-ca", "ca.crt"), &["--tls-cert"]);
+}
+
+#[test]
+fn command_names_the_wrong_protocol() {
+    let authority = Authority::new("ours");
+    let tls = Setup::sqlite().tls(&authority.server()).start();
+    let mutual = Setup::sqlite().tls(&authority.server()).client_ca(&authority).start();
+    let plain = Setup::sqlite().start();
+    let list = |server: &Server, scheme: &str| {
+        let shell = Shell::operator(server)
+            .env("PORTCULLIS_SERVER", format!("{scheme}://{}", server.grpc()));
+        shell.run(&["account", "list"]).exits(2)
+    };
+    for server in [&tls, &mutual] {
+        list(server, "http").tells(&["speaks TLS: write https:// instead of http://"]);
+    }
+    list(&plain, "https").tells(&["speaks no TLS: write http:// instead of https://"]);
+    // Also HTTP/1, as at the port of the page.
+    let shell =
+        Shell::operator(&plain).env("PORTCULLIS_SERVER", format!("https://{}", plain.http()));
+    shell.run(&["account", "list"]).exits(2).tells(&["speaks no TLS"]);
+    let gone = Shell::operator(&plain).env("PORTCULLIS_SERVER", "https://127.0.0.1:1");
+    gone.run(&["account", "list"]).exits(2).tells(&["no server answers at https://127.0.0.1:1"]);
+    let untrusted = list(&tls, "https");
+    assert!(!untrusted.stderr.contains("speaks"), "{untrusted}");
+    until(|| tls.stderr(), |log| log.contains("speaks plain text to this TLS listener"));
+}
+
+#[test]
+fn each_bad_tls_file_is_named_with_its_flag() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path
+    };
+    let authority = Authority::new("ours");
+    let (one, other) = (authority.server(), authority.server());
+    let cert = file("cert.pem", one.certificate());
+    let key = file("key.pem", one.key());
+    let empty = file("empty.pem", "");
+    let p521 = |name: &str| {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
+    };
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let encrypted = file("encrypted.pem", encrypted);
+    let another = file("other.pem", other.key());
+    let absent = home.path().join("absent.pem");
+    let cases = [
+        (&empty, &key, &cert, "--tls-cert: ", "empty.pem", "it is empty"),
+        (&key, &key, &cert, "--tls-cert: ", "key.pem", "PRIVATE KEY instead"),
+        (&absent, &key, &cert, "--tls-cert: ", "absent.pem", "No such file"),
+        (&cert, &empty, &cert, "--tls-key: ", "empty.pem", "it is empty"),
+        (&cert, &cert, &cert, "--tls-key: ", "cert.pem", "CERTIFICATE instead"),
+        (&cert, &encrypted, &cert, "--tls-key: ", "encrypted.pem", "is encrypted"),
+        (&cert, &another, &cert, "--tls-key: ", "other.pem", "cert.pem, the file of --tls-cert"),
+        (&p521("p521.crt"), &p521("p521.key"), &cert, "--tls-key: ", "p521.key", "curve P-521"),
+        (&cert, &key, &empty, "--tls-client-ca: ", "empty.pem", "it is empty"),
+        (&cert, &key, &key, "--tls-client-ca: ", "key.pem", "PRIVATE KEY instead"),
+        (&cert, &key, &p521("p521.crt"), "--tls-client-ca: ", "p521.crt", "curve P-521"),
+    ];
+    for (cert, key, client_ca, flag, path, part) in cases {
+        let setup = Setup::sqlite()
+            .flag("--tls-cert", cert)
+            .flag("--tls-key", key)
+            .flag("--tls-client-ca", client_ca);
+        refuses(setup, &[flag, path, part]);
+        let flags = [("--client-cert", cert), ("--client-key", key), ("--server-ca", client_ca)];
+        let flags = flags.map(|(flag, path)| [flag, path.to_str().expect("text")]).concat();
+        let run = [&["--server", "https://127.0.0.1:1", "account", "list"], &flags[..]].concat();
+        let flag = flag.replace("--tls-client-ca", "--server-ca").replace("--tls-", "--client-");
+        let part = part.replace("--tls-cert", "--client-cert");
+        Shell::new().run(&run).exits(2).tells(&[&flag, path, &part]);
+    }
+    refuses(
+        Setup::sqlite()
+            .flag("--smtp-ca", &empty)
+            .flag("--mail-from", "a@acme.example")
+            .env("PORTCULLIS_SMTP_URL", "smtps://mail.acme.example"),
+        &["--smtp-ca: ", "empty.pem", "it is empty"],
+    );
+}
+
+#[test]
+fn certificate_near_or_past_its_end_is_warned_of() {
+    let authority = Authority::new("ours");
+    let year = |year| authority.server_between((year, 1, 1), (year + 1, 1, 1));
+    for (identity, part) in [
+        (year(2020), Some("a certificate has expired: put a new one")),
+        (year(4000), Some("a certificate is not valid yet")),
+        (authority.server_between((2020, 1, 1), (4000, 1, 1)), None),
+    ] {
+        let mut server = Setup::sqlite().tls(&identity).start();
+        assert!(server.terminate().success());
+        let log = server.stderr();
+        match part {
+            Some(part) => {
+                for part in [part, "tls-cert", "server.crt", "CN=portcullis"] {
+                    assert!(log.contains(part), "{part} is missing:\n{log}");
+                }
+            }
+            None => assert!(!log.contains("a certificate"), "{log}"),
+        }
+    }
 }
 
 fn refuses(setup: Setup, named: &[&str]) {

@@ -77,6 +77,13 @@ pub(super) async fn run(args: CheckArgs) -> Result<u8, Failure> {
         Some(token) => token,
         None => ask()?,
     };
+    if token.expose_secret().trim().is_empty() {
+        return Err(Failure::Usage(
+            "no token was given, so nothing was decided: write its secret to standard input, or name a \
+             file with --token-file or PORTCULLIS_TOKEN_FILE, or set PORTCULLIS_TOKEN"
+                .to_owned(),
+        ));
+    }
     let session = Session::connect(settings, format).await?;
     let request = proto::AuthorizeRequest {
         token: token.expose_secret().to_owned(),

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use http::Uri;
 use secrecy::ExposeSecret as _;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -14,7 +15,7 @@ use tonic::{Request, Status};
 use super::failure::Failure;
 use super::json::{self, Named};
 use super::output::print_line;
-use super::{Common, proto};
+use super::{Common, proto, protocol};
 use crate::config::client::Format;
 use crate::config::client::{ClientSettings, Credential, TlsSettings};
 use crate::config::duration;
@@ -53,6 +54,8 @@ impl Interceptor for Caller {
 pub(super) struct Session {
     channel: Channel,
     caller: Caller,
+    /// The server's address, where TLS is not spoken to it.
+    plaintext: Option<Uri>,
     credential_source: Option<String>,
     format: Format,
 }
@@ -81,6 +84,7 @@ impl Session {
         Ok(Self {
             channel,
             caller: Caller { authorization, timeout: settings.timeout },
+            plaintext: settings.tls.is_none().then_some(settings.server),
             credential_source: settings.credential.map(|credential| credential.source),
             format,
         })
@@ -106,6 +110,14 @@ impl Session {
             let timeout = duration::print(self.caller.timeout);
             Status::deadline_exceeded(format!("no answer came within {timeout}"))
         } else if let Some(cause) = status.source() {
+            if let Some(server) =
+                self.plaintext.as_ref().filter(|server| protocol::speaks_tls(server))
+            {
+                return Failure::Usage(format!(
+                    "--server: the server at {} speaks TLS: write https:// instead of http://",
+                    written(server)
+                ));
+            }
             let cause = root_cause(cause);
             Status::unavailable(format!("the connection was lost before an answer came: {cause}"))
         } else {
@@ -151,14 +163,28 @@ async fn connect(settings: &ClientSettings) -> Result<Channel, Failure> {
     // The connect timeout alone covers neither a TLS handshake nor a name that never resolves.
     match tokio::time::timeout(settings.timeout, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error))
+            if settings.tls.is_some()
+                && (is_not_of_tls(&error) || protocol::speaks_plaintext(&settings.server)) =>
+        {
+            Err(Failure::Usage(format!(
+                "--server: the server at {} speaks no TLS: write http:// instead of https://, where \
+                 the way there is protected otherwise",
+                written(&settings.server)
+            )))
+        }
         Ok(Err(error)) => Err(Failure::NoServer {
-            message: format!("no server answers at {}: {}", server(settings), root_cause(&error)),
+            message: format!(
+                "no server answers at {}: {}",
+                written(&settings.server),
+                root_cause(&error)
+            ),
             refused: is_refusal(&error),
         }),
         Err(_) => Err(Failure::NoServer {
             message: format!(
                 "no server answers at {} within {}",
-                server(settings),
+                written(&settings.server),
                 duration::print(settings.timeout)
             ),
             refused: false,
@@ -185,8 +211,8 @@ fn is_timeout(status: &Status) -> bool {
 }
 
 /// The address as it was most likely written.
-fn server(settings: &ClientSettings) -> String {
-    settings.server.to_string().trim_end_matches('/').to_owned()
+fn written(server: &Uri) -> String {
+    server.to_string().trim_end_matches('/').to_owned()
 }
 
 /// The innermost cause, which says what happened; those around it say "transport error".
@@ -196,6 +222,21 @@ fn root_cause(error: &dyn Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// Whether what came from the server is nothing that TLS has.
+fn is_not_of_tls(error: &(dyn Error + 'static)) -> bool {
+    use rustls::{Error as TlsError, InvalidMessage};
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<TlsError>());
+        if matches!(tls, Some(TlsError::InvalidMessage(InvalidMessage::InvalidContentType))) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether the host is there and nothing listens at that port.

@@ -11,18 +11,21 @@ mod check;
 mod connect;
 mod credential;
 mod failure;
+mod flags;
 mod json;
 mod output;
 mod paging;
 mod pending;
 mod preview;
+mod protocol;
 mod token;
 mod version;
 mod whitelist;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::client::{ClientArgs, Format, OutputArgs};
 use crate::config::server::{FirstCredentialArgs, MigrateArgs, ServeArgs};
@@ -49,7 +52,18 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Reads the command line. The flags that go with every client command may also stand before its name.
+    /// Where it makes no sense, or asks for help, that is printed and the process ends.
+    pub fn from_command_line(args: impl Iterator<Item = OsString>) -> Self {
+        Self::parse_from(flags::behind_the_command(&Self::command(), args.collect()))
+    }
+}
+
 const EXIT_CODES: &str = "\
+The flags that every command of a client takes, such as --server and --output, may also stand before
+the command's name: `portcullis --server URL token list`.
+
 Exit codes:
   0  done
   1  refused by the server for a reason of the request; for `check`: denied
@@ -204,10 +218,10 @@ fn missing(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     fn parse(line: &str) -> Result<ClientCommand, String> {
-        match Cli::try_parse_from(line.split(' ')) {
+        let args = line.split(' ').map(OsString::from).collect();
+        match Cli::try_parse_from(flags::behind_the_command(&Cli::command(), args)) {
             Ok(Cli { command: Command::Client(command) }) => Ok(command),
             Ok(_) => Err("a server command".to_owned()),
             Err(error) => Err(error.to_string()),
@@ -248,8 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn common_flags_go_anywhere_after_the_command() {
+    fn common_flags_go_before_the_command_and_anywhere_after_it() {
         for line in [
+            "portcullis --server http://localhost:1 --output json token list",
+            "portcullis -o json --server=http://localhost:1 token list",
+            "portcullis -ojson --server http://localhost:1 --plaintext token list",
+            "portcullis -o=json token --server http://localhost:1 list",
+            "portcullis --server http://localhost:2 -o json token list --server http://localhost:1",
             "portcullis token --output json list --server http://localhost:1",
             "portcullis token list --output json --server http://localhost:1",
         ] {
@@ -263,6 +282,11 @@ mod tests {
     fn wrong_usage_is_refused() {
         for (line, part) in [
             ("portcullis check", "--scope"),
+            ("portcullis --server http://localhost:1", "Usage: portcullis <COMMAND>"),
+            ("portcullis --server", "Usage: portcullis <COMMAND>"),
+            ("portcullis --server http://localhost:1 serve", "--server"),
+            ("portcullis --frob token list", "--frob"),
+            ("portcullis --scope a check", "--scope"),
             ("portcullis check --scope a --http GET", "'--http <METHOD PATH>'"),
             ("portcullis check --http GET", "a method and a path"),
             ("portcullis whitelist replace tok_1", "ENTRY"),

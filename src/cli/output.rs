@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::failure::Failure;
 use crate::grpc::proto;
@@ -57,30 +58,59 @@ fn acts(c: char) -> bool {
         )
 }
 
-/// A table with its columns two spaces apart, and a last column that goes as far as it needs.
+/// The most terminal columns that a cell takes, unless it is the last of its row. Names and mail addresses of
+/// usual lengths fit; one huge cell must not push every row out of sight.
+const WIDEST_CELL: usize = 60;
+/// The most that the last cell of a row takes.
+const WIDEST_LAST_CELL: usize = 1_000;
+
+/// A table with its columns two spaces apart. Cells are as wide as a terminal shows them, and end with `…`
+/// where they would take more than [`WIDEST_CELL`] or [`WIDEST_LAST_CELL`] columns: `--output json` has
+/// all of it.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let most = |column: usize| if column + 1 == N { WIDEST_LAST_CELL } else { WIDEST_CELL };
     let rows: Vec<[Cow<'_, str>; N]> = rows
         .iter()
         .map(|row| {
-            row.each_ref().map(|cell| if cell.is_empty() { "-".into() } else { clean(cell) })
+            std::array::from_fn(|column| match row[column].as_str() {
+                "" => "-".into(),
+                cell => shortened(clean(cell), most(column)),
+            })
         })
         .collect();
-    let widths: [usize; N] = std::array::from_fn(|i| {
-        let cells = rows.iter().map(|row| row[i].chars().count());
-        cells.chain([header[i].len()]).max().unwrap_or_default()
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].width());
+        cells.chain([header[column].width()]).max().unwrap_or_default()
     });
     let mut text = String::new();
     let header = header.map(Cow::Borrowed);
     for row in std::iter::once(&header).chain(&rows) {
         let start = text.len();
         for (cell, width) in row.iter().zip(widths) {
-            // Writing to a string can't fail.
-            let _ = write!(text, "{cell:width$}  ");
+            text.push_str(cell);
+            // Not with `{cell:width$}`, which counts characters and panics beyond 65,535.
+            text.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + 2));
         }
         text.truncate(start + text[start..].trim_end().len());
         text.push('\n');
     }
     text
+}
+
+/// `text`, or as much of it as fits into `most` columns with a `…` behind it. Characters without a width stay
+/// with the one before them, up to four for each column.
+fn shortened(text: Cow<'_, str>, most: usize) -> Cow<'_, str> {
+    if text.width() <= most && text.chars().count() <= most * 4 {
+        return text;
+    }
+    let mut width = 0;
+    let fits = text.char_indices().take(most * 4).take_while(|(_, c)| {
+        // The selector makes the symbol before it a wide one.
+        width += c.width().unwrap_or_default() + usize::from(*c == '\u{fe0f}');
+        width < most
+    });
+    let end = fits.last().map_or(0, |(at, c)| at + c.len_utf8());
+    Cow::Owned(format!("{}…", &text[..end]))
 }
 
 /// Name and value, a line each. What is empty is left out.
@@ -165,6 +195,39 @@ mod tests {
              tok_1   a longer name  -\n\
              tok_22  öß             2026-01-01T00:00:00Z\n"
         );
+    }
+
+    #[test]
+    fn table_aligns_by_what_a_terminal_shows() {
+        let text = table(
+            ["NAME", "ID"],
+            &[row(["東京", "1"]), row(["e\u{301}", "2"]), row(["🙂", "3"]), row(["abcd", "4"])],
+        );
+        let columns: Vec<_> = text
+            .lines()
+            .map(|line| line[..line.rfind(' ').expect("two cells") + 1].width())
+            .collect();
+        assert_eq!(columns, [6; 5], "{text}");
+    }
+
+    #[test]
+    fn table_shortens_huge_cells_of_any_content() {
+        for unit in
+            ["x", "東", "\u{301}", "a\u{301}", "👩\u{200d}🚀", "\u{1b}", "❤\u{fe0f}", " ", "\n"]
+        {
+            for count in [1, 59, 60, 61, 240, 999, 1_001, 65_535, 65_536, 200_000] {
+                let huge = unit.repeat(count);
+                let text = table(["A", "B"], &[row([&huge, &huge]), row(["", "b"])]);
+                let line = text.lines().nth(1).expect("a row");
+                assert!(line.width() <= WIDEST_CELL + 2 + WIDEST_LAST_CELL, "{unit:?} {count}");
+                assert!(line.chars().count() < 5_000, "{unit:?} {count}");
+                assert_eq!(text.lines().count(), 3, "{unit:?} {count}");
+            }
+        }
+        assert_eq!(shortened("abcdef".into(), 4), "abc…");
+        assert_eq!(shortened("東京都庁".into(), 6), "東京…");
+        assert_eq!(shortened("e\u{301}e\u{301}e\u{301}".into(), 2), "e\u{301}…");
+        assert_eq!(shortened("abc".into(), 3), "abc");
     }
 
     #[test]

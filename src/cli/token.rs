@@ -34,7 +34,7 @@ enum TokenCommand {
     ///   portcullis token create --account acc_... --name sync --kind read-write \
     ///       --whitelist 192.0.2.7 --whitelist 2001:db8::/48
     ///   SECRET=$(portcullis token create --account acc_... --name pay --kind custom \
-    ///       --scope payments.request)
+    ///       --scope transactions.request)
     #[command(verbatim_doc_comment)]
     Create(CreateArgs),
     /// Show one token: what it may do, from where, when it was used, what is planned for it

@@ -15,6 +15,7 @@ use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::duration;
+use crate::pem;
 pub use output::{Format, OutputArgs};
 pub use secret::{Credential, OPERATOR_CREDENTIAL_FILE, TokenArgs, without_line_end};
 use secret::{SecretVariables, operator_credential};
@@ -279,15 +280,39 @@ fn tls(
         };
     }
     let identity = match (client_cert, client_key) {
-        (Some(cert), Some(key)) => {
-            let cert = read("client certificate", &cert)?;
-            Some((cert, SecretString::from(read("client key", &key)?)))
-        }
+        (Some(cert), Some(key)) => Some(identity(&cert, &key)?),
         (None, None) => None,
         _ => return invalid("--client-cert and --client-key go together"),
     };
-    let server_ca = server_ca.map(|path| read("server CA", &path)).transpose()?;
+    let server_ca = server_ca.map(|path| {
+        let pem = read("--server-ca: the file", &path)?;
+        checked("--server-ca", &path, pem::authorities(pem.as_bytes()))?;
+        Ok::<_, ClientSettingsError>(pem)
+    });
+    let server_ca = server_ca.transpose()?;
     Ok(Some(TlsSettings { server_ca, identity }))
+}
+
+/// A certificate and its key, in PEM.
+fn identity(cert: &Path, key: &Path) -> Result<(String, SecretString), ClientSettingsError> {
+    let cert_pem = read("--client-cert: the file", cert)?;
+    let key_pem = SecretString::from(read("--client-key: the file", key)?);
+    let chain = checked("--client-cert", cert, pem::certificates(cert_pem.as_bytes()))?;
+    let secret = key_pem.expose_secret().as_bytes();
+    let private = checked("--client-key", key, pem::private_key(secret))?;
+    if !pem::belongs(&chain, &private) {
+        return invalid(format!(
+            "--client-key: {} is not the key of the first certificate in {}, the file of --client-cert",
+            key.display(),
+            cert.display()
+        ));
+    }
+    Ok((cert_pem, key_pem))
+}
+
+/// What was read from the file that `flag` names, or what is wrong with that file.
+fn checked<T>(flag: &str, path: &Path, read: Result<T, String>) -> Result<T, ClientSettingsError> {
+    read.or_else(|why| invalid(format!("{flag}: {} {why}", path.display())))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const CATALOG_FAULTS: usize = 100;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub struct ServeArgs {
-    /// Where gRPC is served
+    /// Where gRPC is served: an address or a host name, and a port
     #[arg(
         long,
         env = "PORTCULLIS_LISTEN",
@@ -43,7 +43,7 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:50051"
     )]
     listen: String,
-    /// Where the management page, /metrics, /healthz and /readyz are served
+    /// Where the management page, /metrics, /healthz and /readyz are served, written likewise
     #[arg(
         long,
         env = "PORTCULLIS_HTTP_LISTEN",
@@ -199,10 +199,10 @@ pub struct TlsFiles {
 /// The server's settings, checked.
 #[derive(Debug)]
 pub struct ServeSettings {
-    /// Where gRPC is served.
-    pub listen: SocketAddr,
-    /// Where HTTP is served.
-    pub http_listen: SocketAddr,
+    /// Where gRPC is served: the first of these that the host has. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// Where HTTP is served, likewise.
+    pub http_listen: Vec<SocketAddr>,
     /// TLS, for both.
     pub tls: Option<TlsFiles>,
     /// Where the store is.
@@ -253,9 +253,8 @@ impl ServeArgs {
     pub fn resolve(self) -> Result<ServeSettings, InvalidSettings> {
         let mut faults = Faults::default();
         known_variables(&mut faults);
-        let address = "an address and a port such as 127.0.0.1:50051";
-        let listen = faults.parse::<SocketAddr>("listen", &self.listen, address);
-        let http_listen = faults.parse::<SocketAddr>("http-listen", &self.http_listen, address);
+        let listen = faults.addresses("listen", &self.listen);
+        let http_listen = faults.addresses("http-listen", &self.http_listen);
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key, client_ca: self.tls_client_ca }),
             (None, None) => {
@@ -269,11 +268,11 @@ impl ServeArgs {
                 None
             }
         };
-        for (flag, address) in [("listen", listen), ("http-listen", http_listen)] {
-            let Some(ip) = address.map(|address| address.ip().to_canonical()) else {
-                continue;
-            };
-            open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut faults);
+        for (flag, addresses) in [("listen", &listen), ("http-listen", &http_listen)] {
+            let mut ips = addresses.iter().flatten().map(|address| address.ip().to_canonical());
+            if let Some(ip) = ips.find(|ip| !ip.is_loopback()) {
+                open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut faults);
+            }
         }
         let store = self.store.resolve(&mut faults);
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
@@ -406,6 +405,7 @@ fn lease(
     Some(lease)
 }
 
+/// Checks a listener at `ip`, which is not loopback.
 fn open_listener(
     flag: &str,
     ip: IpAddr,
@@ -414,9 +414,6 @@ fn open_listener(
     plaintext: bool,
     faults: &mut Faults,
 ) {
-    if ip.is_loopback() {
-        return;
-    }
     if development {
         faults.add(format!("--{flag}: --dev asks for no credentials, so it serves loopback only"));
     } else if !tls && !plaintext {

@@ -176,7 +176,7 @@ impl Worker {
                             match accepted {
                                 Ok(Ok(stream)) => serve_connection(stream, gate, stop).await,
                                 Ok(Err(error)) => {
-                                    tracing::info!(%peer, %error, "a TLS handshake failed");
+                                    net::log_failed_handshake(peer, &error);
                                 }
                                 Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                             }

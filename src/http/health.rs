@@ -10,6 +10,7 @@ use crate::lifecycle::{Known, REFRESH};
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Sight;
 use crate::service::Outlook;
+use crate::store::Trouble;
 
 /// A mail waits for longer than it takes to send one: worth a line.
 const LATE: Duration = Duration::from_secs(60);
@@ -77,6 +78,15 @@ pub(super) fn text(
     text
 }
 
+/// A line for each thing that ails the store, and for how long.
+pub(super) fn store_lines(troubles: &[(Trouble, Duration)]) -> String {
+    troubles.iter().fold(String::new(), |mut text, (trouble, time)| {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "store: {trouble}, for {} s: {}", time.as_secs(), trouble.cure());
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +119,19 @@ mod tests {
             },
             read: at(1_000),
         }
+    }
+
+    #[test]
+    fn a_line_for_each_trouble_of_the_store() {
+        assert_eq!(store_lines(&[]), "");
+        let seconds = Duration::from_secs;
+        insta::assert_snapshot!(
+            store_lines(&[(Trouble::DiskFull, seconds(0)), (Trouble::Locked, seconds(61))]),
+            @r"
+        store: disk full, for 0 s: make room on the disk of the database, or raise the quota or the limit of file sizes
+        store: locked, for 61 s: find the session that holds the lock (pg_locks, pg_blocking_pids) and end it
+        "
+        );
     }
 
     #[test]

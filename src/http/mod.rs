@@ -38,7 +38,9 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) ->
         async move || {
             let has_lease = services.replicas.may_decide(Stopwatch::start());
             let sight = services.replicas.sight().unwrap_or_default();
-            health::text(&services.outlook(), standing.known().as_deref(), has_lease, &sight)
+            let known = standing.known();
+            health::text(&services.outlook(), known.as_deref(), has_lease, &sight)
+                + &health::store_lines(&standing.troubles())
         }
     };
     Router::new()
@@ -84,9 +86,7 @@ pub async fn serve(
                 None => serve_connection(stream, peer, routes, stop).await,
                 Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
                     Ok(Ok(stream)) => serve_connection(stream, peer, routes, stop).await,
-                    Ok(Err(error)) => {
-                        tracing::info!(%peer, %error, "a TLS handshake failed");
-                    }
+                    Ok(Err(error)) => net::log_failed_handshake(peer, &error),
                     Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                 },
             }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::policy::time::Timestamp;
-use crate::store::{self, MailState, PendingCounts, Store};
+use crate::store::{self, Actor, Context, MailState, PendingCounts, Store, Trouble};
 use crate::telemetry::Metrics;
 
 /// How often the store is asked.
@@ -48,6 +48,11 @@ impl Standing {
         self.known.load_full()
     }
 
+    /// What ails the store now, and for how long.
+    pub fn troubles(&self) -> Vec<(Trouble, Duration)> {
+        self.store.troubles()
+    }
+
     /// Reads the store.
     ///
     /// # Errors
@@ -74,6 +79,10 @@ impl Standing {
                 tracing::warn!(%error, "cannot read how the lifecycle stands");
             }
             failing = read.is_err();
+            // Nobody else may have anything to change for hours, and so to see that it works again.
+            self.store
+                .probe(&Context { actor: Actor::System, now: self.clock.now(), client: None })
+                .await;
             stop.run_until_cancelled(tokio::time::sleep(interval)).await;
         }
     }

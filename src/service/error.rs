@@ -126,11 +126,13 @@ impl From<StoreError> for Error {
     /// Logs the cause, which callers never see.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(cause) => {
-                // One line for each call would bury the log of an outage, of which others tell.
-                tracing::debug!(%cause, "the store is out of reach");
+            StoreError::Unavailable(_) => {
+                // The store has logged that this began: a line for each call would bury the log.
+                tracing::debug!(cause = ?error, "the store gave no answer");
                 Self::Unavailable {
-                    why: "the store is out of reach or busy; try again",
+                    why: error.trouble().map_or("the store gave no answer; try again", |trouble| {
+                        trouble.for_callers()
+                    }),
                     retry: Duration::from_secs(1),
                 }
             }

@@ -6,9 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use sqlx::migrate::MigrateError;
-use sqlx::sqlite::SqliteError;
 
-use super::StoreError;
+use super::{StoreError, Trouble};
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
@@ -28,37 +27,7 @@ impl From<Unreadable> for StoreError {
 }
 
 fn passes(error: &sqlx::Error) -> bool {
-    use sqlx::Error;
-    match error {
-        Error::Io(_)
-        | Error::Tls(_)
-        | Error::PoolTimedOut
-        | Error::PoolClosed
-        | Error::WorkerCrashed => true,
-        Error::Database(error) => {
-            let code = error.code().unwrap_or_default();
-            if error.try_downcast_ref::<SqliteError>().is_some() {
-                passes_in_sqlite(&code)
-            } else {
-                passes_in_postgres(&code)
-            }
-        }
-        _ => false,
-    }
-}
-
-/// By result code: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, whatever their extension.
-fn passes_in_sqlite(code: &str) -> bool {
-    let primary = code.parse::<u32>().map(|code| code & 0xff);
-    matches!(primary, Ok(5 | 6 | 8 | 10 | 13 | 14))
-}
-
-/// By SQLSTATE: lost connections (08), lack of resources (53), interventions and time limits (57),
-/// a standby (25006), a transaction that stood still too long, as when this process was paused
-/// (25P03), locks not had in time (55P03), conflicts (40001, 40P01).
-fn passes_in_postgres(code: &str) -> bool {
-    ["08", "53", "57"].iter().any(|class| code.starts_with(class))
-        || ["25006", "25P03", "55P03", "40001", "40P01"].contains(&code)
+    Trouble::of(error).is_some_and(Trouble::passes)
 }
 
 /// Why a store can't be opened. Displays as a sentence for the operator.
@@ -85,12 +54,56 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The file of the embedded store is damaged, or is none of SQLite.
+    #[error(
+        "the store's file {} is damaged or is no SQLite database ({cause}): restore a backup into an empty \
+         data directory, see `Backup and restore` in docs/operations.md; `sqlite3 FILE .recover` prints \
+         what can still be read",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        cause: String,
+    },
+    /// The file of the embedded store can't be used, for what ails its disk.
+    #[error("can't use the store's file {}: {trouble}: {}", path.display(), trouble.cure())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        trouble: Trouble,
+        /// What SQLite says.
+        #[source]
+        source: Box<OpenError>,
+    },
+    /// The database gives no service.
+    #[error(
+        "the database at {address} is {trouble}: {}; the address comes from the database URL \
+         (PORTCULLIS_DATABASE_URL, its _FILE or --database-url)",
+        trouble.cure()
+    )]
+    Database {
+        /// Host and port, or the socket's path.
+        address: String,
+        /// What it is.
+        trouble: Trouble,
+        /// How that showed.
+        #[source]
+        source: Box<OpenError>,
+    },
     /// The database turns this user away, or there is no such database.
     #[error(
-        "the database refuses: {0}; check user, password and database name in \
-         PORTCULLIS_DATABASE_URL"
+        "the database at {address} refuses: {why}; check user, password and database name in the database \
+         URL (PORTCULLIS_DATABASE_URL, its _FILE or --database-url)"
     )]
-    Refused(String),
+    Refused {
+        /// Host and port, or the socket's path.
+        address: String,
+        /// What the database says.
+        why: String,
+    },
     /// What answers is not Postgres itself, and keeps from it what a session needs.
     #[error(
         "the database URL leads to a pooler that {0}: portcullis needs sessions of its own, with \
@@ -121,6 +134,45 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The same, naming the file of an embedded store where that is what it is about.
+    pub(super) fn of_file(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        match self.trouble() {
+            Some((Trouble::Damaged, cause)) => Self::Damaged { path, cause },
+            Some((trouble, _)) => Self::File { path, trouble, source: Box::new(self) },
+            None => self,
+        }
+    }
+
+    /// The same, naming the address of the database where that is what it is about.
+    pub(super) fn of_address(self, address: String) -> Self {
+        match (self, address) {
+            (Self::Refused { why, .. }, address) => Self::Refused { address, why },
+            (error, address) => match error.trouble() {
+                Some((trouble, _)) => Self::Database { address, trouble, source: Box::new(error) },
+                None => error,
+            },
+        }
+    }
+
+    /// What ails the database, and what it says.
+    fn trouble(&self) -> Option<(Trouble, String)> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+                return Trouble::of(error).map(|trouble| (trouble, error.to_string()));
+            }
+            if let Some(error) = error.downcast_ref::<StoreError>()
+                && let Some(trouble) = error.trouble()
+            {
+                let said = std::error::Error::source(error).map(ToString::to_string);
+                return Some((trouble, said.unwrap_or_default()));
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     pub(super) fn data_dir(path: &Path) -> impl Fn(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::DataDir { path: path.clone(), source }
@@ -130,9 +182,10 @@ impl OpenError {
 impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Database(refusal) if refuses(refusal.code().as_deref()) => {
-                Self::Refused(refusal.message().to_owned())
-            }
+            sqlx::Error::Database(refusal) if refuses(refusal.code().as_deref()) => Self::Refused {
+                address: "an unknown address".to_owned(),
+                why: refusal.message().to_owned(),
+            },
             // Poolers speak like this; Postgres itself has other words for it.
             sqlx::Error::Database(refusal)
                 if refusal.message().starts_with("unsupported startup parameter") =>
@@ -157,27 +210,6 @@ impl From<MigrateError> for OpenError {
             MigrateError::Execute(error) => error.into(),
             MigrateError::ExecuteMigration(error, _) if passes(&error) => error.into(),
             other => Self::Migrate(other),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{passes_in_postgres, passes_in_sqlite};
-
-    #[test]
-    fn codes() {
-        for code in ["08006", "53300", "57014", "57P01", "25006", "40P01"] {
-            assert!(passes_in_postgres(code), "{code}");
-        }
-        for code in ["23505", "42P01", "25P02", "28P01", ""] {
-            assert!(!passes_in_postgres(code), "{code}");
-        }
-        for code in ["5", "517", "6", "8", "1032", "10", "778", "13", "14"] {
-            assert!(passes_in_sqlite(code), "{code}");
-        }
-        for code in ["1", "19", "2067", "11", ""] {
-            assert!(!passes_in_sqlite(code), "{code}");
         }
     }
 }

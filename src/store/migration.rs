@@ -38,11 +38,12 @@ pub(super) async fn run<C: Migrate>(
     }
     migrator.run_direct(None, connection, false).await?;
     connection.unlock().await?;
-    Ok(migrator
-        .iter()
-        .filter(|migration| !before.contains(&migration.version))
-        .map(|migration| format!("{:04} {}", migration.version, migration.description))
-        .collect())
+    Ok(migrator.iter().filter(|migration| !before.contains(&migration.version)).map(name).collect())
+}
+
+/// The number and the description of a migration, such as `0001 base`.
+pub(super) fn name(migration: &sqlx::migrate::Migration) -> String {
+    format!("{:04} {}", migration.version, migration.description)
 }
 
 /// Whether the schema is just this program's.

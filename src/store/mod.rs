@@ -30,19 +30,22 @@ pub mod postgres;
 mod records;
 pub mod replication;
 pub mod sqlite;
+mod trouble;
 
 pub use error::OpenError;
 pub use records::*;
 pub use replication::Replication;
+pub use trouble::Trouble;
+use trouble::Troubles;
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It can't be reached, is too slow, full, read-only or shutting down: worth another try.
-    #[error("the store is out of reach")]
+    #[error("the store gives no service{}: {}", trouble::in_brackets(.0), .0)]
     Unavailable(#[source] sqlx::Error),
     /// It gave no answer to the last word of a change, which may have been carried out.
-    #[error("whether the store made the change is not known")]
+    #[error("whether the store made the change is not known{}: {}", trouble::in_brackets(.0), .0)]
     Unknown(#[source] sqlx::Error),
     /// It answered what it never should: a fault of this program or of its data.
     #[error("the store answered what it should not")]
@@ -382,6 +385,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// process has lost track. Commits something that changes nothing: what could be read before it is
     /// as safe from a failover as what was answered.
     async fn settle(&self, ctx: &Context) -> Result<()>;
+
+    /// What ails the database now, and for how long, as use cases found. Read from memory.
+    fn troubles(&self) -> Vec<(Trouble, Duration)>;
+
+    /// Where something ails the database: makes a change that changes nothing, to see whether it lasts.
+    async fn probe(&self, ctx: &Context);
 
     /// What the replicas that share the store tell each other through it; `None` where only this
     /// process has it.

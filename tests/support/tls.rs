@@ -42,6 +42,14 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// The same, valid between two dates: year, month and day.
+    pub fn server_between(&self, from: (i32, u8, u8), until: (i32, u8, u8)) -> Identity {
+        let mut params = params("portcullis", &["localhost", "127.0.0.1"]);
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(until.0, until.1, until.2);
+        self.sign(&params)
+    }
+
     /// A client.
     pub fn client(&self, name: &str) -> Identity {
         self.sign(&client(name))

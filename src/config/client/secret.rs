@@ -31,8 +31,8 @@ pub struct TokenArgs {
 }
 
 impl TokenArgs {
-    /// The token's secret, from the file or a variable; `None` says to read standard input. Any
-    /// text is a token here, even an empty one: the server decides.
+    /// The token's secret, from the file or a variable; `None` says to read standard input. What it
+    /// looks like is not checked: the server decides.
     ///
     /// # Errors
     /// A file that can't be read; two variables that contradict each other.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -42,6 +43,41 @@ impl Faults {
             self.add(format!("--{flag}: {text:?} is not {what}"));
         }
         parsed
+    }
+
+    /// The addresses that `text` stands for: one, or those of a host name, IPv4 first, since that is what
+    /// clients try by default. Asks the system's resolver, which may take seconds.
+    pub(super) fn addresses(&mut self, flag: &str, text: &str) -> Option<Vec<SocketAddr>> {
+        let text = text.trim();
+        if let Ok(address) = text.parse() {
+            return Some(vec![address]);
+        }
+        let named = text.rsplit_once(':').filter(|(host, port)| {
+            let is_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+            !host.is_empty() && host.chars().all(is_name) && port.parse::<u16>().is_ok()
+        });
+        if named.is_none() {
+            self.add(format!(
+                "--{flag}: {text:?} is not an address and a port such as 127.0.0.1:50051, \
+                 [::1]:50051 or localhost:50051"
+            ));
+            return None;
+        }
+        match text.to_socket_addrs().map(Iterator::collect::<Vec<_>>) {
+            Ok(mut addresses) if !addresses.is_empty() => {
+                addresses.sort_by_key(SocketAddr::is_ipv6);
+                addresses.dedup();
+                Some(addresses)
+            }
+            Ok(_) => {
+                self.add(format!("--{flag}: {text:?} names a host that has no address"));
+                None
+            }
+            Err(error) => {
+                self.add(format!("--{flag}: the host of {text:?} can't be resolved: {error}"));
+                None
+            }
+        }
     }
 
     pub(super) fn number(&mut self, flag: &str, text: &str, least: u64, most: u64) -> u64 {

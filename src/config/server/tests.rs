@@ -21,9 +21,20 @@ fn resolve(flags: &[&str]) -> Result<ServeSettings, String> {
 #[test]
 fn nothing_needs_to_be_configured() {
     let settings = resolve(&[]).unwrap();
-    assert_eq!(settings.listen.to_string(), "127.0.0.1:50051");
+    assert_eq!(settings.listen, ["127.0.0.1:50051".parse().unwrap()]);
     assert!(matches!(settings.store, StoreSettings::Embedded(_)));
     assert_eq!(settings.limits, Limits::default());
+}
+
+/// What Kubernetes sets for a Service of the program's name is never read as a setting.
+#[test]
+fn no_setting_is_named_like_a_service_of_kubernetes() {
+    for name in super::variables::all() {
+        assert!(
+            !name.starts_with("PORTCULLIS_PORT") && !name.starts_with("PORTCULLIS_SERVICE_"),
+            "{name}"
+        );
+    }
 }
 
 #[test]
@@ -78,6 +89,27 @@ fn dev_stays_on_this_host() {
     let error = resolve(&["--dev", "--listen", "0.0.0.0:1", "--plaintext"]).unwrap_err();
     assert!(error.contains("loopback only"), "{error}");
     assert!(resolve(&["--dev", "--database-url", "postgres://h/d"]).is_err());
+}
+
+#[test]
+fn listener_takes_host_names_and_refuses_others() {
+    let settings = resolve(&["--listen", "localhost:50051", "--http-listen", "[::1]:80"]).unwrap();
+    assert!(settings.listen.iter().all(|a| a.ip().is_loopback() && a.port() == 50051));
+    assert!(settings.listen.is_sorted_by_key(SocketAddr::is_ipv6));
+    assert_eq!(settings.http_listen, ["[::1]:80".parse().unwrap()]);
+    for (text, part) in [
+        ("localhost", "is not an address and a port"),
+        ("localhost:", "is not an address and a port"),
+        (":50051", "is not an address and a port"),
+        ("::1:50051", "is not an address and a port"),
+        ("localhost:66000", "is not an address and a port"),
+        ("http://localhost:50051", "is not an address and a port"),
+        ("no-such-host.invalid:50051", "can't be resolved"),
+        ("0.0.0.0:1", "other hosts reach 0.0.0.0"),
+    ] {
+        let error = resolve(&["--listen", text]).unwrap_err();
+        assert!(error.contains("--listen: ") && error.contains(part), "{text}: {error}");
+    }
 }
 
 #[test]

@@ -53,8 +53,13 @@ const VARIABLES: [&str; 38] = [
     "PORTCULLIS_LOG_LEVEL",
 ];
 
+/// Every variable that is read, on either side.
+pub(super) fn all() -> impl Iterator<Item = &'static str> {
+    VARIABLES.iter().chain(&client::VARIABLES).copied()
+}
+
 pub(super) fn known_variables(faults: &mut Faults) {
-    let known: Vec<_> = VARIABLES.iter().chain(&client::VARIABLES).copied().collect();
+    let known: Vec<_> = all().collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     faults.extend(unknown_variables(&known, names));
 }

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
+
+use crate::pem;
 
 /// How a connection is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,9 +167,9 @@ impl fmt::Debug for Authorities {
 /// Why a file's content adds no authorities.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidAuthorities {
-    /// Not PEM, or none in it.
-    #[error("has no PEM certificate")]
-    NoPem,
+    /// Not the certificates of authorities.
+    #[error("{0}")]
+    Pem(String),
     /// A certificate that can't be an authority.
     #[error("has a certificate that can't be used: {0}")]
     Unusable(#[from] rustls::Error),
@@ -182,12 +183,7 @@ impl Authorities {
     pub fn new(pem: Option<&[u8]>) -> Result<Self, InvalidAuthorities> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(pem) = pem {
-            let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-            let found = found.map_err(|_| InvalidAuthorities::NoPem)?;
-            if found.is_empty() {
-                return Err(InvalidAuthorities::NoPem);
-            }
-            for certificate in found {
+            for certificate in pem::authorities(pem).map_err(InvalidAuthorities::Pem)? {
                 roots.add(certificate)?;
             }
         }

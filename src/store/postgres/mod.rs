@@ -12,7 +12,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{Connection as _, Row as _};
 
-use super::{OpenError, Replication, Result, migration};
+use super::{OpenError, Replication, Result, StoreError, Trouble, Troubles, migration};
 
 mod bulk;
 mod lanes;
@@ -70,6 +70,11 @@ pub struct PostgresStore {
     management: Arc<Management>,
     replicas: Arc<Replicas>,
     limit: Duration,
+    troubles: Troubles,
+    /// How the pool connects, to find out why it could not.
+    connect: PgConnectOptions,
+    /// One diagnosis at a time.
+    diagnosis: tokio::sync::Semaphore,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -112,10 +117,14 @@ impl PostgresStore {
             writes.clone(),
         );
         let management = Arc::new(management);
-        warn_of_losses(&management.pool()).await?;
+        warn_of_losses(&management.pool())
+            .await
+            .map_err(|error| OpenError::from(error).of_address(address(&connect)))?;
         let replicas = Replicas::new(&connect, born, management.clone(), writes);
         let replicas = Arc::new(replicas);
-        Ok(Self { decisions, management, replicas, limit })
+        let diagnosis = tokio::sync::Semaphore::new(1);
+        let troubles = Troubles::default();
+        Ok(Self { decisions, management, replicas, limit, troubles, connect, diagnosis })
     }
 
     async fn decide(&self) -> Result<Lane<'_>> {
@@ -141,9 +150,25 @@ impl PostgresStore {
     /// Gives up a use case that takes longer than waiting for a connection and a statement may
     /// take: the server's own limits don't help against one that says nothing.
     async fn within<T>(&self, use_case: impl Future<Output = Result<T>>) -> Result<T> {
-        match tokio::time::timeout(self.limit, use_case).await {
+        let result = match tokio::time::timeout(self.limit, use_case).await {
+            Ok(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut))) => {
+                Err(StoreError::Unavailable(self.why_no_connection().await))
+            }
             Ok(result) => result,
             Err(_) => Err(timed_out().into()),
+        };
+        self.troubles.noting(result)
+    }
+
+    /// Why the pool had no connection in time. It tries again and again where the database refuses, and does
+    /// not say why: one attempt beside it does.
+    async fn why_no_connection(&self) -> sqlx::Error {
+        let Ok(_alone) = self.diagnosis.try_acquire() else { return sqlx::Error::PoolTimedOut };
+        let connect = PgConnection::connect_with(&self.connect);
+        match tokio::time::timeout(DIAGNOSIS, connect).await {
+            Ok(Err(error)) if Trouble::of(&error).is_some_and(Trouble::passes) => error,
+            Ok(_) => sqlx::Error::PoolTimedOut,
+            Err(_) => timed_out(),
         }
     }
 
@@ -179,6 +204,17 @@ const KEEP_COMMITS: &str = "\
     SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
 
+/// How long an attempt to find out why there is no connection may take.
+const DIAGNOSIS: Duration = Duration::from_millis(500);
+
+/// Where the database is, for messages.
+fn address(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    }
+}
+
 fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
@@ -191,8 +227,14 @@ const LOCK_TIMEOUT: &str = "60000";
 /// # Errors
 /// As [`PostgresStore::connect`].
 pub async fn migrate(url: &str) -> Result<Vec<String>, OpenError> {
+    let options = read_url(url)?;
+    let address = address(&options);
+    migrate_at(options).await.map_err(|error| error.of_address(address))
+}
+
+async fn migrate_at(options: PgConnectOptions) -> Result<Vec<String>, OpenError> {
     // A migration may take its time, and waits for one that another replica runs.
-    let options = read_url(url)?.options([
+    let options = options.options([
         ("statement_timeout", "0"),
         ("lock_timeout", LOCK_TIMEOUT),
         ("idle_in_transaction_session_timeout", "60000"),
@@ -213,6 +255,15 @@ pub async fn migrate(url: &str) -> Result<Vec<String>, OpenError> {
     let applied = applied.await?;
     connection.close().await?;
     Ok(applied)
+}
+
+/// The migrations that SQLite does not have, as [`migrate`] names them, in order.
+pub fn migrations_of_its_own() -> impl Iterator<Item = String> {
+    let others = super::sqlite::migration_numbers();
+    MIGRATIONS
+        .iter()
+        .filter(move |migration| !others.contains(&migration.version))
+        .map(migration::name)
 }
 
 /// The parameters that a URL may have. sqlx would log others, values and all.

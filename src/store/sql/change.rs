@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Changing<'c> {
     /// In which everything is read and written.
     pub(super) tx: Transaction,
+    store: &'c Handle,
     pub(super) ctx: &'c Context,
     /// Of the catalogue in force; 0 for none.
     pub(super) catalog_version: i64,
@@ -59,10 +60,10 @@ pub(super) async fn settle(store: &Handle, ctx: &Context) -> Result<()> {
 
 impl<'c> Changing<'c> {
     /// Waits until no other change is under way.
-    pub(super) async fn begin(store: &Handle, ctx: &'c Context) -> Result<Self> {
+    pub(super) async fn begin(store: &'c Handle, ctx: &'c Context) -> Result<Self> {
         let mut tx = store.write().await?;
         let (position, catalog_version) = take_head(&mut tx).await?;
-        Ok(Self { tx, ctx, catalog_version, position })
+        Ok(Self { tx, store, ctx, catalog_version, position })
     }
 
     /// What the next record of this change will have.
@@ -105,7 +106,10 @@ impl<'c> Changing<'c> {
         let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
         let committed = tokio::time::timeout(PATIENCE, self.tx.commit()).await;
         match committed.unwrap_or_else(|_| Err(late())) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.store.troubles.changed();
+                Ok(())
+            }
             // An answer of the database is certain: it says that the change was not made.
             Err(error @ sqlx::Error::Database(_)) => Err(error.into()),
             Err(error) => Err(StoreError::Unknown(error)),

@@ -49,7 +49,7 @@ use crate::store::{
     FoundTokens, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewSession,
     NewToken, NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter, Replication,
     Result, ScopesInUse, Session, SettingsCredential, Store, StoredCatalog, Token, TokenFilter,
-    TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    TokenSearch, Trouble, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -383,6 +383,16 @@ impl Store for Handle {
 
     async fn settle(&self, ctx: &Context) -> Result<()> {
         self.within(change::settle(self, ctx)).await
+    }
+
+    fn troubles(&self) -> Vec<(Trouble, Duration)> {
+        self.troubles.current()
+    }
+
+    async fn probe(&self, ctx: &Context) {
+        if !self.troubles.current().is_empty() && self.settle(ctx).await.is_ok() {
+            self.troubles.probed();
+        }
     }
 
     fn replication(&self) -> Option<Arc<dyn Replication>> {

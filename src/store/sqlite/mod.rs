@@ -19,7 +19,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 
-use super::{OpenError, Replication, Result, Store as _, migration};
+use super::{OpenError, Replication, Result, Store as _, Troubles, migration};
+
+use crate::policy::time::Timestamp;
 
 mod bulk;
 mod lock;
@@ -53,6 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    troubles: Troubles,
     /// `None` once closed.
     lock: Mutex<Option<Lock>>,
 }
@@ -82,9 +85,17 @@ impl SqliteStore {
         let mut lock = Lock::take(data_dir, holder)?;
         let file = data_dir.join(FILE);
         make_private(&file).map_err(OpenError::data_dir(&file))?;
+        let opened = Self::open_file(&file).await.map_err(|error| error.of_file(&file))?;
+        let (store, now, applied) = opened;
+        lock.note_start(now);
+        *store.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        Ok((store, applied))
+    }
 
+    /// The store, its time, and the migrations that were applied.
+    async fn open_file(file: &Path) -> Result<(Self, Timestamp, Vec<String>), OpenError> {
         let options = SqliteConnectOptions::new()
-            .filename(&file)
+            .filename(file)
             .create_if_missing(false)
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
@@ -110,10 +121,10 @@ impl SqliteStore {
         let applied = migration::run(&MIGRATIONS, &mut *connection, async |_| Ok(i64::MAX)).await?;
         drop(connection);
         let readers = pool().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        let store = Self { writer, readers, lock: Mutex::new(None) };
-        lock.note_start(store.now().await?);
-        *store.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
-        Ok((store, applied))
+        let troubles = Troubles::default();
+        let store = Self { writer, readers, troubles, lock: Mutex::new(None) };
+        let now = store.now().await?;
+        Ok((store, now, applied))
     }
 
     /// Readers of a local file wait for nobody.
@@ -137,7 +148,7 @@ impl SqliteStore {
 
     /// A local file answers or fails; there is nothing to give up on.
     async fn within<T>(&self, use_case: impl Future<Output = Result<T>>) -> Result<T> {
-        use_case.await
+        self.troubles.noting(use_case.await)
     }
 
     /// The lock on the data directory can't be lost.
@@ -173,6 +184,11 @@ impl DerefMut for Lane {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.0
     }
+}
+
+/// The numbers of all migrations.
+pub(super) fn migration_numbers() -> Vec<i64> {
+    MIGRATIONS.iter().map(|migration| migration.version).collect()
 }
 
 /// Brings the schema of the store in `data_dir` up to date. What was applied, in order.
