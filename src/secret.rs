@@ -344,6 +344,37 @@ mod tests {
         }
     }
 
+    /// No two words of a digest make up for each other.
+    #[test]
+    fn digests_differ_wherever_two_words_do() {
+        let one = digest(b"a secret");
+        for (first, second) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+            let mut other = one;
+            other[first * 8] ^= 1;
+            other[second * 8] ^= 1;
+            assert!(!same(&one, &other), "words {first} and {second}");
+        }
+    }
+
+    /// Computed by another program, from the format alone: what is out there must stay valid.
+    #[test]
+    fn a_known_secret_is_made_and_read() {
+        const KNOWN: &str =
+            "pcl_t1_1c030nfGFtkahJKleJCDQwEm0UJg4EBGO3cQWJhXqJNbv5JaWllr8DuNj2LLkJZ";
+        let key = SecretKey::new(100, std::array::from_fn(|at| at as u8));
+        let ring = KeyRing::new(&[key]).unwrap();
+        let id = Uuid::from_u128(0x0198_c0ff_ee00_7000_8000_1234_5678_9abc);
+        let random = std::array::from_fn(|at| at as u8 + 16);
+        let secret = ring.make(Opens::Token, &prefix("pcl"), id, &random);
+        assert_eq!(secret.expose(), KNOWN);
+        assert_eq!(claimed_id(KNOWN.as_bytes(), Opens::Token), Some(id));
+        assert_eq!(claimed_id(KNOWN.as_bytes(), Opens::Credential), None);
+        let sha256 = "98523ecc940d17d73ff96deaa7af58e6f0fcaead88a2ff5c36fadcc133a4bf0e";
+        assert_eq!(hex(&digest(KNOWN.as_bytes())), sha256);
+        assert_eq!(hex(&ring.seal(b"a cursor")), "00d55bb89dcdf175");
+        assert_eq!(MAX_KEY_NUMBER, 3_843, "two digits");
+    }
+
     #[test]
     fn a_forged_secret_is_well_formed_and_not_made_here() {
         let thief = KeyRing::new(&[SecretKey::new(1, [9; 32])]).unwrap();

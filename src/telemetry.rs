@@ -106,9 +106,9 @@ pub struct Metrics {
     pub sweep_failures: Counter,
     /// Mails that the relay took over.
     pub mails_accepted: Counter,
-    /// Mails whose recipient the relay refused for good.
+    /// Mails that the relay refused for their own sake.
     pub mails_refused: Counter,
-    /// Mails that the relay did not take over for another reason.
+    /// Mails not taken over because the relay takes none.
     pub mail_faults: Counter,
     /// When a sweep last came to its end, in seconds since 1970 by the store's clock; 0 before the
     /// first.
@@ -225,8 +225,12 @@ impl Metrics {
                 &self.sweep_failures,
             ),
             ("mails_accepted", "Mails that the relay took over", &self.mails_accepted),
-            ("mails_refused", "Mails whose recipient was refused", &self.mails_refused),
-            ("mail_faults", "Mails not taken over for other reasons", &self.mail_faults),
+            (
+                "mails_refused",
+                "Mails that the relay refused, though it took others",
+                &self.mails_refused,
+            ),
+            ("mail_faults", "Mails not taken over because the relay takes none", &self.mail_faults),
             ("renewal_failures", "Renewals of the lease that failed", &self.renewal_failures),
             ("lease_lapses", "How often the lease ran out", &self.lease_lapses),
             ("unleased", "Requests refused because the lease had run out", &self.unleased),
@@ -243,7 +247,11 @@ impl Metrics {
         r.register("pending_actions", "Downgrades and deletions announced by now", pending);
         for (name, help, gauge) in [
             ("mails_waiting", "Mails that wait to be sent", &self.mails_waiting),
-            ("addresses_refused", "Addresses that the relay refuses", &self.addresses_refused),
+            (
+                "addresses_refused",
+                "Addresses of admins that the relay takes no mail to",
+                &self.addresses_refused,
+            ),
             ("replicas", "Replicas whose leases may last, with this one", &self.replicas),
             ("replicas_at_odds", "Replicas with other lifecycle settings", &self.replicas_at_odds),
             ("lease_left_milliseconds", "How long the lease lasts still", &self.lease_left),

@@ -223,3 +223,29 @@ fn merge(noted: &mut Noted, used: Use) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// What the store refused comes back here while newer uses are noted.
+    #[test]
+    fn merging_keeps_the_latest_time_and_every_write() {
+        let used = |seconds, write| Use {
+            token_id: TokenId(Uuid::nil()),
+            scope_id: ScopeId(1),
+            write,
+            time: Timestamp(seconds),
+        };
+        for order in [[(5, true), (9, false)], [(9, false), (5, true)]] {
+            let mut noted = Noted::new();
+            for (seconds, write) in order {
+                merge(&mut noted, used(seconds, write));
+            }
+            let merged: Vec<_> = noted.into_values().collect();
+            assert_eq!(merged, [(Timestamp(9), true)]);
+        }
+    }
+}

@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use portcullis::grpc::proto::{
     AuthorizeResponse, BatchAuthorizeResponse, CreateAccountRequest, Decision, ListAccountsRequest,
-    ListAuditEventsRequest, ListTokensRequest, Reason, StreamAuthorizeResponse, TokenKind,
-    batch_authorize_result, stream_authorize_response,
+    ListAuditEventsRequest, ListTokensRequest, Reason, SetAccountAdminsRequest,
+    StreamAuthorizeResponse, TokenKind, batch_authorize_result, stream_authorize_response,
 };
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
@@ -415,6 +415,42 @@ async fn an_admin_is_somebody_who_can_be_mailed() {
         assert_eq!(status.code(), Code::InvalidArgument, "{email}");
         assert!(status.message().starts_with("admin_emails[1]: "), "{status:?}");
     }
+}
+
+/// Rule 1.1: each of these is a spelling of the first admin's mailbox.
+#[tokio::test]
+async fn one_mailbox_in_two_spellings_is_one_admin() {
+    let stage = Stage::set().await;
+    const FIRST: &str = "Joe@b\u{fc}cher.example";
+    let create = async |admins: &[&str]| {
+        let admin_emails = admins.iter().map(|&admin| admin.to_owned()).collect();
+        let request = CreateAccountRequest { name: "Acme".to_owned(), admin_emails };
+        stage.operator.accounts().create_account(request).await
+    };
+    let account = create(&[FIRST]).await.unwrap().into_inner().account.unwrap();
+    assert_eq!(account.admin_emails, ["Joe@xn--bcher-kva.example"]);
+    for same in [
+        "joe@xn--bcher-kva.example",
+        "joe@XN--BCHER-KVA.EXAMPLE",
+        "joe@bu\u{308}cher.example",
+        "joe@b\u{fc}cher\u{ff0e}example",
+        "joe@b\u{fc}\u{ad}cher.example",
+        "joe@b\u{fc}cher.example.",
+        "\u{ff4a}oe@b\u{fc}cher.example",
+    ] {
+        let set = SetAccountAdminsRequest {
+            account_id: account.account_id.clone(),
+            admin_emails: vec![FIRST.to_owned(), same.to_owned()],
+        };
+        let set = stage.operator.accounts().set_account_admins(set).await;
+        for status in [create(&[FIRST, same]).await.unwrap_err(), set.unwrap_err()] {
+            assert_eq!(status.code(), Code::InvalidArgument, "{same}");
+            let message = status.message();
+            assert_eq!(message, "admin_emails[1]: is in the list twice: name it once", "{same}");
+        }
+    }
+    let hidden = create(&[FIRST, "jo\u{ad}e@acme.example"]).await.unwrap_err();
+    assert!(hidden.message().contains("invisible character (U+00AD)"), "{hidden:?}");
 }
 
 /// Who speaks no gRPC would not find a status in an answer's trailers.

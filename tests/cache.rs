@@ -599,3 +599,49 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
         assert_eq!(ask(&services, secret.expose()).await, decide::Reason::Allowed);
     }
 }
+
+/// The near cache may hold what the second-level cache can't find any more: a change of another token, whose
+/// id falls into the same slot, is enough for that. An invalidation must not rely on the latter to clear the
+/// former.
+#[tokio::test]
+async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_has() {
+    let home = tempfile::TempDir::new().unwrap();
+    let services = services(home.path()).await;
+    let caller = Caller::development(None);
+    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap();
+    for (round, everything) in [(1, false), (2, true)] {
+        // Alike in the 16 bits that choose the slot.
+        let ids = [1, 2].map(|number| TokenId(Uuid::from_u64_pair(round << 8 | number, 7 << 16)));
+        let mut secrets = Vec::new();
+        for id in ids {
+            let secret = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+            let new = NewToken {
+                id,
+                account_id: account.id,
+                name: "x".into(),
+                digest: secret.digest(),
+                kind: Kind::ReadOnly,
+                scopes: Vec::new(),
+                whitelist: Whitelist::Unrestricted,
+            };
+            let ctx = caller.context(Timestamp(1));
+            let in_force = services.cache.catalog().unwrap();
+            services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
+            secrets.push(secret);
+        }
+        let secret = secrets[0].expose();
+        assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
+        services.cache.changed(Touched::Token(ids[1])).await;
+        let misses = services.metrics.cache_misses.get();
+        assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
+        assert_eq!(services.metrics.cache_misses.get(), misses, "it is not in the near cache");
+        if everything {
+            let ctx = caller.context(Timestamp(2));
+            services.store.delete_token(&ctx, ids[0], None).await.unwrap();
+            services.cache.reload().await.unwrap();
+        } else {
+            services.delete_token(&caller, &ids[0].to_string(), false).await.unwrap();
+        }
+        assert_eq!(ask(&services, secret).await, decide::Reason::TokenDeleted, "round {round}");
+    }
+}

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
-    AuthorizeRequest, AuthorizeResponse, Decision, PendingActionType, Reason, TokenKind,
+    AuthorizeRequest, AuthorizeResponse, Decision, PendingActionType, Reason,
+    SetAccountAdminsRequest, TokenKind,
 };
 use serde_json::{Value, json};
 use support::client::{Client, question};
 use support::command::Shell;
 use support::server::{Server, Setup};
-use support::smtp::{Sink, Step};
+use support::smtp::{Received, Sink, Step};
 use support::wait::until;
 
 /// A server whose lifecycle takes seconds: told after 4, gone after 12.
@@ -203,13 +204,56 @@ async fn what_is_held_back_is_told() {
     let client = Client::operator(&server).await;
     let account = client.account().await.account_id;
     client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
-    let refused = |health: &String| health.contains("addresses that are refused: 1");
+    let refused = |health: &String| health.contains("addresses that mails do not reach: 1");
     let health = until(|| server.get("/healthz").1, refused);
     assert!(!health.contains("admin@example.com"), "anybody may read it: {health}");
     assert_eq!(server.metric("portcullis_addresses_refused"), Some(1));
     let shell = Shell::operator(&server);
-    let told = shell.run(&["pending"]).exits(0).shows(&["0 of 1 accepted, 1 refused"]);
-    told.tells(&["is held back", "refuses admin@example.com", "no such user"]);
+    let told = shell.run(&["pending"]).exits(0).shows(&["0 of 1 accepted, 1 failing"]);
+    told.tells(&["is held back", "does not take the mail to admin@example.com", "no such user"]);
+}
+
+/// A relay that refuses one admin's mails, at whatever step, is no relay that takes no mail (rule 4.12).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_admins_trouble_is_reported_as_that_and_holds_up_nobody_else() {
+    const BOB: &str = "bob@example.com";
+    for (step, answer) in
+        [(Step::Content, "554 5.7.1 refused by policy"), (Step::Rcpt, "452 4.2.2 mailbox full")]
+    {
+        let sink = Sink::start();
+        sink.at(step).to(BOB).says(answer);
+        let server = mailing(setup(), &sink).start();
+        let client = Client::operator(&server).await;
+        let account = client.account().await.account_id;
+        let admin_emails = vec!["ann@example.com".to_owned(), BOB.to_owned()];
+        let set = SetAccountAdminsRequest { account_id: account.clone(), admin_emails };
+        client.accounts().set_account_admins(set).await.unwrap();
+        client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+        let told = |mails: &[Received]| {
+            mails.iter().any(|mail| {
+                mail.to == ["ann@example.com"]
+                    && mail.header("Subject").unwrap().contains("will be")
+            })
+        };
+        sink.wait_until(told);
+        let shell = Shell::operator(&server);
+        let shown = |actions: &Vec<Value>| {
+            actions.iter().flat_map(|action| action["notices"].as_array().unwrap()).any(|notice| {
+                notice["email"] == BOB
+                    && notice["state"] == "NOTICE_STATE_FAILING"
+                    && notice["failure"].as_str().unwrap().starts_with(answer)
+            })
+        };
+        until(|| pending(&shell), shown);
+        let health = |health: &String| health.contains("addresses that mails do not reach: 1");
+        until(|| server.get("/healthz").1, health);
+        let log = server.log();
+        assert!(!log.contains("the relay takes no mail"), "{log}");
+        let lines: Vec<_> =
+            log.lines().filter(|line| line.contains("does not take a mail to this")).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        assert!(lines[0].contains(BOB) && lines[0].contains(answer), "{log}");
+    }
 }
 
 /// A kill holds back the mail that was being sent for no longer than a short claim (rule 5.4).

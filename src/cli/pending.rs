@@ -109,7 +109,7 @@ fn notices(action: &proto::PendingAction) -> String {
     match count(proto::NoticeState::Failing) {
         0 => {}
         // Writing to a string can't fail.
-        refused => drop(write!(text, ", {refused} refused")),
+        failing => drop(write!(text, ", {failing} failing")),
     }
     text
 }
@@ -162,7 +162,7 @@ mod tests {
                 "tok_1",
                 "downgrade",
                 "2026-02-15T00:00:00Z",
-                "1 of 2 accepted, 1 refused",
+                "1 of 2 accepted, 1 failing",
                 "a.write, b.write"
             ]
         );

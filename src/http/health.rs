@@ -69,7 +69,7 @@ pub(super) fn text(
     if failing > 0 {
         // Which ones is told to operators alone; anybody may read this.
         line(format_args!(
-            "mail: addresses that are refused: {failing}: `portcullis pending` and the log name them"
+            "mail: addresses that mails do not reach: {failing}: `portcullis pending` and the log name them"
         ));
     }
     if let Some(since) = known.mails.oldest.filter(|since| since.plus(LATE) < now) {

@@ -205,7 +205,9 @@ mod tests {
         // A reading of before the first one that counts, answered late, brings nobody back.
         waiting.read(&first);
         assert_eq!(waiting.behind(Moment(0)).count(), 1);
-        waiting.read(&peers.read(Moment(290), Moment(300), &[row(4, 0, 6)]));
+        let last = peers.read(Moment(290), Moment(300), &[row(4, 0, 6)]);
+        assert_eq!(last.asked(), Moment(290));
+        waiting.read(&last);
         assert!(waiting.is_bound(Moment(300)));
     }
 }

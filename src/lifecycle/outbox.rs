@@ -4,11 +4,12 @@
 //! Must stay true: a mail is accepted in the store only after the relay took it over, at an instant
 //! read after that; so a crash between the two sends it once more, with the same Message-ID, and
 //! never marks one that was not sent. While one is sent nobody else sends it, however long that takes;
-//! after a crash it is taken up again once its short claim is over. Only the refusal of a recipient is
-//! the recipient's fault; anything else is tried again, later each time.
+//! after a crash it is taken up again once its short claim is over. What failed is tried again; why one
+//! mail fails while others may be taken is kept with it, for whoever asks what holds an action back.
 //!
 //! Rules: docs/policy.md, section 4.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +22,10 @@ use super::facts;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::mail::{self, Message, Outcome, PublicUrl, Relay};
+use crate::policy::id::MailId;
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
 use crate::replicas::Replicas;
-use crate::store::{self, Actor, Context, Mail, MailContent, Store, Touched};
+use crate::store::{self, Actor, Context, Mail, MailContent, MailFailure, Store, Touched};
 use crate::telemetry::Metrics;
 
 /// How long a claim on a mail lasts unless it is prolonged: how long a crash while it was sent holds it
@@ -58,22 +60,29 @@ impl Transport for Relay {
 /// When mails are tried again.
 #[derive(Debug, Clone, Copy)]
 pub struct Retries {
-    /// After the first fault.
+    /// After the first failure.
     pub initial: Duration,
-    /// At most; each further fault doubles the wait up to here.
+    /// At most; each further failure doubles the wait up to here.
     pub max: Duration,
-    /// After the relay refused the recipient for good.
+    /// After the relay refused the recipient for good; and at most, where it refused the mail for good.
     pub refused: Duration,
 }
 
 impl Retries {
-    /// How long to wait after the fault number `attempts` (from 0) of a mail: between half and the
+    /// How long to wait after the failure number `attempts` (from 0) of a mail: between half and the
     /// whole of the doubled wait, so that what failed together is not tried again together.
-    fn after(&self, mail: &Mail) -> Duration {
-        let doubled = self.initial.saturating_mul(1 << mail.attempts.min(31)).min(self.max);
+    fn after(&self, mail: &Mail, max: Duration) -> Duration {
+        let doubled = self.initial.saturating_mul(1 << mail.attempts.min(31)).min(max);
         let jitter = (mail.id.0.as_u128() >> (mail.attempts % 32)) as u8;
         doubled / 2 + doubled / 2 * u32::from(jitter) / u32::from(u8::MAX)
     }
+}
+
+/// A mail that was handed over, or was to be.
+struct Attempt {
+    mail: MailId,
+    to: String,
+    outcome: Outcome,
 }
 
 /// See the module.
@@ -109,6 +118,10 @@ impl Outbox {
     /// # Errors
     /// The store's. A mail that was sent may be sent again, as long as the store does not know.
     pub async fn send_one(&self) -> store::Result<Option<Outcome>> {
+        Ok(self.attempt().await?.map(|attempt| attempt.outcome))
+    }
+
+    async fn attempt(&self) -> store::Result<Option<Attempt>> {
         // Whose dates would the mail name?
         if self.replicas.are_at_odds().await? {
             return Ok(None);
@@ -130,34 +143,45 @@ impl Outbox {
             Ok(message) => tokio::select! {
                 biased;
                 outcome = self.relay.send(&message) => outcome,
-                () = self.keep(&mut mail) => Outcome::Fault("another took it over".to_owned()),
+                () = self.keep(&mut mail) => {
+                    tracing::debug!(mail = %mail.id, "the claim on a mail is lost: another sends it");
+                    return Ok(None);
+                }
             },
-            Err(error) => Outcome::Fault(format!("the mail can't be written: {error}")),
+            Err(error) => Outcome::Rejected(format!("the mail can't be written: {error}")),
         };
         let now = self.clock.now();
-        match &outcome {
+        let counter = match &outcome {
+            Outcome::Accepted => &self.metrics.mails_accepted,
+            Outcome::Refused(_) | Outcome::Rejected(_) | Outcome::Postponed(_) => {
+                &self.metrics.mails_refused
+            }
+            Outcome::Fault(_) => &self.metrics.mail_faults,
+        };
+        counter.inc();
+        let Retries { max, refused, .. } = self.retries;
+        let (wait, failure) = match &outcome {
             Outcome::Accepted => {
-                self.metrics.mails_accepted.inc();
                 let ctx = Context { actor: Actor::System, now, client: None };
                 let _under_way = self.cache.changing();
                 if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
                     self.cache.changed(Touched::Token(token)).await;
                 }
+                return Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }));
             }
-            Outcome::Refused(why) => {
-                self.metrics.mails_refused.inc();
-                tracing::warn!(mail = %mail.id, to = mail.recipient, why, "the address is refused");
-                let next = now.plus(self.retries.refused);
-                self.store.mail_deferred(now, &mail, next, Some(why)).await?;
+            Outcome::Refused(text) => (refused, Some(MailFailure { text, address_refused: true })),
+            // At first soon, since a relay that was set up wrongly may reject every mail.
+            Outcome::Rejected(text) => {
+                let wait = self.retries.after(&mail, max.max(refused));
+                (wait, Some(MailFailure { text, address_refused: false }))
             }
-            Outcome::Fault(why) => {
-                self.metrics.mail_faults.inc();
-                tracing::debug!(mail = %mail.id, why, "the relay did not take a mail over");
-                let next = now.plus(self.retries.after(&mail));
-                self.store.mail_deferred(now, &mail, next, None).await?;
+            Outcome::Postponed(text) => {
+                (self.retries.after(&mail, max), Some(MailFailure { text, address_refused: false }))
             }
-        }
-        Ok(Some(outcome))
+            Outcome::Fault(_) => (self.retries.after(&mail, max), None),
+        };
+        self.store.mail_deferred(now, &mail, now.plus(wait), failure).await?;
+        Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }))
     }
 
     /// Prolongs the claim on `mail` again and again. Ends when it is lost: the mail was taken back, or
@@ -176,25 +200,19 @@ impl Outbox {
     /// Sends what is due until `stop`, at most `rate` mails a second.
     pub async fn run(&self, rate: u32, stop: CancellationToken) {
         let pause = Duration::from_secs(1) / rate.max(1);
-        let (mut failing, mut faulty) = (false, false);
+        let mut failing = false;
+        let mut trouble = Trouble::default();
         while !stop.is_cancelled() {
-            let sent = self.send_one().await;
-            // A line when trouble begins, not one for each mail that waits.
+            let sent = self.attempt().await;
             match &sent {
                 Err(error) if !failing => {
                     tracing::warn!(%error, "cannot read or mark mails; notices are late");
                 }
-                Ok(Some(Outcome::Fault(why))) if !faulty => {
-                    tracing::warn!(why, "the relay takes no mail; notices are late");
-                }
-                Ok(Some(Outcome::Accepted)) if faulty => tracing::info!("the relay takes mail"),
+                Ok(Some(attempt)) => trouble.note(attempt),
                 Ok(None) => self.relay.rest().await,
-                _ => {}
+                Err(_) => {}
             }
             failing = sent.is_err();
-            if let Ok(Some(outcome)) = &sent {
-                faulty = matches!(outcome, Outcome::Fault(_));
-            }
             let rest = async {
                 match sent {
                     Ok(Some(_)) => tokio::time::sleep(pause).await,
@@ -204,5 +222,140 @@ impl Outbox {
             };
             stop.run_until_cancelled(rest).await;
         }
+    }
+}
+
+/// So many recipients of whom none was accepted lately are no coincidence: it is the relay.
+const COINCIDENCE: usize = 3;
+/// How many recipients are remembered as logged.
+const REMEMBERED: usize = 10_000;
+
+/// What is wrong with mail, for the log: a line where trouble begins, not one for each mail that waits.
+#[derive(Default)]
+struct Trouble {
+    /// Why no mail is taken, as the log has it.
+    relay: Option<Cause>,
+    /// Those whose mails failed for their own sake since the relay last took a mail, up to
+    /// [`COINCIDENCE`].
+    in_a_row: BTreeSet<String>,
+    /// Those whose trouble the log has, until a mail to them is accepted.
+    logged: HashSet<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Fault,
+    TakesNobody,
+}
+
+impl Trouble {
+    fn note(&mut self, Attempt { mail, to, outcome }: &Attempt) {
+        match outcome {
+            Outcome::Accepted => {
+                self.in_a_row.clear();
+                self.logged.remove(to);
+                if self.relay.take().is_some() {
+                    tracing::info!("the relay takes mail");
+                }
+            }
+            Outcome::Fault(why) => {
+                tracing::debug!(%mail, why, "the relay did not take a mail over");
+                if self.relay.replace(Cause::Fault) != Some(Cause::Fault) {
+                    tracing::warn!(why, "the relay takes no mail; notices are late");
+                }
+            }
+            Outcome::Refused(why) => {
+                if self.begins(to) {
+                    tracing::warn!(%mail, to, why, "the address is refused");
+                }
+                self.failed(to, why);
+            }
+            Outcome::Rejected(why) | Outcome::Postponed(why) => {
+                if self.begins(to) {
+                    tracing::warn!(%mail, to, why, "the relay does not take a mail to this address");
+                }
+                self.failed(to, why);
+            }
+        }
+    }
+
+    /// Whether the log has nothing of this recipient yet.
+    fn begins(&mut self, to: &str) -> bool {
+        if self.logged.len() >= REMEMBERED {
+            self.logged.clear();
+        }
+        self.logged.insert(to.to_owned())
+    }
+
+    /// A mail failed that says nothing about others, unless many do.
+    fn failed(&mut self, to: &str, why: &str) {
+        if self.in_a_row.len() < COINCIDENCE {
+            self.in_a_row.insert(to.to_owned());
+        }
+        if self.in_a_row.len() < COINCIDENCE {
+            self.relay = None;
+        } else if self.relay.replace(Cause::TakesNobody) != Some(Cause::TakesNobody) {
+            tracing::warn!(why, "the relay takes no mail to anybody; notices are late");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn noted(trouble: &mut Trouble, to: &str, outcome: Outcome) -> Option<Cause> {
+        trouble.note(&Attempt { mail: MailId(Uuid::nil()), to: to.to_owned(), outcome });
+        trouble.relay
+    }
+
+    fn postponed() -> Outcome {
+        Outcome::Postponed("450 busy".to_owned())
+    }
+
+    #[test]
+    fn one_recipient_is_no_trouble_of_the_relay() {
+        let mut trouble = Trouble::default();
+        for _ in 0..9 {
+            for (to, outcome) in [
+                ("ann", Outcome::Refused("550 no".to_owned())),
+                ("bob", Outcome::Rejected("554 no".to_owned())),
+                ("ann", postponed()),
+            ] {
+                assert_eq!(noted(&mut trouble, to, outcome), None);
+            }
+        }
+    }
+
+    #[test]
+    fn many_recipients_in_a_row_are_trouble_of_the_relay() {
+        let mut trouble = Trouble::default();
+        for to in ["ann", "bob"] {
+            assert_eq!(noted(&mut trouble, to, postponed()), None);
+        }
+        assert_eq!(noted(&mut trouble, "cy", postponed()), Some(Cause::TakesNobody));
+        assert_eq!(noted(&mut trouble, "ann", postponed()), Some(Cause::TakesNobody));
+        assert_eq!(noted(&mut trouble, "bob", Outcome::Accepted), None);
+        assert_eq!(noted(&mut trouble, "cy", postponed()), None);
+    }
+
+    #[test]
+    fn a_fault_is_trouble_of_the_relay_until_it_answers() {
+        let mut trouble = Trouble::default();
+        let fault = || Outcome::Fault("cannot be reached".to_owned());
+        assert_eq!(noted(&mut trouble, "ann", fault()), Some(Cause::Fault));
+        assert_eq!(noted(&mut trouble, "ann", postponed()), None);
+        assert_eq!(noted(&mut trouble, "ann", fault()), Some(Cause::Fault));
+        assert_eq!(noted(&mut trouble, "ann", Outcome::Accepted), None);
+    }
+
+    #[test]
+    fn a_recipient_is_logged_once_until_a_mail_is_accepted() {
+        let mut trouble = Trouble::default();
+        assert!(trouble.begins("ann") && trouble.begins("bob") && !trouble.begins("ann"));
+        noted(&mut trouble, "ann", Outcome::Accepted);
+        assert!(trouble.begins("ann") && !trouble.begins("bob"));
     }
 }

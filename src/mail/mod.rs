@@ -7,16 +7,19 @@
 //! Must stay true:
 //! - The same facts make the same message, byte for byte: one that is mailed again has the same
 //!   `Message-ID`, so that it is shown once.
-//! - Only a permanent refusal of the recipient is [`Outcome::Refused`].
+//! - Nothing but the relay's word for the message itself is [`Outcome::Accepted`], and only a permanent refusal
+//!   of the recipient is [`Outcome::Refused`].
 //! - What people chose (names of tokens and accounts) can't add a header, a line, a tag or a command.
 //! - No secret of a token, and no password of the relay, is in a message, an error, a `Debug` or a log.
 
+mod address;
 mod facts;
 mod message;
 mod relay;
 mod render;
 mod text;
 
+pub use address::{Address, InvalidAddress, MAX_ADDRESS};
 pub use facts::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token};
 pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};

@@ -3,8 +3,9 @@
 //! lettre writes the commands and reads the answers; the steps are taken here one by one, since its
 //! transport doesn't say which of them failed, and everything follows from that.
 //!
-//! Must stay true: whatever isn't a 5xx answer to RCPT or a 2xx answer to the message is a fault of the
-//! relay, and every step has a time limit.
+//! Must stay true: nothing but a 2xx answer to the message is an acceptance; what went wrong before the
+//! relay took MAIL concerns the relay, and what went wrong after that one message, as far as one attempt can
+//! show (rule 4.12 of docs/policy.md); every step has a time limit.
 
 pub(super) mod endpoint;
 mod told;
@@ -28,6 +29,10 @@ use super::message::{Composed, Message, Sender};
 use endpoint::{Authorities, Endpoint};
 use told::Withheld;
 
+/// Steps that decide what a failure means, as texts for operators name them.
+const RCPT: &str = "RCPT";
+const CONTENT: &str = "the message";
+
 /// What became of a message. Texts are for operators: one line, at most 200 characters of the relay's
 /// own, no password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +41,14 @@ pub enum Outcome {
     Accepted,
     /// The relay refused the recipient for good (5xx to RCPT): what it said.
     Refused(String),
-    /// Anything else, which is no fault of the recipient's: what, and of which relay. After a
-    /// connection that broke, the relay may still have the message.
+    /// The relay will not take this message to this recipient as things are: a 5xx answer to DATA or to the
+    /// message, or an address that the relay has no way to take. What it said.
+    Rejected(String),
+    /// The relay did not take this message this time: a 4xx answer to RCPT, DATA or the message, or no
+    /// proper answer to one of them. What it said. After a connection that broke, the relay may still have
+    /// the message.
+    Postponed(String),
+    /// The relay takes nothing, whoever the recipient is: what is wrong, and with which relay.
     Fault(String),
 }
 
@@ -107,7 +118,7 @@ impl Relay {
     pub async fn send(&self, message: &Message) -> Outcome {
         let composed = match message.compose(&self.sender) {
             Ok(composed) => composed,
-            Err(text) => return Outcome::Fault(self.withheld.told(&text)),
+            Err(text) => return Outcome::Rejected(self.withheld.told(&text)),
         };
         let (session, mut outcome) = self.transact(&composed).await;
         if let Some(session) = session {
@@ -135,52 +146,59 @@ impl Relay {
     async fn transact(&self, mail: &Composed) -> (Option<Session>, Outcome) {
         let mut session = match self.begin(mail).await {
             Ok(session) => session,
-            Err(failure) => return (None, self.fault(failure, "MAIL")),
+            Err((session, outcome)) => return (session, outcome),
         };
         let rcpt = Rcpt::new(mail.to.clone(), Vec::new());
-        let (step, done) = match session.command("RCPT", rcpt, Severity::PositiveCompletion).await {
-            Err(Failure::Answered { code, text }) if (500..600).contains(&code) => {
-                let refused = Outcome::Refused(self.withheld.told(&format!("{code} {text}")));
-                return (Some(session), refused);
-            }
-            Err(failure) => ("RCPT", Err(failure)),
+        let (step, done) = match session.command(RCPT, rcpt, Severity::PositiveCompletion).await {
+            Err(failure) => (RCPT, Err(failure)),
             Ok(()) => match session.command("DATA", Data, Severity::PositiveIntermediate).await {
                 Err(failure) => ("DATA", Err(failure)),
-                Ok(()) => ("the message", session.content(&mail.bytes).await),
+                Ok(()) => (CONTENT, session.content(&mail.bytes).await),
             },
         };
         match done {
             Ok(()) => (Some(session), Outcome::Accepted),
             Err(failure) => {
-                let usable = matches!(failure, Failure::Answered { code, .. } if code != 421);
-                (usable.then_some(session), self.fault(failure, step))
+                let session = failure.leaves_usable().then_some(session);
+                (session, self.concerns_message(failure, step))
             }
         }
     }
 
-    /// A connection on which MAIL was accepted.
-    async fn begin(&self, mail: &Composed) -> Step<Session> {
+    /// A connection on which MAIL was accepted; else what is left of it, and what that means.
+    async fn begin(&self, mail: &Composed) -> Result<Session, (Option<Session>, Outcome)> {
         if let Some(mut kept) = self.take()
             && kept.command("RSET", Rset, Severity::PositiveCompletion).await.is_ok()
+            && kept.takes(mail)
             && self.mail(&mut kept, mail).await.is_ok()
         {
             return Ok(kept);
         }
         // The relay hung up meanwhile, or has had enough messages over that connection. That says
         // nothing about this message: a new connection does.
-        let mut fresh = self.connect().await?;
-        self.mail(&mut fresh, mail).await?;
-        Ok(fresh)
+        let connected = self.connect().await;
+        let mut fresh = connected.map_err(|failure| (None, self.fault(failure, "MAIL")))?;
+        if !fresh.takes(mail) {
+            let text = "it doesn't take addresses with letters beyond ASCII (no SMTPUTF8)";
+            return Err((Some(fresh), Outcome::Rejected(text.to_owned())));
+        }
+        match self.mail(&mut fresh, mail).await {
+            Ok(()) => Ok(fresh),
+            Err(failure) => {
+                // MAIL asks for more where the recipient's address needs it, so an answer to that says
+                // nothing about other recipients.
+                if mail.utf8 && failure.leaves_usable() {
+                    Err((Some(fresh), self.concerns_message(failure, "MAIL")))
+                } else {
+                    Err((None, self.fault(failure, "MAIL")))
+                }
+            }
+        }
     }
 
     async fn mail(&self, session: &mut Session, mail: &Composed) -> Step<()> {
         let mut parameters = Vec::new();
         if mail.utf8 {
-            let relay = session.connection.server_info();
-            if !relay.supports_feature(Extension::SmtpUtfEight) {
-                let text = "doesn't take addresses with letters beyond ASCII (no SMTPUTF8)";
-                return Err(Failure::Broken(text.to_owned()));
-            }
             parameters.push(MailParameter::SmtpUtfEight);
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
@@ -214,6 +232,30 @@ impl Relay {
         Ok(session)
     }
 
+    /// What a failure of `step` means, which came after the relay had taken MAIL: so it takes mail.
+    fn concerns_message(&self, failure: Failure, step: &str) -> Outcome {
+        let (code, text) = match failure {
+            // A login is asked for on behalf of all messages (RFC 4954, section 6).
+            Failure::Answered { code: 530 | 534 | 535 | 538, .. } => {
+                return self.fault(failure, step);
+            }
+            Failure::Answered { code, text } => (code, text),
+            Failure::Broken(text) => {
+                return Outcome::Postponed(self.withheld.told(&format!("it {text}")));
+            }
+        };
+        let answer = format!("{code} {text}");
+        let for_good = (500..600).contains(&code);
+        match step {
+            RCPT if for_good => Outcome::Refused(self.withheld.told(&answer)),
+            RCPT => Outcome::Postponed(self.withheld.told(&answer)),
+            step if for_good => {
+                Outcome::Rejected(self.withheld.told(&format!("{answer} (to {step})")))
+            }
+            step => Outcome::Postponed(self.withheld.told(&format!("{answer} (to {step})"))),
+        }
+    }
+
     fn fault(&self, failure: Failure, step: &str) -> Outcome {
         let Failure::Broken(text) = failure.broken(step) else {
             return Outcome::Fault(String::new());
@@ -223,6 +265,11 @@ impl Relay {
 }
 
 impl Failure {
+    /// Whether another message can go over the same connection.
+    fn leaves_usable(&self) -> bool {
+        matches!(self, Self::Answered { code, .. } if *code != 421)
+    }
+
     /// The same, as something that ends the connection.
     fn broken(self, step: &str) -> Self {
         match self {
@@ -241,6 +288,11 @@ struct Session {
 }
 
 impl Session {
+    /// Whether the relay knows how to take a message to such an address.
+    fn takes(&self, mail: &Composed) -> bool {
+        !mail.utf8 || self.connection.server_info().supports_feature(Extension::SmtpUtfEight)
+    }
+
     async fn command(
         &mut self,
         step: &str,
@@ -252,9 +304,8 @@ impl Session {
     }
 
     async fn content(&mut self, bytes: &[u8]) -> Step<()> {
-        const STEP: &str = "the message";
-        let answer = bounded(self.limit, STEP, self.connection.message(bytes)).await?;
-        expected(STEP, &answer, Severity::PositiveCompletion)
+        let answer = bounded(self.limit, CONTENT, self.connection.message(bytes)).await?;
+        expected(CONTENT, &answer, Severity::PositiveCompletion)
     }
 }
 

@@ -168,8 +168,8 @@ fn held_because(action: &PendingAction, outlook: &Outlook) -> Option<String> {
     let failing: Vec<_> = failing.collect();
     if !failing.is_empty() {
         return Some(format!(
-            "The mail server refuses {}. Set other admins, or have the address mended: the action \
-             takes effect {notice} after the last admin's notice is accepted.",
+            "The mail server does not take the mail to {}. Set other admins, or have the address \
+             fixed: the action takes effect {notice} after the last admin's notice is accepted.",
             failing.join(", ")
         ));
     }
@@ -255,7 +255,8 @@ mod tests {
         assert!(told(&action, false).starts_with("No mail server is configured"));
         action.notices[1].state = NoticeState::Failing("550 no such user".into());
         assert!(
-            told(&action, true).starts_with("The mail server refuses bo@acme.test (550 no such")
+            told(&action, true)
+                .starts_with("The mail server does not take the mail to bo@acme.test (550 no such")
         );
         action.accepted = Some(Timestamp(0));
         assert_eq!(told(&action, false), "");

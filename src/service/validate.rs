@@ -3,17 +3,14 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use lettre::Address;
-
 use super::error::{Error, Violation};
+use crate::mail::{Address, InvalidAddress};
 use crate::policy::network::{Entry, Limits, parse_entries};
 
 /// The longest label of an account, token or credential, in characters.
 pub const MAX_NAME: usize = 200;
 /// The most admins an account can have.
 pub const MAX_ADMINS: usize = 50;
-/// The longest mail address, in bytes (RFC 5321, section 4.5.3.1.3, less the brackets).
-pub const MAX_EMAIL: usize = 254;
 /// The most strings a list of whitelist entries can have before they are looked at.
 const MAX_ENTRY_TEXTS: usize = 1_000;
 /// The most bytes all of them can have.
@@ -115,10 +112,10 @@ fn misleads(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Mail addresses of admins.
+/// Mail addresses of admins, each in canonical form. Rule 1.1 of docs/policy.md.
 ///
 /// # Errors
-/// There is none, there are too many, one is no address, or one stands twice.
+/// There is none, there are too many, one is no address, or two are of one mailbox.
 pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
     const FIELD: &str = "admin_emails";
     if texts.is_empty() {
@@ -132,32 +129,19 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         ));
     }
     let mut faults = Faults::default();
-    let mut seen = HashSet::new();
+    let mut mailboxes = HashSet::new();
+    let mut admins = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
         let field = || format!("{FIELD}[{at}]");
-        let text = text.trim();
-        if text.len() > MAX_EMAIL {
-            faults.add(field(), "TOO_LONG", format_args!("is longer than {MAX_EMAIL} bytes"));
-        } else if text.chars().any(|c| c.is_control() || misleads(c))
-            || !text.parse::<Address>().is_ok_and(|address| is_plain(&address))
-        {
-            faults.add(
-                field(),
-                "NOT_AN_EMAIL",
-                "is not a mail address: write one such as ada@example.com",
-            );
-        } else if !seen.insert(text.to_lowercase()) {
-            faults.add(field(), "DUPLICATE", "is in the list twice: name it once");
+        match text.trim().parse::<Address>() {
+            Err(error @ InvalidAddress::TooLong) => faults.add(field(), "TOO_LONG", error),
+            Err(error) => faults.add(field(), "NOT_AN_EMAIL", error),
+            Ok(address) if mailboxes.insert(address.mailbox()) => admins.push(address.to_string()),
+            Ok(_) => faults.add(field(), "DUPLICATE", "is in the list twice: name it once"),
         }
     }
     faults.settle()?;
-    Ok(texts.iter().map(|text| text.trim().to_owned()).collect())
-}
-
-/// Quoted local parts and address literals (RFC 5321, section 4.1.2) are hardly anybody's, and few
-/// programs that a mail passes on its way take them.
-fn is_plain(address: &Address) -> bool {
-    !address.user().contains('"') && !address.domain().starts_with('[')
+    Ok(admins)
 }
 
 /// Whitelist entries, each string one entry or a comma-separated list.

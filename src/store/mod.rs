@@ -248,7 +248,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     // Mail.
 
-    /// Mails that are to be sent at `now`, the longest waiting first. Nobody else gets them for so
+    /// Mails that are to be sent at `now`: first those that did not fail for their own sake so far, the
+    /// longest waiting first, so that a failing recipient holds up nobody else's. Nobody else gets them for so
     /// long as `claim`, or until [`Self::prolong_claim`] moved that to; then they are as they were.
     /// `known` is the position up to which every decision rests on the changes made: a notice is not
     /// sent before its action is known.
@@ -270,14 +271,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>>;
 
     /// Notes an attempt that failed at `now`, the next being at `next`; nothing where the claim on
-    /// `mail` is another's by now. `refused` is what the mail server said where it refuses the
-    /// recipient for good; `None` for anything else, which leaves a refused address refused.
+    /// `mail` is another's by now. `failure` is why the mail server did not take this mail; `None` where
+    /// it took none at all, which leaves a failing mail failing. A failing mail to nobody's admin is
+    /// withdrawn: at once where the address is refused, else after a day of failing (docs/policy.md, 4.12).
     async fn mail_deferred(
         &self,
         now: Timestamp,
         mail: &Mail,
         next: Timestamp,
-        refused: Option<&str>,
+        failure: Option<MailFailure<'_>>,
     ) -> Result<()>;
 
     /// How the mails stand.

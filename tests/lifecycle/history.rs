@@ -102,8 +102,15 @@ impl History {
             }
             12 if self.rng.percent(50) => {
                 let name = ["a", "b", "c"][self.rng.below(3)];
-                let fates = [Fate::Accepted, Fate::Accepted, Fate::Refused, Fate::Fault];
-                let fate = fates[self.rng.below(4)];
+                let fates = [
+                    Fate::Accepted,
+                    Fate::Accepted,
+                    Fate::Refused,
+                    Fate::Rejected,
+                    Fate::Postponed,
+                    Fate::Fault,
+                ];
+                let fate = fates[self.rng.below(fates.len())];
                 self.log.push(format!("{now} mail to {name}: {fate:?}"));
                 post.script().fates.insert(format!("{name}{}@h.test", self.number), fate);
             }

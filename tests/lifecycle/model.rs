@@ -28,7 +28,13 @@ pub(crate) enum MailState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Accepted,
+    /// The address, for good.
     Refused,
+    /// This mail, for good.
+    Rejected,
+    /// This mail, for now.
+    Postponed,
+    /// Every mail.
     Fault,
     /// Accepted by the server, and the crash came before that was noted.
     Lost,
@@ -43,8 +49,8 @@ pub(crate) struct Mail {
     pub(crate) state: MailState,
     pub(crate) id: Option<Uuid>,
     tried: Option<(Time, Fate)>,
-    /// Whether its address was refused, and not accepted since.
-    failing: bool,
+    /// Since when the mail server refuses it for its own sake.
+    failing: Option<Time>,
 }
 
 /// An account. See the module.
@@ -134,7 +140,7 @@ impl Model {
                 state: MailState::Queued,
                 id: None,
                 tried: None,
-                failing: false,
+                failing: None,
             });
         }
     }
@@ -290,7 +296,7 @@ impl Model {
                         Some(mail) if mail.state == MailState::Withdrawn => {
                             mail.state = MailState::Queued;
                             mail.tried = None;
-                            mail.failing = false;
+                            mail.failing = None;
                         }
                         Some(_) => {}
                         None => self.queue(&about, std::slice::from_ref(admin)),
@@ -298,18 +304,7 @@ impl Model {
                 }
             }
         }
-        self.give_up();
         self.queue(&About::Admins, &everybody.into_iter().collect::<Vec<_>>());
-    }
-
-    /// Nobody goes on telling a former admin whose address is refused.
-    fn give_up(&mut self) {
-        let admins = &self.admins;
-        let mails = self.mails.iter_mut();
-        mails
-            .filter(|mail| mail.failing && mail.state == MailState::Queued)
-            .filter(|mail| !admins.contains(&mail.to))
-            .for_each(|mail| mail.state = MailState::Withdrawn);
     }
 
     /// One attempt to send a mail that `is` it where its id is not known yet.
@@ -329,7 +324,7 @@ impl Model {
         let place = place.ok_or_else(|| format!("a mail to {to} that nobody queued"))?;
         let mail = &mut self.mails[place];
         let early = match mail.tried {
-            Some((then, Fate::Fault)) => now - then < SECOND / 2,
+            Some((then, Fate::Fault | Fate::Rejected | Fate::Postponed)) => now - then < SECOND / 2,
             Some((then, Fate::Refused)) => now - then < DAYS,
             Some((then, Fate::Lost)) => now - then < 600 * SECOND,
             Some((_, Fate::Accepted | Fate::Held)) | None => false,
@@ -342,9 +337,13 @@ impl Model {
         if fate == Fate::Accepted {
             mail.state = MailState::Accepted(now);
         }
-        if fate == Fate::Refused {
-            mail.failing = true;
-            self.give_up();
+        if matches!(fate, Fate::Refused | Fate::Rejected | Fate::Postponed) {
+            let since = *mail.failing.get_or_insert(now);
+            // Nobody goes on telling a former admin who can't be told.
+            let hopeless = fate == Fate::Refused || now - since >= DAYS;
+            if hopeless && !self.admins.contains(&mail.to) {
+                mail.state = MailState::Withdrawn;
+            }
         }
         Ok(())
     }
@@ -358,8 +357,10 @@ impl Model {
             }
             let late = match mail.tried {
                 None => true,
-                Some((then, Fate::Fault)) => then != now && now - then >= 900 * SECOND,
-                Some((then, Fate::Refused)) => then != now && now - then >= DAYS,
+                Some((then, Fate::Fault | Fate::Postponed)) => {
+                    then != now && now - then >= 900 * SECOND
+                }
+                Some((then, Fate::Refused | Fate::Rejected)) => then != now && now - then >= DAYS,
                 Some((then, Fate::Lost | Fate::Held)) => now - then >= 600 * SECOND,
                 Some((_, Fate::Accepted)) => true,
             };

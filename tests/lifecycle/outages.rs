@@ -13,9 +13,9 @@ use portcullis::store::sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::story::{ANN, READ, SEND, Story, Token};
+use crate::story::{ANN, BALANCE, READ, REVEAL, SEND, Story, Token};
 use crate::support::postgres::Cluster;
-use crate::world::{Place, World};
+use crate::world::{DAY, Place, START, World};
 
 /// Longer than any answer should take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,4 +154,51 @@ async fn a_token_that_can_not_be_announced_holds_up_no_other() {
     sqlx::query("DROP TRIGGER refuse").execute(&mut database).await.unwrap();
     s.live_until(40).await;
     assert_eq!(s.state(&ill).await, "READ_ONLY; deletion on day 47");
+}
+
+/// Rule 5.6: what the store refuses stays noted until it takes it, with what was used meanwhile.
+#[tokio::test]
+async fn uses_that_the_store_refuses_are_recorded_once_it_takes_them() {
+    /// With four scopes each, so many have more uses than the store is notified of at once.
+    const TOKENS: usize = 251;
+    let mut s = Story::new(Place::sqlite()).await;
+    let mut tokens = Vec::new();
+    for _ in 0..TOKENS {
+        tokens.push(s.token("used", ReadWrite, &[]).await);
+    }
+    tokens.sort_by_key(|token| token.held.id);
+    let Place::Sqlite(dir) = &s.world.place else { unreachable!("it was opened there") };
+    let options = SqliteConnectOptions::new().filename(dir.path().join(sqlite::FILE));
+    let mut database = SqliteConnection::connect_with(&options).await.unwrap();
+    // Of the second lot alone: uses are recorded by id.
+    let refuse = format!(
+        "CREATE TRIGGER refuse BEFORE UPDATE OF last_use ON token_use WHEN NEW.token_id = x'{}' \
+         BEGIN SELECT RAISE(ABORT, 'no'); END",
+        tokens[TOKENS - 1].held.id.0.simple()
+    );
+    sqlx::query(AssertSqlSafe(refuse)).execute(&mut database).await.unwrap();
+    s.sleep_until(1);
+    for token in &tokens {
+        for scope in [READ, BALANCE, SEND, REVEAL] {
+            s.uses(token, scope).await;
+        }
+    }
+    let last = async |token: &Token| {
+        let token = s.world.store.token(token.held.id, None).await.unwrap().unwrap();
+        token.uses.last
+    };
+    let recorded = || s.world.outbox.metrics.uses_recorded.get();
+    assert!(s.world.services.usage.flush().await.is_err());
+    assert_eq!(recorded(), 1_000);
+    assert_eq!(last(&tokens[TOKENS - 1]).await, None);
+    s.sleep_until(2);
+    s.uses(&tokens[0], READ).await;
+    assert!(s.world.services.usage.flush().await.is_err());
+
+    sqlx::query("DROP TRIGGER refuse").execute(&mut database).await.unwrap();
+    s.world.services.usage.flush().await.unwrap();
+    let day = |day| Some(START.plus(DAY * day));
+    assert_eq!(last(&tokens[TOKENS - 1]).await, day(1), "what was refused is lost");
+    assert_eq!(last(&tokens[0]).await, day(2), "what was used meanwhile is lost");
+    assert_eq!(recorded(), 1_005, "each use once");
 }

@@ -1,10 +1,15 @@
 //! The outbox by itself: when it looks for mails, whose a mail is while it is sent, and how fast it goes.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis::cache::Cache;
 use portcullis::clock::Stopwatch;
 use portcullis::policy::token::TokenKind::ReadOnly;
+use portcullis::replicas::{Joined, Replicas};
+use portcullis::store::replication::About;
+use portcullis::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::story::{ANN, BOB, Story, Token, on_both};
@@ -110,4 +115,44 @@ async fn mails_are_sent_at_their_rate_oldest_first() {
     };
     assert_eq!((about(&first), about(&second)), (2, 2));
     assert!(mails[..2].iter().all(|mail| mail.text().contains(&first.held.id.to_string())));
+}
+
+/// A replica of the same store, with these rules of the lifecycle.
+async fn join(s: &Story, lifecycle: &str, cache: Arc<Cache>) -> (Replicas, CancellationToken) {
+    let about = About {
+        name: lifecycle.to_owned(),
+        version: String::new(),
+        lifecycle: lifecycle.to_owned(),
+    };
+    let stop = CancellationToken::new();
+    let metrics = Arc::new(Metrics::new());
+    let lease = Duration::from_secs(60);
+    let joined = Joined::register(&*s.world.store, lease, about, metrics, stop.clone()).await;
+    (joined.unwrap().serve(cache, &stop), stop)
+}
+
+/// Rule 4.16: the dates in a mail would be those of one replica alone.
+#[tokio::test]
+async fn no_mail_is_sent_while_replicas_have_other_rules() {
+    let mut s = Story::new(Place::postgres()).await;
+    let (ours, _running) = join(&s, "ours", s.world.services.cache.clone()).await;
+    s.world.outbox.replicas = Arc::new(ours);
+    s.admins(&[ANN]).await;
+    let cache = Cache::load(
+        s.world.store.clone(),
+        100,
+        s.world.outbox.metrics.clone(),
+        tokio::runtime::Handle::current(),
+    );
+    let (other, stop) = join(&s, "others", Arc::new(cache.await.unwrap())).await;
+    for _ in 0..3 {
+        assert_eq!(s.world.outbox.send_one().await.unwrap(), None);
+    }
+    assert_eq!(s.sink.connections(), 0);
+    assert_eq!(s.world.store.mail_state().await.unwrap().waiting, 2);
+    stop.cancel();
+    other.leave().await;
+    s.world.deliver().await;
+    assert_eq!(s.sink.messages().len(), 2);
+    assert_eq!(s.world.store.mail_state().await.unwrap().waiting, 0);
 }

@@ -18,6 +18,7 @@ on_both!(
     an_unused_custom_token_gets_one_notice,
     admins_join_leave_and_come_back,
     an_address_is_refused_and_mended,
+    one_recipients_trouble_holds_up_nobody_else,
     the_mail_server_is_down_for_a_month,
     the_sweeper_is_stopped_for_a_month,
     observing_and_enforcing_in_turn,
@@ -232,6 +233,26 @@ async fn an_address_is_refused_and_mended(mut s: Story) {
     s.live_until(68).await;
     assert_eq!(s.state(&token).await, "deleted unused on day 68");
     insta::assert_snapshot!("an_address_is_refused_and_mended", s.mails());
+}
+
+/// Whatever the relay says to Bob's mails, Ann gets hers, and operators see whose trouble it is (rule 4.12).
+async fn one_recipients_trouble_holds_up_nobody_else(mut s: Story) {
+    for (day, step, answer) in [
+        (0, Step::Content, "554 5.7.1 message refused by policy (to the message)"),
+        (38, Step::Rcpt, "452 4.2.2 mailbox full"),
+        (76, Step::Data, "421 4.3.2 going down (to DATA)"),
+    ] {
+        s.sink.behave();
+        s.sink.at(step).to(BOB).says(answer.split(" (").next().unwrap());
+        let token = s.token("held", ReadOnly, &[]).await;
+        s.live_until(day + 38).await;
+        let held = format!("READ_ONLY; deletion, held, bob@acme.example refused: {answer}");
+        assert_eq!(s.state(&token).await, held);
+        let state = s.world.store.mail_state().await.unwrap();
+        assert_eq!(state.waiting, 0, "{state:?}");
+        assert!(state.failing.iter().any(|failing| failing.address == BOB), "{state:?}");
+        s.world.delete(token.held.id).await;
+    }
 }
 
 async fn the_mail_server_is_down_for_a_month(mut s: Story) {

@@ -120,3 +120,19 @@ async fn a_login_is_right_or_a_fault() {
         assert_eq!(server.next()["authenticated"], true);
     }
 }
+
+/// What is wrong with a mail to one recipient says nothing about the relay, which takes the next one.
+#[tokio::test]
+async fn a_relay_that_refuses_one_recipients_mails_takes_the_others() {
+    let server = Aiosmtpd::start("127.0.0.1", "picky", None, &[]);
+    let relay = relay_with(&format!("smtp://127.0.0.1:{}", server.port()), None, limits());
+    for _ in 0..2 {
+        let bob = relay.send(&message("bob@acme.example")).await;
+        let text = "554 5.7.1 message refused by policy (to the message)".to_owned();
+        assert_eq!(bob, Outcome::Rejected(text));
+        let zoe = relay.send(&message("zo\u{eb}@acme.example")).await;
+        assert!(matches!(&zoe, Outcome::Rejected(text) if text.contains("no SMTPUTF8")), "{zoe:?}");
+        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert_eq!(server.next()["to"], serde_json::json!(["ann@acme.example"]));
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis::mail::{Limits, Outcome};
 
 use super::support::smtp::{Sink, Step};
-use super::{fault, hasty, message, relay, relay_with};
+use super::{fault, hasty, message, of_message, relay, relay_with};
 
 const EVERY_STEP: [Step; 7] =
     [Step::Greeting, Step::Ehlo, Step::Auth, Step::Mail, Step::Rcpt, Step::Data, Step::Content];
@@ -42,13 +42,15 @@ async fn a_recipient_that_is_refused_for_good_is_the_only_refusal() {
     assert_eq!(asked.iter().filter(|command| *command == "DATA").count(), 1);
 }
 
+/// Before the relay has taken MAIL, nothing is known of the recipient.
+const OF_THE_RELAY: [Step; 4] = [Step::Greeting, Step::Ehlo, Step::Auth, Step::Mail];
+/// After that, what goes wrong may be due to the recipient or the message.
+const OF_THE_MESSAGE: [Step; 3] = [Step::Rcpt, Step::Data, Step::Content];
+
 #[tokio::test]
-async fn every_other_refusal_is_a_fault_and_passes() {
-    for step in EVERY_STEP {
+async fn what_fails_before_a_recipient_is_named_is_a_fault_and_passes() {
+    for step in OF_THE_RELAY {
         for answer in ["421 4.3.0 later", "450 4.2.1 busy", "550 5.7.1 no", "530 5.7.0 who?"] {
-            if step == Step::Rcpt && answer.starts_with('5') {
-                continue;
-            }
             let sink = Sink::start();
             let relay = relay(&with_login(&sink));
             sink.at(step).times(1).says(answer);
@@ -63,12 +65,75 @@ async fn every_other_refusal_is_a_fault_and_passes() {
 }
 
 #[tokio::test]
-async fn a_relay_that_stalls_is_a_fault() {
+async fn what_fails_after_that_concerns_one_message() {
+    for step in OF_THE_MESSAGE {
+        for answer in [
+            "421 4.3.0 later",
+            "450 4.2.1 busy",
+            "452 4.2.2 mailbox full",
+            "552 5.3.4 too big",
+            "553 5.1.3 no such syntax",
+            "554 5.7.1 no",
+        ] {
+            let sink = Sink::start();
+            let relay = relay(&with_login(&sink));
+            sink.at(step).to("bob@acme.example").says(answer);
+            let outcome = relay.send(&message("bob@acme.example")).await;
+            let as_expected = match (step, answer.starts_with('5')) {
+                (Step::Rcpt, true) => matches!(outcome, Outcome::Refused(_)),
+                (_, true) => matches!(outcome, Outcome::Rejected(_)),
+                (_, false) => matches!(outcome, Outcome::Postponed(_)),
+            };
+            assert!(as_expected, "{step:?} {answer}: {outcome:?}");
+            let text = of_message(outcome);
+            assert!(text.starts_with(answer), "{step:?}: {text}");
+            // Account admins read it too: where the relay is, is not for them.
+            assert!(!text.contains("127.0.0.1"), "{step:?}: {text}");
+            let others = relay.send(&message("ann@acme.example")).await;
+            assert_eq!(others, Outcome::Accepted, "{step:?} {answer}");
+            let taken: Vec<_> = sink.messages().into_iter().flat_map(|mail| mail.to).collect();
+            assert_eq!(taken, ["ann@acme.example"], "{step:?} {answer}");
+        }
+    }
+}
+
+/// A relay that wants a login wants it whoever the recipient is (RFC 4954, section 6).
+#[tokio::test]
+async fn a_login_asked_for_late_is_a_fault() {
+    for step in OF_THE_MESSAGE {
+        for answer in ["530 5.7.0 who?", "535 5.7.8 not you", "538 5.7.11 not like that"] {
+            let sink = Sink::start();
+            let relay = relay(&sink.url());
+            sink.at(step).times(1).says(answer);
+            let text = fault(relay.send(&message("ann@acme.example")).await);
+            assert!(text.ends_with(answer), "{step:?}: {text}");
+        }
+    }
+}
+
+/// MAIL asks for SMTPUTF8 on behalf of one recipient.
+#[tokio::test]
+async fn mail_that_is_refused_for_an_address_beyond_ascii_concerns_that_message() {
+    for (answer, for_good) in [("555 5.5.4 no such parameter", true), ("452 4.3.1 later", false)] {
+        let sink = Sink::start();
+        let relay = relay(&sink.url());
+        sink.at(Step::Mail).times(1).says(answer);
+        let outcome = relay.send(&message("zo\u{eb}@acme.example")).await;
+        assert_eq!(matches!(outcome, Outcome::Rejected(_)), for_good, "{outcome:?}");
+        assert!(of_message(outcome).starts_with(answer));
+        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert_eq!(sink.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_stalls_is_given_up() {
     let stall = async |step| {
         let sink = Sink::start();
         let relay = relay_with(&with_login(&sink), None, hasty());
         sink.at(step).times(1).stalls();
-        let text = fault(relay.send(&message("ann@acme.example")).await);
+        let outcome = relay.send(&message("ann@acme.example")).await;
+        let text = if OF_THE_RELAY.contains(&step) { fault(outcome) } else { of_message(outcome) };
         assert!(text.contains("within 1s"), "{step:?}: {text}");
         // Nothing of it is kept.
         sink.wait_for_open(0);
@@ -78,12 +143,13 @@ async fn a_relay_that_stalls_is_a_fault() {
 }
 
 #[tokio::test]
-async fn a_relay_that_hangs_up_is_a_fault() {
+async fn a_relay_that_hangs_up_has_not_accepted() {
     for step in EVERY_STEP {
         let sink = Sink::start();
         let relay = relay(&with_login(&sink));
         sink.at(step).times(1).hangs_up();
-        let text = fault(relay.send(&message("ann@acme.example")).await);
+        let outcome = relay.send(&message("ann@acme.example")).await;
+        let text = if OF_THE_RELAY.contains(&step) { fault(outcome) } else { of_message(outcome) };
         assert!(text.contains("hung up") || text.contains("failed at"), "{step:?}: {text}");
         assert_eq!(sink.messages().len(), 0);
         // Whether it got the message is known to nobody: the next attempt is the same message.
@@ -95,7 +161,7 @@ async fn a_relay_that_hangs_up_is_a_fault() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none_are_faults() {
+async fn answers_that_are_none_are_no_acceptance() {
     let endless = format!("250 {}", "x".repeat(10_000));
     let many = format!("{}250 ok", "250-more\r\n".repeat(20_000));
     for (step, answer) in [
@@ -115,8 +181,10 @@ async fn answers_that_are_none_are_faults() {
         let relay = relay(&sink.url());
         sink.at(step).times(1).says(answer);
         let outcome = relay.send(&message("ann@acme.example")).await;
-        let Outcome::Fault(text) = outcome else {
-            panic!("{outcome:?} after {:?} to {step:?}", answer.get(..20));
+        let text = match outcome {
+            Outcome::Fault(text) if OF_THE_RELAY.contains(&step) => text,
+            Outcome::Postponed(text) if OF_THE_MESSAGE.contains(&step) => text,
+            _ => panic!("{outcome:?} after {:?} to {step:?}", answer.get(..20)),
         };
         assert!(text.chars().count() < 250, "{step:?}: {text}");
         // Whatever it meant, the next message starts afresh.
@@ -148,11 +216,8 @@ async fn a_password_that_a_relay_repeats_is_not_shown() {
     for step in EVERY_STEP {
         relay.close().await;
         sink.at(step).times(1).says(&format!("550 you said {}", forms.join(" ")));
-        let (Outcome::Fault(text) | Outcome::Refused(text)) =
-            relay.send(&message("ann@acme.example")).await
-        else {
-            panic!("{step:?} was refused");
-        };
+        let outcome = relay.send(&message("ann@acme.example")).await;
+        let text = if OF_THE_RELAY.contains(&step) { fault(outcome) } else { of_message(outcome) };
         assert!(text.contains("you said [withheld] [withheld] [withheld]"), "{step:?}: {text}");
     }
     let shown = format!("{relay:?} {relay:#?}");

@@ -47,6 +47,15 @@ fn message(to: &str) -> Message {
     }
 }
 
+/// What a relay said of one message.
+#[track_caller]
+fn of_message(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Refused(text) | Outcome::Rejected(text) | Outcome::Postponed(text) => text,
+        other => panic!("{other:?} does not concern one message"),
+    }
+}
+
 /// The text of a fault.
 #[track_caller]
 fn fault(outcome: Outcome) -> String {

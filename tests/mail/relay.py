@@ -3,7 +3,8 @@
     relay.py ADDRESS MODE [CERT KEY] [USER PASSWORD]
 
 MODE is plain, starttls or smtps; or unreliable, which is plain and now and then answers too late,
-refuses, or hangs up. Prints the port, then a line of JSON for each message that it takes over, or for
+refuses, or hangs up; or picky, which is plain, knows no SMTPUTF8, and says 554 to every message to
+bob@acme.example. Prints the port, then a line of JSON for each message that it takes over, or for
 each fault. Ends with its standard input.
 """
 
@@ -95,6 +96,15 @@ class Unreliable(Handler):
         return taken
 
 
+class Picky(Handler):
+    """Takes mail, but none to Bob, and says so when it has read it."""
+
+    async def handle_DATA(self, server, session, envelope):
+        if envelope.rcpt_tos == ["bob@acme.example"]:
+            return "554 5.7.1 message refused by policy"
+        return await super().handle_DATA(server, session, envelope)
+
+
 def authenticate(server, session, envelope, mechanism, data):
     right = isinstance(data, LoginPassword) and (data.login, data.password) == login
     return AuthResult(success=right, handled=False)
@@ -102,8 +112,8 @@ def authenticate(server, session, envelope, mechanism, data):
 
 def session():
     return SMTP(
-        Unreliable() if mode == "unreliable" else Handler(),
-        enable_SMTPUTF8=True,
+        {"unreliable": Unreliable, "picky": Picky}.get(mode, Handler)(),
+        enable_SMTPUTF8=mode != "picky",
         tls_context=context if mode == "starttls" else None,
         require_starttls=mode == "starttls",
         authenticator=authenticate if login else None,

@@ -89,6 +89,21 @@ impl Fixture {
         }
     }
 
+    /// Past the store: what sees each commit of another connection.
+    pub(crate) async fn commits(&self) -> Commits {
+        use sqlx::Connection as _;
+        match &self.place {
+            Place::Sqlite(dir) => {
+                let file = dir.path().join(portcullis::store::sqlite::FILE);
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+                Commits::Sqlite(sqlx::SqliteConnection::connect_with(&options).await.unwrap())
+            }
+            Place::Postgres(url) => {
+                Commits::Postgres(sqlx::PgConnection::connect(url).await.unwrap())
+            }
+        }
+    }
+
     pub(crate) async fn account(&self, name: &str) -> AccountId {
         let account = new_account(name);
         self.store.create_account(&ctx(1), &account).await.unwrap();
@@ -140,6 +155,27 @@ impl Fixture {
         let changes: Vec<i64> = changes.iter().map(|change| change.position).collect();
         assert_eq!(events, positions);
         assert_eq!(changes, positions);
+    }
+}
+
+/// A number that is another after each commit of somebody else that took the head row.
+pub(crate) enum Commits {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Commits {
+    pub(crate) async fn number(&mut self) -> i64 {
+        match self {
+            Self::Sqlite(connection) => {
+                let version = sqlx::query_scalar("PRAGMA data_version");
+                version.fetch_one(connection).await.unwrap()
+            }
+            Self::Postgres(connection) => {
+                let xmin = sqlx::query_scalar("SELECT xmin::text::bigint FROM head");
+                xmin.fetch_one(connection).await.unwrap()
+            }
+        }
     }
 }
 

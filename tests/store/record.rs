@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{Actor, AuditFilter, Context, Mark, Role};
+use portcullis::store::{Actor, AuditFilter, Context, Mark, NewSession, Role, WhitelistTarget};
 
-use crate::fixture::{Fixture, READ, all, ctx, new_account, new_credential, new_token, page};
+use crate::fixture::{
+    Fixture, READ, all, ctx, new_account, new_credential, new_token, page, scope_names, toml,
+};
+use crate::whitelist::edit;
 
 on_both!(
     the_clock_runs,
@@ -16,6 +20,7 @@ on_both!(
     actors_have_names,
     a_dropped_change_leaves_nothing,
     no_digest_is_in_the_record,
+    what_is_found_made_already_is_committed,
 );
 
 async fn the_clock_runs(f: Fixture) {
@@ -142,4 +147,47 @@ async fn no_digest_is_in_the_record(f: Fixture) {
         let list = secret[..4].iter().map(u8::to_string).collect::<Vec<_>>();
         assert!(!record.contains(&list.join(",")) && !record.contains(&list.join(", ")));
     }
+}
+
+/// Rule 5.1: whoever repeats a change and hears that it is made may rely on that. So the answer rests on a
+/// commit of its own: the first one may not have survived a failover.
+async fn what_is_found_made_already_is_committed(f: Fixture) {
+    let account = f.account("acme").await;
+    let catalog = f.catalog(&[READ]).await;
+    let token = f.token(&catalog, &new_token(account, TokenKind::ReadOnly, vec![], "")).await;
+    let (credential, digest) = new_credential(Role::Pep);
+    f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap().unwrap();
+    let session = NewSession { digest: [9; 32], credential_id: None, expires: Timestamp(9_000) };
+    assert!(f.store.create_session(&ctx(5), &session).await.unwrap());
+    let (now, limits) = (ctx(6), Limits::default());
+    let mut commits = f.commits().await;
+    /// The same twice: the second time nothing changes, and something is committed.
+    macro_rules! twice {
+        ($change:expr) => {
+            $change;
+            let (position, before) = (f.position().await, commits.number().await);
+            $change;
+            assert_eq!(f.position().await, position, "{}", stringify!($change));
+            assert_ne!(commits.number().await, before, "{}", stringify!($change));
+        };
+    }
+    let admins = ["zoe@acme.test".to_owned()];
+    twice!(f.store.set_account_admins(&now, account, &admins).await.unwrap().unwrap());
+    let target = WhitelistTarget { token_id: token.id, only: None, expected_version: None };
+    let add = edit("192.0.2.1", "");
+    twice!(
+        f.store
+            .change_whitelist(&now, &catalog, target, &add, &limits, false)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+    );
+    let (text, names) = (toml(&[READ]), scope_names(&[READ]));
+    twice!(
+        f.store.apply_catalog(&now, Some(catalog.version()), &text, &names).await.unwrap().unwrap()
+    );
+    twice!(f.store.end_session(&now, &session.digest, false).await.unwrap());
+    twice!(f.store.revoke_credential(&now, credential.id).await.unwrap().unwrap().unwrap());
+    twice!(f.store.delete_token(&now, token.id, None).await.unwrap().unwrap());
 }

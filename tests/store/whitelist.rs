@@ -23,7 +23,7 @@ on_both!(
     all_of_fifty_are_kept,
 );
 
-fn edit(add: &str, remove: &str) -> Change {
+pub(crate) fn edit(add: &str, remove: &str) -> Change {
     let entries = |text| {
         let text = Some(text).filter(|text: &&str| !text.is_empty());
         parse_entries(text, &Limits::default()).unwrap()

@@ -53,7 +53,8 @@ pub struct MailArgs {
         default_value = "15m"
     )]
     mail_retry_max: String,
-    /// How long after the relay refused a recipient for good it is tried again all the same
+    /// How long after the relay refused a recipient for good it is tried again all the same; at most so long,
+    /// where it refused the mail for good
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_REFUSED_RETRY",
@@ -88,7 +89,7 @@ pub struct MailSettings {
     pub retry_initial: Duration,
     /// And at last.
     pub retry_max: Duration,
-    /// How long after a refusal of the recipient.
+    /// How long after a refusal of the recipient; at most, after one of the mail.
     pub refused_retry: Duration,
     /// Mails a second at most.
     pub rate: NonZeroU32,

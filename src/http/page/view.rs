@@ -181,7 +181,9 @@ pub(super) fn pending(
         let (tone, words) = match &notice.state {
             NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
             NoticeState::Accepted(at) => ("accepted", format!("accepted {}", mail::minute(*at))),
-            NoticeState::Failing(why) => ("failing", format!("refused by the mail server: {why}")),
+            NoticeState::Failing(why) => {
+                ("failing", format!("not taken by the mail server: {why}"))
+            }
         };
         NoticeView { email: notice.email.clone(), tone, words }
     };

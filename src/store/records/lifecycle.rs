@@ -69,7 +69,7 @@ pub enum NoticeState {
     Queued,
     /// The mail server accepted it then.
     Accepted(Timestamp),
-    /// The mail server refuses the address for good, and said this.
+    /// The mail server did not take it when it was last sent, and said this.
     Failing(String),
 }
 

@@ -17,6 +17,8 @@ pub struct Mail {
     pub created: Timestamp,
     /// How often it was tried before.
     pub attempts: u32,
+    /// Whether the mail server refused this mail when it last said anything about it.
+    pub failing: bool,
     /// Until when nobody else gets it. Whoever claims it next moves this on, so it also tells whose
     /// claim it is.
     pub claimed: Timestamp,
@@ -93,10 +95,19 @@ pub struct MailAction {
     pub ended: Option<Timestamp>,
 }
 
+/// Why the mail server did not take one mail, whatever becomes of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MailFailure<'a> {
+    /// What the mail server said.
+    pub text: &'a str,
+    /// Whether it refuses the address for good, whatever the mail.
+    pub address_refused: bool,
+}
+
 /// How the mails stand, for operators.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MailState {
-    /// Addresses that the mail server refuses for good, sorted.
+    /// Addresses of admins that the mail server takes no mail to, or not every mail, sorted.
     pub failing: Vec<FailingAddress>,
     /// How many other mails wait.
     pub waiting: u64,
@@ -104,13 +115,13 @@ pub struct MailState {
     pub oldest: Option<Timestamp>,
 }
 
-/// An address that the mail server refuses for good.
+/// An admin's address that the mail server takes no mail to, or not every mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailingAddress {
     /// The address.
     pub address: String,
     /// What the mail server said last.
     pub failure: String,
-    /// When it was first refused.
+    /// Since when there is a mail that it does not take.
     pub since: Timestamp,
 }

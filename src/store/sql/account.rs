@@ -94,7 +94,7 @@ pub(super) async fn set_admins(
         return Ok(None);
     };
     if account.admins == admins {
-        change.undo().await;
+        change.finish().await?;
         return Ok(Some(AdminsSet { account, touched: Vec::new() }));
     }
     sqlx::query::<Db>(DELETE_ADMINS).bind(id.0).execute(&mut *change.tx).await?;
@@ -111,7 +111,6 @@ pub(super) async fn set_admins(
         })
         .await?;
     let touched = renotify(&mut change, id, &before, admins).await?;
-    mail::give_up(&mut change.tx, id).await?;
     let sorted = |admins: &[String]| admins.iter().cloned().collect::<BTreeSet<_>>();
     let (old, new) = (sorted(&before), sorted(admins));
     // Their order is nobody's news.

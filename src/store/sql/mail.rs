@@ -16,7 +16,7 @@ use crate::clock::id_at;
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::store::error::Unreadable;
-use crate::store::{Context, FailingAddress, Mail, MailState, Result, Touched};
+use crate::store::{Context, FailingAddress, Mail, MailFailure, MailState, Result, Touched};
 
 mod read;
 
@@ -105,21 +105,11 @@ pub(super) async fn withdraw_notice(
     Ok(withdraw.execute(connection).await?.rows_affected() > 0)
 }
 
-const GIVE_UP: &str = "\
-    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
-    WHERE account_id = $1 AND state = 'failing' \
-        AND recipient NOT IN (SELECT email FROM account_admin WHERE account_id = $1)";
-
-/// Takes back what is refused by addresses that are no admin's of the account any more.
-pub(super) async fn give_up(connection: &mut Connection, account: AccountId) -> Result<()> {
-    sqlx::query::<Db>(GIVE_UP).bind(account.0).execute(connection).await?;
-    Ok(())
-}
-
 const SELECT_DUE: &str = "\
-    SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND next_time <= ";
+    SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND state = ";
 
-/// Takes mails that are to be sent now; nobody else gets them for so long.
+/// Takes mails that are to be sent now; nobody else gets them for so long. Those that fail for their own
+/// sake come last, and so hold up no others.
 pub(super) async fn claim(
     store: &Handle,
     now: Timestamp,
@@ -128,15 +118,24 @@ pub(super) async fn claim(
     limit: u32,
 ) -> Result<Vec<Mail>> {
     let mut tx = store.write().await?;
-    let mut query = QueryBuilder::new(SELECT_DUE);
-    query
-        .push_bind(now.0)
-        .push(" AND position <= ")
-        .push_bind(known)
-        .push(" ORDER BY next_time, mail_id LIMIT ")
-        .push_bind(i64::from(limit))
-        .push(bulk::SKIP_LOCKED);
-    let ids: Vec<Uuid> = query.build_query_scalar().fetch_all(&mut *tx).await?;
+    let mut ids: Vec<Uuid> = Vec::new();
+    for state in ["queued", "failing"] {
+        let left = i64::from(limit) - ids.len() as i64;
+        if left == 0 {
+            break;
+        }
+        let mut query = QueryBuilder::new(SELECT_DUE);
+        query
+            .push_bind(state)
+            .push(" AND next_time <= ")
+            .push_bind(now.0)
+            .push(" AND position <= ")
+            .push_bind(known)
+            .push(" ORDER BY next_time, mail_id LIMIT ")
+            .push_bind(left)
+            .push(bulk::SKIP_LOCKED);
+        ids.extend(query.build_query_scalar::<Uuid>().fetch_all(&mut *tx).await?);
+    }
     for ids in ids.chunks(super::IDS_AT_ONCE) {
         let mut query = QueryBuilder::new("UPDATE mail SET next_time = ");
         query.push_bind(now.plus(claim).0).push(" WHERE mail_id IN (");
@@ -218,35 +217,48 @@ const DEFER: &str = "\
     UPDATE mail SET attempts = attempts + 1, next_time = $3 \
     WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
 
-const REFUSE: &str = "\
+const FAIL: &str = "\
     UPDATE mail SET attempts = attempts + 1, next_time = $3, state = 'failing', failure = $4, \
         fail_time = coalesce(fail_time, $5) \
     WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
 
-/// Notes a failed attempt, unless another has claimed the mail since. A relay that failed says nothing
-/// about an address that was refused before, so that stays failing.
+const GIVE_UP: &str = "\
+    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+    WHERE mail_id = $1 AND state = 'failing' AND fail_time <= $2 \
+        AND recipient NOT IN (SELECT email FROM account_admin WHERE account_id = mail.account_id)";
+
+/// For how long a mail to somebody who is no admin any more is tried where it may yet be taken: nothing
+/// waits for it.
+const FORMER_ADMIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Notes a failed attempt, unless another has claimed the mail since. A relay that takes no mail says
+/// nothing about one that failed before, so that stays failing.
 pub(super) async fn deferred(
     store: &Handle,
     now: Timestamp,
     mail: &Mail,
     next: Timestamp,
-    refused: Option<&str>,
+    failure: Option<MailFailure<'_>>,
 ) -> Result<()> {
-    let query = sqlx::query::<Db>(if refused.is_some() { REFUSE } else { DEFER });
+    let query = sqlx::query::<Db>(if failure.is_some() { FAIL } else { DEFER });
     let mut query = query.bind(mail.id.0).bind(mail.claimed.0).bind(next.0);
-    if let Some(text) = refused {
-        query = query.bind(text.to_owned()).bind(now.0);
+    if let Some(failure) = failure {
+        query = query.bind(failure.text.to_owned()).bind(now.0);
     }
     let mut tx = store.write().await?;
-    query.execute(&mut *tx).await?;
-    if refused.is_some() {
-        give_up(&mut tx, mail.account.id).await?;
+    let noted = query.execute(&mut *tx).await?.rows_affected() > 0;
+    if let Some(failure) = failure.filter(|_| noted) {
+        let since = if failure.address_refused { now } else { now.minus(FORMER_ADMIN) };
+        sqlx::query::<Db>(GIVE_UP).bind(mail.id.0).bind(since.0).execute(&mut *tx).await?;
     }
     Ok(tx.commit().await?)
 }
 
-const SELECT_FAILING: &str =
-    "SELECT recipient, failure, fail_time FROM mail WHERE state = 'failing' ORDER BY fail_time";
+/// Of those who are admins: an action waits for nobody else.
+const SELECT_FAILING: &str = "\
+    SELECT recipient, failure, fail_time FROM mail WHERE state = 'failing' \
+        AND recipient IN (SELECT email FROM account_admin WHERE account_id = mail.account_id) \
+    ORDER BY fail_time";
 
 const COUNT_WAITING: &str = "SELECT count(*), min(create_time) FROM mail WHERE state = 'queued'";
 
@@ -256,7 +268,7 @@ pub(super) async fn state(store: &Handle) -> Result<MailState> {
         sqlx::query_as(SELECT_FAILING).fetch_all(&store.read()).await?;
     let (waiting, oldest): (i64, Option<i64>) =
         sqlx::query_as(COUNT_WAITING).fetch_one(&store.read()).await?;
-    // Of several mails to one address: refused since the first, for the reason of the last.
+    // Of several mails to one address: failing since the first, for the reason of the last.
     let mut by_address: BTreeMap<String, FailingAddress> = BTreeMap::new();
     for (address, failure, since) in failing {
         let (Some(failure), Some(since)) = (failure, since) else {

@@ -46,10 +46,10 @@ use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
     Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Context, Credential,
-    FoundTokens, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailState, Mark, NewSession,
-    NewToken, NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter, Replication,
-    Result, ScopesInUse, Session, SettingsCredential, Store, StoredCatalog, Token, TokenFilter,
-    TokenSearch, Trouble, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    FoundTokens, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailFailure, MailState, Mark,
+    NewSession, NewToken, NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter,
+    Replication, Result, ScopesInUse, Session, SettingsCredential, Store, StoredCatalog, Token,
+    TokenFilter, TokenSearch, Trouble, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -283,9 +283,9 @@ impl Store for Handle {
         now: Timestamp,
         mail: &Mail,
         next: Timestamp,
-        refused: Option<&str>,
+        failure: Option<MailFailure<'_>>,
     ) -> Result<()> {
-        self.within(mail::deferred(self, now, mail, next, refused)).await
+        self.within(mail::deferred(self, now, mail, next, failure)).await
     }
 
     async fn mail_state(&self) -> Result<MailState> {

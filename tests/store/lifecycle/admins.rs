@@ -4,7 +4,7 @@ use portcullis::policy::id::TokenId;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{CarriedOut, MailContent, Touched};
 
-use super::{Stage, day, on};
+use super::{Stage, day, on, refused};
 use crate::fixture::Fixture;
 
 on_both!(
@@ -71,7 +71,7 @@ async fn who_leaves_holds_nothing(f: Fixture) {
         if mail.recipient == ADAM {
             s.store.mail_accepted(&on(38), mail.id).await.unwrap();
         } else {
-            s.store.mail_deferred(day(38), &mail, day(39), Some("550 no")).await.unwrap();
+            s.store.mail_deferred(day(38), &mail, day(39), refused("550 no")).await.unwrap();
         }
     }
     assert_eq!(s.set_admins(&[ADAM], 60).await, [id]);

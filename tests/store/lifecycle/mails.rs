@@ -3,10 +3,11 @@
 use portcullis::policy::lifecycle::Takes;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{
-    CarriedOut, FailingAddress, Mail, MailContent, MailState, Notice, NoticeState, Token,
+    CarriedOut, FailingAddress, Mail, MailContent, MailFailure, MailState, Notice, NoticeState,
+    Token,
 };
 
-use super::{HOUR, NAMES, Stage, day, on};
+use super::{HOUR, NAMES, Stage, day, on, refused};
 use crate::fixture::{ASK, Fixture, READ, REVEAL};
 
 on_both!(
@@ -15,6 +16,8 @@ on_both!(
     a_notice_waits_until_its_action_is_known,
     a_refused_address_holds_the_action,
     a_refused_address_of_no_admin_is_given_up,
+    a_mail_to_a_former_admin_is_tried_for_a_day,
+    a_mail_that_fails_waits_for_all_others,
     a_relay_that_fails_says_nothing_of_an_address,
     what_was_taken_back_may_be_accepted_all_the_same,
     a_notice_says_what_it_takes,
@@ -44,7 +47,7 @@ async fn a_mail_is_claimed_for_a_while(f: Fixture) {
     assert_eq!((again.len(), again[0].id, again[0].attempts), (1, mail.id, 1));
     assert_eq!(s.store.mail_accepted(&on(41), mail.id).await.unwrap(), Some(id));
     // Late words about it change nothing.
-    s.store.mail_deferred(day(41), &again[0], day(42), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(41), &again[0], day(42), refused("550 no")).await.unwrap();
     assert_eq!(s.live().await[0].accepted, Some(day(41)));
     assert!(s.claim(99).await.is_empty());
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
@@ -73,7 +76,7 @@ async fn a_claim_is_prolonged_by_its_holder_alone(f: Fixture) {
     let quick = claim(day(41)).await.unwrap();
     assert_eq!(quick.id, slow.id);
     assert_eq!(prolong(&slow, day(50)).await, None);
-    s.store.mail_deferred(day(41), &slow, day(41), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(41), &slow, day(41), refused("550 no")).await.unwrap();
     assert_eq!(claim(day(41)).await, None);
     assert_eq!(s.store.mail_state().await.unwrap().failing, []);
     s.store.mail_deferred(day(41), &quick, day(42), None).await.unwrap();
@@ -113,7 +116,7 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
     for mail in s.claim(39).await {
         if mail.recipient.starts_with("zoe@") {
             let text = format!("550 no such user {}", mail.created.0);
-            s.store.mail_deferred(day(39), &mail, day(40), Some(&text)).await.unwrap();
+            s.store.mail_deferred(day(39), &mail, day(40), refused(&text)).await.unwrap();
         } else {
             s.store.mail_accepted(&on(39), mail.id).await.unwrap();
         }
@@ -134,7 +137,7 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
     // Tried daily, and at last taken.
     let again = s.claim(40).await;
     assert_eq!(again.len(), 2);
-    s.store.mail_deferred(day(40), &again[0], day(41), Some("550 still none")).await.unwrap();
+    s.store.mail_deferred(day(40), &again[0], day(41), refused("550 still none")).await.unwrap();
     let state = s.store.mail_state().await.unwrap();
     assert_eq!(state.failing[0].since, day(39));
     for mail in s.claim(60).await {
@@ -150,8 +153,9 @@ async fn a_refused_address_of_no_admin_is_given_up(f: Fixture) {
     let s = Stage::new(f).await;
     let refuse = async |n| {
         for mail in s.claim(n).await {
-            let refused = mail.recipient.starts_with("zoe@").then_some("550 no such user");
-            s.store.mail_deferred(day(n), &mail, day(n + 1), refused).await.unwrap();
+            let failure =
+                refused("550 no such user").filter(|_| mail.recipient.starts_with("zoe@"));
+            s.store.mail_deferred(day(n), &mail, day(n + 1), failure).await.unwrap();
         }
         s.store.mail_state().await.unwrap().failing.len()
     };
@@ -162,7 +166,58 @@ async fn a_refused_address_of_no_admin_is_given_up(f: Fixture) {
     s.set_admins(&["adam@acme.test"], 45).await;
     assert_eq!(s.store.mail_state().await.unwrap().failing, []);
     assert_eq!(refuse(45).await, 0, "what is told of the change");
+    // What was told of the end is refused once more.
+    assert_eq!(refuse(46).await, 0);
     assert!(s.claim(99).await.iter().all(|mail| mail.recipient == "adam@acme.test"));
+}
+
+/// A second change of the admins must not keep a former admin from being notified of the first.
+async fn a_mail_to_a_former_admin_is_tried_for_a_day(f: Fixture) {
+    let s = Stage::new(f).await;
+    s.set_admins(&["adam@acme.test"], 1).await;
+    let busy = Some(MailFailure { text: "450 busy", address_refused: false });
+    let half = |halves: i64| day(1).plus(HOUR * 12 * halves as u32);
+    let mut tried = 0;
+    for halves in 0..9 {
+        let now = half(halves);
+        for mail in s.store.claim_mails(now, HOUR, i64::MAX, 9).await.unwrap() {
+            if mail.recipient == "zoe@acme.test" {
+                tried += 1;
+                assert_eq!(mail.failing, halves > 0);
+                s.store.mail_deferred(now, &mail, half(halves + 1), busy).await.unwrap();
+                assert_eq!(s.store.mail_state().await.unwrap().failing, [], "no admin any more");
+            } else {
+                s.store.mail_accepted(&on(1), mail.id).await.unwrap();
+            }
+        }
+        if halves == 0 {
+            s.set_admins(&["adam@acme.test", "new@acme.test"], 1).await;
+        }
+    }
+    assert_eq!(tried, 3, "at once, and until it has failed for a day");
+}
+
+/// A relay may take its time to refuse: nobody else's mail waits for that.
+async fn a_mail_that_fails_waits_for_all_others(f: Fixture) {
+    let s = Stage::new(f).await;
+    for n in [38, 39] {
+        let id = s.token(TokenKind::ReadOnly, &[]).await;
+        s.announce(id, n).await.unwrap();
+    }
+    let claim = async |limit| s.store.claim_mails(day(40), HOUR, i64::MAX, limit).await.unwrap();
+    for mail in claim(9).await {
+        let failure = refused("554 no").filter(|_| mail.recipient.starts_with("zoe@"));
+        // What fails for its own sake is due first.
+        let next = if failure.is_some() { day(39) } else { day(40) };
+        s.store.mail_deferred(day(40), &mail, next, failure).await.unwrap();
+    }
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        order.extend(claim(1).await.into_iter().map(|mail| (mail.failing, mail.recipient)));
+    }
+    let [zoe, adam] = ["zoe@acme.test", "adam@acme.test"].map(str::to_owned);
+    let expected = [(false, adam.clone()), (false, adam), (true, zoe.clone()), (true, zoe)];
+    assert_eq!(order, expected);
 }
 
 async fn a_relay_that_fails_says_nothing_of_an_address(f: Fixture) {
@@ -171,7 +226,7 @@ async fn a_relay_that_fails_says_nothing_of_an_address(f: Fixture) {
     s.announce(id, 38).await.unwrap();
     let mails = s.claim(38).await;
     s.store.mail_deferred(day(38), &mails[0], day(40), None).await.unwrap();
-    s.store.mail_deferred(day(38), &mails[1], day(40), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(38), &mails[1], day(40), refused("550 no")).await.unwrap();
     for mail in s.claim(40).await {
         s.store.mail_deferred(day(40), &mail, day(41), None).await.unwrap();
     }
@@ -191,7 +246,7 @@ async fn what_was_taken_back_may_be_accepted_all_the_same(f: Fixture) {
     for mail in &mails {
         assert_eq!(s.store.mail_accepted(&on(40), mail.id).await.unwrap(), None);
     }
-    s.store.mail_deferred(day(40), &mails[0], day(41), Some("550 no")).await.unwrap();
+    s.store.mail_deferred(day(40), &mails[0], day(41), refused("550 no")).await.unwrap();
     assert_eq!(s.f.position().await, before);
     assert!(s.claim(99).await.is_empty());
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());

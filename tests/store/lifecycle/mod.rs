@@ -10,8 +10,8 @@ use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{TokenFacts, TokenKind};
 use portcullis::store::{
-    Actor, CarriedOut, Context, Mail, NewToken, PendingAction, PendingFilter, Store, StoredCatalog,
-    Token, Use,
+    Actor, CarriedOut, Context, Mail, MailFailure, NewToken, PendingAction, PendingFilter, Store,
+    StoredCatalog, Token, Use,
 };
 
 use crate::fixture::{ASK, Fixture, READ, REVEAL, all, new_token, read_catalog, scope_names};
@@ -29,6 +29,11 @@ const NAMES: [&str; 3] = [READ, ASK, REVEAL];
 
 fn day(n: i64) -> Timestamp {
     Timestamp(n * 24 * HOUR.as_micros() as i64)
+}
+
+/// What a mail server said that refuses an address for good.
+fn refused(text: &str) -> Option<MailFailure<'_>> {
+    Some(MailFailure { text, address_refused: true })
 }
 
 /// A change by Portcullis itself on that day.

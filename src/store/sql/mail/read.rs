@@ -28,6 +28,7 @@ struct Row {
     payload_json: Option<String>,
     create_time: i64,
     attempts: i32,
+    state: String,
     next_time: i64,
 }
 
@@ -63,7 +64,7 @@ struct ActionRow {
 
 const SELECT: &str = "\
     SELECT mail_id, kind, account_id, token_id, pending_action_id, recipient, payload_json, \
-        create_time, attempts, next_time \
+        create_time, attempts, state, next_time \
     FROM mail WHERE mail_id IN (";
 
 const SELECT_ADMINS: &str = "\
@@ -214,6 +215,7 @@ impl Row {
             recipient: self.recipient,
             created: Timestamp(self.create_time),
             attempts: u32::try_from(self.attempts).unwrap_or(0),
+            failing: self.state == "failing",
             claimed: Timestamp(self.next_time),
             account: accounts.get(&self.account_id).cloned().ok_or_else(unreadable)?,
             content,
