@@ -8,6 +8,7 @@
 
 mod accounts;
 mod answer;
+mod arrival;
 mod assets;
 mod attempts;
 mod create;
@@ -33,22 +34,24 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
+use super::room::Room;
 use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::Fault;
+use arrival::{Arrivals, Arrived};
 use attempts::Attempts;
 use frame::Place;
 use session::Signed;
 
-/// The largest form that is read, in bytes.
-const MAX_FORM: usize = 256 << 10;
-/// Pages that are made at once; more are refused.
-const AT_ONCE: usize = 64;
+/// Pages that are made at once, and how many for one subscriber; more are refused.
+const AT_ONCE: (usize, usize) = (128, 64);
+/// Pages besides those, for addresses that have no place there, and how many for one subscriber.
+const RESERVE: (usize, usize) = (32, 4);
 /// How long one may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -78,7 +81,9 @@ struct Page {
     /// Whether browsers reach it by TLS alone.
     secure: bool,
     attempts: Attempts,
-    room: Arc<Semaphore>,
+    arrivals: Arrivals,
+    room: Arc<Room>,
+    reserve: Arc<Room>,
 }
 
 /// The pages. `secure`: browsers reach them by TLS alone.
@@ -88,7 +93,9 @@ pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: b
         standing,
         secure,
         attempts: Attempts::default(),
-        room: Arc::new(Semaphore::new(AT_ONCE)),
+        arrivals: Arrivals::default(),
+        room: Arc::new(Room::new(AT_ONCE.0, AT_ONCE.1)),
+        reserve: Arc::new(Room::new(RESERVE.0, RESERVE.1)),
     });
     Router::new()
         .route("/", get(async || Redirect::to("/tokens")))
@@ -107,23 +114,35 @@ pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: b
         .route("/assets/{name}", get(assets::send))
         .fallback(nothing)
         .method_not_allowed_fallback(not_so)
-        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(page.clone(), run))
         .layer(CompressionLayer::new())
         .layer(middleware::map_response(guard))
         .with_state(page)
 }
 
-/// Runs a request to its end, also where the browser goes away meanwhile: a change that was committed
-/// must reach memory.
-async fn run(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
-    let Ok(place) = page.room.clone().try_acquire_owned() else {
+/// Reads a request's form, then runs the request to its end, also where the browser goes away meanwhile: a
+/// change that was committed must reach memory.
+async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) -> Response {
+    let from = session::peer(request.extensions()).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let mut form_places = Vec::new();
+    if request.method() == Method::POST {
+        let form = std::mem::take(request.body_mut());
+        match page.arrivals.read(form, from).await {
+            Ok(Arrived { form, places }) => {
+                *request.body_mut() = form.into();
+                form_places = places;
+            }
+            Err(fault) => return fault.into_response(),
+        }
+    }
+    let Some(place) = page.room.enter(from).or_else(|| page.reserve.enter(from)) else {
         page.services.metrics.shed.inc();
         return Fault::from(Error::Overloaded).into_response();
     };
     let (answer, answered) = oneshot::channel();
     shutdown::spawn("page", async move {
-        let _place = place;
+        let _places = (place, form_places);
         let watch = Stopwatch::start();
         let response = next.run(request).await;
         page.services.metrics.pages.observe(watch.elapsed());
@@ -147,9 +166,13 @@ async fn guard(mut response: Response) -> Response {
     response
 }
 
-/// Whoever is signed in is told that there is no such page; strangers are asked to sign in.
-async fn nothing(signed: Signed) -> Fault {
-    Fault::missing("There is no such page.").at(&signed, Place::None)
+/// There is no such page, for people who are signed in and for strangers alike: to sign in would lead nowhere.
+async fn nothing(signed: std::result::Result<Signed, Response>) -> Fault {
+    let fault = Fault::missing("There is no such page.");
+    match signed {
+        Ok(signed) => fault.at(&signed, Place::None),
+        Err(_) => fault,
+    }
 }
 
 async fn not_so(method: Method) -> Fault {
