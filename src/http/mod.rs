@@ -28,6 +28,7 @@ use tower::ServiceExt as _;
 
 use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
+use crate::mail::Mailbox;
 use crate::service::Services;
 use crate::{net, shutdown};
 use room::Room;
@@ -46,8 +47,14 @@ const SEND_BUFFER: usize = 32 << 10;
 /// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
 const UNCONFIRMED: u32 = 30_000;
 
-/// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone.
-pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) -> Router {
+/// Everything that is served over plain HTTP. `mailbox`: mails that are kept instead of being sent, for
+/// operators to read. `secure`: browsers reach it by TLS alone.
+pub fn routes(
+    services: Arc<Services>,
+    standing: Arc<Standing>,
+    mailbox: Option<Arc<Mailbox>>,
+    secure: bool,
+) -> Router {
     let health = {
         let (services, standing) = (services.clone(), standing.clone());
         async move || {
@@ -61,7 +68,7 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) ->
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services.clone())
-        .merge(page::routes(services, standing, secure))
+        .merge(page::routes(services, standing, mailbox, secure))
         .layer(middleware::from_fn(authority::check))
         .layer(middleware::map_response(move |response| future::ready(protect(response, secure))))
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::facts;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::mail::{self, Message, Outcome, PublicUrl, Relay};
+use crate::mail::{self, Mailbox, Message, Outcome, PublicUrl, Relay};
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
 use crate::replicas::Replicas;
 use crate::store::{self, Actor, Context, Mail, MailContent, Store, Touched};
@@ -34,7 +34,7 @@ pub const CLAIM: Duration = Duration::from_secs(30);
 /// those that are to be tried again.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Who takes mails over: the relay.
+/// Who takes mails over: the relay, or a mailbox in memory.
 #[async_trait]
 pub trait Transport: fmt::Debug + Send + Sync {
     /// Hands one message over.
@@ -52,6 +52,14 @@ impl Transport for Relay {
 
     async fn rest(&self) {
         self.close().await;
+    }
+}
+
+#[async_trait]
+impl Transport for Mailbox {
+    async fn send(&self, message: &Message) -> Outcome {
+        self.keep(message.clone());
+        Outcome::Accepted
     }
 }
 

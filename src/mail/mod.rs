@@ -12,14 +12,16 @@
 //! - No secret of a token, and no password of the relay, is in a message, an error, a `Debug` or a log.
 
 mod facts;
+mod mailbox;
 mod message;
 mod relay;
 mod render;
 mod text;
 
 pub use facts::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token};
+pub use mailbox::Mailbox;
 pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};
 pub use relay::{Limits, Outcome, Relay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};
-pub use text::{length, minute};
+pub use text::{length, minute, shell_word};

@@ -13,7 +13,7 @@ use super::form::Fields;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::tokens::kind;
-use super::view::{from_words, kind_words};
+use super::view::{FromWhere, from_where, kind_words};
 use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
 use crate::service::error::Violation;
@@ -112,8 +112,9 @@ struct CreatedPage<'a> {
     id: String,
     name: String,
     kind: &'static str,
-    from: String,
+    from: FromWhere,
     secret: &'a str,
+    operator: bool,
 }
 
 pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
@@ -257,14 +258,17 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
     let id = token.id.to_string();
     let view = CreatedPage {
         frame: Frame {
-            how: vec![format!("portcullis token show {id}"), "portcullis check --help".to_owned()],
+            how: std::iter::once(format!("portcullis token show {id}"))
+                .chain(signed.is_operator().then(|| "portcullis check --help".to_owned()))
+                .collect(),
             scripted: true,
             ..signed.frame("Token created", Place::Tokens)
         },
         name: token.name.clone(),
         kind: kind_words(token.kind),
-        from: from_words(&token.whitelist),
+        from: from_where(&token.whitelist),
         secret: secret.expose(),
+        operator: signed.is_operator(),
         id,
     };
     Ok(page(StatusCode::OK, &view))

@@ -10,6 +10,7 @@ pub(super) enum Place {
     Pending,
     Accounts,
     Status,
+    Mails,
     None,
 }
 
@@ -19,6 +20,8 @@ pub(super) struct Who {
     pub(super) name: String,
     pub(super) role: &'static str,
     pub(super) operator: bool,
+    /// Whether there are pages about mails.
+    pub(super) mails: bool,
     pub(super) development: bool,
     pub(super) form_token: String,
 }

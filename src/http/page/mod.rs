@@ -16,6 +16,7 @@ mod delete;
 mod form;
 mod frame;
 mod history;
+mod mails;
 mod pending;
 mod session;
 mod status;
@@ -40,6 +41,7 @@ use tower_http::compression::CompressionLayer;
 use super::room::Room;
 use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
+use crate::mail::Mailbox;
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::Fault;
@@ -78,6 +80,8 @@ pub(super) struct Peer(pub(super) IpAddr);
 struct Page {
     services: Arc<Services>,
     standing: Arc<Standing>,
+    /// Mails that are kept instead of being sent: there are pages about them with `--dev` only.
+    mailbox: Option<Arc<Mailbox>>,
     /// Whether browsers reach it by TLS alone.
     secure: bool,
     attempts: Attempts,
@@ -87,10 +91,23 @@ struct Page {
 }
 
 /// The pages. `secure`: browsers reach them by TLS alone.
-pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) -> Router {
+pub(super) fn routes(
+    services: Arc<Services>,
+    standing: Arc<Standing>,
+    mailbox: Option<Arc<Mailbox>>,
+    secure: bool,
+) -> Router {
+    let mails = match mailbox {
+        None => Router::new(),
+        Some(_) => Router::new()
+            .route("/mails", get(mails::list))
+            .route("/mails/{id}", get(mails::show))
+            .route("/mails/{id}/html", get(mails::html)),
+    };
     let page = Arc::new(Page {
         services,
         standing,
+        mailbox,
         secure,
         attempts: Attempts::default(),
         arrivals: Arrivals::default(),
@@ -111,6 +128,7 @@ pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: b
         .route("/accounts", get(accounts::list))
         .route("/accounts/{id}", get(accounts::show))
         .route("/status", get(status::show))
+        .merge(mails)
         .route("/assets/{name}", get(assets::send))
         .fallback(nothing)
         .method_not_allowed_fallback(not_so)
@@ -160,7 +178,8 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
 async fn guard(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+        // A mail that is shown as it is has a narrower policy of its own.
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response

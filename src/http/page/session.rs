@@ -71,6 +71,7 @@ impl Signed {
             name,
             role,
             operator,
+            mails: self.page.mailbox.is_some(),
             development: caller.actor == Actor::Development,
             form_token: self.who.form_token(),
         };
