@@ -18,8 +18,8 @@ use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::duration;
 use crate::config::server::{
-    FirstCredentialArgs, MailSettings, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
-    TlsFiles,
+    FirstCredentialArgs, MailSettings, MigrateArgs, RelaySettings, ServeArgs, ServeSettings,
+    StoreSettings, TlsFiles,
 };
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper, Transport};
@@ -162,27 +162,20 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let store = open(&settings.store, "portcullis serve").await?;
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
     let process = Process { settings: &settings, addresses, mailbox: mailbox.clone() };
-    let served =
-        serve_store(process, store.clone(), stop.clone(), async |services, gate| {
-            let standing = follow_standing(&settings, &services, &stop);
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let grpc = server::serve(
-                grpc_listener,
-                gate,
-                services.clone(),
-                grpc_tls,
-                threads,
-                stop.clone(),
-            );
-            // Where a proxy speaks TLS for this server, its address says so.
-            let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
-            let secure = settings.tls.is_some() || proxied;
-            let routes = http::routes(services, standing, mailbox, secure);
-            let web = http::serve(http_listener, routes, http_tls, stop.clone());
-            announce(&settings, addresses)?;
-            let (grpc, ()) = tokio::join!(grpc, web);
-            grpc.context("cannot serve gRPC")
-        });
+    let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
+        let standing = follow_standing(&settings, &services, &stop);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let grpc =
+            server::serve(grpc_listener, gate, services.clone(), grpc_tls, threads, stop.clone());
+        // Where a proxy speaks TLS for this server, its address says so.
+        let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
+        let secure = settings.tls.is_some() || proxied;
+        let routes = http::routes(services, standing, mailbox, secure);
+        let web = http::serve(http_listener, routes, http_tls, stop.clone());
+        announce(&settings, addresses)?;
+        let (grpc, ()) = tokio::join!(grpc, web);
+        grpc.context("cannot serve gRPC")
+    });
     let served = served.await;
     store.close().await;
     served?;

@@ -17,11 +17,7 @@ const LONGEST: usize = 253;
 pub(super) async fn check(request: Request, next: Next) -> Response {
     match fault(request.version(), request.uri(), request.headers()) {
         None => next.run(request).await,
-        Some(fault) => {
-            let headers =
-                [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-            (StatusCode::BAD_REQUEST, headers, format!("{fault}\n")).into_response()
-        }
+        Some(fault) => (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
     }
 }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Router, middleware};
 use hyper::server::conn::http1;
@@ -45,7 +45,7 @@ const RESERVE: (usize, usize) = (256, 16);
 const SEND_BUFFER: usize = 32 << 10;
 /// How long the system waits for a peer that confirms nothing, or takes nothing, also after the connection's
 /// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
-const UNCONFIRMED: u32 = 30_000;
+const UNCONFIRMED: u32 = 15_000;
 
 /// Everything that is served over plain HTTP. `mailbox`: mails that are kept instead of being sent, for
 /// operators to read. `secure`: browsers reach it by TLS alone.
@@ -70,17 +70,9 @@ pub fn routes(
         .with_state(services.clone())
         .merge(page::routes(services, standing, mailbox, secure))
         .layer(middleware::from_fn(authority::check))
-        .layer(middleware::map_response(move |response| future::ready(protect(response, secure))))
-}
-
-/// Where browsers reach this server by TLS alone, has them never try without (RFC 6797). For this host
-/// only: of others below it nothing is known.
-fn protect(mut response: Response, secure: bool) -> Response {
-    if secure {
-        let year = HeaderValue::from_static("max-age=31536000");
-        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, year);
-    }
-    response
+        .layer(middleware::map_response(move |response| {
+            future::ready(page::guard(response, secure))
+        }))
 }
 
 async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {

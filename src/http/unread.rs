@@ -19,8 +19,8 @@ use tokio::time::Sleep;
 use super::room::{Room, Seat};
 
 /// How long a peer may take for an answer, from when it no longer fits into the system's buffer: a page of
-/// 300 KB arrives at 10 KB a second.
-const TAKE: Duration = Duration::from_secs(30);
+/// 300 KB arrives at 20 KB a second.
+const TAKE: Duration = Duration::from_secs(15);
 /// Answers that wait for their peers, of which each costs its size in memory; of one subscriber a quarter.
 const WAITING: usize = 128;
 
@@ -173,8 +173,10 @@ mod tests {
                 stream.flush().await.unwrap();
                 assert!(stream.waiting.is_none());
             };
-            let (written, read) = (write, theirs.read_exact(&mut [0; 32]));
-            tokio::join!(written, async { read.await.unwrap() });
+            let read = async {
+                theirs.read_exact(&mut [0; 32]).await.unwrap();
+            };
+            tokio::join!(write, read);
         }
     }
 

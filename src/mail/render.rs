@@ -27,7 +27,9 @@ pub struct PublicUrl(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPublicUrl {
     /// No URL, or not one of a web page.
-    #[error("is no base for links: write https:// and a host, such as https://portcullis.example.com")]
+    #[error(
+        "is no base for links: write https:// and a host, such as https://portcullis.example.com"
+    )]
     NoWebPage,
     /// Whoever wrote it may take it for a secret: it should not be repeated.
     #[error("has a user name or a password: leave out what stands before the @")]
@@ -49,7 +51,8 @@ impl FromStr for PublicUrl {
     fn from_str(text: &str) -> Result<Self, InvalidPublicUrl> {
         let text = text.trim();
         // The parser drops tabs and line ends within a URL, and forgives missing slashes.
-        let plain = text.bytes().all(|b| b > b' ' && b != 0x7f && b != b'\\') && text.contains("://");
+        let plain =
+            text.bytes().all(|b| b > b' ' && b != 0x7f && b != b'\\') && text.contains("://");
         let url = Url::parse(text).ok().filter(|url| plain && url.has_host());
         let url = url.ok_or(InvalidPublicUrl::NoWebPage)?;
         if !matches!(url.scheme(), "https" | "http") {

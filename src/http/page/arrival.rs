@@ -24,8 +24,8 @@ const LARGEST: usize = 256 << 10;
 const SMALL: usize = 4 << 10;
 /// What is beyond that takes a place for each piece of so many bytes.
 const PIECE: usize = 16 << 10;
-/// Pieces that may be in memory, and how many of one subscriber: 8 MiB and 2 MiB.
-const PIECES: (usize, usize) = (512, 128);
+/// Pieces that may be in memory, and how many of one subscriber: 4 MiB and 1 MiB.
+const PIECES: (usize, usize) = (256, 64);
 
 /// Where forms arrive.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ impl Arrivals {
         let (mut whole, mut places) = (Vec::new(), Vec::new());
         let mut chunks = form.into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk
-                .map_err(|_| unreadable(StatusCode::BAD_REQUEST, "The form was cut off."))?;
+            let chunk =
+                chunk.map_err(|_| unreadable(StatusCode::BAD_REQUEST, "The form was cut off."))?;
             let length = whole.len() + chunk.len();
             if length > LARGEST {
                 let text = "That is more than a form may hold, which is 256 KiB.";

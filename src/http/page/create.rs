@@ -114,7 +114,6 @@ struct CreatedPage<'a> {
     kind: &'static str,
     from: FromWhere,
     secret: &'a str,
-    operator: bool,
 }
 
 pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
@@ -258,9 +257,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
     let id = token.id.to_string();
     let view = CreatedPage {
         frame: Frame {
-            how: std::iter::once(format!("portcullis token show {id}"))
-                .chain(signed.is_operator().then(|| "portcullis check --help".to_owned()))
-                .collect(),
+            how: vec![format!("portcullis token show {id}"), "portcullis check --help".to_owned()],
             scripted: true,
             ..signed.frame("Token created", Place::Tokens)
         },
@@ -268,7 +265,6 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         kind: kind_words(token.kind),
         from: from_where(&token.whitelist),
         secret: secret.expose(),
-        operator: signed.is_operator(),
         id,
     };
     Ok(page(StatusCode::OK, &view))

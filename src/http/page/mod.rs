@@ -135,7 +135,6 @@ pub(super) fn routes(
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(page.clone(), run))
         .layer(CompressionLayer::new())
-        .layer(middleware::map_response(guard))
         .with_state(page)
 }
 
@@ -175,8 +174,14 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
     }
 }
 
-async fn guard(mut response: Response) -> Response {
+/// Gives an answer the headers that each has. `secure`: browsers reach this server by TLS alone, and are asked
+/// never to try without (RFC 6797), for this host only: of others below it nothing is known.
+pub(super) fn guard(mut response: Response, secure: bool) -> Response {
     let headers = response.headers_mut();
+    if secure {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
     for (name, value) in HEADERS {
         // A mail that is shown as it is has a narrower policy of its own.
         headers.entry(name).or_insert(HeaderValue::from_static(value));

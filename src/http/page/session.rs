@@ -70,6 +70,7 @@ impl Signed {
         let who = Who {
             name,
             role,
+            may: caller.role,
             operator,
             mails: self.page.mailbox.is_some(),
             development: caller.actor == Actor::Development,
@@ -290,10 +291,7 @@ struct SignInPage<'a> {
 }
 
 fn sign_in_page(of: &Page, status: StatusCode, next: &str, fault: &str) -> Response {
-    let frame = Frame {
-        how: vec!["portcullis credential create --role account-admin --account ACCOUNT".to_owned()],
-        ..Frame::bare("Sign in")
-    };
+    let frame = Frame::bare("Sign in");
     let development = of.services.sessions.development;
     page(status, &SignInPage { frame, next: local(next), fault, development })
 }

@@ -10,7 +10,8 @@ use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{
-    Bar, FromWhere, Pages, PendingView, When, bar, deleted, from_where, may_words, number, pending_of, when,
+    Bar, FromWhere, Pages, PendingView, When, bar, deleted, from_where, may_words, number,
+    pending_of, when,
 };
 use crate::policy::token::TokenKind;
 use crate::service::Error;
