@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::server::{
-    FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
-    TlsFiles,
+    FirstCredentialArgs, MailSettings, MigrateArgs, RelaySettings, ServeArgs, ServeSettings,
+    StoreSettings, TlsFiles,
 };
 use crate::config::{self, duration};
 use crate::grpc::{health, proto, server};
-use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
-use crate::mail::{Limits, PublicUrl, Relay};
+use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper, Transport};
+use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Joined;
 use crate::service::{Services, SessionLengths};
@@ -192,26 +192,22 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     };
 
     let store = open(&settings.store, "portcullis serve").await?;
-    let served =
-        serve_store(&settings, addresses, store.clone(), stop.clone(), async |services, gate| {
-            let standing = follow_standing(&settings, &services, &stop);
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let grpc = server::serve(
-                grpc_listener,
-                gate,
-                services.clone(),
-                grpc_tls,
-                threads,
-                stop.clone(),
-            );
-            // Where a proxy speaks TLS for this server, its address says so.
-            let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
-            let routes = http::routes(services, standing, settings.tls.is_some() || proxied);
-            let web = http::serve(http_listener, routes, http_tls, stop.clone());
-            announce(&settings, addresses)?;
-            let (grpc, ()) = tokio::join!(grpc, web);
-            grpc.context("cannot serve gRPC")
-        });
+    let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
+    let process = Process { settings: &settings, addresses, mailbox: mailbox.clone() };
+    let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
+        let standing = follow_standing(&settings, &services, &stop);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let grpc =
+            server::serve(grpc_listener, gate, services.clone(), grpc_tls, threads, stop.clone());
+        // Where a proxy speaks TLS for this server, its address says so.
+        let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
+        let secure = settings.tls.is_some() || proxied;
+        let routes = http::routes(services, standing, mailbox, secure);
+        let web = http::serve(http_listener, routes, http_tls, stop.clone());
+        announce(&settings, addresses)?;
+        let (grpc, ()) = tokio::join!(grpc, web);
+        grpc.context("cannot serve gRPC")
+    });
     let served = served.await.map_err(|error| name_file(error, &settings.store));
     store.close().await;
     served?;
@@ -219,14 +215,23 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a server is started with.
+struct Process<'a> {
+    settings: &'a ServeSettings,
+    /// Where gRPC and HTTP are served: not those of the settings, whose ports may be 0.
+    addresses: (SocketAddr, SocketAddr),
+    /// Where mails go instead of to a mail server.
+    mailbox: Option<Arc<Mailbox>>,
+}
+
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
 async fn serve_store(
-    settings: &ServeSettings,
-    (grpc, http): (SocketAddr, SocketAddr),
+    process: Process<'_>,
     store: Arc<dyn Store>,
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let Process { settings, addresses: (grpc, http), mailbox } = process;
     // Whoever reads that this is ready may stop it at once, and that is an orderly end too.
     let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
@@ -269,7 +274,7 @@ async fn serve_store(
         prefix: settings.prefix.clone(),
         limits: settings.limits,
         lifecycle: settings.lifecycle.rules,
-        mails: settings.mail.relay.is_some(),
+        mails: settings.mail.relay.is_some() || mailbox.is_some(),
         sessions: SessionLengths {
             idle: settings.page.session_idle,
             lifetime: settings.page.session_lifetime,
@@ -304,7 +309,10 @@ async fn serve_store(
         stop.clone(),
         health::report(reporter, services.clone(), stop.clone()),
     );
-    drive_lifecycle(settings, &services, &stop);
+    let public_url = settings.mail.public_url.clone();
+    let public_url = public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, http)));
+    let transport = transport(&settings.mail, mailbox);
+    drive_lifecycle(settings, &services, transport, public_url, &stop);
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
         async move {
@@ -364,8 +372,26 @@ fn follow_standing(
     standing
 }
 
+/// Who takes mails over: the mail server, or without one `mailbox`, which there is with `--dev` only.
+fn transport(mail: &MailSettings, mailbox: Option<Arc<Mailbox>>) -> Option<Arc<dyn Transport>> {
+    match (mail.relay.clone(), mailbox) {
+        (Some(RelaySettings { endpoint, authorities, sender }), _) => {
+            let limits = Limits::each(mail.timeout);
+            Some(Arc::new(Relay::new(endpoint, authorities, sender, limits)))
+        }
+        (None, Some(mailbox)) => Some(mailbox),
+        (None, None) => None,
+    }
+}
+
 /// Starts what looks after tokens that nobody uses.
-fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &CancellationToken) {
+fn drive_lifecycle(
+    settings: &ServeSettings,
+    services: &Arc<Services>,
+    transport: Option<Arc<dyn Transport>>,
+    public_url: Option<PublicUrl>,
+    stop: &CancellationToken,
+) {
     let Services { store, cache, replicas, usage, clock, metrics, lifecycle, queued, .. } =
         &**services;
     shutdown::spawn_essential("usage", stop.clone(), {
@@ -388,7 +414,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         let (interval, stop) = (settings.lifecycle.sweep_interval, stop.clone());
         async move { sweeper.run(interval, stop).await }
     });
-    let Some(relay) = &settings.mail.relay else {
+    let Some(relay) = transport else {
         if lifecycle.mode == Mode::Enforce {
             tracing::warn!(
                 "no mail server is configured: what falls idle is announced and listed, and nothing \
@@ -397,8 +423,6 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         }
         return;
     };
-    let limits = Limits::each(settings.mail.timeout);
-    let RelaySettings { endpoint, authorities, sender } = relay.clone();
     let outbox = Outbox {
         store: store.clone(),
         cache: cache.clone(),
@@ -406,7 +430,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         clock: clock.clone(),
         metrics: metrics.clone(),
         settings: *lifecycle,
-        relay: Arc::new(Relay::new(endpoint, authorities, sender, limits)),
+        relay,
         retries: Retries {
             initial: settings.mail.retry_initial,
             max: settings.mail.retry_max,
@@ -414,7 +438,7 @@ fn drive_lifecycle(settings: &ServeSettings, services: &Arc<Services>, stop: &Ca
         },
         claim: CLAIM,
         queued: queued.clone(),
-        public_url: settings.mail.public_url.clone(),
+        public_url,
     };
     shutdown::spawn_essential("outbox", stop.clone(), {
         let (rate, stop) = (settings.mail.rate.get(), stop.clone());

@@ -2,10 +2,12 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::config::server::{ServeSettings, StoreSettings};
+use crate::mail::{self, PublicUrl};
 use crate::policy::scope::{Access, Scope};
 use crate::policy::token::TokenKind;
 use crate::secret::Secret;
@@ -13,6 +15,11 @@ use crate::service::lists::{PageItem, Paging};
 use crate::service::tokens::CreateToken;
 use crate::service::{Caller, Services};
 use crate::store::Account;
+
+/// Where `portcullis` looks for a server by itself.
+const DEFAULT_GRPC: &str = "127.0.0.1:50051";
+/// Whoever waits for longer than this sees nothing happen.
+const WATCHABLE: Duration = Duration::from_secs(60 * 60);
 
 const NAMES: [&str; 3] = ["Demo: read only", "Demo: read and write", "Demo: custom"];
 
@@ -102,16 +109,64 @@ pub(super) async fn print(
     }
     writeln!(out, "  # everything else there is")?;
     writeln!(out, "  grpcurl {transport} {address} list\n")?;
-    writeln!(
-        out,
-        "What becomes of unused tokens takes weeks. To see it in seconds, start with\n\n  \
-         portcullis serve --dev --lifecycle-window 60s --lifecycle-notice 30s \\\n      \
-         --lifecycle-sweep-interval 1s\n\nand ask now and then what is announced and what holds \
-         it back: nothing is taken before\nadmins were mailed.\n\n  portcullis pending\n  \
-         portcullis pending --preview\n"
-    )?;
+    writeln!(out, "{}", lifecycle_hint(settings, address, &format!("{scheme}://{http}")))?;
     out.flush()?;
     Ok(())
+}
+
+/// How to watch the lifecycle of unused tokens, with the ports and files that this server was started with.
+fn lifecycle_hint(settings: &ServeSettings, grpc: SocketAddr, page: &str) -> String {
+    let server = match (&settings.tls, grpc.to_string()) {
+        (None, address) if address == DEFAULT_GRPC => String::new(),
+        (None, address) => format!(" --server http://{address}"),
+        (Some(_), address) => format!(" --server https://{address} --server-ca FILE"),
+    };
+    let mut hint = String::new();
+    let rules = settings.lifecycle.rules;
+    if rules.window() > WATCHABLE {
+        let mut flags = String::new();
+        let mut flag = |name: &str, value: String, default: &str| {
+            if value != default {
+                flags.push_str(&format!(" --{name} {}", mail::shell_word(&value)));
+            }
+        };
+        flag("listen", settings.listen.to_string(), DEFAULT_GRPC);
+        flag("http-listen", settings.http_listen.to_string(), "127.0.0.1:8080");
+        if let StoreSettings::Embedded(data_dir) = &settings.store {
+            flag("data-dir", data_dir.display().to_string(), "portcullis-data");
+        }
+        if let Some(tls) = &settings.tls {
+            flag("tls-cert", tls.cert.display().to_string(), "");
+            flag("tls-key", tls.key.display().to_string(), "");
+        }
+        hint.push_str(&format!(
+            "What becomes of unused tokens takes weeks. To see it in a minute, start with\n\n  \
+             portcullis serve --dev{flags} \\\n      --lifecycle-window 60s --lifecycle-notice 30s \
+             --lifecycle-sweep-interval 1s\n\nand watch:\n"
+        ));
+    } else {
+        hint.push_str(&format!(
+            "Tokens that are not used for {} are deleted, and their admins mailed {} before. Watch it:\n",
+            mail::length(rules.window()),
+            mail::length(rules.notice())
+        ));
+    }
+    hint.push_str(&format!(
+        "\n  portcullis pending{server}\n  portcullis pending --preview{server}\n"
+    ));
+    if settings.mail.relay.is_none() {
+        hint.push_str(&format!(
+            "\nNo mail leaves this server, as none is configured: read what admins would get at\n\n  \
+             {page}/mails\n"
+        ));
+    }
+    hint
+}
+
+/// Where mails of a server without `--public-url` link to.
+pub(super) fn page(settings: &ServeSettings, http: SocketAddr) -> Option<PublicUrl> {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{http}").parse().ok()
 }
 
 async fn account(services: &Services, caller: &Caller) -> anyhow::Result<Account> {

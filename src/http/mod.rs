@@ -1,21 +1,25 @@
 //! Plain HTTP: what operators' tools read, and the management page.
 
+mod authority;
 mod health;
 mod page;
 mod room;
+mod unread;
 
+use std::future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -24,15 +28,33 @@ use tower::ServiceExt as _;
 
 use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
+use crate::mail::Mailbox;
 use crate::service::Services;
 use crate::{net, shutdown};
 use room::Room;
+use unread::Unread;
 
 /// How long a client may take for the head of a request, or be silent before the next one.
 const SILENCE: Duration = Duration::from_secs(10);
+/// The largest head of a request, in bytes; what is larger is answered 431.
+const MAX_HEAD: usize = 16 << 10;
+/// Connections besides the ordinary ones, for addresses that have no place there (all are taken, or their
+/// share), and how many of one subscriber. Each is for one request, so that they are free again soon.
+const RESERVE: (usize, usize) = (256, 16);
+/// What the system keeps of unread answers for each connection, in bytes. Linux doubles it.
+const SEND_BUFFER: usize = 32 << 10;
+/// How long the system waits for a peer that confirms nothing, or takes nothing, also after the connection's
+/// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
+const UNCONFIRMED: u32 = 15_000;
 
-/// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone.
-pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) -> Router {
+/// Everything that is served over plain HTTP. `mailbox`: mails that are kept instead of being sent, for
+/// operators to read. `secure`: browsers reach it by TLS alone.
+pub fn routes(
+    services: Arc<Services>,
+    standing: Arc<Standing>,
+    mailbox: Option<Arc<Mailbox>>,
+    secure: bool,
+) -> Router {
     let health = {
         let (services, standing) = (services.clone(), standing.clone());
         async move || {
@@ -48,7 +70,11 @@ pub fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) ->
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services.clone())
-        .merge(page::routes(services, standing, secure))
+        .merge(page::routes(services, standing, mailbox, secure))
+        .layer(middleware::from_fn(authority::check))
+        .layer(middleware::map_response(move |response| {
+            future::ready(page::guard(response, secure))
+        }))
 }
 
 async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
@@ -76,16 +102,37 @@ pub async fn serve(
     tls: Option<TlsAcceptor>,
     stop: CancellationToken,
 ) {
+    // Connections take these over from the listener.
+    if let Err(error) = sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)
+        .and_then(|()| sockopt::set_tcp_user_timeout(&listener, UNCONFIRMED))
+    {
+        tracing::warn!(%error, "cannot limit what the system keeps for HTTP clients that do not read");
+    }
     let room = Arc::new(Room::default());
+    let reserve = Arc::new(Room::new(RESERVE.0, RESERVE.1));
+    let unread = unread::room();
     net::accept(listener, stop.clone(), |stream, peer| {
-        let Some(place) = room.enter(peer) else { return };
-        let (routes, tls, stop) = (routes.clone(), tls.clone(), stop.clone());
+        let (place, keep_alive) = match room.enter(peer) {
+            Some(place) => (place, true),
+            None => match reserve.enter(peer) {
+                Some(place) => (place, false),
+                None => return,
+            },
+        };
+        let connection = Connection {
+            peer,
+            keep_alive,
+            unread: unread.clone(),
+            routes: routes.clone(),
+            stop: stop.clone(),
+        };
+        let tls = tls.clone();
         shutdown::spawn("http-connection", async move {
             let _place = place;
             match tls {
-                None => serve_connection(stream, peer, routes, stop).await,
+                None => connection.serve(stream).await,
                 Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => serve_connection(stream, peer, routes, stop).await,
+                    Ok(Ok(stream)) => connection.serve(stream).await,
                     Ok(Err(error)) => net::log_failed_handshake(peer, &error),
                     Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                 },
@@ -95,27 +142,46 @@ pub async fn serve(
     .await;
 }
 
-async fn serve_connection<S>(stream: S, peer: IpAddr, routes: Router, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(SILENCE);
-    let service = TowerToHyperService::new(routes.map_request(
-        move |mut request: axum::http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(page::Peer(peer));
-            request
-        },
-    ));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// What serves one connection.
+struct Connection {
+    peer: IpAddr,
+    /// Whether it may carry more than one request.
+    keep_alive: bool,
+    /// How many answers may wait for peers that don't read.
+    unread: Arc<Room>,
+    routes: Router,
+    stop: CancellationToken,
+}
+
+impl Connection {
+    async fn serve<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { peer, keep_alive, unread, routes, stop } = self;
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(SILENCE)
+            .max_buf_size(MAX_HEAD)
+            .keep_alive(keep_alive);
+        let service = TowerToHyperService::new(routes.map_request(
+            move |mut request: axum::http::Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(page::Peer(peer));
+                request
+            },
+        ));
+        let stream = TokioIo::new(Unread::new(stream, unread, peer));
+        let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an HTTP connection ended early");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "an HTTP connection ended early");
     }
 }

@@ -1,6 +1,6 @@
-//! How many connections may be open.
+//! How many places of a kind there are (connections, pages, pieces of forms), and one subscriber's share.
 //!
-//! Must stay true: whoever hoards connections leaves some to others, who watch this server's health by them.
+//! Must stay true: whoever hoards places leaves some to others, who watch this server's health by them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,26 +9,43 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::net;
 
 /// Connections at once; more are closed at once. Of one subscriber at most half of them.
-const CONNECTIONS: usize = 2_048;
+const CONNECTIONS: usize = 1_024;
 
-/// Who has connections open.
-#[derive(Debug, Default)]
-pub(super) struct Room(Mutex<HashMap<IpAddr, usize>>);
+/// Who has places.
+#[derive(Debug)]
+pub(super) struct Room {
+    all: usize,
+    share: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
 
-/// One connection's place; free again once it is dropped.
+/// One place; free again once it is dropped.
+#[derive(Debug)]
 pub(super) struct Seat {
     room: Arc<Room>,
     whose: IpAddr,
 }
 
+impl Default for Room {
+    /// For connections.
+    fn default() -> Self {
+        Self::new(CONNECTIONS, CONNECTIONS / 2)
+    }
+}
+
 impl Room {
-    /// A place for a connection from `peer`; `None` where there is none.
+    /// `all` places, of which one subscriber gets at most `share`.
+    pub(super) fn new(all: usize, share: usize) -> Self {
+        Self { all, share, taken: Mutex::default() }
+    }
+
+    /// A place for `peer`; `None` where there is none.
     pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
         let whose = net::subscriber(peer);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = open.values().sum();
         let theirs = open.entry(whose).or_default();
-        if all >= CONNECTIONS || *theirs >= CONNECTIONS / 2 {
+        if all >= self.all || *theirs >= self.share {
             if *theirs == 0 {
                 open.remove(&whose);
             }
@@ -41,7 +58,7 @@ impl Room {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut open = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(theirs) = open.get_mut(&self.whose) {
             *theirs -= 1;
             if *theirs == 0 {
@@ -66,6 +83,6 @@ mod tests {
         hoard.pop();
         assert!(room.enter(ip("2001:db8::1")).is_some());
         drop(hoard);
-        assert!(room.0.lock().unwrap().is_empty());
+        assert!(room.taken.lock().unwrap().is_empty());
     }
 }

@@ -14,6 +14,7 @@
 
 mod address;
 mod facts;
+mod mailbox;
 mod message;
 mod relay;
 mod render;
@@ -21,8 +22,9 @@ mod text;
 
 pub use address::{Address, InvalidAddress, MAX_ADDRESS};
 pub use facts::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token};
+pub use mailbox::Mailbox;
 pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};
 pub use relay::{Limits, Outcome, Relay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};
-pub use text::{length, minute};
+pub use text::{length, minute, shell_word};

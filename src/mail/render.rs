@@ -19,27 +19,55 @@ use crate::policy::token::TokenKind;
 /// The longest name in a subject, in characters.
 const LONGEST_IN_SUBJECT: usize = 60;
 
-/// Where people find the management page: the value of `--public-url`, without a slash at its end.
+/// Where people find the management page: the value of `--public-url`, a scheme, a host and perhaps a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl(String);
 
-/// A text that is no base for links.
+/// Why a text is no base for links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no base for links: write https://portcullis.example.com, with a path if there is one")]
-pub struct InvalidPublicUrl;
+pub enum InvalidPublicUrl {
+    /// No URL, or not one of a web page.
+    #[error(
+        "is no base for links: write https:// and a host, such as https://portcullis.example.com"
+    )]
+    NoWebPage,
+    /// Whoever wrote it may take it for a secret: it should not be repeated.
+    #[error("has a user name or a password: leave out what stands before the @")]
+    Login,
+    /// The pages link to each other from the root, and cookies of the name `__Host-` are for all paths.
+    #[error(
+        "has a path, and the page belongs at the root of its host: give it a host name of its own, such as \
+         https://portcullis.example.com"
+    )]
+    Path,
+    /// Links are made by adding a path.
+    #[error("has a query or a fragment: leave out what follows the ? or #")]
+    Query,
+}
 
 impl FromStr for PublicUrl {
     type Err = InvalidPublicUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidPublicUrl> {
-        let url = Url::parse(text.trim()).map_err(|_| InvalidPublicUrl)?;
-        let fits = matches!(url.scheme(), "https" | "http")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none();
-        fits.then(|| Self(url.as_str().trim_end_matches('/').to_owned())).ok_or(InvalidPublicUrl)
+        let text = text.trim();
+        // The parser drops tabs and line ends within a URL, and forgives missing slashes.
+        let plain =
+            text.bytes().all(|b| b > b' ' && b != 0x7f && b != b'\\') && text.contains("://");
+        let url = Url::parse(text).ok().filter(|url| plain && url.has_host());
+        let url = url.ok_or(InvalidPublicUrl::NoWebPage)?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(InvalidPublicUrl::NoWebPage);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidPublicUrl::Login);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(InvalidPublicUrl::Query);
+        }
+        if url.path() != "/" {
+            return Err(InvalidPublicUrl::Path);
+        }
+        Ok(Self(url.origin().ascii_serialization()))
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 }
 
 /// As one word of a shell's command.
-pub(super) fn shell_word(text: &str) -> String {
+pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./@:+-".contains(c);
     if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
         return text.to_owned();

@@ -119,6 +119,75 @@ async fn a_session_that_the_client_chose_is_none() {
     guarded(&stage.stranger().send("GET", "/tokens", &header, b"").says(303));
 }
 
+/// Of several cookies of the session's name, one may have been planted by a neighbouring host or an earlier
+/// page: which one is the person's own can't be known, so none counts.
+#[tokio::test]
+async fn several_session_cookies_are_none() {
+    let stage = Stage::new().await;
+    let own = stage.admin().session().to_owned();
+    let other = stage.thief().session().to_owned();
+    let unknown = "0".repeat(64);
+    let one = |value: &str| format!("portcullis={value}");
+    let answer = |lines: &[String]| {
+        let lines: Vec<_> = lines.iter().map(|line| ("cookie", line.as_str())).collect();
+        let mut browser = stage.stranger();
+        let page = browser.send("GET", "/tokens", &lines, b"");
+        guarded(&page);
+        page
+    };
+    answer(&[one(&own)]).says(200);
+    answer(&[format!("a=b; {}; c=d", one(&own))]).says(200);
+    answer(&["a=b".to_owned(), one(&own), "Portcullis=x; portcullis2=y".to_owned()]).says(200);
+    for second in [&other, &own, &unknown, &String::new(), &"x".to_owned()] {
+        for (a, b) in [(&own, second), (second, &own)] {
+            answer(&[format!("{}; {}", one(a), one(b))]).says(303);
+            answer(&[one(a), one(b)]).says(303);
+            answer(&[format!("{}; a=b", one(a)), format!("c=d;{}", one(b))]).says(303);
+        }
+    }
+    // Nor does one of them send a form, or sign anybody out.
+    let mut admin = stage.admin();
+    let csrf = csrf(&mut admin);
+    let two = format!("{}; {}", one(admin.session()), one(&own));
+    let body = crate::support::http::form(&[("csrf", &csrf), ("everywhere", "on")]);
+    stage.stranger().send("POST", "/sign-out", &[("cookie", &two)], body.as_bytes()).says(401);
+    admin.get("/tokens").says(200);
+    answer(&[one(&own)]).says(200);
+}
+
+/// Signing in gives a new session and ends the one that this browser had, whoever's that was.
+#[tokio::test]
+async fn a_new_session_ends_the_former_one_of_this_browser() {
+    let stage = Stage::new().await;
+    let elsewhere = stage.admin().session().to_owned();
+    let opens = |session: &str| {
+        stage.stranger().with_cookie("portcullis", session).get("/tokens").status == 200
+    };
+    let mut browser = stage.admin();
+    for (credential, signs_in) in [
+        (stage.ours.admin.as_str(), true),
+        (stage.theirs.admin.as_str(), true),
+        (stage.server.operator(), true),
+        ("wrong", false),
+    ] {
+        let former = browser.session().to_owned();
+        let fields = [("credential", credential), ("next", "")];
+        let answer = browser.post("/sign-in", &fields);
+        assert_eq!(answer.status == 303, signs_in, "{answer}");
+        assert_eq!(opens(&former), !signs_in, "{credential}");
+        assert!(opens(browser.session()));
+        assert_eq!(browser.session() == former, !signs_in);
+    }
+    // Other browsers' sessions live on, also those of the same credential.
+    assert!(opens(&elsewhere));
+    // Of several, none is known to be this browser's, so none is ended.
+    let (one, two) = (stage.admin(), stage.admin());
+    let both = format!("portcullis={}; portcullis={}", one.session(), two.session());
+    let body = crate::support::http::form(&[("credential", &stage.ours.admin), ("next", "")]);
+    stage.stranger().send("POST", "/sign-in", &[("cookie", &both)], body.as_bytes()).says(303);
+    assert!(opens(one.session()) && opens(two.session()));
+}
+
 #[tokio::test]
 async fn signing_out_ends_it() {
     let stage = Stage::new().await;

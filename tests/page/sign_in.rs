@@ -70,16 +70,34 @@ async fn guesses_are_limited() {
         ];
         guess(&mut thief, "wrong", &more).says(401);
     }
-    for credential in ["wrong", &stage.ours.admin, stage.server.operator()] {
+    // Whatever is wrong with a credential, the answer is the same.
+    let role = portcullis::grpc::proto::Role::Pep;
+    let (_, pep) = crate::support::calls::credential(&stage.operator, role, "").await;
+    let half = &stage.ours.admin[..stage.ours.admin.len() - 1];
+    let mut answers = Vec::new();
+    for credential in ["wrong", "", half, &stage.ours.secret, &pep, &"x".repeat(100_000)] {
         let answer =
             guess(&mut thief, credential, &[("x-forwarded-for", "203.0.113.77")]).says(429);
         let after: u32 = answer.header("retry-after").expect("Retry-After").parse().unwrap();
         assert!((1..=300).contains(&after), "{answer}");
         assert_eq!(answer.header("set-cookie"), None, "{answer}");
+        answers.push(answer.text().to_owned());
     }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
     // Others go on, and so do sessions that are there.
     stage.stranger().from("127.0.0.2").sign_in(&stage.ours.admin).get("/tokens").says(200);
     guarded(&thief.get("/sign-in").says(200));
+    // A right credential always signs in, also from that address: a thief there locks nobody out.
+    for credential in [&stage.ours.admin, stage.server.operator()] {
+        stage.stranger().sign_in(credential).get("/tokens").says(200);
+        guess(&mut thief, "wrong", &[]).says(429);
+    }
+    // Each refusal is counted, and only the first ones are logged.
+    let refused = stage.server.metric("portcullis_sign_in_failures_total");
+    assert!(refused.is_some_and(|count| count >= 18), "{refused:?}");
+    let logged = stage.server.log().matches("an attempt to sign in failed").count();
+    assert_eq!(logged, 10);
 }
 
 /// Signing in right is no guess, however often.

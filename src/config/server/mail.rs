@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::faults::Faults;
-use crate::mail::{Authorities, Endpoint, PublicUrl, Security, Sender};
+use crate::mail::{Authorities, Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
 
 pub(super) const SMTP_URL: &str = "PORTCULLIS_SMTP_URL";
 pub(super) const SMTP_URL_FILE: &str = "PORTCULLIS_SMTP_URL_FILE";
@@ -73,7 +73,7 @@ pub struct MailArgs {
     )]
     mail_rate: String,
     /// Where admins find the management page, for links in mails, such as
-    /// `https://portcullis.example.com`
+    /// `https://portcullis.example.com`; without a path, since the page belongs at the root of its host
     #[arg(long, env = "PORTCULLIS_PUBLIC_URL", hide_env_values = true, value_name = "URL")]
     public_url: Option<String>,
 }
@@ -137,7 +137,11 @@ impl MailArgs {
         let rate = faults.number("mail-rate", &self.mail_rate, 1, 10_000);
         let public_url = self.public_url.as_deref().and_then(|text| {
             let url = text.parse::<PublicUrl>();
-            url.map_err(|error| faults.add(format!("--public-url: {text:?} {error}"))).ok()
+            url.map_err(|error| match error {
+                InvalidPublicUrl::Login => faults.add(format!("--public-url: {error}")),
+                _ => faults.add(format!("--public-url: {text:?} {error}")),
+            })
+            .ok()
         });
         Some(MailSettings {
             relay,

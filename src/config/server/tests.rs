@@ -214,6 +214,26 @@ fn every_fault_of_lifecycle_and_mail_is_told_at_once() {
     }
 }
 
+/// The page's links, redirects and cookies begin at the root of a host.
+#[test]
+fn a_public_url_is_the_root_of_a_host() {
+    for good in ["https://p.example", "https://p.example/", "http://127.0.0.1:8080"] {
+        assert!(resolve(&["--public-url", good]).is_ok(), "{good}");
+    }
+    for (bad, part) in [
+        ("https://p.example/portcullis", "has a path, and the page belongs at the root"),
+        ("https://p.example/portcullis/", "give it a host name of its own"),
+        ("https://p.example/?a=b", "has a query or a fragment: leave out"),
+        ("https://p.example/#a", "has a query or a fragment: leave out"),
+        ("https://user:hunter2@p.example", "has a user name or a password: leave out"),
+        ("ftp://p.example", "write https:// and a host"),
+    ] {
+        let error = resolve(&["--public-url", bad]).unwrap_err();
+        assert!(error.contains("--public-url: ") && error.contains(part), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
 /// The mail settings with a relay in the environment.
 fn with_relay(url: &str, flags: &[&str]) -> Result<MailSettings, String> {
     let args = std::iter::once(&"serve").chain(flags);

@@ -47,6 +47,11 @@ impl Fault {
         Self { status, title, text: text.into(), retry: None, frame: None, way: None }
     }
 
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn missing(text: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "Not found", text)
     }

@@ -13,7 +13,7 @@ use super::form::Fields;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::tokens::kind;
-use super::view::{from_words, kind_words};
+use super::view::{FromWhere, from_where, kind_words};
 use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
 use crate::service::error::Violation;
@@ -112,7 +112,7 @@ struct CreatedPage<'a> {
     id: String,
     name: String,
     kind: &'static str,
-    from: String,
+    from: FromWhere,
     secret: &'a str,
 }
 
@@ -264,7 +264,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         },
         name: token.name.clone(),
         kind: kind_words(token.kind),
-        from: from_words(&token.whitelist),
+        from: from_where(&token.whitelist),
         secret: secret.expose(),
         id,
     };

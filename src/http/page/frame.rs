@@ -2,6 +2,8 @@
 //! a browser.
 
 use super::assets::{ASSETS, Assets};
+use crate::service::access::Audience;
+use crate::store::Role;
 
 /// Which part of the page one is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +12,7 @@ pub(super) enum Place {
     Pending,
     Accounts,
     Status,
+    Mails,
     None,
 }
 
@@ -18,13 +21,17 @@ pub(super) enum Place {
 pub(super) struct Who {
     pub(super) name: String,
     pub(super) role: &'static str,
+    /// What they may call.
+    pub(super) may: Role,
     pub(super) operator: bool,
+    /// Whether there are pages about mails.
+    pub(super) mails: bool,
     pub(super) development: bool,
     pub(super) form_token: String,
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 15] = [
+const CALLS: [(&str, &str); 14] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
     ("portcullis token create", "TokenService/CreateToken"),
@@ -38,7 +45,6 @@ const CALLS: [(&str, &str); 15] = [
     ("portcullis account create", "AccountService/CreateAccount"),
     ("portcullis account set-admins", "AccountService/SetAccountAdmins"),
     ("portcullis catalog show", "CatalogService/GetCatalog"),
-    ("portcullis credential create", "CredentialService/CreateCredential"),
     ("portcullis check", "AuthorizationService/Authorize"),
 ];
 
@@ -51,7 +57,7 @@ pub(super) struct Frame {
     pub(super) place: Place,
     /// What was just done.
     pub(super) done: &'static str,
-    /// Commands that do the same.
+    /// Commands that do the same; shown are those that the reader may call.
     pub(super) how: Vec<String>,
     /// Whether the script has anything to do.
     pub(super) scripted: bool,
@@ -80,6 +86,19 @@ impl Frame {
     pub(super) fn call(&self, command: &str) -> &'static str {
         let found = CALLS.iter().find(|(begins, _)| command.starts_with(begins));
         found.map_or("", |(_, call)| call)
+    }
+
+    /// Whether the role of the person who is signed in may make the call of a command (docs/policy.md, rule
+    /// 8.2). Nobody's may; a command that makes no call is for everybody.
+    pub(super) fn may_call(&self, command: &str) -> bool {
+        let call = self.call(command);
+        let audience = Audience::of(&format!("/portcullis.v1.{call}"));
+        call.is_empty() || self.who.as_ref().is_some_and(|who| audience.includes(who.may))
+    }
+
+    /// The commands that are shown.
+    pub(super) fn commands(&self) -> Vec<&str> {
+        self.how.iter().map(String::as_str).filter(|command| self.may_call(command)).collect()
     }
 
     pub(super) fn is_at(&self, place: Place) -> bool {

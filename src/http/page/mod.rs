@@ -8,6 +8,7 @@
 
 mod accounts;
 mod answer;
+mod arrival;
 mod assets;
 mod attempts;
 mod create;
@@ -15,6 +16,7 @@ mod delete;
 mod form;
 mod frame;
 mod history;
+mod mails;
 mod pending;
 mod session;
 mod status;
@@ -33,22 +35,25 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
+use super::room::Room;
 use crate::clock::Stopwatch;
 use crate::lifecycle::Standing;
+use crate::mail::Mailbox;
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::Fault;
+use arrival::{Arrivals, Arrived};
 use attempts::Attempts;
 use frame::Place;
 use session::Signed;
 
-/// The largest form that is read, in bytes.
-const MAX_FORM: usize = 256 << 10;
-/// Pages that are made at once; more are refused.
-const AT_ONCE: usize = 64;
+/// Pages that are made at once, and how many for one subscriber; more are refused.
+const AT_ONCE: (usize, usize) = (128, 64);
+/// Pages besides those, for addresses that have no place there, and how many for one subscriber.
+const RESERVE: (usize, usize) = (32, 4);
 /// How long one may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -75,20 +80,39 @@ pub(super) struct Peer(pub(super) IpAddr);
 struct Page {
     services: Arc<Services>,
     standing: Arc<Standing>,
+    /// Mails that are kept instead of being sent: there are pages about them with `--dev` only.
+    mailbox: Option<Arc<Mailbox>>,
     /// Whether browsers reach it by TLS alone.
     secure: bool,
     attempts: Attempts,
-    room: Arc<Semaphore>,
+    arrivals: Arrivals,
+    room: Arc<Room>,
+    reserve: Arc<Room>,
 }
 
 /// The pages. `secure`: browsers reach them by TLS alone.
-pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: bool) -> Router {
+pub(super) fn routes(
+    services: Arc<Services>,
+    standing: Arc<Standing>,
+    mailbox: Option<Arc<Mailbox>>,
+    secure: bool,
+) -> Router {
+    let mails = match mailbox {
+        None => Router::new(),
+        Some(_) => Router::new()
+            .route("/mails", get(mails::list))
+            .route("/mails/{id}", get(mails::show))
+            .route("/mails/{id}/html", get(mails::html)),
+    };
     let page = Arc::new(Page {
         services,
         standing,
+        mailbox,
         secure,
         attempts: Attempts::default(),
-        room: Arc::new(Semaphore::new(AT_ONCE)),
+        arrivals: Arrivals::default(),
+        room: Arc::new(Room::new(AT_ONCE.0, AT_ONCE.1)),
+        reserve: Arc::new(Room::new(RESERVE.0, RESERVE.1)),
     });
     Router::new()
         .route("/", get(async || Redirect::to("/tokens")))
@@ -104,26 +128,38 @@ pub(super) fn routes(services: Arc<Services>, standing: Arc<Standing>, secure: b
         .route("/accounts", get(accounts::list))
         .route("/accounts/{id}", get(accounts::show))
         .route("/status", get(status::show))
+        .merge(mails)
         .route("/assets/{name}", get(assets::send))
         .fallback(nothing)
         .method_not_allowed_fallback(not_so)
-        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(page.clone(), run))
         .layer(CompressionLayer::new())
-        .layer(middleware::map_response(guard))
         .with_state(page)
 }
 
-/// Runs a request to its end, also where the browser goes away meanwhile: a change that was committed
-/// must reach memory.
-async fn run(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
-    let Ok(place) = page.room.clone().try_acquire_owned() else {
+/// Reads a request's form, then runs the request to its end, also where the browser goes away meanwhile: a
+/// change that was committed must reach memory.
+async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) -> Response {
+    let from = session::peer(request.extensions()).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let mut form_places = Vec::new();
+    if request.method() == Method::POST {
+        let form = std::mem::take(request.body_mut());
+        match page.arrivals.read(form, from).await {
+            Ok(Arrived { form, places }) => {
+                *request.body_mut() = form.into();
+                form_places = places;
+            }
+            Err(fault) => return fault.into_response(),
+        }
+    }
+    let Some(place) = page.room.enter(from).or_else(|| page.reserve.enter(from)) else {
         page.services.metrics.shed.inc();
         return Fault::from(Error::Overloaded).into_response();
     };
     let (answer, answered) = oneshot::channel();
     shutdown::spawn("page", async move {
-        let _place = place;
+        let _places = (place, form_places);
         let watch = Stopwatch::start();
         let response = next.run(request).await;
         page.services.metrics.pages.observe(watch.elapsed());
@@ -138,18 +174,29 @@ async fn run(State(page): State<Arc<Page>>, request: Request, next: Next) -> Res
     }
 }
 
-async fn guard(mut response: Response) -> Response {
+/// Gives an answer the headers that each has. `secure`: browsers reach this server by TLS alone, and are asked
+/// never to try without (RFC 6797), for this host only: of others below it nothing is known.
+pub(super) fn guard(mut response: Response, secure: bool) -> Response {
     let headers = response.headers_mut();
+    if secure {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
     for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+        // A mail that is shown as it is has a narrower policy of its own.
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-/// Whoever is signed in is told that there is no such page; strangers are asked to sign in.
-async fn nothing(signed: Signed) -> Fault {
-    Fault::missing("There is no such page.").at(&signed, Place::None)
+/// There is no such page, for people who are signed in and for strangers alike: to sign in would lead nowhere.
+async fn nothing(signed: std::result::Result<Signed, Response>) -> Fault {
+    let fault = Fault::missing("There is no such page.");
+    match signed {
+        Ok(signed) => fault.at(&signed, Place::None),
+        Err(_) => fault,
+    }
 }
 
 async fn not_so(method: Method) -> Fault {

@@ -6,13 +6,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use askama::Template;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, RawQuery, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 
 use super::answer::{Fault, Result, page, sentence};
@@ -24,9 +23,6 @@ use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};
 use crate::store::{Actor, Role};
-
-/// How long a form may take to arrive: whoever sends one slowly takes the room of others.
-const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// Somebody who is signed in, and what their pages are made of.
 #[derive(Clone)]
@@ -74,7 +70,9 @@ impl Signed {
         let who = Who {
             name,
             role,
+            may: caller.role,
             operator,
+            mails: self.page.mailbox.is_some(),
             development: caller.actor == Actor::Development,
             form_token: self.who.form_token(),
         };
@@ -103,7 +101,7 @@ impl FromRequestParts<Arc<Page>> for Signed {
         let who = match cookie {
             None => None,
             Some(secret) => {
-                let session = page.services.session(secret, peer(parts)).await;
+                let session = page.services.session(secret, peer(&parts.extensions)).await;
                 session.map_err(|error| Fault::from(error).into_response())?
             }
         };
@@ -150,17 +148,9 @@ async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
         let text = "Forms are sent as application/x-www-form-urlencoded.";
         return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this", text));
     }
-    let slow =
-        |_| Fault::new(StatusCode::REQUEST_TIMEOUT, "Too slow", "The form did not arrive in time.");
-    let body =
-        tokio::time::timeout(ARRIVAL, Bytes::from_request(request, page)).await.map_err(slow)?;
-    let body = body.map_err(|rejection| {
-        let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
-        let text =
-            if too_large { "That is more than a form may hold." } else { "The form was cut off." };
-        Fault::new(rejection.status(), "That can't be read", text)
-    })?;
-    Ok(Fields::read(&body))
+    // It has arrived: see [`super::arrival`].
+    let form = Bytes::from_request(request, page).await.map_err(|_| Error::Internal)?;
+    Ok(Fields::read(&form))
 }
 
 fn forged() -> Fault {
@@ -169,8 +159,9 @@ fn forged() -> Fault {
     Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
 }
 
-fn peer(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<Peer>().map(|peer| peer.0.to_canonical())
+/// Where a request comes from.
+pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<Peer>().map(|peer| peer.0.to_canonical())
 }
 
 /// Lets pass what no other site made.
@@ -300,10 +291,7 @@ struct SignInPage<'a> {
 }
 
 fn sign_in_page(of: &Page, status: StatusCode, next: &str, fault: &str) -> Response {
-    let frame = Frame {
-        how: vec!["portcullis credential create --role account-admin --account ACCOUNT".to_owned()],
-        ..Frame::bare("Sign in")
-    };
+    let frame = Frame::bare("Sign in");
     let development = of.services.sessions.development;
     page(status, &SignInPage { frame, next: local(next), fault, development })
 }
@@ -322,18 +310,11 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     own_host(&page, request.headers())?;
     own_site(request.headers())?;
     let (parts, body) = request.into_parts();
-    let (client, former) = (peer(&parts), cookie(&page, &parts.headers));
+    let (client, former) = (peer(&parts.extensions), cookie(&page, &parts.headers));
     let fields = fields(Request::from_parts(parts, body), &page).await?;
     let next = fields.one("next");
     let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let metrics = &page.services.metrics;
-    if !page.attempts.begin(from) {
-        metrics.sign_in_failures.inc();
-        let fault = "Too many attempts from your address have failed: wait five minutes.";
-        let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, fault);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(WINDOW.as_secs()));
-        return Ok(response);
-    }
     let credential = fields.one("credential").trim();
     let credential = (!credential.is_empty()).then_some(credential);
     let begun = page.services.sign_in(credential, client).await;
@@ -341,17 +322,21 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
         Ok(secret) => secret,
         Err(error @ (Error::Unauthenticated(_) | Error::Forbidden(_))) => {
             metrics.sign_in_failures.inc();
+            if page.attempts.failed(from) {
+                let fault = "Too many attempts from your address have failed: wait five minutes, or \
+                             sign in with the right credential.";
+                let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, fault);
+                let after = HeaderValue::from(WINDOW.as_secs());
+                response.headers_mut().insert(header::RETRY_AFTER, after);
+                return Ok(response);
+            }
             tracing::info!(client = %from, "an attempt to sign in failed");
             let fault = sentence(&error.to_string());
             return Ok(sign_in_page(&page, StatusCode::UNAUTHORIZED, next, &fault));
         }
-        Err(error) => {
-            // Says nothing of the credential.
-            page.attempts.succeeded(from);
-            return Err(error.into());
-        }
+        // Says nothing of the credential.
+        Err(error) => return Err(error.into()),
     };
-    page.attempts.succeeded(from);
     metrics.sign_ins.inc();
     if let Some(former) = former
         && let Ok(Some(former)) = page.services.session(former, client).await

@@ -40,6 +40,8 @@ struct Mails {
 struct StatusPage {
     frame: Frame,
     configured: bool,
+    /// Whether mails are kept instead of being sent.
+    kept: bool,
     mails: Option<Mails>,
     alone: bool,
     replicas: Option<Vec<Replica>>,
@@ -89,6 +91,7 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
             ..signed.frame("Status", Place::Status)
         },
         configured: services.mails,
+        kept: signed.page.mailbox.is_some(),
         mails,
         alone: services.replicas.is_alone(),
         replicas: services.replicas.seen().map(|seen| seen.into_iter().map(replica).collect()),

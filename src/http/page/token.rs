@@ -12,6 +12,7 @@ use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
 use super::session::Signed;
 use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
+use crate::policy::lifecycle::Mode;
 use crate::policy::scope::Access;
 use crate::policy::token::{TokenKind, TokenState};
 use crate::service::Error;
@@ -25,7 +26,9 @@ struct ScopeRow {
     write: bool,
     requires_whitelist: bool,
     last_use: Option<When>,
-    bar: Bar,
+    /// Of a scope that is taken by itself once it is unused: those of `CUSTOM` tokens (docs/policy.md, rule
+    /// 4.3).
+    bar: Option<Bar>,
 }
 
 #[derive(Template)]
@@ -41,6 +44,12 @@ struct TokenPage {
     last_use: Option<When>,
     last_write: Option<When>,
     writes: bool,
+    /// Of a `READ_WRITE` token: its writes are taken together.
+    write_bar: Option<Bar>,
+    /// Whether its scopes are taken one by one.
+    custom: bool,
+    /// Whether the server only observes, and takes nothing.
+    observes: bool,
     deleted: Option<(When, &'static str)>,
     bar: Bar,
     pending: Vec<PendingView>,
@@ -84,18 +93,14 @@ pub(super) async fn show(
     let calendar = &outlook.calendar;
     let row = |scope: &crate::policy::scope::Scope| {
         let last = token.uses.of(scope.id);
-        let mut bar = bar(last.unwrap_or(token.created), calendar);
-        if token.kind != TokenKind::Custom {
-            // Its scopes are not taken one by one.
-            bar.tone = "calm";
-        }
         ScopeRow {
             name: scope.name.to_string(),
             description: scope.description.to_string(),
             write: scope.access == Access::Write,
             requires_whitelist: scope.requires_whitelist,
             last_use: last.map(|at| when(at, now)),
-            bar,
+            bar: (token.kind == TokenKind::Custom)
+                .then(|| bar(last.unwrap_or(token.created), calendar)),
         }
     };
     let mut scopes: Vec<_> = granted(&token, &in_force).map(row).collect();
@@ -123,6 +128,7 @@ pub(super) async fn show(
         how: vec![format!("portcullis token show {id}"), format!("portcullis audit --token {id}")],
         ..signed.frame(token.name.clone(), Place::Tokens)
     };
+    let last_write = token.uses.last_write_in(&in_force.catalog);
     let view = TokenPage {
         frame,
         name: token.name.clone(),
@@ -131,8 +137,12 @@ pub(super) async fn show(
         downgraded: token.downgraded.map(|at| when(at, now)),
         created: when(token.created, now),
         last_use: token.uses.last.map(|at| when(at, now)),
-        last_write: token.uses.last_write_in(&in_force.catalog).map(|at| when(at, now)),
+        last_write: last_write.map(|at| when(at, now)),
         writes: token.kind == TokenKind::ReadWrite,
+        write_bar: (token.kind == TokenKind::ReadWrite && token.state == TokenState::Active)
+            .then(|| bar(last_write.unwrap_or(token.created), calendar)),
+        custom: token.kind == TokenKind::Custom,
+        observes: calendar.settings.mode == Mode::Observe,
         deleted: deleted(&token).map(|(at, what)| (when(at, now), what)),
         bar: bar(token.uses.last.unwrap_or(token.created), calendar),
         pending: pending_of(&token, &in_force, &outlook),

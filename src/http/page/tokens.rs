@@ -10,7 +10,8 @@ use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{
-    Bar, Pages, PendingView, When, bar, deleted, from_words, may_words, number, pending_of, when,
+    Bar, FromWhere, Pages, PendingView, When, bar, deleted, from_where, may_words, number,
+    pending_of, when,
 };
 use crate::policy::token::TokenKind;
 use crate::service::Error;
@@ -26,7 +27,7 @@ struct Row {
     name: String,
     account_id: String,
     may: String,
-    from: String,
+    from: FromWhere,
     last_use: Option<When>,
     created: When,
     bar: Bar,
@@ -144,7 +145,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
             name: token.name.clone(),
             account_id: token.account_id.to_string(),
             may: may_words(token),
-            from: from_words(&token.whitelist),
+            from: from_where(&token.whitelist),
             last_use: token.uses.last.map(|at| when(at, now)),
             created: when(token.created, now),
             bar: bar(token.uses.last.unwrap_or(token.created), &outlook.calendar),

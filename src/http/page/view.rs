@@ -111,14 +111,20 @@ pub(super) fn may_words(token: &Token) -> String {
     }
 }
 
-/// From where it may be used, in some words.
-pub(super) fn from_words(whitelist: &Whitelist) -> String {
-    match whitelist.entries() {
-        [] => "Any address".to_owned(),
-        [one] => one.to_string(),
-        [one, other] => format!("{one}, {other}"),
-        [one, rest @ ..] => format!("{one} and {} more", rest.len()),
-    }
+/// From where it may be used: two entries at most, one where there are more than two.
+#[derive(Debug, Clone)]
+pub(super) struct FromWhere {
+    /// None: from any address.
+    pub(super) entries: Vec<String>,
+    /// How many more there are.
+    pub(super) more: usize,
+}
+
+pub(super) fn from_where(whitelist: &Whitelist) -> FromWhere {
+    let all = whitelist.entries();
+    let shown = if all.len() > 2 { 1 } else { all.len() };
+    let entries = all.iter().take(shown).map(ToString::to_string).collect();
+    FromWhere { entries, more: all.len() - shown }
 }
 
 /// When it was deleted, if it was, and what happened then.

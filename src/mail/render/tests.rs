@@ -274,10 +274,22 @@ fn pages_have_one_slash() {
         let page: PublicUrl = base.parse().unwrap();
         assert_eq!(page.token(id), format!("https://p.example/tokens/{id}"));
     }
-    let page: PublicUrl = "http://localhost:8080/pdp/".parse().unwrap();
-    assert_eq!(page.token(id), format!("http://localhost:8080/pdp/tokens/{id}"));
-    for bad in ["", "p.example", "ftp://p.example", "https://u:p@p.example", "https://p.example?x"]
-    {
-        assert!(bad.parse::<PublicUrl>().is_err(), "{bad}");
+    for (text, fault) in [
+        ("", InvalidPublicUrl::NoWebPage),
+        ("p.example", InvalidPublicUrl::NoWebPage),
+        ("https:p.example", InvalidPublicUrl::NoWebPage),
+        ("https://p.exam\nple", InvalidPublicUrl::NoWebPage),
+        ("https:\\\\p.example", InvalidPublicUrl::NoWebPage),
+        ("ftp://p.example", InvalidPublicUrl::NoWebPage),
+        ("https://u:p@p.example", InvalidPublicUrl::Login),
+        ("https://u@p.example/x", InvalidPublicUrl::Login),
+        ("https://p.example/pdp", InvalidPublicUrl::Path),
+        ("http://localhost:8080/pdp/", InvalidPublicUrl::Path),
+        ("https://p.example//", InvalidPublicUrl::Path),
+        ("https://p.example?x", InvalidPublicUrl::Query),
+        ("https://p.example/?", InvalidPublicUrl::Query),
+        ("https://p.example/#", InvalidPublicUrl::Query),
+    ] {
+        assert_eq!(text.parse::<PublicUrl>(), Err(fault), "{text}");
     }
 }

@@ -8,6 +8,13 @@ async function secretOf(page) {
   const secret = page.locator('#secret');
   const text = await secret.evaluate((element) => element.value ?? element.textContent);
   assert.match(text.trim(), /^pcl_t1_[0-9A-Za-z]{63}$/);
+  // In letters of one width, so that none is mistaken for another.
+  const widths = await secret.evaluate((element) => {
+    const pen = document.createElement('canvas').getContext('2d');
+    pen.font = getComputedStyle(element).font;
+    return ['iiiiiiii', 'WWWWWWWW', '0O1lIoIl'].map((letters) => pen.measureText(letters).width);
+  });
+  assert.equal(new Set(widths).size, 1, `a secret in a proportional font: ${widths}`);
   return text.trim();
 }
 
