@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod demo;
+mod process;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::config::server::{
     FirstCredentialArgs, MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
     TlsFiles,
 };
+use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper};
 use crate::mail::{Limits, PublicUrl, Relay};
@@ -35,6 +37,7 @@ use crate::store::{Mark, Store};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::{http, net, shutdown};
+use process::Descriptors;
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
@@ -63,6 +66,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 /// # Errors
 /// A fault of the settings, or whatever stopped it early.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    process::keep_memory_private();
     let settings = args.resolve()?;
     let on_terminal = std::io::stderr().is_terminal();
     let format =
@@ -144,9 +148,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         );
     }
     // Each connection takes a descriptor, and many systems begin with a thousand.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
+    let descriptors = Descriptors::raise();
     // Listeners come first, so that a port in use is told before anything is written.
     let grpc_listener = net::bind(settings.listen).await?;
     let http_listener = net::bind(settings.http_listen).await?;
@@ -170,12 +172,19 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
                 services.clone(),
                 grpc_tls,
                 threads,
+                ConnectionLimits {
+                    total: descriptors.grpc,
+                    per_address: settings
+                        .connections_per_address
+                        .unwrap_or_else(|| descriptors.grpc.div_ceil(2)),
+                    idle: settings.connection_idle,
+                },
                 stop.clone(),
             );
             // Where a proxy speaks TLS for this server, its address says so.
             let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
             let routes = http::routes(services, standing, settings.tls.is_some() || proxied);
-            let web = http::serve(http_listener, routes, http_tls, stop.clone());
+            let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
             announce(&settings, addresses)?;
             let (grpc, ()) = tokio::join!(grpc, web);
             grpc.context("cannot serve gRPC")

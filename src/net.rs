@@ -1,4 +1,6 @@
-//! Listeners and TLS, for gRPC and HTTP alike.
+//! Listeners, TLS and limits, for gRPC and HTTP alike.
+
+mod limiter;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,8 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+pub use limiter::{Limiter, Permit};
 
 /// How long a client may take for its TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);

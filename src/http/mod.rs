@@ -28,6 +28,8 @@ use crate::service::Services;
 use crate::{net, shutdown};
 use room::Room;
 
+/// Connections at once; more are closed at once. Of one subscriber at most half of them.
+pub const CONNECTIONS: usize = 2_048;
 /// How long a client may take for the head of a request, or be silent before the next one.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -67,14 +69,15 @@ async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, String) {
     }
 }
 
-/// Serves until `stop`.
+/// Serves up to `connections` at once until `stop`.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
     tls: Option<TlsAcceptor>,
+    connections: usize,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Room::default());
+    let room = Arc::new(Room::new(connections, connections.div_ceil(2)));
     net::accept(listener, stop.clone(), |stream, peer| {
         let Some(place) = room.enter(peer) else { return };
         let (routes, tls, stop) = (routes.clone(), tls.clone(), stop.clone());
