@@ -3,6 +3,7 @@
 mod bootstrap;
 mod certificates;
 mod demo;
+mod process;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::config::server::{
     StoreSettings, TlsFiles,
 };
 use crate::config::{self, duration};
+use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
@@ -36,6 +38,7 @@ use crate::store::{Mark, OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::{http, net, shutdown};
+use process::Descriptors;
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,6 +67,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 /// # Errors
 /// A fault of the settings, or whatever stopped it early.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    process::keep_memory_private();
     let settings = args.resolve()?;
     let on_terminal = std::io::stderr().is_terminal();
     let format =
@@ -176,9 +180,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         );
     }
     // Each connection takes a descriptor, and many systems begin with a thousand.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
+    let descriptors = Descriptors::raise();
     // Listeners come first, so that a port in use is told before anything is written.
     let grpc_listener = net::bind("listen", &settings.listen).await?;
     let http_listener = net::bind("http-listen", &settings.http_listen).await?;
@@ -197,13 +199,27 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
         let standing = follow_standing(&settings, &services, &stop);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let grpc =
-            server::serve(grpc_listener, gate, services.clone(), grpc_tls, threads, stop.clone());
+        let limits = ConnectionLimits {
+            total: descriptors.grpc,
+            per_address: settings
+                .connections_per_address
+                .unwrap_or_else(|| descriptors.grpc.div_ceil(2)),
+            idle: settings.connection_idle,
+        };
+        let grpc = server::serve(
+            grpc_listener,
+            gate,
+            services.clone(),
+            grpc_tls,
+            threads,
+            limits,
+            stop.clone(),
+        );
         // Where a proxy speaks TLS for this server, its address says so.
         let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
         let secure = settings.tls.is_some() || proxied;
         let routes = http::routes(services, standing, mailbox, secure);
-        let web = http::serve(http_listener, routes, http_tls, stop.clone());
+        let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
         announce(&settings, addresses)?;
         let (grpc, ()) = tokio::join!(grpc, web);
         grpc.context("cannot serve gRPC")

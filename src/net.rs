@@ -1,4 +1,6 @@
-//! Listeners and TLS, for gRPC and HTTP alike. Must stay true: each error of a TLS file names its flag.
+//! Listeners, TLS and limits, for gRPC and HTTP alike. Must stay true: each error of a TLS file names its flag.
+
+mod limiter;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::pem;
+pub use limiter::{Limiter, Permit};
 
 /// How long a client may take for its TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);

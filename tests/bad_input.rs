@@ -361,9 +361,24 @@ async fn an_oversized_message_is_refused_by_every_call() {
         assert!(expected.contains(&status.code()), "{path}: {status:?}");
     }
     assert_eq!(position(&stage.operator).await, before);
-    let authorize = calls::methods().into_iter().next().unwrap();
-    let good = calls::bytes(&authorize, &stage.world.examples(&authorize)[0]);
-    stage.call(&authorize, [good, unknown(3 << 20)].concat()).await.expect("what fits is read");
+    // What fits is read: docs/operations.md, "Limits".
+    for (call, most) in [
+        ("AuthorizationService.Authorize", 4 << 20),
+        ("AuthorizationService.StreamAuthorize", 4 << 20),
+        ("AuthorizationService.BatchAuthorize", 4 << 20),
+        ("TokenService.GetToken", 2 << 20),
+    ] {
+        let methods = calls::methods();
+        let method = methods.iter().find(|method| method.full_name().ends_with(call)).unwrap();
+        let good = calls::bytes(method, &stage.world.examples(method)[0]);
+        let longest = [good.clone(), unknown(most - good.len() - 6)].concat();
+        assert!((most - 4..=most).contains(&longest.len()));
+        stage.call(method, longest).await.unwrap_or_else(|error| panic!("{call}: {error:?}"));
+        let longer = [good.clone(), unknown(most - good.len())].concat();
+        let refused = stage.call(method, longer).await.expect_err(call);
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{call}: {refused:?}");
+        assert!(refused.message().contains(&most.to_string()), "{call}: {refused:?}");
+    }
     stage.is_alive().await;
 }
 

@@ -21,6 +21,7 @@ use support::client::Client;
 use support::postgres;
 use support::raw::{Answer, Raw};
 use support::server::{Setup, random_credential};
+use tonic::Code;
 use uuid::Uuid;
 
 fn code(answer: &Answer) -> String {
@@ -300,4 +301,46 @@ async fn plan_deletion(url: &str, account: &str, token: &str) {
     .execute(&mut store)
     .await
     .unwrap();
+}
+
+/// docs/policy.md, rule 8.1: of several headers, none counts, wherever the valid one stands.
+#[tokio::test]
+async fn a_call_with_several_authorization_headers_is_refused() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let world = World::new(&operator).await;
+    let raw = Raw::connect(server.grpc()).await;
+    let valid = format!("Bearer {}", server.operator());
+    let (_, pep) = calls::credential(&operator, Role::Pep, "").await;
+    let pep = format!("Bearer {pep}");
+    let mut asked: Vec<_> = calls::methods()
+        .iter()
+        .map(|method| (calls::path(method), calls::bytes(method, &world.examples(method)[0])))
+        .collect();
+    // `ServerReflectionRequest.list_services`
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        asked.push((path, b"\x3a\x01*".to_vec()));
+    }
+    for (path, message) in asked {
+        let ask = async |authorizations: &[&str]| {
+            let messages = vec![message.clone().into()];
+            let mut answers = raw.exchange_as(&path, authorizations, messages).await?;
+            answers.message().await
+        };
+        for authorizations in [
+            [&*valid, &*valid],
+            [&*valid, "Bearer nobody"],
+            ["Bearer nobody", &*valid],
+            [&*valid, ""],
+            ["", &*valid],
+            [&*valid, &*pep],
+            [&*pep, &*valid],
+        ] {
+            let refused = ask(&authorizations).await.expect_err(&path);
+            assert_eq!(refused.code(), Code::Unauthenticated, "{path} {refused:?}");
+            assert!(refused.message().contains("more than one"), "{path} {refused:?}");
+        }
+        ask(&[&valid]).await.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+    }
 }

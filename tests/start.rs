@@ -440,3 +440,13 @@ async fn requests_under_way_are_finished() {
         Shell::operator(&server).run(&["account", "show", &account]).exits(0);
     }
 }
+
+/// Secrets are in its memory. Whether others may read it is set together with this, and shown nowhere.
+#[test]
+fn a_server_dumps_no_core() {
+    let server = Setup::sqlite().start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let core: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(core, ["0", "0"]);
+}

@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
-use secrecy::ExposeSecret as _;
 
 use crate::clock::{Clock, id_at};
 use crate::config::client::OPERATOR_CREDENTIAL_FILE;
@@ -15,7 +14,7 @@ use crate::config::server::{ServeSettings, StoreSettings};
 use crate::policy::catalog_file;
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
-use crate::secret::{self, KeyRing, Opens, Prefix, Secret};
+use crate::secret::{KeyRing, Opens, Prefix, Secret};
 use crate::service::credentials::random;
 use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store, StoreError};
 
@@ -55,10 +54,9 @@ pub(super) async fn store(
         return Ok(false);
     }
     let mut changed = false;
-    if let Some(wanted) = &settings.operator_credential {
+    if let Some(digest) = &settings.operator_credential {
         let credential = operator("from the settings", ctx.now, true);
-        let digest = secret::digest(wanted.expose_secret().as_bytes());
-        let set = store.set_settings_credential(&ctx, Some((&credential, &digest)));
+        let set = store.set_settings_credential(&ctx, Some((&credential, digest)));
         let set = set.await?;
         changed = set == SettingsCredential::Changed;
         if set == SettingsCredential::Revoked {

@@ -13,11 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 
 use crate::policy::catalog_file;
 use crate::policy::network::Limits;
-use crate::secret::Prefix;
+use crate::secret::{Digest, Prefix, digest};
 use crate::telemetry::LogFormat;
 use faults::Faults;
 pub use faults::InvalidSettings;
@@ -65,6 +65,24 @@ pub struct ServeArgs {
     #[arg(long, env = "PORTCULLIS_PLAINTEXT", hide_env_values = true,
           value_parser = clap::builder::BoolishValueParser::new())]
     plaintext: bool,
+    /// gRPC connections with valid credentials that one address (of IPv6, one /64) has at most
+    /// [default: half of all: 8192]
+    #[arg(
+        long,
+        env = "PORTCULLIS_GRPC_CONNECTIONS_PER_ADDRESS",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    grpc_connections_per_address: Option<String>,
+    /// How long a gRPC connection without any call is kept
+    #[arg(
+        long,
+        env = "PORTCULLIS_GRPC_IDLE",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "5m"
+    )]
+    grpc_idle: String,
     #[command(flatten)]
     store: StoreArgs,
     /// Try things out: this host only, embedded store only, no credentials; a demo account with fresh
@@ -205,14 +223,18 @@ pub struct ServeSettings {
     pub http_listen: Vec<SocketAddr>,
     /// TLS, for both.
     pub tls: Option<TlsFiles>,
+    /// gRPC connections of one address at most; `None` for half of all.
+    pub connections_per_address: Option<usize>,
+    /// How long a gRPC connection without any call is kept.
+    pub connection_idle: Duration,
     /// Where the store is.
     pub store: StoreSettings,
     /// Whether `--dev` was given.
     pub development: bool,
     /// The catalogue to apply where there is none: its text.
     pub catalog: String,
-    /// The first operator credential.
-    pub operator_credential: Option<SecretString>,
+    /// The digest of the operator credential: nothing needs the credential itself, so it is wiped.
+    pub operator_credential: Option<Digest>,
     /// What new secrets begin with.
     pub prefix: Prefix,
     /// How large whitelists may be.
@@ -233,6 +255,10 @@ pub struct ServeSettings {
     pub log_level: tracing::Level,
 }
 
+/// The most gRPC connections that there can be.
+pub const MAX_CONNECTIONS: u64 = 16_384;
+/// The shortest time that a connection without any call can be kept.
+const SHORTEST_IDLE: Duration = Duration::from_secs(1);
 /// The catalogue that a store without one gets.
 pub const BUILT_IN_CATALOG: &str = include_str!("../../catalogs/mercury.toml");
 /// How long a lease is, unless the notice is too short for that.
@@ -273,6 +299,14 @@ impl ServeArgs {
             if let Some(ip) = ips.find(|ip| !ip.is_loopback()) {
                 open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut faults);
             }
+        }
+        let connections_per_address = self.grpc_connections_per_address.map(|text| {
+            let flag = "grpc-connections-per-address";
+            faults.number(flag, &text, 1, MAX_CONNECTIONS) as usize
+        });
+        let connection_idle = faults.duration("grpc-idle", &self.grpc_idle);
+        if connection_idle.is_some_and(|idle| idle < SHORTEST_IDLE) {
+            faults.add(format!("--grpc-idle: {} is less than 1s", self.grpc_idle));
         }
         let store = self.store.resolve(&mut faults);
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
@@ -358,10 +392,13 @@ impl ServeArgs {
                 listen: listen?,
                 http_listen: http_listen?,
                 tls,
+                connections_per_address,
+                connection_idle: connection_idle?,
                 store: store?,
                 development: self.dev,
                 catalog,
-                operator_credential,
+                operator_credential: operator_credential
+                    .map(|secret| digest(secret.expose_secret().as_bytes())),
                 prefix: prefix?,
                 limits,
                 cache_capacity,

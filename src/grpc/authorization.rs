@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, future, stream};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::Status as ItemStatus;
 
+use super::body::Room;
 use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::Presented;
@@ -20,17 +23,38 @@ use crate::service::access::Audience;
 use crate::service::decisions::{MAX_BATCH, Question};
 use crate::service::{Error, Result, Services};
 
+/// A question of more bytes, and a batch of more bytes, is read and decided apart from the threads of the
+/// connections: it takes up to some milliseconds, which other decisions would wait for. An ordinary question has
+/// a hundredth of it, a batch of a thousand of them a third.
+const LARGE_QUESTION: usize = 64 << 10;
+const LARGE_BATCH: usize = 512 << 10;
+/// How many of them are worked on at once; others wait for their turn.
+pub(super) const LARGE_AT_ONCE: usize = 2;
+/// Bytes of them that wait or are worked on; more are refused.
+const LARGE_BYTES: usize = 32 << 20;
+
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Authorization {
     services: Arc<Services>,
     stop: CancellationToken,
+    runtime: Handle,
+    turns: Arc<Semaphore>,
+    room: Arc<Semaphore>,
 }
 
 impl Authorization {
-    /// Answers from `services`; streams end when `stop` is cancelled.
-    pub(crate) fn new(services: Arc<Services>, stop: CancellationToken) -> Self {
-        Self { services, stop }
+    /// Answers from `services`, what is large on the blocking threads of `runtime`; streams end when `stop`
+    /// is cancelled.
+    pub(crate) fn new(services: Arc<Services>, runtime: Handle, stop: CancellationToken) -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            services,
+            stop,
+            runtime,
+            turns: semaphore(LARGE_AT_ONCE),
+            room: semaphore(LARGE_BYTES),
+        }
     }
 }
 
@@ -115,6 +139,30 @@ impl Authorization {
         Ok(whole)
     }
 
+    /// Works on a message of so many bytes apart from this thread. What is begun goes on to its end, also where the
+    /// caller goes away.
+    async fn apart<F>(&self, bytes: usize, work: F) -> Result<Vec<u8>>
+    where
+        F: Future<Output = Result<Vec<u8>>> + Send + 'static,
+    {
+        let bytes = u32::try_from(bytes).map_err(|_| Error::Overloaded)?;
+        let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) else {
+            self.services.metrics.shed.inc();
+            return Err(Error::Overloaded);
+        };
+        // It is closed by nobody.
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Error::Internal)?;
+        let runtime = self.runtime.clone();
+        let work = self.runtime.spawn_blocking(move || {
+            let _held = (room, turn);
+            runtime.block_on(work)
+        });
+        work.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a large decision panicked");
+            Err(Error::Internal)
+        })
+    }
+
     /// The answer to one message of a stream.
     async fn item(&self, message: &[u8]) -> Vec<u8> {
         let decided = self.decide(wire::streamed(message)).await;
@@ -144,14 +192,35 @@ impl AuthorizationService for Authorization {
         &self,
         request: Request<Frame>,
     ) -> std::result::Result<Response<Frame>, Status> {
-        answered(self.decide(wire::question(&request.get_ref().0)).await)
+        let message = request.into_inner().0;
+        answered(match message.len() {
+            ..LARGE_QUESTION => self.decide(wire::question(&message)).await,
+            length => {
+                let this = self.clone();
+                self.apart(length, async move { this.decide(wire::question(&message)).await }).await
+            }
+        })
     }
 
     async fn batch_authorize(
         &self,
         request: Request<Frame>,
     ) -> std::result::Result<Response<Frame>, Status> {
-        answered(self.batch(&request.get_ref().0).await)
+        // Its bytes count until the answer is made.
+        let room = request.extensions().get::<Room>().cloned();
+        let message = request.into_inner().0;
+        let decided = match message.len() {
+            ..LARGE_BATCH => self.batch(&message).await,
+            length => {
+                let (this, room) = (self.clone(), room.clone());
+                let work = async move {
+                    let _room = room;
+                    this.batch(&message).await
+                };
+                self.apart(length, work).await
+            }
+        };
+        answered(decided)
     }
 
     type StreamAuthorizeStream =
@@ -176,7 +245,15 @@ impl AuthorizationService for Authorization {
                     .role(&this.services)
                     .and_then(|role| Audience::Decisions.admit(role))
                     .map_err(|error| status(&error))?;
-                Ok(Frame(this.item(&message.0).await.into()))
+                let message = message.0;
+                Ok(Frame(match message.len() {
+                    ..LARGE_QUESTION => this.item(&message).await.into(),
+                    length => {
+                        let other = this.clone();
+                        let work = async move { Ok(other.item(&message).await) };
+                        this.apart(length, work).await.map_err(|error| status(&error))?.into()
+                    }
+                }))
             }
         });
         // A stream ends after its first error, and when the server stops.

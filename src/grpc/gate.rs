@@ -4,21 +4,23 @@
 //! Must stay true: only the health service is open. The lease is looked at before any credential: what
 //! is known of those may be out of date without one. A decision takes no detour: it goes straight to
 //! its service, without routing, queueing or a thread's hop. Decisions come before management, which
-//! is limited and shed by itself.
+//! is limited and shed by itself, and is read and done on other threads. Whatever has to wait for a caller,
+//! known or not, has a bound and a share ([`super::connections`]).
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::net::IpAddr;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -26,9 +28,13 @@ use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
 
+use super::answer::{CountedBody, HeldBody};
 use super::authorization::Authorization;
+use super::body::{Messages, RequestBody, Room};
+use super::connections::Connection;
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
+use super::{health, reflection};
 use crate::clock::Stopwatch;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
@@ -37,8 +43,12 @@ use crate::store::Role;
 
 /// How many management calls run at once; more are refused at once rather than queued.
 pub(crate) const MANAGEMENT_CALLS: usize = 256;
-/// The largest message that is read, in bytes.
+/// The largest message that is read, in bytes: a question, or a batch of them.
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
+/// The largest management request, in bytes: twice the largest catalogue, or whitelist.
+pub(crate) const MAX_MANAGEMENT_MESSAGE: usize = 2 << 20;
+/// The longest credential that there can be: one of the settings.
+const MAX_CREDENTIAL: usize = 1_024;
 /// How long a management call may take where the caller sets no earlier deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -73,52 +83,61 @@ pub(crate) struct Behind {
     pub authorization: Authorization,
     /// Everything else that needs a credential.
     pub management: LoadShed<ConcurrencyLimit<Routes>>,
+    /// Where the latter is read and done.
+    pub runtime: Handle,
     /// What needs none.
     pub open: Routes,
 }
 
-/// The gate for one connection. Nothing of it is shared with another thread but what the services
-/// share: counting references of the same thing on two threads costs more than a decision.
+/// The gate, before it stands at a connection.
 #[derive(Clone)]
 pub struct Gate {
     behind: Behind,
-    decisions: AuthorizationServiceServer<Authorization>,
     services: Arc<Services>,
-    peer: Option<IpAddr>,
     development: bool,
 }
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Gate").finish_non_exhaustive()
     }
 }
 
 impl Gate {
     /// A gate before `behind`. With `development`, callers without a credential are operators.
     pub(crate) fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
-        let decisions = decisions(&behind);
-        Self { behind, decisions, services, peer: None, development }
+        Self { behind, services, development }
     }
 
-    /// The same for a connection from `peer`.
-    #[must_use]
-    pub(crate) fn for_peer(&self, peer: IpAddr) -> Self {
+    /// The gate for one connection.
+    pub(super) fn at(&self, connection: Arc<Connection>) -> ConnectionGate {
         let decisions = decisions(&self.behind);
-        Self { peer: Some(peer.to_canonical()), decisions, ..self.clone() }
+        ConnectionGate { gate: self.clone(), decisions, connection }
     }
+}
 
+/// The gate for one connection. Nothing of it is shared with another thread but what the services
+/// share: counting references of the same thing on two threads costs more than a decision.
+#[derive(Clone)]
+pub(super) struct ConnectionGate {
+    gate: Gate,
+    decisions: AuthorizationServiceServer<Authorization>,
+    connection: Arc<Connection>,
+}
+
+impl ConnectionGate {
     /// Who calls, if they may.
     fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, Presented), Error> {
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = headers.next();
+        let peer = Some(self.connection.peer());
         if headers.next().is_some() {
             return Err(Error::Unauthenticated(
                 "there is more than one authorization header: send one",
             ));
         }
         let (caller, presented) = match header {
-            None if self.development => (Caller::development(self.peer), Presented(None)),
+            None if self.gate.development => (Caller::development(peer), Presented(None)),
             None => {
                 return Err(Error::Unauthenticated(
                     "this call needs a credential: send authorization: Bearer <credential>",
@@ -128,16 +147,18 @@ impl Gate {
                 let secret = bearer(header.as_bytes()).ok_or(Error::Unauthenticated(
                     "the authorization header is not of the form: Bearer <credential>",
                 ))?;
-                let digest = secret::digest(secret);
-                let bearer = self.services.cache.credentials.by_digest(&digest).ok_or(
-                    Error::Unauthenticated(if self.development {
+                let digest = (secret.len() <= MAX_CREDENTIAL).then(|| secret::digest(secret));
+                let credentials = &self.gate.services.cache.credentials;
+                let known =
+                    digest.and_then(|digest| Some((credentials.by_digest(&digest)?, digest)));
+                let (bearer, digest) =
+                    known.ok_or(Error::Unauthenticated(if self.gate.development {
                         "the credential is not valid here: this server runs with --dev, so leave \
                          it out"
                     } else {
                         "the credential is not valid: mistyped, or revoked"
-                    }),
-                )?;
-                (Caller::bearer(bearer, self.peer), Presented(Some(digest)))
+                    }))?;
+                (Caller::bearer(bearer, peer), Presented(Some(digest)))
             }
         };
         Audience::of(request.uri().path()).admit(caller.role)?;
@@ -177,27 +198,36 @@ fn refuse(error: &Error) -> Answer {
     status(error).into_http()
 }
 
-impl HyperService<Request<Incoming>> for Gate {
+impl HyperService<Request<Incoming>> for ConnectionGate {
     type Response = Answer;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
+        self.connection.called();
         if !is_grpc(&request) {
             let answer = std::future::ready(Ok(no_grpc()));
             return Answering::new(Box::pin(answer), None);
         }
-        if request.uri().path().starts_with("/grpc.health.v1.Health/") {
-            let open = self.behind.open.clone();
-            let request = request.map(Body::new);
-            return Answering::new(Box::pin(async move { open.oneshot(request).await }), None);
+        if let Some(method) = request.uri().path().strip_prefix("/grpc.health.v1.Health/") {
+            let watches = method == "Watch";
+            return self.health(request, watches);
         }
-        if self.services.replicas.may_decide(Stopwatch::start()) {
+        if self.gate.services.replicas.may_decide(Stopwatch::start()) {
             return self.pass(request);
         }
+        // Who is not known, as far as this replica knows, waits with the other strangers.
+        let place = match self.admit(&request) {
+            Ok(_) => None,
+            Err(_) => match self.connection.strangers_call() {
+                Some(place) => Some(place),
+                None => return Self::shed(),
+            },
+        };
         let gate = self.clone();
         let answer = async move {
-            match gate.services.ready().await {
+            let _place = place;
+            match gate.gate.services.ready().await {
                 Ok(()) => gate.pass(request).await,
                 Err(error) => Ok(refuse(&error)),
             }
@@ -206,41 +236,114 @@ impl HyperService<Request<Incoming>> for Gate {
     }
 }
 
-impl Gate {
+impl ConnectionGate {
+    fn shed() -> Answering {
+        Answering::new(Box::pin(std::future::ready(Ok(refuse(&Error::Overloaded)))), None)
+    }
+
+    fn body(&self, body: Incoming, messages: Messages, most: usize) -> RequestBody {
+        RequestBody::new(body, self.connection.clone(), messages, most)
+    }
+
+    /// Lets a request of the health service pass: anybody's. One that is answered at once takes no place.
+    fn health(&self, request: Request<Incoming>, watches: bool) -> Answering {
+        let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
+        let mut request =
+            request.map(|body| self.body(body, Messages::One, health::MAX_MESSAGE)).map(Body::new);
+        // Nothing else of them is read, and they may be far larger than the message.
+        let mut headers = std::mem::take(request.headers_mut());
+        for name in [CONTENT_TYPE, HeaderName::from_static("grpc-encoding")] {
+            if let Some(value) = headers.remove(&name) {
+                request.headers_mut().insert(name, value);
+            }
+        }
+        drop(headers);
+        let connection = self.connection.clone();
+        let open = self.gate.behind.open.clone();
+        let answer = async move {
+            let mut answer = pin!(open.oneshot(request));
+            let mut place = None;
+            let shed = || refuse(&Error::Overloaded);
+            let answer = poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Pending if place.is_none() => {
+                    place = connection.strangers_call();
+                    if place.is_some() { Poll::Pending } else { Poll::Ready(Ok(shed())) }
+                }
+                answer => answer,
+            })
+            .await?;
+            // Until the client has taken it: HTTP/2 lets it withhold room for the answer.
+            let Some(place) = place.or_else(|| connection.strangers_call()) else {
+                return Ok(shed());
+            };
+            let held = (place, watches.then(|| connection.stream()));
+            Ok(answer.map(|body| Body::new(HeldBody::new(body, held))))
+        };
+        Answering::new(Box::pin(answer), Some(deadline))
+    }
+
     /// Lets a request pass, or not, with a lease that held when it came.
     fn pass(&self, mut request: Request<Incoming>) -> Answering {
-        let path = request.uri().path();
         let asked = timeout(&request);
         let (caller, presented) = match self.admit(&request) {
             Ok(admitted) => admitted,
             Err(error) => {
                 let refusal = status(&error);
-                self.services.metrics.refused(code_name(refusal.code()));
+                self.gate.services.metrics.refused(code_name(refusal.code()));
                 let answer = std::future::ready(Ok(refusal.into_http()));
                 return Answering::new(Box::pin(answer), None);
             }
         };
+        self.connection.recognise();
         let deadline = Some(asked.map_or(DEADLINE, |asked| asked.min(DEADLINE)));
+        let path = request.uri().path();
+        let reflects = path.starts_with("/grpc.reflection.");
         if let Some(method) = path.strip_prefix("/portcullis.v1.AuthorizationService/") {
-            if method == "StreamAuthorize" {
-                request.extensions_mut().insert(presented);
+            let messages = match method {
+                "StreamAuthorize" => Messages::Many { _open: self.connection.stream() },
+                "BatchAuthorize" => Messages::Kept(Room::default()),
+                _ => Messages::One,
+            };
+            match &messages {
+                Messages::One => {}
+                Messages::Many { .. } => drop(request.extensions_mut().insert(presented)),
+                Messages::Kept(room) => drop(request.extensions_mut().insert(room.clone())),
             }
-            return Answering::new(self.decisions.clone().call(request), deadline);
+            let counts = matches!(messages, Messages::Kept(_)).then(|| self.connection.clone());
+            let request = request.map(|body| self.body(body, messages, MAX_MESSAGE));
+            let answering = Answering::new(self.decisions.clone().call(request), deadline);
+            return Answering { counts, ..answering };
         }
 
         request.extensions_mut().insert(caller);
         // For reflection, whose streams check it again.
         request.extensions_mut().insert(presented);
-        let management = self.behind.management.clone();
-        let metrics = self.services.metrics.clone();
-        let request = request.map(Body::new);
-        let answer = async move {
-            Ok(management.oneshot(request).await.unwrap_or_else(|_overloaded| {
-                metrics.shed.inc();
-                refuse(&Error::Overloaded)
-            }))
+        let (messages, most) = if reflects {
+            (Messages::Many { _open: self.connection.stream() }, reflection::MAX_REQUEST)
+        } else {
+            let room = Room::default();
+            request.extensions_mut().insert(room.clone());
+            (Messages::Kept(room), MAX_MANAGEMENT_MESSAGE)
         };
-        Answering::new(Box::pin(answer), deadline)
+        let management = self.gate.behind.management.clone();
+        let metrics = self.gate.services.metrics.clone();
+        let request = request.map(|body| Body::new(self.body(body, messages, most)));
+        let work = self.gate.behind.runtime.spawn(management.oneshot(request));
+        let work = AbortOnDropHandle::new(work);
+        let answer = async move {
+            Ok(match work.await {
+                Ok(answer) => answer.unwrap_or_else(|_overloaded| {
+                    metrics.shed.inc();
+                    refuse(&Error::Overloaded)
+                }),
+                Err(error) => {
+                    tracing::error!(%error, "a call panicked");
+                    refuse(&Error::Internal)
+                }
+            })
+        };
+        let counts = Some(self.connection.clone());
+        Answering { counts, ..Answering::new(Box::pin(answer), deadline) }
     }
 }
 
@@ -248,15 +351,17 @@ type Inner = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
 /// An answer under way, for so long and no longer. Whoever is answered at once, as decisions on
 /// tokens in memory are, costs no timer.
-pub struct Answering {
+pub(super) struct Answering {
     inner: Inner,
     deadline: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The connection, where a large answer may come, which counts until it is sent.
+    counts: Option<Arc<Connection>>,
 }
 
 impl Answering {
     fn new(inner: Inner, deadline: Option<Duration>) -> Self {
-        Self { inner, deadline, timer: None }
+        Self { inner, deadline, timer: None, counts: None }
     }
 }
 
@@ -265,7 +370,13 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(Ok(answer)) = self.inner.as_mut().poll(cx) {
-            return Poll::Ready(Ok(explained(answer)));
+            let answer = explained(answer);
+            return Poll::Ready(Ok(match &self.counts {
+                None => answer,
+                Some(connection) => {
+                    answer.map(|body| Body::new(CountedBody::new(body, connection.clone())))
+                }
+            }));
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));

@@ -15,10 +15,13 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// The names that can be asked for: the server as a whole, and the service that decides.
 const NAMES: [&str; 2] = ["", "portcullis.v1.AuthorizationService"];
 
+/// The largest request, in bytes: the name of a service.
+pub(super) const MAX_MESSAGE: usize = 4 << 10;
+
 /// The service, and what tells it what to say.
 pub fn service() -> (HealthReporter, Routes) {
     let (reporter, service) = tonic_health::server::health_reporter();
-    (reporter, Routes::new(service))
+    (reporter, Routes::new(service.max_decoding_message_size(MAX_MESSAGE)))
 }
 
 /// Keeps the health service truthful until `stop`, after which it says NOT_SERVING.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tonic::{Request, Response, Status};
 
+use super::body::Room;
 use super::status::{code_name, status};
 use crate::service::{Caller, Error, Result, Services};
 
@@ -39,7 +40,13 @@ impl Management {
         let Some(&caller) = request.extensions().get::<Caller>() else {
             return Err(status(&Error::Unauthenticated("no caller is known")));
         };
+        let room = request.extensions().get::<Room>().cloned();
         let work = work(self.services.clone(), caller, request.into_inner());
+        let work = async move {
+            // What the message takes in memory is given back when the work is done.
+            let _room = room;
+            work.await
+        };
         let answer = match self.runtime.spawn(work).await {
             Ok(answer) => answer.map_err(|error| status(&error)),
             Err(panic) => {

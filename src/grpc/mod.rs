@@ -2,9 +2,13 @@
 //! `Status`. `tonic` and `prost` stay in here.
 
 mod accounts;
+mod answer;
+mod authority;
 mod authorization;
+mod body;
 mod catalogs;
 pub mod codec;
+pub mod connections;
 mod convert;
 mod credentials;
 mod frame;

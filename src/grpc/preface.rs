@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Its bytes.
+pub(super) const LENGTH: usize = PREFACE.len();
+
 /// A connection whose preface was read, and is given once more to who serves it.
 #[derive(Debug)]
 pub(super) struct Begun<S> {

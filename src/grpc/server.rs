@@ -3,10 +3,8 @@
 
 use std::future::{self, Future as _};
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,9 +20,14 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 
+use super::answer;
+use super::authority::AnyAuthority;
 use super::authorization::Authorization;
+use super::connections::{Connection, ConnectionLimits, Connections};
 pub use super::gate::Gate;
-use super::gate::{Behind, MANAGEMENT_CALLS, MAX_MESSAGE};
+use super::gate::{
+    Behind, ConnectionGate, MANAGEMENT_CALLS, MAX_MANAGEMENT_MESSAGE, MAX_REFLECTION_MESSAGE,
+};
 use super::gather::gather;
 use super::management::Management;
 use super::preface;
@@ -38,8 +41,6 @@ use crate::service::Services;
 
 /// Requests that one connection may have under way.
 const STREAMS: u32 = 1_024;
-/// Connections that all threads serve at once; more are closed at once.
-const CONNECTIONS: usize = 16_384;
 /// Bytes of headers that a request may have.
 const HEADERS: u32 = 16 << 10;
 /// How long a silent peer is waited for before its connection counts as dead, once it has begun.
@@ -58,11 +59,11 @@ pub fn gate(
     development: bool,
     stop: CancellationToken,
 ) -> Result<Gate, prost_reflect::DescriptorError> {
-    let management = Management::new(services.clone(), runtime);
+    let management = Management::new(services.clone(), runtime.clone());
     let reflection = Reflection::new(services.clone())?;
     macro_rules! limited {
         ($server:ident, $service:expr) => {
-            $server::new($service).max_decoding_message_size(MAX_MESSAGE)
+            $server::new($service).max_decoding_message_size(MAX_MANAGEMENT_MESSAGE)
         };
     }
     let routes = Routes::new(limited!(TokenServiceServer, management.clone()))
@@ -73,11 +74,12 @@ pub fn gate(
         .add_service(reflection.v1alpha())
         .prepare();
     let behind = Behind {
-        authorization: Authorization::new(services.clone(), stop),
+        authorization: Authorization::new(services.clone(), runtime.clone(), stop),
         management: ServiceBuilder::new()
             .load_shed()
             .concurrency_limit(MANAGEMENT_CALLS)
             .service(routes),
+        runtime,
         open: health.prepare(),
     };
     Ok(Gate::new(behind, services.clone(), development))
@@ -93,9 +95,11 @@ pub async fn serve(
     services: Arc<Services>,
     tls: Option<TlsAcceptor>,
     threads: usize,
+    limits: ConnectionLimits,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let open = Arc::new(AtomicUsize::new(0));
+    let connections = Connections::new(limits, services.metrics.clone());
+    let hard_stop = CancellationToken::new();
     let mut workers = Vec::with_capacity(threads);
     let mut ends = Vec::with_capacity(threads);
     for number in 0..threads {
@@ -104,8 +108,7 @@ pub async fn serve(
             gate: gate.clone(),
             services: services.clone(),
             tls: tls.clone(),
-            open: open.clone(),
-            stop: stop.clone(),
+            hard_stop: hard_stop.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = tokio::sync::oneshot::channel();
@@ -119,23 +122,22 @@ pub async fn serve(
     }
 
     let mut next = 0;
-    net::accept(listener, stop, |stream, peer| {
-        if open.load(Ordering::Relaxed) >= CONNECTIONS {
-            services.metrics.shed.inc();
-            return;
-        }
+    let accepted = net::accept(listener, stop.clone(), |stream, peer| {
         next = (next + 1) % workers.len();
         match stream.into_std() {
             Ok(stream) => {
-                open.fetch_add(1, Ordering::Relaxed);
+                let Some(connection) = connections.enter(peer, &stop, &hard_stop) else {
+                    services.metrics.shed.inc();
+                    return;
+                };
                 services.metrics.connections.inc();
                 // A worker ends only after `stop`, when the connection is not wanted any more.
-                let _ = workers[next].send((stream, peer));
+                let _ = workers[next].send((stream, connection));
             }
             Err(error) => tracing::warn!(%error, "cannot hand a connection over"),
         }
-    })
-    .await;
+    });
+    tokio::join!(accepted, connections.end_idle(stop.clone()));
     drop(workers);
     for end in ends {
         // A worker that panicked has ended, too.
@@ -148,20 +150,17 @@ struct Worker {
     gate: Gate,
     services: Arc<Services>,
     tls: Option<TlsAcceptor>,
-    open: Arc<AtomicUsize>,
-    stop: CancellationToken,
+    hard_stop: CancellationToken,
 }
 
 impl Worker {
-    async fn run(self, mut take: mpsc::UnboundedReceiver<(std::net::TcpStream, IpAddr)>) {
+    async fn run(self, mut take: mpsc::UnboundedReceiver<(std::net::TcpStream, Arc<Connection>)>) {
         let connections = TaskTracker::new();
-        let hard_stop = CancellationToken::new();
-        while let Some((stream, peer)) = take.recv().await {
-            let gate = self.gate.for_peer(peer);
+        while let Some((stream, own)) = take.recv().await {
+            let peer = own.peer();
+            let (stop, hard_stop) = (own.stop.clone(), own.hard_stop.clone());
+            let gate = self.gate.at(own);
             let tls = self.tls.clone();
-            let stop = self.stop.clone();
-            let hard_stop = hard_stop.clone();
-            let open = self.open.clone();
             let metrics = self.services.metrics.clone();
             let connection = async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
@@ -189,20 +188,19 @@ impl Worker {
                     () = connection => {}
                     () = hard_stop.cancelled() => {}
                 }
-                open.fetch_sub(1, Ordering::Relaxed);
                 metrics.connections.dec();
             });
         }
         connections.close();
         if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
             tracing::warn!(open = connections.len(), "closing connections that did not end");
-            hard_stop.cancel();
+            self.hard_stop.cancel();
             connections.wait().await;
         }
     }
 }
 
-async fn serve_connection<S>(stream: S, gate: Gate, stop: CancellationToken)
+async fn serve_connection<S>(stream: S, gate: ConnectionGate, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -211,6 +209,7 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADERS)
+        .max_send_buf_size(answer::UNCOUNTED)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
     let begun = tokio::select! {
@@ -229,7 +228,7 @@ where
             return;
         }
     };
-    let (stream, outlet) = gather(stream);
+    let (stream, outlet) = gather(AnyAuthority::new(stream, preface::LENGTH));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), gate));
     let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;

@@ -34,13 +34,14 @@ use crate::{net, shutdown};
 use room::Room;
 use unread::Unread;
 
+/// Connections at once; more are closed at once. A fifth of them is a reserve for addresses that have no place
+/// among the ordinary ones (all are taken, or their share): each of these is for one request, so that they are
+/// free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
+pub const CONNECTIONS: usize = 1_280;
 /// How long a client may take for the head of a request, or be silent before the next one.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The largest head of a request, in bytes; what is larger is answered 431.
 const MAX_HEAD: usize = 16 << 10;
-/// Connections besides the ordinary ones, for addresses that have no place there (all are taken, or their
-/// share), and how many of one subscriber. Each is for one request, so that they are free again soon.
-const RESERVE: (usize, usize) = (256, 16);
 /// What the system keeps of unread answers for each connection, in bytes. Linux doubles it.
 const SEND_BUFFER: usize = 32 << 10;
 /// How long the system waits for a peer that confirms nothing, or takes nothing, also after the connection's
@@ -95,11 +96,12 @@ async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, String) {
     }
 }
 
-/// Serves until `stop`.
+/// Serves up to `connections` at once until `stop`.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
     tls: Option<TlsAcceptor>,
+    connections: usize,
     stop: CancellationToken,
 ) {
     // Connections take these over from the listener.
@@ -108,8 +110,10 @@ pub async fn serve(
     {
         tracing::warn!(%error, "cannot limit what the system keeps for HTTP clients that do not read");
     }
-    let room = Arc::new(Room::default());
-    let reserve = Arc::new(Room::new(RESERVE.0, RESERVE.1));
+    let reserved = connections / 5;
+    let ordinary = connections - reserved;
+    let room = Room::new(ordinary, ordinary.div_ceil(2));
+    let reserve = Room::new(reserved, reserved.div_ceil(16));
     let unread = unread::room();
     net::accept(listener, stop.clone(), |stream, peer| {
         let (place, keep_alive) = match room.enter(peer) {

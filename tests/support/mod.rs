@@ -16,6 +16,7 @@ pub mod calls;
 pub mod client;
 pub mod command;
 pub mod faults;
+pub mod frames;
 pub mod html;
 pub mod http;
 pub mod mime;

@@ -51,9 +51,22 @@ impl Raw {
         authorization: Option<&str>,
         messages: Vec<Bytes>,
     ) -> Result<Streaming<Bytes>, Status> {
+        self.exchange_as(path, authorization.as_slice(), messages).await
+    }
+
+    /// The same with any number of `authorization` headers.
+    ///
+    /// # Errors
+    /// What ends the call before its first answer.
+    pub async fn exchange_as(
+        &self,
+        path: &str,
+        authorizations: &[&str],
+        messages: Vec<Bytes>,
+    ) -> Result<Streaming<Bytes>, Status> {
         let mut request = Request::new(futures_util::stream::iter(messages));
-        if let Some(value) = authorization {
-            request.metadata_mut().insert("authorization", value.parse().expect("a header"));
+        for value in authorizations {
+            request.metadata_mut().append("authorization", value.parse().expect("a header"));
         }
         let mut grpc = Grpc::new(self.0.clone());
         grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;

@@ -42,6 +42,7 @@ pub struct Setup {
     client_ca: Option<String>,
     operator: Option<String>,
     data_dir: Option<PathBuf>,
+    descriptors: Option<u32>,
 }
 
 impl Setup {
@@ -56,6 +57,7 @@ impl Setup {
             client_ca: None,
             operator: Some(random_credential()),
             data_dir: None,
+            descriptors: None,
         }
     }
 
@@ -114,6 +116,12 @@ impl Setup {
     /// the later ones must refuse to start.
     pub fn data_dir(mut self, directory: &Path) -> Self {
         self.data_dir = Some(directory.to_owned());
+        self
+    }
+
+    /// So many open files at most, which it can't change.
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -346,7 +354,16 @@ impl Process {
     fn spawn(setup: &Setup, home: &Path, start: usize) -> Self {
         let stdout = output(home, start, "stdout");
         let stderr = output(home, start, "stderr");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let binary = env!("CARGO_BIN_EXE_portcullis");
+        let mut command = match setup.descriptors {
+            None => Command::new(binary),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, binary]);
+                shell
+            }
+        };
         command
             .arg("serve")
             .args(["--listen", &setup.listen])

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use crate::config::{client, duration};
 
@@ -140,7 +141,7 @@ impl Faults {
                 None
             }
             (Some(value), None) => Some(value.into()),
-            (None, Some(path)) => match fs::read_to_string(&path) {
+            (None, Some(path)) => match fs::read_to_string(&path).map(Zeroizing::new) {
                 Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
                 Err(error) => {
                     self.add(format!("{file_name}: cannot read {}: {error}", path.display()));

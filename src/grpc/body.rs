@@ -1,0 +1,190 @@
+//! The body of a request: how large each message in it may be, how long it may take to arrive, and how many
+//! bytes of such messages are kept at once.
+//!
+//! # Invariants
+//! - A message is refused by the length that it declares, before any of it is kept.
+//! - A message that is not there yet has room reserved for all of it. One that is there when it is looked for,
+//!   as those of nearly all decisions are, costs no reservation, no timer and no lock.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use prost::bytes::Bytes;
+use tokio::time::Sleep;
+use tonic::Status;
+
+use super::connections::{Connection, Guard};
+use super::status::status;
+use crate::service::Error;
+
+/// How long a message may take from its first byte to its last.
+const ARRIVAL: Duration = Duration::from_secs(10);
+/// A flag, and the length of the message in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX: usize = 5;
+/// What is smaller is not counted while it is worked on: it came in one piece.
+const SMALL: usize = 16 << 10;
+
+/// How a call takes its messages.
+pub(super) enum Messages {
+    /// One, which is kept until the body ends.
+    One,
+    /// One that is worked on for longer: its room is kept here.
+    Kept(Room),
+    /// Any number, each done with when the next one is asked for. The connection is in use until the end.
+    Many { _open: Guard },
+}
+
+/// Keeps the room of a message for as long as anybody has a clone.
+#[derive(Clone, Default)]
+pub(super) struct Room(Arc<Mutex<Vec<Guard>>>);
+
+impl Room {
+    fn keep(&self, guard: Guard) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(guard);
+    }
+}
+
+/// The body of one request.
+pub(super) struct RequestBody {
+    body: Incoming,
+    connection: Arc<Connection>,
+    messages: Messages,
+    /// Bytes that a message may have.
+    most: usize,
+    prefix: [u8; PREFIX],
+    /// How many of the prefix are known.
+    known: usize,
+    /// Bytes of the message that are still to come.
+    missing: usize,
+    /// Bytes of messages that whoever reads this body keeps because of it.
+    kept: usize,
+    reserved: Option<Guard>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// Messages of at most `most` bytes each.
+    pub(super) fn new(
+        body: Incoming,
+        connection: Arc<Connection>,
+        messages: Messages,
+        most: usize,
+    ) -> Self {
+        Self {
+            body,
+            connection,
+            messages,
+            most,
+            prefix: [0; PREFIX],
+            known: 0,
+            missing: 0,
+            kept: 0,
+            reserved: None,
+            timer: None,
+        }
+    }
+
+    /// Whether a message has begun and not ended.
+    fn within(&self) -> bool {
+        self.known > 0
+    }
+
+    /// Takes note of what came.
+    fn look(&mut self, mut data: &[u8]) -> Result<(), Box<Status>> {
+        while !data.is_empty() {
+            if self.known < PREFIX {
+                let length = data.len().min(PREFIX - self.known);
+                let (prefix, rest) = data.split_at(length);
+                self.prefix[self.known..self.known + length].copy_from_slice(prefix);
+                self.known += length;
+                data = rest;
+                if self.known < PREFIX {
+                    break;
+                }
+                let [_, length @ ..] = self.prefix;
+                self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                if self.missing > self.most {
+                    return Err(Box::new(status(&Error::TooLarge(self.most))));
+                }
+                // Of one message, the reader keeps what came before.
+                let before =
+                    if matches!(self.messages, Messages::Many { .. }) { 0 } else { self.kept };
+                self.kept = before + self.missing;
+                self.reserved = None;
+                if let Messages::Kept(room) = &self.messages
+                    && self.missing > SMALL
+                {
+                    room.keep(self.reserve(self.missing)?);
+                }
+            }
+            let length = data.len().min(self.missing);
+            data = &data[length..];
+            self.missing -= length;
+            if self.missing == 0 {
+                self.known = 0;
+                self.timer = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Guard, Box<Status>> {
+        self.connection.message(bytes).ok_or_else(|| Box::new(status(&Error::Overloaded)))
+    }
+
+    /// What has to wait costs memory meanwhile, and may wait for so long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Status>> {
+        if self.kept > 0 && self.reserved.is_none() && !matches!(self.messages, Messages::Kept(_)) {
+            self.reserved = Some(self.reserve(self.kept)?);
+        }
+        if self.within() {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ARRIVAL)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Err(Box::new(status(&Error::DeadlineExceeded)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if matches!(this.messages, Messages::Many { .. }) && !this.within() {
+            this.kept = 0;
+            this.reserved = None;
+        }
+        let (frame, checked) = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Pending => match this.wait(cx) {
+                Ok(()) => return Poll::Pending,
+                Err(error) => (None, Err(error)),
+            },
+            Poll::Ready(frame) => {
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                let checked = data.map_or(Ok(()), |data| this.look(data));
+                (frame, checked)
+            }
+        };
+        Poll::Ready(match checked {
+            Ok(()) => frame.map(|frame| frame.map_err(Into::into)),
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

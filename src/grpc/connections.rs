@@ -1,0 +1,344 @@
+//! Which connections the gRPC server keeps, and what each of them may hold.
+//!
+//! A connection over which no valid credential has come yet belongs to a stranger. Strangers have a small
+//! pool of their own. With the first valid credential a connection leaves it, where its address has room among
+//! those that are known. So idle connections of strangers cost little memory, and never keep a client out:
+//! where the pool is full, a new connection takes the place of another one.
+//!
+//! - Where some address has more of them than the newcomer's would have, its oldest one is closed.
+//! - Otherwise the oldest of all is closed, but none that is younger than [`GRACE`]: clients that connect all at
+//!   once, as after a restart, would else close each other's connections before any of them got to its first call.
+//!
+//! # Invariants
+//! - A connection is in the pool of strangers, or has a permit of the known ones, and never both.
+//! - Whatever is counted here is given back when its guard or its connection is dropped.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Stopwatch;
+use crate::net::{Limiter, Permit, subscriber};
+use crate::telemetry::Metrics;
+
+/// Connections that all threads serve at once.
+pub const CONNECTIONS: usize = 16_384;
+/// How many of them may belong to strangers.
+pub const STRANGERS: usize = 512;
+/// How long a stranger's connection keeps its place before one of an address that has as many.
+const GRACE: Duration = Duration::from_secs(2);
+/// Bytes of messages that are awaited at once, or that wait for the store: in all, from one address, and
+/// on one connection. Each is at least the largest message.
+const MESSAGES: usize = 64 << 20;
+const MESSAGES_OF_ADDRESS: usize = 16 << 20;
+const MESSAGES_OF_CONNECTION: usize = 8 << 20;
+/// The same for large answers that the client has not read yet.
+const ANSWERS: usize = 256 << 20;
+const ANSWERS_OF_ADDRESS: usize = 64 << 20;
+const ANSWERS_OF_CONNECTION: usize = 32 << 20;
+/// Calls without a credential that have to wait, or watch the health of the server: in all, from one address,
+/// and on one connection.
+const STRANGERS_CALLS: usize = 4_096;
+const STRANGERS_CALLS_OF_ADDRESS: usize = 1_024;
+const STRANGERS_CALLS_OF_CONNECTION: usize = 32;
+/// How often within the idle time it is looked whether a connection was used.
+const LOOKS: u32 = 4;
+
+/// How many connections there may be, and for how long an idle one is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// In all: at most [`CONNECTIONS`].
+    pub total: usize,
+    /// Of one address, or one IPv6 /64, over which valid credentials came.
+    pub per_address: usize,
+    /// How long a connection without any call is kept.
+    pub idle: Duration,
+}
+
+impl ConnectionLimits {
+    fn strangers(&self) -> usize {
+        STRANGERS.min(self.total.div_ceil(4))
+    }
+}
+
+/// A stranger's connection.
+#[derive(Debug)]
+struct Stranger {
+    since: Stopwatch,
+    close: CancellationToken,
+}
+
+/// Those of strangers, by address, the oldest first.
+#[derive(Debug, Default)]
+struct Strangers {
+    all: usize,
+    by: HashMap<IpAddr, BTreeMap<u64, Stranger>>,
+}
+
+impl Strangers {
+    fn insert(&mut self, whose: IpAddr, number: u64, stranger: Stranger) {
+        self.by.entry(whose).or_default().insert(number, stranger);
+        self.all += 1;
+    }
+
+    fn remove(&mut self, whose: IpAddr, number: u64) -> Option<Stranger> {
+        let theirs = self.by.get_mut(&whose)?;
+        let removed = theirs.remove(&number);
+        if theirs.is_empty() {
+            self.by.remove(&whose);
+        }
+        self.all -= usize::from(removed.is_some());
+        removed
+    }
+
+    /// Takes out the connection whose place a new one of `newcomer` gets; `None` where it gets none.
+    fn give_way(&mut self, newcomer: IpAddr, grace: Duration) -> Option<Stranger> {
+        let own = self.by.get(&newcomer).map_or(0, BTreeMap::len);
+        let oldest = |(&whose, theirs): (&IpAddr, &BTreeMap<u64, Stranger>)| {
+            let (&number, _) = theirs.first_key_value()?;
+            Some((theirs.len(), Reverse(number), whose))
+        };
+        let (most, Reverse(number), whose) = self.by.iter().filter_map(oldest).max()?;
+        if most > own + 1 {
+            return self.remove(whose, number);
+        }
+        let all = self.by.iter().filter_map(oldest);
+        let (_, Reverse(number), whose) = all.max_by_key(|&(_, number, _)| number)?;
+        let oldest = self.by.get(&whose)?.get(&number)?;
+        if oldest.since.elapsed() >= grace { self.remove(whose, number) } else { None }
+    }
+}
+
+/// All connections of the server.
+#[derive(Debug)]
+pub(super) struct Connections {
+    limits: ConnectionLimits,
+    next: AtomicU64,
+    known: Arc<Limiter>,
+    strangers: Mutex<Strangers>,
+    open: Mutex<HashMap<u64, Weak<Connection>>>,
+    messages: Arc<Limiter>,
+    answers: Arc<Limiter>,
+    strangers_calls: Arc<Limiter>,
+    metrics: Arc<Metrics>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connections {
+    pub(super) fn new(limits: ConnectionLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let known = limits.total - limits.strangers();
+        Arc::new(Self {
+            limits,
+            next: AtomicU64::new(0),
+            known: Limiter::new(known, limits.per_address),
+            strangers: Mutex::default(),
+            open: Mutex::default(),
+            messages: Limiter::new(MESSAGES, MESSAGES_OF_ADDRESS),
+            answers: Limiter::new(ANSWERS, ANSWERS_OF_ADDRESS),
+            strangers_calls: Limiter::new(STRANGERS_CALLS, STRANGERS_CALLS_OF_ADDRESS),
+            metrics,
+        })
+    }
+
+    /// A place for a connection from `peer`, which is asked to end when `stop` is cancelled and ends at once
+    /// with `hard_stop`; `None` where there is none.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        stop: &CancellationToken,
+        hard_stop: &CancellationToken,
+    ) -> Option<Arc<Connection>> {
+        let whose = subscriber(peer);
+        let mut strangers = lock(&self.strangers);
+        if strangers.all >= self.limits.strangers() {
+            strangers.give_way(whose, GRACE)?.close.cancel();
+        }
+        let connection = Arc::new(Connection {
+            connections: self.clone(),
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            peer: peer.to_canonical(),
+            stop: stop.child_token(),
+            hard_stop: hard_stop.child_token(),
+            known: OnceLock::new(),
+            passed_over: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            streams: AtomicUsize::new(0),
+            messages: AtomicUsize::new(0),
+            answers: AtomicUsize::new(0),
+            strangers_calls: AtomicUsize::new(0),
+        });
+        let close = connection.hard_stop.clone();
+        strangers.insert(whose, connection.number, Stranger { since: Stopwatch::start(), close });
+        drop(strangers);
+        lock(&self.open).insert(connection.number, Arc::downgrade(&connection));
+        Some(connection)
+    }
+
+    /// Ends connections that are idle, until `stop`.
+    pub(super) async fn end_idle(&self, stop: CancellationToken) {
+        let pause = self.limits.idle / LOOKS;
+        let mut seen = HashMap::new();
+        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            seen = self.look(&seen);
+        }
+    }
+
+    /// Looks once at all connections, and ends those that were not used at the last looks. `seen` is what the
+    /// look before this one returned: how many calls a connection had, and how often in a row it was unused.
+    fn look(&self, seen: &HashMap<u64, (u64, u32)>) -> HashMap<u64, (u64, u32)> {
+        let open: Vec<_> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
+        let looks = open.iter().map(|connection| {
+            connection.passed_over.store(false, Ordering::Relaxed);
+            let calls = connection.calls.load(Ordering::Relaxed);
+            let unused = connection.streams.load(Ordering::Relaxed) == 0;
+            let looks = match seen.get(&connection.number) {
+                Some(&(before, looks)) if before == calls && unused => looks + 1,
+                _ => 0,
+            };
+            match looks {
+                0..LOOKS => {}
+                // What it asks from now on goes over a new connection: well-behaved clients make one.
+                LOOKS => connection.stop.cancel(),
+                _ => connection.hard_stop.cancel(),
+            }
+            (connection.number, (calls, looks))
+        });
+        looks.collect()
+    }
+}
+
+/// One connection: whose it is, and what it holds.
+#[derive(Debug)]
+pub(super) struct Connection {
+    connections: Arc<Connections>,
+    number: u64,
+    peer: IpAddr,
+    /// It is to end once what is under way has ended.
+    pub(super) stop: CancellationToken,
+    /// It is to end at once.
+    pub(super) hard_stop: CancellationToken,
+    known: OnceLock<Permit>,
+    /// Whether its address has no room for it among the known ones, for now.
+    passed_over: AtomicBool,
+    calls: AtomicU64,
+    streams: AtomicUsize,
+    messages: AtomicUsize,
+    answers: AtomicUsize,
+    strangers_calls: AtomicUsize,
+}
+
+impl Connection {
+    /// Takes note of a call. Only the thread that serves the connection does.
+    pub(super) fn called(&self) {
+        // No read-modify-write: nobody else writes it, and a decision must not pay for a lock of the bus.
+        self.calls.store(self.calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Takes note of a valid credential.
+    pub(super) fn recognise(&self) {
+        if self.known.get().is_some() || self.passed_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let connections = &self.connections;
+        let Some(permit) = connections.known.take(self.peer, 1) else {
+            self.passed_over.store(true, Ordering::Relaxed);
+            return;
+        };
+        // Where it is just being closed for another one, that stays so.
+        if lock(&connections.strangers).remove(subscriber(self.peer), self.number).is_some() {
+            let _ = self.known.set(permit);
+        }
+    }
+
+    /// A stream is open until the guard is dropped: the connection is not idle.
+    pub(super) fn stream(self: &Arc<Self>) -> Guard {
+        Guard::count(self, |own| &own.streams, 1).0
+    }
+
+    /// Room for `bytes` of a message; `None` where too much is under way.
+    pub(super) fn message(self: &Arc<Self>, bytes: usize) -> Option<Guard> {
+        let limiter = &self.connections.messages;
+        Guard::limited(self, |own| &own.messages, bytes, MESSAGES_OF_CONNECTION, limiter)
+    }
+
+    /// Room for `bytes` of an answer.
+    pub(super) fn answer(self: &Arc<Self>, bytes: usize) -> Option<Guard> {
+        let limiter = &self.connections.answers;
+        Guard::limited(self, |own| &own.answers, bytes, ANSWERS_OF_CONNECTION, limiter)
+    }
+
+    /// Room for a call without a credential that has to wait.
+    pub(super) fn strangers_call(self: &Arc<Self>) -> Option<Guard> {
+        let limiter = &self.connections.strangers_calls;
+        Guard::limited(self, |own| &own.strangers_calls, 1, STRANGERS_CALLS_OF_CONNECTION, limiter)
+    }
+
+    /// Its peer's address.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.known.get().is_none() {
+            lock(&self.connections.strangers).remove(subscriber(self.peer), self.number);
+        }
+        lock(&self.connections.open).remove(&self.number);
+    }
+}
+
+/// Something that a connection holds; given back when it is dropped.
+pub(super) struct Guard {
+    connection: Arc<Connection>,
+    counter: fn(&Connection) -> &AtomicUsize,
+    units: usize,
+    _permit: Option<Permit>,
+}
+
+impl Guard {
+    /// Counts `units`, and says how many there were before.
+    fn count(
+        connection: &Arc<Connection>,
+        counter: fn(&Connection) -> &AtomicUsize,
+        units: usize,
+    ) -> (Self, usize) {
+        let before = counter(connection).fetch_add(units, Ordering::Relaxed);
+        (Self { connection: connection.clone(), counter, units, _permit: None }, before)
+    }
+
+    fn limited(
+        connection: &Arc<Connection>,
+        counter: fn(&Connection) -> &AtomicUsize,
+        units: usize,
+        most: usize,
+        limiter: &Arc<Limiter>,
+    ) -> Option<Self> {
+        let (mut guard, before) = Self::count(connection, counter, units);
+        if units <= most.saturating_sub(before) {
+            guard._permit = limiter.take(connection.peer, units);
+        }
+        if guard._permit.is_none() {
+            connection.connections.metrics.shed.inc();
+            return None;
+        }
+        Some(guard)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        (self.counter)(&self.connection).fetch_sub(self.units, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
