@@ -31,6 +31,7 @@
 //! - [`config`]: every setting; nothing else reads the environment.
 //! - [`clock`]: the store's time, carried forward by a monotonic clock.
 //! - [`net`]: listeners and TLS.
+//! - [`html`]: what templates show of any text.
 //! - [`shutdown`]: tasks that can't die silently, and how the process ends.
 //! - [`telemetry`]: logs and metrics.
 //!
@@ -59,6 +60,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod grpc;
+pub mod html;
 pub mod http;
 pub mod lease;
 pub mod lifecycle;

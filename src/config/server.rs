@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::policy::catalog_file;
 use crate::policy::network::Limits;
+use crate::policy::text;
 use crate::secret::Prefix;
 use crate::telemetry::LogFormat;
 use faults::Faults;
@@ -283,10 +284,23 @@ impl ServeArgs {
                 String::new()
             }),
         };
-        if let (Some(path), Err(found)) = (&self.catalog, catalog_file::parse(&catalog)) {
-            for fault in found.iter().filter(|_| !catalog.is_empty()) {
-                faults.add(format!("--catalog: {}: {fault}", path.display()));
+        match (&self.catalog, catalog_file::parse(&catalog)) {
+            (Some(path), Err(found)) => {
+                for fault in found.iter().filter(|_| !catalog.is_empty()) {
+                    faults.add(format!("--catalog: {}: {fault}", path.display()));
+                }
             }
+            (Some(path), Ok(defs)) => {
+                for def in &defs {
+                    if let Err(error) = text::check(&def.description) {
+                        let (path, name) = (path.display(), &def.name);
+                        faults.add(format!(
+                            "--catalog: {path}: scope \"{name}\": the description {error}"
+                        ));
+                    }
+                }
+            }
+            (None, _) => {}
         }
         let operator_credential = faults.secret(OPERATOR, OPERATOR_FILE);
         if let Some(secret) = &operator_credential {
@@ -339,7 +353,7 @@ impl ServeArgs {
             Some("text") => Some(LogFormat::Text),
             Some("json") => Some(LogFormat::Json),
             Some(other) => {
-                faults.add(format!("--log-format: {other:?} is not text or json"));
+                faults.add(format!("--log-format: {} is not text or json", text::in_quotes(other)));
                 None
             }
         };

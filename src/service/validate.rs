@@ -7,6 +7,7 @@ use lettre::Address;
 
 use super::error::{Error, Violation};
 use crate::policy::network::{Entry, Limits, parse_entries};
+use crate::policy::text::{self, Unshowable};
 
 /// The longest label of an account, token or credential, in characters.
 pub const MAX_NAME: usize = 200;
@@ -90,29 +91,32 @@ where
     if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
 }
 
-/// A label for people; `required` tells whether it may be empty.
+/// A label for people; `required` says whether it may not be empty (docs/policy.md, 1.13).
 ///
 /// # Errors
-/// It is missing, too long, or has control characters.
+/// It is missing, longer than [`MAX_NAME`] characters, or can't be shown as it is.
 pub fn name(text: &str, required: bool) -> Result<String, Error> {
     let fault = |reason, text: String| Err(Error::invalid("name", reason, text));
     let trimmed = text.trim();
     if trimmed.is_empty() && required {
         return fault("REQUIRED", "is required".into());
     }
-    if text.len() > MAX_NAME * 4 || trimmed.chars().count() > MAX_NAME {
-        return fault("TOO_LONG", format!("is longer than {MAX_NAME} characters: shorten it"));
+    let count = trimmed.chars().count();
+    if count > MAX_NAME {
+        let text = format!("has {count} characters, and {MAX_NAME} is the most: shorten it");
+        return fault("TOO_LONG", text);
     }
-    if trimmed.chars().any(|c| c.is_control() || misleads(c)) {
-        return fault("CONTROL_CHARACTERS", "has control characters: leave them out".into());
+    if let Err(error) = text::check(trimmed) {
+        return fault(unshowable(error), error.to_string());
     }
     Ok(trimmed.to_owned())
 }
 
-/// Line breaks that are no control characters, and what changes the direction of the text around it:
-/// with them, a name on a page or in a mail reads as something else.
-fn misleads(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+fn unshowable(error: Unshowable) -> &'static str {
+    match error {
+        Unshowable::Hidden(_) => "HIDDEN_CHARACTER",
+        Unshowable::Mark(_) => "COMBINING_MARK",
+    }
 }
 
 /// Mail addresses of admins.
@@ -138,9 +142,9 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         let text = text.trim();
         if text.len() > MAX_EMAIL {
             faults.add(field(), "TOO_LONG", format_args!("is longer than {MAX_EMAIL} bytes"));
-        } else if text.chars().any(|c| c.is_control() || misleads(c))
-            || !text.parse::<Address>().is_ok_and(|address| is_plain(&address))
-        {
+        } else if let Err(error) = text::check(text) {
+            faults.add(field(), unshowable(error), error);
+        } else if !text.parse::<Address>().is_ok_and(|address| is_plain(&address)) {
             faults.add(
                 field(),
                 "NOT_AN_EMAIL",

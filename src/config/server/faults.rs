@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::config::{client, duration};
+use crate::policy::text::in_quotes;
 
 /// Every fault of the settings.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ impl Faults {
     pub(super) fn parse<T: FromStr>(&mut self, flag: &str, text: &str, what: &str) -> Option<T> {
         let parsed = text.trim().parse().ok();
         if parsed.is_none() {
-            self.add(format!("--{flag}: {text:?} is not {what}"));
+            self.add(format!("--{flag}: {} is not {what}", in_quotes(text)));
         }
         parsed
     }
@@ -48,8 +49,8 @@ impl Faults {
         let what = format!("a whole number from {least} to {most}");
         match self.parse::<u64>(flag, text, &what) {
             Some(number) if (least..=most).contains(&number) => number,
-            Some(_) => {
-                self.add(format!("--{flag}: {text} is not {what}"));
+            Some(number) => {
+                self.add(format!("--{flag}: {number} is not {what}"));
                 least
             }
             None => least,
@@ -61,13 +62,14 @@ impl Faults {
         match duration::parse(text.trim()) {
             Ok(Duration::ZERO) => {
                 self.add(format!(
-                    "--{flag}: {text:?} is no time at all: write one such as 7d or 90s"
+                    "--{flag}: {} is no time at all: write one such as 7d or 90s",
+                    in_quotes(text)
                 ));
                 None
             }
             Ok(duration) => Some(duration),
             Err(error) => {
-                self.add(format!("--{flag}: {text:?} {error}"));
+                self.add(format!("--{flag}: {} {error}", in_quotes(text)));
                 None
             }
         }
