@@ -89,7 +89,7 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     token_prefix: String,
-    /// Entries that a whitelist has at most
+    /// Entries that a whitelist has at most, up to 10000
     #[arg(
         long,
         env = "PORTCULLIS_WHITELIST_MAX_ENTRIES",
@@ -115,7 +115,7 @@ pub struct ServeArgs {
         env = "PORTCULLIS_WHITELIST_WIDEST_IPV6",
         hide_env_values = true,
         value_name = "LENGTH",
-        default_value = "32",
+        default_value = "24",
         help_heading = "Policy"
     )]
     whitelist_widest_ipv6: String,
@@ -323,7 +323,7 @@ impl ServeArgs {
                 "whitelist-max-entries",
                 &self.whitelist_max_entries,
                 1,
-                10_000,
+                Limits::MOST_ENTRIES as u64,
             ) as usize,
             widest_v4: number(
                 &mut faults,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use lettre::Address;
 
 use super::error::{Error, Violation};
-use crate::policy::network::{Entry, Limits, parse_entries};
+use crate::policy::network::{Entry, Limits, MAX_FAULTS, parse_entries};
 use crate::policy::text::{self, Unshowable};
 
 /// The longest label of an account, token or credential, in characters.
@@ -15,10 +15,6 @@ pub const MAX_NAME: usize = 200;
 pub const MAX_ADMINS: usize = 50;
 /// The longest mail address, in bytes (RFC 5321, section 4.5.3.1.3, less the brackets).
 pub const MAX_EMAIL: usize = 254;
-/// The most strings a list of whitelist entries can have before they are looked at.
-const MAX_ENTRY_TEXTS: usize = 1_000;
-/// The most bytes all of them can have.
-const MAX_ENTRY_BYTES: usize = 100_000;
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
@@ -164,25 +160,32 @@ fn is_plain(address: &Address) -> bool {
     !address.user().contains('"') && !address.domain().starts_with('[')
 }
 
-/// Whitelist entries, each string one entry or a comma-separated list.
+/// Whitelist entries, each string one entry or a comma-separated list. Sorted, each once: however often
+/// one is named, and however it is spelled, it counts as one.
 ///
 /// # Errors
-/// Every entry that is none, with the cure.
+/// Every entry that is none, with the cure, up to [`MAX_FAULTS`]; more than any whitelist can have.
 pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Entry>, Error> {
-    let bytes: usize = texts.iter().map(String::len).sum();
-    if texts.len() > MAX_ENTRY_TEXTS || bytes > MAX_ENTRY_BYTES {
-        let text = match limits.max_entries {
-            usize::MAX => "is too long: send fewer entries at a time".to_owned(),
-            most => format!("is too long; a whitelist has at most {most} entries"),
-        };
-        return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
-    }
-    parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
+    let parsed = parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
         let violation = |fault: &crate::policy::network::ListFault| Violation {
             field: format!("{field}[{}]", fault.index),
             description: fault.error.to_string(),
             reason: fault.error.reason(),
         };
-        Error::Invalid(faults.iter().map(violation).collect())
-    })
+        let mut violations: Vec<_> = faults.iter().map(violation).collect();
+        if violations.len() == MAX_FAULTS {
+            let description = format!("is read up to the {MAX_FAULTS}th error: there may be more");
+            violations.push(Violation { field: field.to_owned(), description, reason: "MORE" });
+        }
+        Error::Invalid(violations)
+    })?;
+    let (count, most) = (parsed.len(), limits.max_entries.min(Limits::MOST_ENTRIES));
+    if count > Limits::MOST_ENTRIES {
+        let text = format!(
+            "has {count} different entries, and a whitelist has at most {most} (the server's setting \
+             --whitelist-max-entries): name fewer"
+        );
+        return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
+    }
+    Ok(parsed)
 }

@@ -45,8 +45,11 @@ use attempts::Attempts;
 use frame::Place;
 use session::Signed;
 
-/// The largest form that is read, in bytes.
+/// The largest form that is read of strangers, in bytes.
 const MAX_FORM: usize = 256 << 10;
+/// So much larger is one of somebody who is signed in, for each entry that a whitelist may have: one that
+/// is added takes at most 70 bytes, one that is removed as many.
+const FORM_OF_ENTRY: usize = 200;
 /// Pages that are made at once; more are refused.
 const AT_ONCE: usize = 64;
 /// How long one may take.
@@ -79,6 +82,13 @@ struct Page {
     secure: bool,
     attempts: Attempts,
     room: Arc<Semaphore>,
+}
+
+impl Page {
+    /// The largest form of somebody who is signed in, in bytes.
+    fn max_form(&self) -> usize {
+        MAX_FORM + self.services.limits.max_entries * FORM_OF_ENTRY
+    }
 }
 
 /// The pages. `secure`: browsers reach them by TLS alone.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, RawQuery, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, RawQuery, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
@@ -19,7 +19,7 @@ use super::answer::{Fault, Result, page, sentence};
 use super::attempts::WINDOW;
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
-use super::{Page, Peer};
+use super::{MAX_FORM, Page, Peer};
 use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};
@@ -132,7 +132,7 @@ impl FromRequest<Arc<Page>> for Sent {
         own_site(request.headers()).map_err(Fault::into_response)?;
         let (mut parts, body) = request.into_parts();
         let signed = Signed::from_request_parts(&mut parts, page).await?;
-        let fields = fields(Request::from_parts(parts, body), page).await;
+        let fields = fields(Request::from_parts(parts, body), page, page.max_form()).await;
         let fields = fields.map_err(|fault| fault.at(&signed, Place::None).into_response())?;
         if !signed.who.is_form_token(fields.one("csrf")) {
             return Err(forged().at(&signed, Place::None).into_response());
@@ -141,8 +141,8 @@ impl FromRequest<Arc<Page>> for Sent {
     }
 }
 
-/// The fields of a form.
-async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
+/// The fields of a form of at most `most` bytes.
+async fn fields(mut request: Request, page: &Arc<Page>, most: usize) -> Result<Fields> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -150,14 +150,18 @@ async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
         let text = "Forms are sent as application/x-www-form-urlencoded.";
         return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this", text));
     }
+    DefaultBodyLimit::max(most).apply(&mut request);
     let slow =
         |_| Fault::new(StatusCode::REQUEST_TIMEOUT, "Too slow", "The form did not arrive in time.");
     let body =
         tokio::time::timeout(ARRIVAL, Bytes::from_request(request, page)).await.map_err(slow)?;
     let body = body.map_err(|rejection| {
         let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
-        let text =
-            if too_large { "That is more than a form may hold." } else { "The form was cut off." };
+        let text = if too_large {
+            format!("The form is larger than {most} bytes, which is the most: send less at a time.")
+        } else {
+            "The form was cut off.".to_owned()
+        };
         Fault::new(rejection.status(), "That can't be read", text)
     })?;
     Ok(Fields::read(&body))
@@ -323,7 +327,7 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     own_site(request.headers())?;
     let (parts, body) = request.into_parts();
     let (client, former) = (peer(&parts), cookie(&page, &parts.headers));
-    let fields = fields(Request::from_parts(parts, body), &page).await?;
+    let fields = fields(Request::from_parts(parts, body), &page, MAX_FORM).await?;
     let next = fields.one("next");
     let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let metrics = &page.services.metrics;
