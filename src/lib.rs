@@ -32,6 +32,7 @@
 //! - [`clock`]: the store's time, carried forward by a monotonic clock.
 //! - [`net`]: listeners and TLS.
 //! - [`pem`]: certificates and keys in files, and what is wrong with them.
+//! - [`html`]: what templates show of any text.
 //! - [`shutdown`]: tasks that can't die silently, and how the process ends.
 //! - [`telemetry`]: logs and metrics.
 //!
@@ -60,6 +61,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod grpc;
+pub mod html;
 pub mod http;
 pub mod lease;
 pub mod lifecycle;

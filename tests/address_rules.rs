@@ -64,7 +64,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("api.example.com", &["host name", "write its IP address"]),
     ("https://example.com/", &["host name"]),
     ("11.0.0.0/7", &["wider than an IPv4 /8", "write narrower ranges"]),
-    ("2001:d00::/24", &["wider than an IPv6 /32", "write narrower ranges"]),
+    ("2001:c00::/23", &["wider than an IPv6 /24", "write narrower ranges"]),
     ("::ffff:10.0.0.0/103", &["wider than an IPv4 /8"]),
     ("10.0.0.0/33", &["a number from 1 to 32"]),
     ("2001:db8::/129", &["a number from 1 to 128"]),
@@ -76,6 +76,30 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("", &["empty"]),
     ("192.0.2.1,,192.0.2.2", &["empty", "stray commas"]),
     ("192.0.2.1 192.0.2.2", &["whitespace", "separate entries with commas"]),
+    ("64:ff9b::/96", &["all IPv4 addresses", "64:ff9b::/96 (NAT64", "that clients really use"]),
+    ("64:ff9b::/64", &["all IPv4 addresses", "64:ff9b::/96 (NAT64", "that clients really use"]),
+    ("64:ff9b:1::/48", &["all IPv4 addresses", "64:ff9b:1::/48 (NAT64"]),
+    ("64:ff9b::8000:0/97", &["wider than an IPv4 /8", "NAT64", "ranges of /104 or longer"]),
+    ("2001::/32", &["all IPv4 addresses", "2001::/32 (Teredo"]),
+    ("::ffff:0:0:0/96", &["all IPv4 addresses", "::ffff:0:0:0/96 (SIIT"]),
+    ("\"192.0.2.7\"", &["“\"192.0.2.7\"” has quotation marks", "leave them out"]),
+    ("“192.0.2.7”", &["quotation marks", "leave them out"]),
+    ("‘10.0.0.0/24’", &["quotation marks", "leave them out"]),
+    ("office", &["“office” is a host name"]),
+    ("Office", &["“Office” is a host name"]),
+    ("10.0.0.0/24;", &["“;”", "separate entries with commas"]),
+    ("192.0.2.7; 192.0.2.8", &["“;”", "separate entries with commas"]),
+    ("192.0.2.7|192.0.2.8", &["“|”", "separate entries with commas"]),
+    ("192.0.2.7\t192.0.2.8", &["whitespace", "separate entries with commas"]),
+    ("192.0.2.7.", &["the stray character “.”", "leave it out"]),
+    ("10.0.0.0/24.", &["the stray character “.”", "leave it out"]),
+    ("<192.0.2.7>", &["brackets < and >", "leave them out"]),
+    ("(192.0.2.7)", &["brackets ( and )", "leave them out"]),
+    ("192.0.2.7 # office", &["comment", "leave it out"]),
+    ("192.0.2.7\u{200b}", &["U+200B", "can't be seen", "leave it out"]),
+    ("192.0.2.7\u{e0041}", &["U+E0041", "can't be seen"]),
+    ("10.0.0.1–10.0.0.9", &["span", "write ranges"]),
+    ("１０.0.0.1", &["“１” (U+FF11)"]),
 ];
 
 struct Stage {
@@ -193,7 +217,8 @@ async fn what_is_no_entry_is_refused_with_the_cure() {
                 panic!("{entry}: {violations:?}")
             };
             assert_eq!(blamed, field, "{entry}");
-            let named = entry.contains(',') || description.contains(entry);
+            let shown = portcullis::policy::text::escape(entry);
+            let named = entry.contains(',') || description.contains(&*shown);
             assert!(named && cure.iter().all(|words| description.contains(words)), "{description}");
             assert!(status.message().contains(description), "{}", status.message());
         }
@@ -227,6 +252,74 @@ async fn a_hundred_entries_and_no_more() {
     assert_eq!(swapped.entries.len(), 100);
     // What is there already is not one more.
     stage.manage(edit(&token, &entries[50..60], &[])).await.unwrap();
+}
+
+/// Rules 3.10 and 3.16: the setting counts, and nothing smaller stands before it.
+#[tokio::test]
+async fn a_whitelist_of_the_greatest_setting_is_sent_in_one_call() {
+    const MOST: usize = 10_000;
+    let stage = Stage::on(Setup::sqlite().flag("--whitelist-max-entries", "10000")).await;
+    // As long as an entry can be written, and none of them next to another.
+    let long =
+        |n: usize| format!("2001:0db8:{:04x}:0000:0000:{:04x}:255.255.255.255/128", n, n * 3);
+    let texts: Vec<String> = (0..=MOST).map(long).collect();
+    let all: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let most = &all[..MOST];
+
+    let created = stage.create(TokenKind::ReadWrite, &[], most).await.unwrap();
+    assert_eq!(created.len(), MOST);
+    let joined = most.join(",");
+    assert_eq!(stage.create(TokenKind::ReadWrite, &[], &[&joined]).await.unwrap().len(), MOST);
+
+    let (token, secret) = stage.token(TokenKind::ReadOnly, &["192.0.2.1"]).await;
+    let replaced = stage.manage(replace(&token, most, false)).await.unwrap();
+    assert_eq!((replaced.entries.len(), replaced.still_covered_by.len()), (MOST, 0));
+    // What is there, and what is named twice or in another spelling, is not one more.
+    let again: Vec<String> =
+        created.iter().flat_map(|e| [e.to_uppercase(), format!("{e}/128")]).collect();
+    let again: Vec<&str> = again.iter().chain(&texts[..MOST]).map(String::as_str).collect();
+    assert!(again.len() > 2 * MOST);
+    let same = stage.manage(edit(&token, &again, &[])).await.unwrap();
+    assert_eq!((same.entries, same.version), (replaced.entries.clone(), replaced.version));
+    assert_eq!(stage.create(TokenKind::ReadWrite, &[], &again).await.unwrap().len(), MOST);
+
+    for (request, field) in [
+        (edit(&token, &all[MOST..], &[]), "add"),
+        (edit(&token, &all, &[]), "add"),
+        (replace(&token, &all, false), "replace.entries"),
+    ] {
+        let status = stage.manage(request).await.unwrap_err();
+        let [(blamed, description)] = &violations(&status)[..] else { panic!("{status:?}") };
+        assert_eq!((status.code(), blamed.as_str()), (Code::InvalidArgument, field));
+        for words in ["10001", "10000", "--whitelist-max-entries"] {
+            assert!(description.contains(words), "{description}");
+        }
+    }
+    let status = stage.create(TokenKind::ReadWrite, &[], &all).await.unwrap_err();
+    assert!(status.message().contains("10001") && status.message().contains("10000"), "{status:?}");
+
+    let last = created.last().unwrap();
+    assert_eq!(stage.reason(&secret, last, "transactions.read").await, Reason::Allowed);
+    let outside = stage.reason(&secret, "192.0.2.1", "transactions.read").await;
+    assert_eq!(outside, Reason::ClientIpNotWhitelisted);
+    let swapped = stage.manage(edit(&token, &["192.0.2.1"], most)).await.unwrap();
+    assert_eq!(swapped.entries, ["192.0.2.1"]);
+    assert_eq!(
+        stage.reason(&secret, last, "transactions.read").await,
+        Reason::ClientIpNotWhitelisted
+    );
+}
+
+#[tokio::test]
+async fn a_setting_beyond_what_fits_is_refused_with_the_bounds() {
+    for setting in ["0", "10001", "many"] {
+        let (status, said) = Setup::sqlite().flag("--whitelist-max-entries", setting).refused();
+        assert!(!status.success());
+        assert!(
+            said.contains("--whitelist-max-entries") && said.contains("from 1 to 10000"),
+            "{said}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -10,10 +10,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use portcullis::grpc::proto::{
-    AuthorizeResponse, BatchAuthorizeResponse, CreateAccountRequest, Decision, ListAccountsRequest,
-    ListAuditEventsRequest, ListTokensRequest, Reason, SetAccountAdminsRequest,
+    ApplyCatalogRequest, AuthorizeResponse, BatchAuthorizeResponse, CreateAccountRequest,
+    CreateCredentialRequest, CreateTokenRequest, Decision, ListAccountsRequest,
+    ListAuditEventsRequest, ListTokensRequest, Reason, Role, SetAccountAdminsRequest,
     StreamAuthorizeResponse, TokenKind, batch_authorize_result, stream_authorize_response,
 };
+use portcullis::policy::text::is_hidden;
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use serde_json::json;
@@ -63,6 +65,16 @@ const ALLOWED: &[(&str, &str, &str, Code)] = &[
     ("ManageWhitelist", "replace.entries", "left out", Code::FailedPrecondition),
     // A comment in any language.
     ("ApplyCatalog", "toml", "right-to-left override", Code::Ok),
+    ("ApplyCatalog", "toml", "soft hyphen", Code::Ok),
+    ("ApplyCatalog", "toml", "tag", Code::Ok),
+    // However often an entry is named, it is one.
+    ("CreateToken", "whitelist", "10,000 times the same", Code::Ok),
+    ("ManageWhitelist", "add", "10,000 times the same", Code::Ok),
+    ("ManageWhitelist", "replace.entries", "10,000 times the same", Code::Ok),
+    ("ManageWhitelist", "remove", "10,000 times the same", Code::Ok),
+    // They are not there.
+    ("ManageWhitelist", "remove", "10,000 items", Code::FailedPrecondition),
+    ("ManageWhitelist", "remove", "10,000 items in one", Code::FailedPrecondition),
 ];
 
 struct Stage {
@@ -154,7 +166,7 @@ fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<St
     if size > MAX_HEADERS {
         return Some(format!("{size} bytes of headers"));
     }
-    if status.message().chars().any(|c| c.is_control() || c == '\u{202e}') {
+    if status.message().chars().any(is_hidden) {
         return Some(format!("a message that repeats what is hostile: {:?}", status.message()));
     }
     let blamed = blamed(status);
@@ -416,6 +428,100 @@ async fn a_page_token_of_another_list_is_refused() {
             (status.code(), blamed(&status)),
             (Code::InvalidArgument, vec!["page_token".into()])
         );
+    }
+}
+
+/// Rule 1.16: what people read can be seen, and shows nothing else than it is.
+#[tokio::test]
+async fn what_is_shown_to_people_has_no_hidden_characters() {
+    let stage = Stage::set().await;
+    let account_id = stage.world.account_id.clone();
+    let create = async |name: &str| {
+        let request = CreateAccountRequest {
+            name: name.to_owned(),
+            admin_emails: vec!["ann@acme.example".to_owned()],
+        };
+        stage.operator.accounts().create_account(request).await.map(|answer| answer.into_inner())
+    };
+    for hidden in [
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{115f}',
+        '\u{17b4}',
+        '\u{180b}',
+        '\u{180e}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{2028}',
+        '\u{202e}',
+        '\u{2060}',
+        '\u{2066}',
+        '\u{2800}',
+        '\u{3164}',
+        '\u{e000}',
+        '\u{fe00}',
+        '\u{fe0f}',
+        '\u{feff}',
+        '\u{ffa0}',
+        '\u{fff9}',
+        '\u{ffff}',
+        '\u{1d173}',
+        '\u{e0041}',
+        '\u{e0100}',
+    ] {
+        let code = format!("U+{:04X}", u32::from(hidden));
+        for name in [format!("{hidden}{hidden}x"), format!("Acme{hidden}Ltd")] {
+            // White space around it is cut off, what separates lines too.
+            if name.trim() != name {
+                continue;
+            }
+            let token = CreateTokenRequest {
+                account_id: account_id.clone(),
+                name: name.clone(),
+                kind: TokenKind::ReadOnly.into(),
+                ..Default::default()
+            };
+            let credential = CreateCredentialRequest {
+                role: Role::Pep.into(),
+                name: name.clone(),
+                ..Default::default()
+            };
+            let admins = SetAccountAdminsRequest {
+                account_id: account_id.clone(),
+                admin_emails: vec![format!("{name}@acme.example")],
+            };
+            let toml =
+                format!("[[scope]]\nname = \"a\"\naccess = \"read\"\ndescription = \"{name}\"");
+            let catalog = ApplyCatalogRequest { toml, validate_only: true, ..Default::default() };
+            let operator = &stage.operator;
+            for (field, status) in [
+                ("name", create(&name).await.unwrap_err()),
+                ("name", operator.tokens().create_token(token).await.unwrap_err()),
+                ("name", operator.credentials().create_credential(credential).await.unwrap_err()),
+                ("admin_emails", operator.accounts().set_account_admins(admins).await.unwrap_err()),
+                ("toml", operator.catalog().apply_catalog(catalog).await.unwrap_err()),
+            ] {
+                assert_eq!(status.code(), Code::InvalidArgument, "{code}: {status:?}");
+                assert_eq!(blamed(&status), [field], "{code}");
+                assert!(status.message().contains(&code), "{code}: {}", status.message());
+            }
+        }
+    }
+    for name in ["\u{301}", " \u{302}\u{303} ", "\u{338}Acme"] {
+        let status = create(name).await.unwrap_err();
+        assert!(status.message().contains("combining mark"), "{}", status.message());
+    }
+    for blank in ["", " \u{a0}\u{3000}\t"] {
+        let status = create(blank).await.unwrap_err();
+        assert!(status.message().contains("is required"), "{}", status.message());
+    }
+    for (typed, kept) in [
+        (" Zoë & Söhne ", "Zoë & Söhne"),
+        ("給与", "給与"),
+        ("\u{2764}\u{fe0f}", "\u{2764}\u{fe0f}"),
+    ] {
+        assert_eq!(create(typed).await.unwrap().account.unwrap().name, kept);
     }
 }
 

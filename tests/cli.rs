@@ -120,6 +120,33 @@ fn whitelists(shell: &Shell, account: &str) {
     assert_eq!(shown["version"], 4);
 }
 
+/// Rule 3.16: as many entries as the setting allows, in one call; what is refused is shown as typed.
+#[test]
+fn a_list_of_ranges_is_one_call() {
+    let server = Setup::sqlite().flag("--whitelist-max-entries", "10000").start();
+    let shell = Shell::operator(&server);
+    let create = ["account", "create", "--name", "Acme", "--admin", "ann@acme.example"];
+    let account = shell.run(&create).ok();
+    let of = ["token", "create", "--account", &account, "--name", "n", "--kind", "read-only"];
+    let token = &json(&shell, &of)["token"]["token_id"].as_str().unwrap().to_owned();
+    let ranges: Vec<String> =
+        (0..10_000).map(|n| format!("2001:db8:{:x}:{:x}::/64", n / 100, n % 100)).collect();
+    let ranges: Vec<&str> = ranges.iter().map(String::as_str).collect();
+    let run = |verb, rest: &[&str]| shell.run(&[&["whitelist", verb, token], rest].concat());
+    let replaced = run("replace", &ranges).exits(0).ok();
+    assert_eq!(replaced.lines().count(), 10_000);
+    run("add", &["192.0.2.1"]).exits(1).tells(&["10001 entries, and 10000 are allowed"]);
+    assert_eq!(run("remove", &ranges[1..]).exits(0).ok().trim(), "2001:db8::/64");
+    for (typed, told) in [
+        ("office", "error: add[0]: “office” is a host name"),
+        ("\"192.0.2.7\"", "error: add[0]: “\"192.0.2.7\"” has quotation marks"),
+        ("10.0.0.0/24;", "error: add[0]: “10.0.0.0/24;” has the character “;”: separate"),
+        ("192.0.2.7\u{200b}", "“192.0.2.7<U+200B>” has the character U+200B"),
+    ] {
+        run("add", &[typed]).exits(1).tells(&[told]);
+    }
+}
+
 fn decisions(shell: &Shell, secret: &str) {
     let check = |rest: &[&str], input: &str| {
         shell.run_with(&[&["check", "--ip", "203.0.113.7"], rest].concat(), input)

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[
     ("policy", ""),
+    ("html", "policy"),
     ("secret", "policy"),
     ("lease", ""),
     ("clock", "policy lease"),

@@ -178,6 +178,10 @@ fn network(random: &mut Random, others: &[Net]) -> Net {
         if net.bytes[0] == 255 {
             net.bytes[0] = 0x20;
         }
+        // Nor Teredo: those are looked at by themselves.
+        if net.bytes[..4] == [0x20, 1, 0, 0] {
+            net.bytes[2] = 0x0d;
+        }
     }
     net.filled(|_| false)
 }
@@ -326,4 +330,69 @@ fn what_we_accept_is_a_network_to_postgres_and_is_written_alike() {
         assert_eq!(row.get::<bool, _>("accepted"), canonical.is_some(), "{text}");
         assert_eq!(row.get::<Option<String>, _>("canonical"), *canonical, "{text}");
     }
+}
+
+/// Rule 3.15: where an IPv6 range stands for more than an IPv4 /8, by Postgres' own overlap and lengths.
+#[test]
+fn ranges_of_translated_addresses_are_refused_where_postgres_finds_them_wide() {
+    // Each prefix, and the bits before an IPv4 prefix in it, once more and by hand.
+    const QUERY: &str = "
+        SELECT bool_or(net::cidr && prefix::cidr AND masklen(net::cidr) < before + 8) AS wide,
+            bool_or(net::cidr && prefix::cidr) AS within
+        FROM unnest($1::text[]) WITH ORDINALITY AS nets (net, at), (VALUES
+            ('::/96', 96), ('0:0:0:0:ffff::/96', 96), ('64:ff9b::/96', 96), ('64:ff9b:1::/48', 96),
+            ('2001::/32', 96), ('2002::/16', 16)) AS prefixes (prefix, before)
+        GROUP BY at ORDER BY at";
+    const STARTS: [&[u8]; 7] = [
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
+        &[0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0x64, 0xff, 0x9b, 0, 1],
+        &[0x20, 0x01, 0, 0],
+        &[0x20, 0x02],
+        &[0x20, 0x01, 0x0d, 0xb8],
+    ];
+    let mut random = Random::seeded();
+    // Only what is looked at here is to be refused for its width.
+    let limits = Limits { widest_v6: 1, ..Limits::default() };
+    let (mut ours, mut oracle) = (Vec::new(), Vec::new());
+    while ours.len() < 20_000 {
+        let start = STARTS[random.below(STARTS.len())];
+        let noise = random.bytes();
+        let bytes = [start, &noise[start.len()..]].concat();
+        // Around the edges of what is wide, and anywhere.
+        let length = match random.below(4) {
+            0 => 100 + random.below(8),
+            1 => (start.len() * 8).saturating_sub(2) + random.below(5),
+            2 => 16 + random.below(16),
+            _ => 1 + random.below(128),
+        };
+        let net = Net { bytes, length }.filled(|_| false);
+        let text = net.spelled(&mut random);
+        let refused = match Entry::parse(&text, &limits) {
+            Ok(_) => false,
+            Err(error) if ["UNSPECIFIED", "MULTICAST", "ANY_ADDRESS"].contains(&error.reason()) => {
+                continue;
+            }
+            Err(error) if error.to_string().contains("as ::ffff:0:0/96:") => continue,
+            Err(error) => {
+                assert!(["CONTAINS_IPV4", "TOO_WIDE"].contains(&error.reason()), "{error}");
+                true
+            }
+        };
+        assert!(Entry::parse(&text, &Limits::NONE).is_ok(), "{text} is not valid any more");
+        ours.push((text, refused));
+        oracle.push(net.oracle_text());
+    }
+    let rows = with_postgres(async |mut postgres| {
+        sqlx::query(QUERY).bind(&oracle).fetch_all(&mut postgres).await
+    });
+    assert_eq!(rows.len(), ours.len());
+    let (mut wide, mut narrow) = (0, 0);
+    for (row, (text, refused)) in rows.iter().zip(&ours) {
+        assert_eq!(row.get::<bool, _>("wide"), *refused, "{text}");
+        wide += usize::from(*refused);
+        narrow += usize::from(row.get::<bool, _>("within") && !refused);
+    }
+    assert!(wide > 1_000 && narrow > 1_000, "{wide} refused, {narrow} within and not");
 }

@@ -202,7 +202,7 @@ mod tests {
     fn a_file_is_cleaned_for_a_terminal_only() {
         let file = "a = 1\t# x\u{1b}[2J\r\n\nb = 2\n";
         assert_eq!(file_text(file, false), file);
-        assert_eq!(file_text(file, true), "a = 1\t# x\\u{1b}[2J\\r\n\nb = 2\n");
+        assert_eq!(file_text(file, true), "a = 1\t# x<U+001B>[2J<U+000D>\n\nb = 2\n");
     }
 
     #[test]

@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(
             bad_request().for_people(),
             "error: whitelist: 10.0.0.5/24 has host bits set: did you mean ...\n\
-             error: name: is required\\u{1b}[2J\n"
+             error: name: is required<U+001B>[2J\n"
         );
         assert_eq!(bad_request().exit_code(), REFUSED);
     }

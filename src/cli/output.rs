@@ -15,6 +15,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::failure::Failure;
 use crate::grpc::proto;
+use crate::policy::text::escape;
 
 /// Writes the answer to standard output.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -34,28 +35,7 @@ pub(super) fn note(text: &str) {
 
 /// `text` with every character escaped that a terminal acts upon or that hides or reorders others.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(acts) {
-        return Cow::Borrowed(text);
-    }
-    let mut cleaned = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if acts(c) {
-            cleaned.extend(c.escape_default());
-        } else {
-            cleaned.push(c);
-        }
-    }
-    Cow::Owned(cleaned)
-}
-
-fn acts(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
+    escape(text)
 }
 
 /// The most terminal columns that a cell takes, unless it is the last of its row. Names and mail addresses of
@@ -239,8 +219,8 @@ mod tests {
 
     #[test]
     fn no_escape_sequence_reaches_a_terminal() {
-        assert_eq!(clean("\u{1b}[2Jhi\r\n\u{9b}1m"), "\\u{1b}[2Jhi\\r\\n\\u{9b}1m");
-        assert_eq!(clean("a\u{202e}b\u{200b}"), "a\\u{202e}b\\u{200b}");
+        assert_eq!(clean("\u{1b}[2Jhi\r\n\u{9b}1m"), "<U+001B>[2Jhi<U+000D><U+000A><U+009B>1m");
+        assert_eq!(clean("a\u{202e}b\u{200b}"), "a<U+202E>b<U+200B>");
         assert!(matches!(clean("Zürich – 東京 🙂"), Cow::Borrowed(_)));
         assert!(!table(["N"], &[row(["\u{1b}]0;x\u{7}"])]).contains('\u{1b}'));
         assert!(!fields(&[("n", "\u{1b}c".to_owned())]).contains('\u{1b}'));

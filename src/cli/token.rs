@@ -370,7 +370,7 @@ mod tests {
             describe(&token()),
             "token:              tok_1\n\
              account:            acc_1\n\
-             name:               sync\\u{1b}[31m\n\
+             name:               sync<U+001B>[31m\n\
              kind:               read-write\n\
              state:              active\n\
              may use:            a.read, a.write\n\

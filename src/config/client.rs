@@ -16,6 +16,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::duration;
 use crate::pem;
+use crate::policy::text::in_quotes;
 pub use output::{Format, OutputArgs};
 pub use secret::{Credential, OPERATOR_CREDENTIAL_FILE, TokenArgs, without_line_end};
 use secret::{SecretVariables, operator_credential};
@@ -232,16 +233,17 @@ fn read(what: &'static str, path: &Path) -> Result<String, ClientSettingsError> 
 
 /// The server's address, and whether TLS is spoken to it.
 fn parse_server(text: &str) -> Result<(Uri, bool), ClientSettingsError> {
+    let shown = in_quotes(text);
     let uri: Uri = match text.parse() {
         Ok(uri) => uri,
-        Err(error) => return invalid(format!("--server {text:?} is not a URL: {error}")),
+        Err(error) => return invalid(format!("--server {shown} is not a URL: {error}")),
     };
     let https = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
         _ => {
             return invalid(format!(
-                "--server {text:?} must begin with http:// or https://, such as http://127.0.0.1:50051"
+                "--server {shown} must begin with http:// or https://, such as http://127.0.0.1:50051"
             ));
         }
     };
@@ -252,10 +254,10 @@ fn parse_server(text: &str) -> Result<(Uri, bool), ClientSettingsError> {
         );
     }
     if uri.host().unwrap_or_default().is_empty() {
-        return invalid(format!("--server {text:?} names no host"));
+        return invalid(format!("--server {shown} names no host"));
     }
     if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
-        return invalid(format!("--server {text:?} must end after the port; gRPC has no path"));
+        return invalid(format!("--server {shown} must end after the port; gRPC has no path"));
     }
     Ok((uri, https))
 }

@@ -17,6 +17,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::policy::catalog_file;
 use crate::policy::network::Limits;
+use crate::policy::text;
 use crate::secret::{Digest, Prefix, digest};
 use crate::telemetry::LogFormat;
 use faults::Faults;
@@ -109,7 +110,7 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     token_prefix: String,
-    /// Entries that a whitelist has at most
+    /// Entries that a whitelist has at most, up to 10000
     #[arg(
         long,
         env = "PORTCULLIS_WHITELIST_MAX_ENTRIES",
@@ -135,7 +136,7 @@ pub struct ServeArgs {
         env = "PORTCULLIS_WHITELIST_WIDEST_IPV6",
         hide_env_values = true,
         value_name = "LENGTH",
-        default_value = "32",
+        default_value = "24",
         help_heading = "Policy"
     )]
     whitelist_widest_ipv6: String,
@@ -319,16 +320,29 @@ impl ServeArgs {
                 String::new()
             }),
         };
-        if let (Some(path), Err(found)) = (&self.catalog, catalog_file::parse(&catalog)) {
-            for fault in found.iter().filter(|_| !catalog.is_empty()).take(CATALOG_FAULTS) {
-                faults.add(format!("--catalog: {}: {fault}", path.display()));
+        match (&self.catalog, catalog_file::parse(&catalog)) {
+            (Some(path), Err(found)) => {
+                for fault in found.iter().filter(|_| !catalog.is_empty()).take(CATALOG_FAULTS) {
+                    faults.add(format!("--catalog: {}: {fault}", path.display()));
+                }
+                if let more @ 1.. = found.len().saturating_sub(CATALOG_FAULTS) {
+                    faults.add(format!(
+                        "--catalog: {}: and {more} more: `portcullis catalog check FILE` names every one",
+                        path.display()
+                    ));
+                }
             }
-            if let more @ 1.. = found.len().saturating_sub(CATALOG_FAULTS) {
-                faults.add(format!(
-                    "--catalog: {}: and {more} more: `portcullis catalog check FILE` names every one",
-                    path.display()
-                ));
+            (Some(path), Ok(defs)) => {
+                for def in &defs {
+                    if let Err(error) = text::check(&def.description) {
+                        let (path, name) = (path.display(), &def.name);
+                        faults.add(format!(
+                            "--catalog: {path}: scope \"{name}\": the description {error}"
+                        ));
+                    }
+                }
             }
+            (None, _) => {}
         }
         let operator_credential = faults.secret(OPERATOR, OPERATOR_FILE);
         if let Some(secret) = &operator_credential {
@@ -351,7 +365,7 @@ impl ServeArgs {
                 "whitelist-max-entries",
                 &self.whitelist_max_entries,
                 1,
-                10_000,
+                Limits::MOST_ENTRIES as u64,
             ) as usize,
             widest_v4: number(
                 &mut faults,
@@ -381,7 +395,7 @@ impl ServeArgs {
             Some("text") => Some(LogFormat::Text),
             Some("json") => Some(LogFormat::Json),
             Some(other) => {
-                faults.add(format!("--log-format: {other:?} is not text or json"));
+                faults.add(format!("--log-format: {} is not text or json", text::in_quotes(other)));
                 None
             }
         };

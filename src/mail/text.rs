@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::policy::text::escape;
 use crate::policy::time::Timestamp;
 
 const COLUMNS: usize = 72;
@@ -53,25 +54,16 @@ pub(super) fn scopes(count: usize) -> String {
     format!("{count} scope{}", if count == 1 { "" } else { "s" })
 }
 
-/// On one line, without what can't be seen: control characters, and those that change the direction of
-/// the text around them.
+/// On one line, with what can't be seen as its code ([`escape`]).
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            // The separators of lines and paragraphs are white space too.
-            _ if c.is_whitespace() => {
-                if !line.is_empty() && !line.ends_with(' ') {
-                    line.push(' ');
-                }
-            }
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => {}
-            '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' => {}
-            _ if c.is_control() => {}
-            _ => line.push(c),
+    // The separators of lines and paragraphs are white space too.
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
         }
+        line.push_str(&escape(word));
     }
-    line.truncate(line.trim_end().len());
     // Else a reader of a header would take it for an encoded word (RFC 2047), and show what it hides.
     line.replace("=?", "= ?")
 }
@@ -175,8 +167,9 @@ mod tests {
         for (text, line) in [
             ("payroll", "payroll"),
             ("a\r\nBcc: x@y", "a Bcc: x@y"),
-            (" a\u{2028}b\u{85}c\0d\u{202e}e \n", "a b cde"),
-            ("\u{200b}", ""),
+            (" a\u{2028}b\u{85}c\0d\u{202e}e \n", "a b c<U+0000>d<U+202E>e"),
+            ("\u{200b}", "<U+200B>"),
+            ("\u{2764}\u{fe0f} a", "\u{2764}\u{fe0f} a"),
             ("=?utf-8?q?=0D=0Ax?=", "= ?utf-8?q?=0D=0Ax?="),
             ("Zoë 給与", "Zoë 給与"),
         ] {

@@ -10,5 +10,6 @@ pub mod lifecycle;
 pub mod network;
 pub mod route;
 pub mod scope;
+pub mod text;
 pub mod time;
 pub mod token;

@@ -17,7 +17,8 @@ use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdi
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{self, LiveAction};
 use crate::policy::network::{ClientAddr, InvalidAddr};
-use crate::policy::scope::{Catalog, Scope};
+use crate::policy::scope::{Catalog, MAX_NAME_LEN, Scope};
+use crate::policy::text::quote;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, Opens, WellFormed};
 use crate::telemetry::Tally;
@@ -450,7 +451,7 @@ fn arguments<'a>(
         ),
         Asked::Scope("") => faults.add("scope", "REQUIRED", "is required"),
         Asked::Scope(name) if operation.is_none() => {
-            let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+            let shown = quote(name, MAX_NAME_LEN);
             faults.add(
                 "scope",
                 "UNKNOWN_SCOPE",

@@ -13,7 +13,8 @@ use crate::cache::InForce;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{Entries, Whitelist};
-use crate::policy::scope::{Catalog, ScopeId, ScopeSet};
+use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
+use crate::policy::text::quote;
 use crate::policy::token::{Grant, TokenKind};
 use crate::secret::{Opens, Secret};
 use crate::store::{NewToken, StoreError, Token, TokenFilter, Touched};
@@ -248,7 +249,7 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
         match catalog.by_name(name) {
             Some(scope) => ids.push(scope.id),
             None => {
-                let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+                let shown = quote(name, MAX_NAME_LEN);
                 faults.add(
                     format!("scopes[{at}]"),
                     "UNKNOWN_SCOPE",

@@ -5,16 +5,13 @@ use std::str::FromStr;
 
 use super::error::{Error, Violation};
 use crate::mail::{Address, InvalidAddress};
-use crate::policy::network::{Entry, Limits, parse_entries};
+use crate::policy::network::{Entry, Limits, MAX_FAULTS, parse_entries};
+use crate::policy::text::{self, Unshowable};
 
 /// The longest label of an account, token or credential, in characters.
 pub const MAX_NAME: usize = 200;
 /// The most admins an account can have.
 pub const MAX_ADMINS: usize = 50;
-/// The most strings a list of whitelist entries can have before they are looked at.
-const MAX_ENTRY_TEXTS: usize = 1_000;
-/// The most bytes all of them can have.
-const MAX_ENTRY_BYTES: usize = 100_000;
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
@@ -87,29 +84,32 @@ where
     if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
 }
 
-/// A label for people; `required` tells whether it may be empty.
+/// A label for people; `required` says whether it may not be empty (docs/policy.md, 1.16).
 ///
 /// # Errors
-/// It is missing, too long, or has control characters.
+/// It is missing, longer than [`MAX_NAME`] characters, or can't be shown as it is.
 pub fn name(text: &str, required: bool) -> Result<String, Error> {
     let fault = |reason, text: String| Err(Error::invalid("name", reason, text));
     let trimmed = text.trim();
     if trimmed.is_empty() && required {
         return fault("REQUIRED", "is required".into());
     }
-    if text.len() > MAX_NAME * 4 || trimmed.chars().count() > MAX_NAME {
-        return fault("TOO_LONG", format!("is longer than {MAX_NAME} characters: shorten it"));
+    let count = trimmed.chars().count();
+    if count > MAX_NAME {
+        let text = format!("has {count} characters, and {MAX_NAME} is the most: shorten it");
+        return fault("TOO_LONG", text);
     }
-    if trimmed.chars().any(|c| c.is_control() || misleads(c)) {
-        return fault("CONTROL_CHARACTERS", "has control characters: leave them out".into());
+    if let Err(error) = text::check(trimmed) {
+        return fault(unshowable(error), error.to_string());
     }
     Ok(trimmed.to_owned())
 }
 
-/// Line breaks that are no control characters, and what changes the direction of the text around it:
-/// with them, a name on a page or in a mail reads as something else.
-fn misleads(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+fn unshowable(error: Unshowable) -> &'static str {
+    match error {
+        Unshowable::Hidden(_) => "HIDDEN_CHARACTER",
+        Unshowable::Mark(_) => "COMBINING_MARK",
+    }
 }
 
 /// Mail addresses of admins, each in canonical form. Rule 1.1 of docs/policy.md.
@@ -135,6 +135,9 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
         let field = || format!("{FIELD}[{at}]");
         match text.trim().parse::<Address>() {
             Err(error @ InvalidAddress::TooLong) => faults.add(field(), "TOO_LONG", error),
+            Err(error @ InvalidAddress::Hidden(_)) => {
+                faults.add(field(), "HIDDEN_CHARACTER", error);
+            }
             Err(error) => faults.add(field(), "NOT_AN_EMAIL", error),
             Ok(address) if mailboxes.insert(address.mailbox()) => admins.push(address.to_string()),
             Ok(_) => faults.add(field(), "DUPLICATE", "is in the list twice: name it once"),
@@ -144,25 +147,32 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
     Ok(admins)
 }
 
-/// Whitelist entries, each string one entry or a comma-separated list.
+/// Whitelist entries, each string one entry or a comma-separated list. Sorted, each once: however often
+/// one is named, and however it is spelled, it counts as one.
 ///
 /// # Errors
-/// Every entry that is none, with the cure.
+/// Every entry that is none, with the cure, up to [`MAX_FAULTS`]; more than any whitelist can have.
 pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Entry>, Error> {
-    let bytes: usize = texts.iter().map(String::len).sum();
-    if texts.len() > MAX_ENTRY_TEXTS || bytes > MAX_ENTRY_BYTES {
-        let text = match limits.max_entries {
-            usize::MAX => "is too long: send fewer entries at a time".to_owned(),
-            most => format!("is too long; a whitelist has at most {most} entries"),
-        };
-        return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
-    }
-    parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
+    let parsed = parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
         let violation = |fault: &crate::policy::network::ListFault| Violation {
             field: format!("{field}[{}]", fault.index),
             description: fault.error.to_string(),
             reason: fault.error.reason(),
         };
-        Error::Invalid(faults.iter().map(violation).collect())
-    })
+        let mut violations: Vec<_> = faults.iter().map(violation).collect();
+        if violations.len() == MAX_FAULTS {
+            let description = format!("is read up to the {MAX_FAULTS}th error: there may be more");
+            violations.push(Violation { field: field.to_owned(), description, reason: "MORE" });
+        }
+        Error::Invalid(violations)
+    })?;
+    let (count, most) = (parsed.len(), limits.max_entries.min(Limits::MOST_ENTRIES));
+    if count > Limits::MOST_ENTRIES {
+        let text = format!(
+            "has {count} different entries, and a whitelist has at most {most} (the server's setting \
+             --whitelist-max-entries): name fewer"
+        );
+        return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
+    }
+    Ok(parsed)
 }

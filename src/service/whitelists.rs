@@ -3,12 +3,14 @@
 //! Must stay true: whether a token may go without a whitelist is `policy`'s word, given inside the
 //! transaction that stores the change.
 
+use std::collections::HashSet;
+
 use super::error::{Obstacle, Violation};
 use super::tokens::{TRIES, no_token};
 use super::validate::{self, Faults};
 use super::{Binding, Caller, Error, Result, Services};
 use crate::policy::id::TokenId;
-use crate::policy::network::{Change, ChangeError, Entry, Limits, MAX_FAULTS};
+use crate::policy::network::{Change, ChangeError, Entry, Limits, MAX_FAULTS, TooMany};
 use crate::store::{StoreError, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 
 /// What `ManageWhitelist` may be asked for.
@@ -46,21 +48,20 @@ pub type ReadEntry = (String, std::result::Result<Entry, String>);
 /// A list that a person pasted.
 #[derive(Debug, Clone, Default)]
 pub struct Pasted {
-    /// What it has, up to where its reading ended.
+    /// What it has, each entry once, up to where its reading ended.
     pub entries: Vec<ReadEntry>,
-    /// How many entries a whitelist holds, where it has so many more that its reading ended.
-    pub too_many_for: Option<usize>,
+    /// How many of them are refused.
+    pub refused: usize,
+    /// Whether its reading ended with the [`MAX_FAULTS`]th that is refused.
+    pub ended: bool,
+    /// Where it has more entries than a whitelist can: how many, and how many that is.
+    pub too_many: Option<TooMany>,
 }
 
 impl Pasted {
     /// The entries that could be read.
     pub fn read(&self) -> impl Iterator<Item = Entry> {
         self.entries.iter().filter_map(|(_, read)| read.as_ref().ok().copied())
-    }
-
-    /// How many could not.
-    pub fn refused(&self) -> usize {
-        self.entries.iter().filter(|(_, read)| read.is_err()).count()
     }
 
     /// As the contract takes it: however many entries it has, one text.
@@ -71,25 +72,32 @@ impl Pasted {
 }
 
 impl Services {
-    /// Reads a list that a person pasted: entries separated by commas or white space. The reading ends
-    /// with the hundredth that is none, since a list that has one is refused as a whole, and where there
-    /// are far more than a whitelist holds.
+    /// Reads a list that a person pasted: entries separated by commas or white space. A comment, from `#`
+    /// to the end of its line, is one refused entry. The reading ends with the [`MAX_FAULTS`]th that is
+    /// refused, since a list that has one is refused as a whole.
     pub fn read_entries(&self, text: &str) -> Pasted {
-        let most = self.limits.max_entries.saturating_mul(2).saturating_add(MAX_FAULTS);
         let mut pasted = Pasted::default();
-        let mut faults = 0;
-        for item in text.split([',', ' ', '\t', '\r', '\n']).filter(|item| !item.is_empty()) {
-            if pasted.entries.len() == most {
-                pasted.too_many_for = Some(self.limits.max_entries);
-                break;
-            }
+        let mut seen = HashSet::new();
+        let items = text.lines().flat_map(|line| {
+            let (list, comment) = line.split_at(line.find('#').unwrap_or(line.len()));
+            let items = list.split(|c: char| c == ',' || c.is_whitespace());
+            items.chain([comment.trim_end()]).filter(|item| !item.is_empty())
+        });
+        for item in items {
             let entry = Entry::parse(item, &self.limits).map_err(|error| error.to_string());
-            faults += usize::from(entry.is_err());
+            match &entry {
+                Ok(entry) if !seen.insert(*entry) => continue,
+                Ok(_) => {}
+                Err(_) => pasted.refused += 1,
+            }
             pasted.entries.push((item.to_owned(), entry));
-            if faults == MAX_FAULTS {
+            if pasted.refused == MAX_FAULTS {
+                pasted.ended = true;
                 break;
             }
         }
+        let (count, max) = (seen.len(), self.limits.max_entries);
+        pasted.too_many = (count > max).then_some(TooMany { count, max });
         pasted
     }
 

@@ -86,7 +86,7 @@ async fn a_form_that_made_nothing_is_not_used_up() {
 }
 
 #[tokio::test]
-async fn a_list_far_too_long_is_cut_short() {
+async fn a_list_that_is_too_long_is_refused_with_its_number() {
     let stage = Stage::new().await;
     let mut admin = stage.admin();
     let path = format!("/tokens/{}/whitelist", stage.ours.token.token_id);
@@ -101,11 +101,120 @@ async fn a_list_far_too_long_is_cut_short() {
             ("add", long.as_str()),
         ];
         let answer = admin.post(&path, &fields).says(status);
-        let answer = answer.shows(&["far more than a whitelist holds", "100 entries"]);
+        let answer =
+            answer.shows(&["8000 different entries", "at most 100", "--whitelist-max-entries"]);
         // The list comes back in its field, and nothing of it besides.
         assert!(answer.text().len() < long.len() + 20_000, "{} bytes", answer.text().len());
     }
     assert_eq!(stage.now(&stage.ours.token).await, stage.ours.token);
+}
+
+/// Rule 3.10: what the setting allows can be pasted, and taken out again, in one form.
+#[tokio::test]
+async fn a_form_takes_the_largest_whitelist() {
+    let stage = Stage::with(Setup::sqlite().flag("--whitelist-max-entries", "10000")).await;
+    let mut admin = stage.admin();
+    let path = format!("/tokens/{}/whitelist", stage.ours.token.token_id);
+    let long = |n: u32| format!("2001:0db8:{n:04x}:0000:0000:{:04x}:255.255.255.255/128", n * 3);
+    let pasted: String = (0..9_900).map(|n| format!("{}\r\n", long(n))).collect();
+    // Twice the same is once.
+    let pasted = format!("{pasted}{}\r\n2001:DB8::ffff:ffff", long(0));
+    let page = admin.get(&path);
+    let (csrf, version) = (page.field("csrf"), page.field("version"));
+    let mut fields = vec![
+        ("csrf", csrf.as_str()),
+        ("version", version.as_str()),
+        ("step", "save"),
+        ("add", pasted.as_str()),
+    ];
+    admin.post(&path, &fields).says(303);
+    let all = stage.now(&stage.ours.token).await.whitelist;
+    assert!(all.len() > 9_900, "{}", all.len());
+
+    let version = admin.get(&path).field("version");
+    fields[1].1 = &version;
+    fields[3].1 = "192.0.2.1";
+    fields.extend(all.iter().map(|entry| ("remove", entry.as_str())));
+    admin.post(&path, &fields).says(303);
+    assert_eq!(stage.now(&stage.ours.token).await.whitelist, ["192.0.2.1"]);
+
+    let account = stage.ours.token.account_id.as_str();
+    let form = admin.get("/tokens/new").field("form");
+    let create = [
+        ("csrf", csrf.as_str()),
+        ("form", form.as_str()),
+        ("account", account),
+        ("name", "large"),
+        ("kind", "READ_ONLY"),
+        ("whitelist", pasted.as_str()),
+    ];
+    admin.post("/tokens/new", &create).says(200).shows(&["Token created"]);
+
+    let huge = "192.0.2.1 ".repeat(400_000);
+    fields.truncate(3);
+    fields.push(("add", huge.as_str()));
+    admin.post(&path, &fields).says(413).shows(&["larger than", "bytes"]);
+}
+
+/// Rule 3.17: what is quoted is what was typed, and what is counted is what was refused.
+#[tokio::test]
+async fn a_refused_entry_is_shown_as_it_was_typed() {
+    let stage = Stage::new().await;
+    let mut admin = stage.admin();
+    let path = format!("/tokens/{}/whitelist", stage.ours.token.token_id);
+    let page = admin.get(&path);
+    let (csrf, version) = (page.field("csrf"), page.field("version"));
+    let mut review = |add: &str| {
+        let fields = [
+            ("csrf", csrf.as_str()),
+            ("version", version.as_str()),
+            ("step", "review"),
+            ("add", add),
+        ];
+        admin.post(&path, &fields).says(200).words()
+    };
+    for (typed, shown) in [
+        ("office", "Refused. “office” is a host name"),
+        ("Office", "Refused. “Office” is a host name"),
+        ("\"192.0.2.7\"", "Refused. “\"192.0.2.7\"” has quotation marks: leave them out."),
+        ("“192.0.2.7”", "Refused. ““192.0.2.7”” has quotation marks"),
+        (
+            "10.0.0.0/24;",
+            "Refused. “10.0.0.0/24;” has the character “;”: separate entries with commas.",
+        ),
+        (
+            "192.0.2.7 # the office, Berlin",
+            "Refused. “# the office, Berlin” has a comment: leave it out.",
+        ),
+        ("192.0.2.7\u{200b}", "192.0.2.7<U+200B>"),
+        ("192.0.2.7\u{200b}", "has the character U+200B"),
+        ("203.0.113.7\u{a0}203.0.113.8\u{3000}203.0.113.9", "203.0.113.9 Is added."),
+        ("10.0.0.5/24", "1 entry was refused: nothing is saved until each is corrected"),
+        ("10.0.0.5/24 x.example 0.0.0.0/0 192.0.2.7 224.0.0.1", "4 entries were refused: nothing"),
+    ] {
+        let words = review(typed);
+        assert!(words.contains(shown), "{typed}: {words}");
+        assert!(!words.contains("can't be read"), "{words}");
+    }
+    let words = review(&"x.example,".repeat(150));
+    assert!(words.contains("100 entries were refused, and what follows was not read"), "{words}");
+}
+
+/// Rule 1.13: what was stored before the rule is shown with the codes of what can't be seen.
+#[tokio::test]
+async fn a_stored_name_shows_its_hidden_characters() {
+    let cluster = Cluster::new(false);
+    let url = cluster.database();
+    let stage = Stage::with(Setup::postgres(&url)).await;
+    let id = &stage.ours.token.token_id;
+    let database = url.rsplit('/').next().unwrap();
+    cluster.sql(database, "UPDATE token SET name = E'Pay\\u202Ero\\u200Bll<b>'");
+    let mut admin = stage.admin();
+    for path in ["/tokens", &format!("/tokens/{id}"), &format!("/tokens/{id}/whitelist")] {
+        let page = admin.get(path).says(200).shows(&["Pay<U+202E>ro<U+200B>ll<b>"]);
+        assert!(!page.text().contains(['\u{202e}', '\u{200b}']), "{page}");
+        assert!(!page.text().contains("<b>"), "{page}");
+    }
 }
 
 /// A replica that is cut off makes no page from what it remembers, whether its lease lasts or not, and

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::config::{client, duration};
+use crate::policy::text::in_quotes;
 
 /// Every fault of the settings.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,7 @@ impl Faults {
     pub(super) fn parse<T: FromStr>(&mut self, flag: &str, text: &str, what: &str) -> Option<T> {
         let parsed = text.trim().parse().ok();
         if parsed.is_none() {
-            self.add(format!("--{flag}: {text:?} is not {what}"));
+            self.add(format!("--{flag}: {} is not {what}", in_quotes(text)));
         }
         parsed
     }
@@ -85,8 +86,8 @@ impl Faults {
         let what = format!("a whole number from {least} to {most}");
         match self.parse::<u64>(flag, text, &what) {
             Some(number) if (least..=most).contains(&number) => number,
-            Some(_) => {
-                self.add(format!("--{flag}: {text} is not {what}"));
+            Some(number) => {
+                self.add(format!("--{flag}: {number} is not {what}"));
                 least
             }
             None => least,
@@ -98,13 +99,14 @@ impl Faults {
         match duration::parse(text.trim()) {
             Ok(Duration::ZERO) => {
                 self.add(format!(
-                    "--{flag}: {text:?} is no time at all: write one such as 7d or 90s"
+                    "--{flag}: {} is no time at all: write one such as 7d or 90s",
+                    in_quotes(text)
                 ));
                 None
             }
             Ok(duration) => Some(duration),
             Err(error) => {
-                self.add(format!("--{flag}: {text:?} {error}"));
+                self.add(format!("--{flag}: {} {error}", in_quotes(text)));
                 None
             }
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::faults::Faults;
 use crate::policy::lifecycle::{Mode, Settings};
+use crate::policy::text::in_quotes;
 
 /// A kill may lose that much use (docs/policy.md, rule 5.6).
 const LONGEST_FLUSH_INTERVAL: Duration = Duration::from_secs(60);
@@ -89,7 +90,8 @@ impl LifecycleArgs {
             "enforce" => Some(Mode::Enforce),
             "observe" => Some(Mode::Observe),
             other => {
-                faults.add(format!("--lifecycle-mode: {other:?} is not enforce or observe"));
+                let other = in_quotes(other);
+                faults.add(format!("--lifecycle-mode: {other} is not enforce or observe"));
                 None
             }
         };

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 
 use super::faults::Faults;
 use crate::mail::{Authorities, Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
+use crate::policy::text::in_quotes;
 
 pub(super) const SMTP_URL: &str = "PORTCULLIS_SMTP_URL";
 pub(super) const SMTP_URL_FILE: &str = "PORTCULLIS_SMTP_URL_FILE";
@@ -139,7 +140,7 @@ impl MailArgs {
             let url = text.parse::<PublicUrl>();
             url.map_err(|error| match error {
                 InvalidPublicUrl::Login => faults.add(format!("--public-url: {error}")),
-                _ => faults.add(format!("--public-url: {text:?} {error}")),
+                _ => faults.add(format!("--public-url: {} {error}", in_quotes(text))),
             })
             .ok()
         });
@@ -157,7 +158,9 @@ impl MailArgs {
     fn relay(&self, url: Option<SecretString>, faults: &mut Faults) -> Option<RelaySettings> {
         let sender = self.mail_from.as_deref().map(|text| {
             let sender = text.trim().parse::<Sender>();
-            sender.map_err(|error| faults.add(format!("--mail-from: {text:?} {error}"))).ok()
+            sender
+                .map_err(|error| faults.add(format!("--mail-from: {} {error}", in_quotes(text))))
+                .ok()
         });
         let endpoint = url.map(|url| {
             Endpoint::parse(&url).map_err(|error| faults.add(format!("{SMTP_URL}: {error}"))).ok()

@@ -1,11 +1,13 @@
 //! What became of a token, from the audit record, in words; and the versions that its whitelist had.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::answer::Result;
 use super::session::Signed;
 use super::tokens::kind;
-use super::view::{When, count, kind_words, when};
+use super::view::{When, count, kind_words, listed, when};
 use crate::policy::network::{Change, Entries, Limits, Whitelist, apply, parse_entries};
 use crate::policy::time::Timestamp;
 use crate::service::lists::{AuditQuery, PageItem, Paging};
@@ -87,7 +89,7 @@ fn words(
         "token.create" => {
             let from = match list(after.get("whitelist")).as_slice() {
                 [] => "from any address".to_owned(),
-                entries => format!("from {}", entries.join(", ")),
+                entries => format!("from {}", listed(entries)),
             };
             let scopes = list(after.get("scopes"));
             let word = after.get("kind").and_then(Value::as_str).unwrap_or_default();
@@ -126,15 +128,16 @@ fn whitelist_words(
 ) -> (String, Vec<String>) {
     let (old, new) = (list(before.get("whitelist")), list(after.get("whitelist")));
     let only = |a: &[&str], b: &[&str]| -> Vec<String> {
+        let b: HashSet<_> = b.iter().collect();
         a.iter().filter(|entry| !b.contains(entry)).map(ToString::to_string).collect()
     };
     let (added, removed) = (only(&new, &old), only(&old, &new));
     let mut details = Vec::new();
     if !added.is_empty() {
-        details.push(format!("added {}", added.join(", ")));
+        details.push(format!("added {}", listed(&added)));
     }
     if !removed.is_empty() {
-        details.push(format!("removed {}", removed.join(", ")));
+        details.push(format!("removed {}", listed(&removed)));
     }
     let version = after.get("version").and_then(Value::as_i64).unwrap_or_default();
     let what = match new.len() {
@@ -169,6 +172,12 @@ pub(super) struct Version {
     pub(super) entries: Vec<String>,
     pub(super) when: When,
     pub(super) who: String,
+}
+
+impl Version {
+    pub(super) fn listed(&self) -> String {
+        listed(&self.entries)
+    }
 }
 
 /// The versions that `events`, the newest first, tell of; the newest first.

@@ -50,6 +50,11 @@ use attempts::Attempts;
 use frame::Place;
 use session::Signed;
 
+/// The largest form, in bytes, without the whitelist entries in it.
+const MAX_FORM: usize = 256 << 10;
+/// So much larger is a form for each entry that a whitelist may have: one that is added takes at most 70 bytes,
+/// one that is removed as many.
+const FORM_OF_ENTRY: usize = 200;
 /// Pages that are made at once, and how many for one subscriber; more are refused.
 const AT_ONCE: (usize, usize) = (128, 64);
 /// Pages besides those, for addresses that have no place there, and how many for one subscriber.
@@ -104,13 +109,14 @@ pub(super) fn routes(
             .route("/mails/{id}", get(mails::show))
             .route("/mails/{id}/html", get(mails::html)),
     };
+    let largest = MAX_FORM + services.limits.max_entries.saturating_mul(FORM_OF_ENTRY);
     let page = Arc::new(Page {
         services,
         standing,
         mailbox,
         secure,
         attempts: Attempts::default(),
-        arrivals: Arrivals::default(),
+        arrivals: Arrivals::new(largest),
         room: Arc::new(Room::new(AT_ONCE.0, AT_ONCE.1)),
         reserve: Arc::new(Room::new(RESERVE.0, RESERVE.1)),
     });

@@ -100,6 +100,17 @@ pub(super) fn count(number: usize, what: &str) -> String {
     }
 }
 
+/// The first of some entries, and how many more there are: what explains them must not be longer than a
+/// whitelist may be.
+pub(super) fn listed<T: AsRef<str>>(entries: &[T]) -> String {
+    const SHOWN: usize = 20;
+    let shown: Vec<_> = entries.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    match entries.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 /// What a token may do, in some words.
 pub(super) fn may_words(token: &Token) -> String {
     match token.kind {

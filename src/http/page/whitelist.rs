@@ -21,6 +21,7 @@ use super::frame::{Frame, Place};
 use super::history::{Event, Version, event, events, versions};
 use super::session::{Sent, Signed};
 use super::token::find;
+use super::view::listed;
 use crate::policy::token::TokenState;
 use crate::service::Error;
 use crate::service::tokens::Described;
@@ -54,7 +55,8 @@ impl Draft {
 
     fn add_address(&mut self, address: Option<IpAddr>) {
         let Some(address) = address.map(|address| address.to_string()) else { return };
-        if self.add.split([',', ' ', '\n', '\r']).any(|item| item == address) {
+        let separates = |c: char| c == ',' || c.is_whitespace();
+        if self.add.split(separates).any(|item| item == address) {
             return;
         }
         let gap = if self.add.trim().is_empty() { "" } else { "\n" };
@@ -73,7 +75,8 @@ struct Overtaken {
 /// The same with what others did.
 struct Conflict {
     theirs: Vec<Event>,
-    gone: Vec<String>,
+    /// Empty for nothing.
+    gone: String,
 }
 
 #[derive(Template)]
@@ -170,7 +173,7 @@ impl Editor {
         if based == self.version() {
             return None;
         }
-        let current = self.current();
+        let current: HashSet<_> = self.current().into_iter().collect();
         let (there, gone) = draft.remove.drain(..).partition(|entry| current.contains(entry));
         draft.remove = there;
         Some(Overtaken { based, gone })
@@ -188,7 +191,7 @@ impl Editor {
                 let changes = self.events().await?.iter();
                 let changes = changes.filter(|event| event.action == "whitelist.change");
                 let theirs = changes.take(newer).map(|told| event(told, now)).collect();
-                Some(Conflict { theirs, gone })
+                Some(Conflict { theirs, gone: listed(&gone) })
             }
         };
         versions.retain(|version| version.version != self.version());
@@ -231,6 +234,12 @@ impl Editor {
     }
 }
 
+/// Those of `entries` that are not among `others`.
+fn without(entries: &[String], others: &[String]) -> Vec<String> {
+    let others: HashSet<_> = others.iter().collect();
+    entries.iter().filter(|entry| !others.contains(entry)).cloned().collect()
+}
+
 pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
@@ -243,12 +252,10 @@ pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -
         return editor.show(StatusCode::NOT_FOUND, Shown { fault, ..Shown::default() }).await;
     };
     let (current, former) = (editor.current(), former.entries);
-    let lacking: Vec<_> =
-        former.iter().filter(|e| !current.contains(e)).map(String::as_str).collect();
     let draft = Draft {
         version: editor.version(),
-        add: lacking.join("\n"),
-        remove: current.iter().filter(|entry| !former.contains(entry)).cloned().collect(),
+        add: without(&former, &current).join("\n"),
+        remove: without(&current, &former),
     };
     let shown = Shown { draft, restored: Some(restored), ..Shown::default() };
     editor.show_reviewed(StatusCode::OK, shown).await
@@ -280,7 +287,7 @@ impl Editor {
         let add = pasted.texts();
         let fault = if add.is_empty() && draft.remove.is_empty() {
             "Nothing is to be changed: add an address, or tick one to be removed.".to_owned()
-        } else if pasted.refused() > 0 || pasted.too_many_for.is_some() {
+        } else if pasted.refused > 0 || pasted.too_many.is_some() {
             "Nothing is saved: see what is refused below.".to_owned()
         } else {
             let request = self.request(&draft, &add);

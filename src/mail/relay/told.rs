@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::endpoint::Login;
 use crate::mail::text::one_line;
+use crate::policy::text::is_hidden;
 
 /// The longest text of a relay that is kept, in characters.
 pub(super) const LONGEST: usize = 200;
@@ -33,7 +34,7 @@ impl Withheld {
                 command.to_string().split_whitespace().last().map(str::to_owned)
             });
         let mut forms: Vec<SecretString> =
-            sent.chain([password.to_owned(), one_line(password)]).map(SecretString::from).collect();
+            sent.chain([password.to_owned(), readable(password)]).map(SecretString::from).collect();
         forms.retain(|form| !form.expose_secret().is_empty());
         forms.sort_by_key(|form| std::cmp::Reverse(form.expose_secret().len()));
         Self(forms)
@@ -41,7 +42,7 @@ impl Withheld {
 
     /// `text` on one line, without what must not be shown, and cut.
     pub(super) fn told(&self, text: &str) -> String {
-        let mut text = one_line(text);
+        let mut text = readable(text);
         for form in &self.0 {
             text = text.replace(form.expose_secret(), WITHHELD);
         }
@@ -53,6 +54,13 @@ impl Withheld {
             None => text,
         }
     }
+}
+
+/// `text` on one line, without what can't be seen: between the characters of a password, that would keep
+/// it from being found.
+fn readable(text: &str) -> String {
+    let seen: String = text.chars().filter(|&c| c.is_whitespace() || !is_hidden(c)).collect();
+    one_line(&seen)
 }
 
 #[cfg(test)]

@@ -232,7 +232,7 @@ fn a_name_is_only_a_name() {
             assert!(!text.contains('\r') && !text.contains('\u{202e}'), "{text}");
         }
         for line in message.text.lines().filter(|line| line.contains("token create")) {
-            assert!(line.contains(r#"</script>"'\''; reboot #' --kind"#), "{line}");
+            assert!(line.contains(r#"</script><U+202E>"'\''; reboot #' --kind"#), "{line}");
         }
         let sender = "portcullis@acme.example".parse().unwrap();
         let wire = String::from_utf8(message.compose(&sender).unwrap().bytes).unwrap();

@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Characters of a caller's text that a message repeats.
+use crate::policy::text::{code, is_hidden, quote};
+
+/// Bytes of a caller's text that a message repeats.
 const EXCERPT: usize = 60;
 /// Where IPv4 begins among the 128-bit addresses: `::ffff:0:0`.
 pub(super) const MAPPED_START: u128 = 0xffff << 32;
@@ -40,10 +42,12 @@ impl FromStr for ClientAddr {
                 Some((address, _)) if is_address(address) => AddressFault::Range,
                 _ => match diagnose(text) {
                     AddressFault::Wildcard | AddressFault::Span => AddressFault::Range,
+                    AddressFault::Separator(_) => AddressFault::List,
                     fault => fault,
                 },
             };
-            InvalidAddr { text: excerpt(text), fault }
+            let text = if fault == AddressFault::Empty { String::new() } else { excerpt(text) };
+            InvalidAddr { text, fault }
         })
     }
 }
@@ -87,9 +91,9 @@ pub enum AddressFault {
     /// An interface after `%`.
     #[error(" has a zone id: leave out the % and what follows it")]
     ZoneId,
-    /// `[2001:db8::1]`.
-    #[error(" is in brackets: leave them out")]
-    Brackets,
+    /// `[2001:db8::1]`, `<192.0.2.1>`: the brackets.
+    #[error(" is in the brackets {0} and {1}: leave them out")]
+    Brackets(char, char),
     /// A port after the address.
     #[error(" has a port: leave it out")]
     Port,
@@ -110,6 +114,32 @@ pub enum AddressFault {
     /// A range where one address is needed.
     #[error(" is a range: write one address, such as 192.0.2.1 or 2001:db8::1")]
     Range,
+    /// Several addresses where one is needed.
+    #[error(" is a list: write one address, such as 192.0.2.1 or 2001:db8::1")]
+    List,
+    /// A character that can't be seen.
+    #[error(
+        " has the character {}, which can't be seen: leave it out, or type the address anew", code(*.0)
+    )]
+    Hidden(char),
+    /// `"192.0.2.1"`
+    #[error(" has quotation marks: leave them out")]
+    Quotes,
+    /// `192.0.2.1 # office`
+    #[error(" has a comment: leave it out")]
+    Comment,
+    /// What separates entries elsewhere.
+    #[error(" has the character {}: separate entries with commas", named(*.0))]
+    Separator(char),
+    /// A character before or after what is an address or a range.
+    #[error(" has the stray character {}: leave it out", named(*.0))]
+    Stray(char),
+    /// A character that no address has.
+    #[error(
+        " has the character {}, which no address has: write one such as 192.0.2.1 or 2001:db8::1",
+        named(*.0)
+    )]
+    Character(char),
     /// Anything else.
     #[error(" is not an IP address: write one such as 192.0.2.1 or 2001:db8::1")]
     Malformed,
@@ -122,21 +152,38 @@ impl AddressFault {
             Self::Empty => "EMPTY",
             Self::Whitespace => "WHITESPACE",
             Self::ZoneId => "ZONE_ID",
-            Self::Brackets => "BRACKETS",
+            Self::Brackets(..) => "BRACKETS",
             Self::Port => "PORT",
             Self::LeadingZeros => "LEADING_ZEROS",
             Self::HostName => "HOST_NAME",
             Self::Wildcard => "WILDCARD",
             Self::Span => "ADDRESS_SPAN",
             Self::Range => "RANGE",
-            Self::Malformed => "NOT_AN_ADDRESS",
+            Self::List => "LIST",
+            Self::Hidden(_) => "HIDDEN_CHARACTER",
+            Self::Quotes => "QUOTATION_MARKS",
+            Self::Comment => "COMMENT",
+            Self::Separator(_) => "SEPARATOR",
+            Self::Stray(_) | Self::Character(_) | Self::Malformed => "NOT_AN_ADDRESS",
         }
     }
 }
 
+/// As a message names a character: itself, and its code where it may be taken for another one.
+fn named(c: char) -> String {
+    if c.is_ascii() { format!("“{c}”") } else { format!("“{c}” ({})", code(c)) }
+}
+
+/// What people write for a hyphen.
+const DASHES: [char; 6] = ['-', '‐', '‑', '–', '—', '−'];
+const BRACKETS: [(char, char); 4] = [('(', ')'), ('<', '>'), ('{', '}'), ('（', '）')];
+
 /// What keeps `text`, which does not parse as an address, from being one: the mistake people make
 /// most often that fits. Only words a message; it accepts nothing.
 pub(super) fn diagnose(text: &str) -> AddressFault {
+    if let Some(fault) = find_stray(text) {
+        return fault;
+    }
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if digits(port) => (host, true),
@@ -145,17 +192,16 @@ pub(super) fn diagnose(text: &str) -> AddressFault {
     let dotted = text.rsplit(':').find(|part| part.contains('.')).unwrap_or("");
     let zeros = |octet: &str| octet.len() > 1 && octet.starts_with('0');
     let in_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if text.contains(char::is_whitespace) {
-        AddressFault::Whitespace
-    } else if text.contains("://") {
+    let in_address = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':' | '/');
+    if text.contains("://") {
         AddressFault::HostName
     } else if text.contains('%') {
         AddressFault::ZoneId
     } else if text.contains(['[', ']']) {
-        if text.contains("]:") { AddressFault::Port } else { AddressFault::Brackets }
+        if text.contains("]:") { AddressFault::Port } else { AddressFault::Brackets('[', ']') }
     } else if text.contains('*') {
         AddressFault::Wildcard
-    } else if text.split_once('-').is_some_and(|(first, _)| first.parse::<IpAddr>().is_ok()) {
+    } else if text.split_once(DASHES).is_some_and(|(first, _)| first.parse::<IpAddr>().is_ok()) {
         AddressFault::Span
     } else if port && host.parse::<Ipv4Addr>().is_ok() {
         AddressFault::Port
@@ -164,20 +210,47 @@ pub(super) fn diagnose(text: &str) -> AddressFault {
     } else if host.chars().all(in_name) && host.chars().any(char::is_alphabetic) {
         AddressFault::HostName
     } else {
-        AddressFault::Malformed
+        let odd = text.chars().find(|&c| !in_address(c));
+        odd.map_or(AddressFault::Malformed, AddressFault::Character)
     }
 }
 
-/// `text` without surrounding whitespace, control characters escaped, cut to [`EXCERPT`].
-pub(super) fn excerpt(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.trim().chars() {
-        let escaped = c.escape_debug();
-        if out.len() + escaped.len() > EXCERPT {
-            out.push('…');
-            break;
-        }
-        out.extend(escaped);
+/// What stands in, before or after an address or a range and belongs to neither.
+pub(super) fn find_stray(text: &str) -> Option<AddressFault> {
+    let find = |of: &str| text.chars().find(|&c| of.contains(c));
+    let is_address = |text: &str| text.trim().parse::<IpAddr>().is_ok();
+    let hidden = text.chars().find(|&c| is_hidden(c) && !c.is_whitespace());
+    let slashes = text.split("//").next().is_some_and(|before| {
+        before.len() < text.len() && (before.is_empty() || before.ends_with(char::is_whitespace))
+    });
+    let span = text.split_once(DASHES);
+    if let Some(c) = hidden {
+        Some(AddressFault::Hidden(c))
+    } else if find("\"'`´“”„‟‘’‚‛«»‹›′″＂＇").is_some() {
+        Some(AddressFault::Quotes)
+    } else if text.contains('#') || slashes {
+        Some(AddressFault::Comment)
+    } else if text.contains(',') {
+        Some(AddressFault::List)
+    } else if let Some(c) = find(";|；，、") {
+        Some(AddressFault::Separator(c))
+    } else if text.contains(char::is_whitespace) {
+        let is_span = span.is_some_and(|(first, last)| is_address(first) && is_address(last));
+        Some(if is_span { AddressFault::Span } else { AddressFault::Whitespace })
+    } else if let Some((open, close)) = BRACKETS.into_iter().find(|&(a, b)| text.contains([a, b])) {
+        Some(AddressFault::Brackets(open, close))
+    } else {
+        // What else an entry is made of says something where it stands.
+        let outside = |c: char| !c.is_alphanumeric() && !":/[]%*".contains(c);
+        let inner = text.trim_matches(outside);
+        let (address, prefix) = inner.split_once('/').unwrap_or((inner, "0"));
+        let reads = is_address(address) && prefix.bytes().all(|b| b.is_ascii_digit());
+        let stray = text.chars().next().filter(|&c| outside(c)).or(text.chars().next_back());
+        stray.filter(|_| reads && inner.len() < text.len()).map(AddressFault::Stray)
     }
-    out
+}
+
+/// `text` as a message repeats it.
+pub(super) fn excerpt(text: &str) -> String {
+    quote(text, EXCERPT)
 }

@@ -99,6 +99,21 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
+/// Those of `entries` that overlap one of `others`; both are sorted, and so is what this gives.
+pub(super) fn overlapping(entries: &[Entry], others: &[Entry]) -> Vec<Entry> {
+    // Ranges nest or are disjoint. So of the others up to an entry in order, one that overlaps it covers
+    // it, and of those after it, the first lies in it if any does.
+    let mut after = others.iter().peekable();
+    let mut reach = None;
+    let overlaps = |entry: &&Entry| {
+        while let Some(other) = after.next_if(|other| *other <= *entry) {
+            reach = reach.max(Some(other.end()));
+        }
+        reach >= Some(entry.start()) || after.peek().is_some_and(|other| entry.covers(other))
+    };
+    entries.iter().filter(overlaps).copied().collect()
+}
+
 /// Applies `change` to `current`: an edit gives (current - remove) + add. `required` says that the
 /// token's grant needs a whitelist.
 ///
@@ -147,9 +162,8 @@ pub fn apply(
     };
 
     let grows = next.iter().any(|entry| !has(old, entry));
-    let removed: Vec<&Entry> = old.iter().filter(|entry| !has(&next, entry)).collect();
-    let overlaps_removed = |entry: &&Entry| removed.iter().any(|removed| removed.overlaps(entry));
-    let still_covered_by = next.iter().filter(overlaps_removed).copied().collect();
+    let removed: Vec<Entry> = old.iter().filter(|entry| !has(&next, entry)).copied().collect();
+    let still_covered_by = overlapping(&next, &removed);
     let entries = Entries::new(next, if grows { limits } else { &Limits::NONE })?;
     let whitelist = entries.map_or(Whitelist::Unrestricted, Whitelist::Only);
     let changed = whitelist != *current;

@@ -14,6 +14,19 @@ pub(super) const IPV4: Entry = Entry::new(MAPPED_START, MAPPED_BITS);
 pub(super) const MULTICAST_V4: Entry = Entry::new(MAPPED_START | 0xe000_0000, MAPPED_BITS + 4);
 pub(super) const MULTICAST_V6: Entry = Entry::new(0xff00 << 112, 8);
 
+/// Prefixes whose addresses stand for IPv4 addresses, the bits that an IPv4 prefix has before it there,
+/// and the protocol. Where a range lies in one, it is as wide as that IPv4 range (docs/policy.md, 3.15).
+/// Of `64:ff9b:1::/48` each network takes a part of its own choice: counted as though it were the last
+/// /96, no choice is wider than allowed. ISATAP has no prefix.
+pub(super) const TRANSLATED: [(Entry, u8, &str); 6] = [
+    (Entry::new(0, 96), 96, "IPv4-compatible, RFC 4291"),
+    (Entry::new(0xffff << 48, 96), 96, "SIIT, RFC 2765"),
+    (Entry::new(0x0064_ff9b << 96, 96), 96, "NAT64, RFC 6052"),
+    (Entry::new(0x0064_ff9b_0001 << 80, 48), 96, "NAT64, RFC 8215"),
+    (Entry::new(0x2001_0000 << 96, 32), 96, "Teredo, RFC 4380"),
+    (Entry::new(0x2002 << 112, 16), 16, "6to4, RFC 3056"),
+];
+
 /// How large a whitelist and its entries may be. A setting; it bounds what is *added*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -26,14 +39,18 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limit: for reading what was accepted under earlier settings (rows of the store, and
-    /// entries to be removed). Every rule that is no setting still holds.
+    /// No limit: for reading what was accepted under earlier settings and versions (rows of the store,
+    /// and entries to be removed). Every rule that is not about width or number still holds.
     pub const NONE: Self = Self { widest_v4: 0, widest_v6: 0, max_entries: usize::MAX };
+
+    /// The greatest `max_entries` that a setting may give (docs/policy.md, 3.10): a whitelist of so many
+    /// entries fits a message, a form and a page.
+    pub const MOST_ENTRIES: usize = 10_000;
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { widest_v4: 8, widest_v6: 32, max_entries: 100 }
+        Self { widest_v4: 8, widest_v6: 24, max_entries: 100 }
     }
 }
 
@@ -66,6 +83,12 @@ impl Entry {
     #[inline]
     pub(super) fn start(&self) -> u128 {
         u128::from(self.high) << 64 | u128::from(self.low)
+    }
+
+    /// The last address.
+    #[inline]
+    pub(super) fn end(&self) -> u128 {
+        self.start() | !Self::mask(self.bits)
     }
 
     /// Reads one entry: an address, or an address, `/` and a prefix length. Whitespace around it
@@ -107,12 +130,34 @@ impl Entry {
             Err(EntryError::Unspecified { entry: entry() })
         } else if range.overlaps(&MULTICAST_V4) || range.overlaps(&MULTICAST_V6) {
             Err(EntryError::Multicast { entry: entry() })
+        } else if let Some(error) = range.too_wide_translated(&entry, limits) {
+            Err(error)
         } else if range.start() != start {
             let address = Self::new(start, 128);
             Err(EntryError::HostBits { entry: entry(), network: range, address })
         } else {
             Ok(range)
         }
+    }
+
+    /// Why this range is refused, if it is, for the IPv4 addresses that others in it stand for. A matter
+    /// of width, so that `limits` without any refuse nothing.
+    fn too_wide_translated(
+        &self,
+        entry: &impl Fn() -> String,
+        limits: &Limits,
+    ) -> Option<EntryError> {
+        let widest = limits.widest_v4;
+        let (prefix, offset, protocol) = TRANSLATED.into_iter().find(|(prefix, offset, _)| {
+            widest > 0 && self.bits < offset + widest && self.overlaps(prefix)
+        })?;
+        let entry = entry();
+        Some(if self.covers(&prefix) {
+            EntryError::ContainsTranslated { entry, prefix, protocol }
+        } else {
+            let longest = offset + widest;
+            EntryError::TranslatedTooWide { entry, prefix, protocol, widest, longest }
+        })
     }
 
     /// Whether `address` may pass.

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::address::{AddressFault, diagnose, excerpt};
+use super::address::{AddressFault, diagnose, excerpt, find_stray};
 use super::entry::Entry;
 
 /// Why a text is not a whitelist entry. Displays as a sentence that names the entry and the cure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "`entry` is the text as given, escaped and cut short")]
+#[expect(missing_docs, reason = "`entry` is the text as given, quoted and cut short")]
 pub enum EntryError {
     /// Nothing between two commas, or an empty string.
     #[error("an entry is empty: write an address or a range, and leave out stray commas")]
@@ -40,6 +40,26 @@ pub enum EntryError {
         "{entry} contains all IPv4 addresses, as ::ffff:0:0/96: write IPv4 ranges such as 10.0.0.0/24"
     )]
     ContainsIpv4 { entry: String },
+    /// A range that holds a whole prefix in which other addresses stand for IPv4 addresses.
+    #[error(
+        "{entry} contains all IPv4 addresses, as {prefix} ({protocol}): write the addresses or narrower \
+         ranges that clients really use"
+    )]
+    ContainsTranslated { entry: String, prefix: Entry, protocol: &'static str },
+    /// A range within such a prefix, of more IPv4 addresses than the setting allows.
+    #[error(
+        "{entry} is wider than an IPv4 /{widest}, since {prefix} ({protocol}) stands for all IPv4 \
+         addresses: write ranges of /{longest} or longer"
+    )]
+    TranslatedTooWide {
+        entry: String,
+        prefix: Entry,
+        protocol: &'static str,
+        /// The shortest prefix of an IPv4 range allowed.
+        widest: u8,
+        /// The same as the length of a prefix of this entry.
+        longest: u8,
+    },
     /// A prefix shorter than the setting allows.
     #[error("{entry} is wider than an {family} /{widest}: write narrower ranges")]
     TooWide {
@@ -75,24 +95,27 @@ impl EntryError {
         let entry = excerpt(text);
         if text.is_empty() {
             Self::Empty
-        } else if text.contains(',') {
-            Self::List { entry }
-        } else if text.contains(char::is_whitespace) {
-            Self::Whitespace { entry }
+        } else if let Some(fault) = find_stray(text) {
+            Self::of_fault(entry, fault)
         } else {
             let whole = text.contains("://") || text.contains('[');
-            let fault = diagnose(if whole { text } else { address });
-            Self::Address { entry, fault }
+            Self::of_fault(entry, diagnose(if whole { text } else { address }))
+        }
+    }
+
+    fn of_fault(entry: String, fault: AddressFault) -> Self {
+        match fault {
+            AddressFault::List => Self::List { entry },
+            AddressFault::Whitespace => Self::Whitespace { entry },
+            fault => Self::Address { entry, fault },
         }
     }
 
     pub(super) fn of_prefix(text: &str, ip: IpAddr, prefix: &str, longest: u8) -> Self {
         let entry = excerpt(text);
         let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
-        if text.contains(',') {
-            Self::List { entry }
-        } else if text.contains(char::is_whitespace) {
-            Self::Whitespace { entry }
+        if let Some(fault) = find_stray(text) {
+            Self::of_fault(entry, fault)
         } else if prefix.contains('%') {
             Self::Address { entry, fault: AddressFault::ZoneId }
         } else if digits && prefix.starts_with('0') {
@@ -120,8 +143,8 @@ impl EntryError {
             Self::Prefix { .. } => "PREFIX_LENGTH",
             Self::Netmask { .. } => "NETMASK",
             Self::AnyAddress { .. } => "ANY_ADDRESS",
-            Self::ContainsIpv4 { .. } => "CONTAINS_IPV4",
-            Self::TooWide { .. } => "TOO_WIDE",
+            Self::ContainsIpv4 { .. } | Self::ContainsTranslated { .. } => "CONTAINS_IPV4",
+            Self::TooWide { .. } | Self::TranslatedTooWide { .. } => "TOO_WIDE",
             Self::Unspecified { .. } => "UNSPECIFIED",
             Self::Multicast { .. } => "MULTICAST",
             Self::HostBits { .. } => "HOST_BITS",

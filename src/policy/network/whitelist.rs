@@ -108,7 +108,8 @@ const FEW: usize = 4;
 /// A whitelist with more entries than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the whitelist would have {count} entries, and {max} are allowed: join addresses into ranges, or remove some"
+    "the whitelist would have {count} entries, and {max} are allowed (the server's setting \
+     --whitelist-max-entries): join addresses into ranges, or remove some"
 )]
 pub struct TooMany {
     /// How many it would have.

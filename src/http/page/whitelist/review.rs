@@ -5,9 +5,9 @@ use askama::Template;
 
 use super::super::answer::{Fault, Result, sentence};
 use super::super::frame::Place;
-use super::super::view::count;
+use super::super::view::{count, listed};
 use super::{Draft, Editor};
-use crate::policy::network::{Entry, nested};
+use crate::policy::network::{Entry, TooMany, nested};
 use crate::service::Error;
 use crate::service::error::Violation;
 use crate::service::whitelists::ManageWhitelist;
@@ -28,8 +28,8 @@ pub(super) struct Review {
     removed: Vec<String>,
     /// The list as it would be; `None` where the draft is refused.
     result: Option<Vec<String>>,
-    /// What still covers something that is removed.
-    covering: Vec<String>,
+    /// What still covers something that is removed; empty for nothing.
+    covering: String,
     faults: Vec<String>,
 }
 
@@ -39,15 +39,17 @@ impl Editor {
         let services = self.signed.services();
         let current = self.described.token.whitelist.entries();
         let pasted = services.read_entries(&draft.add);
-        let refused = pasted.refused();
+        let refused = pasted.refused;
         let mut review = Review { removed: draft.remove.clone(), ..Review::default() };
-        if let Some(most) = pasted.too_many_for {
+        if let Some(TooMany { count, max }) = pasted.too_many {
             review.faults.push(format!(
-                "That is far more than a whitelist holds, which is {most} entries: nothing of it is \
-                 saved. Name ranges instead of their addresses."
+                "You add {count} different entries, and a whitelist has at most {max} (the server's \
+                 setting --whitelist-max-entries): nothing is saved. Name ranges instead of their \
+                 addresses."
             ));
             return Ok(review);
         }
+        let ended = pasted.ended;
         let add = pasted.texts();
         let nested = nested(current.iter().copied().chain(pasted.read()).collect());
         review.items = pasted
@@ -59,8 +61,10 @@ impl Editor {
             })
             .collect();
         if refused > 0 {
+            let were = if refused == 1 { "was" } else { "were" };
+            let rest = if ended { ", and what follows was not read" } else { "" };
             review.faults.push(format!(
-                "{} can't be read: nothing is saved until each is mended or taken out.",
+                "{} {were} refused{rest}: nothing is saved until each is corrected or taken out.",
                 count(refused, "entry")
             ));
             return Ok(review);
@@ -73,7 +77,7 @@ impl Editor {
             Ok(managed) => {
                 let entries = |entries: &[Entry]| entries.iter().map(ToString::to_string).collect();
                 review.result = Some(entries(managed.outcome.whitelist.entries()));
-                review.covering = entries(&managed.outcome.still_covered_by);
+                review.covering = listed(&entries(&managed.outcome.still_covered_by));
             }
             Err(error) => review.faults = self.words(error)?,
         }

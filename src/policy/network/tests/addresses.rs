@@ -37,6 +37,11 @@ fn what_is_no_client_address_is_named() {
         (" 1.2.3.4", "WHITESPACE"),
         ("1.2.3.4\n", "WHITESPACE"),
         ("1.2.3.4 5.6.7.8", "WHITESPACE"),
+        ("1.2.3.4, 5.6.7.8", "LIST"),
+        ("1.2.3.4;5.6.7.8", "LIST"),
+        ("\"1.2.3.4\"", "QUOTATION_MARKS"),
+        ("1.2.3.4\u{200e}", "HIDDEN_CHARACTER"),
+        ("<1.2.3.4>", "BRACKETS"),
         ("localhost", "HOST_NAME"),
         ("api.example.com", "HOST_NAME"),
         ("api.example.com:443", "HOST_NAME"),
@@ -72,4 +77,6 @@ fn what_is_no_client_address_is_named() {
     assert!(fault.starts_with("the address is empty: "), "{fault}");
     let fault = "my.host".parse::<ClientAddr>().unwrap_err().to_string();
     assert_eq!(fault, "my.host is a host name: write its IP address");
+    let fault = "Office".parse::<ClientAddr>().unwrap_err().to_string();
+    assert_eq!(fault, "“Office” is a host name: write its IP address");
 }

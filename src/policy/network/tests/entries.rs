@@ -1,6 +1,7 @@
 //! Entries: one form, what is none, and what the caller is told.
 
 use super::*;
+use crate::policy::text::escape;
 
 #[test]
 fn entries_have_one_form() {
@@ -19,7 +20,8 @@ fn entries_have_one_form() {
         ("::ffff:10.0.0.0/120", "10.0.0.0/24"),
         ("::1.2.3.4", "::102:304"),
         ("::1", "::1"),
-        ("64:ff9b::/96", "64:ff9b::/96"),
+        ("64:ff9b::/104", "64:ff9b::/104"),
+        ("64:ff9b:2::/48", "64:ff9b:2::/48"),
         ("64:ff9b::1.2.3.4", "64:ff9b::102:304"),
         ("0.0.0.1", "0.0.0.1"),
         ("0.1.0.0/16", "0.1.0.0/16"),
@@ -44,6 +46,40 @@ fn what_is_no_entry_is_named() {
         ("1.2.3.4,5.6.7.8", "LIST"),
         ("10.0.0.0/8,5.6.7.8", "LIST"),
         ("1.2.3.4 5.6.7.8", "WHITESPACE"),
+        ("1.2.3.4\t5.6.7.8", "WHITESPACE"),
+        ("1.2.3.4\u{a0}5.6.7.8", "WHITESPACE"),
+        ("192.0.2.7 gateway", "WHITESPACE"),
+        ("\"192.0.2.7\"", "QUOTATION_MARKS"),
+        ("'192.0.2.7'", "QUOTATION_MARKS"),
+        ("“192.0.2.7”", "QUOTATION_MARKS"),
+        ("„10.0.0.0/24“", "QUOTATION_MARKS"),
+        ("«2001:db8::1»", "QUOTATION_MARKS"),
+        ("`192.0.2.7`", "QUOTATION_MARKS"),
+        ("192.0.2.7\"", "QUOTATION_MARKS"),
+        ("10.0.0.0/24;", "SEPARATOR"),
+        ("192.0.2.7;192.0.2.8", "SEPARATOR"),
+        ("192.0.2.7; 192.0.2.8", "SEPARATOR"),
+        ("192.0.2.7|192.0.2.8", "SEPARATOR"),
+        ("10.0.0.0/24|", "SEPARATOR"),
+        ("192.0.2.7，192.0.2.8", "SEPARATOR"),
+        ("192.0.2.7、192.0.2.8", "SEPARATOR"),
+        ("192.0.2.7.", "NOT_AN_ADDRESS"),
+        ("10.0.0.0/24.", "NOT_AN_ADDRESS"),
+        ("-192.0.2.7", "NOT_AN_ADDRESS"),
+        ("•192.0.2.7", "NOT_AN_ADDRESS"),
+        ("=192.0.2.7", "NOT_AN_ADDRESS"),
+        ("!10.0.0.0/24", "NOT_AN_ADDRESS"),
+        ("2001:db8::1.", "NOT_AN_ADDRESS"),
+        ("::1_", "NOT_AN_ADDRESS"),
+        ("192.0.2.7 # office", "COMMENT"),
+        ("10.0.0.0/24#office", "COMMENT"),
+        ("# office", "COMMENT"),
+        ("# the office, Berlin", "COMMENT"),
+        ("192.0.2.7 // office", "COMMENT"),
+        ("192.0.2.7\u{200b}", "HIDDEN_CHARACTER"),
+        ("\u{feff}10.0.0.0/24", "HIDDEN_CHARACTER"),
+        ("10.0.0.0/24\u{202c}", "HIDDEN_CHARACTER"),
+        ("192.0.2\u{ad}.7", "HIDDEN_CHARACTER"),
         ("10.0.0.0 /24", "WHITESPACE"),
         ("10.0.0.0/ 24", "WHITESPACE"),
         ("10.0.0.5/24", "HOST_BITS"),
@@ -78,7 +114,7 @@ fn what_is_no_entry_is_named() {
         ("::ffff:0:0/96", "ANY_ADDRESS"),
         ("10.0.0.0/7", "TOO_WIDE"),
         ("128.0.0.0/1", "TOO_WIDE"),
-        ("2001:db8::/31", "TOO_WIDE"),
+        ("2001:c00::/23", "TOO_WIDE"),
         ("::ffff:10.0.0.0/103", "TOO_WIDE"),
         ("010.0.0.1", "LEADING_ZEROS"),
         ("10.00.0.0/8", "LEADING_ZEROS"),
@@ -104,14 +140,24 @@ fn what_is_no_entry_is_named() {
         ("[2001:db8::1]:443", "PORT"),
         ("[2001:db8::1]", "BRACKETS"),
         ("[2001:db8::]/32", "BRACKETS"),
+        ("(192.0.2.7)", "BRACKETS"),
+        ("<10.0.0.0/24>", "BRACKETS"),
+        ("{2001:db8::1}", "BRACKETS"),
         ("10.0.0.*", "WILDCARD"),
         ("*", "WILDCARD"),
         ("10.0.0.1-10.0.0.9", "ADDRESS_SPAN"),
         ("10.0.0.1-9", "ADDRESS_SPAN"),
+        ("10.0.0.1–10.0.0.9", "ADDRESS_SPAN"),
+        ("10.0.0.1 - 10.0.0.9", "ADDRESS_SPAN"),
+        ("2001:db8::1 — 2001:db8::9", "ADDRESS_SPAN"),
         ("example.com", "HOST_NAME"),
         ("my-host/24", "HOST_NAME"),
         ("http://10.0.0.1/", "HOST_NAME"),
         ("10.0.0", "NOT_AN_ADDRESS"),
+        ("１0.0.0.1", "NOT_AN_ADDRESS"),
+        ("10.0.0.0∕24", "NOT_AN_ADDRESS"),
+        ("10.0.0.0\\24", "NOT_AN_ADDRESS"),
+        ("10.0.0.1+10.0.0.2", "NOT_AN_ADDRESS"),
         ("10.0.0/24", "NOT_AN_ADDRESS"),
         ("10/8", "NOT_AN_ADDRESS"),
         ("/24", "NOT_AN_ADDRESS"),
@@ -121,10 +167,10 @@ fn what_is_no_entry_is_named() {
         let error = Entry::parse(text, &Limits::default()).unwrap_err();
         assert_eq!(error.reason(), reason, "{text:?}: {error}");
         let sentence = error.to_string();
-        assert!(sentence.contains(text.trim()) && sentence.contains(": "), "{sentence}");
+        assert!(sentence.contains(&*escape(text.trim())) && sentence.contains(": "), "{sentence}");
         // What is no matter of settings is refused under any.
         let unlimited = Entry::parse(text, &Limits::NONE);
-        let setting = ["10.0.0.0/7", "2001:db8::/31", "::ffff:10.0.0.0/103"].contains(&text);
+        let setting = ["10.0.0.0/7", "2001:c00::/23", "::ffff:10.0.0.0/103"].contains(&text);
         assert_eq!(unlimited.is_ok(), setting, "{text:?}: {unlimited:?}");
     }
 }
@@ -158,12 +204,34 @@ fn errors_tell_the_cure() {
             "::ffff:10.0.0.0/100",
             "::ffff:10.0.0.0/100 is wider than an IPv4 /8: write narrower ranges",
         ),
-        ("2001:d00::/24", "2001:d00::/24 is wider than an IPv6 /32: write narrower ranges"),
+        ("2001:c00::/23", "2001:c00::/23 is wider than an IPv6 /24: write narrower ranges"),
         (
             "10.0.0.0/33",
             "10.0.0.0/33 has no valid prefix length: write a number from 1 to 32 after the /",
         ),
         ("1.2.3.4:80", "1.2.3.4:80 has a port: leave it out"),
+        ("office", "“office” is a host name: write its IP address"),
+        ("Office", "“Office” is a host name: write its IP address"),
+        ("api.example.com", "api.example.com is a host name: write its IP address"),
+        ("\"192.0.2.7\"", "“\"192.0.2.7\"” has quotation marks: leave them out"),
+        ("10.0.0.0/24;", "“10.0.0.0/24;” has the character “;”: separate entries with commas"),
+        (
+            "1.2.3.4；5.6.7.8",
+            "“1.2.3.4；5.6.7.8” has the character “；” (U+FF1B): separate entries with commas",
+        ),
+        ("192.0.2.7.", "192.0.2.7. has the stray character “.”: leave it out"),
+        ("<192.0.2.7>", "“<192.0.2.7>” is in the brackets < and >: leave them out"),
+        ("1.2.3.4 # a", "“1.2.3.4 # a” has a comment: leave it out"),
+        (
+            "1.2.3.4\u{200b}",
+            "“1.2.3.4<U+200B>” has the character U+200B, which can't be seen: leave it out, or type \
+             the address anew",
+        ),
+        (
+            "１.2.3.4",
+            "“１.2.3.4” has the character “１” (U+FF11), which no address has: write one such as \
+             192.0.2.1 or 2001:db8::1",
+        ),
     ] {
         assert_eq!(error(text), sentence);
     }
@@ -180,6 +248,103 @@ fn messages_repeat_little_of_the_input_and_no_control_characters() {
             assert!(!message.contains(|c: char| c.is_control() || c == '\u{202e}'), "{message:?}");
             assert!(message.len() < 200, "{message}");
         }
+    }
+}
+
+/// Rule 3.15.
+#[test]
+fn an_address_that_stands_for_an_ipv4_address_is_as_wide_as_that() {
+    let (contains, wide) = ("CONTAINS_IPV4", "TOO_WIDE");
+    for (text, reason) in [
+        ("64:ff9b::/96", contains),
+        ("64:ff9b::/95", contains),
+        ("64:ff9b::/64", contains),
+        ("64:ff9b::/47", contains),
+        ("64:ff9b::/32", contains),
+        ("64:ff9b::/97", wide),
+        ("64:ff9b::a00:0/103", wide),
+        ("64:ff9b::192.0.0.0/100", wide),
+        ("64:ff9b::a00:0/104", ""),
+        ("64:ff9b::192.0.2.0/120", ""),
+        ("64:ff9b::192.0.2.1", ""),
+        ("64:ff9b:1::/48", contains),
+        ("64:ff9b:1::/49", wide),
+        ("64:ff9b:1:8000::/64", wide),
+        ("64:ff9b:1::/96", wide),
+        ("64:ff9b:1::a00:0/104", ""),
+        ("::ffff:0:0:0/96", contains),
+        ("::ffff:0:0:0/80", contains),
+        ("::ffff:0:8000:0/97", wide),
+        ("::ffff:0:10.0.0.0/104", ""),
+        ("::128.0.0.0/97", wide),
+        ("::10.0.0.0/104", ""),
+        ("::1", ""),
+        ("2001::/32", contains),
+        ("2001::/24", contains),
+        ("2001:0:4136:e378::/64", wide),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", ""),
+        ("2002::/24", ""),
+        ("2002:a00::/24", ""),
+        ("2002:c000:204::/48", ""),
+    ] {
+        let read = Entry::parse(text, &Limits::default());
+        let found = read.as_ref().map_or_else(EntryError::reason, |_| "");
+        assert_eq!(found, reason, "{text}: {read:?}");
+        // What was stored under an earlier version stays valid, and can be removed.
+        assert!(Entry::parse(text, &Limits::NONE).is_ok(), "{text}");
+    }
+    let wider = Limits { widest_v4: 4, widest_v6: 1, ..Limits::default() };
+    for (text, reason) in [
+        ("2002::/16", contains),
+        ("2000::/3", contains),
+        ("2002:8000::/19", wide),
+        ("2002:a000::/20", ""),
+        ("64:ff9b::/99", wide),
+        ("64:ff9b::a000:0/100", ""),
+    ] {
+        let read = Entry::parse(text, &wider);
+        assert_eq!(
+            read.as_ref().map_or_else(EntryError::reason, |_| ""),
+            reason,
+            "{text}: {read:?}"
+        );
+    }
+    let error = |text: &str| Entry::parse(text, &Limits::default()).unwrap_err().to_string();
+    assert_eq!(
+        error("64:ff9b::/96"),
+        "64:ff9b::/96 contains all IPv4 addresses, as 64:ff9b::/96 (NAT64, RFC 6052): write the \
+         addresses or narrower ranges that clients really use"
+    );
+    assert_eq!(
+        error("64:ff9b::/97"),
+        "64:ff9b::/97 is wider than an IPv4 /8, since 64:ff9b::/96 (NAT64, RFC 6052) stands for all \
+         IPv4 addresses: write ranges of /104 or longer"
+    );
+    // They are not made one: who may come from the one may not come from the other.
+    assert!(!entry("192.0.2.1").contains(addr("64:ff9b::192.0.2.1")));
+    assert!(!entry("64:ff9b::192.0.2.1").contains(addr("192.0.2.1")));
+    assert!(!entry("192.0.2.1").contains(addr("2002:c000:201::")));
+}
+
+/// Ranges that large providers publish: Cloudflare, Google, Akamai, Fastly, AWS, Azure.
+#[test]
+fn published_ranges_are_accepted() {
+    for text in [
+        "2a06:98c0::/29",
+        "2400:cb00::/32",
+        "2600:1900::/28",
+        "2001:4860::/32",
+        "2600:1400::/24",
+        "2a02:26f0::/29",
+        "2a04:4e40::/32",
+        "2600:1ff2:4000::/40",
+        "2603:1000::/25",
+        "2620:1ec::/36",
+        "34.64.0.0/10",
+        "104.64.0.0/10",
+        "13.0.0.0/8",
+    ] {
+        assert_eq!(entry(text).to_string(), text);
     }
 }
 

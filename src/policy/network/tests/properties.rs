@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::network::address::MAPPED_START;
-use crate::policy::network::entry::{IPV4, MULTICAST_V4, MULTICAST_V6};
+use crate::policy::network::change::overlapping;
+use crate::policy::network::entry::{IPV4, MULTICAST_V4, MULTICAST_V6, TRANSLATED};
+use crate::policy::network::whitelist::set;
 
 /// Addresses in few places, so that ranges nest and addresses hit them.
 fn bits() -> impl Strategy<Value = u128> {
@@ -134,6 +136,39 @@ proptest! {
             prop_assert!(!entry.overlaps(&MULTICAST_V4) && !entry.overlaps(&MULTICAST_V6));
             prop_assert_eq!(entry.overlaps(&IPV4), IPV4.covers(&entry));
         }
+    }
+
+    /// Rule 3.15, counted: an entry holds no more addresses that stand for IPv4 addresses than the widest
+    /// IPv4 range has.
+    #[test]
+    fn no_entry_holds_more_translated_addresses_than_ipv4_ones(
+        which in 0..TRANSLATED.len(), noise: u128, length in 1..=128u8, widest_v4 in 1..=32u8
+    ) {
+        let (prefix, offset, _) = TRANSLATED[which];
+        let bits = prefix.start() | (noise & !Entry::mask(prefix.bits));
+        let range = Entry::new(bits, length);
+        let limits = Limits { widest_v4, widest_v6: 1, ..Limits::default() };
+        if let Ok(entry) = Entry::parse(&range.with_prefix(), &limits) {
+            // Which of the 32 bits of an IPv4 address, where it stands in this prefix, may be any.
+            let free = (0..32).filter(|bit| {
+                let flipped = entry.start() ^ (1_u128 << (127 - u32::from(offset) - bit));
+                entry.contains(ClientAddr(flipped))
+            });
+            prop_assert!(free.count() <= usize::from(32 - widest_v4), "{entry}");
+        }
+        prop_assert_eq!(
+            Entry::parse(&range.with_prefix(), &Limits::NONE).is_ok(),
+            length > 0 && !range.contains(ClientAddr(0)) && !range.covers(&IPV4)
+                && !range.overlaps(&MULTICAST_V6)
+        );
+    }
+
+    #[test]
+    fn overlaps_are_those_of_each_with_each(entries in whitelist(), others in whitelist()) {
+        let (entries, others) = (set(entries), set(others));
+        let overlaps = |entry: &&Entry| others.iter().any(|other| other.overlaps(entry));
+        let slow: Vec<_> = entries.iter().filter(overlaps).copied().collect();
+        prop_assert_eq!(overlapping(&entries, &others), slow);
     }
 
     #[test]

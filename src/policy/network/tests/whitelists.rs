@@ -49,6 +49,32 @@ fn a_set_is_never_empty_and_never_too_large() {
     assert!(size_of::<Entry>() + size_of::<u32>() <= 32);
 }
 
+/// A whitelist of the greatest number of entries. What was quadratic took a minute here.
+#[test]
+fn the_largest_whitelist_is_changed_and_searched() {
+    let limits = Limits { max_entries: Limits::MOST_ENTRIES, ..Limits::default() };
+    let addresses = |first: u32| {
+        let texts = (0..10_000).map(move |n| std::net::Ipv4Addr::from(first + n).to_string());
+        texts.collect::<Vec<_>>()
+    };
+    let read = |texts: &[String]| parse_entries(texts.iter().map(String::as_str), &limits).unwrap();
+    let (old, new) = (read(&addresses(0x0a00_0000)), read(&addresses(0x0b00_0000)));
+    let replace =
+        |entries: &[Entry]| Change::Replace { entries: entries.to_vec(), allow_any_address: false };
+    let first = apply(&Whitelist::Unrestricted, &replace(&old), true, &limits).unwrap().whitelist;
+    assert!(first.allows(addr("10.0.0.0")) && first.allows(addr("10.0.39.15")));
+    assert!(!first.allows(addr("10.0.39.16")));
+    let second = apply(&first, &replace(&new), true, &limits).unwrap();
+    assert_eq!((second.still_covered_by.len(), second.whitelist.entries().len()), (0, 10_000));
+    let wider = Change::Edit { add: entries(&["10.0.0.0/8"]), remove: old };
+    let covered = apply(&first, &wider, true, &limits).unwrap().still_covered_by;
+    assert_eq!(covered, entries(&["10.0.0.0/8"]));
+    let one_more = Change::Edit { add: entries(&["192.0.2.1"]), remove: Vec::new() };
+    let error = apply(&first, &one_more, true, &limits).unwrap_err().to_string();
+    assert!(error.contains("10001 entries, and 10000 are allowed"), "{error}");
+    assert!(error.contains("--whitelist-max-entries"), "{error}");
+}
+
 fn edit(add: &[&str], remove: &[&str]) -> Change {
     Change::Edit { add: entries(add), remove: entries(remove) }
 }
