@@ -266,6 +266,14 @@ async fn serve_store(
     let cache = Arc::new(cache.await?);
     let left = CancellationToken::new();
     let replicas = Arc::new(joined.serve(cache.clone(), &left));
+    // Its tasks end with `left` in order; where one ends early, this process decides nothing any more.
+    shutdown::spawn("replica-end", {
+        let (left, stop) = (left.clone(), stop.clone());
+        async move {
+            left.cancelled().await;
+            stop.cancel();
+        }
+    });
     if revoked && replicas.bind(true).await.is_none() {
         tracing::warn!(
             "the operator credential was replaced, and a replica that is out of reach may accept the \

@@ -571,7 +571,7 @@ async fn one_mailbox_in_two_spellings_is_one_admin() {
         }
     }
     let hidden = create(&[FIRST, "jo\u{ad}e@acme.example"]).await.unwrap_err();
-    assert!(hidden.message().contains("invisible character (U+00AD)"), "{hidden:?}");
+    assert!(hidden.message().contains("hidden character (U+00AD)"), "{hidden:?}");
 }
 
 /// Who speaks no gRPC would not find a status in an answer's trailers.

@@ -124,14 +124,17 @@ fn lifecycle_hint(settings: &ServeSettings, grpc: SocketAddr, page: &str) -> Str
     let mut hint = String::new();
     let rules = settings.lifecycle.rules;
     if rules.window() > WATCHABLE {
+        let first = |addresses: &[SocketAddr]| {
+            addresses.first().map_or_else(String::new, ToString::to_string)
+        };
         let mut flags = String::new();
         let mut flag = |name: &str, value: String, default: &str| {
             if value != default {
                 flags.push_str(&format!(" --{name} {}", mail::shell_word(&value)));
             }
         };
-        flag("listen", settings.listen.to_string(), DEFAULT_GRPC);
-        flag("http-listen", settings.http_listen.to_string(), "127.0.0.1:8080");
+        flag("listen", first(&settings.listen), DEFAULT_GRPC);
+        flag("http-listen", first(&settings.http_listen), "127.0.0.1:8080");
         if let StoreSettings::Embedded(data_dir) = &settings.store {
             flag("data-dir", data_dir.display().to_string(), "portcullis-data");
         }

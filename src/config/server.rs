@@ -1,6 +1,7 @@
 //! The server's settings. Each is a flag over a `PORTCULLIS_*` variable of the same name; every fault
 //! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names.
 
+mod catalog;
 mod faults;
 mod lifecycle;
 mod mail;
@@ -8,18 +9,17 @@ mod page;
 mod store;
 mod variables;
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
-use crate::policy::catalog_file;
 use crate::policy::network::Limits;
 use crate::policy::text;
 use crate::secret::{Digest, Prefix, digest};
 use crate::telemetry::LogFormat;
+pub use catalog::BUILT_IN_CATALOG;
 use faults::Faults;
 pub use faults::InvalidSettings;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
@@ -27,9 +27,6 @@ pub use mail::{MailArgs, MailSettings, RelaySettings};
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::{OPERATOR, OPERATOR_FILE, known_variables};
-
-/// The most errors of a catalogue file that are named at the start; a last one counts the others.
-const CATALOG_FAULTS: usize = 100;
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -260,8 +257,6 @@ pub struct ServeSettings {
 pub const MAX_CONNECTIONS: u64 = 16_384;
 /// The shortest time that a connection without any call can be kept.
 const SHORTEST_IDLE: Duration = Duration::from_secs(1);
-/// The catalogue that a store without one gets.
-pub const BUILT_IN_CATALOG: &str = include_str!("../../catalogs/mercury.toml");
 /// How long a lease is, unless the notice is too short for that.
 const LEASE: Duration = Duration::from_secs(10);
 /// The shortest and the longest lease.
@@ -313,37 +308,7 @@ impl ServeArgs {
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
             faults.add("--dev: serves the embedded store only; name no database");
         }
-        let catalog = match &self.catalog {
-            None => BUILT_IN_CATALOG.to_owned(),
-            Some(path) => fs::read_to_string(path).unwrap_or_else(|error| {
-                faults.add(format!("--catalog: cannot read {}: {error}", path.display()));
-                String::new()
-            }),
-        };
-        match (&self.catalog, catalog_file::parse(&catalog)) {
-            (Some(path), Err(found)) => {
-                for fault in found.iter().filter(|_| !catalog.is_empty()).take(CATALOG_FAULTS) {
-                    faults.add(format!("--catalog: {}: {fault}", path.display()));
-                }
-                if let more @ 1.. = found.len().saturating_sub(CATALOG_FAULTS) {
-                    faults.add(format!(
-                        "--catalog: {}: and {more} more: `portcullis catalog check FILE` names every one",
-                        path.display()
-                    ));
-                }
-            }
-            (Some(path), Ok(defs)) => {
-                for def in &defs {
-                    if let Err(error) = text::check(&def.description) {
-                        let (path, name) = (path.display(), &def.name);
-                        faults.add(format!(
-                            "--catalog: {path}: scope \"{name}\": the description {error}"
-                        ));
-                    }
-                }
-            }
-            (None, _) => {}
-        }
+        let catalog = catalog::read(self.catalog.as_deref(), &mut faults);
         let operator_credential = faults.secret(OPERATOR, OPERATOR_FILE);
         if let Some(secret) = &operator_credential {
             let secret = secret.expose_secret();

@@ -19,7 +19,7 @@ use super::status::status;
 use crate::service::{Error, Services};
 
 /// The largest request, in bytes. It holds one name, and comes back with the answer.
-const MAX_REQUEST: usize = 16 << 10;
+pub(super) const MAX_REQUEST: usize = 16 << 10;
 
 /// The files that clients ask for.
 #[derive(Debug)]

@@ -25,9 +25,7 @@ use super::authority::AnyAuthority;
 use super::authorization::Authorization;
 use super::connections::{Connection, ConnectionLimits, Connections};
 pub use super::gate::Gate;
-use super::gate::{
-    Behind, ConnectionGate, MANAGEMENT_CALLS, MAX_MANAGEMENT_MESSAGE, MAX_REFLECTION_MESSAGE,
-};
+use super::gate::{Behind, ConnectionGate, MANAGEMENT_CALLS, MAX_MANAGEMENT_MESSAGE};
 use super::gather::gather;
 use super::management::Management;
 use super::preface;

@@ -74,7 +74,7 @@ fn add_violations(details: &mut ErrorDetails, violations: &[Violation]) {
         let description = cut(&violation.description, 500);
         let size = violation.field.len() + description.len() + 8;
         if size > left {
-            let more = format!("and {} more: fix these first", violations.len() - at);
+            let more = format!("and at least {} more: fix these first", violations.len() - at);
             details.add_bad_request_violation("", more);
             return;
         }

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
-use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
-use icu_properties::{CodePointMapData, CodePointSetData};
 use idna::AsciiDenyList;
 use idna::uts46::{DnsLength, Hyphens, Uts46};
+
+use crate::policy::text;
 
 /// The longest mail address, in bytes (RFC 5321, section 4.5.3.1.3, less the brackets).
 pub const MAX_ADDRESS: usize = 254;
@@ -33,9 +33,9 @@ pub enum InvalidAddress {
     /// Longer than [`MAX_ADDRESS`], as written or in canonical form.
     #[error("is longer than {MAX_ADDRESS} bytes")]
     TooLong,
-    /// A character of the local part that nobody sees.
-    #[error("has an invisible character (U+{:04X}) before the @: type the address again", u32::from(*.0))]
-    Invisible(char),
+    /// A character of the local part that nobody sees (rule 1.16 of docs/policy.md), or that looks like a space.
+    #[error("has a hidden character (U+{:04X}) before the @: type the address again", u32::from(*.0))]
+    Hidden(char),
     /// Anything else.
     #[error("is not a mail address: write one such as ada@example.com")]
     Malformed,
@@ -49,8 +49,9 @@ impl FromStr for Address {
             return Err(InvalidAddress::TooLong);
         }
         let (local, domain) = text.rsplit_once('@').ok_or(InvalidAddress::Malformed)?;
-        if let Some(invisible) = local.chars().find(|&c| c != ' ' && is_invisible(c)) {
-            return Err(InvalidAddress::Invisible(invisible));
+        let hidden = |&c: &char| text::is_hidden(c) || (c != ' ' && c.is_whitespace());
+        if let Some(hidden) = local.chars().find(hidden) {
+            return Err(InvalidAddress::Hidden(hidden));
         }
         let local = ComposingNormalizerBorrowed::new_nfc().normalize(local).into_owned();
         // Few programs that a mail passes on its way take quoted local parts (RFC 5321, section 4.1.2).
@@ -97,14 +98,6 @@ fn ascii_domain(domain: &str) -> Option<String> {
         return None;
     }
     Some(ascii.to_owned())
-}
-
-/// Whether nobody sees it: control and format characters, spaces of all kinds, what programs leave out
-/// when they draw a text, and what no font has.
-fn is_invisible(c: char) -> bool {
-    let category = CodePointMapData::<GeneralCategory>::new().get(c);
-    let unseen = GeneralCategoryGroup::Other.union(GeneralCategoryGroup::Separator);
-    unseen.contains(category) || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
 #[cfg(test)]
@@ -194,9 +187,9 @@ mod tests {
             '\u{10ffff}',
         ] {
             let error = shown(&format!("jo{c}e@acme.example")).unwrap_err();
-            assert_eq!(error, InvalidAddress::Invisible(c));
+            assert_eq!(error, InvalidAddress::Hidden(c));
         }
-        let text = InvalidAddress::Invisible('\u{ad}').to_string();
+        let text = InvalidAddress::Hidden('\u{ad}').to_string();
         assert!(text.contains("(U+00AD)"), "{text}");
     }
 

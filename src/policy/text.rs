@@ -14,7 +14,7 @@ const EMOJI_SELECTOR: char = '\u{fe0f}';
 /// Draws a key around the character before it, such as in "1️⃣".
 const KEYCAP: char = '\u{20e3}';
 
-/// Whether `c` can't be seen, or changes how the text around it is shown (docs/policy.md, 1.13):
+/// Whether `c` can't be seen, or changes how the text around it is shown (docs/policy.md, 1.16):
 /// control and format characters, separators of lines and paragraphs, what Unicode says is ignored where
 /// it can't be shown, characters without a meaning of their own (private, not assigned), and three
 /// symbols that most fonts draw as nothing.
@@ -77,7 +77,7 @@ pub enum Unshowable {
     Mark(char),
 }
 
-/// Checks that every character of `text` is seen (docs/policy.md, 1.13).
+/// Checks that every character of `text` is seen (docs/policy.md, 1.16).
 ///
 /// # Errors
 /// The first one that is not.

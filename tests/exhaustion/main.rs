@@ -172,6 +172,33 @@ async fn messages_of_strangers_that_never_end_cost_little() {
     drop(held);
 }
 
+/// The client's window for the body of an answer is 0, and stays so (RFC 9113, section 6.9.2).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_strangers_that_are_not_taken_cost_little() {
+    let siege = Siege::of(Setup::sqlite()).await;
+    let server = siege.server.grpc();
+    let held = attack(move || {
+        let no_window = [0, 4, 0, 0, 0, 0];
+        let mut held = Vec::new();
+        for (path, connections) in [(CHECK, 10), (WATCH, 4), (AUTHORIZE, 1), (REFLECTION, 1)] {
+            for _ in 0..connections {
+                let mut wire = Wire::connect_with(server, ATTACKER, &no_window).unwrap();
+                let head = head(path, &[]);
+                for _ in 0..1_000 {
+                    if wire.call(&head, &prefix(0), END_STREAM).is_err() {
+                        break;
+                    }
+                }
+                held.push(wire);
+            }
+        }
+        held
+    })
+    .await;
+    siege.end("answers that are not taken").await;
+    drop(held);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_callers_that_never_end_cost_little() {
     let siege = Siege::of(Setup::sqlite()).await;
@@ -402,7 +429,7 @@ async fn large_messages_are_not_read_by_the_threads_that_decide() {
     let server = Setup::sqlite().start();
     let authorization = format!("Bearer {}", server.operator());
     // Fields that no request has, each of two bytes: reading them takes longest.
-    let batch = Bytes::from([0x10, 1].repeat((2 << 20) - 8));
+    let batch = Bytes::from([0x78, 1].repeat((2 << 20) - 8));
     let management = batch.slice(..2 << 20);
     let decides = |name: &str| name.starts_with("grpc-");
     let times =

@@ -200,7 +200,7 @@ async fn a_refused_entry_is_shown_as_it_was_typed() {
     assert!(words.contains("100 entries were refused, and what follows was not read"), "{words}");
 }
 
-/// Rule 1.13: what was stored before the rule is shown with the codes of what can't be seen.
+/// Rule 1.16: what was stored before the rule is shown with the codes of what can't be seen.
 #[tokio::test]
 async fn a_stored_name_shows_its_hidden_characters() {
     let cluster = Cluster::new(false);

@@ -86,10 +86,18 @@ impl Wire {
     /// # Errors
     /// The system's.
     pub fn connect(server: SocketAddr, host: u8) -> std::io::Result<Self> {
+        Self::connect_with(server, host, &[])
+    }
+
+    /// The same with settings of the client's, as they are in a frame.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn connect_with(server: SocketAddr, host: u8, settings: &[u8]) -> std::io::Result<Self> {
         let mut wire = Self { stream: tcp(server, host)?, next: 1, buffer: Vec::new() };
         let begin = [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-            frame(SETTINGS, 0, 0, &[]),
+            frame(SETTINGS, 0, 0, settings),
             frame(SETTINGS, ACK, 0, &[]),
         ];
         wire.send(&begin.concat())?;

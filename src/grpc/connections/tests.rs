@@ -1,6 +1,6 @@
 //! Tests: who gets a place, who gives way, and what a connection may hold.
 
-use super::super::{authorization, gate, health};
+use super::super::{authorization, gate, health, reflection};
 use super::*;
 
 fn ip(text: &str) -> IpAddr {
@@ -71,7 +71,7 @@ fn the_documented_figures_are_those_of_the_code() {
         format!("| management calls at once | {} |", gate::MANAGEMENT_CALLS),
         format!("`BatchAuthorize` | {} |", size(gate::MAX_MESSAGE)),
         format!("| management | {} |", size(gate::MAX_MANAGEMENT_MESSAGE)),
-        format!("| reflection | {} |", size(gate::MAX_REFLECTION_MESSAGE)),
+        format!("| reflection | {} |", size(reflection::MAX_REQUEST)),
         format!("| health | {} |", size(health::MAX_MESSAGE)),
         format!("younger than {} seconds", GRACE.as_secs()),
     ];

@@ -17,24 +17,21 @@ use crate::service::Error;
 
 /// How long a form may take to arrive, from the end of its request's head.
 const ARRIVAL: Duration = Duration::from_secs(10);
-/// The largest form that is read, in bytes.
-const LARGEST: usize = 256 << 10;
 /// What each form may have in memory in any case, in bytes: the form to sign in fits. As many arrive at once as
 /// there are connections, which have their own bounds.
 const SMALL: usize = 4 << 10;
 /// What is beyond that takes a place for each piece of so many bytes.
 const PIECE: usize = 16 << 10;
-/// Pieces that may be in memory, and how many of one subscriber: 4 MiB and 1 MiB.
-const PIECES: (usize, usize) = (256, 64);
+/// Pieces of one subscriber that may be in memory: 1 MiB, or one form where that is larger; in all four times as
+/// many.
+const PIECES: usize = 64;
 
 /// Where forms arrive.
 #[derive(Debug)]
-pub(super) struct Arrivals(Arc<Room>);
-
-impl Default for Arrivals {
-    fn default() -> Self {
-        Self(Arc::new(Room::new(PIECES.0, PIECES.1)))
-    }
+pub(super) struct Arrivals {
+    /// Bytes that a form may have.
+    largest: usize,
+    pieces: Arc<Room>,
 }
 
 /// A form that arrived whole, and its places, which are for as long as it is in memory.
@@ -45,6 +42,12 @@ pub(super) struct Arrived {
 }
 
 impl Arrivals {
+    /// For forms of at most `largest` bytes.
+    pub(super) fn new(largest: usize) -> Self {
+        let share = PIECES.max(largest.div_ceil(PIECE));
+        Self { largest, pieces: Arc::new(Room::new(4 * share, share)) }
+    }
+
     /// Reads a form to its end.
     ///
     /// # Errors
@@ -65,12 +68,15 @@ impl Arrivals {
             let chunk =
                 chunk.map_err(|_| unreadable(StatusCode::BAD_REQUEST, "The form was cut off."))?;
             let length = whole.len() + chunk.len();
-            if length > LARGEST {
-                let text = "That is more than a form may hold, which is 256 KiB.";
-                return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE, text));
+            if length > self.largest {
+                let text = format!(
+                    "The form is larger than {} bytes, which is the most: send less at a time.",
+                    self.largest
+                );
+                return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE, &text));
             }
             while SMALL + places.len() * PIECE < length {
-                places.push(self.0.enter(from).ok_or(Error::Overloaded)?);
+                places.push(self.pieces.enter(from).ok_or(Error::Overloaded)?);
             }
             whole.extend_from_slice(&chunk);
         }
@@ -88,7 +94,8 @@ mod tests {
 
     #[tokio::test]
     async fn large_forms_have_a_share_and_small_ones_always_fit() {
-        let arrivals = Arrivals::default();
+        const LARGEST: usize = 256 << 10;
+        let arrivals = Arrivals::new(LARGEST);
         let (thief, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
         let form = |length: usize| Body::from(vec![b'x'; length]);
         let mut kept = Vec::new();
@@ -97,10 +104,10 @@ mod tests {
                 Ok(arrived) => kept.push(arrived),
                 Err(fault) => break fault,
             }
-            assert!(kept.len() <= PIECES.1, "there is no end");
+            assert!(kept.len() <= PIECES, "there is no end");
         };
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(kept.len(), PIECES.1 / (LARGEST / PIECE));
+        assert_eq!(kept.len(), PIECES / (LARGEST / PIECE));
         assert_eq!(arrivals.read(form(SMALL), thief).await.unwrap().form.len(), SMALL);
         assert_eq!(arrivals.read(form(LARGEST), other).await.unwrap().form.len(), LARGEST);
         kept.pop();

@@ -19,7 +19,8 @@ const OTHER: u8 = 0x80;
 /// NFKC: Unicode Standard Annex 15. Case: whatever Java's `equalsIgnoreCase`, .NET or full case
 /// folding take for the same letter, so the dotless and the dotted I of Turkish are `i` too.
 fn fold(text: &str) -> impl Iterator<Item = u8> + '_ {
-    let shown = text.chars().filter(|&c| !is_invisible(c));
+    // The dot above goes with the dotted I, which is a small i and this dot in lower case.
+    let shown = text.chars().filter(|&c| !is_invisible(c) && c != '\u{307}');
     ComposingNormalizerBorrowed::new_nfkc().normalize_iter(shown).flat_map(fold_case)
 }
 
@@ -28,7 +29,11 @@ fn fold_case(c: char) -> impl Iterator<Item = u8> {
         '\0'..='\u{7f}' => (Some(c.to_ascii_lowercase() as u8), None),
         '\u{130}' => (Some(b'i'), None),
         c if c.is_whitespace() => (Some(b' '), None),
-        c => (None, Some(c.to_uppercase().flat_map(char::to_lowercase))),
+        c => {
+            // Twice: a capital sharp s becomes a small one first, and two letters then.
+            let once = c.to_uppercase().flat_map(char::to_lowercase);
+            (None, Some(once.flat_map(char::to_uppercase).flat_map(char::to_lowercase)))
+        }
     };
     let many = many.into_iter().flatten();
     one.into_iter().chain(many.map(|c| if c.is_ascii() { c as u8 } else { OTHER }))
@@ -173,6 +178,11 @@ mod tests {
             ("l\u{131}st", &["list"]),
             ("L\u{130}ST", &["list"]),
             ("LI\u{307}ST", &["list"]),
+            ("li\u{307}st", &["list"]),
+            ("l\u{ff49}\u{307}st", &["list"]),
+            ("l\u{131}\u{307}st", &["list"]),
+            ("STRA\u{1e9e}E", &["strasse"]),
+            ("stra\u{1e9e}e", &["strasse"]),
             ("ex\u{ad}p\u{200d}ort\u{fe0f}\u{202e}", &["export"]),
             ("export\u{a0}\u{3000}", &["export  ", "export ", "export"]),
             ("a\u{2024}b", &["a.b", "a"]),

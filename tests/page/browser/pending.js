@@ -29,7 +29,7 @@ module.exports = async (visit, setting, scene) => {
   await operator.signIn(setting.operator);
   await operator.open('/pending');
   await operator.shows('forgotten', 'nightly export', ...setting.held_admins, 'no such user here');
-  await operator.shows(/refused|failing/i, /held|waits/i);
+  await operator.shows(/not taken by the mail server|does not take the mail/i, /held|waits/i);
   await operator.sound();
   await operator.open(`/pending?account=${scene.account}`);
   await operator.shows('nightly export');
