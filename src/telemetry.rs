@@ -38,7 +38,8 @@ pub enum LogFormat {
 /// decision. What is under way is written when the guard is dropped. `colours` are for terminals: in a file
 /// their codes would be in the way of whoever reads or searches it.
 pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> WorkerGuard {
-    let filter = EnvFilter::new(format!("warn,sqlx=error,portcullis={level}"));
+    // h2 warns of connections that it closes for their client's behaviour: anybody could fill the log.
+    let filter = EnvFilter::new(format!("warn,h2=error,sqlx=error,portcullis={level}"));
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);

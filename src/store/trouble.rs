@@ -182,9 +182,14 @@ impl Trouble {
         }
     }
 
-    /// Whether a change that was made shows that it is over.
-    fn ends_with_a_change(self) -> bool {
-        matches!(self, Self::OutOfReach | Self::ReadOnly | Self::DiskFull)
+    /// Whether a change that was made shows that it is over, when it was seen so long ago for the last time.
+    /// On a full disk a small change may still fit where a larger one doesn't.
+    fn ends_with_a_change(self, ago: Duration) -> bool {
+        match self {
+            Self::OutOfReach | Self::ReadOnly => true,
+            Self::DiskFull => ago >= FULL_DISK_LASTS,
+            _ => false,
+        }
     }
 }
 
@@ -212,6 +217,9 @@ impl StoreError {
 
 /// How long a trouble that was not seen again is taken to last, and how often its beginning is logged at most.
 const LASTS: Duration = Duration::from_secs(60);
+
+/// The same of a full disk, where changes are made again.
+const FULL_DISK_LASTS: Duration = Duration::from_secs(10);
 
 /// What ails one database, as its use cases found.
 #[derive(Debug, Default)]
@@ -280,15 +288,15 @@ impl Troubles {
 
     /// Takes note that a change was made.
     pub(super) fn changed(&self) {
-        self.end(|seen| seen.trouble.ends_with_a_change());
+        self.end(|seen| seen.trouble.ends_with_a_change(seen.last.elapsed()));
     }
 
     /// Takes note that a change was made to see whether that can be done. What was not seen for a minute is over
     /// too; what is damaged stays so.
     pub(super) fn probed(&self) {
         self.end(|seen| {
-            seen.trouble.ends_with_a_change()
-                || (seen.trouble.passes() && seen.last.elapsed() >= LASTS)
+            let ago = seen.last.elapsed();
+            seen.trouble.ends_with_a_change(ago) || (seen.trouble.passes() && ago >= LASTS)
         });
     }
 
@@ -367,16 +375,19 @@ mod tests {
             troubles.note(trouble, &StoreError::Unavailable(sqlx::Error::PoolTimedOut));
         };
         let current = || troubles.current().into_iter().map(|(one, _)| one).collect::<Vec<_>>();
-        for trouble in [Trouble::DiskFull, Trouble::Locked, Trouble::Damaged, Trouble::DiskFull] {
+        let [read_only, full, locked, damaged] =
+            [Trouble::ReadOnly, Trouble::DiskFull, Trouble::Locked, Trouble::Damaged];
+        for trouble in [read_only, full, locked, damaged, read_only] {
             fails(trouble);
         }
-        assert_eq!(current(), [Trouble::DiskFull, Trouble::Locked, Trouble::Damaged]);
+        assert_eq!(current(), [read_only, full, locked, damaged]);
+        // Seen a moment ago: that a change can be made says nothing of what is locked, nor of a larger change.
         troubles.changed();
-        assert_eq!(current(), [Trouble::Locked, Trouble::Damaged]);
-        // Seen a moment ago: that changes can be made says nothing of what is locked.
+        assert_eq!(current(), [full, locked, damaged]);
         troubles.probed();
-        assert_eq!(current(), [Trouble::Locked, Trouble::Damaged]);
-        fails(Trouble::DiskFull);
-        assert_eq!(current().len(), 3);
+        assert_eq!(current(), [full, locked, damaged]);
+        fails(read_only);
+        assert_eq!(current().len(), 4);
+        assert!(full.ends_with_a_change(FULL_DISK_LASTS) && !locked.ends_with_a_change(LASTS));
     }
 }
