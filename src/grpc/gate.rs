@@ -28,7 +28,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
 
-use super::answer::{CountedBody, HeldBody};
+use super::answer::{HeldBody, counted};
 use super::authorization::Authorization;
 use super::body::{Messages, RequestBody, Room};
 use super::connections::Connection;
@@ -49,6 +49,8 @@ pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 pub(crate) const MAX_MANAGEMENT_MESSAGE: usize = 2 << 20;
 /// The largest question to reflection, in bytes: names.
 pub(crate) const MAX_REFLECTION_MESSAGE: usize = 64 << 10;
+/// Bytes of reflection's answers that a stream has at most: a file, with its comments.
+const REFLECTION_ANSWER: usize = 128 << 10;
 /// The longest credential that there can be: one of the settings.
 const MAX_CREDENTIAL: usize = 1_024;
 /// How long a management call may take where the caller sets no earlier deadline.
@@ -320,7 +322,12 @@ impl ConnectionGate {
         }
 
         request.extensions_mut().insert(caller);
+        let mut reflection = None;
         let (messages, most) = if reflects {
+            reflection = self.connection.answer(REFLECTION_ANSWER);
+            if reflection.is_none() {
+                return Self::shed();
+            }
             (Messages::Many { _open: self.connection.stream() }, MAX_REFLECTION_MESSAGE)
         } else {
             let room = Room::default();
@@ -333,7 +340,7 @@ impl ConnectionGate {
         let work = self.gate.behind.runtime.spawn(management.oneshot(request));
         let work = AbortOnDropHandle::new(work);
         let answer = async move {
-            Ok(match work.await {
+            let answer = match work.await {
                 Ok(answer) => answer.unwrap_or_else(|_overloaded| {
                     metrics.shed.inc();
                     refuse(&Error::Overloaded)
@@ -342,6 +349,10 @@ impl ConnectionGate {
                     tracing::error!(%error, "a call panicked");
                     refuse(&Error::Internal)
                 }
+            };
+            Ok(match reflection {
+                None => answer,
+                Some(held) => answer.map(|body| Body::new(HeldBody::new(body, held))),
             })
         };
         let counts = Some(self.connection.clone());
@@ -375,9 +386,7 @@ impl Future for Answering {
             let answer = explained(answer);
             return Poll::Ready(Ok(match &self.counts {
                 None => answer,
-                Some(connection) => {
-                    answer.map(|body| Body::new(CountedBody::new(body, connection.clone())))
-                }
+                Some(connection) => counted(answer, connection),
             }));
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };
