@@ -4,19 +4,20 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
+use http::Response;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
 
-use super::connections::{Connection, Guard};
+use super::connections::Connection;
 use super::status::status;
 use crate::service::Error;
 
-/// Bytes of answers that HTTP/2 takes from a stream before it has sent them. What is not larger is not counted:
-/// a connection has a bounded number of streams.
+/// Bytes of answers that HTTP/2 takes from a stream before it has sent them: it asks for what follows once it has
+/// sent all but these. What is not larger is not counted: a connection has a bounded number of streams.
 pub(super) const UNCOUNTED: usize = 64 << 10;
 
 /// A body that keeps `G` until it ends.
@@ -51,61 +52,18 @@ impl<G: Unpin> HttpBody for HeldBody<G> {
     }
 }
 
-/// A body whose large frames count until it ends: HTTP/2 asks for the next frame once it has sent all but
-/// [`UNCOUNTED`] bytes of one.
-pub(super) struct CountedBody {
-    body: Body,
-    connection: Arc<Connection>,
-    counted: Option<Guard>,
-    refused: bool,
-}
+/// Bytes of an answer, where it may be a large one: put into the answer's extensions by who makes it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnswerLength(pub(super) usize);
 
-impl CountedBody {
-    pub(super) fn new(body: Body, connection: Arc<Connection>) -> Self {
-        Self { body, connection, counted: None, refused: false }
+/// Counts a large answer until it is sent, or refuses it.
+pub(super) fn counted(mut answer: Response<Body>, connection: &Arc<Connection>) -> Response<Body> {
+    let length = answer.extensions_mut().remove::<AnswerLength>();
+    let Some(AnswerLength(length)) = length.filter(|length| length.0 > UNCOUNTED) else {
+        return answer;
+    };
+    match connection.answer(length) {
+        Some(counted) => answer.map(|body| Body::new(HeldBody::new(body, counted))),
+        None => status(&Error::Overloaded).into_http(),
     }
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.refused {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let length = frame.as_ref().and_then(|frame| Some(frame.as_ref().ok()?.data_ref()?.len()));
-        // What was sent before is gone.
-        self.counted = None;
-        if let Some(length) = length
-            && length > UNCOUNTED
-        {
-            self.counted = self.connection.answer(length);
-            if self.counted.is_none() {
-                self.refused = true;
-                return Poll::Ready(Some(trailers(&status(&Error::Overloaded))));
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.refused || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// What ends a call whose headers are sent already.
-fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
-    let mut headers = http::HeaderMap::new();
-    status.add_header(&mut headers)?;
-    debug_assert_ne!(status.code(), Code::Ok);
-    Ok(Frame::trailers(headers))
 }

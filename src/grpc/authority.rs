@@ -1,4 +1,6 @@
-//! Any `:authority` that a client sends.
+//! What a client sends, frame by frame, before h2 sees it: any `:authority`, and so many requests at a time.
+//!
+//! # Authorities
 //!
 //! gRPC clients make it of what they were given as their target: several addresses (`127.0.0.1:1%2C127.0.0.1:2`),
 //! the path of a Unix socket, or nothing. h2 takes it for a URI's authority (`http::uri::Authority`), which is
@@ -9,6 +11,12 @@
 //! modes: at first, every byte is passed on as it is, and only what adds to the table is decoded besides, which
 //! is rare. With the first authority that h2 would refuse, this and all later blocks are passed on without
 //! compression, so h2's own table is needed no more.
+//!
+//! # Turns
+//!
+//! h2 takes in all that came before any of it is answered, and never gives back the memory that the most streams
+//! at once took: a client that sends a thousand requests in one piece costs as much as a thousand that wait. So h2
+//! gets [`TURN`] of them each time that the connection is polled.
 //!
 //! # Invariants
 //! - Bytes are passed on unchanged, and not copied, as long as no authority on the connection is one that h2
@@ -40,6 +48,9 @@ const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
+
+/// Header blocks that are passed on before what they ask for is answered, or at least begun.
+const TURN: usize = 64;
 
 const AUTHORITY: &[u8] = b":authority";
 /// The same in HPACK's Huffman code (RFC 7541, appendix B).
@@ -78,13 +89,15 @@ struct Filter {
     rewrites: bool,
     /// Whether nothing more is looked at.
     blind: bool,
+    /// Header blocks that began in this turn.
+    begun: usize,
 }
 
 impl Filter {
     fn new(preface: usize) -> Self {
         let mut decoder = Decoder::new();
         decoder.set_max_allowed_table_size(TABLE);
-        Self { decoder, skip: preface, block: None, rewrites: false, blind: false }
+        Self { decoder, skip: preface, block: None, rewrites: false, blind: false, begun: 0 }
     }
 
     /// What is to happen to the first of `bytes`, which are not empty.
@@ -114,6 +127,12 @@ impl Filter {
             return self.give_up(0);
         }
         let Some(payload) = rest.get(..length) else { return Ok(Next::Wait) };
+        if !continues {
+            if self.begun >= TURN {
+                return Ok(Next::Wait);
+            }
+            self.begun += 1;
+        }
         let consumed = HEAD + length;
         let fragment = if continues { Some(payload) } else { unpadded(payload, flags) };
         let Some(fragment) = fragment else { return self.give_up(0) };
@@ -319,6 +338,11 @@ impl<S> AnyAuthority<S> {
         Self { stream, filter: Filter::new(preface), held: Vec::new(), out: Vec::new(), given: 0 }
     }
 
+    /// A new turn begins: what was asked for in the one before is answered, or under way.
+    pub(super) fn turn(&mut self) {
+        self.filter.begun = 0;
+    }
+
     /// How many of the first of `bytes` can be passed on as they are. What follows them is held.
     fn pass(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut passed = 0;
@@ -388,9 +412,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.held.is_empty() {
+            this.release()?;
+        }
         loop {
             if this.give(buffer) || buffer.remaining() == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if this.filter.begun >= TURN && !this.held.is_empty() {
+                // There may be more in what is held already, and nobody else says so.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if this.held.is_empty() {
                 let before = buffer.filled().len();

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::Status as ItemStatus;
 
+use super::answer::AnswerLength;
 use super::body::Room;
 use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
@@ -220,7 +221,11 @@ impl AuthorizationService for Authorization {
                 self.apart(length, work).await
             }
         };
-        answered(decided)
+        // What it takes in memory.
+        let length = decided.as_ref().map_or(0, Vec::capacity);
+        let mut answer = answered(decided)?;
+        answer.extensions_mut().insert(AnswerLength(length));
+        Ok(answer)
     }
 
     type StreamAuthorizeStream =

@@ -16,7 +16,7 @@ use prost::bytes::Bytes;
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::connections::{Connection, Guard};
+use super::connections::{Connection, Guard, SMALL};
 use super::status::status;
 use crate::service::Error;
 
@@ -24,8 +24,6 @@ use crate::service::Error;
 const ARRIVAL: Duration = Duration::from_secs(10);
 /// A flag, and the length of the message in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
-/// What is smaller is not counted while it is worked on: it came in one piece.
-const SMALL: usize = 16 << 10;
 
 /// How a call takes its messages.
 pub(super) enum Messages {
@@ -114,6 +112,7 @@ impl RequestBody {
                     if matches!(self.messages, Messages::Many { .. }) { 0 } else { self.kept };
                 self.kept = before + self.missing;
                 self.reserved = None;
+                // A small one came in one piece, and there are not many such calls at once.
                 if let Messages::Kept(room) = &self.messages
                     && self.missing > SMALL
                 {

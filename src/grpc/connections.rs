@@ -32,20 +32,27 @@ pub const CONNECTIONS: usize = 16_384;
 pub const STRANGERS: usize = 512;
 /// How long a stranger's connection keeps its place before one of an address that has as many.
 const GRACE: Duration = Duration::from_secs(2);
-/// Bytes of messages that are awaited at once, or that wait for the store: in all, from one address, and
-/// on one connection. Each is at least the largest message.
-const MESSAGES: usize = 64 << 20;
-const MESSAGES_OF_ADDRESS: usize = 16 << 20;
-const MESSAGES_OF_CONNECTION: usize = 8 << 20;
-/// The same for large answers that the client has not read yet.
-const ANSWERS: usize = 256 << 20;
-const ANSWERS_OF_ADDRESS: usize = 64 << 20;
-const ANSWERS_OF_CONNECTION: usize = 32 << 20;
-/// Calls without a credential that have to wait, or watch the health of the server: in all, from one address,
-/// and on one connection.
-const STRANGERS_CALLS: usize = 4_096;
-const STRANGERS_CALLS_OF_ADDRESS: usize = 1_024;
-const STRANGERS_CALLS_OF_CONNECTION: usize = 32;
+/// Bytes of a small message: an ordinary question has far fewer. They have room of their own, so that large ones
+/// never get in the way of decisions.
+pub(super) const SMALL: usize = 16 << 10;
+
+/// How much there may be of something at once.
+struct Bound {
+    all: usize,
+    /// From one address.
+    address: usize,
+    /// On one connection. At least as much as one of it takes.
+    connection: usize,
+}
+
+/// Bytes of messages that are awaited, or that wait for the store.
+const MESSAGES: Bound = Bound { all: 64 << 20, address: 16 << 20, connection: 8 << 20 };
+/// The same of small ones.
+const SMALL_MESSAGES: Bound = Bound { all: 32 << 20, address: 8 << 20, connection: 4 << 20 };
+/// Bytes of large answers that the client has not read yet.
+const ANSWERS: Bound = Bound { all: 128 << 20, address: 32 << 20, connection: 24 << 20 };
+/// Calls without a credential that have to wait, or watch the health of the server.
+const STRANGERS_CALLS: Bound = Bound { all: 4_096, address: 1_024, connection: 32 };
 /// How often within the idle time it is looked whether a connection was used.
 const LOOKS: u32 = 4;
 
@@ -123,9 +130,16 @@ pub(super) struct Connections {
     strangers: Mutex<Strangers>,
     open: Mutex<HashMap<u64, Weak<Connection>>>,
     messages: Arc<Limiter>,
+    small_messages: Arc<Limiter>,
     answers: Arc<Limiter>,
     strangers_calls: Arc<Limiter>,
     metrics: Arc<Metrics>,
+}
+
+impl Bound {
+    fn limiter(&self) -> Arc<Limiter> {
+        Limiter::new(self.all, self.address)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -141,9 +155,10 @@ impl Connections {
             known: Limiter::new(known, limits.per_address),
             strangers: Mutex::default(),
             open: Mutex::default(),
-            messages: Limiter::new(MESSAGES, MESSAGES_OF_ADDRESS),
-            answers: Limiter::new(ANSWERS, ANSWERS_OF_ADDRESS),
-            strangers_calls: Limiter::new(STRANGERS_CALLS, STRANGERS_CALLS_OF_ADDRESS),
+            messages: MESSAGES.limiter(),
+            small_messages: SMALL_MESSAGES.limiter(),
+            answers: ANSWERS.limiter(),
+            strangers_calls: STRANGERS_CALLS.limiter(),
             metrics,
         })
     }
@@ -172,6 +187,7 @@ impl Connections {
             calls: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             messages: AtomicUsize::new(0),
+            small_messages: AtomicUsize::new(0),
             answers: AtomicUsize::new(0),
             strangers_calls: AtomicUsize::new(0),
         });
@@ -231,6 +247,7 @@ pub(super) struct Connection {
     calls: AtomicU64,
     streams: AtomicUsize,
     messages: AtomicUsize,
+    small_messages: AtomicUsize,
     answers: AtomicUsize,
     strangers_calls: AtomicUsize,
 }
@@ -265,20 +282,24 @@ impl Connection {
 
     /// Room for `bytes` of a message; `None` where too much is under way.
     pub(super) fn message(self: &Arc<Self>, bytes: usize) -> Option<Guard> {
-        let limiter = &self.connections.messages;
-        Guard::limited(self, |own| &own.messages, bytes, MESSAGES_OF_CONNECTION, limiter)
+        let all = &self.connections;
+        if bytes <= SMALL {
+            let (bound, limiter) = (&SMALL_MESSAGES, &all.small_messages);
+            return Guard::limited(self, |own| &own.small_messages, bytes, bound, limiter);
+        }
+        Guard::limited(self, |own| &own.messages, bytes, &MESSAGES, &all.messages)
     }
 
     /// Room for `bytes` of an answer.
     pub(super) fn answer(self: &Arc<Self>, bytes: usize) -> Option<Guard> {
         let limiter = &self.connections.answers;
-        Guard::limited(self, |own| &own.answers, bytes, ANSWERS_OF_CONNECTION, limiter)
+        Guard::limited(self, |own| &own.answers, bytes, &ANSWERS, limiter)
     }
 
     /// Room for a call without a credential that has to wait.
     pub(super) fn strangers_call(self: &Arc<Self>) -> Option<Guard> {
         let limiter = &self.connections.strangers_calls;
-        Guard::limited(self, |own| &own.strangers_calls, 1, STRANGERS_CALLS_OF_CONNECTION, limiter)
+        Guard::limited(self, |own| &own.strangers_calls, 1, &STRANGERS_CALLS, limiter)
     }
 
     /// Its peer's address.
@@ -319,11 +340,11 @@ impl Guard {
         connection: &Arc<Connection>,
         counter: fn(&Connection) -> &AtomicUsize,
         units: usize,
-        most: usize,
+        bound: &Bound,
         limiter: &Arc<Limiter>,
     ) -> Option<Self> {
         let (mut guard, before) = Self::count(connection, counter, units);
-        if units <= most.saturating_sub(before) {
+        if units <= bound.connection.saturating_sub(before) {
             guard._permit = limiter.take(connection.peer, units);
         }
         if guard._permit.is_none() {

@@ -28,7 +28,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
 
-use super::answer::{CountedBody, HeldBody};
+use super::answer::{HeldBody, counted};
 use super::authorization::Authorization;
 use super::body::{Messages, RequestBody, Room};
 use super::connections::Connection;
@@ -47,6 +47,8 @@ pub(crate) const MANAGEMENT_CALLS: usize = 256;
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 /// The largest management request, in bytes: twice the largest catalogue, or whitelist.
 pub(crate) const MAX_MANAGEMENT_MESSAGE: usize = 2 << 20;
+/// Bytes of reflection's answers that a stream has at most: a file, with its comments.
+const REFLECTION_ANSWER: usize = 128 << 10;
 /// The longest credential that there can be: one of the settings.
 const MAX_CREDENTIAL: usize = 1_024;
 /// How long a management call may take where the caller sets no earlier deadline.
@@ -318,7 +320,12 @@ impl ConnectionGate {
         request.extensions_mut().insert(caller);
         // For reflection, whose streams check it again.
         request.extensions_mut().insert(presented);
+        let mut held = None;
         let (messages, most) = if reflects {
+            held = self.connection.answer(REFLECTION_ANSWER);
+            if held.is_none() {
+                return Self::shed();
+            }
             (Messages::Many { _open: self.connection.stream() }, reflection::MAX_REQUEST)
         } else {
             let room = Room::default();
@@ -331,7 +338,7 @@ impl ConnectionGate {
         let work = self.gate.behind.runtime.spawn(management.oneshot(request));
         let work = AbortOnDropHandle::new(work);
         let answer = async move {
-            Ok(match work.await {
+            let answer = match work.await {
                 Ok(answer) => answer.unwrap_or_else(|_overloaded| {
                     metrics.shed.inc();
                     refuse(&Error::Overloaded)
@@ -340,6 +347,10 @@ impl ConnectionGate {
                     tracing::error!(%error, "a call panicked");
                     refuse(&Error::Internal)
                 }
+            };
+            Ok(match held {
+                None => answer,
+                Some(held) => answer.map(|body| Body::new(HeldBody::new(body, held))),
             })
         };
         let counts = Some(self.connection.clone());
@@ -373,9 +384,7 @@ impl Future for Answering {
             let answer = explained(answer);
             return Poll::Ready(Ok(match &self.counts {
                 None => answer,
-                Some(connection) => {
-                    answer.map(|body| Body::new(CountedBody::new(body, connection.clone())))
-                }
+                Some(connection) => counted(answer, connection),
             }));
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };

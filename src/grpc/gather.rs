@@ -56,6 +56,13 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
     }
 }
 
+impl<S> Outlet<S> {
+    /// Does something to the stream itself.
+    pub(super) fn with_stream(&self, act: impl FnOnce(&mut S)) {
+        act(&mut lock(&self.0).stream);
+    }
+}
+
 impl<S: AsyncWrite + Unpin> Outlet<S> {
     /// Sends all that was written.
     ///

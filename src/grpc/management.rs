@@ -4,9 +4,11 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use prost::Message;
 use tokio::runtime::Handle;
 use tonic::{Request, Response, Status};
 
+use super::answer::AnswerLength;
 use super::body::Room;
 use super::status::{code_name, status};
 use crate::service::{Caller, Error, Result, Services};
@@ -33,7 +35,7 @@ impl Management {
         work: impl FnOnce(Arc<Services>, Caller, Q) -> F,
     ) -> std::result::Result<Response<A>, Status>
     where
-        A: Send + 'static,
+        A: Message + 'static,
         F: Future<Output = Result<A>> + Send + 'static,
     {
         // The gate puts it there; without it nobody is known, so nothing is allowed.
@@ -56,6 +58,10 @@ impl Management {
         };
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.services.metrics.called(call, code_name(code));
-        answer.map(Response::new)
+        let answer = answer?;
+        let length = AnswerLength(answer.encoded_len());
+        let mut answer = Response::new(answer);
+        answer.extensions_mut().insert(length);
+        Ok(answer)
     }
 }

@@ -235,6 +235,7 @@ where
             stopping = true;
             connection.as_mut().graceful_shutdown();
         }
+        outlet.with_stream(AnyAuthority::turn);
         let ended = connection.as_mut().poll(cx).map_err(io::Error::other);
         match outlet.poll_send(cx) {
             Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),

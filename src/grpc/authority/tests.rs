@@ -280,3 +280,33 @@ fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
     put_field(name, value, &mut out);
     out
 }
+
+#[test]
+fn a_turn_has_so_many_requests() {
+    let mut client = Client::default();
+    let requests: Vec<_> = (0..3 * TURN)
+        .map(|at| {
+            let authority = if at < TURN { "localhost" } else { "" };
+            frame(HEADERS, END_HEADERS, 1, &client.request(authority, Written::Plain, ""))
+        })
+        .collect();
+    let bytes = [PREFACE, &requests.concat()].concat();
+    let pieces = Pieces([bytes].into());
+    let mut stream = AnyAuthority::new(pieces, PREFACE.len());
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut came = Vec::new();
+    for turn in 1..=3 {
+        stream.turn();
+        loop {
+            let mut bytes = [0; 1_000];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut stream).poll_read(&mut cx, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => break,
+                Poll::Ready(Ok(())) => came.extend_from_slice(buffer.filled()),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => break,
+            }
+        }
+        assert_eq!(understood(&came[PREFACE.len()..]).len(), turn * TURN);
+    }
+}

@@ -46,27 +46,17 @@ fn the_documented_figures_are_those_of_the_code() {
         0 => format!("{} KiB", bytes >> 10),
         mebibytes => format!("{mebibytes} MiB"),
     };
+    let row = |what: &str, bound: &Bound, shown: fn(usize) -> String| {
+        let [all, address, connection] = [bound.all, bound.address, bound.connection].map(shown);
+        format!("{what} | {all} | {address} | {connection} |")
+    };
     let rows = [
         format!("| gRPC connections | {} |", count(CONNECTIONS)),
         format!("no valid credential has come | {} |", count(STRANGERS)),
-        format!(
-            "or watch the server's health | {} | {} | {} |",
-            count(STRANGERS_CALLS),
-            count(STRANGERS_CALLS_OF_ADDRESS),
-            count(STRANGERS_CALLS_OF_CONNECTION)
-        ),
-        format!(
-            "or wait for the store | {} | {} | {} |",
-            size(MESSAGES),
-            size(MESSAGES_OF_ADDRESS),
-            size(MESSAGES_OF_CONNECTION)
-        ),
-        format!(
-            "that the client has not read | {} | {} | {} |",
-            size(ANSWERS),
-            size(ANSWERS_OF_ADDRESS),
-            size(ANSWERS_OF_CONNECTION)
-        ),
+        row("or watch the server's health", &STRANGERS_CALLS, count),
+        row("or wait for the store", &MESSAGES, size),
+        row("the same of messages of at most 16 KiB", &SMALL_MESSAGES, size),
+        row("that the client has not read", &ANSWERS, size),
         format!("that are worked on at once; others wait | {} |", authorization::LARGE_AT_ONCE),
         format!("| management calls at once | {} |", gate::MANAGEMENT_CALLS),
         format!("`BatchAuthorize` | {} |", size(gate::MAX_MESSAGE)),
@@ -145,18 +135,19 @@ fn what_a_connection_holds_has_a_bound_for_it_for_its_address_and_in_all() {
     let stage = Stage::new(400, 400);
     let open = |peer: &str| stage.enter(peer).unwrap();
     let one = open("192.0.2.1");
-    let most = one.message(MESSAGES_OF_CONNECTION).expect("as much as one may");
-    assert!(one.message(1).is_none());
+    let most = one.message(MESSAGES.connection).expect("as much as one may");
+    assert!(one.message(SMALL + 1).is_none());
     let second = open("192.0.2.1");
-    let share = MESSAGES_OF_ADDRESS - MESSAGES_OF_CONNECTION;
+    let share = MESSAGES.address - MESSAGES.connection;
     let held = second.message(share).expect("as much as its address may");
     let third = open("192.0.2.1");
-    assert!(third.message(1).is_none());
-    drop(most);
-    assert!(third.message(1).is_some());
+    assert!(third.message(SMALL + 1).is_none());
+    let small = third.message(SMALL).expect("there is always room for small ones");
+    drop((most, small));
+    assert!(third.message(SMALL + 1).is_some());
     assert!(one.message(usize::MAX).is_none());
     let calls: Vec<_> = std::iter::from_fn(|| one.strangers_call()).collect();
-    assert_eq!(calls.len(), STRANGERS_CALLS_OF_CONNECTION);
+    assert_eq!(calls.len(), STRANGERS_CALLS.connection);
     drop((held, calls));
     for counter in [&one.messages, &second.messages, &third.messages, &one.strangers_calls] {
         assert_eq!(counter.load(Ordering::Relaxed), 0);
