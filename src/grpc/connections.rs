@@ -6,7 +6,7 @@
 //! where the pool is full, a new connection takes the place of another one.
 //!
 //! - Where some address has more of them than the newcomer's would have, its oldest one is closed.
-//! - Otherwise the oldest of all is closed, but none that is younger than [`GRACE`]: clients that connect all at
+//! - Otherwise the oldest of all is closed, but none that is younger than two seconds: clients that connect all at
 //!   once, as after a restart, would else close each other's connections before any of them got to its first call.
 //!
 //! # Invariants
