@@ -36,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes of a header block that are kept, compressed or not, its frames included: far more than the server lets
 /// a request have.
 const MAX_BLOCK: usize = 64 << 10;
-/// The largest frame that HTTP/2 lets a client send unless it is told otherwise (RFC 9113, section 4.2).
+/// The largest frame that HTTP/2 lets a client send unless the server says otherwise (RFC 9113, section 4.2).
 const MAX_FRAME: usize = 16 << 10;
 /// The default of `SETTINGS_HEADER_TABLE_SIZE`, which the server leaves as it is (RFC 9113, section 6.5.2).
 const TABLE: usize = 4_096;

@@ -57,7 +57,7 @@ pub(super) struct RequestBody {
     known: usize,
     /// Bytes of the message that are still to come.
     missing: usize,
-    /// Bytes of messages that whoever reads this body keeps because of it.
+    /// Bytes of messages that the reader of this body keeps because of it.
     kept: usize,
     reserved: Option<Guard>,
     timer: Option<Pin<Box<Sleep>>>,

@@ -221,7 +221,7 @@ impl Connections {
             };
             match looks {
                 0..LOOKS => {}
-                // What it asks from now on goes over a new connection: well-behaved clients make one.
+                // Its next calls need a new connection: well-behaved clients make one.
                 LOOKS => connection.stop.cancel(),
                 _ => connection.hard_stop.cancel(),
             }

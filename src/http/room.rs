@@ -1,6 +1,6 @@
 //! How many places of a kind there are (connections, pages, pieces of forms), and one subscriber's share.
 //!
-//! Must stay true: whoever hoards places leaves some to others, who watch this server's health by them.
+//! Must stay true: a client that takes its whole share leaves places to others, such as health checks.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -16,7 +16,7 @@
 //! - Messages and groups lie at most 100 deep, the request's own levels included.
 //! - Fields come in any order, unknown ones are skipped. The last of several counts, but parts of one
 //!   message are merged, each of them whole by itself: no field reaches from one part into the next.
-//!   `http` after `scope`, and the other way round, begins anew.
+//!   `http` after `scope`, and the other way round, begins again.
 //!
 //! Bytes that are no such message are an error of their item alone: of a batch, the other items are
 //! decided. `tests/protobuf.rs` compares all of this with both implementations.
@@ -189,7 +189,7 @@ impl<'a> Draft<'a> {
         }))
     }
 
-    /// The token stays bytes: nearly all are ASCII, which is told fast.
+    /// The token stays bytes: nearly all are ASCII, which is quick to check.
     fn token(&mut self, message: &mut Reader<'a>, field: &Field) -> Result<&'a [u8]> {
         let bytes = message.bytes(field, TEXTS[TOKEN])?;
         self.not_text[TOKEN] |= !bytes.is_ascii() && std::str::from_utf8(bytes).is_err();

@@ -1,4 +1,4 @@
-//! The connections of management: a pool, and another one in its place when connections are to be made anew.
+//! The connections of management: a pool, and another one in its place when connections are to be made again.
 //!
 //! What must stay true: what begins after [`Management::again`] uses no connection whose making began before it,
 //! however long that took. Such a connection belongs to the former pool, so no clock has a part in this; sqlx'
