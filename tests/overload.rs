@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::grpc::proto::{
-    Decision, GetCatalogRequest, ListAccountsRequest, Reason, StreamAuthorizeRequest, TokenKind,
-    stream_authorize_response,
+    CreateCredentialRequest, Decision, GetCatalogRequest, ListAccountsRequest, Reason, Role,
+    StreamAuthorizeRequest, TokenKind, stream_authorize_response,
 };
 use sqlx::{Connection as _, PgConnection};
 use support::client::{Client, question};
+use support::frames::{DATA, END_STREAM, GOAWAY, HEADERS, Wire, frame, head};
 use support::postgres::{self, Cluster};
 use support::server::{Server, Setup};
 use support::tls::Authority;
@@ -210,6 +211,60 @@ async fn too_many_management_calls_are_shed_and_decisions_go_on() {
         client.accounts().list_accounts(ListAccountsRequest::default()).await
     })
     .await;
+}
+
+/// Sends calls over one connection, of which the message comes later than the headers, and checks that each is
+/// answered with `expected`.
+fn each_is_refused(server: &Server, credential: &str, path: &str, message: &[u8], expected: Code) {
+    let authorization = format!("Bearer {credential}");
+    let head = head(path, &[("authorization", &authorization)]);
+    let expected = (expected as i32).to_string();
+    let mut wire = Wire::connect(server.grpc(), 1).unwrap();
+    let mut decoder = loona_hpack::Decoder::new();
+    for _ in 0..60 {
+        let calls: Vec<u32> = (0..30).map(|_| wire.call(&head, &[], 0).unwrap()).collect();
+        std::thread::sleep(Duration::from_millis(20));
+        let messages = calls.iter().map(|&call| frame(DATA, END_STREAM, call, message));
+        wire.send(&messages.collect::<Vec<_>>().concat()).unwrap();
+        for _ in &calls {
+            let answer = wire.until(|frame| {
+                assert_ne!(frame.kind, GOAWAY, "{path}: {frame:?}");
+                frame.kind == HEADERS
+            });
+            let fields = decoder.decode(&answer.payload).unwrap();
+            let status = fields.iter().find(|(name, _)| name == b"grpc-status").unwrap();
+            assert_eq!(String::from_utf8_lossy(&status.1), expected, "{path}");
+        }
+    }
+}
+
+/// HTTP/2 resets a request that is answered before it ends, and h2 closes a connection with too many of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_of_refusals_ends_a_connection() {
+    let server = Setup::sqlite().start();
+    let client = Client::operator(&server).await;
+    let pep = CreateCredentialRequest {
+        name: "pep".to_owned(),
+        role: Role::Pep.into(),
+        ..CreateCredentialRequest::default()
+    };
+    let pep = client.credentials().create_credential(pep).await.unwrap().into_inner().secret;
+    let (authorize, list, unknown) = (
+        "/portcullis.v1.AuthorizationService/Authorize",
+        "/portcullis.v1.AccountService/ListAccounts",
+        "/portcullis.v1.AccountService/ListNothing",
+    );
+    let operator = server.operator();
+    let (one, two) = (&[0; 5][..], &[0; 10][..]);
+    for (credential, path, message, expected) in [
+        ("nonsense", authorize, one, Code::Unauthenticated),
+        (&pep, list, one, Code::PermissionDenied),
+        (operator, unknown, one, Code::Unimplemented),
+        (operator, authorize, two, Code::InvalidArgument),
+        (operator, list, two, Code::InvalidArgument),
+    ] {
+        each_is_refused(&server, credential, path, message, expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 //!
 //! # Invariants
 //! - A message is refused by the length that it declares, before any of it is kept.
+//! - A call that takes one message is refused with the first byte of a second one.
 //! - A message that is not there yet has room reserved for all of it. One that is there when it is looked for,
 //!   as those of nearly all decisions are, costs no reservation, no timer and no lock.
 
@@ -11,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::bytes::Bytes;
 use tokio::time::Sleep;
@@ -22,14 +25,16 @@ use crate::service::Error;
 
 /// How long a message may take from its first byte to its last.
 const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long the rest of a refused request is awaited.
+const REST: Duration = Duration::from_secs(1);
 /// A flag, and the length of the message in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
 
 /// How a call takes its messages.
 pub(super) enum Messages {
-    /// One, which is kept until the body ends.
+    /// One, and nothing after it.
     One,
-    /// One that is worked on for longer: its room is kept here.
+    /// The same, but it is worked on for longer: the room of a large one is kept here.
     Kept(Room),
     /// Any number, each done with when the next one is asked for. The connection is in use until the end.
     Many { _open: Guard },
@@ -57,8 +62,10 @@ pub(super) struct RequestBody {
     known: usize,
     /// Bytes of the message that are still to come.
     missing: usize,
-    /// Bytes of messages that the reader of this body keeps because of it.
+    /// Bytes of the last message, as long as the reader of this body may keep them.
     kept: usize,
+    /// Whether a message has begun, ever.
+    begun: bool,
     reserved: Option<Guard>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -80,6 +87,7 @@ impl RequestBody {
             known: 0,
             missing: 0,
             kept: 0,
+            begun: false,
             reserved: None,
             timer: None,
         }
@@ -94,6 +102,14 @@ impl RequestBody {
     fn look(&mut self, mut data: &[u8]) -> Result<(), Box<Status>> {
         while !data.is_empty() {
             if self.known < PREFIX {
+                if self.known == 0 {
+                    if self.begun && !matches!(self.messages, Messages::Many { .. }) {
+                        let why = "the call takes one message, and the request has more";
+                        let error = Error::invalid("", "MALFORMED_MESSAGE", why);
+                        return Err(Box::new(status(&error)));
+                    }
+                    self.begun = true;
+                }
                 let length = data.len().min(PREFIX - self.known);
                 let (prefix, rest) = data.split_at(length);
                 self.prefix[self.known..self.known + length].copy_from_slice(prefix);
@@ -107,16 +123,13 @@ impl RequestBody {
                 if self.missing > self.most {
                     return Err(Box::new(status(&Error::TooLarge(self.most))));
                 }
-                // Of one message, the reader keeps what came before.
-                let before =
-                    if matches!(self.messages, Messages::Many { .. }) { 0 } else { self.kept };
-                self.kept = before + self.missing;
+                self.kept = self.missing;
                 self.reserved = None;
-                // A small one came in one piece, and there are not many such calls at once.
                 if let Messages::Kept(room) = &self.messages
                     && self.missing > SMALL
                 {
                     room.keep(self.reserve(self.missing)?);
+                    self.kept = 0;
                 }
             }
             let length = data.len().min(self.missing);
@@ -136,7 +149,7 @@ impl RequestBody {
 
     /// What has to wait costs memory meanwhile, and may wait for so long.
     fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Status>> {
-        if self.kept > 0 && self.reserved.is_none() && !matches!(self.messages, Messages::Kept(_)) {
+        if self.kept > 0 && self.reserved.is_none() {
             self.reserved = Some(self.reserve(self.kept)?);
         }
         if self.within() {
@@ -147,6 +160,34 @@ impl RequestBody {
         }
         Ok(())
     }
+}
+
+/// A call's request once all of its one message has arrived. What is answered before that makes h2 reset the
+/// stream; see [`discard`].
+///
+/// # Errors
+/// A message that is too large, came too slowly, or is not the only one; and more of them than there is room for.
+pub(super) async fn whole(
+    request: Request<RequestBody>,
+) -> Result<Request<Full<Bytes>>, Box<Status>> {
+    let (head, body) = request.into_parts();
+    match body.collect().await {
+        Ok(body) => Ok(Request::from_parts(head, Full::new(body.to_bytes()))),
+        Err(error) => Err(error.downcast().unwrap_or_else(|_| {
+            Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", "the request is cut off")))
+        })),
+    }
+}
+
+/// Takes in what is left of a request that is refused.
+///
+/// An answer that is sent before the request ends makes h2 reset the stream and forget it. What comes then counts
+/// as an error of the peer, and h2 closes the connection with the 1,025th of them: a client that does nothing
+/// but try again during an outage must not get there.
+pub(super) async fn discard(mut body: Incoming) {
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    // A client that sends the rest later than that is answered without it.
+    let _ = tokio::time::timeout(REST, rest).await;
 }
 
 impl Body for RequestBody {

@@ -30,7 +30,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::answer::{HeldBody, counted};
 use super::authorization::Authorization;
-use super::body::{Messages, RequestBody, Room};
+use super::body::{Messages, RequestBody, Room, discard, whole};
 use super::connections::Connection;
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
@@ -182,6 +182,16 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer") && well_formed).then_some(secret)
 }
 
+/// The beginning of the paths of reflection.
+const REFLECTION: &str = "/grpc.reflection.";
+/// The path of the call that streams questions.
+const STREAM: &str = "/portcullis.v1.AuthorizationService/StreamAuthorize";
+
+/// Whether the requests of a method have any number of messages, so that their end says nothing.
+fn streams(path: &str) -> bool {
+    path == STREAM || path.starts_with(REFLECTION)
+}
+
 /// Whether a request says that it is gRPC (gRPC over HTTP/2, "Requests").
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE);
@@ -231,7 +241,12 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
             let _place = place;
             match gate.gate.services.ready().await {
                 Ok(()) => gate.pass(request).await,
-                Err(error) => Ok(refuse(&error)),
+                Err(error) => {
+                    if !streams(request.uri().path()) {
+                        discard(request.into_body()).await;
+                    }
+                    Ok(refuse(&error))
+                }
             }
         };
         Answering::new(Box::pin(answer), Some(DEADLINE))
@@ -245,6 +260,23 @@ impl ConnectionGate {
 
     fn body(&self, body: Incoming, messages: Messages, most: usize) -> RequestBody {
         RequestBody::new(body, self.connection.clone(), messages, most)
+    }
+
+    /// Refuses a caller who may not make this call.
+    fn turn_away(&self, request: Request<Incoming>, error: &Error) -> Answering {
+        let refusal = status(error);
+        self.gate.services.metrics.refused(code_name(refusal.code()));
+        let known = !matches!(error, Error::Unauthenticated(_));
+        let place = if known { None } else { self.connection.strangers_call() };
+        let waits = (known || place.is_some()) && !streams(request.uri().path());
+        let answer = async move {
+            let _place = place;
+            if waits {
+                discard(request.into_body()).await;
+            }
+            Ok(refusal.into_http())
+        };
+        Answering::new(Box::pin(answer), None)
     }
 
     /// Lets a request of the health service pass: anybody's. One that is answered at once takes no place.
@@ -289,17 +321,12 @@ impl ConnectionGate {
         let asked = timeout(&request);
         let (caller, presented) = match self.admit(&request) {
             Ok(admitted) => admitted,
-            Err(error) => {
-                let refusal = status(&error);
-                self.gate.services.metrics.refused(code_name(refusal.code()));
-                let answer = std::future::ready(Ok(refusal.into_http()));
-                return Answering::new(Box::pin(answer), None);
-            }
+            Err(error) => return self.turn_away(request, &error),
         };
         self.connection.recognise();
         let deadline = Some(asked.map_or(DEADLINE, |asked| asked.min(DEADLINE)));
         let path = request.uri().path();
-        let reflects = path.starts_with("/grpc.reflection.");
+        let reflects = path.starts_with(REFLECTION);
         if let Some(method) = path.strip_prefix("/portcullis.v1.AuthorizationService/") {
             let messages = match method {
                 "StreamAuthorize" => Messages::Many { _open: self.connection.stream() },
@@ -334,15 +361,25 @@ impl ConnectionGate {
         };
         let management = self.gate.behind.management.clone();
         let metrics = self.gate.services.metrics.clone();
-        let request = request.map(|body| Body::new(self.body(body, messages, most)));
-        let work = self.gate.behind.runtime.spawn(management.oneshot(request));
+        let request = request.map(|body| self.body(body, messages, most));
+        let work = self.gate.behind.runtime.spawn(async move {
+            let request = if reflects {
+                request.map(Body::new)
+            } else {
+                match whole(request).await {
+                    Ok(request) => request.map(Body::new),
+                    Err(status) => return status.into_http(),
+                }
+            };
+            management.oneshot(request).await.unwrap_or_else(|_overloaded| {
+                metrics.shed.inc();
+                refuse(&Error::Overloaded)
+            })
+        });
         let work = AbortOnDropHandle::new(work);
         let answer = async move {
             let answer = match work.await {
-                Ok(answer) => answer.unwrap_or_else(|_overloaded| {
-                    metrics.shed.inc();
-                    refuse(&Error::Overloaded)
-                }),
+                Ok(answer) => answer,
                 Err(error) => {
                     tracing::error!(%error, "a call panicked");
                     refuse(&Error::Internal)
