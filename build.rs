@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 const PROTOS: [&str; 5] = [
     "portcullis/v1/authorization_service.proto",
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// `AuthorizationService` with messages that stay bytes, for src/grpc/frame.rs.
+/// The streams of `AuthorizationService` with messages that stay bytes, for src/grpc/frame.rs.
 fn frames(descriptors: &FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
     use tonic_prost_build::manual::{Builder, Method, Service};
     let file = descriptors.file.iter().find(|file| file.name() == PROTOS[0]);
@@ -53,19 +53,17 @@ fn frames(descriptors: &FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Err
         return Err("authorization_service.proto has one service".into());
     };
     let mut frames = Service::builder().name(service.name()).package("portcullis.v1");
-    for method in &service.method {
-        let mut frame = Method::builder()
+    let streams =
+        |method: &&MethodDescriptorProto| method.client_streaming() && method.server_streaming();
+    for method in service.method.iter().filter(streams) {
+        let frame = Method::builder()
             .name(snake_case(method.name()))
             .route_name(method.name())
             .input_type("crate::grpc::frame::Frame")
             .output_type("crate::grpc::frame::Frame")
-            .codec_path("crate::grpc::frame::Codec");
-        if method.client_streaming() {
-            frame = frame.client_streaming();
-        }
-        if method.server_streaming() {
-            frame = frame.server_streaming();
-        }
+            .codec_path("crate::grpc::frame::Codec")
+            .client_streaming()
+            .server_streaming();
         frames = frames.method(frame.build());
     }
     fs::create_dir_all(out)?;

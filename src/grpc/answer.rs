@@ -52,18 +52,21 @@ impl<G: Unpin> HttpBody for HeldBody<G> {
     }
 }
 
-/// Bytes of an answer, where it may be a large one: put into the answer's extensions by who makes it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AnswerLength(pub(super) usize);
-
-/// Counts a large answer until it is sent, or refuses it.
-pub(super) fn counted(mut answer: Response<Body>, connection: &Arc<Connection>) -> Response<Body> {
-    let length = answer.extensions_mut().remove::<AnswerLength>();
-    let Some(AnswerLength(length)) = length.filter(|length| length.0 > UNCOUNTED) else {
+/// Counts a large answer of so many bytes until it is sent, or refuses it.
+pub(super) fn counted(
+    answer: Response<Body>,
+    length: usize,
+    connection: &Arc<Connection>,
+) -> Response<Body> {
+    if length <= UNCOUNTED {
         return answer;
-    };
+    }
     match connection.answer(length) {
         Some(counted) => answer.map(|body| Body::new(HeldBody::new(body, counted))),
         None => status(&Error::Overloaded).into_http(),
     }
 }
+
+/// Bytes of an answer of tonic's, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnswerLength(pub(super) usize);

@@ -16,7 +16,7 @@
 //!
 //! h2 takes in all that came before any of it is answered, and never gives back the memory that the most streams
 //! at once took: a client that sends a thousand requests in one piece costs as much as a thousand that wait. So h2
-//! gets [`TURN`] of them each time that the connection is polled.
+//! gets a turn of them each time that the connection is polled: [`TURN`] of a stranger, all of a known caller.
 //!
 //! # Invariants
 //! - Bytes are passed on unchanged, and not copied, as long as no authority on the connection is one that h2
@@ -49,8 +49,8 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// Header blocks that are passed on before what they ask for is answered, or at least begun.
-const TURN: usize = 64;
+/// Header blocks of a stranger that are passed on before what they ask for is answered, or at least begun.
+const TURN: usize = 16;
 
 const AUTHORITY: &[u8] = b":authority";
 /// The same in HPACK's Huffman code (RFC 7541, appendix B).
@@ -89,15 +89,31 @@ struct Filter {
     rewrites: bool,
     /// Whether nothing more is looked at.
     blind: bool,
-    /// Header blocks that began in this turn.
-    begun: usize,
+    /// Header blocks that may begin in this turn.
+    turn: usize,
 }
 
 impl Filter {
     fn new(preface: usize) -> Self {
         let mut decoder = Decoder::new();
         decoder.set_max_allowed_table_size(TABLE);
-        Self { decoder, skip: preface, block: None, rewrites: false, blind: false, begun: 0 }
+        Self { decoder, skip: preface, block: None, rewrites: false, blind: false, turn: TURN }
+    }
+
+    /// How many of the first of `bytes` are passed on before a header block begins or goes on.
+    fn without_headers(&mut self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        loop {
+            let skipped = self.skip.min(rest.len());
+            self.skip -= skipped;
+            rest = &rest[skipped..];
+            match rest.first_chunk::<HEAD>() {
+                Some(&[a, b, c, kind, ..]) if kind != HEADERS && self.block.is_none() => {
+                    self.skip = HEAD + u32::from_be_bytes([0, a, b, c]) as usize;
+                }
+                _ => return bytes.len() - rest.len(),
+            }
+        }
     }
 
     /// What is to happen to the first of `bytes`, which are not empty.
@@ -105,33 +121,27 @@ impl Filter {
         if self.blind {
             return Ok(Next::Pass(bytes.len()));
         }
-        if self.skip > 0 {
-            let length = self.skip.min(bytes.len());
-            self.skip -= length;
-            return Ok(Next::Pass(length));
+        let passed = self.without_headers(bytes);
+        if passed > 0 {
+            return Ok(Next::Pass(passed));
         }
         let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else { return Ok(Next::Wait) };
         let [a, b, c, kind, flags, stream @ ..] = *head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let continues = match &self.block {
+            // It is of a header block, or `without_headers` had passed it.
             None => false,
             Some(block) if kind == CONTINUATION && block.stream == stream => true,
             Some(_) => return self.give_up(0),
         };
-        if kind != HEADERS && !continues {
-            self.skip = length;
-            return Ok(Next::Pass(HEAD));
-        }
         let kept = self.block.as_ref().map_or(0, |block| block.raw.len());
         if length > MAX_FRAME || kept + HEAD + length > MAX_BLOCK {
             return self.give_up(0);
         }
         let Some(payload) = rest.get(..length) else { return Ok(Next::Wait) };
         if !continues {
-            if self.begun >= TURN {
-                return Ok(Next::Wait);
-            }
-            self.begun += 1;
+            let Some(left) = self.turn.checked_sub(1) else { return Ok(Next::Wait) };
+            self.turn = left;
         }
         let consumed = HEAD + length;
         let fragment = if continues { Some(payload) } else { unpadded(payload, flags) };
@@ -339,8 +349,8 @@ impl<S> AnyAuthority<S> {
     }
 
     /// A new turn begins: what was asked for in the one before is answered, or under way.
-    pub(super) fn turn(&mut self) {
-        self.filter.begun = 0;
+    pub(super) fn turn(&mut self, known: bool) {
+        self.filter.turn = if known { usize::MAX } else { TURN };
     }
 
     /// How many of the first of `bytes` can be passed on as they are. What follows them is held.
@@ -419,7 +429,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
             if this.give(buffer) || buffer.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            if this.filter.begun >= TURN && !this.held.is_empty() {
+            if this.filter.turn == 0 && !this.held.is_empty() {
                 // There may be more in what is held already, and nobody else says so.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt as _, future, stream};
+use prost::bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::Status as ItemStatus;
 
-use super::answer::AnswerLength;
 use super::body::Room;
 use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
@@ -141,27 +142,57 @@ impl Authorization {
     }
 
     /// Works on a message of so many bytes apart from this thread. What is begun goes on to its end, also where the
-    /// caller goes away.
-    async fn apart<F>(&self, bytes: usize, work: F) -> Result<Vec<u8>>
-    where
-        F: Future<Output = Result<Vec<u8>>> + Send + 'static,
-    {
-        let bytes = u32::try_from(bytes).map_err(|_| Error::Overloaded)?;
-        let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) else {
-            self.services.metrics.shed.inc();
-            return Err(Error::Overloaded);
-        };
-        // It is closed by nobody.
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Error::Internal)?;
-        let runtime = self.runtime.clone();
-        let work = self.runtime.spawn_blocking(move || {
-            let _held = (room, turn);
-            runtime.block_on(work)
-        });
-        work.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a large decision panicked");
-            Err(Error::Internal)
+    /// caller goes away. Boxed, so that ordinary decisions do not carry its state.
+    fn apart(
+        &self,
+        bytes: usize,
+        work: impl Future<Output = Result<Vec<u8>>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<Vec<u8>>> {
+        let Self { services, runtime, turns, room, .. } = self.clone();
+        Box::pin(async move {
+            let bytes = u32::try_from(bytes).map_err(|_| Error::Overloaded)?;
+            let Ok(room) = room.try_acquire_many_owned(bytes) else {
+                services.metrics.shed.inc();
+                return Err(Error::Overloaded);
+            };
+            // It is closed by nobody.
+            let turn = turns.acquire_owned().await.map_err(|_| Error::Internal)?;
+            let handle = runtime.clone();
+            let work = runtime.spawn_blocking(move || {
+                let _held = (room, turn);
+                handle.block_on(work)
+            });
+            work.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a large decision panicked");
+                Err(Error::Internal)
+            })
         })
+    }
+
+    /// Answers `Authorize`.
+    pub(super) async fn authorize(&self, message: Bytes) -> Result<Vec<u8>> {
+        match message.len() {
+            ..LARGE_QUESTION => self.decide(wire::question(&message)).await,
+            length => {
+                let this = self.clone();
+                self.apart(length, async move { this.decide(wire::question(&message)).await }).await
+            }
+        }
+    }
+
+    /// Answers `BatchAuthorize`. The message's bytes count in `room` until the answer is made.
+    pub(super) async fn batch_authorize(&self, message: Bytes, room: Room) -> Result<Vec<u8>> {
+        match message.len() {
+            ..LARGE_BATCH => self.batch(&message).await,
+            length => {
+                let this = self.clone();
+                let work = async move {
+                    let _room = room;
+                    this.batch(&message).await
+                };
+                self.apart(length, work).await
+            }
+        }
     }
 
     /// The answer to one message of a stream.
@@ -180,54 +211,8 @@ fn stopping() -> Error {
     }
 }
 
-fn answered(decided: Result<Vec<u8>>) -> std::result::Result<Response<Frame>, Status> {
-    match decided {
-        Ok(answer) => Ok(Response::new(Frame(answer.into()))),
-        Err(error) => Err(status(&error)),
-    }
-}
-
 #[tonic::async_trait]
 impl AuthorizationService for Authorization {
-    async fn authorize(
-        &self,
-        request: Request<Frame>,
-    ) -> std::result::Result<Response<Frame>, Status> {
-        let message = request.into_inner().0;
-        answered(match message.len() {
-            ..LARGE_QUESTION => self.decide(wire::question(&message)).await,
-            length => {
-                let this = self.clone();
-                self.apart(length, async move { this.decide(wire::question(&message)).await }).await
-            }
-        })
-    }
-
-    async fn batch_authorize(
-        &self,
-        request: Request<Frame>,
-    ) -> std::result::Result<Response<Frame>, Status> {
-        // Its bytes count until the answer is made.
-        let room = request.extensions().get::<Room>().cloned();
-        let message = request.into_inner().0;
-        let decided = match message.len() {
-            ..LARGE_BATCH => self.batch(&message).await,
-            length => {
-                let (this, room) = (self.clone(), room.clone());
-                let work = async move {
-                    let _room = room;
-                    this.batch(&message).await
-                };
-                self.apart(length, work).await
-            }
-        };
-        // What it takes in memory.
-        let length = decided.as_ref().map_or(0, Vec::capacity);
-        let mut answer = answered(decided)?;
-        answer.extensions_mut().insert(AnswerLength(length));
-        Ok(answer)
-    }
-
     type StreamAuthorizeStream =
         Pin<Box<dyn Stream<Item = std::result::Result<Frame, Status>> + Send>>;
 
@@ -239,7 +224,10 @@ impl AuthorizationService for Authorization {
         let Some(&presented) = request.extensions().get::<Presented>() else {
             return Err(status(&Error::Unauthenticated("no caller is known")));
         };
-        let this = self.clone();
+        // Each stream has its own: what streams of several threads counted and locked for each message would cost
+        // more than deciding.
+        let this = Arc::new(self.clone());
+        let stop = self.stop.child_token();
         let answers = request.into_inner().then(move |message| {
             let this = this.clone();
             async move {
@@ -268,7 +256,6 @@ impl AuthorizationService for Authorization {
             future::ready(go_on.then_some(answer))
         });
         // What is asked after that is never answered, so the end must not look like an orderly one.
-        let stop = self.stop.clone();
         let stopping = stream::once(future::lazy({
             let stop = stop.clone();
             move |_| stop.is_cancelled().then(|| Err(status(&stopping())))

@@ -28,7 +28,7 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 /// How long the rest of a refused request is awaited.
 const REST: Duration = Duration::from_secs(1);
 /// A flag, and the length of the message in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// How a call takes its messages.
 pub(super) enum Messages {
@@ -37,7 +37,7 @@ pub(super) enum Messages {
     /// The same, but it is worked on for longer: the room of a large one is kept here.
     Kept(Room),
     /// Any number, each done with when the next one is asked for. The connection is in use until the end.
-    Many { _open: Guard },
+    Many { _open: Box<Guard> },
 }
 
 /// Keeps the room of a message for as long as anybody has a clone.
@@ -50,22 +50,28 @@ impl Room {
     }
 }
 
-/// The body of one request.
+/// The body of one request. It is moved several times for each decision, so what few of them need is in a box.
 pub(super) struct RequestBody {
     body: Incoming,
     connection: Arc<Connection>,
     messages: Messages,
     /// Bytes that a message may have.
     most: usize,
-    prefix: [u8; PREFIX],
-    /// How many of the prefix are known.
-    known: usize,
-    /// Bytes of the message that are still to come.
-    missing: usize,
     /// Bytes of the last message, as long as the reader of this body may keep them.
     kept: usize,
     /// Whether a message has begun, ever.
     begun: bool,
+    /// Of a message that was not there whole when it was looked for.
+    arrival: Option<Box<Arrival>>,
+}
+
+#[derive(Default)]
+struct Arrival {
+    prefix: [u8; PREFIX],
+    /// How many of the prefix are known. None: no message has begun that has not ended.
+    known: usize,
+    /// Bytes of the message that are still to come.
+    missing: usize,
     reserved: Option<Guard>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -78,69 +84,81 @@ impl RequestBody {
         messages: Messages,
         most: usize,
     ) -> Self {
-        Self {
-            body,
-            connection,
-            messages,
-            most,
-            prefix: [0; PREFIX],
-            known: 0,
-            missing: 0,
-            kept: 0,
-            begun: false,
-            reserved: None,
-            timer: None,
-        }
+        Self { body, connection, messages, most, kept: 0, begun: false, arrival: None }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// Whether a message has begun and not ended.
     fn within(&self) -> bool {
-        self.known > 0
+        self.arrival.as_ref().is_some_and(|arrival| arrival.known > 0)
     }
 
     /// Takes note of what came.
     fn look(&mut self, mut data: &[u8]) -> Result<(), Box<Status>> {
         while !data.is_empty() {
-            if self.known < PREFIX {
-                if self.known == 0 {
-                    if self.begun && !matches!(self.messages, Messages::Many { .. }) {
-                        let why = "the call takes one message, and the request has more";
-                        let error = Error::invalid("", "MALFORMED_MESSAGE", why);
-                        return Err(Box::new(status(&error)));
-                    }
-                    self.begun = true;
-                }
-                let length = data.len().min(PREFIX - self.known);
-                let (prefix, rest) = data.split_at(length);
-                self.prefix[self.known..self.known + length].copy_from_slice(prefix);
-                self.known += length;
-                data = rest;
-                if self.known < PREFIX {
-                    break;
-                }
-                let [_, length @ ..] = self.prefix;
-                self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                if self.missing > self.most {
-                    return Err(Box::new(status(&Error::TooLarge(self.most))));
-                }
-                self.kept = self.missing;
-                self.reserved = None;
-                if let Messages::Kept(room) = &self.messages
-                    && self.missing > SMALL
+            if !self.within() {
+                self.begin()?;
+                // Nearly all messages come whole.
+                if let Some((&prefix, rest)) = data.split_first_chunk()
+                    && let Some(rest) = rest.get(length(prefix)..)
                 {
-                    room.keep(self.reserve(self.missing)?);
-                    self.kept = 0;
+                    self.declare(prefix)?;
+                    data = rest;
+                    continue;
                 }
             }
-            let length = data.len().min(self.missing);
-            data = &data[length..];
-            self.missing -= length;
-            if self.missing == 0 {
-                self.known = 0;
-                self.timer = None;
+            let mut arrival = self.arrival.take().unwrap_or_default();
+            if arrival.known < PREFIX {
+                let length = data.len().min(PREFIX - arrival.known);
+                let (prefix, rest) = data.split_at(length);
+                arrival.prefix[arrival.known..arrival.known + length].copy_from_slice(prefix);
+                arrival.known += length;
+                data = rest;
+                if arrival.known == PREFIX {
+                    arrival.missing = self.declare(arrival.prefix)?;
+                }
             }
+            if arrival.known == PREFIX {
+                let length = data.len().min(arrival.missing);
+                data = &data[length..];
+                arrival.missing -= length;
+                if arrival.missing == 0 {
+                    arrival.known = 0;
+                    arrival.timer = None;
+                }
+            }
+            self.arrival = Some(arrival);
         }
         Ok(())
+    }
+
+    /// A message begins.
+    fn begin(&mut self) -> Result<(), Box<Status>> {
+        if self.begun && !matches!(self.messages, Messages::Many { .. }) {
+            let why = "the call takes one message, and the request has more";
+            return Err(Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", why))));
+        }
+        self.begun = true;
+        Ok(())
+    }
+
+    /// How many bytes a message has, where it may have as many.
+    fn declare(&mut self, prefix: [u8; PREFIX]) -> Result<usize, Box<Status>> {
+        let length = length(prefix);
+        if length > self.most {
+            return Err(Box::new(status(&Error::TooLarge(self.most))));
+        }
+        self.kept = length;
+        if let Messages::Kept(room) = &self.messages
+            && length > SMALL
+        {
+            room.keep(self.reserve(length)?);
+            self.kept = 0;
+        }
+        Ok(length)
     }
 
     fn reserve(&self, bytes: usize) -> Result<Guard, Box<Status>> {
@@ -149,17 +167,27 @@ impl RequestBody {
 
     /// What has to wait costs memory meanwhile, and may wait for so long.
     fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Status>> {
-        if self.kept > 0 && self.reserved.is_none() {
-            self.reserved = Some(self.reserve(self.kept)?);
+        if self.kept == 0 && !self.within() {
+            return Ok(());
         }
-        if self.within() {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ARRIVAL)));
+        let mut arrival = self.arrival.take().unwrap_or_default();
+        if self.kept > 0 && arrival.reserved.is_none() {
+            arrival.reserved = Some(self.reserve(self.kept)?);
+        }
+        if arrival.known > 0 {
+            let timer = arrival.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ARRIVAL)));
             if timer.as_mut().poll(cx).is_ready() {
                 return Err(Box::new(status(&Error::DeadlineExceeded)));
             }
         }
+        self.arrival = Some(arrival);
         Ok(())
     }
+}
+
+/// The bytes of the message that follows a prefix.
+pub(super) fn length([_, length @ ..]: [u8; PREFIX]) -> usize {
+    usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX)
 }
 
 /// A call's request once all of its one message has arrived. What is answered before that makes h2 reset the
@@ -173,10 +201,15 @@ pub(super) async fn whole(
     let (head, body) = request.into_parts();
     match body.collect().await {
         Ok(body) => Ok(Request::from_parts(head, Full::new(body.to_bytes()))),
-        Err(error) => Err(error.downcast().unwrap_or_else(|_| {
-            Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", "the request is cut off")))
-        })),
+        Err(error) => Err(unreadable(error)),
     }
+}
+
+/// What is wrong with a body that can't be read to its end.
+pub(super) fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> Box<Status> {
+    error.downcast().unwrap_or_else(|_| {
+        Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", "the request is cut off")))
+    })
 }
 
 /// Takes in what is left of a request that is refused.
@@ -201,7 +234,7 @@ impl Body for RequestBody {
         let this = &mut *self;
         if matches!(this.messages, Messages::Many { .. }) && !this.within() {
             this.kept = 0;
-            this.reserved = None;
+            this.arrival = None;
         }
         let (frame, checked) = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Pending => match this.wait(cx) {

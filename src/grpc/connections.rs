@@ -52,7 +52,7 @@ const SMALL_MESSAGES: Bound = Bound { all: 32 << 20, address: 8 << 20, connectio
 /// Bytes of large answers that the client has not read yet.
 const ANSWERS: Bound = Bound { all: 128 << 20, address: 32 << 20, connection: 24 << 20 };
 /// Calls without a credential that have to wait, or watch the health of the server.
-const STRANGERS_CALLS: Bound = Bound { all: 4_096, address: 1_024, connection: 32 };
+const STRANGERS_CALLS: Bound = Bound { all: 2_048, address: 1_024, connection: 32 };
 /// How often within the idle time it is looked whether a connection was used.
 const LOOKS: u32 = 4;
 
@@ -261,7 +261,7 @@ impl Connection {
 
     /// Takes note of a valid credential.
     pub(super) fn recognise(&self) {
-        if self.known.get().is_some() || self.passed_over.load(Ordering::Relaxed) {
+        if self.is_known() || self.passed_over.load(Ordering::Relaxed) {
             return;
         }
         let connections = &self.connections;
@@ -273,6 +273,11 @@ impl Connection {
         if lock(&connections.strangers).remove(subscriber(self.peer), self.number).is_some() {
             let _ = self.known.set(permit);
         }
+    }
+
+    /// Whether a valid credential came over it, and its address has room for it among the known ones.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.get().is_some()
     }
 
     /// A stream is open until the guard is dropped: the connection is not idle.
@@ -310,7 +315,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.known.get().is_none() {
+        if !self.is_known() {
             lock(&self.connections.strangers).remove(subscriber(self.peer), self.number);
         }
         lock(&self.connections.open).remove(&self.number);

@@ -1,4 +1,4 @@
-//! Messages that pass through gRPC as bytes: decisions are read where they lie and written as they
+//! Messages that pass through a stream as bytes: decisions are read where they lie and written as they
 //! are made. A message of strings and its copies would cost more than deciding.
 
 use prost::bytes::{Buf as _, BufMut as _, Bytes};
@@ -68,7 +68,7 @@ impl Decoder for Codec {
     }
 }
 
-/// `AuthorizationService` over frames, generated from the same contract as `super::proto`.
+/// The streams of `AuthorizationService` over frames, generated from the same contract as `super::proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub(crate) mod service {
     include!(concat!(env!("OUT_DIR"), "/frames/portcullis.v1.AuthorizationService.rs"));

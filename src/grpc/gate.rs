@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::Service as HyperService;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
@@ -28,12 +28,13 @@ use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
 
-use super::answer::{HeldBody, counted};
+use super::answer::{AnswerLength, HeldBody, counted};
 use super::authorization::Authorization;
 use super::body::{Messages, RequestBody, Room, discard, whole};
 use super::connections::Connection;
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
+use super::unary::unary;
 use super::{health, reflection};
 use crate::clock::Stopwatch;
 use crate::secret::{self, Digest};
@@ -113,8 +114,10 @@ impl Gate {
 
     /// The gate for one connection.
     pub(super) fn at(&self, connection: Arc<Connection>) -> ConnectionGate {
-        let decisions = decisions(&self.behind);
-        ConnectionGate { gate: self.clone(), decisions, connection }
+        let decisions = Arc::new(self.behind.authorization.clone());
+        let streams = AuthorizationServiceServer::from_arc(decisions.clone())
+            .max_decoding_message_size(MAX_MESSAGE);
+        ConnectionGate { gate: self.clone(), decisions, streams, connection }
     }
 }
 
@@ -123,7 +126,8 @@ impl Gate {
 #[derive(Clone)]
 pub(super) struct ConnectionGate {
     gate: Gate,
-    decisions: AuthorizationServiceServer<Authorization>,
+    decisions: Arc<Authorization>,
+    streams: AuthorizationServiceServer<Authorization>,
     connection: Arc<Connection>,
 }
 
@@ -168,12 +172,6 @@ impl ConnectionGate {
     }
 }
 
-/// A server of decisions whose reference count nobody else touches.
-fn decisions(behind: &Behind) -> AuthorizationServiceServer<Authorization> {
-    AuthorizationServiceServer::new(behind.authorization.clone())
-        .max_decoding_message_size(MAX_MESSAGE)
-}
-
 /// What follows `Bearer` (RFC 6750, section 2.1; the scheme's case does not matter, RFC 9110).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(6)?;
@@ -184,18 +182,24 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
 
 /// The beginning of the paths of reflection.
 const REFLECTION: &str = "/grpc.reflection.";
-/// The path of the call that streams questions.
-const STREAM: &str = "/portcullis.v1.AuthorizationService/StreamAuthorize";
+/// The beginning of the paths of decisions.
+const DECISIONS: &str = "/portcullis.v1.AuthorizationService/";
 
 /// Whether the requests of a method have any number of messages, so that their end says nothing.
 fn streams(path: &str) -> bool {
-    path == STREAM || path.starts_with(REFLECTION)
+    path.strip_prefix(DECISIONS) == Some("StreamAuthorize") || path.starts_with(REFLECTION)
 }
 
 /// Whether a request says that it is gRPC (gRPC over HTTP/2, "Requests").
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE);
     content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether the messages of a request are compressed, or may be.
+fn is_compressed<B>(request: &Request<B>) -> bool {
+    const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+    request.headers().get(ENCODING).is_some_and(|encoding| encoding != "identity")
 }
 
 /// For a client that would not understand a gRPC status.
@@ -316,6 +320,42 @@ impl ConnectionGate {
         Answering::new(Box::pin(answer), Some(deadline))
     }
 
+    fn authorize(&self, request: Request<Incoming>, deadline: Option<Duration>) -> Answering {
+        if is_compressed(&request) {
+            return self.turn_away(request, &Error::Compressed);
+        }
+        let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
+        let decisions = self.decisions.clone();
+        let answer = async move { Ok(unary(body, |message| decisions.authorize(message)).await) };
+        Answering::new(Box::pin(answer), deadline)
+    }
+
+    fn batch_authorize(&self, request: Request<Incoming>, deadline: Option<Duration>) -> Answering {
+        if is_compressed(&request) {
+            return self.turn_away(request, &Error::Compressed);
+        }
+        let room = Room::default();
+        let body = self.body(request.into_body(), Messages::Kept(room.clone()), MAX_MESSAGE);
+        let decisions = self.decisions.clone();
+        let answer = async move {
+            Ok(unary(body, |message| decisions.batch_authorize(message, room)).await)
+        };
+        Answering::new(Box::pin(answer), deadline)
+    }
+
+    fn stream_authorize(
+        &self,
+        mut request: Request<Incoming>,
+        presented: Presented,
+        deadline: Option<Duration>,
+    ) -> Answering {
+        // It is checked again before each decision.
+        request.extensions_mut().insert(presented);
+        let messages = Messages::Many { _open: Box::new(self.connection.stream()) };
+        let request = request.map(|body| self.body(body, messages, MAX_MESSAGE));
+        Answering::new(self.streams.clone().call(request), deadline)
+    }
+
     /// Lets a request pass, or not, with a lease that held when it came.
     fn pass(&self, mut request: Request<Incoming>) -> Answering {
         let asked = timeout(&request);
@@ -327,21 +367,13 @@ impl ConnectionGate {
         let deadline = Some(asked.map_or(DEADLINE, |asked| asked.min(DEADLINE)));
         let path = request.uri().path();
         let reflects = path.starts_with(REFLECTION);
-        if let Some(method) = path.strip_prefix("/portcullis.v1.AuthorizationService/") {
-            let messages = match method {
-                "StreamAuthorize" => Messages::Many { _open: self.connection.stream() },
-                "BatchAuthorize" => Messages::Kept(Room::default()),
-                _ => Messages::One,
+        if let Some(method) = path.strip_prefix(DECISIONS) {
+            return match method {
+                "Authorize" => self.authorize(request, deadline),
+                "BatchAuthorize" => self.batch_authorize(request, deadline),
+                "StreamAuthorize" => self.stream_authorize(request, presented, deadline),
+                _ => self.turn_away(request, &Error::UnknownCall),
             };
-            match &messages {
-                Messages::One => {}
-                Messages::Many { .. } => drop(request.extensions_mut().insert(presented)),
-                Messages::Kept(room) => drop(request.extensions_mut().insert(room.clone())),
-            }
-            let counts = matches!(messages, Messages::Kept(_)).then(|| self.connection.clone());
-            let request = request.map(|body| self.body(body, messages, MAX_MESSAGE));
-            let answering = Answering::new(self.decisions.clone().call(request), deadline);
-            return Answering { counts, ..answering };
         }
 
         request.extensions_mut().insert(caller);
@@ -353,7 +385,7 @@ impl ConnectionGate {
             if held.is_none() {
                 return Self::shed();
             }
-            (Messages::Many { _open: self.connection.stream() }, reflection::MAX_REQUEST)
+            (Messages::Many { _open: Box::new(self.connection.stream()) }, reflection::MAX_REQUEST)
         } else {
             let room = Room::default();
             request.extensions_mut().insert(room.clone());
@@ -361,6 +393,7 @@ impl ConnectionGate {
         };
         let management = self.gate.behind.management.clone();
         let metrics = self.gate.services.metrics.clone();
+        let connection = self.connection.clone();
         let request = request.map(|body| self.body(body, messages, most));
         let work = self.gate.behind.runtime.spawn(async move {
             let request = if reflects {
@@ -378,20 +411,20 @@ impl ConnectionGate {
         });
         let work = AbortOnDropHandle::new(work);
         let answer = async move {
-            let answer = match work.await {
+            let mut answer = match work.await {
                 Ok(answer) => answer,
                 Err(error) => {
                     tracing::error!(%error, "a call panicked");
                     refuse(&Error::Internal)
                 }
             };
+            let length = answer.extensions_mut().remove::<AnswerLength>();
             Ok(match held {
-                None => answer,
+                None => counted(answer, length.map_or(0, |length| length.0), &connection),
                 Some(held) => answer.map(|body| Body::new(HeldBody::new(body, held))),
             })
         };
-        let counts = Some(self.connection.clone());
-        Answering { counts, ..Answering::new(Box::pin(answer), deadline) }
+        Answering::new(Box::pin(answer), deadline)
     }
 }
 
@@ -403,13 +436,11 @@ pub(super) struct Answering {
     inner: Inner,
     deadline: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The connection, where a large answer may come, which counts until it is sent.
-    counts: Option<Arc<Connection>>,
 }
 
 impl Answering {
     fn new(inner: Inner, deadline: Option<Duration>) -> Self {
-        Self { inner, deadline, timer: None, counts: None }
+        Self { inner, deadline, timer: None }
     }
 }
 
@@ -418,11 +449,9 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(Ok(answer)) = self.inner.as_mut().poll(cx) {
-            let answer = explained(answer);
-            return Poll::Ready(Ok(match &self.counts {
-                None => answer,
-                Some(connection) => counted(answer, connection),
-            }));
+            // An error that ends a call before its first message stands in the headers, and nothing follows.
+            let answer = if answer.body().is_end_stream() { explained(answer) } else { answer };
+            return Poll::Ready(Ok(answer));
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
@@ -433,7 +462,6 @@ impl Future for Answering {
 /// Gives an answer that tonic made by itself, before any service of ours was asked, a code that says
 /// whose fault it is, and the details that the contract promises.
 fn explained(answer: Answer) -> Answer {
-    // An error that ends a call before its first message stands in the headers.
     let Some(code) = answer.headers().get(Status::GRPC_STATUS) else { return answer };
     if code == "0" || answer.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
         return answer;
@@ -453,7 +481,8 @@ fn explained(answer: Answer) -> Answer {
 
 /// The caller's deadline (gRPC over HTTP/2: `grpc-timeout`, at most eight digits and a unit).
 fn timeout<B>(request: &Request<B>) -> Option<Duration> {
-    let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
+    const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+    let text = request.headers().get(TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -22,6 +22,7 @@ mod reflection;
 pub mod server;
 mod status;
 mod tokens;
+mod unary;
 
 pub use authorization::wire;
 

@@ -157,13 +157,13 @@ impl Worker {
         while let Some((stream, own)) = take.recv().await {
             let peer = own.peer();
             let (stop, hard_stop) = (own.stop.clone(), own.hard_stop.clone());
-            let gate = self.gate.at(own);
+            let gate = self.gate.at(own.clone());
             let tls = self.tls.clone();
             let metrics = self.services.metrics.clone();
             let connection = async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
                     match tls {
-                        None => serve_connection(stream, gate, stop).await,
+                        None => serve_connection(stream, gate, own).await,
                         Some(tls) => {
                             let accept = tokio::time::timeout(net::HANDSHAKE, tls.accept(stream));
                             let accepted = tokio::select! {
@@ -171,7 +171,7 @@ impl Worker {
                                 () = stop.cancelled() => return,
                             };
                             match accepted {
-                                Ok(Ok(stream)) => serve_connection(stream, gate, stop).await,
+                                Ok(Ok(stream)) => serve_connection(stream, gate, own).await,
                                 Ok(Err(error)) => {
                                     net::log_failed_handshake(peer, &error);
                                 }
@@ -198,7 +198,7 @@ impl Worker {
     }
 }
 
-async fn serve_connection<S>(stream: S, gate: ConnectionGate, stop: CancellationToken)
+async fn serve_connection<S>(stream: S, gate: ConnectionGate, own: Arc<Connection>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -213,7 +213,7 @@ where
     let begun = tokio::select! {
         begun = tokio::time::timeout(net::HANDSHAKE, preface::begin(stream)) => begun,
         // No request is under way on a connection that has not begun.
-        () = stop.cancelled() => return,
+        () = own.stop.cancelled() => return,
     };
     let stream = match begun {
         Ok(Ok(stream)) => stream,
@@ -228,14 +228,14 @@ where
     };
     let (stream, outlet) = gather(AnyAuthority::new(stream, preface::LENGTH));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), gate));
-    let mut stopped = pin!(stop.cancelled());
+    let mut stopped = pin!(own.stop.cancelled());
     let mut stopping = false;
     let ended = future::poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
             connection.as_mut().graceful_shutdown();
         }
-        outlet.with_stream(AnyAuthority::turn);
+        outlet.with_stream(|stream| stream.turn(own.is_known()));
         let ended = connection.as_mut().poll(cx).map_err(io::Error::other);
         match outlet.poll_send(cx) {
             Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),

@@ -296,7 +296,7 @@ fn a_turn_has_so_many_requests() {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let mut came = Vec::new();
     for turn in 1..=3 {
-        stream.turn();
+        stream.turn(false);
         loop {
             let mut bytes = [0; 1_000];
             let mut buffer = ReadBuf::new(&mut bytes);

@@ -1,0 +1,116 @@
+//! Calls with one message each way that stay bytes: decisions are read where they lie and written as they are made.
+//!
+//! Other calls go through tonic's own server (`tonic::server::Grpc`), which makes a decoder, a stream, a request
+//! and an encoder of each: docs/benchmarks.md says what decisions save without it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as HttpBody, Frame};
+use prost::bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::answer::counted;
+use super::body::{PREFIX, RequestBody, length, unreadable};
+use super::frame::pieces;
+use super::status::status;
+use crate::service::{Error, Result};
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const OK: HeaderValue = HeaderValue::from_static("0");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Answers a request with what `work` makes of its message.
+pub(super) async fn unary<F>(mut body: RequestBody, work: impl FnOnce(Bytes) -> F) -> Response<Body>
+where
+    F: Future<Output = Result<Vec<u8>>>,
+{
+    let message = match message(&mut body).await {
+        Ok(message) => message,
+        Err(status) => return status.into_http(),
+    };
+    match work(message).await {
+        Ok(answer) => {
+            let mut response = Response::new(Body::new(Answer::Message(prefixed(&answer))));
+            response.headers_mut().insert(CONTENT_TYPE, GRPC);
+            counted(response, answer.len(), body.connection())
+        }
+        Err(error) => status(&error).into_http(),
+    }
+}
+
+/// The one message of a request, once the request has ended.
+async fn message(body: &mut RequestBody) -> std::result::Result<Bytes, Box<Status>> {
+    let mut whole = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers say nothing here.
+        let Ok(data) = frame.map_err(unreadable)?.into_data() else { continue };
+        if whole.is_empty() {
+            whole = data;
+        } else {
+            // No more than the body lets a message have.
+            let mut joined = BytesMut::from(whole);
+            joined.extend_from_slice(&data);
+            whole = joined.freeze();
+        }
+    }
+    let malformed = |why| Err(Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", why))));
+    let Some(&prefix) = whole.first_chunk::<PREFIX>() else {
+        return malformed("the request has no message, or it is cut off");
+    };
+    whole.advance(PREFIX);
+    match prefix[0] {
+        _ if whole.len() != length(prefix) => malformed("the message is cut off"),
+        0 => Ok(whole),
+        1 => Err(Box::new(status(&Error::Compressed))),
+        _ => malformed("the first byte is neither 0 nor 1, as before a gRPC message"),
+    }
+}
+
+/// A message with its prefix (gRPC over HTTP/2, "Length-Prefixed-Message").
+fn prefixed(message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
+    bytes.put_u8(0);
+    // An answer is far smaller than 4 GiB: a batch has at most a thousand.
+    bytes.put_u32(message.len() as u32);
+    pieces(message).for_each(|piece| bytes.put_slice(piece));
+    bytes.freeze()
+}
+
+/// The body of an answer: its message, then the status.
+enum Answer {
+    Message(Bytes),
+    Status,
+    End,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
+        let (frame, rest) = match std::mem::replace(&mut *self, Self::End) {
+            Self::Message(bytes) => (Frame::data(bytes), Self::Status),
+            Self::Status => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(STATUS, OK);
+                (Frame::trailers(trailers), Self::End)
+            }
+            Self::End => return Poll::Ready(None),
+        };
+        *self = rest;
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::End)
+    }
+}
