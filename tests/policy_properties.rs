@@ -11,6 +11,7 @@ use portcullis::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
 use portcullis::policy::network::{ClientAddr, Entries, Entry, Limits, Whitelist, parse_entries};
 use portcullis::policy::route::Route;
 use portcullis::policy::scope::{Access, Catalog, ScopeDef, ScopeId, ScopeName, ScopeSet};
+use portcullis::policy::text;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
 use portcullis::secret::{KeyRing, Opens, Prefix, SecretKey, WellFormed, claimed_id};
@@ -402,7 +403,7 @@ fn route() -> impl Strategy<Value = String> {
 }
 
 fn defs() -> impl Strategy<Value = Vec<ScopeDef>> {
-    let description = "[^\\p{Cc}]{0,40}";
+    let description = "[^\\p{Cc}]{0,40}".prop_filter("hidden", |text| text::check(text).is_ok());
     let def = (0..3u8, description, prop::collection::vec(route(), 0..3));
     prop::collection::btree_map("[a-z0-9_.-]{1,64}", def, 1..5).prop_map(|defs| {
         let mut shapes = BTreeSet::new();

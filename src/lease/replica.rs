@@ -34,7 +34,7 @@ pub enum Heard {
     Registered,
     /// The lease goes on, once the changes up to the position in the answer are applied.
     Renewed,
-    /// The row is gone, or the store is another one. Nothing may be decided; register anew.
+    /// The row is gone, or the store is another one. Nothing may be decided; register again.
     Lost,
     /// It came too late to mean anything. A row that it registered has no owner; others clear it away.
     Late,

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::route::{InvalidRoute, Route, quoted};
 use super::scope::{Access, ScopeDef, ScopeName};
+use super::text;
 
 /// The largest file, in bytes.
 pub const MAX_TEXT_LEN: usize = 1024 * 1024;
@@ -54,26 +55,41 @@ impl fmt::Display for Fault {
 /// # Errors
 /// Everything that is wrong with the file, by line; never empty.
 pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
-    read(text, str::parse)
+    read(text, Rules::Current)
 }
 
-/// Reads a catalogue file that is stored: the rules for routes were less strict in earlier versions,
-/// and what was accepted then is still readable. What can match nothing matches nothing.
+/// Reads a catalogue file that is stored: the rules for routes and descriptions were less strict in earlier
+/// versions, and what was accepted then is still readable. What can match nothing matches nothing.
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_stored(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
-    read(text, Route::parse_stored)
+    read(text, Rules::Stored)
 }
 
-type ParseRoute = fn(&str) -> Result<Route, InvalidRoute>;
+/// Which rules a file has to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    Current,
+    /// Those of the version that stored it.
+    Stored,
+}
 
-fn read(text: &str, parse_route: ParseRoute) -> Result<Vec<ScopeDef>, Vec<Fault>> {
+impl Rules {
+    fn parse_route(self, text: &str) -> Result<Route, InvalidRoute> {
+        match self {
+            Self::Current => text.parse(),
+            Self::Stored => Route::parse_stored(text),
+        }
+    }
+}
+
+fn read(text: &str, rules: Rules) -> Result<Vec<ScopeDef>, Vec<Fault>> {
     if text.len() > MAX_TEXT_LEN {
         let message = format!("the catalogue has {} bytes; {MAX_TEXT_LEN} is the most", text.len());
         return Err(vec![Fault { line: 1, message }]);
     }
-    let mut reader = Reader::new(text, parse_route);
+    let mut reader = Reader::new(text, rules);
     let defs = match DeTable::parse(text) {
         Ok(document) => reader.document(document.get_ref()),
         Err(error) => {
@@ -112,7 +128,7 @@ pub fn print(defs: &[ScopeDef]) -> String {
 struct Reader {
     /// Where each line after the first begins.
     line_starts: Vec<usize>,
-    parse_route: ParseRoute,
+    rules: Rules,
     faults: Vec<Fault>,
     /// Whether there are faults beyond [`MAX_FAULTS`].
     more_faults: bool,
@@ -123,11 +139,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(text: &str, parse_route: ParseRoute) -> Self {
+    fn new(text: &str, rules: Rules) -> Self {
         let newlines = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         Self {
             line_starts: newlines.map(|(at, _)| at + 1).collect(),
-            parse_route,
+            rules,
             faults: Vec::new(),
             more_faults: false,
             names: HashMap::new(),
@@ -292,6 +308,10 @@ impl Reader {
                 "{label}: the description has the control character {control:?}; write one line"
             );
             self.fault(at, message);
+        } else if self.rules == Rules::Current
+            && let Err(error) = text::check(text)
+        {
+            self.fault(at, format!("{label}: the description {error}"));
         }
         text.to_owned()
     }
@@ -318,7 +338,7 @@ impl Reader {
                 self.wrong_type(label, "routes", "a list of strings", value, value.get_ref());
                 continue;
             };
-            match (self.parse_route)(text) {
+            match self.rules.parse_route(text) {
                 Ok(route) => {
                     self.claim(label, at, &route);
                     routes.push(route);

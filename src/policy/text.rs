@@ -69,7 +69,7 @@ pub enum Unshowable {
     /// It has a character that [`is_hidden`].
     #[error(
         "has the character {}, which can't be seen or changes the text around it: leave it out, or type \
-         the text anew", code(*.0)
+         the text again", code(*.0)
     )]
     Hidden(char),
     /// It begins with a character that is drawn onto the one before it.

@@ -122,7 +122,7 @@ impl Member {
             Heard::Registered => tracing::info!("registered as a replica"),
             Heard::Lost => tracing::warn!(
                 "this replica was away for longer than its lease, or the database failed over: \
-                 registering anew"
+                 registering again"
             ),
             Heard::Late if attempt.registers => {
                 // A row that nobody owns, and that everybody would wait for.
@@ -297,7 +297,7 @@ impl Member {
             tracing::error!(
                 was = applied.0,
                 is = head.0,
-                "the store has gone back in time, as one that was restored: everything is read anew, \
+                "the store has gone back in time, as one that was restored: everything is read again, \
                  and what was changed since is lost"
             );
             let mut standing = lock(&self.standing);
@@ -308,7 +308,7 @@ impl Member {
         }
         let first = changes.first().map(|change| Position(change.position));
         if !applied.is_followed(first, head) {
-            tracing::info!("the record was pruned: everything is read anew");
+            tracing::info!("the record was pruned: everything is read again");
             cache.reload().await?;
             return Ok(Some((head, true)));
         }

@@ -7,14 +7,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::error::Obstacle;
-use super::validate::Faults;
 use super::{Binding, Caller, Error, Result, Services};
 use crate::cache::InForce;
 use crate::policy::catalog_file;
 use crate::policy::scope::{
     Catalog, Change, Effect, Overlap, ScopeChange, ScopeId, ScopeName, compare,
 };
-use crate::policy::text;
 use crate::store::{GrantCounts, ScopesInUse, StoreError, Touched};
 
 /// The most warnings in an answer; a last one counts the others.
@@ -86,15 +84,6 @@ impl Services {
             };
             Error::Invalid(faults.iter().map(violation).collect())
         })?;
-        // Not a rule of the file's form: a catalogue in force that breaks it must still be read.
-        let mut hidden = Faults::default();
-        for def in &defs {
-            if let Err(error) = text::check(&def.description) {
-                let error = format_args!("scope \"{}\": the description {error}", def.name);
-                hidden.add("toml", "FAULTY_CATALOG", error);
-            }
-        }
-        hidden.settle()?;
         let names: Vec<_> = defs.iter().map(|def| def.name.clone()).collect();
 
         let current = self.in_force()?;

@@ -253,7 +253,7 @@ async fn whoever_comes_back_reads_what_it_missed_and_no_more() {
     stage.allows(1, &kept).await;
     assert_eq!(misses(), before + 1);
     let log = stage.servers[1].log();
-    assert!(log.contains("registering anew"), "{log}");
+    assert!(log.contains("registering again"), "{log}");
     tokio::time::sleep(Duration::from_millis(100)).await;
     until(seen, |replicas| *replicas == Some(2)).await;
 }

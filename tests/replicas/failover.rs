@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(8);
 /// Changes that are made before the primary dies, at least.
 const CHANGES: usize = 20;
-const LOST: &str = "registering anew";
+const LOST: &str = "registering again";
 const REGISTERED: &str = "registered as a replica";
 
 /// Two servers, each with its own way to the primary, of two databases that are one.

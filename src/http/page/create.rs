@@ -218,7 +218,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         whitelist: fields.one("whitelist").to_owned(),
     };
     let Some(form_id) = FormId::read(fields.one("form")) else {
-        let text = "This form is not whole, so nothing was done: load its page anew.";
+        let text = "This form is not whole, so nothing was done: load its page again.";
         return Err(Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
             .at(&signed, Place::Tokens)
             .with_way("/tokens/new", "New token"));

@@ -155,7 +155,7 @@ async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
 
 fn forged() -> Fault {
     let text = "This form does not come from a page of your session, so nothing was done. If you sent it \
-                yourself, go back, load its page anew, and send it again.";
+                yourself, go back, load its page again, and send it again.";
     Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
 }
 

@@ -114,6 +114,21 @@ fn the_least_a_scope_needs() {
 }
 
 #[test]
+fn hidden_characters_of_descriptions_are_named_beside_all_other_errors() {
+    let file = "[[scope]]\nname = \"a\"\naccess = \"sometimes\"\n\
+                description = \"pay\\u202Eyap\"\n\n[[scope]]\nname = \"b\"\naccess = \"read\"\n\
+                description = \"\\u0301a\"\n";
+    insta::assert_snapshot!(faults(file), @r#"
+line 3: scope "a": access is "sometimes"; it is "read" or "write"
+line 4: scope "a": the description has the character U+202E, which can't be seen or changes the text around it: leave it out, or type the text again
+line 9: scope "b": the description begins with the combining mark U+0301: begin with a letter, a digit or a symbol
+"#);
+    let stored = file.replace("sometimes", "read");
+    assert!(parse(&stored).is_err());
+    assert_eq!(parse_stored(&stored).unwrap()[0].description, "pay\u{202E}yap");
+}
+
+#[test]
 fn sizes_have_bounds() {
     let scope = |i: usize| format!("[[scope]]\nname = \"s{i}\"\naccess = \"read\"\n");
     let scopes = |n| (0..n).map(scope).collect::<String>();
@@ -213,7 +228,8 @@ fn def() -> impl Strategy<Value = ScopeDef> {
     (
         "[a-z0-9_.-]{1,12}",
         any::<(bool, bool)>(),
-        "[^\\x00-\\x1f\\x7f-\\x9f]{0,30}",
+        "[^\\x00-\\x1f\\x7f-\\x9f]{0,30}"
+            .prop_filter("hidden characters", |text| text::check(text).is_ok()),
         prop::collection::vec(route, 0..4),
     )
         .prop_map(|(name, (write, asks), description, routes)| ScopeDef {
