@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use futures_util::FutureExt as _;
 use portcullis::cache::{Cache, Known};
 use portcullis::clock::Clock;
 use portcullis::grpc::proto::{
@@ -298,9 +297,9 @@ fn main() {
                 operation: Asked::Scope(SCOPE),
                 dry_run: true,
             };
-            let decided = services.decide(&question, |decision| decision.verdict.reason());
-            let reason = decided.now_or_never().expect("no wait").expect("a decision");
-            assert_eq!(reason, decide::Reason::Allowed);
+            let context = services.decision_context().expect("a lease");
+            let decision = context.evaluate(&question).expect("valid").expect("in memory");
+            assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
         });
     });
     group.throughput(Throughput::Elements(TOGETHER as u64));
@@ -316,10 +315,12 @@ fn main() {
                     })
                 })
                 .collect();
-            services.decide_all_from_memory(&questions, |_, decided| {
-                let decision = decided.expect("no wait").expect("a decision");
+            let context = services.decision_context().expect("a lease");
+            let mut batch = context.batch(&questions);
+            for index in 0..questions.len() {
+                let decision = batch.evaluate(index).expect("valid").expect("in memory");
                 assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
-            });
+            }
         });
     });
     group.finish();

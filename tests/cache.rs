@@ -44,6 +44,7 @@ use portcullis::usage::Usage;
 use sdd::Guard;
 use support::calls::credential;
 use support::client::{Client, question};
+use support::decisions;
 use support::server::Setup;
 use tokio::runtime::Handle;
 use tokio::sync::{Barrier, mpsc, watch};
@@ -384,7 +385,7 @@ fn asked(secret: &str) -> Question<'_> {
 }
 
 async fn ask(services: &Services, secret: &str) -> decide::Reason {
-    services.decide(&asked(secret), |decision| decision.verdict.reason()).await.unwrap()
+    decisions::reason(services, &asked(secret)).await.unwrap()
 }
 
 /// Everything a server has in memory, over a store of its own.
@@ -529,11 +530,10 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         let mut texts = texts;
         texts.rotate_left(turn);
         let questions = texts.map(|(text, _)| Ok(asked(text)));
-        let mut reasons = Vec::new();
-        services.decide_all_from_memory(&questions, |place, decided| {
-            assert_eq!(place, reasons.len());
-            reasons.push(decided.unwrap().unwrap().verdict.reason());
-        });
+        let context = services.decision_context().unwrap();
+        let mut batch = context.batch(&questions);
+        let reasons =
+            [0, 1, 2, 3].map(|index| batch.evaluate(index).unwrap().unwrap().verdict.reason());
         assert_eq!(reasons, texts.map(|(_, reason)| reason));
     }
     // Four times one by one, and four times together; only one of the texts was forged.

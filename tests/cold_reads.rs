@@ -38,6 +38,7 @@ use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use support::client::{Client, question};
+use support::decisions;
 use support::server::Setup;
 use support::{postgres, wait};
 use tokio::runtime::Handle;
@@ -222,7 +223,7 @@ impl Stage {
             let (services, secret) = (self.services.clone(), self.secret.expose().to_owned());
             async move {
                 let question = about(&secret);
-                services.decide(&question, |decision| decision.verdict.reason()).await
+                decisions::reason(&services, &question).await
             }
         });
         // Until the read waits: it began under a lease.
@@ -267,14 +268,8 @@ async fn a_read_that_outlives_the_lease_decides_nothing() {
     // The token is in memory now, and neither one question nor many are decided from there.
     let services = &stage.services;
     let question = stage.question();
-    assert!(services.decide_from_memory(&question, |decision| decision.verdict.reason()).is_none());
-    undecided(services.decide(&question, |decision| decision.verdict.reason()).await);
-    let mut places = Vec::new();
-    services.decide_all_from_memory(&[Ok(question), Ok(question)], |place, decided| {
-        assert!(decided.is_none());
-        places.push(place);
-    });
-    assert_eq!(places, [0, 1]);
+    assert!(services.decision_context().is_none());
+    undecided(decisions::reason(services, &question).await);
 }
 
 /// What was read may be out of date where the token changed during a long read.

@@ -25,6 +25,9 @@ pub use credentials::{Bearer, Credentials};
 pub use recent::Known;
 pub use tokens::{Fact, Lookup, ReadError, Tokens};
 
+/// The catalogue in force, if any, while a decision borrows it.
+pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<InForce>>>;
+
 use crate::policy::catalog_file;
 use crate::policy::scope::{Catalog, ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
@@ -120,7 +123,7 @@ impl Cache {
     }
 
     /// The same without counting a reference, for a decision that ends at once.
-    pub fn borrow_catalog(&self) -> arc_swap::Guard<Option<Arc<InForce>>> {
+    pub fn borrow_catalog(&self) -> BorrowedCatalog {
         self.catalog.load()
     }
 

@@ -21,6 +21,7 @@ use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::Presented;
 use super::status::status;
+use crate::policy::decide::Decision;
 use crate::service::access::Audience;
 use crate::service::decisions::{MAX_BATCH, Question};
 use crate::service::{Error, Result, Services};
@@ -82,22 +83,44 @@ fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
 }
 
 impl Authorization {
-    async fn decide(&self, question: Result<Question<'_>>) -> Result<Vec<u8>> {
-        match question {
-            Ok(question) => {
-                self.services
-                    .decide(&question, |decision| {
-                        wire::response(decision, || self.services.calendar())
-                    })
-                    .await
-            }
-            Err(error) => Err(self.undecided(error)),
+    /// Decides on `question` and writes the response.
+    async fn answer(&self, question: &Question<'_>) -> Result<Vec<u8>> {
+        match self.answer_from_memory(question)? {
+            Some(response) => Ok(response),
+            // In a box: what a read needs is large, and hits would carry it around.
+            None => Box::pin(self.answer_from_store(question)).await,
         }
     }
 
-    fn undecided(&self, error: Error) -> Error {
+    fn answer_from_memory(&self, question: &Question<'_>) -> Result<Option<Vec<u8>>> {
+        let Some(context) = self.services.decision_context() else { return Ok(None) };
+        let decision = context.evaluate(question)?;
+        Ok(decision.map(|decision| self.response(&decision)))
+    }
+
+    async fn answer_from_store(&self, question: &Question<'_>) -> Result<Vec<u8>> {
+        let evaluation = self.services.evaluate_with_store(question).await?;
+        Ok(self.response(&evaluation.decision(question)?))
+    }
+
+    fn response(&self, decision: &Decision<'_>) -> Vec<u8> {
+        wire::response(decision, || self.services.calendar())
+    }
+
+    /// Counts an error of a request that was not decided on.
+    fn undecided<E>(&self, error: E) -> E {
         self.services.metrics.undecided.inc();
         error
+    }
+
+    /// The answer to one message of a stream, or one question of a batch.
+    async fn item(&self, question: &Result<Question<'_>>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        match question {
+            Ok(question) => put_item(&mut out, self.answer(question).await.as_deref()),
+            Err(error) => put_item(&mut out, Err(self.undecided(error))),
+        }
+        out
     }
 
     async fn batch(&self, message: &[u8]) -> Result<Vec<u8>> {
@@ -106,39 +129,58 @@ impl Authorization {
             return Err(Error::invalid("requests", "REQUIRED", "is empty: send at least one"));
         }
         if requests.len() > MAX_BATCH {
-            let text = format!("has {} items; the most is {MAX_BATCH}", requests.len());
-            return Err(Error::invalid("requests", "TOO_MANY", text));
+            let cure = format!("has {} items, {MAX_BATCH} at most: send fewer", requests.len());
+            return Err(Error::invalid("requests", "TOO_MANY", cure));
         }
-        let mut out = Vec::with_capacity(160 * requests.len());
-        // Where the results belong that must be read first.
-        let mut missing = Vec::new();
         let questions: Vec<_> = requests.iter().map(|request| wire::batched(request)).collect();
-        self.services.decide_all_from_memory(&questions, |place, decided| match decided {
-            Some(Ok(decision)) => {
-                let response =
-                    |out: &mut _| wire::put_response(decision, || self.services.calendar(), out);
-                wire::put_result(&mut out, |out| wire::put_decided(out, response));
-            }
-            Some(Err(error)) => wire::put_result(&mut out, |out| put_item(out, Err(error))),
-            None => missing.push((out.len(), requests[place])),
-        });
+        let (out, missing) = self.batch_from_memory(&questions);
         if missing.is_empty() {
             return Ok(out);
         }
         // All at once, so that tokens which must be read are read together.
-        let read = missing
-            .iter()
-            .map(async |&(at, request)| (at, self.decide(wire::batched(request)).await));
+        let read =
+            missing.iter().map(async |&(at, index)| (at, self.item(&questions[index]).await));
         let read = future::join_all(read).await;
         let mut whole = Vec::with_capacity(out.len() + 160 * read.len());
         let mut taken = 0;
-        for (at, decided) in read {
+        for (at, item) in read {
             whole.extend_from_slice(&out[taken..at]);
             taken = at;
-            wire::put_result(&mut whole, |out| put_item(out, decided.as_deref()));
+            wire::put_result(&mut whole, |out| out.extend_from_slice(&item));
         }
         whole.extend_from_slice(&out[taken..]);
         Ok(whole)
+    }
+
+    /// The results of the questions that can be decided from memory; and of each of the others, where in them its
+    /// result belongs, and its index.
+    fn batch_from_memory(
+        &self,
+        questions: &[Result<Question<'_>>],
+    ) -> (Vec<u8>, Vec<(usize, usize)>) {
+        let Some(context) = self.services.decision_context() else {
+            return (Vec::new(), (0..questions.len()).map(|index| (0, index)).collect());
+        };
+        let mut out = Vec::with_capacity(160 * questions.len());
+        let mut missing = Vec::new();
+        let mut batch = context.batch(questions);
+        for (index, question) in questions.iter().enumerate() {
+            match (batch.evaluate(index), question) {
+                (Ok(Some(decision)), _) => {
+                    let response = |out: &mut Vec<u8>| {
+                        wire::put_response(&decision, || self.services.calendar(), out);
+                    };
+                    wire::put_result(&mut out, |out| wire::put_decided(out, response));
+                }
+                (Ok(None), Ok(_)) => missing.push((out.len(), index)),
+                (Ok(None), Err(error)) => {
+                    let error = self.undecided(error);
+                    wire::put_result(&mut out, |out| put_item(out, Err(error)));
+                }
+                (Err(error), _) => wire::put_result(&mut out, |out| put_item(out, Err(&error))),
+            }
+        }
+        (out, missing)
     }
 
     /// Works on a message of so many bytes apart from this thread. What is begun goes on to its end, also where the
@@ -172,12 +214,17 @@ impl Authorization {
     /// Answers `Authorize`.
     pub(super) async fn authorize(&self, message: Bytes) -> Result<Vec<u8>> {
         match message.len() {
-            ..LARGE_QUESTION => self.decide(wire::question(&message)).await,
+            ..LARGE_QUESTION => self.answer_to(&message).await,
             length => {
                 let this = self.clone();
-                self.apart(length, async move { this.decide(wire::question(&message)).await }).await
+                self.apart(length, async move { this.answer_to(&message).await }).await
             }
         }
+    }
+
+    async fn answer_to(&self, message: &[u8]) -> Result<Vec<u8>> {
+        let question = wire::question(message).map_err(|error| self.undecided(error))?;
+        self.answer(&question).await
     }
 
     /// Answers `BatchAuthorize`. The message's bytes count in `room` until the answer is made.
@@ -193,14 +240,6 @@ impl Authorization {
                 self.apart(length, work).await
             }
         }
-    }
-
-    /// The answer to one message of a stream.
-    async fn item(&self, message: &[u8]) -> Vec<u8> {
-        let decided = self.decide(wire::streamed(message)).await;
-        let mut out = Vec::with_capacity(256);
-        put_item(&mut out, decided.as_deref());
-        out
     }
 }
 
@@ -240,10 +279,10 @@ impl AuthorizationService for Authorization {
                     .map_err(|error| status(&error))?;
                 let message = message.0;
                 Ok(Frame(match message.len() {
-                    ..LARGE_QUESTION => this.item(&message).await.into(),
+                    ..LARGE_QUESTION => this.item(&wire::streamed(&message)).await.into(),
                     length => {
                         let other = this.clone();
-                        let work = async move { Ok(other.item(&message).await) };
+                        let work = async move { Ok(other.item(&wire::streamed(&message)).await) };
                         this.apart(length, work).await.map_err(|error| status(&error))?.into()
                     }
                 }))

@@ -29,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::support;
+use crate::support::decisions;
 
 /// From where every token may be used, and from where none may.
 pub(crate) const HERE: &str = "192.0.2.1";
@@ -186,11 +187,11 @@ impl World {
             dry_run,
         };
         let calendar = self.services.calendar();
-        let decide = self.services.decide(&question, |decision| {
+        let evaluated = decisions::evaluate(&self.services, &question, |decision| {
             let upcoming = decision.token.and_then(|facts| facts.upcoming(&calendar));
             (decision.verdict.reason(), upcoming)
         });
-        decide.await
+        evaluated.await
     }
 
     /// Sweeps until there is nothing more to do.

@@ -15,6 +15,7 @@ pub mod aiosmtpd;
 pub mod calls;
 pub mod client;
 pub mod command;
+pub mod decisions;
 pub mod faults;
 pub mod frames;
 pub mod html;

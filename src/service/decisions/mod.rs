@@ -1,0 +1,204 @@
+//! Decisions on what a token may do: the way of one question through memory.
+//!
+//! 1. [`Services::decision_context`] borrows the catalogue in force, where this replica may decide.
+//! 2. [`DecisionContext::evaluate`] checks the arguments ([`arguments`]), finds the token in the near cache or the
+//!    second-level cache, and has [`crate::policy::decide`] decide.
+//! 3. Where the store is needed, [`Services::evaluate_with_store`] does the same with what it reads ([`stored`]).
+//!
+//! Many questions together are evaluated by a [`Batch`].
+//!
+//! # Invariants
+//! - A question about a token in the near cache waits for nothing, takes no lock and reaches no other thread.
+//! - A forged token never reaches the store.
+
+mod arguments;
+mod batch;
+mod stored;
+
+use futures_util::FutureExt as _;
+use sdd::Guard;
+
+use self::arguments::Memo;
+pub use self::batch::Batch;
+pub use self::stored::StoredEvaluation;
+use super::{Result, Services, no_catalog};
+use crate::cache::{BorrowedCatalog, Known, Lookup};
+use crate::clock::Stopwatch;
+use crate::policy::decide::{self, Decision, Presented, Verdict};
+use crate::policy::id::TokenId;
+use crate::policy::lifecycle::{self, LiveAction};
+use crate::policy::scope::Scope;
+use crate::policy::time::Timestamp;
+use crate::secret::{self, Digest, Opens, WellFormed};
+
+/// The most questions in one batch.
+pub const MAX_BATCH: usize = 1_000;
+
+/// A question as it was asked.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The token's secret, or whatever bytes the client presented as one.
+    pub token: &'a [u8],
+    /// The client's address; empty where it is not known.
+    pub client_ip: &'a str,
+    /// What the client wants to do.
+    pub operation: Asked<'a>,
+    /// Whether this is no use of the token, whatever is decided.
+    pub dry_run: bool,
+}
+
+/// What the client wants to do, as it was asked.
+#[derive(Clone, Copy)]
+pub enum Asked<'a> {
+    /// Nothing was said.
+    Nothing,
+    /// A scope by name.
+    Scope(&'a str),
+    /// An HTTP request.
+    Http {
+        /// Its method.
+        method: &'a str,
+        /// Its path.
+        path: &'a str,
+    },
+}
+
+/// What decisions from memory are made with. It holds what they borrow, so it is dropped before anything is awaited.
+pub struct DecisionContext<'s> {
+    services: &'s Services,
+    catalog: BorrowedCatalog,
+    /// Cached tokens stay where they are as long as it lives.
+    guard: Guard,
+    started: Stopwatch,
+}
+
+impl Services {
+    /// What to decide from memory with; `None` where this replica has no lease now, so that
+    /// [`Self::evaluate_with_store`] has to wait for one.
+    pub fn decision_context(&self) -> Option<DecisionContext<'_>> {
+        let started = Stopwatch::start();
+        self.replicas.may_decide(started).then(|| DecisionContext {
+            services: self,
+            catalog: self.cache.borrow_catalog(),
+            guard: Guard::new(),
+            started,
+        })
+    }
+
+    /// Whether `secret` was made here. Checked before the second-level cache is asked: forged ones are to cost as
+    /// little as can be.
+    fn verify_tag(&self, secret: &WellFormed<'_>) -> bool {
+        let made = self.cache.keys().made(secret);
+        if !made {
+            self.metrics.forged.inc();
+        }
+        made
+    }
+
+    /// Records the use that an allowed decision is (docs/policy.md, rule 1.12).
+    ///
+    /// # Errors
+    /// The token and the scope, where their use has to be persisted first: it cancels an announced action, or takes
+    /// the scope off it.
+    fn record_use<'d>(
+        &self,
+        decision: &Decision<'d>,
+        token: Option<&'d Known>,
+        now: Timestamp,
+        persisted: bool,
+    ) -> std::result::Result<(), (&'d Known, &'d Scope)> {
+        let allowed = matches!(decision.verdict, Verdict::Allow(_));
+        if let (true, Some(token), Some(scope)) = (allowed, token, decision.required) {
+            let cancels = |action: &LiveAction| lifecycle::fits(&action.takes, scope);
+            if !persisted && token.announced.iter().any(cancels) {
+                return Err((token, scope));
+            }
+            self.usage.note(token, scope, now);
+        }
+        Ok(())
+    }
+}
+
+impl DecisionContext<'_> {
+    /// Decides from memory; `None` where the store has to be asked first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for malformed arguments, [`Error::Unavailable`] without a catalogue.
+    pub fn evaluate<'c>(&'c self, question: &Question<'c>) -> Result<Option<Decision<'c>>> {
+        let near = claimed_id(question.token).and_then(|id| {
+            let token = self.services.cache.tokens.at_hand(id, &self.guard)?;
+            Some((token, secret::digest(question.token)))
+        });
+        self.services.cache.tokens.hits(near.iter().map(|&(token, _)| token));
+        let now = self.services.clock.at(self.started);
+        let evaluated = self.decide(question, &mut Memo::default(), near, now);
+        match &evaluated {
+            Ok(Some(decision)) => {
+                self.services.metrics.decided(decision.verdict.reason(), self.started.elapsed());
+            }
+            Ok(None) => {}
+            Err(_) => drop(self.services.metrics.undecided.inc()),
+        }
+        evaluated
+    }
+
+    /// Decides with what the near cache has of the token, and records its use.
+    fn decide<'c>(
+        &'c self,
+        question: &Question<'c>,
+        memo: &mut Memo<'c>,
+        near: Option<(&'c Known, Digest)>,
+        now: Timestamp,
+    ) -> Result<Option<Decision<'c>>> {
+        let catalog = &(*self.catalog).as_ref().ok_or_else(no_catalog)?.catalog;
+        let request = arguments::check(question, catalog, memo)?;
+        let Some((presented, token)) = self.present(question, near) else { return Ok(None) };
+        let decision = decide::decide(presented, catalog, &request);
+        let recorded =
+            question.dry_run || self.services.record_use(&decision, token, now, false).is_ok();
+        Ok(recorded.then_some(decision))
+    }
+
+    /// What the presented secret turns out to be; `None` where memory does not know.
+    fn present<'c>(
+        &'c self,
+        question: &Question<'c>,
+        near: Option<(&'c Known, Digest)>,
+    ) -> Option<(Presented<'c>, Option<&'c Known>)> {
+        // The digest proves the whole secret, so nothing else of it is read.
+        if let Some((token, digest)) = near
+            && secret::same(&token.digest, &digest)
+        {
+            return Some((Presented::Token(token), Some(token)));
+        }
+        let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
+            return Some((Presented::Malformed, None));
+        };
+        // One that was not made here, or another secret of a known token.
+        if !self.services.verify_tag(&secret) || near.is_some() {
+            return Some((Presented::Unknown, None));
+        }
+        // `None`: it is not there, or the cache is just being put in order.
+        let looked_up = self.services.cache.tokens.look(TokenId(secret.id)).now_or_never()?;
+        let Lookup::Known(entry) = looked_up else { return None };
+        let token = entry.as_ref().map(|token| token.get_guarded_ref(&self.guard));
+        Some(proven(question, token))
+    }
+}
+
+/// What a well-formed secret turns out to be, given what is known of the id that it names.
+fn proven<'c>(
+    question: &Question<'_>,
+    token: Option<&'c Known>,
+) -> (Presented<'c>, Option<&'c Known>) {
+    match token {
+        Some(known) if secret::same(&known.digest, &secret::digest(question.token)) => {
+            (Presented::Token(known), token)
+        }
+        _ => (Presented::Unknown, None),
+    }
+}
+
+fn claimed_id(token: &[u8]) -> Option<TokenId> {
+    secret::claimed_id(token, Opens::Token).map(TokenId)
+}

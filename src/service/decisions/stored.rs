@@ -1,0 +1,154 @@
+//! Decisions that need the store: the token is not in memory, its use has to be persisted first, or this replica waits
+//! for a lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::arguments::{self, Memo};
+use super::{Question, proven};
+use crate::cache::{Fact, InForce, Lookup, ReadError};
+use crate::clock::Stopwatch;
+use crate::policy::decide::{self, Decision, Presented};
+use crate::policy::id::TokenId;
+use crate::secret::{Opens, WellFormed};
+use crate::service::{Error, Result, Services, no_catalog};
+use crate::usage::Recorded;
+
+/// How often a question is evaluated because its token changed meanwhile.
+const MAX_ATTEMPTS: usize = 4;
+
+/// What was read in less is decided on even if it changes meanwhile: the question and the change were under
+/// way at the same time, and nobody can tell which came first.
+const LONG_READ: Duration = Duration::from_millis(20);
+
+/// What a decision that needed the store was made with.
+pub struct StoredEvaluation {
+    in_force: Arc<InForce>,
+    /// Whether the secret has the shape and checksum of one.
+    well_formed: bool,
+    entry: Fact,
+}
+
+impl StoredEvaluation {
+    /// The decision: the same at each call.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for malformed arguments.
+    pub fn decision<'e>(&'e self, question: &Question<'e>) -> Result<Decision<'e>> {
+        let catalog = &self.in_force.catalog;
+        let request = arguments::check(question, catalog, &mut Memo::default())?;
+        let presented = match self.well_formed {
+            true => proven(question, self.entry.as_deref()).0,
+            false => Presented::Malformed,
+        };
+        Ok(decide::decide(presented, catalog, &request))
+    }
+}
+
+impl Services {
+    /// Decides, reading the token from the store where it is not in memory.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for malformed arguments; [`Error::Unavailable`] and [`Error::Overloaded`] where no decision
+    /// was reached.
+    pub async fn evaluate_with_store(&self, question: &Question<'_>) -> Result<StoredEvaluation> {
+        let started = Stopwatch::start();
+        let evaluated = self.try_store(question).await.and_then(|evaluation| {
+            let reason = evaluation.decision(question)?.verdict.reason();
+            Ok((reason, evaluation))
+        });
+        match evaluated {
+            Ok((reason, evaluation)) => {
+                self.metrics.decided(reason, started.elapsed());
+                Ok(evaluation)
+            }
+            Err(error) => {
+                self.metrics.undecided.inc();
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_store(&self, question: &Question<'_>) -> Result<StoredEvaluation> {
+        let secret = WellFormed::parse(question.token, Opens::Token);
+        let mut persisted = false;
+        for left in (0..MAX_ATTEMPTS).rev() {
+            self.ready().await?;
+            let entry = match &secret {
+                None => None,
+                Some(secret) => {
+                    let id = TokenId(secret.id);
+                    let (generation, watch) = (self.cache.tokens.turn(id), Stopwatch::start());
+                    let entry = self.read_token(id, secret).await?;
+                    // A read may take long: the lease may have run out, and what was read may have been
+                    // changed, and its change be answered. Where it changes all the time, the last reading
+                    // is as good as any.
+                    self.ready().await?;
+                    let long = watch.elapsed() > LONG_READ && left > 0;
+                    if long && generation != self.cache.tokens.turn(id) {
+                        continue;
+                    }
+                    entry
+                }
+            };
+            let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
+            let now = self.clock.now();
+            let evaluation = StoredEvaluation { in_force, well_formed: secret.is_some(), entry };
+            let decision = evaluation.decision(question)?;
+            if question.dry_run {
+                return Ok(evaluation);
+            }
+            let token = evaluation.entry.as_deref();
+            let Err((token, scope)) = self.record_use(&decision, token, now, persisted) else {
+                return Ok(evaluation);
+            };
+            // An announced action must know of this use before any caller learns that it is allowed.
+            let catalog = evaluation.in_force.clone();
+            match self.usage.record_first(catalog, token, scope, now).await {
+                Ok(Recorded::Yes) => persisted = true,
+                Ok(Recorded::DecideAgain) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "cannot record a use that cancels");
+                    return Err(use_not_persisted());
+                }
+            }
+        }
+        Err(use_not_persisted())
+    }
+
+    /// The token that `secret` names; `None` for a secret that was not made here, and where there is none.
+    async fn read_token(&self, id: TokenId, secret: &WellFormed<'_>) -> Result<Fact> {
+        if !self.verify_tag(secret) {
+            return Ok(None);
+        }
+        Ok(match self.cache.tokens.look(id).await {
+            Lookup::Known(entry) => entry,
+            Lookup::Unknown => self.cache.tokens.read(id).await.map_err(|error| match error {
+                ReadError::Store(error) => {
+                    tracing::debug!(%error, "cannot read the facts of a token");
+                    store_unavailable()
+                }
+                ReadError::Late => store_unavailable(),
+                ReadError::Overloaded => {
+                    self.metrics.shed.inc();
+                    Error::Overloaded
+                }
+            })?,
+        })
+    }
+}
+
+fn use_not_persisted() -> Error {
+    Error::Unavailable {
+        why: "the use cancels what is announced for the token, and could not be recorded; no \
+              decision: deny",
+        retry: Duration::from_secs(1),
+    }
+}
+
+fn store_unavailable() -> Error {
+    Error::Unavailable {
+        why: "the token could not be read from the store; no decision: deny",
+        retry: Duration::from_secs(1),
+    }
+}
