@@ -288,7 +288,7 @@ pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
     pb::AuditEvent {
         position: event.position,
         time: Some(time(event.time)),
-        action: event.action,
+        action: event.action.as_str().to_owned(),
         actor: event.actor,
         actor_role: event.actor_role,
         client_address: event.client.unwrap_or_default(),

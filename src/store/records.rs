@@ -12,12 +12,14 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{Grant, TokenKind, TokenState};
 use crate::secret::Digest;
 
+mod audit;
 mod context;
 mod lifecycle;
 mod mail;
 mod search;
 mod session;
 
+pub use audit::*;
 pub use context::*;
 pub use lifecycle::*;
 pub use mail::*;
@@ -246,44 +248,6 @@ pub struct GrantCounts {
     /// `CUSTOM` ones by a scope that they may still use: how many in all, and how many of those
     /// have no whitelist.
     pub custom: Vec<(ScopeId, i64, i64)>,
-}
-
-/// One change, as the audit record tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditEvent {
-    /// Its place in the order of all changes, from 1 up.
-    pub position: i64,
-    /// When.
-    pub time: Timestamp,
-    /// What was done, such as `token.create`.
-    pub action: String,
-    /// The credential's id, `system`, `command line` or `development`.
-    pub actor: String,
-    /// The actor's role; empty for what has none.
-    pub actor_role: String,
-    /// From where; `None` for what came from no network.
-    pub client: Option<String>,
-    /// The account concerned.
-    pub account_id: Option<AccountId>,
-    /// The token concerned.
-    pub token_id: Option<TokenId>,
-    /// What the changed part was before, as a JSON object.
-    pub before: Option<String>,
-    /// What it is afterwards, as a JSON object.
-    pub after: Option<String>,
-}
-
-/// A list of audit events.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AuditFilter {
-    /// Only those of this account.
-    pub account_id: Option<AccountId>,
-    /// Only those of this token.
-    pub token_id: Option<TokenId>,
-    /// Only at this instant or after it.
-    pub start: Option<Timestamp>,
-    /// Only before this instant.
-    pub end: Option<Timestamp>,
 }
 
 /// What a change touched of what replicas cache.

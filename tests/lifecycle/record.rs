@@ -34,7 +34,7 @@ pub(crate) fn read(events: &[AuditEvent]) -> Result<Totals, String> {
     let (mut deleted, mut taken) = (BTreeSet::new(), BTreeSet::new());
     // Whether it has ended, by its id.
     let mut actions: BTreeMap<String, bool> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.action.starts_with("lifecycle.")) {
+    for event in events.iter().filter(|event| event.action.as_str().starts_with("lifecycle.")) {
         let json = |text: &Option<String>| -> Value {
             text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
         };

@@ -121,7 +121,7 @@ impl Evidence {
             assert_eq!(event.position, at as i64 + 1, "a position is missing or twice: {event:?}");
             let json = |text: &str| -> Value { serde_json::from_str(text).unwrap_or_default() };
             let (before, after) = (json(&event.before_json), json(&event.after_json));
-            if event.action.starts_with("account.") {
+            if event.action.as_str().starts_with("account.") {
                 admins.insert(&event.account_id, texts(&after["admins"]));
             }
             let time = micros(event.time).unwrap();

@@ -18,7 +18,7 @@ async fn an_account_reads_back(f: Fixture) {
     assert_eq!(f.store.account(nobody).await.unwrap(), None);
 
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "account.create");
+    assert_eq!(event.action.as_str(), "account.create");
     assert_eq!(event.time.0, 5);
     assert_eq!(event.actor, "crd_0000000000000000000007");
     assert_eq!(event.actor_role, "operator");
@@ -62,7 +62,7 @@ async fn admins_change_as_a_whole(f: Fixture) {
     assert_eq!(changed.unwrap().unwrap().account.admins, admins);
     assert_eq!(f.store.account(id).await.unwrap().unwrap().admins, admins);
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "account.set_admins");
+    assert_eq!(event.action.as_str(), "account.set_admins");
     assert_eq!(event.account_id, Some(id));
     assert_eq!(event.before.as_deref(), Some(r#"{"admins":["zoe@acme.test","adam@acme.test"]}"#));
     assert_eq!(change.touched, Touched::Nothing);

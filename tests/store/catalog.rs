@@ -30,7 +30,7 @@ async fn numbers_stay(f: Fixture) {
     assert_eq!(stored.scope_ids.len(), 4);
 
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "catalog.apply");
+    assert_eq!(event.action.as_str(), "catalog.apply");
     assert_eq!(event.before.as_deref(), Some(r#"{"version":2}"#));
     let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
     assert_eq!(after, json!({ "version": 3, "added": [READ, "new.one"], "dropped": [] }));

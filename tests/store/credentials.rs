@@ -31,7 +31,7 @@ async fn credentials_read_back(f: Fixture) {
         let read = f.store.credential(credential.id).await.unwrap();
         assert_eq!(read, Some((credential.clone(), digest)));
         let (event, change) = f.last().await;
-        assert_eq!(event.action, "credential.create");
+        assert_eq!(event.action.as_str(), "credential.create");
         let concerned = matches!(role, Role::AccountAdmin(_)).then_some(account);
         assert_eq!(event.account_id, concerned);
         assert_eq!(change.touched, Touched::Credential(credential.id));
@@ -61,7 +61,7 @@ async fn a_credential_is_revoked_once(f: Fixture) {
     let revoked = revoked.unwrap().unwrap();
     assert_eq!(revoked.revoked, Some(Timestamp(8)));
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "credential.revoke");
+    assert_eq!(event.action.as_str(), "credential.revoke");
     assert_eq!(change.touched, Touched::Credential(credential.id));
     let before = f.position().await;
     let again = f.store.revoke_credential(&ctx(9), credential.id).await;
@@ -180,7 +180,7 @@ async fn keys_are_numbered(f: Fixture) {
     };
     assert_eq!(add(1, true).await, 0);
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "secret_key.create");
+    assert_eq!(event.action.as_str(), "secret_key.create");
     assert_eq!(change.touched, Touched::SecretKeys);
     assert_eq!(add(2, true).await, 0);
     assert_eq!(f.position().await, 1);

@@ -53,7 +53,7 @@ async fn a_token_reads_back(f: Fixture) {
         assert_eq!(facts.announced, []);
 
         let (event, change) = f.last().await;
-        assert_eq!(event.action, "token.create");
+        assert_eq!(event.action.as_str(), "token.create");
         assert_eq!((event.account_id, event.token_id), (Some(account), Some(new.id)));
         assert_eq!(change.touched, Touched::Token(new.id));
     }
@@ -182,7 +182,7 @@ async fn a_token_is_deleted_once(f: Fixture) {
     let deleted = deleted.unwrap();
     assert_eq!(deleted.state, TokenState::Deleted { at: Timestamp(9) });
     let (event, change) = f.last().await;
-    assert_eq!(event.action, "token.delete");
+    assert_eq!(event.action.as_str(), "token.delete");
     assert_eq!((event.account_id, event.token_id), (Some(account), Some(new.id)));
     assert_eq!(change.touched, Touched::Token(new.id));
     let before = f.position().await;

@@ -67,7 +67,7 @@ async fn a_change_is_made_and_recorded(f: Fixture) {
     assert_eq!((token.whitelist, token.whitelist_version), (changed.whitelist, 2));
 
     let (event, record) = f.last().await;
-    assert_eq!(event.action, "whitelist.change");
+    assert_eq!(event.action.as_str(), "whitelist.change");
     assert_eq!((event.account_id, event.token_id), (Some(account), Some(id)));
     let json = |text: Option<String>| serde_json::from_str::<Value>(&text.unwrap()).unwrap();
     assert_eq!(json(event.before), json!({ "whitelist": ["10.0.0.0/24"], "version": 1 }));

@@ -12,7 +12,7 @@ use crate::policy::network::{Change, Entries, Limits, Whitelist, apply, parse_en
 use crate::policy::time::Timestamp;
 use crate::service::lists::{AuditQuery, PageItem, Paging};
 use crate::service::validate::Faults;
-use crate::store::AuditEvent;
+use crate::store::{AuditAction, AuditEvent, RecordedAction};
 
 /// Events that are shown.
 const SHOWN: i32 = 50;
@@ -77,7 +77,7 @@ fn list(value: Option<&Value>) -> Vec<&str> {
 }
 
 fn words(
-    action: &str,
+    action: &RecordedAction,
     before: &Map<String, Value>,
     after: &Map<String, Value>,
 ) -> (String, Vec<String>) {
@@ -85,8 +85,12 @@ fn words(
         let taken = list(after.get("taken"));
         if taken.is_empty() { Vec::new() } else { vec![taken.join(", ")] }
     };
+    let action = match action {
+        RecordedAction::Known(action) => *action,
+        RecordedAction::Other(name) => return (name.clone(), Vec::new()),
+    };
     match action {
-        "token.create" => {
+        AuditAction::TokenCreate => {
             let from = match list(after.get("whitelist")).as_slice() {
                 [] => "from any address".to_owned(),
                 entries => format!("from {}", listed(entries)),
@@ -102,23 +106,44 @@ fn words(
             };
             ("Created".to_owned(), vec![may, from])
         }
-        "token.delete" => ("Deleted by its owner".to_owned(), Vec::new()),
-        "whitelist.change" => whitelist_words(before, after),
-        "lifecycle.announce" => match after.get("type").and_then(Value::as_str) {
+        AuditAction::TokenDelete => ("Deleted by its owner".to_owned(), Vec::new()),
+        AuditAction::WhitelistChange => whitelist_words(before, after),
+        AuditAction::LifecycleAnnounce => match after.get("type").and_then(Value::as_str) {
             Some("deletion") => ("Its deletion was announced".to_owned(), Vec::new()),
             _ => ("A downgrade was announced".to_owned(), scopes()),
         },
-        "lifecycle.noticed" => ("Every admin's notice was accepted".to_owned(), Vec::new()),
-        "lifecycle.renotify" => {
+        AuditAction::LifecycleNoticed => {
+            ("Every admin's notice was accepted".to_owned(), Vec::new())
+        }
+        AuditAction::LifecycleRenotify => {
             ("Its admins changed: the new ones get a notice first".to_owned(), Vec::new())
         }
-        "lifecycle.cancel" => ("A use cancelled what was announced".to_owned(), Vec::new()),
-        "lifecycle.shrink" => ("A use took scopes off what was announced".to_owned(), Vec::new()),
-        "lifecycle.withdraw" => ("What was announced was withdrawn".to_owned(), Vec::new()),
-        "lifecycle.hold" => ("What was announced waits for a notice again".to_owned(), Vec::new()),
-        "lifecycle.delete" => ("Deleted, as it was not used".to_owned(), Vec::new()),
-        "lifecycle.downgrade" => ("Downgraded: it lost what it did not use".to_owned(), scopes()),
-        other => (other.to_owned(), Vec::new()),
+        AuditAction::LifecycleCancel => {
+            ("A use cancelled what was announced".to_owned(), Vec::new())
+        }
+        AuditAction::LifecycleShrink => {
+            ("A use took scopes off what was announced".to_owned(), Vec::new())
+        }
+        AuditAction::LifecycleWithdraw => {
+            ("What was announced was withdrawn".to_owned(), Vec::new())
+        }
+        AuditAction::LifecycleHold => {
+            ("What was announced waits for a notice again".to_owned(), Vec::new())
+        }
+        AuditAction::LifecycleDelete => ("Deleted, as it was not used".to_owned(), Vec::new()),
+        AuditAction::LifecycleDowngrade => {
+            ("Downgraded: it lost what it did not use".to_owned(), scopes())
+        }
+        AuditAction::AccountCreate
+        | AuditAction::AccountSetAdmins
+        | AuditAction::CatalogApply
+        | AuditAction::CredentialCreate
+        | AuditAction::CredentialRevoke
+        | AuditAction::SecretKeyCreate
+        | AuditAction::SecretKeyRotate
+        | AuditAction::SessionCreate
+        | AuditAction::SessionEnd
+        | AuditAction::TokenPurge => (action.as_str().to_owned(), Vec::new()),
     }
 }
 
@@ -184,9 +209,11 @@ impl Version {
 pub(super) fn versions(events: &[AuditEvent], now: Timestamp) -> Vec<Version> {
     let version = |event: &AuditEvent| {
         let after = object(event.after.as_deref());
-        let version = match event.action.as_str() {
-            "token.create" => 1,
-            "whitelist.change" => after.get("version")?.as_i64()?,
+        let version = match event.action {
+            RecordedAction::Known(AuditAction::TokenCreate) => 1,
+            RecordedAction::Known(AuditAction::WhitelistChange) => {
+                after.get("version")?.as_i64()?
+            }
             _ => return None,
         };
         let entries = list(after.get("whitelist")).into_iter().map(str::to_owned).collect();
@@ -203,7 +230,7 @@ mod tests {
         AuditEvent {
             position: 1,
             time: Timestamp(0),
-            action: action.to_owned(),
+            action: action.to_owned().into(),
             actor: "cred_1".to_owned(),
             actor_role: "account_admin".to_owned(),
             client: Some("192.0.2.1".to_owned()),

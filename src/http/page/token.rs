@@ -18,6 +18,7 @@ use crate::policy::token::{TokenKind, TokenState};
 use crate::service::Error;
 use crate::service::explain::{granted, names};
 use crate::service::tokens::Described;
+use crate::store::{AuditAction, RecordedAction};
 
 /// A scope that it may use.
 struct ScopeRow {
@@ -113,12 +114,12 @@ pub(super) async fn show(
     // Anybody can make such a link: it says nothing that is not so.
     let asked = Fields::read(query.unwrap_or_default().as_bytes());
     let newest = events.first();
-    let (done, covering) = match (asked.one("done"), newest.map(|event| event.action.as_str())) {
-        ("whitelist", Some("whitelist.change")) => (
+    let (done, covering) = match (asked.one("done"), newest.map(|event| &event.action)) {
+        ("whitelist", Some(RecordedAction::Known(AuditAction::WhitelistChange))) => (
             "The whitelist is changed, and the change binds on every replica.",
             newest.map(covering).unwrap_or_default(),
         ),
-        ("deleted", Some("token.delete")) => {
+        ("deleted", Some(RecordedAction::Known(AuditAction::TokenDelete))) => {
             ("The token is deleted, on every replica.", Vec::new())
         }
         _ => ("", Vec::new()),

@@ -26,7 +26,7 @@ use crate::policy::token::TokenState;
 use crate::service::Error;
 use crate::service::tokens::Described;
 use crate::service::whitelists::{ManageWhitelist, ManagedWhitelist};
-use crate::store::AuditEvent;
+use crate::store::{AuditAction, AuditEvent, RecordedAction};
 use review::Review;
 
 /// What somebody is about to change.
@@ -189,7 +189,9 @@ impl Editor {
             Some(Overtaken { based, gone }) => {
                 let newer = versions.iter().filter(|version| version.version > based).count();
                 let changes = self.events().await?.iter();
-                let changes = changes.filter(|event| event.action == "whitelist.change");
+                let changes = changes.filter(|event| {
+                    event.action == RecordedAction::Known(AuditAction::WhitelistChange)
+                });
                 let theirs = changes.take(newer).map(|told| event(told, now)).collect();
                 Some(Conflict { theirs, gone: listed(&gone) })
             }

@@ -11,7 +11,7 @@ use super::{Connection, Db, Handle, QueryBuilder, Transaction, lifecycle, pendin
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::store::error::Unreadable;
-use crate::store::{Account, AdminsSet, Context, Page, Result, Touched};
+use crate::store::{Account, AdminsSet, AuditAction, Context, Page, Result, Touched};
 
 type Row = (Uuid, String, i64, String);
 
@@ -43,7 +43,7 @@ pub(super) async fn create(store: &Handle, ctx: &Context, new: &Account) -> Resu
     insert_admins(&mut change.tx, new.id, &new.admins).await?;
     change
         .commit(Record {
-            action: "account.create",
+            action: AuditAction::AccountCreate,
             touched: Touched::Nothing,
             account_id: Some(new.id),
             token_id: None,
@@ -102,7 +102,7 @@ pub(super) async fn set_admins(
     let before = std::mem::replace(&mut account.admins, admins.to_vec());
     change
         .commit_part(Record {
-            action: "account.set_admins",
+            action: AuditAction::AccountSetAdmins,
             touched: Touched::Nothing,
             account_id: Some(id),
             token_id: None,
@@ -153,7 +153,7 @@ async fn renotify(
     for (&token_id, actions) in &touched {
         change
             .commit_part(Record {
-                action: "lifecycle.renotify",
+                action: AuditAction::LifecycleRenotify,
                 touched: Touched::Token(token_id),
                 account_id: Some(id),
                 token_id: Some(token_id),

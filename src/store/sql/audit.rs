@@ -68,7 +68,7 @@ fn event(row: Row) -> AuditEvent {
     AuditEvent {
         position: row.position,
         time: Timestamp(row.time),
-        action: row.action,
+        action: row.action.into(),
         actor: row.actor,
         actor_role: row.actor_role,
         client: row.client_address,

@@ -11,7 +11,9 @@ use crate::policy::catalog_file;
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::store::error::Unreadable;
-use crate::store::{Context, GrantCounts, Result, ScopesInUse, StoreError, StoredCatalog, Touched};
+use crate::store::{
+    AuditAction, Context, GrantCounts, Result, ScopesInUse, StoreError, StoredCatalog, Touched,
+};
 
 const SELECT: &str = "\
     SELECT c.version, c.toml, c.apply_time \
@@ -93,7 +95,7 @@ pub(super) async fn apply(
     let (added, dropped) = difference(former.as_ref(), names);
     change
         .commit(Record {
-            action: "catalog.apply",
+            action: AuditAction::CatalogApply,
             touched: Touched::Catalog,
             account_id: None,
             token_id: None,

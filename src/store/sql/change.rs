@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Db, Handle, Transaction};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::scope::Catalog;
-use crate::store::{Actor, Context, Result, StoreError, Touched};
+use crate::store::{Actor, AuditAction, Context, Result, StoreError, Touched};
 
 /// How long the database may take to make a change final. Less than a use case may take in all, so that
 /// this is what a slow one is reported as.
@@ -31,7 +31,7 @@ pub(super) struct Changing<'c> {
 
 /// What a change says of itself.
 pub(super) struct Record {
-    pub(super) action: &'static str,
+    pub(super) action: AuditAction,
     pub(super) touched: Touched,
     pub(super) account_id: Option<AccountId>,
     pub(super) token_id: Option<TokenId>,
@@ -135,7 +135,7 @@ impl<'c> Changing<'c> {
         sqlx::query::<Db>(INSERT_AUDIT_EVENT)
             .bind(self.position)
             .bind(ctx.now.0)
-            .bind(record.action)
+            .bind(record.action.as_str())
             .bind(actor)
             .bind(role)
             .bind(ctx.client.map(|client| client.to_canonical().to_string()))

@@ -10,8 +10,8 @@ use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
 use crate::store::{
-    Context, Credential, LastOperator, NoSuchAccount, Page, Result, Role, SettingsCredential,
-    Touched,
+    AuditAction, Context, Credential, LastOperator, NoSuchAccount, Page, Result, Role,
+    SettingsCredential, Touched,
 };
 
 #[derive(FromRow)]
@@ -222,17 +222,17 @@ pub(super) fn account_of(credential: &Credential) -> Option<AccountId> {
 
 fn created(credential: &Credential) -> Record {
     let after = summary(credential, "live");
-    record("credential.create", credential, None, after)
+    record(AuditAction::CredentialCreate, credential, None, after)
 }
 
 fn revoked(credential: &Credential) -> Record {
     let before = summary(credential, "live");
     let after = summary(credential, "revoked");
-    record("credential.revoke", credential, Some(before), after)
+    record(AuditAction::CredentialRevoke, credential, Some(before), after)
 }
 
 fn record(
-    action: &'static str,
+    action: AuditAction,
     credential: &Credential,
     before: Option<Value>,
     after: Value,

@@ -16,7 +16,9 @@ use crate::clock::id_at;
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::store::error::Unreadable;
-use crate::store::{Context, FailingAddress, Mail, MailFailure, MailState, Result, Touched};
+use crate::store::{
+    AuditAction, Context, FailingAddress, Mail, MailFailure, MailState, Result, Touched,
+};
 
 mod read;
 
@@ -202,7 +204,7 @@ pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Resul
     pending::set_accepted(&mut change.tx, action.id, accepted).await?;
     change
         .commit(Record {
-            action: "lifecycle.noticed",
+            action: AuditAction::LifecycleNoticed,
             touched: Touched::Token(action.token_id),
             account_id: Some(action.account_id),
             token_id: Some(action.token_id),

@@ -6,7 +6,7 @@ use super::change::{Changing, Record};
 use super::{Db, Handle};
 use crate::secret::{MAX_KEY_NUMBER, SecretKey};
 use crate::store::error::Unreadable;
-use crate::store::{Context, Result, Touched};
+use crate::store::{AuditAction, Context, Result, Touched};
 
 const SELECT: &str = "SELECT number, key FROM secret_key ORDER BY number";
 
@@ -55,7 +55,11 @@ pub(super) async fn add(
         .await?;
     change
         .commit(Record {
-            action: if number == 0 { "secret_key.create" } else { "secret_key.rotate" },
+            action: if number == 0 {
+                AuditAction::SecretKeyCreate
+            } else {
+                AuditAction::SecretKeyRotate
+            },
             touched: Touched::SecretKeys,
             account_id: None,
             token_id: None,

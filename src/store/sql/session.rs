@@ -17,7 +17,7 @@ use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
 use crate::store::error::Unreadable;
-use crate::store::{Context, Credential, NewSession, Result, Session, Touched};
+use crate::store::{AuditAction, Context, Credential, NewSession, Result, Session, Touched};
 
 /// How long a page waits for the note that its session was seen: with what writes at that time, or for a
 /// store that takes no writes.
@@ -72,7 +72,7 @@ pub(super) async fn create(store: &Handle, ctx: &Context, new: &NewSession) -> R
         .execute(&mut *change.tx)
         .await?;
     let after = summary(bearer.as_ref(), "live", 1);
-    change.commit(record("session.create", bearer.as_ref(), None, after)).await?;
+    change.commit(record(AuditAction::SessionCreate, bearer.as_ref(), None, after)).await?;
     Ok(true)
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn end(
     };
     let before = summary(bearer.as_ref(), "live", ended);
     let after = summary(bearer.as_ref(), "ended", ended);
-    change.commit(record("session.end", bearer.as_ref(), Some(before), after)).await?;
+    change.commit(record(AuditAction::SessionEnd, bearer.as_ref(), Some(before), after)).await?;
     Ok(ended)
 }
 
@@ -158,7 +158,7 @@ pub(super) async fn use_form(store: &Handle, session: &Digest, form: &[u8; 16]) 
 }
 
 fn record(
-    action: &'static str,
+    action: AuditAction,
     bearer: Option<&Credential>,
     before: Option<Value>,
     after: Value,

@@ -15,7 +15,9 @@ use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState};
 use crate::store::error::Unreadable;
-use crate::store::{Context, NewToken, NoSuchAccount, Page, Result, Token, TokenFilter, Touched};
+use crate::store::{
+    AuditAction, Context, NewToken, NoSuchAccount, Page, Result, Token, TokenFilter, Touched,
+};
 
 pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
 
@@ -157,7 +159,7 @@ pub(super) async fn create(
         "scopes": names,
         "whitelist": whitelist_json(&token.whitelist),
     });
-    change.commit(record("token.create", &token, None, Some(after))).await?;
+    change.commit(record(AuditAction::TokenCreate, &token, None, Some(after))).await?;
     Ok(Ok(token))
 }
 
@@ -221,12 +223,12 @@ pub(super) async fn delete(
     token.pending = Vec::new();
     let before = json!({ "name": token.name, "state": "active" });
     let after = json!({ "name": token.name, "state": "deleted" });
-    change.commit(record("token.delete", &token, Some(before), Some(after))).await?;
+    change.commit(record(AuditAction::TokenDelete, &token, Some(before), Some(after))).await?;
     Ok(Some(token))
 }
 
 fn record(
-    action: &'static str,
+    action: AuditAction,
     token: &Token,
     before: Option<Value>,
     after: Option<Value>,

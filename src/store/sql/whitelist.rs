@@ -10,7 +10,9 @@ use super::{Db, Handle};
 use crate::policy::network::{Change, Limits, Whitelist, apply};
 use crate::policy::scope::Catalog;
 use crate::policy::token::TokenState;
-use crate::store::{Context, Result, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
+use crate::store::{
+    AuditAction, Context, Result, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+};
 
 const UPDATE: &str = "UPDATE token SET whitelist = $2, whitelist_version = $3 WHERE token_id = $1";
 
@@ -60,7 +62,7 @@ pub(super) async fn change(
     };
     change
         .commit(Record {
-            action: "whitelist.change",
+            action: AuditAction::WhitelistChange,
             touched: Touched::Token(target.token_id),
             account_id: Some(row.account_id()),
             token_id: Some(target.token_id),

@@ -161,6 +161,6 @@ impl Stage {
 
     /// What the newest audit event says was done.
     async fn last_event(&self) -> String {
-        self.f.last().await.0.action
+        self.f.last().await.0.action.as_str().to_owned()
     }
 }

@@ -79,7 +79,7 @@ async fn two_sweepers_purge_and_withdraw_once(f: Fixture) {
     }
     for action in ["lifecycle.withdraw", "token.purge"] {
         let events = s.f.events().await;
-        assert_eq!(events.iter().filter(|event| event.action == action).count(), ROUNDS);
+        assert_eq!(events.iter().filter(|event| event.action.as_str() == action).count(), ROUNDS);
     }
     s.f.check_record().await;
 }

@@ -11,7 +11,7 @@ use crate::policy::id::{PendingActionId, TokenId};
 use crate::policy::lifecycle::{Announced, Mode, Planned, Settings, Takes};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::TokenState;
-use crate::store::{Context, Notice, NoticeState, PendingAction, Result};
+use crate::store::{AuditAction, Context, Notice, NoticeState, PendingAction, Result};
 
 /// Announces what is due; `None` where nothing is.
 pub(in super::super) async fn announce(
@@ -60,7 +60,7 @@ pub(in super::super) async fn announce(
     live.push(action.clone());
     locked.set_live(live);
     locked.set_idle(&mut change.tx).await?;
-    let mut record = locked.record("lifecycle.announce", json!(null));
+    let mut record = locked.record(AuditAction::LifecycleAnnounce, json!(null));
     record.before = None;
     record.after = Some(json!({
         "pending_action_id": action.id.to_string(),

@@ -12,7 +12,7 @@ use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{Mode, Settings, Takes, may_carry_out};
 use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenState};
-use crate::store::{CarriedOut, Context, PendingAction, Result};
+use crate::store::{AuditAction, CarriedOut, Context, PendingAction, Result};
 
 const DELETE: &str =
     "UPDATE token SET delete_time = $2, delete_cause = 'unused' WHERE token_id = $1";
@@ -62,7 +62,7 @@ pub(in super::super) async fn carry_out(
         end_in_memory(&mut locked, id);
         locked.set_idle(&mut change.tx).await?;
         let before = json!({ "pending_action_id": id.to_string() });
-        change.commit(locked.record("lifecycle.withdraw", before)).await?;
+        change.commit(locked.record(AuditAction::LifecycleWithdraw, before)).await?;
         return Ok(CarriedOut::Cancelled);
     };
 
@@ -75,7 +75,7 @@ pub(in super::super) async fn carry_out(
         if action.accepted != stored {
             pending::set_accepted(&mut change.tx, id, action.accepted).await?;
             let before = json!({ "pending_action_id": id.to_string() });
-            change.commit_part(locked.record("lifecycle.hold", before)).await?;
+            change.commit_part(locked.record(AuditAction::LifecycleHold, before)).await?;
         }
         change.finish().await?;
         return Ok(CarriedOut::Held);
@@ -103,8 +103,8 @@ pub(in super::super) async fn carry_out(
     mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
     locked.set_idle(&mut change.tx).await?;
     let done = match action.takes {
-        Takes::Token => "lifecycle.delete",
-        Takes::Writes | Takes::Scopes(_) => "lifecycle.downgrade",
+        Takes::Token => AuditAction::LifecycleDelete,
+        Takes::Writes | Takes::Scopes(_) => AuditAction::LifecycleDowngrade,
     };
     let mut record = locked.record(done, before);
     record.after = Some(after);

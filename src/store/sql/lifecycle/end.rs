@@ -10,7 +10,7 @@ use super::super::{Db, Handle, QueryBuilder, bulk, pending};
 use super::Locked;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::store::{Context, Result, Touched};
+use crate::store::{AuditAction, Context, Result, Touched};
 
 const SELECT_ANNOUNCED: &str = "\
     SELECT DISTINCT token_id FROM pending_action WHERE end_time IS NULL \
@@ -43,7 +43,7 @@ pub(in super::super) async fn withdraw_actions(
         locked.set_live(Vec::new());
         locked.set_idle(&mut change.tx).await?;
         let before = json!({ "withdrawn": withdrawn });
-        change.commit_part(locked.record("lifecycle.withdraw", before)).await?;
+        change.commit_part(locked.record(AuditAction::LifecycleWithdraw, before)).await?;
         withdrew.push(id);
     }
     change.finish().await?;
@@ -104,7 +104,7 @@ pub(in super::super) async fn purge(
         }
         change
             .commit_part(Record {
-                action: "token.purge",
+                action: AuditAction::TokenPurge,
                 touched: Touched::Token(TokenId(id)),
                 account_id: Some(AccountId(account_id)),
                 token_id: Some(TokenId(id)),

@@ -71,7 +71,7 @@ use crate::policy::lifecycle::{Announced, Overtaken, Subject, Uses};
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenState;
-use crate::store::{NoticeState, PendingAction, Result, Touched};
+use crate::store::{AuditAction, NoticeState, PendingAction, Result, Touched};
 
 mod announce;
 mod carry_out;
@@ -142,7 +142,7 @@ impl Locked {
     }
 
     /// What a change of this token says of itself.
-    fn record(&self, action: &'static str, before: serde_json::Value) -> Record {
+    fn record(&self, action: AuditAction, before: serde_json::Value) -> Record {
         Record {
             action,
             touched: Touched::Token(self.id),
@@ -201,8 +201,8 @@ pub(super) async fn settle(
     locked.set_live(live);
     let action = match (cancelled.is_empty(), shrunk.is_empty()) {
         (true, true) => return Ok(None),
-        (true, false) => "lifecycle.shrink",
-        (false, _) => "lifecycle.cancel",
+        (true, false) => AuditAction::LifecycleShrink,
+        (false, _) => AuditAction::LifecycleCancel,
     };
     locked.set_idle(&mut change.tx).await?;
     let before = json!({ "cancelled": cancelled, "shrunk": shrunk });

@@ -1,0 +1,156 @@
+//! What the audit record tells.
+
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::time::Timestamp;
+
+macro_rules! audit_actions {
+    ($($(#[$doc:meta])* $action:ident = $name:literal,)*) => {
+        /// What a change did. Each has a stable name in the audit record.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum AuditAction {
+            $($(#[$doc])* $action,)*
+        }
+
+        impl AuditAction {
+            /// Every action.
+            pub const ALL: &[Self] = &[$(Self::$action,)*];
+
+            /// Its name, such as `token.create`.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$action => $name,)*
+                }
+            }
+        }
+    };
+}
+
+audit_actions! {
+    /// An account was created.
+    AccountCreate = "account.create",
+    /// An account got other admins.
+    AccountSetAdmins = "account.set_admins",
+    /// A catalogue was applied.
+    CatalogApply = "catalog.apply",
+    /// A credential was created.
+    CredentialCreate = "credential.create",
+    /// A credential was revoked.
+    CredentialRevoke = "credential.revoke",
+    /// An action of the lifecycle was announced.
+    LifecycleAnnounce = "lifecycle.announce",
+    /// A use cancelled what was announced.
+    LifecycleCancel = "lifecycle.cancel",
+    /// An unused token was deleted.
+    LifecycleDelete = "lifecycle.delete",
+    /// A token lost what it did not use.
+    LifecycleDowngrade = "lifecycle.downgrade",
+    /// What was announced waits for a notice again.
+    LifecycleHold = "lifecycle.hold",
+    /// Every admin's notice was accepted.
+    LifecycleNoticed = "lifecycle.noticed",
+    /// New admins get a notice of what was announced before.
+    LifecycleRenotify = "lifecycle.renotify",
+    /// A use took scopes off what was announced.
+    LifecycleShrink = "lifecycle.shrink",
+    /// What was announced was withdrawn.
+    LifecycleWithdraw = "lifecycle.withdraw",
+    /// The first key that secrets are made under.
+    SecretKeyCreate = "secret_key.create",
+    /// Another key that secrets are made under from then on.
+    SecretKeyRotate = "secret_key.rotate",
+    /// A session of the management page began.
+    SessionCreate = "session.create",
+    /// One ended.
+    SessionEnd = "session.end",
+    /// A token was created.
+    TokenCreate = "token.create",
+    /// Its owner deleted a token.
+    TokenDelete = "token.delete",
+    /// A deleted token's row was removed.
+    TokenPurge = "token.purge",
+    /// A whitelist was changed.
+    WhitelistChange = "whitelist.change",
+}
+
+/// An action as the store has it: a newer version of this software, of which replicas run beside this one
+/// during an upgrade, may know others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordedAction {
+    /// One that this version knows.
+    Known(AuditAction),
+    /// The name of another one.
+    Other(String),
+}
+
+impl RecordedAction {
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Known(action) => action.as_str(),
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<String> for RecordedAction {
+    fn from(name: String) -> Self {
+        let known = AuditAction::ALL.iter().find(|action| action.as_str() == name);
+        known.map_or(Self::Other(name), |&action| Self::Known(action))
+    }
+}
+
+/// One change, as the audit record tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// Its place in the order of all changes, from 1 up.
+    pub position: i64,
+    /// When.
+    pub time: Timestamp,
+    /// What was done.
+    pub action: RecordedAction,
+    /// The credential's id, `system`, `command line` or `development`.
+    pub actor: String,
+    /// The actor's role; empty for what has none.
+    pub actor_role: String,
+    /// From where; `None` for what came from no network.
+    pub client: Option<String>,
+    /// The account concerned.
+    pub account_id: Option<AccountId>,
+    /// The token concerned.
+    pub token_id: Option<TokenId>,
+    /// What the changed part was before, as a JSON object.
+    pub before: Option<String>,
+    /// What it is afterwards, as a JSON object.
+    pub after: Option<String>,
+}
+
+/// A list of audit events.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AuditFilter {
+    /// Only those of this account.
+    pub account_id: Option<AccountId>,
+    /// Only those of this token.
+    pub token_id: Option<TokenId>,
+    /// Only at this instant or after it.
+    pub start: Option<Timestamp>,
+    /// Only before this instant.
+    pub end: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recorded_name_reads_back() {
+        for &action in AuditAction::ALL {
+            assert_eq!(
+                RecordedAction::from(action.as_str().to_owned()),
+                RecordedAction::Known(action)
+            );
+        }
+        let newer = RecordedAction::from("token.split".to_owned());
+        assert_eq!(newer, RecordedAction::Other("token.split".to_owned()));
+        assert_eq!(newer.as_str(), "token.split");
+    }
+}
