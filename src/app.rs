@@ -274,7 +274,7 @@ async fn serve_store(
             stop.cancel();
         }
     });
-    if revoked && replicas.bind(true).await.is_none() {
+    if revoked && replicas.propagation(true).await.is_none() {
         tracing::warn!(
             "the operator credential was replaced, and a replica that is out of reach may accept the \
              former one until its lease has run out"

@@ -336,8 +336,8 @@ impl Metrics {
         self.replicas_at_odds.set(gauge(at_odds))
     }
 
-    /// Records how long a change waited until it bound on every replica.
-    pub fn bound(&self, took: Duration) {
+    /// Records how long a change waited until it had propagated to every replica.
+    pub fn propagated(&self, took: Duration) {
         self.bound.observe(took);
     }
 

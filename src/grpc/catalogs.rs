@@ -49,7 +49,7 @@ impl CatalogService for Management {
             Ok(ApplyCatalogResponse {
                 version: applied.version,
                 changes: changes.collect(),
-                binding: applied.binding.map(convert::binding),
+                propagation: applied.propagation.map(convert::propagation),
                 warnings: applied.warnings,
             })
         })

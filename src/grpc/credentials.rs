@@ -45,11 +45,11 @@ impl CredentialService for Management {
         request: Request<RevokeCredentialRequest>,
     ) -> Result<Response<RevokeCredentialResponse>, Status> {
         self.run("RevokeCredential", request, async |services, caller, r| {
-            let (credential, binding) =
+            let (credential, propagation) =
                 services.revoke_credential(&caller, &r.credential_id, r.no_wait).await?;
             Ok(RevokeCredentialResponse {
                 credential: Some(convert::credential(credential)),
-                binding: Some(convert::binding(binding)),
+                propagation: Some(convert::propagation(propagation)),
             })
         })
         .await

@@ -74,11 +74,11 @@ impl TokenService for Management {
         request: Request<DeleteTokenRequest>,
     ) -> Result<Response<DeleteTokenResponse>, Status> {
         self.run("DeleteToken", request, async |services, caller, r| {
-            let (described, binding) =
+            let (described, propagation) =
                 services.delete_token(&caller, &r.token_id, r.no_wait).await?;
             Ok(DeleteTokenResponse {
                 token: Some(convert::described(described)),
-                binding: Some(convert::binding(binding)),
+                propagation: Some(convert::propagation(propagation)),
             })
         })
         .await
@@ -105,7 +105,7 @@ impl TokenService for Management {
                 entries: convert::entries(outcome.whitelist.entries()),
                 version: outcome.version,
                 still_covered_by: convert::entries(&outcome.still_covered_by),
-                binding: managed.binding.map(convert::binding),
+                propagation: managed.propagation.map(convert::propagation),
             })
         })
         .await

@@ -1,4 +1,4 @@
-//! How this process stands to the other replicas: whether it may decide, and whether a change binds on
+//! How this process stands to the other replicas: whether it may decide, and whether a change has propagated to
 //! all of them. What drives the machines of `lease` over the store and memory. The protocol, and why it
 //! holds: docs/consistency.md.
 //!
@@ -6,8 +6,8 @@
 //! memory follows a change before that is acknowledged. Where only this process has the store, all of
 //! it is so at once.
 
-mod binding;
 mod driver;
+mod propagation;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use binding::Bound;
-use binding::Look;
+use propagation::Look;
+pub use propagation::Propagation;
 
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::error::Obstacle;
 use super::validate::Faults;
-use super::{Binding, Caller, Error, Result, Services};
+use super::{Caller, Error, Propagation, Result, Services};
 use crate::cache::InForce;
 use crate::policy::catalog_file;
 use crate::policy::scope::{
@@ -29,7 +29,7 @@ pub struct ApplyCatalog<'a> {
     pub validate_only: bool,
     /// Go ahead although tokens lose something.
     pub confirm_narrowing: bool,
-    /// Answer before the change binds.
+    /// Answer before the change has propagated.
     pub no_wait: bool,
 }
 
@@ -55,8 +55,8 @@ pub struct AppliedCatalog {
     pub impacts: Vec<Impact>,
     /// What is likely not meant, in sentences.
     pub warnings: Vec<String>,
-    /// Whether the change binds; `None` where nothing was changed.
-    pub binding: Option<Binding>,
+    /// How far the change has propagated; `None` where nothing was changed.
+    pub propagation: Option<Propagation>,
 }
 
 impl Services {
@@ -123,13 +123,18 @@ impl Services {
 
         let unchanged = impacts.is_empty() && request.toml == current.toml;
         if request.validate_only {
-            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, binding: None });
+            return Ok(AppliedCatalog {
+                version: old.version(),
+                impacts,
+                warnings,
+                propagation: None,
+            });
         }
         if unchanged {
             let ctx = caller.context(self.clock.now());
             self.read("settle", self.store.settle(&ctx)).await?;
-            let binding = Some(self.binding(request.no_wait).await?);
-            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, binding });
+            let propagation = Some(self.propagation(request.no_wait).await?);
+            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, propagation });
         }
         if !request.confirm_narrowing {
             refuse_narrowing(&impacts)?;
@@ -138,8 +143,8 @@ impl Services {
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
         match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
-                let binding = Some(self.binding(request.no_wait).await?);
-                Ok(AppliedCatalog { version: stored.version, impacts, warnings, binding })
+                let propagation = Some(self.propagation(request.no_wait).await?);
+                Ok(AppliedCatalog { version: stored.version, impacts, warnings, propagation })
             }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
             Err(StoreError::StaleCatalog) => {

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
-use super::{Binding, Caller, Error, Result, Services};
+use super::{Caller, Error, Propagation, Result, Services};
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{Opens, Secret};
@@ -81,7 +81,7 @@ impl Services {
         let create = self.store.create_credential(&ctx, &credential, &digest);
         match self.change("create_credential", Touched::Credential(id), &ctx, create).await? {
             Ok(()) => {
-                self.spread().await;
+                self.await_propagation_best_effort().await;
                 Ok((credential, secret))
             }
             Err(_) => Err(match credential.role {
@@ -105,7 +105,7 @@ impl Services {
         cursor.collect(read, |credential| credential.id, show).await
     }
 
-    /// Revokes a credential; with `no_wait`, answers before that binds.
+    /// Revokes a credential; with `no_wait`, answers before that has propagated.
     ///
     /// # Errors
     /// [`Error::NotFound`] for no such credential, [`Error::Refused`] for the last one of role
@@ -115,14 +115,14 @@ impl Services {
         caller: &Caller,
         id: &str,
         no_wait: bool,
-    ) -> Result<(Credential, Binding)> {
+    ) -> Result<(Credential, Propagation)> {
         let id: CredentialId = validate::id("credential_id", id)?;
         let ctx = caller.context(self.clock.now());
         let revoke = self.store.revoke_credential(&ctx, id);
         let revoked =
             self.change("revoke_credential", Touched::Credential(id), &ctx, revoke).await?;
         match revoked {
-            Some(Ok(revoked)) => Ok((revoked, self.binding(no_wait).await?)),
+            Some(Ok(revoked)) => Ok((revoked, self.propagation(no_wait).await?)),
             Some(Err(_)) => Err(Error::refused(
                 "LAST_OPERATOR",
                 format!("credentials/{id}"),
@@ -143,7 +143,7 @@ impl Services {
         let add = self.store.add_secret_key(&ctx, &key, false);
         let number = self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?;
         // A replica that does not know it takes what is made under it for forged.
-        self.binding(false).await?;
+        self.propagation(false).await?;
         Ok(number)
     }
 }

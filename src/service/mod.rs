@@ -42,13 +42,13 @@ use crate::usage::Usage;
 /// A result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Whether a change binds everywhere.
+/// How far a change has propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Binding {
+pub struct Propagation {
     /// Whether every replica decides on the new state.
-    pub bound: bool,
+    pub complete: bool,
     /// When it does at the latest.
-    pub by: Timestamp,
+    pub complete_by: Timestamp,
 }
 
 /// What is needed to tell of a pending action: its dates, and what holds it back.
@@ -147,19 +147,21 @@ impl Services {
         Outlook { calendar: self.calendar(), mails: self.mails }
     }
 
-    /// How a change binds that was committed, or found made. Waits until it does, unless `no_wait`.
+    /// How far a change has propagated that was committed, or found made. Waits until that is complete,
+    /// unless `no_wait`.
     ///
     /// # Errors
-    /// [`Error::NotBoundYet`] where that takes longer than a call may.
-    async fn binding(&self, no_wait: bool) -> Result<Binding> {
-        let bound = self.replicas.bind(!no_wait).await.ok_or(Error::NotBoundYet)?;
-        Ok(Binding { bound: bound.bound, by: self.clock.now().plus(bound.within) })
+    /// [`Error::NotPropagatedYet`] where that takes longer than a call may.
+    async fn propagation(&self, no_wait: bool) -> Result<Propagation> {
+        let seen = self.replicas.propagation(!no_wait).await.ok_or(Error::NotPropagatedYet)?;
+        let complete_by = self.clock.now().plus(seen.within);
+        Ok(Propagation { complete: seen.complete, complete_by })
     }
 
     /// Gives the other replicas a moment to learn of what was made, so that it can be used everywhere at
     /// once. Promises nothing.
-    async fn spread(&self) {
-        let _ = tokio::time::timeout(SPREAD, self.replicas.bind(true)).await;
+    async fn await_propagation_best_effort(&self) {
+        let _ = tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(true)).await;
     }
 
     /// Returns where decisions may be made: see [`Replicas::ready`].
@@ -187,7 +189,7 @@ impl Services {
 }
 
 /// How long the making of something waits for replicas to learn of it.
-const SPREAD: Duration = Duration::from_secs(1);
+const BEST_EFFORT_WAIT: Duration = Duration::from_secs(1);
 
 fn no_catalog() -> Error {
     Error::Unavailable {

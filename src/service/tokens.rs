@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
-use super::{Binding, Caller, Error, Outlook, Result, Services};
+use super::{Caller, Error, Outlook, Propagation, Result, Services};
 use crate::cache::InForce;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
@@ -207,7 +207,7 @@ impl Services {
         cursor.collect(read, |token| token.id, |token| show(token, &in_force)).await
     }
 
-    /// Deletes a token; with `no_wait`, answers before that binds.
+    /// Deletes a token; with `no_wait`, answers before that has propagated.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is none that the caller sees; the store's.
@@ -216,13 +216,13 @@ impl Services {
         caller: &Caller,
         id: &str,
         no_wait: bool,
-    ) -> Result<(Described, Binding)> {
+    ) -> Result<(Described, Propagation)> {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
         let deleted = self.change("delete_token", Touched::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
-        Ok((described, self.binding(no_wait).await?))
+        Ok((described, self.propagation(no_wait).await?))
     }
 }
 

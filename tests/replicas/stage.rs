@@ -161,7 +161,7 @@ impl Stage {
     pub(crate) async fn deletes(&self, at: usize, token_id: &str) -> Duration {
         let began = Instant::now();
         let deleted = self.delete(at, token_id, false).await.unwrap();
-        assert!(deleted.binding.unwrap().bound);
+        assert!(deleted.propagation.unwrap().complete);
         began.elapsed()
     }
 

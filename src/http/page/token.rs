@@ -115,7 +115,7 @@ pub(super) async fn show(
     let newest = events.first();
     let (done, covering) = match (asked.one("done"), newest.map(|event| event.action.as_str())) {
         ("whitelist", Some("whitelist.change")) => (
-            "The whitelist is changed, and the change binds on every replica.",
+            "The whitelist is changed, and the change is in effect on every replica.",
             newest.map(covering).unwrap_or_default(),
         ),
         ("deleted", Some("token.delete")) => {
