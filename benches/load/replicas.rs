@@ -155,7 +155,10 @@ impl Scene<'_> {
     /// their commit, as the servers count them.
     fn bound(&self) -> (u64, u64) {
         let sum = |metric| self.sides.iter().map(|side| side.metric::<u64>(metric)).sum();
-        (sum("change_bound_seconds_count"), sum("change_bound_seconds_bucket{le=\"0.01\"}"))
+        (
+            sum("change_propagation_seconds_count"),
+            sum("change_propagation_seconds_bucket{le=\"0.01\"}"),
+        )
     }
 
     /// How long a deletion takes from when it is asked for until it is answered as bound everywhere, in

@@ -96,7 +96,7 @@ impl Authorization {
     }
 
     fn undecided(&self, error: Error) -> Error {
-        self.services.metrics.undecided.inc();
+        self.services.metrics.decision_errors.inc();
         error
     }
 

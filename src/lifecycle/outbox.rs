@@ -164,7 +164,7 @@ impl Outbox {
             Outcome::Refused(_) | Outcome::Rejected(_) | Outcome::Postponed(_) => {
                 &self.metrics.mails_refused
             }
-            Outcome::Fault(_) => &self.metrics.mail_faults,
+            Outcome::Fault(_) => &self.metrics.mail_errors,
         };
         counter.inc();
         let Retries { max, refused, .. } = self.retries;

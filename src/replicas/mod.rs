@@ -232,7 +232,7 @@ impl Replicas {
         let renewed = Box::pin(tokio::time::timeout(PATIENCE, self.renewed(member))).await;
         let ready = renewed.unwrap_or(Err(Lapsed));
         if ready.is_err() {
-            member.metrics.unleased.inc();
+            member.metrics.lease_rejections.inc();
         }
         ready
     }

@@ -137,7 +137,7 @@ impl Services {
                     self.try_memory(question, &mut alike, at_hand, catalog, now, answer)
                 }
                 (Err(error), _) => {
-                    self.metrics.undecided.inc();
+                    self.metrics.decision_errors.inc();
                     answer(place, Some(Err(error)));
                     continue;
                 }
@@ -147,7 +147,7 @@ impl Services {
                 Ok(Some((reason, ()))) => decided.add(reason),
                 Ok(None) => answer(place, None),
                 Err(error) => {
-                    self.metrics.undecided.inc();
+                    self.metrics.decision_errors.inc();
                     answer(place, Some(Err(&error)));
                 }
             }
@@ -196,7 +196,7 @@ impl Services {
                 Ok(answer)
             }
             Err(error) => {
-                self.metrics.undecided.inc();
+                self.metrics.decision_errors.inc();
                 Err(error)
             }
         }
