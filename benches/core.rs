@@ -98,7 +98,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         .into_iter()
         .map(|def| def.name)
         .collect();
-    let ctx = Context { actor: Actor::System, now, client: None };
+    let ctx = Context::new(Actor::System, now, None);
     store
         .apply_catalog(&ctx, None, CATALOG, &names)
         .await
@@ -187,6 +187,7 @@ fn message(token: &str) -> Vec<u8> {
         client_ip: CLIENT_IP.to_owned(),
         operation: Some(operation),
         dry_run: false,
+        at_least_as_fresh: 0,
     };
     request.encode_to_vec()
 }
@@ -297,6 +298,7 @@ fn main() {
                 client_ip: CLIENT_IP,
                 operation: Asked::Scope(SCOPE),
                 dry_run: true,
+                at_least_as_fresh: 0,
             };
             let decided = services.decide(&question, |decision| decision.verdict.reason());
             let reason = decided.now_or_never().expect("no wait").expect("a decision");
@@ -313,6 +315,7 @@ fn main() {
                         client_ip: CLIENT_IP,
                         operation: Asked::Scope(SCOPE),
                         dry_run: false,
+                        at_least_as_fresh: 0,
                     })
                 })
                 .collect();

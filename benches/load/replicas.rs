@@ -288,6 +288,7 @@ impl Scene<'_> {
                     "transactions.read".to_owned(),
                 )),
                 dry_run: true,
+                at_least_as_fresh: 0,
             };
             self.stand.runtime.block_on(async { authorize.authorize(request).await.is_ok() })
         };

@@ -85,9 +85,12 @@ impl Authorization {
     async fn decide(&self, question: Result<Question<'_>>) -> Result<Vec<u8>> {
         match question {
             Ok(question) => {
+                // Asked before any fact is looked at. Where it is earlier than what the question asks for, the
+                // decision is not made before that.
+                let revision = self.services.revision().max(question.at_least_as_fresh);
                 self.services
                     .decide(&question, |decision| {
-                        wire::response(decision, || self.services.calendar())
+                        wire::response(decision, revision, || self.services.calendar())
                     })
                     .await
             }
@@ -113,10 +116,12 @@ impl Authorization {
         // Where the results belong that must be read first.
         let mut missing = Vec::new();
         let questions: Vec<_> = requests.iter().map(|request| wire::batched(request)).collect();
+        let revision = self.services.revision();
         self.services.decide_all_from_memory(&questions, |place, decided| match decided {
             Some(Ok(decision)) => {
-                let response =
-                    |out: &mut _| wire::put_response(decision, || self.services.calendar(), out);
+                let response = |out: &mut _| {
+                    wire::put_response(decision, revision, || self.services.calendar(), out)
+                };
                 wire::put_result(&mut out, |out| wire::put_decided(out, response));
             }
             Some(Err(error)) => wire::put_result(&mut out, |out| put_item(out, Err(error))),

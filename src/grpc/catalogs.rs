@@ -51,6 +51,7 @@ impl CatalogService for Management {
                 changes: changes.collect(),
                 propagation: applied.propagation.map(convert::propagation),
                 warnings: applied.warnings,
+                revision: caller.shown_revision(applied.revision),
             })
         })
         .await

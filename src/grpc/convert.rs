@@ -289,7 +289,7 @@ pub(super) fn pending_action(
 
 pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
     pb::AuditEvent {
-        position: event.position,
+        revision: event.position,
         time: Some(time(event.time)),
         action: event.action,
         actor: event.actor,

@@ -170,7 +170,7 @@ impl Outbox {
         let Retries { max, refused, .. } = self.retries;
         let (wait, failure) = match &outcome {
             Outcome::Accepted => {
-                let ctx = Context { actor: Actor::System, now, client: None };
+                let ctx = Context::new(Actor::System, now, None);
                 let _under_way = self.cache.changing();
                 if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
                     self.cache.changed(Touched::Token(token)).await;

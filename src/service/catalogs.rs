@@ -57,6 +57,8 @@ pub struct AppliedCatalog {
     pub warnings: Vec<String>,
     /// How far the change has propagated; `None` where nothing was changed.
     pub propagation: Option<Propagation>,
+    /// The revision of the store that includes the change; 0 where nothing was changed.
+    pub revision: i64,
 }
 
 impl Services {
@@ -128,13 +130,15 @@ impl Services {
                 impacts,
                 warnings,
                 propagation: None,
+                revision: 0,
             });
         }
         if unchanged {
             let ctx = caller.context(self.clock.now());
             self.read("settle", self.store.settle(&ctx)).await?;
             let propagation = Some(self.propagation(request.no_wait).await?);
-            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, propagation });
+            let (version, revision) = (old.version(), ctx.revision());
+            return Ok(AppliedCatalog { version, impacts, warnings, propagation, revision });
         }
         if !request.confirm_narrowing {
             refuse_narrowing(&impacts)?;
@@ -144,7 +148,8 @@ impl Services {
         match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
                 let propagation = Some(self.propagation(request.no_wait).await?);
-                Ok(AppliedCatalog { version: stored.version, impacts, warnings, propagation })
+                let (version, revision) = (stored.version, ctx.revision());
+                Ok(AppliedCatalog { version, impacts, warnings, propagation, revision })
             }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
             Err(StoreError::StaleCatalog) => {

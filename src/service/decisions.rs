@@ -20,6 +20,7 @@ use crate::policy::network::{ClientAddr, InvalidAddr};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, Scope};
 use crate::policy::text::quote;
 use crate::policy::time::Timestamp;
+use crate::replicas::NotFreshEnough;
 use crate::secret::{self, Digest, Opens, WellFormed};
 use crate::telemetry::Tally;
 use crate::usage::Recorded;
@@ -49,6 +50,8 @@ pub struct Question<'a> {
     pub operation: Asked<'a>,
     /// Whether this is no use of the token, whatever is decided.
     pub dry_run: bool,
+    /// The decision has to rest on every change up to this revision; 0 where any state will do.
+    pub at_least_as_fresh: i64,
 }
 
 /// What the client wants to do, as it was asked.
@@ -91,7 +94,7 @@ impl Services {
         answer: impl FnOnce(&Decision<'_>) -> T,
     ) -> Option<Result<T>> {
         let watch = Stopwatch::start();
-        if !self.replicas.may_decide(watch) {
+        if !self.replicas.may_decide(watch) || !self.is_fresh_enough(question) {
             return None;
         }
         let in_force = self.cache.borrow_catalog();
@@ -131,6 +134,7 @@ impl Services {
         let at_hand = groups.flat_map(|group| group.iter().zip(self.all_at_hand(group, &guard)));
         for (place, (question, at_hand)) in at_hand.enumerate() {
             let result = match (question, &*in_force) {
+                (Ok(question), _) if !self.is_fresh_enough(question) => Ok(None),
                 (Ok(question), Some(in_force)) => {
                     let catalog = &in_force.catalog;
                     let answer = |decision: &Decision<'_>| answer(place, Some(Ok(decision)));
@@ -240,6 +244,10 @@ impl Services {
         question: &Question<'_>,
         answer: impl FnOnce(&Decision<'_>) -> T + Copy,
     ) -> Result<(decide::Reason, T)> {
+        self.replicas
+            .catch_up_to(question.at_least_as_fresh)
+            .await
+            .map_err(|NotFreshEnough| not_fresh_enough())?;
         let secret = WellFormed::parse(question.token, Opens::Token);
         let mut recorded = false;
         for left in (0..TRIES).rev() {
@@ -288,6 +296,12 @@ impl Services {
             }
         }
         Err(unrecorded())
+    }
+
+    /// Whether memory rests on the revision that the question asks for (docs/policy.md, rule 6.12). To be
+    /// asked before any fact is looked at.
+    fn is_fresh_enough(&self, question: &Question<'_>) -> bool {
+        question.at_least_as_fresh <= 0 || question.at_least_as_fresh <= self.replicas.revision()
     }
 
     /// Whether `secret` was made here. Asked before the cache behind is: forged ones are to cost as little as
@@ -387,6 +401,14 @@ fn unrecorded() -> Error {
     }
 }
 
+fn not_fresh_enough() -> Error {
+    Error::Unavailable {
+        why: "this replica has not applied the revision in `at_least_as_fresh`, and could not in time; \
+              no decision: deny. Where that stays so, the store has no such revision",
+        retry: Duration::from_secs(1),
+    }
+}
+
 fn unreachable_store() -> Error {
     Error::Unavailable {
         why: "the token could not be read from the store; no decision: deny",
@@ -435,13 +457,16 @@ fn arguments<'a>(
         }
         _ => None,
     };
-    if let (Ok(client), Some(operation)) = (&client, operation) {
+    if let (Ok(client), Some(operation), 0..) = (&client, operation, question.at_least_as_fresh) {
         return Ok(Request { client: *client, operation });
     }
 
     let mut faults = Faults::default();
     if let Err(error) = client {
         faults.add("client_ip", error.reason(), error);
+    }
+    if question.at_least_as_fresh < 0 {
+        faults.add("at_least_as_fresh", "NEGATIVE", "is negative: a revision is 1 or more");
     }
     match question.operation {
         Asked::Nothing => faults.add(

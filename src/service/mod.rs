@@ -42,6 +42,21 @@ use crate::usage::Usage;
 /// A result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What a change led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed<T> {
+    /// What is answered.
+    pub value: T,
+    /// The revision of the store that includes the change; 0 where nothing was to be changed.
+    pub revision: i64,
+}
+
+impl<T> Changed<T> {
+    fn new(value: T, ctx: &Context) -> Self {
+        Self { value, revision: ctx.revision() }
+    }
+}
+
 /// How far a change has propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Propagation {
@@ -174,6 +189,12 @@ impl Services {
                   and answers no call",
             retry: Duration::from_secs(1),
         })
+    }
+
+    /// A decision that begins now rests on every change up to this revision, and maybe on later ones; 0
+    /// where none is known.
+    pub fn revision(&self) -> i64 {
+        self.replicas.revision()
     }
 
     /// Whether decisions can be made now.

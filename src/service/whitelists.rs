@@ -39,6 +39,8 @@ pub struct ManagedWhitelist {
     pub outcome: WhitelistChanged,
     /// How far the change has propagated; `None` where nothing could change.
     pub propagation: Option<Propagation>,
+    /// The revision of the store that includes the change; 0 where nothing could change.
+    pub revision: i64,
 }
 
 /// One entry of a pasted list: as it was written, and what it reads as, or what is wrong with it and the
@@ -140,7 +142,7 @@ impl Services {
                     } else {
                         Some(self.propagation(request.no_wait).await?)
                     };
-                    return Ok(ManagedWhitelist { outcome, propagation });
+                    return Ok(ManagedWhitelist { outcome, propagation, revision: ctx.revision() });
                 }
                 Ok(Some(Err(refused))) => {
                     let made =
@@ -172,7 +174,7 @@ impl Services {
             still_covered_by: Vec::new(),
             changed: false,
         };
-        Ok(ManagedWhitelist { outcome, propagation: None })
+        Ok(ManagedWhitelist { outcome, propagation: None, revision: 0 })
     }
 
     fn whitelist_change(

@@ -12,7 +12,7 @@ use crate::support::postgres::database;
 const LEASE: Duration = Duration::from_secs(2);
 
 fn ctx(clock: &Clock) -> Context {
-    Context { actor: Actor::System, now: clock.now(), client: None }
+    Context::new(Actor::System, clock.now(), None)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -216,7 +216,7 @@ pub(crate) fn new_credential() -> (Credential, Digest) {
 }
 
 pub(crate) fn by_system() -> Context {
-    Context { actor: Actor::System, now: Timestamp(0), client: None }
+    Context::new(Actor::System, Timestamp(0), None)
 }
 
 /// Looks until it is as wanted.

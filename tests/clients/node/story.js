@@ -454,7 +454,7 @@ async function main(address) {
   assert.deepEqual((await operator.call('ListTokens', { account_id: absent })).tokens, []);
   assert.deepEqual((await operator.call('ListPendingActions', { account_id: account.account_id })).pending_actions, []);
   const { audit_events: events } = await operator.call('ListAuditEvents', { account_id: account.account_id });
-  const positions = events.map((event) => event.position);
+  const positions = events.map((event) => event.revision);
   assert(positions.length >= 10, `audit events: ${positions.length}`);
   assert.deepEqual(positions, [...positions].sort((a, b) => b - a));
   assert(!JSON.stringify(events).includes(writerSecret), 'the audit record shows a secret');

@@ -479,7 +479,7 @@ def main(address):
     pending = operator.ListPendingActions(tokens.ListPendingActionsRequest(account_id=account.account_id))
     equal(list(pending.pending_actions), [], "pending actions of new tokens")
     events = operator.ListAuditEvents(tokens.ListAuditEventsRequest(account_id=account.account_id)).audit_events
-    positions = [event.position for event in events]
+    positions = [event.revision for event in events]
     check(len(positions) >= 10, "audit events:", len(positions))
     equal(positions, sorted(positions, reverse=True), "positions, the newest first")
     check(writer_secret not in str(events), "the audit record shows a secret")
