@@ -385,3 +385,32 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_base_units_and_are_documented() {
+        let documented = include_str!("../docs/operations.md");
+        let metrics = Metrics::new();
+        metrics.lease(Duration::from_millis(2_500));
+        let text = metrics.render();
+        assert!(text.contains("portcullis_lease_remaining_seconds 2.5\n"), "{text}");
+        let mut count = 0;
+        for line in text.lines() {
+            let Some(of) = line.strip_prefix("# TYPE ") else { continue };
+            let (name, kind) = of.split_once(' ').unwrap();
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            let shown = [format!("`{name}`"), format!("`{name}{{")];
+            assert!(shown.iter().any(|shown| documented.contains(shown)), "{name} has no row");
+            assert!(
+                !["milli", "micro", "minutes"].iter().any(|unit| name.contains(unit)),
+                "{name}"
+            );
+            assert!(kind != "histogram" || name.ends_with("_seconds"), "{name}");
+            count += 1;
+        }
+        assert!(count > 30, "{text}");
+    }
+}
