@@ -4,7 +4,6 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 const PROTOS: [&str; 5] = [
@@ -25,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = compiler.file_descriptor_set();
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    fs::write(out.join("portcullis.bin"), descriptors.encode_to_vec())?;
+    // Encoded by protox, not from `descriptors`: prost drops the options that are extensions.
+    fs::write(out.join("portcullis.bin"), compiler.encode_file_descriptor_set())?;
 
     frames(&descriptors, &out.join("frames"))?;
     tonic_prost_build::configure()

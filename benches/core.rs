@@ -97,7 +97,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         .into_iter()
         .map(|def| def.name)
         .collect();
-    let ctx = Context { actor: Actor::System, now, client: None };
+    let ctx = Context::new(Actor::System, now, None);
     store
         .apply_catalog(&ctx, None, CATALOG, &names)
         .await
@@ -186,6 +186,7 @@ fn message(token: &str) -> Vec<u8> {
         client_ip: CLIENT_IP.to_owned(),
         operation: Some(operation),
         dry_run: false,
+        at_least_as_fresh: 0,
     };
     request.encode_to_vec()
 }
@@ -296,6 +297,7 @@ fn main() {
                 client_ip: CLIENT_IP,
                 operation: Asked::Scope(SCOPE),
                 dry_run: true,
+                at_least_as_fresh: 0,
             };
             let context = services.decision_context().expect("a lease");
             let decision = context.evaluate(&question).expect("valid").expect("in memory");
@@ -312,6 +314,7 @@ fn main() {
                         client_ip: CLIENT_IP,
                         operation: Asked::Scope(SCOPE),
                         dry_run: false,
+                        at_least_as_fresh: 0,
                     })
                 })
                 .collect();

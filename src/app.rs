@@ -125,7 +125,8 @@ pub async fn create_first_credential(
              PORTCULLIS_CREDENTIAL_FILE, and ask the server"
         );
     };
-    Ok(crate::grpc::created_credential(credential, &secret))
+    // No server decides on it yet, so nobody has to wait for a revision.
+    Ok(crate::grpc::created_credential(credential, &secret, 0))
 }
 
 /// The same, naming the file of an embedded store that turned out to be damaged only when it was read.
@@ -274,7 +275,7 @@ async fn serve_store(
             stop.cancel();
         }
     });
-    if revoked && replicas.bind(true).await.is_none() {
+    if revoked && replicas.propagation(true).await.is_none() {
         tracing::warn!(
             "the operator credential was replaced, and a replica that is out of reach may accept the \
              former one until its lease has run out"

@@ -16,7 +16,7 @@
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
 //! - [`replicas`]: how this process stands to others over the same store: its lease, and whether changes
-//!   bind on all of them.
+//!   have propagated to all of them.
 //! - [`usage`]: what was used, merged in memory and written behind.
 //! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
 //! - [`lifecycle`]: what drives the taking of what is not used: the sweeper, the outbox, and how they

@@ -5,7 +5,7 @@
 //! carries a secret. Only Portcullis' own log lines can be made verbose: the HTTP/2 and database
 //! libraries would print headers and statements.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -85,8 +85,8 @@ fn gauge(count: u64) -> i64 {
 pub struct Metrics {
     registry: Registry,
     decisions: Decisions,
-    /// Requests for a decision that got none.
-    pub undecided: Counter,
+    /// Requests for a decision that ended in an error.
+    pub decision_errors: Counter,
     /// Token facts that had to be read from the store.
     pub cache_misses: Counter,
     /// Token facts in memory.
@@ -110,7 +110,7 @@ pub struct Metrics {
     /// Mails that the relay refused for their own sake.
     pub mails_refused: Counter,
     /// Mails not taken over because the relay takes none.
-    pub mail_faults: Counter,
+    pub mail_errors: Counter,
     /// When a sweep last came to its end, in seconds since 1970 by the store's clock; 0 before the
     /// first.
     pub last_sweep: Gauge,
@@ -119,7 +119,7 @@ pub struct Metrics {
     /// How often the lease ran out.
     pub lease_lapses: Counter,
     /// Requests refused because the lease had run out.
-    pub unleased: Counter,
+    pub lease_rejections: Counter,
     /// Sessions of the management page that began.
     pub sign_ins: Counter,
     /// Attempts to sign in that failed, those that were refused unread included.
@@ -128,10 +128,9 @@ pub struct Metrics {
     pub pages: Latency,
     /// 0 where there can be no others.
     replicas: Gauge,
-    /// For how many milliseconds the lease lasts still.
-    pub lease_left: Gauge,
-    replicas_at_odds: Gauge,
-    bound: Latency,
+    lease_remaining: Gauge<f64, AtomicU64>,
+    replica_config_mismatches: Gauge,
+    change_propagation: Latency,
     pending_actions: Family<TypeLabels, Gauge>,
     mails_waiting: Gauge,
     mails_oldest: Gauge,
@@ -153,7 +152,7 @@ impl Metrics {
     pub fn new() -> Self {
         let metrics = Self {
             decisions: Decisions::default(),
-            undecided: Counter::default(),
+            decision_errors: Counter::default(),
             cache_misses: Counter::default(),
             cache_entries: Gauge::default(),
             forged: Counter::default(),
@@ -165,18 +164,18 @@ impl Metrics {
             sweep_failures: Counter::default(),
             mails_accepted: Counter::default(),
             mails_refused: Counter::default(),
-            mail_faults: Counter::default(),
+            mail_errors: Counter::default(),
             last_sweep: Gauge::default(),
             renewal_failures: Counter::default(),
             lease_lapses: Counter::default(),
-            unleased: Counter::default(),
+            lease_rejections: Counter::default(),
             sign_ins: Counter::default(),
             sign_in_failures: Counter::default(),
             pages: Latency::default(),
             replicas: Gauge::default(),
-            lease_left: Gauge::default(),
-            replicas_at_odds: Gauge::default(),
-            bound: Latency::default(),
+            lease_remaining: Gauge::default(),
+            replica_config_mismatches: Gauge::default(),
+            change_propagation: Latency::default(),
             pending_actions: Family::default(),
             mails_waiting: Gauge::default(),
             mails_oldest: Gauge::default(),
@@ -202,9 +201,9 @@ impl Metrics {
             Shown::Latency(decisions.clone()),
         );
         r.register(
-            "undecided",
+            "decision_errors",
             "Requests for a decision that ended in an error",
-            self.undecided.clone(),
+            self.decision_errors.clone(),
         );
         r.register("cache_hits", "Token facts found in memory", Shown::Hits(decisions.clone()));
         r.register("cache_misses", "Token facts read from the store", self.cache_misses.clone());
@@ -231,10 +230,14 @@ impl Metrics {
                 "Mails that the relay refused, though it took others",
                 &self.mails_refused,
             ),
-            ("mail_faults", "Mails not taken over because the relay takes none", &self.mail_faults),
+            ("mail_errors", "Mails not taken over because the relay takes none", &self.mail_errors),
             ("renewal_failures", "Renewals of the lease that failed", &self.renewal_failures),
             ("lease_lapses", "How often the lease ran out", &self.lease_lapses),
-            ("unleased", "Requests refused because the lease had run out", &self.unleased),
+            (
+                "lease_rejections",
+                "Requests refused because the lease had run out",
+                &self.lease_rejections,
+            ),
             ("sign_ins", "Sessions of the management page that began", &self.sign_ins),
             (
                 "sign_in_failures",
@@ -254,8 +257,11 @@ impl Metrics {
                 &self.addresses_refused,
             ),
             ("replicas", "Replicas whose leases may last, with this one", &self.replicas),
-            ("replicas_at_odds", "Replicas with other lifecycle settings", &self.replicas_at_odds),
-            ("lease_left_milliseconds", "How long the lease lasts still", &self.lease_left),
+            (
+                "replica_config_mismatches",
+                "Replicas with other lifecycle settings",
+                &self.replica_config_mismatches,
+            ),
         ] {
             r.register(name, help, gauge.clone());
         }
@@ -266,10 +272,16 @@ impl Metrics {
             r.register_with_unit(name, help, time.clone(), gauge.clone());
         }
         r.register_with_unit(
-            "change_bound",
-            "Time from a change's commit until it binds on every replica",
+            "lease_remaining",
+            "How long the lease still lasts",
             time.clone(),
-            self.bound.clone(),
+            self.lease_remaining.clone(),
+        );
+        r.register_with_unit(
+            "change_propagation",
+            "Time from a change's commit until every replica decides on it",
+            time.clone(),
+            self.change_propagation.clone(),
         );
         let pages = self.pages.clone();
         r.register_with_unit("page", "Time to make a page", time.clone(), pages);
@@ -333,12 +345,17 @@ impl Metrics {
     /// tokens by other rules. How many did when that was shown last.
     pub fn replicas(&self, live: u64, at_odds: u64) -> i64 {
         self.replicas.set(gauge(live));
-        self.replicas_at_odds.set(gauge(at_odds))
+        self.replica_config_mismatches.set(gauge(at_odds))
     }
 
-    /// Records how long a change waited until it bound on every replica.
-    pub fn bound(&self, took: Duration) {
-        self.bound.observe(took);
+    /// Records how long a change waited until it had propagated to every replica.
+    pub fn propagated(&self, took: Duration) {
+        self.change_propagation.observe(took);
+    }
+
+    /// Shows how long the lease still lasts.
+    pub fn lease(&self, remaining: Duration) {
+        self.lease_remaining.set(remaining.as_secs_f64());
     }
 
     /// Records one use of the store.
@@ -366,5 +383,34 @@ impl Metrics {
         // Writing to a String can't fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_base_units_and_are_documented() {
+        let documented = include_str!("../docs/operations.md");
+        let metrics = Metrics::new();
+        metrics.lease(Duration::from_millis(2_500));
+        let text = metrics.render();
+        assert!(text.contains("portcullis_lease_remaining_seconds 2.5\n"), "{text}");
+        let mut count = 0;
+        for line in text.lines() {
+            let Some(of) = line.strip_prefix("# TYPE ") else { continue };
+            let (name, kind) = of.split_once(' ').unwrap();
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            let shown = [format!("`{name}`"), format!("`{name}{{")];
+            assert!(shown.iter().any(|shown| documented.contains(shown)), "{name} has no row");
+            assert!(
+                !["milli", "micro", "minutes"].iter().any(|unit| name.contains(unit)),
+                "{name}"
+            );
+            assert!(kind != "histogram" || name.ends_with("_seconds"), "{name}");
+            count += 1;
+        }
+        assert!(count > 30, "{text}");
     }
 }

@@ -106,7 +106,7 @@ impl Usage {
             (self.store.clone(), self.cache.clone(), self.metrics.clone());
         // Goes on to its end also where the caller goes away; and connections belong to that runtime.
         let recording = self.runtime.spawn(async move {
-            let ctx = Context { actor: Actor::System, now, client: None };
+            let ctx = Context::new(Actor::System, now, None);
             let touched = Touched::Token(used.token_id);
             let recording = async {
                 let watch = Stopwatch::start();
@@ -175,7 +175,7 @@ impl Usage {
     /// sweep, and nothing is carried out against a recorded use.
     pub async fn settle(&self, overtaken: &[TokenId]) {
         for &id in overtaken {
-            let ctx = Context { actor: Actor::System, now: self.clock.now(), client: None };
+            let ctx = Context::new(Actor::System, self.clock.now(), None);
             let settled = self.store.settle_uses(&ctx, id);
             if let Err(error) = self.cache.change(Touched::Token(id), &ctx, settled).await {
                 tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");

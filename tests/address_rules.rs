@@ -390,7 +390,7 @@ async fn a_whitelist_is_a_set() {
     assert!(removed.still_covered_by.is_empty());
     assert_eq!(removed.entries, ["10.0.0.0/8", "10.1.0.0/16"]);
     assert_eq!(removed.version, before.version + 2);
-    assert!(removed.binding.unwrap().bound);
+    assert!(removed.propagation.unwrap().complete);
 }
 
 #[tokio::test]

@@ -341,7 +341,7 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
     let home = tempfile::TempDir::new().unwrap();
     let services = services(home.path()).await;
     let caller = Caller::development(None);
-    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap();
+    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     let account_id = account.id.to_string();
     let create = CreateToken {
         account_id: &account_id,
@@ -351,7 +351,7 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
         whitelist: &[HERE.to_owned()],
         validate_only: false,
     };
-    let (described, secret) = services.create_token(&caller, create).await.unwrap();
+    let (described, secret) = services.create_token(&caller, create).await.unwrap().value;
     let (token_id, secret) = (described.token.id.to_string(), Arc::new(secret.unwrap()));
     let mut askers: Vec<Ask> = Vec::new();
     for _ in 0..8 {
@@ -381,7 +381,13 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
 
 fn asked(secret: &str) -> Question<'_> {
     let operation = Asked::Scope("s");
-    Question { token: secret.as_bytes(), client_ip: HERE, operation, dry_run: false }
+    Question {
+        token: secret.as_bytes(),
+        client_ip: HERE,
+        operation,
+        dry_run: false,
+        at_least_as_fresh: 0,
+    }
 }
 
 async fn ask(services: &Services, secret: &str) -> decide::Reason {
@@ -465,7 +471,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     let home = tempfile::TempDir::new().unwrap();
     let services = services(home.path()).await;
     let caller = Caller::development(None);
-    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap();
+    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     let create = CreateToken {
         account_id: &account.id.to_string(),
         name: "x",
@@ -474,7 +480,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         whitelist: &[],
         validate_only: false,
     };
-    let (described, secret) = services.create_token(&caller, create).await.unwrap();
+    let (described, secret) = services.create_token(&caller, create).await.unwrap().value;
     let (id, secret) = (described.token.id, secret.unwrap());
     make_neighbours(&services, account.id, id).await;
     let secret = secret.expose();
@@ -553,7 +559,7 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
     let home = tempfile::TempDir::new().unwrap();
     let services = services(home.path()).await;
     let caller = Caller::development(Some(IpAddr::from([127, 0, 0, 1])));
-    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap();
+    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     for round in 0..300 {
         let id = TokenId(Uuid::now_v7());
         let secret = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
@@ -608,7 +614,7 @@ async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_h
     let home = tempfile::TempDir::new().unwrap();
     let services = services(home.path()).await;
     let caller = Caller::development(None);
-    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap();
+    let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     for (round, everything) in [(1, false), (2, true)] {
         // Alike in the 16 bits that choose the slot.
         let ids = [1, 2].map(|number| TokenId(Uuid::from_u64_pair(round << 8 | number, 7 << 16)));

@@ -107,7 +107,7 @@ fn whitelists(shell: &Shell, account: &str) {
     assert_eq!(run("add", &["192.0.2.0/24", "--dry-run"]).exits(0).stdout.lines().count(), 2);
     run("add", &["192.0.2.0/24", "2001:db8::/48"]).exits(0).tells(&["version 2"]);
     let removed = run("remove", &["192.0.2.1"]).exits(0);
-    removed.tells(&["still covered by 192.0.2.0/24", "version 3", "bound on every replica"]);
+    removed.tells(&["still covered by 192.0.2.0/24", "version 3", "in effect on every replica"]);
     run("remove", &["192.0.2.1"]).exits(1).tells(&["192.0.2.1", "rule: NOT_PRESENT"]);
     run("add", &["10.0.0.5/24"]).exits(1).tells(&["did you mean 10.0.0.0/24 or 10.0.0.5/32?"]);
     let stale = ["198.51.100.1", "--expected-version", "2", "--output", "json"];
@@ -230,8 +230,8 @@ fn credentials(server: &Server, shell: &Shell, account: &str) {
     shell.run(&["credential", "list"]).exits(0).shows(&["pep", "checkout", "settings"]);
     shell.run(&["credential", "rotate-key"]).exits(0).tells(&["new key"]);
     let revoke = ["credential", "revoke", admin_id.as_str().unwrap()];
-    shell.run(&revoke).exits(0).tells(&["revoked", "bound on every replica"]);
-    assert_eq!(json(shell, &revoke)["binding"]["bound"], true);
+    shell.run(&revoke).exits(0).tells(&["revoked", "in effect on every replica"]);
+    assert_eq!(json(shell, &revoke)["propagation"]["complete"], true);
     admin.run(&["account", "list"]).exits(2).tells(&["revoked"]);
 }
 
@@ -250,7 +250,7 @@ fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
     shell.run(&["pending", "--preview", "--token", token]).exits(2).tells(&["cannot be used"]);
 
     let deleted = shell.run(&["token", "delete", token]).exits(0);
-    deleted.tells(&["is deleted", "bound on every replica"]);
+    deleted.tells(&["is deleted", "in effect on every replica"]);
     shell.run(&["token", "delete", token, "--yes"]).exits(0);
     shell.run(&["whitelist", "add", token, "::1"]).exits(1).tells(&["deleted"]);
     let read = ["check", "--scope", "transactions.read"];

@@ -119,7 +119,13 @@ async fn a_secret_with_a_right_tag_and_a_wrong_digest_opens_no_token_that_is_rea
 
 fn about(secret: &str) -> Question<'_> {
     let operation = Asked::Scope(SCOPE);
-    Question { token: secret.as_bytes(), client_ip: "", operation, dry_run: false }
+    Question {
+        token: secret.as_bytes(),
+        client_ip: "",
+        operation,
+        dry_run: false,
+        at_least_as_fresh: 0,
+    }
 }
 
 /// Services over a Postgres store, with one token that isn't in memory.

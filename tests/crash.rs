@@ -201,7 +201,7 @@ async fn verify(server: &Server, ledgers: &mut [Ledger]) {
     let client = Client::operator(server).await;
     let events = client.audit().await;
     for (at, event) in events.iter().enumerate() {
-        assert_eq!(event.position, at as i64 + 1, "a position is missing or twice: {event:?}");
+        assert_eq!(event.revision, at as i64 + 1, "a position is missing or twice: {event:?}");
     }
     for ledger in ledgers {
         verify_account(&client, &events, ledger).await;

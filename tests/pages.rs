@@ -125,7 +125,7 @@ async fn audit(client: &Client, size: usize) -> Vec<String> {
     walk("audit events", size, async |page_size, page_token| {
         let request = ListAuditEventsRequest { page_size, page_token, ..Default::default() };
         let answer = client.tokens().list_audit_events(request).await?.into_inner();
-        let name = |event: &portcullis::grpc::proto::AuditEvent| event.position.to_string();
+        let name = |event: &portcullis::grpc::proto::AuditEvent| event.revision.to_string();
         Ok(page(&answer, &answer.audit_events, name, &answer.next_page_token))
     })
     .await
@@ -264,6 +264,7 @@ async fn lists_of_large_items_are_walked_within_what_clients_read() {
         client_ip: "\u{10ffff}".repeat(100),
         operation: Some(authorize_request::Operation::Scope("\u{10ffff}".repeat(1_000))),
         dry_run: false,
+        at_least_as_fresh: 0,
     };
     let batch = BatchAuthorizeRequest { requests: vec![worst; 900] };
     let batch = client.authorization().batch_authorize(batch).await.unwrap().into_inner();

@@ -136,6 +136,7 @@ fn message(question: Question<'_>) -> AuthorizeRequest {
         token: String::from_utf8(question.token.to_vec()).expect("text"),
         client_ip: question.client_ip.to_owned(),
         dry_run: question.dry_run,
+        at_least_as_fresh: question.at_least_as_fresh,
         operation,
     }
 }
@@ -216,7 +217,8 @@ fn request(random: &mut Random) -> Vec<Vec<u8>> {
                 field(random, 4, &http)
             }
             _ => {
-                let mut bytes = key(random, 5, 0);
+                let number = 5 + random.below(2) as u32;
+                let mut bytes = key(random, number, 0);
                 bytes.extend(varint(random, false));
                 bytes
             }
@@ -298,7 +300,7 @@ fn varint(random: &mut Random, wild: bool) -> Vec<u8> {
 
 /// A field that the contract does not know, of any wire type.
 fn unknown(random: &mut Random, depth: usize) -> Vec<u8> {
-    const NUMBERS: [u32; 6] = [6, 7, 15, 16, 1_000, (1 << 29) - 1];
+    const NUMBERS: [u32; 6] = [7, 8, 15, 16, 1_000, (1 << 29) - 1];
     let number = NUMBERS[random.below(NUMBERS.len())];
     let kind = random.below(if depth == 0 { 3 } else { 5 });
     match kind {
@@ -326,8 +328,8 @@ fn unknown(random: &mut Random, depth: usize) -> Vec<u8> {
 /// Groups about as deep as any implementation reads them.
 fn deep(random: &mut Random) -> Vec<u8> {
     let depth = 96 + random.below(8);
-    let inner: &[u8] = random.pick(&[&b""[..], b"\x30\x01", b"\x32\x01\xff"]);
-    [&vec![0x33; depth][..], inner, &vec![0x34; depth]].concat()
+    let inner: &[u8] = random.pick(&[&b""[..], b"\x38\x01", b"\x3a\x01\xff"]);
+    [&vec![0x3b; depth][..], inner, &vec![0x3c; depth]].concat()
 }
 
 /// Changes of whole fields.

@@ -8,7 +8,7 @@ mod support;
 use bytes::Bytes;
 use portcullis::grpc::proto::{RevokeCredentialRequest, Role};
 use prost::Message as _;
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, FileDescriptor, Value};
 use support::calls::credential;
 use support::client::Client;
 use support::raw::Raw;
@@ -144,6 +144,56 @@ async fn all_files_can_be_read() {
         let wanted = pool.get_file_by_name(&name).unwrap().encode_to_vec();
         assert!(file.file_descriptor_proto == [wanted], "{name} is another file");
     }
+}
+
+/// The comment that stands before an element of a file, one line.
+fn comment(file: &FileDescriptor, path: &[i32]) -> String {
+    let file = file.file_descriptor_proto();
+    let places = &file.source_code_info.as_ref().expect("comments are kept").location;
+    let place = places.iter().find(|place| place.path == path).expect("a place in the source");
+    place.leading_comments().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What generators for other languages read besides names: packages, which fields a request requires, and
+/// comments that stand as they are in documentation.
+#[test]
+fn contract_is_annotated_for_generators() {
+    let pool = DescriptorPool::decode(portcullis::grpc::proto::DESCRIPTORS).unwrap();
+    let behavior = pool.get_extension_by_name("google.api.field_behavior").unwrap();
+    let (mut fields, mut required) = (0, 0);
+    for file in pool.files().filter(|file| file.package_name() == "portcullis.v1") {
+        let name = file.name();
+        let options = file.file_descriptor_proto().options.as_ref().expect(name);
+        assert!(options.go_package.is_some() && options.java_package.is_some(), "{name}");
+        assert!(options.java_multiple_files(), "{name}");
+        for service in file.services() {
+            let text = comment(&file, service.path());
+            assert!(text.starts_with(&format!("{} ", service.name())), "{text}");
+            for method in service.methods() {
+                let text = comment(&file, method.path());
+                assert!(text.starts_with(&format!("{} ", method.name())), "{text}");
+            }
+        }
+        for message in file.messages().filter(|message| message.name().ends_with("Request")) {
+            for field in message.fields() {
+                let text = comment(&file, field.path());
+                let options = field.options();
+                let value = options.get_extension(&behavior);
+                let behaviors = value.as_list().expect("a list");
+                let [Value::EnumNumber(behavior)] = behaviors else {
+                    panic!("{}: {behaviors:?}", field.full_name());
+                };
+                // OPTIONAL is 1, REQUIRED 2.
+                assert!([1, 2].contains(behavior), "{}: {behavior}", field.full_name());
+                if text.contains("Required.") || text.contains("Required;") {
+                    assert_eq!(*behavior, 2, "{}: {text}", field.full_name());
+                }
+                fields += 1;
+                required += usize::from(*behavior == 2);
+            }
+        }
+    }
+    assert!(fields > 50 && required > 10, "{required} of {fields}");
 }
 
 #[tokio::test]

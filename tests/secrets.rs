@@ -414,8 +414,10 @@ fn commands(server: &Server, account: &str, secrets: &mut Secrets, outputs: &mut
 fn debug_prints(token: &str, outputs: &mut Outputs) {
     let parsed = WellFormed::parse(token.as_bytes(), Opens::Token).unwrap();
     outputs.add("WellFormed", format!("{parsed:?} {parsed:#?}"));
-    let response =
-        portcullis::grpc::proto::CreateTokenResponse { token: None, secret: token.to_owned() };
+    let response = portcullis::grpc::proto::CreateTokenResponse {
+        secret: token.to_owned(),
+        ..Default::default()
+    };
     outputs.add("CreateTokenResponse", format!("{response:?} {response:#?}"));
     let request = tonic::Request::new(question(token, "192.0.2.1", "transactions.read"));
     outputs.add("AuthorizeRequest", format!("{request:?} {request:#?}"));

@@ -25,7 +25,7 @@ use super::side::Side;
 use super::{Stand, TOKENS};
 
 const REPLICAS: usize = 3;
-/// Changes whose binding is timed.
+/// Changes whose propagation is timed.
 const CHANGES: usize = 1_000;
 /// How long the long outage lasts; the lease is 10 s.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ pub fn measure(stand: &Arc<Stand>, report: &mut Report) -> Result<()> {
     let mut scene = Scene { stand, sides, questions, account };
     let whole = scene.whole()?;
     let part = |part: f64| (whole * part / REPLICAS as f64) as u64;
-    scene.binding(part(0.2), report)?;
+    scene.propagation(part(0.2), report)?;
     scene.company(part(0.5), report)?;
     scene.cold_start(part(0.2), start, report)?;
     scene.dead(report);
@@ -155,7 +155,10 @@ impl Scene<'_> {
     /// their commit, as the servers count them.
     fn bound(&self) -> (u64, u64) {
         let sum = |metric| self.sides.iter().map(|side| side.metric::<u64>(metric)).sum();
-        (sum("change_bound_seconds_count"), sum("change_bound_seconds_bucket{le=\"0.01\"}"))
+        (
+            sum("change_propagation_seconds_count"),
+            sum("change_propagation_seconds_bucket{le=\"0.01\"}"),
+        )
     }
 
     /// How long a deletion takes from when it is asked for until it is answered as bound everywhere, in
@@ -173,13 +176,16 @@ impl Scene<'_> {
             let request = DeleteTokenRequest { token_id, no_wait: false };
             let deleted = client.delete_token(request).await.expect("a deletion").into_inner();
             took.push(began.elapsed().as_secs_f64() * 1e3);
-            assert!(deleted.binding.expect("a binding").bound, "an OK that binds nothing");
+            assert!(
+                deleted.propagation.expect("the propagation").complete,
+                "an OK before the change has propagated"
+            );
         }
         took.sort_by(f64::total_cmp);
         took
     }
 
-    fn binding(&self, rate: u64, report: &mut Report) -> Result<()> {
+    fn propagation(&self, rate: u64, report: &mut Report) -> Result<()> {
         let all: Vec<_> = self.sides.iter().collect();
         let load = self.load(Some(rate), Duration::from_millis(500));
         let before = self.bound();
@@ -282,6 +288,7 @@ impl Scene<'_> {
                     "transactions.read".to_owned(),
                 )),
                 dry_run: true,
+                at_least_as_fresh: 0,
             };
             self.stand.runtime.block_on(async { authorize.authorize(request).await.is_ok() })
         };

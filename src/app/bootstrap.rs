@@ -19,7 +19,7 @@ use crate::service::credentials::random;
 use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store, StoreError};
 
 fn context(actor: Actor, now: Timestamp) -> Context {
-    Context { actor, now, client: None }
+    Context::new(actor, now, None)
 }
 
 /// Makes a store ready to serve. Changes nothing where it is. Whether a credential was revoked, which

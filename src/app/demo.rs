@@ -56,7 +56,7 @@ pub(super) async fn print(
             whitelist,
             validate_only: false,
         };
-        let (_, secret) = services.create_token(&caller, request).await?;
+        let (_, secret) = services.create_token(&caller, request).await?.value;
         secret.context("a new token has a secret")
     };
     let read_only = create(NAMES[0], TokenKind::ReadOnly, &[], &[]).await?;
@@ -178,7 +178,8 @@ async fn account(services: &Services, caller: &Caller) -> anyhow::Result<Account
     match page.items.into_iter().next() {
         Some(account) => Ok(account),
         None => {
-            Ok(services.create_account(caller, "Demo", &["admin@example.com".to_owned()]).await?)
+            let admins = ["admin@example.com".to_owned()];
+            Ok(services.create_account(caller, "Demo", &admins).await?.value)
         }
     }
 }

@@ -4,6 +4,8 @@
 //! everything is followed waits for the changes that had begun by then, and for no later one.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::watch;
 
@@ -11,27 +13,45 @@ use tokio::sync::watch;
 struct Open {
     next: u64,
     numbers: BTreeSet<u64>,
+    /// The newest revision of those that have ended.
+    newest: i64,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Changes(watch::Sender<Open>);
+pub(super) struct Changes {
+    open: watch::Sender<Open>,
+    /// Memory follows every change up to this revision.
+    followed: Arc<AtomicI64>,
+}
 
 impl Changes {
     /// To be called before a change is made, and kept until memory follows it.
     pub(super) fn begin(&self) -> UnderWay {
         let mut number = 0;
-        self.0.send_modify(|open| {
+        self.open.send_modify(|open| {
             number = open.next;
             open.next += 1;
             open.numbers.insert(number);
         });
-        UnderWay { changes: self.0.clone(), number }
+        let (changes, followed) = (self.open.clone(), self.followed.clone());
+        UnderWay { changes, followed, number, revision: 0 }
+    }
+
+    /// The revision up to which memory follows every change that this process made. Where only this
+    /// process has the store, those are all.
+    pub(super) fn revision(&self) -> i64 {
+        self.followed.load(Ordering::Acquire)
+    }
+
+    /// Takes note that memory follows every change up to `revision`.
+    pub(super) fn note_followed(&self, revision: i64) {
+        self.followed.fetch_max(revision, Ordering::Release);
     }
 
     /// Waits until every change that has begun by now is followed.
     pub(super) async fn followed(&self) {
-        let mut open = self.0.subscribe();
+        let mut open = self.open.subscribe();
         let next = open.borrow().next;
         // It ends with an error only where the sender is gone, which is borrowed here.
         let _ = open.wait_for(|open| open.numbers.first().is_none_or(|&first| first >= next)).await;
@@ -42,13 +62,27 @@ impl Changes {
 #[derive(Debug)]
 pub struct UnderWay {
     changes: watch::Sender<Open>,
+    followed: Arc<AtomicI64>,
     number: u64,
+    revision: i64,
+}
+
+impl UnderWay {
+    /// Memory follows the change, which made this revision; 0 where it made none.
+    pub(super) fn end(mut self, revision: i64) {
+        self.revision = revision;
+    }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.changes.send_modify(|open| {
             open.numbers.remove(&self.number);
+            open.newest = open.newest.max(self.revision);
+            // Changes are committed one after another: whatever has an earlier revision had begun before.
+            if open.numbers.is_empty() {
+                self.followed.fetch_max(open.newest, Ordering::Release);
+            }
         });
     }
 }
@@ -75,5 +109,19 @@ mod tests {
         assert!(changes.followed().now_or_never().is_none());
         drop(endless);
         assert!(changes.followed().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_revision_is_followed_once_nothing_earlier_is_under_way() {
+        let changes = Changes::default();
+        changes.note_followed(4);
+        let (first, second) = (changes.begin(), changes.begin());
+        second.end(6);
+        assert_eq!(changes.revision(), 4, "the change that made 5 may be under way");
+        first.end(5);
+        assert_eq!(changes.revision(), 6);
+        // One that made nothing.
+        changes.begin().end(0);
+        assert_eq!(changes.revision(), 6);
     }
 }

@@ -104,6 +104,7 @@ impl Cache {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> store::Result<Self> {
+        let position = store.position().await?;
         let cache = Self {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
             credentials: Credentials::new(store.live_credentials().await?),
@@ -114,6 +115,7 @@ impl Cache {
             store,
         };
         cache.read_catalog().await?;
+        cache.changes.note_followed(position);
         Ok(cache)
     }
 
@@ -162,7 +164,10 @@ impl Cache {
         let under_way = self.changes.begin();
         let result = change.await;
         match &result {
-            Ok(_) => self.changed(touched).await,
+            Ok(_) => {
+                self.changed(touched).await;
+                under_way.end(ctx.revision());
+            }
             Err(StoreError::StaleCatalog) => {}
             // What was before it counts, since nobody was told otherwise, until the store has said
             // what holds: it may be committed, or yet be.
@@ -185,7 +190,14 @@ impl Cache {
         let position = self.store.position().await?;
         // Whatever was committed by then had begun before.
         self.changes.followed().await;
+        self.changes.note_followed(position);
         Ok(position)
+    }
+
+    /// A revision up to which decisions rest on every change, where only this process has the store. Read
+    /// from memory; there may be later ones: see [`Self::known_position`].
+    pub fn revision(&self) -> i64 {
+        self.changes.revision()
     }
 
     /// Makes memory follow a change that was committed. When this returns, no decision rests on what

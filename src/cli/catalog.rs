@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::connect::Session;
 use super::failure::Failure;
-use super::output::{clean, note, note_binding, print, table, when, word};
+use super::output::{clean, note, note_propagation, print, table, when, word};
 use super::{Common, proto};
 use crate::policy::catalog_file::{self, Fault};
 
@@ -56,7 +56,7 @@ enum CatalogCommand {
         /// Go ahead although some tokens lose something
         #[arg(long)]
         confirm_narrowing: bool,
-        /// Answer before a narrowing change is bound on every replica
+        /// Answer before a narrowing change is in effect on every replica
         #[arg(long)]
         no_wait: bool,
     },
@@ -113,7 +113,7 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
     for warning in &answer.warnings {
         note(&format!("warning: {}", clean(warning)));
     }
-    note_binding(answer.binding.as_ref());
+    note_propagation(answer.propagation.as_ref());
     Ok(())
 }
 

@@ -90,6 +90,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<u8, Failure> {
         client_ip: args.ip.unwrap_or_default(),
         operation: args.operation.operation(),
         dry_run: true,
+        at_least_as_fresh: 0,
     };
     let answer = session.authorization().authorize(request).await;
     let answer = answer.map_err(|s| session.failure(s))?.into_inner();

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::connect::{Session, print_json};
 use super::failure::Failure;
 use super::output::{
-    clean, note, note_binding, note_more, print, print_line, print_secret, table, when, word,
+    clean, note, note_more, note_propagation, print, print_line, print_secret, table, when, word,
 };
 use super::paging::{Limit, pages};
 use super::{Common, missing, proto};
@@ -53,7 +53,7 @@ enum CredentialCommand {
         /// The credential, such as crd_...
         #[arg(value_name = "CREDENTIAL")]
         credential_id: String,
-        /// Answer before it is bound on every replica
+        /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
     },
@@ -146,7 +146,7 @@ where
                 clean(&credential.credential_id),
                 when(credential.revoke_time.as_ref())
             ));
-            note_binding(answer.binding.as_ref());
+            note_propagation(answer.propagation.as_ref());
             Ok(())
         }
         CredentialCommand::RotateKey => {

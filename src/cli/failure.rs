@@ -209,7 +209,7 @@ impl Failure {
 
 /// Whether the message says already that the change is made, and what to do.
 fn is_made(details: &ErrorDetails) -> bool {
-    details.error_info().is_some_and(|info| info.reason == "NOT_BOUND_YET")
+    details.error_info().is_some_and(|info| info.reason == "NOT_PROPAGATED_YET")
 }
 
 fn retry_after(details: &ErrorDetails) -> Option<Duration> {

@@ -102,7 +102,7 @@ mod tests {
     fn fields_are_always_there_under_their_proto_names() {
         let response = proto::ListAuditEventsResponse {
             audit_events: vec![proto::AuditEvent {
-                position: 9_007_199_254_740_993,
+                revision: 9_007_199_254_740_993,
                 time: Some(Timestamp { seconds: 1_769_860_800, nanos: 500_000_000 }),
                 action: "token.create".to_owned(),
                 ..Default::default()
@@ -113,7 +113,7 @@ mod tests {
             value(&response).unwrap(),
             json!({
                 "audit_events": [{
-                    "position": 9_007_199_254_740_993_u64,
+                    "revision": 9_007_199_254_740_993_u64,
                     "time": "2026-01-31T12:00:00.500Z",
                     "action": "token.create",
                     "actor": "",
@@ -136,9 +136,10 @@ mod tests {
             pending_actions: vec![proto::PendingAction::default()],
             ..Default::default()
         };
-        let value =
-            value(&proto::CreateTokenResponse { token: Some(token), secret: "s".to_owned() })
-                .unwrap();
+        let created =
+            proto::CreateTokenResponse { token: Some(token), secret: "s".to_owned(), revision: 7 };
+        let value = value(&created).unwrap();
+        assert_eq!(value["revision"], 7);
         assert_eq!(value["secret"], "s");
         let token = &value["token"];
         assert_eq!(token["kind"], "TOKEN_KIND_READ_ONLY");

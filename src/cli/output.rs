@@ -130,14 +130,14 @@ pub(super) fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase().replace('_', "-")
 }
 
-/// Tells whether a change binds on every replica.
-pub(super) fn note_binding(binding: Option<&proto::Binding>) {
-    match binding {
+/// Tells whether a change has propagated to every replica.
+pub(super) fn note_propagation(propagation: Option<&proto::Propagation>) {
+    match propagation {
         None => {}
-        Some(binding) if binding.bound => note("bound on every replica"),
-        Some(binding) => note(&format!(
-            "not bound on every replica yet; it is at the latest by {}",
-            when(binding.bound_by_time.as_ref())
+        Some(propagation) if propagation.complete => note("in effect on every replica"),
+        Some(propagation) => note(&format!(
+            "not in effect on every replica yet; it is at the latest by {}",
+            when(propagation.complete_by_time.as_ref())
         )),
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::connect::Session;
 use super::failure::Failure;
 use super::output::{
-    clean, fields, note, note_binding, note_more, print, print_secret, table, when, word,
+    clean, fields, note, note_more, note_propagation, print, print_secret, table, when, word,
 };
 use super::paging::{Limit, pages};
 use super::{Common, missing, proto};
@@ -65,7 +65,7 @@ enum TokenCommand {
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
-        /// Answer before it is bound on every replica
+        /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
     },
@@ -142,7 +142,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             let token = answer.token.ok_or_else(|| missing("token"))?;
             let time = when(token.delete_time.as_ref());
             note(&format!("{} is deleted since {time}", clean(&token.token_id)));
-            note_binding(answer.binding.as_ref());
+            note_propagation(answer.propagation.as_ref());
             Ok(())
         }
     }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::connect::Session;
 use super::failure::Failure;
-use super::output::{clean, note, note_binding, print};
+use super::output::{clean, note, note_propagation, print};
 use super::{Common, proto};
 
 /// What `whitelist` takes.
@@ -80,7 +80,7 @@ struct ChangeOptions {
     /// Check everything and show the list as it would be, change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Answer before a removal is bound on every replica
+    /// Answer before a removal is in effect on every replica
     #[arg(long)]
     no_wait: bool,
 }
@@ -142,7 +142,7 @@ pub(super) async fn run(args: WhitelistArgs) -> Result<(), Failure> {
     if dry_run {
         note("dry run: nothing was changed");
     }
-    note_binding(answer.binding.as_ref());
+    note_propagation(answer.propagation.as_ref());
     Ok(())
 }
 

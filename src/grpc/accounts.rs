@@ -18,8 +18,11 @@ impl AccountService for Management {
         request: Request<CreateAccountRequest>,
     ) -> Result<Response<CreateAccountResponse>, Status> {
         self.run("CreateAccount", request, async |services, caller, r| {
-            let account = services.create_account(&caller, &r.name, &r.admin_emails).await?;
-            Ok(CreateAccountResponse { account: Some(convert::account(account)) })
+            let created = services.create_account(&caller, &r.name, &r.admin_emails).await?;
+            Ok(CreateAccountResponse {
+                account: Some(convert::account(created.value)),
+                revision: caller.shown_revision(created.revision),
+            })
         })
         .await
     }
@@ -53,8 +56,11 @@ impl AccountService for Management {
         request: Request<SetAccountAdminsRequest>,
     ) -> Result<Response<SetAccountAdminsResponse>, Status> {
         self.run("SetAccountAdmins", request, async |services, caller, r| {
-            let set = services.set_account_admins(&caller, &r.account_id, &r.admin_emails);
-            Ok(SetAccountAdminsResponse { account: Some(convert::account(set.await?)) })
+            let set = services.set_account_admins(&caller, &r.account_id, &r.admin_emails).await?;
+            Ok(SetAccountAdminsResponse {
+                account: Some(convert::account(set.value)),
+                revision: caller.shown_revision(set.revision),
+            })
         })
         .await
     }

@@ -95,21 +95,23 @@ impl Authorization {
     fn answer_from_memory(&self, question: &Question<'_>) -> Result<Option<Vec<u8>>> {
         let Some(context) = self.services.decision_context() else { return Ok(None) };
         let decision = context.evaluate(question)?;
-        Ok(decision.map(|decision| self.response(&decision)))
+        Ok(decision.map(|decision| self.response(&decision, context.revision())))
     }
 
     async fn answer_from_store(&self, question: &Question<'_>) -> Result<Vec<u8>> {
+        // Read before any fact is. The decision is not made before what the question asks for is applied.
+        let revision = self.services.revision().max(question.at_least_as_fresh);
         let evaluation = self.services.evaluate_with_store(question).await?;
-        Ok(self.response(&evaluation.decision(question)?))
+        Ok(self.response(&evaluation.decision(question)?, revision))
     }
 
-    fn response(&self, decision: &Decision<'_>) -> Vec<u8> {
-        wire::response(decision, || self.services.calendar())
+    fn response(&self, decision: &Decision<'_>, revision: i64) -> Vec<u8> {
+        wire::response(decision, revision, || self.services.calendar())
     }
 
     /// Counts an error of a request that was not decided on.
     fn undecided<E>(&self, error: E) -> E {
-        self.services.metrics.undecided.inc();
+        self.services.metrics.decision_errors.inc();
         error
     }
 
@@ -129,8 +131,8 @@ impl Authorization {
             return Err(Error::invalid("requests", "REQUIRED", "is empty: send at least one"));
         }
         if requests.len() > MAX_BATCH {
-            let cure = format!("has {} items, {MAX_BATCH} at most: send fewer", requests.len());
-            return Err(Error::invalid("requests", "TOO_MANY", cure));
+            let text = format!("has {} items; the most is {MAX_BATCH}", requests.len());
+            return Err(Error::invalid("requests", "TOO_MANY", text));
         }
         let questions: Vec<_> = requests.iter().map(|request| wire::batched(request)).collect();
         let (out, missing) = self.batch_from_memory(&questions);
@@ -168,7 +170,12 @@ impl Authorization {
             match (batch.evaluate(index), question) {
                 (Ok(Some(decision)), _) => {
                     let response = |out: &mut Vec<u8>| {
-                        wire::put_response(&decision, || self.services.calendar(), out);
+                        wire::put_response(
+                            &decision,
+                            context.revision(),
+                            || self.services.calendar(),
+                            out,
+                        );
                     };
                     wire::put_result(&mut out, |out| wire::put_decided(out, response));
                 }

@@ -49,8 +49,9 @@ impl CatalogService for Management {
             Ok(ApplyCatalogResponse {
                 version: applied.version,
                 changes: changes.collect(),
-                binding: applied.binding.map(convert::binding),
+                propagation: applied.propagation.map(convert::propagation),
                 warnings: applied.warnings,
+                revision: caller.shown_revision(applied.revision),
             })
         })
         .await

@@ -14,7 +14,7 @@ use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{granted, names, tell};
 use crate::service::lists::{PAGE_BYTES, PageItem};
 use crate::service::tokens::Described;
-use crate::service::{Binding, Error, Outlook, Result};
+use crate::service::{Error, Outlook, Propagation, Result};
 use crate::store::{
     Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
@@ -142,8 +142,11 @@ pub(super) fn entries(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(ToString::to_string).collect()
 }
 
-pub(super) fn binding(binding: Binding) -> pb::Binding {
-    pb::Binding { bound: binding.bound, bound_by_time: Some(time(binding.by)) }
+pub(super) fn propagation(propagation: Propagation) -> pb::Propagation {
+    pb::Propagation {
+        complete: propagation.complete,
+        complete_by_time: Some(time(propagation.complete_by)),
+    }
 }
 
 pub(super) fn account(account: Account) -> pb::Account {
@@ -286,7 +289,7 @@ pub(super) fn pending_action(
 
 pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
     pb::AuditEvent {
-        position: event.position,
+        revision: event.position,
         time: Some(time(event.time)),
         action: event.action.as_str().to_owned(),
         actor: event.actor,

@@ -21,8 +21,10 @@ impl CredentialService for Management {
         self.run("CreateCredential", request, async |services, caller, r| {
             let role = convert::asked_role(r.role);
             let created = services.create_credential(&caller, role, &r.account_id, &r.name);
-            let (credential, secret) = created.await?;
-            Ok(super::created_credential(credential, &secret))
+            let created = created.await?;
+            let (credential, secret) = created.value;
+            let revision = caller.shown_revision(created.revision);
+            Ok(super::created_credential(credential, &secret, revision))
         })
         .await
     }
@@ -45,11 +47,12 @@ impl CredentialService for Management {
         request: Request<RevokeCredentialRequest>,
     ) -> Result<Response<RevokeCredentialResponse>, Status> {
         self.run("RevokeCredential", request, async |services, caller, r| {
-            let (credential, binding) =
-                services.revoke_credential(&caller, &r.credential_id, r.no_wait).await?;
+            let revoked = services.revoke_credential(&caller, &r.credential_id, r.no_wait).await?;
+            let (credential, propagation) = revoked.value;
             Ok(RevokeCredentialResponse {
                 credential: Some(convert::credential(credential)),
-                binding: Some(convert::binding(binding)),
+                propagation: Some(convert::propagation(propagation)),
+                revision: caller.shown_revision(revoked.revision),
             })
         })
         .await
@@ -60,8 +63,11 @@ impl CredentialService for Management {
         request: Request<RotateSecretKeyRequest>,
     ) -> Result<Response<RotateSecretKeyResponse>, Status> {
         self.run("RotateSecretKey", request, async |services, caller, _r| {
-            let number = services.rotate_secret_key(&caller).await?;
-            Ok(RotateSecretKeyResponse { key_number: i32::from(number) })
+            let rotated = services.rotate_secret_key(&caller).await?;
+            Ok(RotateSecretKeyResponse {
+                key_number: i32::from(rotated.value),
+                revision: caller.shown_revision(rotated.revision),
+            })
         })
         .await
     }

@@ -39,9 +39,11 @@ pub mod proto {
 pub fn created_credential(
     credential: crate::store::Credential,
     secret: &crate::secret::Secret,
+    revision: i64,
 ) -> proto::CreateCredentialResponse {
     proto::CreateCredentialResponse {
         credential: Some(convert::credential(credential)),
         secret: secret.expose().to_owned(),
+        revision,
     }
 }

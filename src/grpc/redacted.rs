@@ -15,6 +15,7 @@ impl Debug for AuthorizeRequest {
             .field("client_ip", &self.client_ip)
             .field("dry_run", &self.dry_run)
             .field("operation", &self.operation)
+            .field("at_least_as_fresh", &self.at_least_as_fresh)
             .finish()
     }
 }

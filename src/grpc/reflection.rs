@@ -40,9 +40,9 @@ enum Answer {
 
 impl Files {
     fn new() -> Result<Self, DescriptorError> {
-        let mut pool = DescriptorPool::new();
+        // As encoded, so that options which are extensions are kept.
+        let mut pool = DescriptorPool::decode(super::proto::DESCRIPTORS)?;
         for set in [
-            super::proto::DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_types::pb::FILE_DESCRIPTOR_SET,
             v1::FILE_DESCRIPTOR_SET,

@@ -49,7 +49,7 @@ pub(crate) fn status(error: &Error) -> Status {
         Error::Compressed => (Code::Unimplemented, "COMPRESSED"),
         // Without RetryInfo: trying again blindly could make the change twice.
         Error::OutcomeUnknown => (Code::Unavailable, "OUTCOME_UNKNOWN"),
-        Error::NotBoundYet => (Code::DeadlineExceeded, "NOT_BOUND_YET"),
+        Error::NotPropagatedYet => (Code::DeadlineExceeded, "NOT_PROPAGATED_YET"),
         Error::Overloaded => {
             details.set_retry_info(Some(Duration::from_millis(100)));
             (Code::Unavailable, "OVERLOADED")

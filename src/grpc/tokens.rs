@@ -32,13 +32,15 @@ impl TokenService for Management {
                 whitelist: &r.whitelist,
                 validate_only: r.validate_only,
             };
-            let (described, secret) = services.create_token(&caller, create).await?;
+            let created = services.create_token(&caller, create).await?;
+            let revision = caller.shown_revision(created.revision);
+            let (described, secret) = created.value;
             let mut token = convert::described(described);
             if secret.is_none() {
                 token.token_id.clear();
             }
             let secret = secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
-            Ok(CreateTokenResponse { token: Some(token), secret })
+            Ok(CreateTokenResponse { token: Some(token), secret, revision })
         })
         .await
     }
@@ -74,11 +76,12 @@ impl TokenService for Management {
         request: Request<DeleteTokenRequest>,
     ) -> Result<Response<DeleteTokenResponse>, Status> {
         self.run("DeleteToken", request, async |services, caller, r| {
-            let (described, binding) =
-                services.delete_token(&caller, &r.token_id, r.no_wait).await?;
+            let deleted = services.delete_token(&caller, &r.token_id, r.no_wait).await?;
+            let (described, propagation) = deleted.value;
             Ok(DeleteTokenResponse {
                 token: Some(convert::described(described)),
-                binding: Some(convert::binding(binding)),
+                propagation: Some(convert::propagation(propagation)),
+                revision: caller.shown_revision(deleted.revision),
             })
         })
         .await
@@ -105,7 +108,8 @@ impl TokenService for Management {
                 entries: convert::entries(outcome.whitelist.entries()),
                 version: outcome.version,
                 still_covered_by: convert::entries(&outcome.still_covered_by),
-                binding: managed.binding.map(convert::binding),
+                propagation: managed.propagation.map(convert::propagation),
+                revision: caller.shown_revision(managed.revision),
             })
         })
         .await

@@ -82,7 +82,7 @@ async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
     let entries = i64::try_from(services.cache.tokens.len()).unwrap_or(i64::MAX);
     services.metrics.cache_entries.set(entries);
     if let Some(left) = services.replicas.lease_left() {
-        services.metrics.lease_left.set(i64::try_from(left.as_millis()).unwrap_or(i64::MAX));
+        services.metrics.lease(left);
     }
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], services.metrics.render())

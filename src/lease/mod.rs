@@ -1,4 +1,4 @@
-//! Leases: how a change that was answered binds on every replica, also on one that is paused or cut
+//! Leases: how an answered change reaches every replica, also on one that is paused or cut
 //! off. State machines without I/O: time, answers and rows go in; who may decide, and whom a change
 //! waits for, comes out. The protocol and why it holds: docs/consistency.md.
 //!

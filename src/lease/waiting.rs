@@ -44,8 +44,8 @@ impl Reading {
         self.asked
     }
 
-    /// The position up to which every change binds at `now`; `head` was read in the same snapshot.
-    pub fn bound(&self, now: Moment, head: Position) -> Position {
+    /// The position up to which every change has propagated at `now`; `head` was read in the same snapshot.
+    pub fn propagated(&self, now: Moment, head: Position) -> Position {
         let live = self.peers.iter().filter(|peer| peer.ends >= now);
         live.map(|peer| peer.applied).fold(head, Position::min)
     }
@@ -113,11 +113,11 @@ impl Waiting {
     }
 
     /// Whether no replica decides any more on what was before the change.
-    pub fn is_bound(&self, now: Moment) -> bool {
+    pub fn is_complete(&self, now: Moment) -> bool {
         self.until().is_some_and(|until| now > until)
     }
 
-    /// After this instant it is bound whatever happens, which may be long ago. `None` until there was
+    /// After this instant it is complete whatever happens, which may be long ago. `None` until there was
     /// a reading.
     pub fn until(&self) -> Option<Moment> {
         let ends = self.peers.as_ref()?.iter().map(|peer| peer.ends);
@@ -164,31 +164,31 @@ mod tests {
     fn a_change_waits_for_those_behind_until_they_are_over() {
         let (_, reading) = seen(&[row(1, 5, 6), row(2, 5, 7)]);
         let mut waiting = Waiting::new(Position(7), Moment(50));
-        assert_eq!((waiting.until(), waiting.is_bound(Moment(9_999))), (None, false));
+        assert_eq!((waiting.until(), waiting.is_complete(Moment(9_999))), (None, false));
         waiting.read(&reading);
         assert_eq!(waiting.until(), Some(Moment(1_110)));
         let behind: Vec<_> = waiting.behind(Moment(1_110)).map(|peer| peer.id).collect();
         assert_eq!(behind, [RowId(1)]);
-        assert!(!waiting.is_bound(Moment(1_110)) && waiting.is_bound(Moment(1_111)));
+        assert!(!waiting.is_complete(Moment(1_110)) && waiting.is_complete(Moment(1_111)));
         assert_eq!(waiting.behind(Moment(1_111)).count(), 0);
     }
 
     #[test]
     fn what_all_have_applied_binds_and_the_dead_hold_nothing_back() {
         let (_, reading) = seen(&[row(1, 5, 6), row(2, 5, 9)]);
-        assert_eq!(reading.bound(Moment(1_110), Position(8)), Position(6));
+        assert_eq!(reading.propagated(Moment(1_110), Position(8)), Position(6));
         assert_eq!(reading.live(Moment(1_110)).count(), 2);
-        assert_eq!(reading.bound(Moment(1_111), Position(8)), Position(8));
+        assert_eq!(reading.propagated(Moment(1_111), Position(8)), Position(8));
         assert_eq!(reading.live(Moment(1_111)).count(), 0);
     }
 
     #[test]
     fn what_was_asked_for_before_the_commit_says_nothing() {
         let (_, reading) = seen(&[]);
-        for (committed, bound) in [(89, true), (90, false), (95, false)] {
+        for (committed, complete) in [(89, true), (90, false), (95, false)] {
             let mut waiting = Waiting::new(Position(7), Moment(committed));
             waiting.read(&reading);
-            assert_eq!(waiting.is_bound(Moment(100)), bound, "{committed}");
+            assert_eq!(waiting.is_complete(Moment(100)), complete, "{committed}");
         }
     }
 
@@ -208,6 +208,6 @@ mod tests {
         let last = peers.read(Moment(290), Moment(300), &[row(4, 0, 6)]);
         assert_eq!(last.asked(), Moment(290));
         waiting.read(&last);
-        assert!(waiting.is_bound(Moment(300)));
+        assert!(waiting.is_complete(Moment(300)));
     }
 }

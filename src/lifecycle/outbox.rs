@@ -164,13 +164,13 @@ impl Outbox {
             Outcome::Refused(_) | Outcome::Rejected(_) | Outcome::Postponed(_) => {
                 &self.metrics.mails_refused
             }
-            Outcome::Fault(_) => &self.metrics.mail_faults,
+            Outcome::Fault(_) => &self.metrics.mail_errors,
         };
         counter.inc();
         let Retries { max, refused, .. } = self.retries;
         let (wait, failure) = match &outcome {
             Outcome::Accepted => {
-                let ctx = Context { actor: Actor::System, now, client: None };
+                let ctx = Context::new(Actor::System, now, None);
                 let _under_way = self.cache.changing();
                 if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
                     self.cache.changed(Touched::Token(token)).await;

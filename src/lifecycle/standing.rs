@@ -80,9 +80,7 @@ impl Standing {
             }
             failing = read.is_err();
             // Nobody else may have anything to change for hours, and so to see that it works again.
-            self.store
-                .probe(&Context { actor: Actor::System, now: self.clock.now(), client: None })
-                .await;
+            self.store.probe(&Context::new(Actor::System, self.clock.now(), None)).await;
             stop.run_until_cancelled(tokio::time::sleep(interval)).await;
         }
     }

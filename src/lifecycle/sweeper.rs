@@ -69,7 +69,7 @@ pub struct Sweeper {
 
 impl Sweeper {
     fn ctx(&self) -> Context {
-        Context { actor: Actor::System, now: self.clock.now(), client: None }
+        Context::new(Actor::System, self.clock.now(), None)
     }
 
     /// One round.

@@ -57,9 +57,11 @@ impl Member {
         ]
     }
 
-    /// Shows until when decisions may be made.
+    /// Shows until when decisions may be made, and on which changes.
     pub(super) fn publish(&self, standing: &Standing) {
-        self.until.0.store(standing.replica.until().0, Ordering::Release);
+        let revision = standing.replica.applied().map_or(0, |applied| applied.0);
+        self.until.revision.store(revision, Ordering::Release);
+        self.until.moment.store(standing.replica.until().0, Ordering::Release);
     }
 
     /// Sends a renewal, or a registration where there is no row. It counts as made from now on, not from

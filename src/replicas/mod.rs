@@ -1,4 +1,4 @@
-//! How this process stands to the other replicas: whether it may decide, and whether a change binds on
+//! How this process stands to the other replicas: whether it may decide, and whether a change has propagated to
 //! all of them. What drives the machines of `lease` over the store and memory. The protocol, and why it
 //! holds: docs/consistency.md.
 //!
@@ -6,11 +6,11 @@
 //! memory follows a change before that is acknowledged. Where only this process has the store, all of
 //! it is so at once.
 
-mod binding;
 mod driver;
+mod propagation;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use binding::Bound;
-use binding::Look;
+use propagation::Look;
+pub use propagation::Propagation;
 
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};
@@ -31,16 +31,33 @@ use crate::telemetry::Metrics;
 
 /// How long a request waits for a lease that lapsed while the store may be in reach.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request waits until memory rests on the revision that it asks for.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The lease ran out, and the store is out of reach: nothing can be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this replica's lease has run out, and the store is out of reach")]
 pub struct Lapsed;
 
-/// Until when this process may decide, in a place that nothing else is written to.
+/// This replica has not applied the revision that was asked for, and could not in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this replica has not applied the revision that was asked for")]
+pub struct NotFreshEnough;
+
+/// Until when this process may decide, and on which changes, in a place that nothing else is written to.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Until(AtomicU64);
+struct Until {
+    moment: AtomicU64,
+    /// Memory rests on every change up to this revision; 0 where it rests on nothing.
+    revision: AtomicI64,
+}
+
+impl Until {
+    fn new(moment: u64) -> Self {
+        Self { moment: AtomicU64::new(moment), revision: AtomicI64::new(0) }
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -121,7 +138,7 @@ impl Joined {
             store,
             metrics,
             length,
-            until: Arc::new(Until(AtomicU64::new(0))),
+            until: Arc::new(Until::new(0)),
             standing: Mutex::new(Standing {
                 replica: Replica::new(length),
                 row: RowId(0),
@@ -197,7 +214,7 @@ impl Replicas {
     /// For a process that has the store for itself.
     pub fn alone(cache: Arc<Cache>) -> Self {
         Self {
-            until: Arc::new(Until(AtomicU64::new(u64::MAX))),
+            until: Arc::new(Until::new(u64::MAX)),
             cache,
             member: None,
             tasks: TaskTracker::new(),
@@ -208,14 +225,14 @@ impl Replicas {
     /// Whether a decision that begins with `watch` may be made from memory. To be asked before the first
     /// fact is looked at.
     pub fn may_decide(&self, watch: Stopwatch) -> bool {
-        watch.moment().0 < self.until.0.load(Ordering::Acquire)
+        watch.moment().0 < self.until.moment.load(Ordering::Acquire)
             || cfg!(feature = "planted-no-lease")
     }
 
     /// For how long it may decide without the store; `None` where it needs no lease.
     pub fn lease_left(&self) -> Option<Duration> {
         self.member.as_ref()?;
-        let until = self.until.0.load(Ordering::Acquire);
+        let until = self.until.moment.load(Ordering::Acquire);
         Some(Duration::from_micros(until.saturating_sub(moment().0)))
     }
 
@@ -232,9 +249,56 @@ impl Replicas {
         let renewed = Box::pin(tokio::time::timeout(PATIENCE, self.renewed(member))).await;
         let ready = renewed.unwrap_or(Err(Lapsed));
         if ready.is_err() {
-            member.metrics.unleased.inc();
+            member.metrics.lease_rejections.inc();
         }
         ready
+    }
+
+    /// A decision that begins now rests on every change up to this revision, and maybe on later ones. To be
+    /// asked before the first fact is looked at.
+    pub fn revision(&self) -> i64 {
+        match &self.member {
+            Some(_) => self.until.revision.load(Ordering::Acquire),
+            None => self.cache.revision(),
+        }
+    }
+
+    /// Returns once decisions rest on every change up to `revision`.
+    ///
+    /// # Errors
+    /// [`NotFreshEnough`] where that is not so within a second.
+    pub async fn catch_up_to(&self, revision: i64) -> Result<(), NotFreshEnough> {
+        if revision <= self.revision() {
+            return Ok(());
+        }
+        let followed = async {
+            match &self.member {
+                Some(member) => self.followed(member, revision).await,
+                None => match self.cache.known_position().await {
+                    Ok(known) => known >= revision,
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot read the store's revision");
+                        false
+                    }
+                },
+            }
+        };
+        match tokio::time::timeout(CATCH_UP_TIMEOUT, followed).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(NotFreshEnough),
+        }
+    }
+
+    /// Has changes applied until memory rests on `revision`, which may be never.
+    async fn followed(&self, member: &Member, revision: i64) -> bool {
+        // It is woken when changes were applied, too.
+        let mut applied = member.failing.subscribe();
+        member.behind.notify_one();
+        while self.revision() < revision {
+            // It ends with an error only where the sender is gone, which is borrowed here.
+            let _ = applied.changed().await;
+        }
+        true
     }
 
     async fn renewed(&self, member: &Member) -> Result<(), Lapsed> {

@@ -47,9 +47,14 @@ impl Caller {
         self.only().is_none_or(|only| only == account)
     }
 
+    /// `revision` as this caller may see it: account admins would learn how much happens in other accounts.
+    pub fn shown_revision(&self, revision: i64) -> i64 {
+        if self.only().is_some() { 0 } else { revision }
+    }
+
     /// What the audit record says of a change that this caller makes at `now`.
     pub fn context(&self, now: Timestamp) -> Context {
-        Context { actor: self.actor, now, client: self.client }
+        Context::new(self.actor, now, self.client)
     }
 }
 

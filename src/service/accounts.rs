@@ -2,7 +2,7 @@
 
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
-use super::{Caller, Error, Result, Services};
+use super::{Caller, Changed, Error, Result, Services};
 use crate::clock::id_at;
 use crate::policy::id::AccountId;
 use crate::store::{Account, Touched};
@@ -17,7 +17,7 @@ impl Services {
         caller: &Caller,
         name: &str,
         admins: &[String],
-    ) -> Result<Account> {
+    ) -> Result<Changed<Account>> {
         let mut faults = Faults::default();
         let name = faults.take(validate::name(name, true));
         let admins = faults.take(validate::admins(admins));
@@ -32,7 +32,7 @@ impl Services {
         let ctx = caller.context(now);
         let create = self.store.create_account(&ctx, &account);
         self.change("create_account", Touched::Nothing, &ctx, create).await?;
-        Ok(account)
+        Ok(Changed::new(account, &ctx))
     }
 
     /// Reads one account.
@@ -71,7 +71,7 @@ impl Services {
         caller: &Caller,
         id: &str,
         admins: &[String],
-    ) -> Result<Account> {
+    ) -> Result<Changed<Account>> {
         let mut faults = Faults::default();
         let id = faults.take(validate::id::<AccountId>("account_id", id));
         let admins = faults.take(validate::admins(admins)).unwrap_or_default();
@@ -86,7 +86,7 @@ impl Services {
             self.cache.changed(Touched::Token(token)).await;
         }
         self.queued.notify_one();
-        Ok(set.account)
+        Ok(Changed::new(set.account, &ctx))
     }
 }
 

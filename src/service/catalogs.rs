@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::error::Obstacle;
-use super::{Binding, Caller, Error, Result, Services};
+use super::{Caller, Error, Propagation, Result, Services};
 use crate::cache::InForce;
 use crate::policy::catalog_file;
 use crate::policy::scope::{
@@ -27,7 +27,7 @@ pub struct ApplyCatalog<'a> {
     pub validate_only: bool,
     /// Go ahead although tokens lose something.
     pub confirm_narrowing: bool,
-    /// Answer before the change binds.
+    /// Answer before the change has propagated.
     pub no_wait: bool,
 }
 
@@ -53,8 +53,10 @@ pub struct AppliedCatalog {
     pub impacts: Vec<Impact>,
     /// What is likely not meant, in sentences.
     pub warnings: Vec<String>,
-    /// Whether the change binds; `None` where nothing was changed.
-    pub binding: Option<Binding>,
+    /// How far the change has propagated; `None` where nothing was changed.
+    pub propagation: Option<Propagation>,
+    /// The revision of the store that includes the change; 0 where nothing was changed.
+    pub revision: i64,
 }
 
 impl Services {
@@ -112,13 +114,20 @@ impl Services {
 
         let unchanged = impacts.is_empty() && request.toml == current.toml;
         if request.validate_only {
-            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, binding: None });
+            return Ok(AppliedCatalog {
+                version: old.version(),
+                impacts,
+                warnings,
+                propagation: None,
+                revision: 0,
+            });
         }
         if unchanged {
             let ctx = caller.context(self.clock.now());
             self.read("settle", self.store.settle(&ctx)).await?;
-            let binding = Some(self.binding(request.no_wait).await?);
-            return Ok(AppliedCatalog { version: old.version(), impacts, warnings, binding });
+            let propagation = Some(self.propagation(request.no_wait).await?);
+            let (version, revision) = (old.version(), ctx.revision());
+            return Ok(AppliedCatalog { version, impacts, warnings, propagation, revision });
         }
         if !request.confirm_narrowing {
             refuse_narrowing(&impacts)?;
@@ -127,8 +136,9 @@ impl Services {
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
         match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
-                let binding = Some(self.binding(request.no_wait).await?);
-                Ok(AppliedCatalog { version: stored.version, impacts, warnings, binding })
+                let propagation = Some(self.propagation(request.no_wait).await?);
+                let (version, revision) = (stored.version, ctx.revision());
+                Ok(AppliedCatalog { version, impacts, warnings, propagation, revision })
             }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
             Err(StoreError::StaleCatalog) => {

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
-use super::{Binding, Caller, Error, Result, Services};
+use super::{Caller, Changed, Error, Propagation, Result, Services};
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{Opens, Secret};
@@ -45,7 +45,7 @@ impl Services {
         role: AskedRole,
         account_id: &str,
         name: &str,
-    ) -> Result<(Credential, Secret)> {
+    ) -> Result<Changed<(Credential, Secret)>> {
         let mut faults = Faults::default();
         let name = faults.take(validate::name(name, false)).unwrap_or_default();
         let role = match (role, account_id) {
@@ -81,8 +81,8 @@ impl Services {
         let create = self.store.create_credential(&ctx, &credential, &digest);
         match self.change("create_credential", Touched::Credential(id), &ctx, create).await? {
             Ok(()) => {
-                self.spread().await;
-                Ok((credential, secret))
+                self.await_propagation_best_effort().await;
+                Ok(Changed::new((credential, secret), &ctx))
             }
             Err(_) => Err(match credential.role {
                 Role::AccountAdmin(account) => no_account(account),
@@ -105,7 +105,7 @@ impl Services {
         cursor.collect(read, |credential| credential.id, show).await
     }
 
-    /// Revokes a credential; with `no_wait`, answers before that binds.
+    /// Revokes a credential; with `no_wait`, answers before that has propagated.
     ///
     /// # Errors
     /// [`Error::NotFound`] for no such credential, [`Error::Refused`] for the last one of role
@@ -115,14 +115,17 @@ impl Services {
         caller: &Caller,
         id: &str,
         no_wait: bool,
-    ) -> Result<(Credential, Binding)> {
+    ) -> Result<Changed<(Credential, Propagation)>> {
         let id: CredentialId = validate::id("credential_id", id)?;
         let ctx = caller.context(self.clock.now());
         let revoke = self.store.revoke_credential(&ctx, id);
         let revoked =
             self.change("revoke_credential", Touched::Credential(id), &ctx, revoke).await?;
         match revoked {
-            Some(Ok(revoked)) => Ok((revoked, self.binding(no_wait).await?)),
+            Some(Ok(revoked)) => {
+                let propagation = self.propagation(no_wait).await?;
+                Ok(Changed::new((revoked, propagation), &ctx))
+            }
             Some(Err(_)) => Err(Error::refused(
                 "LAST_OPERATOR",
                 format!("credentials/{id}"),
@@ -137,14 +140,14 @@ impl Services {
     ///
     /// # Errors
     /// The store's.
-    pub async fn rotate_secret_key(&self, caller: &Caller) -> Result<u16> {
+    pub async fn rotate_secret_key(&self, caller: &Caller) -> Result<Changed<u16>> {
         let key = random()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
         let number = self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?;
         // A replica that does not know it takes what is made under it for forged.
-        self.binding(false).await?;
-        Ok(number)
+        self.propagation(false).await?;
+        Ok(Changed::new(number, &ctx))
     }
 }
 

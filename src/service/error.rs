@@ -72,7 +72,7 @@ pub enum Error {
         "the change is made and stays, and it is not known yet whether every replica decides on it; \
          a replica may be out of reach: repeat the call, which waits again"
     )]
-    NotBoundYet,
+    NotPropagatedYet,
     /// The request is larger than any may be, in bytes.
     #[error("the request is larger than {0} bytes")]
     TooLarge(usize),

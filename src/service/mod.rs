@@ -42,13 +42,28 @@ use crate::usage::Usage;
 /// A result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Whether a change binds everywhere.
+/// What a change led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Binding {
+pub struct Changed<T> {
+    /// What is answered.
+    pub value: T,
+    /// The revision of the store that includes the change; 0 where nothing was to be changed.
+    pub revision: i64,
+}
+
+impl<T> Changed<T> {
+    fn new(value: T, ctx: &Context) -> Self {
+        Self { value, revision: ctx.revision() }
+    }
+}
+
+/// How far a change has propagated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Propagation {
     /// Whether every replica decides on the new state.
-    pub bound: bool,
+    pub complete: bool,
     /// When it does at the latest.
-    pub by: Timestamp,
+    pub complete_by: Timestamp,
 }
 
 /// What is needed to tell of a pending action: its dates, and what holds it back.
@@ -147,19 +162,21 @@ impl Services {
         Outlook { calendar: self.calendar(), mails: self.mails }
     }
 
-    /// How a change binds that was committed, or found made. Waits until it does, unless `no_wait`.
+    /// How far a change has propagated that was committed, or found made. Waits until that is complete,
+    /// unless `no_wait`.
     ///
     /// # Errors
-    /// [`Error::NotBoundYet`] where that takes longer than a call may.
-    async fn binding(&self, no_wait: bool) -> Result<Binding> {
-        let bound = self.replicas.bind(!no_wait).await.ok_or(Error::NotBoundYet)?;
-        Ok(Binding { bound: bound.bound, by: self.clock.now().plus(bound.within) })
+    /// [`Error::NotPropagatedYet`] where that takes longer than a call may.
+    async fn propagation(&self, no_wait: bool) -> Result<Propagation> {
+        let seen = self.replicas.propagation(!no_wait).await.ok_or(Error::NotPropagatedYet)?;
+        let complete_by = self.clock.now().plus(seen.within);
+        Ok(Propagation { complete: seen.complete, complete_by })
     }
 
     /// Gives the other replicas a moment to learn of what was made, so that it can be used everywhere at
     /// once. Promises nothing.
-    async fn spread(&self) {
-        let _ = tokio::time::timeout(SPREAD, self.replicas.bind(true)).await;
+    async fn await_propagation_best_effort(&self) {
+        let _ = tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(true)).await;
     }
 
     /// Returns where decisions may be made: see [`Replicas::ready`].
@@ -172,6 +189,12 @@ impl Services {
                   and answers no call",
             retry: Duration::from_secs(1),
         })
+    }
+
+    /// A decision that begins now rests on every change up to this revision, and maybe on later ones; 0
+    /// where none is known.
+    pub fn revision(&self) -> i64 {
+        self.replicas.revision()
     }
 
     /// Whether decisions can be made now.
@@ -187,7 +210,7 @@ impl Services {
 }
 
 /// How long the making of something waits for replicas to learn of it.
-const SPREAD: Duration = Duration::from_secs(1);
+const BEST_EFFORT_WAIT: Duration = Duration::from_secs(1);
 
 fn no_catalog() -> Error {
     Error::Unavailable {

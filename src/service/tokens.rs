@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, Faults};
-use super::{Binding, Caller, Error, Outlook, Result, Services};
+use super::{Caller, Changed, Error, Outlook, Propagation, Result, Services};
 use crate::cache::InForce;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
@@ -66,7 +66,7 @@ impl Services {
         &self,
         caller: &Caller,
         request: CreateToken<'_>,
-    ) -> Result<(Described, Option<Secret>)> {
+    ) -> Result<Changed<(Described, Option<Secret>)>> {
         for _ in 0..TRIES {
             let in_force = self.in_force()?;
             let (new, secret) = self.new_token(&request, &in_force.catalog)?;
@@ -78,14 +78,16 @@ impl Services {
                 self.read("account", account).await?.ok_or_else(|| no_account(new.account_id))?;
                 let token = self.as_it_would_be(new);
                 let outlook = self.outlook();
-                return Ok((Described { token, in_force, outlook }, None));
+                let described = Described { token, in_force, outlook };
+                return Ok(Changed { value: (described, None), revision: 0 });
             }
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
             match self.change("create_token", Touched::Token(new.id), &ctx, create).await {
                 Ok(Ok(token)) => {
                     let outlook = self.outlook();
-                    return Ok((Described { token, in_force, outlook }, Some(secret)));
+                    let described = Described { token, in_force, outlook };
+                    return Ok(Changed::new((described, Some(secret)), &ctx));
                 }
                 Ok(Err(_)) => return Err(no_account(new.account_id)),
                 Err(StoreError::StaleCatalog) => self.catch_up().await?,
@@ -207,7 +209,7 @@ impl Services {
         cursor.collect(read, |token| token.id, |token| show(token, &in_force)).await
     }
 
-    /// Deletes a token; with `no_wait`, answers before that binds.
+    /// Deletes a token; with `no_wait`, answers before that has propagated.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is none that the caller sees; the store's.
@@ -216,13 +218,14 @@ impl Services {
         caller: &Caller,
         id: &str,
         no_wait: bool,
-    ) -> Result<(Described, Binding)> {
+    ) -> Result<Changed<(Described, Propagation)>> {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
         let deleted = self.change("delete_token", Touched::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
-        Ok((described, self.binding(no_wait).await?))
+        let propagation = self.propagation(no_wait).await?;
+        Ok(Changed::new((described, propagation), &ctx))
     }
 }
 

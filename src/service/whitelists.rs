@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use super::error::{Obstacle, Violation};
 use super::tokens::{TRIES, no_token};
 use super::validate::{self, Faults};
-use super::{Binding, Caller, Error, Result, Services};
+use super::{Caller, Error, Propagation, Result, Services};
 use crate::policy::id::TokenId;
 use crate::policy::network::{Change, ChangeError, Entry, Limits, MAX_FAULTS, TooMany};
 use crate::store::{StoreError, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
@@ -28,7 +28,7 @@ pub struct ManageWhitelist<'a> {
     pub expected_version: Option<i64>,
     /// Check only.
     pub validate_only: bool,
-    /// Answer before the change binds.
+    /// Answer before the change has propagated.
     pub no_wait: bool,
 }
 
@@ -37,8 +37,10 @@ pub struct ManageWhitelist<'a> {
 pub struct ManagedWhitelist {
     /// The whitelist as it stands, or would stand.
     pub outcome: WhitelistChanged,
-    /// Whether the change binds; `None` where there was nothing to bind.
-    pub binding: Option<Binding>,
+    /// How far the change has propagated; `None` where nothing could change.
+    pub propagation: Option<Propagation>,
+    /// The revision of the store that includes the change; 0 where nothing could change.
+    pub revision: i64,
 }
 
 /// One entry of a pasted list: as it was written, and what it reads as, or what is wrong with it and the
@@ -135,12 +137,12 @@ impl Services {
             match result {
                 Ok(None) => return Err(no_token(id)),
                 Ok(Some(Ok(outcome))) => {
-                    let binding = if request.validate_only {
+                    let propagation = if request.validate_only {
                         None
                     } else {
-                        Some(self.binding(request.no_wait).await?)
+                        Some(self.propagation(request.no_wait).await?)
                     };
-                    return Ok(ManagedWhitelist { outcome, binding });
+                    return Ok(ManagedWhitelist { outcome, propagation, revision: ctx.revision() });
                 }
                 Ok(Some(Err(refused))) => {
                     let made =
@@ -148,7 +150,7 @@ impl Services {
                     // Whoever hears that it is gone may take that for the answer to an earlier call.
                     if made && !request.validate_only && !request.no_wait {
                         self.read("settle", self.store.settle(&ctx)).await?;
-                        self.binding(false).await?;
+                        self.propagation(false).await?;
                     }
                     return Err(refusal(id, &change, refused));
                 }
@@ -172,7 +174,7 @@ impl Services {
             still_covered_by: Vec::new(),
             changed: false,
         };
-        Ok(ManagedWhitelist { outcome, binding: None })
+        Ok(ManagedWhitelist { outcome, propagation: None, revision: 0 })
     }
 
     fn whitelist_change(

@@ -337,7 +337,7 @@ impl World {
             self.waited(since, until.map_or(0, |until| until.0.saturating_sub(now.0)));
             let end = until.map(|until| self.nodes[node].clock.when(until.plus(1)));
             match end {
-                Some(_) if waiting.is_bound(now) => {
+                Some(_) if waiting.is_complete(now) => {
                     self.stats.outwaited += u64::from(waiting.until() > Some(Moment(0)));
                     self.bind(op.key, serial);
                 }

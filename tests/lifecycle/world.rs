@@ -139,7 +139,7 @@ impl World {
     }
 
     pub(crate) async fn account(&self, name: &str, admins: &[String]) -> AccountId {
-        self.services.create_account(&Self::caller(), name, admins).await.unwrap().id
+        self.services.create_account(&Self::caller(), name, admins).await.unwrap().value.id
     }
 
     pub(crate) async fn set_admins(&self, account: AccountId, admins: &[String]) {
@@ -164,7 +164,7 @@ impl World {
             validate_only: false,
         };
         let created = self.services.create_token(&Self::caller(), create).await;
-        let (described, secret) = created.unwrap();
+        let (described, secret) = created.unwrap().value;
         Held { id: described.token.id, secret: secret.unwrap().expose().to_owned() }
     }
 
@@ -185,6 +185,7 @@ impl World {
             client_ip: from,
             operation: Asked::Scope(scope),
             dry_run,
+            at_least_as_fresh: 0,
         };
         let calendar = self.services.calendar();
         let evaluated = decisions::evaluate(&self.services, &question, |decision| {

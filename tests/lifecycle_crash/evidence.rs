@@ -118,7 +118,7 @@ impl Evidence {
         let mut lives: BTreeMap<String, Life> = BTreeMap::new();
         let mut admins: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (at, event) in self.events.iter().enumerate() {
-            assert_eq!(event.position, at as i64 + 1, "a position is missing or twice: {event:?}");
+            assert_eq!(event.revision, at as i64 + 1, "a position is missing or twice: {event:?}");
             let json = |text: &str| -> Value { serde_json::from_str(text).unwrap_or_default() };
             let (before, after) = (json(&event.before_json), json(&event.after_json));
             if event.action.as_str().starts_with("account.") {

@@ -54,10 +54,10 @@ async fn a_paused_replica_is_outwaited_and_renews_before_it_answers() {
 
     stage.servers[1].signal("STOP");
     let began = Instant::now();
-    let early = stage.delete(0, &token.token_id, true).await.unwrap().binding.unwrap();
-    assert!(!early.bound, "nobody has heard of it: {early:?}");
+    let early = stage.delete(0, &token.token_id, true).await.unwrap().propagation.unwrap();
+    assert!(!early.complete, "nobody has heard of it: {early:?}");
     // Found made already, it waits just the same.
-    assert!(stage.delete(0, &token.token_id, false).await.unwrap().binding.unwrap().bound);
+    assert!(stage.delete(0, &token.token_id, false).await.unwrap().propagation.unwrap().complete);
     let waited = began.elapsed();
     assert!(waited > LEASE / 2 && waited < LEASE * 2, "{waited:?}");
     stage.denies(0, &secret).await;
@@ -339,7 +339,7 @@ async fn a_removal_that_was_made_already_is_waited_for() {
     stage.servers[1].signal("STOP");
     let began = Instant::now();
     let early = client.tokens().manage_whitelist(remove(true)).await.unwrap().into_inner();
-    assert!(!early.binding.unwrap().bound);
+    assert!(!early.propagation.unwrap().complete);
     let refused = client.tokens().manage_whitelist(remove(false)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(began.elapsed() > LEASE / 2, "{:?}", began.elapsed());

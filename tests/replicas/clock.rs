@@ -12,7 +12,7 @@ use crate::support::postgres::database;
 const LEASE: Duration = Duration::from_secs(2);
 
 fn ctx(clock: &Clock) -> Context {
-    Context { actor: Actor::System, now: clock.now(), client: None }
+    Context::new(Actor::System, clock.now(), None)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,8 +33,8 @@ async fn a_time_that_jumps_by_hours_moves_no_lease() {
             assert!(replicas.may_decide(Stopwatch::start()));
             assert!(replicas.lease_left().unwrap() <= LEASE);
         }
-        let bound = one.bind(true).await.unwrap();
-        assert!(bound.bound);
+        let propagation = one.propagation(true).await.unwrap();
+        assert!(propagation.complete);
     }
     // The other one dies: what that costs is a lease, whatever the time.
     stop.cancel();
@@ -42,7 +42,7 @@ async fn a_time_that_jumps_by_hours_moves_no_lease() {
     let watch = Stopwatch::start();
     clock.learn(before.plus(hours), watch);
     store.add_secret_key(&ctx(&clock), &[9; 32], false).await.unwrap();
-    assert!(one.bind(true).await.unwrap().bound);
+    assert!(one.propagation(true).await.unwrap().complete);
     let waited = watch.elapsed();
     assert!(waited > LEASE / 2 && waited < LEASE * 2, "{waited:?}");
     store.close().await;

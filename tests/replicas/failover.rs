@@ -96,7 +96,7 @@ async fn change(
         } else {
             let request = DeleteTokenRequest { token_id: token.token_id, no_wait: false };
             let Ok(deleted) = client.tokens().delete_token(request).await else { break };
-            assert!(deleted.into_inner().binding.unwrap().bound);
+            assert!(deleted.into_inner().propagation.unwrap().complete);
             answered.push((secret, true));
         }
         count.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +112,9 @@ async fn what_was_answered_outlives_the_primary_and_memory_does_not() {
     for at in 0..2 {
         kept.push(stage.token(at).await.1);
         let (token, secret) = stage.token(at).await;
-        assert!(stage.delete(at, &token.token_id, false).await.unwrap().binding.unwrap().bound);
+        assert!(
+            stage.delete(at, &token.token_id, false).await.unwrap().propagation.unwrap().complete
+        );
         deleted.push(secret);
     }
     // One that both have in memory, and that the new primary will know as deleted without a word of it in
@@ -160,7 +162,7 @@ async fn what_was_answered_outlives_the_primary_and_memory_does_not() {
     for at in 0..2 {
         stage.allows(at, &secret).await;
     }
-    assert!(stage.delete(0, &token.token_id, false).await.unwrap().binding.unwrap().bound);
+    assert!(stage.delete(0, &token.token_id, false).await.unwrap().propagation.unwrap().complete);
     deleted.push(secret);
     for at in 0..2 {
         for secret in &kept {
@@ -184,7 +186,7 @@ async fn ask_while_deleting(pair: &Pair, token: &Token, secret: &str) -> (Instan
         let deleted = pair.stage.delete(0, &token.token_id, false).await;
         let at = Instant::now();
         answered.store(true, Ordering::Relaxed);
-        assert!(deleted.unwrap().binding.unwrap().bound);
+        assert!(deleted.unwrap().propagation.unwrap().complete);
         at
     };
     let ask = async {
@@ -214,8 +216,8 @@ async fn is_outwaited(part: impl FnOnce(&Pair)) {
     assert_eq!(pair.decides(0, &secret).await.decision(), Decision::Allow);
     stage.allows(1, &secret).await;
 
-    let early = stage.delete(0, &token.token_id, true).await.unwrap().binding.unwrap();
-    assert!(!early.bound, "server 1 has heard of nothing: {early:?}");
+    let early = stage.delete(0, &token.token_id, true).await.unwrap().propagation.unwrap();
+    assert!(!early.complete, "server 1 has heard of nothing: {early:?}");
     let (answered, told) = ask_while_deleting(&pair, &token, &secret).await;
     let allowed: Vec<_> = told
         .iter()
@@ -312,7 +314,7 @@ async fn a_former_primary_that_can_be_read_makes_nothing_bound() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    assert!(deleted.binding.unwrap().bound);
+    assert!(deleted.propagation.unwrap().complete);
     let asked = stage.ask(1, &secret).await;
     assert_eq!(asked.unwrap_err().code(), Code::Unavailable);
     stage.denies(0, &secret).await;

@@ -103,7 +103,7 @@ async fn replicas_at_odds_take_nothing_and_say_so() {
     let sink = Sink::start();
     // Long enough for the restart of a server between notice and deletion.
     let mut stage = Stage::with(2, |_, setup| timed(setup, &sink, "24s", "18s")).await;
-    let odds = "portcullis_replicas_at_odds";
+    let odds = "portcullis_replica_config_mismatches";
     let says = |server: &Server| server.get("/healthz").1.contains("other lifecycle settings");
     assert!(!says(&stage.servers[0]));
     let (due, secret) = stage.token(0).await;

@@ -25,6 +25,7 @@ mod binding;
 mod clock;
 mod connections;
 mod failover;
+mod freshness;
 mod history;
 mod leaving;
 mod lifecycle;

@@ -161,7 +161,7 @@ impl Stage {
     pub(crate) async fn deletes(&self, at: usize, token_id: &str) -> Duration {
         let began = Instant::now();
         let deleted = self.delete(at, token_id, false).await.unwrap();
-        assert!(deleted.binding.unwrap().bound);
+        assert!(deleted.propagation.unwrap().complete);
         began.elapsed()
     }
 
@@ -216,7 +216,7 @@ pub(crate) fn new_credential() -> (Credential, Digest) {
 }
 
 pub(crate) fn by_system() -> Context {
-    Context { actor: Actor::System, now: Timestamp(0), client: None }
+    Context::new(Actor::System, Timestamp(0), None)
 }
 
 /// Looks until it is as wanted.

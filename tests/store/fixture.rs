@@ -193,11 +193,11 @@ impl Place {
 
 /// A change at that instant by an operator from an address.
 pub(crate) fn ctx(now: i64) -> Context {
-    Context {
-        actor: Actor::Credential(CredentialId(Uuid::from_u128(7)), Role::Operator),
-        now: Timestamp(now),
-        client: Some("::ffff:192.0.2.7".parse().unwrap()),
-    }
+    Context::new(
+        Actor::Credential(CredentialId(Uuid::from_u128(7)), Role::Operator),
+        Timestamp(now),
+        Some("::ffff:192.0.2.7".parse().unwrap()),
+    )
 }
 
 pub(crate) fn all<K>() -> Page<K> {

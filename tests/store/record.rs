@@ -102,7 +102,7 @@ async fn actors_have_names(f: Fixture) {
         (Actor::System, "system"),
         (Actor::CommandLine, "command line"),
     ] {
-        let context = Context { actor, now: Timestamp(1), client: None };
+        let context = Context::new(actor, Timestamp(1), None);
         let account = new_account("acme");
         f.store.create_account(&context, &account).await.unwrap();
         let (event, _) = f.last().await;

@@ -184,5 +184,5 @@ pub async fn position(operator: &Client) -> i64 {
     let request =
         portcullis::grpc::proto::ListAuditEventsRequest { page_size: 1, ..Default::default() };
     let events = operator.tokens().list_audit_events(request).await.expect("the audit record");
-    events.into_inner().audit_events.first().map_or(0, |event| event.position)
+    events.into_inner().audit_events.first().map_or(0, |event| event.revision)
 }

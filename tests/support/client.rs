@@ -198,6 +198,7 @@ pub fn question(token: &str, client_ip: &str, scope: &str) -> AuthorizeRequest {
         client_ip: client_ip.to_owned(),
         operation: Some(authorize_request::Operation::Scope(scope.to_owned())),
         dry_run: false,
+        at_least_as_fresh: 0,
     }
 }
 

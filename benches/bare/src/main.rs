@@ -38,6 +38,7 @@ fn allow() -> pb::AuthorizeResponse {
         required_scope: "transactions.read".to_owned(),
         matched_entry: "198.51.100.0/24".to_owned(),
         pending_action: None,
+        revision: 100,
     }
 }
 

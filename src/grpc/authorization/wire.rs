@@ -126,11 +126,11 @@ impl<'a> Reader<'a> {
         Ok(Self { rest: self.bytes(field, name)?, within, depth: self.depth - 1 })
     }
 
-    fn flag(&mut self, field: &Field, name: &str) -> Result<bool> {
+    fn number(&mut self, field: &Field, name: &str) -> Result<u64> {
         if field.kind != WireType::Varint {
             return Err(malformed(name, OTHER_TYPE));
         }
-        self.varint().map(|value| value != 0).ok_or_else(|| malformed(name, "is cut off"))
+        self.varint().ok_or_else(|| malformed(name, "is cut off"))
     }
 
     /// Skips a field that this version does not know.
@@ -177,7 +177,8 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new() -> Self {
         let operation = Asked::Nothing;
-        let question = Question { token: &[], client_ip: "", operation, dry_run: false };
+        let question =
+            Question { token: &[], client_ip: "", operation, dry_run: false, at_least_as_fresh: 0 };
         Self { question, not_text: [false; TEXTS.len()] }
     }
 
@@ -207,7 +208,11 @@ impl<'a> Draft<'a> {
                     self.question.operation = Asked::Scope(self.text(message, &field, SCOPE)?);
                 }
                 4 => self.merge_http(message.message(&field, "http", "http")?)?,
-                5 => self.question.dry_run = message.flag(&field, "dry_run")?,
+                5 => self.question.dry_run = message.number(&field, "dry_run")? != 0,
+                6 => {
+                    let number = message.number(&field, "at_least_as_fresh")?;
+                    self.question.at_least_as_fresh = number.cast_signed();
+                }
                 _ => message.skip(&field)?,
             }
         }
@@ -332,9 +337,10 @@ fn put_written(number: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) 
     }
 }
 
-/// Writes an `AuthorizeResponse`. `calendar` is asked only where something is announced.
+/// Writes an `AuthorizeResponse` of a decision that rests on `revision`, 0 where none is known. `calendar` is asked only where something is announced.
 pub(super) fn put_response(
     decision: &Decision<'_>,
+    revision: i64,
     calendar: impl FnOnce() -> Calendar,
     out: &mut Vec<u8>,
 ) {
@@ -365,13 +371,21 @@ pub(super) fn put_response(
         };
         put(8, &action.encode_to_vec(), out);
     }
+    if revision > 0 {
+        out.push(9 << 3);
+        encoding::encode_varint(revision.cast_unsigned(), out);
+    }
 }
 
 /// A whole `AuthorizeResponse`.
-pub(super) fn response(decision: &Decision<'_>, calendar: impl FnOnce() -> Calendar) -> Vec<u8> {
+pub(super) fn response(
+    decision: &Decision<'_>,
+    revision: i64,
+    calendar: impl FnOnce() -> Calendar,
+) -> Vec<u8> {
     // Room for any allow and most denials.
     let mut out = Vec::with_capacity(256);
-    put_response(decision, calendar, &mut out);
+    put_response(decision, revision, calendar, &mut out);
     out
 }
 

@@ -100,7 +100,7 @@ impl From<Error> for Fault {
             Error::OutcomeUnknown | Error::DeadlineExceeded => {
                 (StatusCode::GATEWAY_TIMEOUT, "No answer in time")
             }
-            Error::NotBoundYet => {
+            Error::NotPropagatedYet => {
                 (StatusCode::GATEWAY_TIMEOUT, "Made, and not known everywhere yet")
             }
             Error::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Out of reach"),

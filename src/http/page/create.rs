@@ -250,7 +250,8 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
             .at(&signed, Place::Tokens)
             .with_way("/tokens?sort=created", "The newest tokens"));
     }
-    let (token, secret) = match services.create_token(signed.caller(), request).await {
+    let created = services.create_token(signed.caller(), request).await;
+    let (token, secret) = match created.map(|created| created.value) {
         Ok((Described { token, .. }, Some(secret))) => (token, secret),
         Ok((_, None)) => return Err(Error::Internal.into()),
         Err(error) => return refused(&signed, draft, error).await,

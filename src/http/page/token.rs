@@ -116,7 +116,7 @@ pub(super) async fn show(
     let newest = events.first();
     let (done, covering) = match (asked.one("done"), newest.map(|event| &event.action)) {
         ("whitelist", Some(RecordedAction::Known(AuditAction::WhitelistChange))) => (
-            "The whitelist is changed, and the change binds on every replica.",
+            "The whitelist is changed, and the change is in effect on every replica.",
             newest.map(covering).unwrap_or_default(),
         ),
         ("deleted", Some(RecordedAction::Known(AuditAction::TokenDelete))) => {

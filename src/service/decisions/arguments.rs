@@ -52,13 +52,16 @@ pub(super) fn check<'a>(
         }
         _ => None,
     };
-    if let (Ok(client), Some(operation)) = (&client, operation) {
+    if let (Ok(client), Some(operation), 0..) = (&client, operation, question.at_least_as_fresh) {
         return Ok(Request { client: *client, operation });
     }
 
     let mut faults = Faults::default();
     if let Err(error) = client {
         faults.add("client_ip", error.reason(), error);
+    }
+    if question.at_least_as_fresh < 0 {
+        faults.add("at_least_as_fresh", "NEGATIVE", "is negative: a revision is 1 or more");
     }
     match question.operation {
         Asked::Nothing => faults.add(

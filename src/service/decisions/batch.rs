@@ -61,7 +61,7 @@ impl<'c> Batch<'c> {
         match &evaluated {
             Ok(Some(decision)) => self.decided.add(decision.verdict.reason()),
             Ok(None) => {}
-            Err(_) => drop(self.context.services.metrics.undecided.inc()),
+            Err(_) => drop(self.context.services.metrics.decision_errors.inc()),
         }
         evaluated
     }

@@ -45,6 +45,8 @@ pub struct Question<'a> {
     pub operation: Asked<'a>,
     /// Whether this is no use of the token, whatever is decided.
     pub dry_run: bool,
+    /// The decision has to rest on every change up to this revision; 0 where any state will do.
+    pub at_least_as_fresh: i64,
 }
 
 /// What the client wants to do, as it was asked.
@@ -70,6 +72,8 @@ pub struct DecisionContext<'s> {
     /// Cached tokens stay where they are as long as it lives.
     guard: Guard,
     started: Stopwatch,
+    /// Memory follows every change up to here.
+    revision: i64,
 }
 
 impl Services {
@@ -79,6 +83,8 @@ impl Services {
         let started = Stopwatch::start();
         self.replicas.may_decide(started).then(|| DecisionContext {
             services: self,
+            // Before any fact is looked at.
+            revision: self.revision(),
             catalog: self.cache.borrow_catalog(),
             guard: Guard::new(),
             started,
@@ -120,6 +126,11 @@ impl Services {
 }
 
 impl DecisionContext<'_> {
+    /// The revision that its decisions rest on, 0 where none is known.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// Decides from memory; `None` where the store has to be asked first.
     ///
     /// # Errors
@@ -137,7 +148,7 @@ impl DecisionContext<'_> {
                 self.services.metrics.decided(decision.verdict.reason(), self.started.elapsed());
             }
             Ok(None) => {}
-            Err(_) => drop(self.services.metrics.undecided.inc()),
+            Err(_) => drop(self.services.metrics.decision_errors.inc()),
         }
         evaluated
     }
@@ -150,6 +161,10 @@ impl DecisionContext<'_> {
         near: Option<(&'c Known, Digest)>,
         now: Timestamp,
     ) -> Result<Option<Decision<'c>>> {
+        // Rule 6.12 of docs/policy.md.
+        if question.at_least_as_fresh > self.revision {
+            return Ok(None);
+        }
         let catalog = &(*self.catalog).as_ref().ok_or_else(no_catalog)?.catalog;
         let request = arguments::check(question, catalog, memo)?;
         let Some((presented, token)) = self.present(question, near) else { return Ok(None) };

@@ -10,6 +10,7 @@ use crate::cache::{Fact, InForce, Lookup, ReadError};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Presented};
 use crate::policy::id::TokenId;
+use crate::replicas::NotFreshEnough;
 use crate::secret::{Opens, WellFormed};
 use crate::service::{Error, Result, Services, no_catalog};
 use crate::usage::Recorded;
@@ -63,13 +64,15 @@ impl Services {
                 Ok(evaluation)
             }
             Err(error) => {
-                self.metrics.undecided.inc();
+                self.metrics.decision_errors.inc();
                 Err(error)
             }
         }
     }
 
     async fn try_store(&self, question: &Question<'_>) -> Result<StoredEvaluation> {
+        let caught_up = self.replicas.catch_up_to(question.at_least_as_fresh).await;
+        caught_up.map_err(|NotFreshEnough| not_fresh_enough())?;
         let secret = WellFormed::parse(question.token, Opens::Token);
         let mut persisted = false;
         for left in (0..MAX_ATTEMPTS).rev() {
@@ -142,6 +145,14 @@ fn use_not_persisted() -> Error {
     Error::Unavailable {
         why: "the use cancels what is announced for the token, and could not be recorded; no \
               decision: deny",
+        retry: Duration::from_secs(1),
+    }
+}
+
+fn not_fresh_enough() -> Error {
+    Error::Unavailable {
+        why: "this replica has not applied the revision in `at_least_as_fresh`, and could not in time; \
+              no decision: deny. Where that stays so, the store has no such revision",
         retry: Duration::from_secs(1),
     }
 }

@@ -1,6 +1,8 @@
 //! What comes with a call: who makes a change, and which rows of a list are asked for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::Role;
 use crate::policy::id::CredentialId;
@@ -15,6 +17,25 @@ pub struct Context {
     pub now: Timestamp,
     /// From which network address; `None` for what came from no network.
     pub client: Option<IpAddr>,
+    revision: Arc<AtomicI64>,
+}
+
+impl Context {
+    /// Of a change that is yet to be made.
+    pub fn new(actor: Actor, now: Timestamp, client: Option<IpAddr>) -> Self {
+        Self { actor, now, client, revision: Arc::default() }
+    }
+
+    /// The revision of the store that includes the change, where it was committed, or found made; 0
+    /// before that, and where nothing was committed.
+    pub fn revision(&self) -> i64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what was committed.
+    pub(in crate::store) fn committed(&self, revision: i64) {
+        self.revision.fetch_max(revision, Ordering::Relaxed);
+    }
 }
 
 /// Who makes a change.

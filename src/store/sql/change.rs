@@ -91,7 +91,8 @@ impl<'c> Changing<'c> {
     /// Makes the change final, with its record.
     pub(super) async fn commit(mut self, record: Record) -> Result<()> {
         self.record(record).await?;
-        self.end().await
+        let revision = self.position;
+        self.end(revision).await
     }
 
     /// Makes final what was recorded in parts, what needs no record since nobody caches it, and what was
@@ -99,15 +100,18 @@ impl<'c> Changing<'c> {
     /// position that was taken for more goes back: nobody has seen it.
     pub(super) async fn finish(mut self) -> Result<()> {
         sqlx::query::<Db>(GIVE_BACK).execute(&mut *self.tx).await?;
-        self.end().await
+        let revision = self.position - 1;
+        self.end(revision).await
     }
 
-    async fn end(self) -> Result<()> {
+    /// Everything up to `revision` is committed when this succeeds.
+    async fn end(self, revision: i64) -> Result<()> {
         let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
         let committed = tokio::time::timeout(PATIENCE, self.tx.commit()).await;
         match committed.unwrap_or_else(|_| Err(late())) {
             Ok(()) => {
                 self.store.troubles.changed();
+                self.ctx.committed(revision);
                 Ok(())
             }
             // An answer of the database is certain: it says that the change was not made.

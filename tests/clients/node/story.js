@@ -274,7 +274,7 @@ async function main(address) {
   const removed = await whitelist(writer, { remove: ['192.0.2.1'] });
   assert(!removed.entries.includes('192.0.2.1'));
   assert.deepEqual(removed.still_covered_by, ['192.0.2.0/28']);
-  assert(removed.binding.bound, 'a narrowing call answered before its change was bound');
+  assert(removed.propagation.complete, 'a narrowing call answered before its change was bound');
   held('removing names what still covers the address, and is bound when it returns');
 
   const absentEntry = await refusedWhitelist(
@@ -454,7 +454,7 @@ async function main(address) {
   assert.deepEqual((await operator.call('ListTokens', { account_id: absent })).tokens, []);
   assert.deepEqual((await operator.call('ListPendingActions', { account_id: account.account_id })).pending_actions, []);
   const { audit_events: events } = await operator.call('ListAuditEvents', { account_id: account.account_id });
-  const positions = events.map((event) => event.position);
+  const positions = events.map((event) => event.revision);
   assert(positions.length >= 10, `audit events: ${positions.length}`);
   assert.deepEqual(positions, [...positions].sort((a, b) => b - a));
   assert(!JSON.stringify(events).includes(writerSecret), 'the audit record shows a secret');
@@ -489,18 +489,18 @@ async function main(address) {
   held('an account admin reaches one account');
 
   const revoked = await operator.call('RevokeCredential', { credential_id: made.credential.credential_id });
-  assert(revoked.binding.bound, 'a revocation answered before it was bound');
+  assert(revoked.propagation.complete, 'a revocation answered before it was bound');
   await refused(CODE.UNAUTHENTICATED, pep, 'Authorize', questions[0]);
   held('a revoked credential is UNAUTHENTICATED at once');
 
   // --- the end
   const deleted = await operator.call('DeleteToken', { token_id: custom.token_id });
   assert.equal(deleted.token.state, 'TOKEN_STATE_DELETED');
-  assert(deleted.binding.bound, 'a deletion answered before it was bound');
+  assert(deleted.propagation.complete, 'a deletion answered before it was bound');
   const gone = await decide({ token: customSecret, client_ip: '203.0.113.7', http: revealed });
   denied(gone, 'REASON_TOKEN_DELETED');
   assert.equal(gone.token_id, custom.token_id);
-  assert((await operator.call('DeleteToken', { token_id: custom.token_id })).binding.bound);
+  assert((await operator.call('DeleteToken', { token_id: custom.token_id })).propagation.complete);
   const left = (await operator.call('ListTokens', { account_id: account.account_id })).tokens;
   assert.deepEqual(left.map((listed) => listed.token_id), wanted.filter((id) => id !== custom.token_id));
   held('REASON_TOKEN_DELETED, as soon as the deletion returns; deleting twice succeeds');

@@ -288,7 +288,7 @@ def main(address):
     removed = operator.ManageWhitelist(change(writer, remove=["192.0.2.1"]))
     check("192.0.2.1" not in removed.entries, "still there:", list(removed.entries))
     equal(list(removed.still_covered_by), ["192.0.2.0/28"], "still_covered_by")
-    check(removed.binding.bound, "a narrowing call answered before its change was bound")
+    check(removed.propagation.complete, "a narrowing call answered before its change was bound")
     held("removing names what still covers the address, and is bound when it returns")
 
     refusal = refused(
@@ -479,7 +479,7 @@ def main(address):
     pending = operator.ListPendingActions(tokens.ListPendingActionsRequest(account_id=account.account_id))
     equal(list(pending.pending_actions), [], "pending actions of new tokens")
     events = operator.ListAuditEvents(tokens.ListAuditEventsRequest(account_id=account.account_id)).audit_events
-    positions = [event.position for event in events]
+    positions = [event.revision for event in events]
     check(len(positions) >= 10, "audit events:", len(positions))
     equal(positions, sorted(positions, reverse=True), "positions, the newest first")
     check(writer_secret not in str(events), "the audit record shows a secret")
@@ -521,19 +521,19 @@ def main(address):
     revoked = operator.RevokeCredential(
         credentials.RevokeCredentialRequest(credential_id=made.credential.credential_id)
     )
-    check(revoked.binding.bound, "a revocation answered before it was bound")
+    check(revoked.propagation.complete, "a revocation answered before it was bound")
     refused(CODE.UNAUTHENTICATED, pep.Authorize, questions[0])
     held("a revoked credential is UNAUTHENTICATED at once")
 
     # --- the end
     deleted = operator.DeleteToken(tokens.DeleteTokenRequest(token_id=custom.token_id))
     equal(deleted.token.state, types.TOKEN_STATE_DELETED, "state")
-    check(deleted.binding.bound, "a deletion answered before it was bound")
+    check(deleted.propagation.complete, "a deletion answered before it was bound")
     answer = decide(ask(custom_secret, "203.0.113.7", http=reveal_path))
     denied(answer, "REASON_TOKEN_DELETED")
     equal(answer.token_id, custom.token_id, "token_id of a deleted token")
     again = operator.DeleteToken(tokens.DeleteTokenRequest(token_id=custom.token_id))
-    check(again.binding.bound, "a deletion already made did not wait")
+    check(again.propagation.complete, "a deletion already made did not wait")
     left = operator.ListTokens(tokens.ListTokensRequest(account_id=account.account_id)).tokens
     equal([token.token_id for token in left], [id for id in wanted if id != custom.token_id], "the tokens left")
     held("REASON_TOKEN_DELETED, as soon as the deletion returns; deleting twice succeeds")

@@ -73,7 +73,8 @@ impl World {
         let request = DeleteTokenRequest { token_id: token_id.to_owned(), no_wait };
         let mut tokens = client.tokens();
         let call = async { Ok(tokens.delete_token(limited(request, CALL)).await?.into_inner()) };
-        self.change(object, Seen::Deleted, call, |deleted| deleted.binding.unwrap().bound).await
+        self.change(object, Seen::Deleted, call, |deleted| deleted.propagation.unwrap().complete)
+            .await
     }
 
     async fn toggle(
@@ -124,7 +125,7 @@ impl World {
         let mut tokens = client.tokens();
         let call =
             async { Ok(tokens.manage_whitelist(limited(request, CALL)).await?.into_inner()) };
-        self.change(object, leads_to, call, |managed| managed.binding.unwrap().bound).await
+        self.change(object, leads_to, call, |managed| managed.propagation.unwrap().complete).await
     }
 
     /// Creates credentials and revokes them.
@@ -149,7 +150,7 @@ impl World {
             let call = async {
                 Ok(credentials.revoke_credential(limited(request, CALL)).await?.into_inner())
             };
-            let bound = |revoked: &RevokeCredentialResponse| revoked.binding.unwrap().bound;
+            let bound = |revoked: &RevokeCredentialResponse| revoked.propagation.unwrap().complete;
             self.change(object, Seen::Unauthenticated, call, bound).await;
             tokio::time::sleep(LEASE / 2).await;
             self.retire(object);
@@ -172,8 +173,8 @@ impl World {
             let mut catalog = client.catalog();
             let call =
                 async { Ok(catalog.apply_catalog(limited(request, CALL)).await?.into_inner()) };
-            let known =
-                self.change(object, leads_to, call, |applied| applied.binding.unwrap().bound);
+            let known = self
+                .change(object, leads_to, call, |applied| applied.propagation.unwrap().complete);
             if known.await == Some(true) {
                 there = !there;
             }

@@ -42,7 +42,7 @@ fn on(n: i64) -> Context {
 }
 
 fn at(now: Timestamp) -> Context {
-    Context { actor: Actor::System, now, client: None }
+    Context::new(Actor::System, now, None)
 }
 
 /// A store with a catalogue and an account of two admins, and the steps of its tokens' lives.

@@ -21,6 +21,7 @@ fn message(question: Question<'_>) -> pb::AuthorizeRequest {
         token: String::from_utf8(question.token.to_vec()).unwrap(),
         client_ip: question.client_ip.to_owned(),
         dry_run: question.dry_run,
+        at_least_as_fresh: question.at_least_as_fresh,
         operation,
     }
 }
@@ -41,9 +42,10 @@ fn operation() -> impl Strategy<Value = Option<Operation>> {
 
 prop_compose! {
     fn request()(
-        token in ".{0,100}", client_ip in ".{0,40}", operation in operation(), dry_run: bool
+        token in ".{0,100}", client_ip in ".{0,40}", operation in operation(), dry_run: bool,
+        at_least_as_fresh: i64
     ) -> pb::AuthorizeRequest {
-        pb::AuthorizeRequest { token, client_ip, dry_run, operation }
+        pb::AuthorizeRequest { token, client_ip, dry_run, operation, at_least_as_fresh }
     }
 }
 
@@ -87,6 +89,8 @@ fn a_fault_is_placed_as_the_contract_names_it() {
         &[0x1a, 200],
         &[0x28],
         &[0x2a, 0],
+        &[0x30],
+        &[0x32, 0],
         &[0x07],
         &[0x22, 1, 0x07],
         // All of them, and each once.
@@ -102,6 +106,8 @@ fn a_fault_is_placed_as_the_contract_names_it() {
     scope: is cut off
     dry_run: is cut off
     dry_run: has another type on the wire than the contract says
+    at_least_as_fresh: is cut off
+    at_least_as_fresh: has another type on the wire than the contract says
     the request is no message: a field is cut off or unknown to protobuf
     http: the request is no message: a field is cut off or unknown to protobuf
     token: is not UTF-8; client_ip: is not UTF-8
@@ -113,9 +119,9 @@ fn within(key: u8, bytes: &[u8]) -> Vec<u8> {
     [&[key, bytes.len() as u8][..], bytes].concat()
 }
 
-/// So many groups of the unknown field 6, one within the other, around `inner`.
+/// So many groups of the unknown field 7, one within the other, around `inner`.
 fn groups(depth: usize, inner: &[u8]) -> Vec<u8> {
-    [&vec![0x33; depth][..], inner, &vec![0x34; depth]].concat()
+    [&vec![0x3b; depth][..], inner, &vec![0x3c; depth]].concat()
 }
 
 #[test]
@@ -128,22 +134,23 @@ fn what_protobuf_refuses_is_refused() {
         ("a key of 33 bits", vec![0x9a, 0x80, 0x80, 0x80, 0x10, 1, b'A']),
         ("a length of six bytes", [&[0x1a][..], &overlong(&[0x81], 6), b"A"].concat()),
         ("a length of 33 bits", vec![0x1a, 0x81, 0x80, 0x80, 0x80, 0x10, b'A']),
-        ("an unknown field's length of six bytes", [&[0x32], &overlong(&[0x80], 6)[..]].concat()),
+        ("an unknown field's length of six bytes", [&[0x3a], &overlong(&[0x80], 6)[..]].concat()),
         ("a flag of 65 bits", [&[0x28][..], &[0x80; 9], &[0x02]].concat()),
         ("a flag of eleven bytes", [&[0x28][..], &[0x80; 10], &[0x01]].concat()),
-        ("an unknown varint of 65 bits", [&[0x30][..], &[0xff; 9], &[0x7f]].concat()),
+        ("a revision of 65 bits", [&[0x30][..], &[0xff; 9], &[0x7f]].concat()),
+        ("an unknown varint of 65 bits", [&[0x38][..], &[0xff; 9], &[0x7f]].concat()),
         ("field 0", vec![0x00, 0x01]),
         ("field 0 in a group", groups(1, &[0x00, 0x01])),
         ("wire type 6", vec![0x36, 1]),
         ("wire type 7", vec![0x37, 1]),
-        ("a group without an end", vec![0x33]),
-        ("a group with the end of another", vec![0x33, 0x3b, 0x34, 0x3c]),
-        ("an end without a group", vec![0x34]),
+        ("a group without an end", vec![0x3b]),
+        ("a group with the end of another", vec![0x3b, 0x43, 0x3c, 0x44]),
+        ("an end without a group", vec![0x3c]),
         ("a group for a text", vec![0x1b, 0x1c]),
         ("101 groups", groups(101, &[])),
-        ("100 groups around a field", groups(100, &[0x30, 1])),
+        ("100 groups around a field", groups(100, &[0x38, 1])),
         ("100 groups in http", [&[0x22, 200, 1][..], &groups(100, &[])].concat()),
-        ("a group that ends behind its message", vec![0x22, 1, 0x33, 0x34]),
+        ("a group that ends behind its message", vec![0x22, 1, 0x3b, 0x3c]),
         ("replaced text", vec![0x1a, 1, 0xff, 0x1a, 1, b'A']),
         ("replaced text of a oneof", vec![0x1a, 1, 0xff, 0x22, 0]),
         ("a replaced token", vec![0x0a, 1, 0xff, 0x0a, 1, b'A']),
@@ -170,12 +177,13 @@ fn what_protobuf_accepts_is_accepted() {
     for (what, bytes, operation) in [
         ("a long key", vec![0x9a, 0x80, 0x80, 0x80, 0x00, 1, b'A'], scope("A")),
         ("a long length", vec![0x1a, 0x81, 0x80, 0x80, 0x80, 0x00, b'A'], scope("A")),
-        ("groups", groups(99, &[0x30, 1]), None),
+        ("groups", groups(99, &[0x38, 1]), None),
         ("more groups", groups(100, &[]), None),
-        ("unknown bytes", vec![0x32, 1, 0xff], None),
-        ("an unknown varint", [&[0x30][..], &[0xff; 9], &[0x01]].concat(), None),
-        ("an unknown fixed32", vec![0x35, 1, 2, 3, 4], None),
-        ("an unknown fixed64", vec![0x31, 1, 2, 3, 4, 5, 6, 7, 8], None),
+        ("unknown bytes", vec![0x3a, 1, 0xff], None),
+        ("a negative revision", [&[0x30][..], &[0xff; 9], &[0x01]].concat(), None),
+        ("an unknown varint", [&[0x38][..], &[0xff; 9], &[0x01]].concat(), None),
+        ("an unknown fixed32", vec![0x3d, 1, 2, 3, 4], None),
+        ("an unknown fixed64", vec![0x39, 1, 2, 3, 4, 5, 6, 7, 8], None),
         ("the largest number", vec![0xf8, 0xff, 0xff, 0xff, 0x0f, 0x01], None),
         ("parts", vec![0x22, 3, 0x0a, 1, b'A', 0x22, 3, 0x12, 1, b'B'], http("A", "B")),
         ("http, then scope", vec![0x22, 3, 0x0a, 1, b'A', 0x1a, 1, b'B'], scope("B")),

@@ -1,4 +1,4 @@
-//! Whether a change binds on every replica: looks at their rows, and who waits for what they say.
+//! Whether a change has propagated to every replica: looks at their rows, and who waits for what they say.
 //!
 //! Must stay true: a change is waited for by looks that were asked for after it was known to be
 //! committed; however many changes wait, the store is asked by one task.
@@ -30,12 +30,12 @@ const BETWEEN_LINES: u64 = 10_000_000;
 /// How long changes may wait still once the process is to stop: their callers are to hear of it.
 const LAST: Duration = Duration::from_secs(5);
 
-/// How a change stands that was committed.
+/// How far a committed change has propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound {
+pub struct Propagation {
     /// Whether no replica decides on what was before it.
-    pub bound: bool,
-    /// In how long it binds at the latest.
+    pub complete: bool,
+    /// In how long it is complete at the latest.
     pub within: Duration,
 }
 
@@ -44,8 +44,8 @@ fn pause(looks: u32) -> Duration {
     (SOON * (1 << looks.saturating_sub(SOON_LOOKS).min(10))).min(LATER)
 }
 
-impl Bound {
-    const NOW: Self = Self { bound: true, within: Duration::ZERO };
+impl Propagation {
+    const COMPLETE: Self = Self { complete: true, within: Duration::ZERO };
 }
 
 /// All replicas, as they stood at one instant.
@@ -178,7 +178,7 @@ impl Member {
         );
     }
 
-    async fn bind(&self, wait: bool) -> Option<Bound> {
+    async fn propagation(&self, wait: bool) -> Option<Propagation> {
         let committed = moment();
         let mut looks = self.looks.subscribe();
         self.demand.notify_one();
@@ -199,10 +199,12 @@ impl Member {
             let now = moment();
             let until = waiting.as_ref().and_then(Waiting::until);
             match (&waiting, until) {
-                (Some(waiting), _) if waiting.is_bound(now) => return Some(Bound::NOW),
+                (Some(waiting), _) if waiting.is_complete(now) => {
+                    return Some(Propagation::COMPLETE);
+                }
                 (_, Some(until)) if !wait => {
                     let within = Duration::from_micros(until.0.saturating_sub(now.0) + 1);
-                    return Some(Bound { bound: false, within });
+                    return Some(Propagation { complete: false, within });
                 }
                 _ => {}
             }
@@ -229,19 +231,19 @@ impl Member {
 
 impl Replicas {
     /// To be called after a change was answered by the store, or found made and something committed
-    /// after that: waits until it binds on every replica, or says how it stands where not to `wait`.
+    /// after that: waits until it has propagated to every replica, or says how it stands where not to `wait`.
     /// `None` where that could not be told in 25 s, or the store does not say who there is in 5 s.
-    pub async fn bind(&self, wait: bool) -> Option<Bound> {
-        let Some(member) = &self.member else { return Some(Bound::NOW) };
+    pub async fn propagation(&self, wait: bool) -> Option<Propagation> {
+        let Some(member) = &self.member else { return Some(Propagation::COMPLETE) };
         let watch = Stopwatch::start();
-        let bound = member.bind(wait).await;
+        let propagation = member.propagation(wait).await;
         if wait {
-            member.metrics.bound(watch.elapsed());
+            member.metrics.propagated(watch.elapsed());
         }
-        bound
+        propagation
     }
 
-    /// The position up to which every change binds. Those of this instant are waited for, but not long.
+    /// The position up to which every change has propagated. Those of this instant are waited for, but not long.
     ///
     /// # Errors
     /// The store's.
@@ -252,7 +254,7 @@ impl Replicas {
         loop {
             let look = member.look().await?;
             let newest = *newest.get_or_insert(look.head);
-            let known = look.reading.bound(moment(), look.head);
+            let known = look.reading.propagated(moment(), look.head);
             if known >= newest || watch.elapsed() > MOMENT {
                 return Ok(known.0);
             }
