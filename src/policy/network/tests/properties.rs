@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv6Net};
 use proptest::prelude::*;
 
 use super::*;
@@ -26,9 +27,18 @@ fn bits() -> impl Strategy<Value = u128> {
     })
 }
 
+fn network(bits: u128, length: u8) -> Entry {
+    Ipv6Net::new(bits.into(), length).map(IpNet::from).unwrap().into()
+}
+
+/// The bits after the prefix of an entry, not from the library under it.
+fn host_bits(entry: &Entry) -> u128 {
+    u128::MAX.checked_shr(entry.bits.into()).unwrap_or(0)
+}
+
 fn any_entry() -> impl Strategy<Value = Entry> {
     (bits(), 32..=128u8).prop_filter_map("a rule forbids it", |(bits, length)| {
-        let text = Entry::new(bits, length).to_string();
+        let text = network(bits, length).to_string();
         Entry::parse(&text, &Limits::default()).ok()
     })
 }
@@ -45,7 +55,7 @@ fn made(entries: &[Entry]) -> Whitelist {
 /// Addresses in, before and after the entries.
 fn near(entries: &[Entry], noise: u128) -> Vec<ClientAddr> {
     let edges = entries.iter().flat_map(|entry| {
-        let host = !Entry::mask(entry.bits);
+        let host = host_bits(entry);
         let start = entry.start();
         [
             start,
@@ -67,6 +77,16 @@ proptest! {
         let mut written = Vec::new();
         entry.write(&mut written);
         prop_assert_eq!(String::from_utf8(written).unwrap(), entry.to_string());
+    }
+
+    /// The comparison of a decision is written by hand; all else is the library's.
+    #[test]
+    fn an_entry_contains_what_its_network_does(entry in any_entry(), noise in bits()) {
+        for ClientAddr(address) in near(&[entry], noise) {
+            let net = Ipv6Net::new(entry.start().into(), entry.bits).unwrap();
+            let contained = net.contains(&Ipv6Addr::from_bits(address));
+            prop_assert_eq!(entry.contains(ClientAddr(address)), contained);
+        }
     }
 
     #[test]
@@ -130,7 +150,7 @@ proptest! {
 
     #[test]
     fn no_entry_touches_what_is_forbidden(bits in bits(), length in 0..=128u8) {
-        let range = Entry::new(bits, length);
+        let range = network(bits, length);
         if let Ok(entry) = Entry::parse(&range.with_prefix(), &Limits::NONE) {
             prop_assert!(!entry.contains(addr("::")) && !entry.contains(addr("0.0.0.0")));
             prop_assert!(!entry.overlaps(&MULTICAST_V4) && !entry.overlaps(&MULTICAST_V6));
@@ -145,8 +165,8 @@ proptest! {
         which in 0..TRANSLATED.len(), noise: u128, length in 1..=128u8, widest_v4 in 1..=32u8
     ) {
         let (prefix, offset, _) = TRANSLATED[which];
-        let bits = prefix.start() | (noise & !Entry::mask(prefix.bits));
-        let range = Entry::new(bits, length);
+        let bits = prefix.start() | (noise & host_bits(&prefix));
+        let range = network(bits, length);
         let limits = Limits { widest_v4, widest_v6: 1, ..Limits::default() };
         if let Ok(entry) = Entry::parse(&range.with_prefix(), &limits) {
             // Which of the 32 bits of an IPv4 address, where it stands in this prefix, may be any.
