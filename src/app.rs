@@ -22,11 +22,12 @@ use crate::config::server::{
     FirstCredentialArgs, MailSettings, MigrateArgs, RelaySettings, ServeArgs, ServeSettings,
     StoreSettings, TlsFiles,
 };
-use crate::config::{self, duration};
+use crate::config;
 use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
+use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Joined;
 use crate::service::{Services, SessionLengths};
