@@ -24,7 +24,7 @@ pub use address::{Address, InvalidAddress, MAX_ADDRESS};
 pub use facts::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token};
 pub use mailbox::Mailbox;
 pub use message::{InvalidSender, Message, Sender};
-pub use relay::endpoint::{Authorities, Endpoint, InvalidAuthorities, InvalidEndpoint, Security};
+pub use relay::endpoint::{Endpoint, InvalidEndpoint, Security};
 pub use relay::{Limits, Outcome, Relay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};
 pub use text::{minute, shell_word};
