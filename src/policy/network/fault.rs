@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use ipnet::ip_mask_to_prefix;
 
 use super::address::{AddressFault, diagnose, excerpt, find_stray};
-use super::entry::Entry;
+use super::cidr::Cidr;
 
 /// Why a text is not a whitelist entry. Displays as a sentence that names the entry and the cure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "`entry` is the text as given, quoted and cut short")]
-pub enum EntryError {
+pub enum CidrError {
     /// Nothing between two commas, or an empty string.
     #[error("an entry is empty: write an address or a range, and leave out stray commas")]
     Empty,
@@ -47,7 +47,7 @@ pub enum EntryError {
         "{entry} contains all IPv4 addresses, as {prefix} ({protocol}): write the addresses or narrower \
          ranges that clients really use"
     )]
-    ContainsTranslated { entry: String, prefix: Entry, protocol: &'static str },
+    ContainsTranslated { entry: String, prefix: Cidr, protocol: &'static str },
     /// A range within such a prefix, of more IPv4 addresses than the setting allows.
     #[error(
         "{entry} is wider than an IPv4 /{widest}, since {prefix} ({protocol}) stands for all IPv4 \
@@ -55,7 +55,7 @@ pub enum EntryError {
     )]
     TranslatedTooWide {
         entry: String,
-        prefix: Entry,
+        prefix: Cidr,
         protocol: &'static str,
         /// The shortest prefix of an IPv4 range allowed.
         widest: u8,
@@ -86,13 +86,13 @@ pub enum EntryError {
     HostBits {
         entry: String,
         /// The range with those bits cleared.
-        network: Entry,
+        network: Cidr,
         /// The single address.
-        address: Entry,
+        address: Cidr,
     },
 }
 
-impl EntryError {
+impl CidrError {
     pub(super) fn of_address(text: &str, address: &str) -> Self {
         let entry = excerpt(text);
         if text.is_empty() {

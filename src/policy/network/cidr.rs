@@ -7,20 +7,20 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::address::{ClientAddr, MAPPED_START, excerpt};
-use super::fault::EntryError;
+use super::fault::CidrError;
 
 /// Prefix bits before an IPv4 prefix: `::ffff:0:0/96`.
 pub(super) const MAPPED_BITS: u8 = 96;
 
-pub(super) const IPV4: Entry = network([0, 0, 0, 0, 0, 0xffff, 0, 0], MAPPED_BITS);
-pub(super) const MULTICAST_V4: Entry = network([0, 0, 0, 0, 0, 0xffff, 0xe000, 0], MAPPED_BITS + 4);
-pub(super) const MULTICAST_V6: Entry = network([0xff00, 0, 0, 0, 0, 0, 0, 0], 8);
+pub(super) const IPV4: Cidr = network([0, 0, 0, 0, 0, 0xffff, 0, 0], MAPPED_BITS);
+pub(super) const MULTICAST_V4: Cidr = network([0, 0, 0, 0, 0, 0xffff, 0xe000, 0], MAPPED_BITS + 4);
+pub(super) const MULTICAST_V6: Cidr = network([0xff00, 0, 0, 0, 0, 0, 0, 0], 8);
 
 /// Prefixes whose addresses stand for IPv4 addresses, the bits that an IPv4 prefix has before it there,
 /// and the protocol. Where a range lies in one, it is as wide as that IPv4 range (docs/policy.md, 3.15).
 /// Of `64:ff9b:1::/48` each network takes a part of its own choice: counted as though it were the last
 /// /96, no choice is wider than allowed. ISATAP has no prefix.
-pub(super) const TRANSLATED: [(Entry, u8, &str); 6] = [
+pub(super) const TRANSLATED: [(Cidr, u8, &str); 6] = [
     (network([0, 0, 0, 0, 0, 0, 0, 0], 96), 96, "IPv4-compatible, RFC 4291"),
     (network([0, 0, 0, 0, 0xffff, 0, 0, 0], 96), 96, "SIIT, RFC 2765"),
     (network([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96), 96, "NAT64, RFC 6052"),
@@ -30,8 +30,8 @@ pub(super) const TRANSLATED: [(Entry, u8, &str); 6] = [
 ];
 
 /// A network whose address, in groups of 16 bits, has no bits set after its prefix.
-const fn network([a, b, c, d, e, f, g, h]: [u16; 8], bits: u8) -> Entry {
-    Entry::of_network(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), bits))
+const fn network([a, b, c, d, e, f, g, h]: [u16; 8], bits: u8) -> Cidr {
+    Cidr::of_network(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), bits))
 }
 
 /// How large a whitelist and its entries may be. A setting; it bounds what is *added*.
@@ -71,7 +71,7 @@ impl Default for Limits {
 /// bytes in the order of the network. To find an address among 4 entries takes 9 ns, with
 /// `Ipv6Net::contains` 33 ns; among 100 entries 14 ns, with `Ipv6Net` kept as it is 18 ns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Entry {
+pub struct Cidr {
     // The first address. Two halves, not a u128, whose alignment would cost eight bytes more.
     high: u64,
     low: u64,
@@ -79,7 +79,7 @@ pub struct Entry {
     pub(super) bits: u8,
 }
 
-impl From<IpNet> for Entry {
+impl From<IpNet> for Cidr {
     /// The network that an address with a prefix lies in.
     fn from(net: IpNet) -> Self {
         let net = match net {
@@ -92,9 +92,9 @@ impl From<IpNet> for Entry {
     }
 }
 
-impl From<Entry> for IpNet {
+impl From<Cidr> for IpNet {
     /// As it is written: an IPv4 network where it is one.
-    fn from(entry: Entry) -> Self {
+    fn from(entry: Cidr) -> Self {
         let net = entry.net();
         let v4 = net.addr().to_ipv4_mapped().zip(net.prefix_len().checked_sub(MAPPED_BITS));
         match v4.map(|(ip, length)| Ipv4Net::new(ip, length)) {
@@ -104,7 +104,7 @@ impl From<Entry> for IpNet {
     }
 }
 
-impl Entry {
+impl Cidr {
     /// `net` has no bits set after its prefix.
     const fn of_network(net: Ipv6Net) -> Self {
         let start = net.addr().to_bits();
@@ -130,7 +130,7 @@ impl Entry {
     ///
     /// # Errors
     /// Names the entry, what is wrong with it, and the cure.
-    pub fn parse(text: &str, limits: &Limits) -> Result<Self, EntryError> {
+    pub fn parse(text: &str, limits: &Limits) -> Result<Self, CidrError> {
         let text = text.trim();
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
@@ -138,13 +138,13 @@ impl Entry {
         };
         // Not ipnet's own parser: it takes 010.0.0.1, which some programs read as 8.0.0.1, for 10.0.0.1,
         // and /08 for /8.
-        let ip: IpAddr = address.parse().map_err(|_| EntryError::of_address(text, address))?;
+        let ip: IpAddr = address.parse().map_err(|_| CidrError::of_address(text, address))?;
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         let net = match prefix {
             None => IpNet::from(ip),
             Some(prefix) => read_prefix(prefix)
                 .and_then(|length| IpNet::new(ip, length).ok())
-                .ok_or_else(|| EntryError::of_prefix(text, ip, prefix, longest))?,
+                .ok_or_else(|| CidrError::of_prefix(text, ip, prefix, longest))?,
         };
         let range = Self::from(net);
         let address = Self::from(IpNet::from(ip));
@@ -158,19 +158,19 @@ impl Entry {
         // The order is part of the contract: host bits come last, so that what they suggest is
         // accepted.
         if net.prefix_len() == 0 || range == IPV4 {
-            Err(EntryError::AnyAddress { entry: entry() })
+            Err(CidrError::AnyAddress { entry: entry() })
         } else if range.covers(&IPV4) {
-            Err(EntryError::ContainsIpv4 { entry: entry() })
+            Err(CidrError::ContainsIpv4 { entry: entry() })
         } else if bits < widest.saturating_add(offset) {
-            Err(EntryError::TooWide { entry: entry(), family, widest })
+            Err(CidrError::TooWide { entry: entry(), family, widest })
         } else if range.contains(ClientAddr(0)) || range.contains(ClientAddr(MAPPED_START)) {
-            Err(EntryError::Unspecified { entry: entry() })
+            Err(CidrError::Unspecified { entry: entry() })
         } else if range.overlaps(&MULTICAST_V4) || range.overlaps(&MULTICAST_V6) {
-            Err(EntryError::Multicast { entry: entry() })
+            Err(CidrError::Multicast { entry: entry() })
         } else if let Some(error) = range.too_wide_translated(&entry, limits) {
             Err(error)
         } else if range.start() != address.start() {
-            Err(EntryError::HostBits { entry: entry(), network: range, address })
+            Err(CidrError::HostBits { entry: entry(), network: range, address })
         } else {
             Ok(range)
         }
@@ -182,17 +182,17 @@ impl Entry {
         &self,
         entry: &impl Fn() -> String,
         limits: &Limits,
-    ) -> Option<EntryError> {
+    ) -> Option<CidrError> {
         let widest = limits.widest_v4;
         let (prefix, offset, protocol) = TRANSLATED.into_iter().find(|(prefix, offset, _)| {
             widest > 0 && self.bits < offset + widest && self.overlaps(prefix)
         })?;
         let entry = entry();
         Some(if self.covers(&prefix) {
-            EntryError::ContainsTranslated { entry, prefix, protocol }
+            CidrError::ContainsTranslated { entry, prefix, protocol }
         } else {
             let longest = offset + widest;
-            EntryError::TranslatedTooWide { entry, prefix, protocol, widest, longest }
+            CidrError::TranslatedTooWide { entry, prefix, protocol, widest, longest }
         })
     }
 
@@ -222,7 +222,7 @@ impl Entry {
     }
 }
 
-impl Entry {
+impl Cidr {
     /// Appends the same as `to_string` gives. Decisions carry it, so IPv4 takes no detour through
     /// formatting.
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -269,8 +269,8 @@ const DECIMAL: [([u8; 3], u8); 256] = {
     numbers
 };
 
-impl fmt::Display for Entry {
-    /// Canonical, and read back by [`Entry::parse`] as the same entry.
+impl fmt::Display for Cidr {
+    /// Canonical, and read back by [`Cidr::parse`] as the same entry.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match IpNet::from(*self) {
             net if net.prefix_len() == net.max_prefix_len() => write!(f, "{}", net.addr()),
@@ -279,7 +279,7 @@ impl fmt::Display for Entry {
     }
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
