@@ -23,7 +23,7 @@ use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle;
-use portcullis::policy::network::{ClientAddr, Entries, Limits, Whitelist, parse_entries};
+use portcullis::policy::network::{CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
 use portcullis::replicas::Replicas;
@@ -158,7 +158,7 @@ fn whitelisted(entries: usize) -> TokenFacts {
     let limits = Limits::default();
     let parsed = parse_entries(text.iter().map(String::as_str), &limits).expect("entries");
     assert_eq!(parsed.len(), entries);
-    let entries = Entries::new(parsed, &limits).expect("not too many").expect("some");
+    let entries = CidrSet::new(parsed, &limits).expect("not too many").expect("some");
     TokenFacts {
         id: TokenId(Uuid::now_v7()).into(),
         account_id: AccountId(Uuid::now_v7()).into(),

@@ -18,15 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
+use crate::config;
 use crate::config::server::{
     FirstCredentialArgs, MailSettings, MigrateArgs, RelaySettings, ServeArgs, ServeSettings,
     StoreSettings, TlsFiles,
 };
-use crate::config::{self, duration};
 use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
+use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::replicas::Joined;
 use crate::service::{Services, SessionLengths};
@@ -400,9 +401,9 @@ fn follow_standing(
 /// Who takes mails over: the mail server, or without one `mailbox`, which there is with `--dev` only.
 fn transport(mail: &MailSettings, mailbox: Option<Arc<Mailbox>>) -> Option<Arc<dyn Transport>> {
     match (mail.relay.clone(), mailbox) {
-        (Some(RelaySettings { endpoint, authorities, sender }), _) => {
+        (Some(RelaySettings { endpoint, trust, sender }), _) => {
             let limits = Limits::each(mail.timeout);
-            Some(Arc::new(Relay::new(endpoint, authorities, sender, limits)))
+            Some(Arc::new(Relay::new(endpoint, trust, sender, limits)))
         }
         (None, Some(mailbox)) => Some(mailbox),
         (None, None) => None,

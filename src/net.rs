@@ -8,13 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::pem;
+use crate::pem::{self, InvalidAuthorities, TrustStore};
 pub use limiter::{Limiter, Permit};
 
 /// How long a client may take for its TLS handshake.
@@ -77,15 +76,17 @@ pub fn tls(
         Some(path) => {
             let file = Named("tls-client-ca", path);
             let unusable = |error: &dyn std::fmt::Display| {
-                file.error(format_args!("has an authority that can't be used: {error}"))
+                format!("has an authority that can't be used: {error}")
             };
-            let mut roots = RootCertStore::empty();
-            for root in file.read(pem::authorities)? {
-                roots.add(root).map_err(|error| unusable(&error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            let trust = file.read(|pem| {
+                TrustStore::only(pem).map_err(|error| match error {
+                    InvalidAuthorities::Pem(why) => why,
+                    InvalidAuthorities::Unusable(error) => unusable(&error),
+                })
+            })?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(trust.roots(), provider)
                 .build()
-                .map_err(|error| unusable(&error))?;
+                .map_err(|error| file.error(unusable(&error)))?;
             builder.with_client_cert_verifier(verifier)
         }
     };

@@ -1,12 +1,16 @@
 //! The PEM files of TLS, on either side: certificates and private keys, read with errors that say what a file
-//! holds instead and what to do.
+//! holds instead and what to do; and the authorities that are trusted.
 //!
 //! Must stay true: no error quotes what a file holds beyond the labels of its PEM sections.
+
+use std::fmt;
+use std::sync::Arc;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Key types that certificates and keys may have here: what `ring` offers.
@@ -51,6 +55,74 @@ pub fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         ));
     }
     Ok(found)
+}
+
+/// The authorities that are trusted to say who a peer of TLS is.
+#[derive(Clone)]
+pub struct TrustStore {
+    roots: Arc<RootCertStore>,
+    client: Arc<ClientConfig>,
+}
+
+/// Why a file's content adds no authorities. Displays as the rest of a sentence about the file.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidAuthorities {
+    /// Not the certificates of authorities.
+    #[error("{0}")]
+    Pem(String),
+    /// A certificate that can't be an authority.
+    #[error("has a certificate that can't be used: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+impl TrustStore {
+    /// Those that browsers know, and the certificates of `pem`, where there is any.
+    ///
+    /// # Errors
+    /// There is no usable certificate in `pem`.
+    pub fn public_and(pem: Option<&[u8]>) -> Result<Self, InvalidAuthorities> {
+        let public = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        Self::new(public, pem)
+    }
+
+    /// Those of the certificates of `pem` alone.
+    ///
+    /// # Errors
+    /// There is no usable certificate in `pem`.
+    pub fn only(pem: &[u8]) -> Result<Self, InvalidAuthorities> {
+        Self::new(RootCertStore::empty(), Some(pem))
+    }
+
+    fn new(mut roots: RootCertStore, pem: Option<&[u8]>) -> Result<Self, InvalidAuthorities> {
+        if let Some(pem) = pem {
+            for certificate in authorities(pem).map_err(InvalidAuthorities::Pem)? {
+                roots.add(certificate)?;
+            }
+        }
+        let roots = Arc::new(roots);
+        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        Ok(Self { roots, client: Arc::new(client) })
+    }
+
+    /// The authorities themselves.
+    pub fn roots(&self) -> Arc<RootCertStore> {
+        self.roots.clone()
+    }
+
+    /// How a client connects that trusts them and shows no certificate of its own. Always the same one, so
+    /// that its connections can resume each other's sessions.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        self.client.clone()
+    }
+}
+
+impl fmt::Debug for TrustStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrustStore({} authorities)", self.roots.len())
+    }
 }
 
 /// The first private key in the text of a PEM file.
@@ -207,5 +279,21 @@ mod tests {
         }
         let error = authorities(P521_AUTHORITY.as_bytes()).unwrap_err();
         assert!(error.contains("curve P-521") && error.contains("P-256"), "{error}");
+    }
+
+    #[test]
+    fn authorities_must_be_certificates() {
+        let public = TrustStore::public_and(None).unwrap();
+        let (authority, _) = pair();
+        let more = TrustStore::public_and(Some(authority.as_bytes())).unwrap();
+        assert_eq!(more.roots().len(), public.roots().len() + 1);
+        assert_eq!(TrustStore::only(authority.as_bytes()).unwrap().roots().len(), 1);
+        for pem in [
+            &b""[..],
+            b"nonsense",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ] {
+            assert!(TrustStore::public_and(Some(pem)).is_err() && TrustStore::only(pem).is_err());
+        }
     }
 }

@@ -15,7 +15,7 @@ use portcullis::policy::decide::{
     Decision, Operation, Presented, Reason, Request, Verdict, decide,
 };
 use portcullis::policy::id::{AccountId, TokenId};
-use portcullis::policy::network::{Entries, Limits, Whitelist, parse_entries};
+use portcullis::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId, ScopeSet};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
@@ -92,7 +92,7 @@ fn grants(catalog: &Catalog) -> Vec<(&'static str, Grant)> {
 
 fn whitelist(texts: &[&str]) -> Whitelist {
     let entries = parse_entries(texts.iter().copied(), &Limits::default()).unwrap();
-    let entries = Entries::new(entries, &Limits::default()).unwrap();
+    let entries = CidrSet::new(entries, &Limits::default()).unwrap();
     entries.map_or(Whitelist::Unrestricted, Whitelist::Only)
 }
 

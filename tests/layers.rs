@@ -36,7 +36,7 @@ const MODULES: &[(&str, &str)] = &[
     ("http", "policy secret clock telemetry shutdown net store cache replicas usage mail lifecycle service"),
     ("app", "policy secret clock telemetry shutdown pem net config store cache replicas usage mail lifecycle service grpc http"),
     // A client of the server: it knows the protocol, not the server.
-    ("cli", "policy config grpc::proto"),
+    ("cli", "policy config pem grpc::proto"),
     ("main", "app cli config telemetry shutdown"),
 ];
 

@@ -12,7 +12,7 @@
 
 mod support;
 
-use portcullis::policy::network::{ClientAddr, Entries, Entry, Limits, Whitelist, parse_entries};
+use portcullis::policy::network::{Cidr, CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
 use sqlx::{Connection, PgConnection, Row};
 
 const WHITELISTS: usize = 2_500;
@@ -240,7 +240,7 @@ fn the_entry_that_lets_an_address_in_is_the_one_postgres_finds() {
         let limits = Limits::default();
         let entries = parse_entries(texts.iter().map(String::as_str), &limits)
             .unwrap_or_else(|faults| panic!("{faults:?}"));
-        let whitelist = Whitelist::Only(Entries::new(entries, &limits).unwrap().unwrap());
+        let whitelist = Whitelist::Only(CidrSet::new(entries, &limits).unwrap().unwrap());
         for _ in 0..ADDRESSES {
             let address = address(&mut random, &own);
             let text = Net::spelled(&address, &mut random);
@@ -270,7 +270,7 @@ fn the_entry_that_lets_an_address_in_is_the_one_postgres_finds() {
         };
         assert_eq!(row.get::<bool, _>("inside"), *allowed, "{}", about());
         let best: Option<String> = row.get("best");
-        let best = best.map(|best| Entry::parse(&best, &Limits::default()).unwrap());
+        let best = best.map(|best| Cidr::parse(&best, &Limits::default()).unwrap());
         assert_eq!(best, *found, "{}", about());
         inside += usize::from(*allowed);
     }
@@ -302,7 +302,7 @@ fn what_we_accept_is_a_network_to_postgres_and_is_written_alike() {
         }
         let text = net.spelled(&mut random);
         oracle.push(net.oracle_text());
-        let parsed = Entry::parse(&text, &limits).map_err(|error| {
+        let parsed = Cidr::parse(&text, &limits).map_err(|error| {
             assert_eq!(error.reason(), "HOST_BITS", "{error}");
         });
         ours.push((text, parsed.ok().map(|entry| entry.to_string())));
@@ -314,7 +314,7 @@ fn what_we_accept_is_a_network_to_postgres_and_is_written_alike() {
         let at = random.below(text.len());
         let with = ["", "0", "1", "9", ".", ":", "/", "f", " ", "%", "00"][random.below(11)];
         text.replace_range(at..=at, with);
-        if let Ok(entry) = Entry::parse(&text, &limits) {
+        if let Ok(entry) = Cidr::parse(&text, &limits) {
             oracle.push(text.trim().to_owned());
             ours.push((text, Some(entry.to_string())));
         }
@@ -369,7 +369,7 @@ fn ranges_of_translated_addresses_are_refused_where_postgres_finds_them_wide() {
         };
         let net = Net { bytes, length }.filled(|_| false);
         let text = net.spelled(&mut random);
-        let refused = match Entry::parse(&text, &limits) {
+        let refused = match Cidr::parse(&text, &limits) {
             Ok(_) => false,
             Err(error) if ["UNSPECIFIED", "MULTICAST", "ANY_ADDRESS"].contains(&error.reason()) => {
                 continue;
@@ -380,7 +380,7 @@ fn ranges_of_translated_addresses_are_refused_where_postgres_finds_them_wide() {
                 true
             }
         };
-        assert!(Entry::parse(&text, &Limits::NONE).is_ok(), "{text} is not valid any more");
+        assert!(Cidr::parse(&text, &Limits::NONE).is_ok(), "{text} is not valid any more");
         ours.push((text, refused));
         oracle.push(net.oracle_text());
     }

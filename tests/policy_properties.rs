@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{Operation, Presented, Reason, Request, Verdict, decide};
 use portcullis::policy::id::{AccountId, CredentialId, PendingActionId, TokenId};
-use portcullis::policy::network::{ClientAddr, Entries, Entry, Limits, Whitelist, parse_entries};
+use portcullis::policy::network::{Cidr, CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
 use portcullis::policy::route::Route;
 use portcullis::policy::scope::{Access, Catalog, ScopeDef, ScopeId, ScopeName, ScopeSet};
 use portcullis::policy::text;
@@ -82,7 +82,7 @@ const ADDRESSES: [&str; 7] = [
 fn only(picked: &[&str]) -> Whitelist {
     let limits = Limits::default();
     let entries = parse_entries(picked.iter().copied(), &limits).unwrap();
-    Entries::new(entries, &limits).unwrap().map_or(Whitelist::Unrestricted, Whitelist::Only)
+    CidrSet::new(entries, &limits).unwrap().map_or(Whitelist::Unrestricted, Whitelist::Only)
 }
 
 fn entries() -> impl Strategy<Value = Vec<&'static str>> {
@@ -237,9 +237,9 @@ proptest! {
         if old.is_empty() {
             narrowed.whitelist = only(&first);
         } else {
-            let part = |entry: &Entry| {
+            let part = |entry: &Cidr| {
                 ENTRIES.iter().copied().rfind(|text| {
-                    let other = Entry::parse(text, &Limits::default()).unwrap();
+                    let other = Cidr::parse(text, &Limits::default()).unwrap();
                     other == *entry || narrower && entry.covers(&other)
                 }).unwrap()
             };
@@ -306,8 +306,8 @@ proptest! {
     #[test]
     fn what_parses_prints_the_same(text in text()) {
         let limits = Limits::default();
-        if let Ok(entry) = Entry::parse(&text, &limits) {
-            prop_assert_eq!(Entry::parse(&entry.to_string(), &limits), Ok(entry));
+        if let Ok(entry) = Cidr::parse(&text, &limits) {
+            prop_assert_eq!(Cidr::parse(&entry.to_string(), &limits), Ok(entry));
         }
         if let Ok(address) = text.parse::<ClientAddr>() {
             prop_assert_eq!(address.to_string().parse(), Ok(address));
@@ -354,7 +354,7 @@ proptest! {
         let parsed: Route = route.parse().unwrap();
         prop_assert_eq!(parsed.to_string(), route);
         // Without a leading zero, which is refused, each is canonical already.
-        if let Ok(parsed) = Entry::parse(&entry, &Limits::default()) {
+        if let Ok(parsed) = Cidr::parse(&entry, &Limits::default()) {
             prop_assert_eq!(parsed.to_string(), entry);
         }
     }

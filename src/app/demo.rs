@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use crate::config::server::{ServeSettings, StoreSettings};
 use crate::mail::{self, PublicUrl};
+use crate::policy::duration;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::token::TokenKind;
 use crate::secret::Secret;
@@ -150,8 +151,8 @@ fn lifecycle_hint(settings: &ServeSettings, grpc: SocketAddr, page: &str) -> Str
     } else {
         hint.push_str(&format!(
             "Tokens that are not used for {} are deleted, and their admins mailed {} before. Watch it:\n",
-            mail::length(rules.window()),
-            mail::length(rules.notice())
+            duration::in_words(rules.window()),
+            duration::in_words(rules.notice())
         ));
     }
     hint.push_str(&format!(

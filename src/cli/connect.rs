@@ -18,7 +18,7 @@ use super::output::print_line;
 use super::{Common, proto, protocol};
 use crate::config::client::Format;
 use crate::config::client::{ClientSettings, Credential, TlsSettings};
-use crate::config::duration;
+use crate::policy::duration;
 
 use proto::account_service_client::AccountServiceClient;
 use proto::authorization_service_client::AuthorizationServiceClient;

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::output::clean;
 use crate::config::client::ClientSettingsError;
-use crate::config::duration;
+use crate::policy::duration;
 
 /// Exit code: the server refused the request for a reason of the request.
 pub const REFUSED: u8 = 1;

@@ -8,7 +8,7 @@ use super::connect::Session;
 use super::failure::Failure;
 use super::output::{note, print, table, when, word};
 use super::proto;
-use crate::config::duration;
+use crate::policy::duration;
 
 /// How long a bar is at most.
 const BAR: i64 = 24;

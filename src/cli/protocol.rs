@@ -6,12 +6,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use crate::pem::TrustStore;
 
 /// How long each step may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,15 +25,9 @@ pub(super) fn speaks_tls(server: &Uri) -> bool {
     use rustls::Error;
     let handshake = || {
         let host = server.host()?.trim_start_matches('[').trim_end_matches(']');
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .ok()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = TrustStore::public_and(None).ok()?.client();
         let name = ServerName::try_from(host.to_owned()).ok()?;
-        let mut client = ClientConnection::new(Arc::new(config), name).ok()?;
+        let mut client = ClientConnection::new(config, name).ok()?;
         Some(client.complete_io(&mut connect(server)?))
     };
     match handshake() {

@@ -14,8 +14,8 @@ use std::time::Duration;
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::duration;
 use crate::pem;
+use crate::policy::duration;
 use crate::policy::text::in_quotes;
 pub use output::{Format, OutputArgs};
 pub use secret::{Credential, OPERATOR_CREDENTIAL_FILE, TokenArgs, without_line_end};

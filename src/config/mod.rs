@@ -4,7 +4,6 @@
 #![allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 
 pub mod client;
-pub mod duration;
 pub mod server;
 
 /// Whether colours are wanted where output goes to a terminal: not with `NO_COLOR` set to anything

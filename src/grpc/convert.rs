@@ -6,7 +6,7 @@ use super::proto as pb;
 use crate::cache::InForce;
 use crate::policy::decide::Reason;
 use crate::policy::lifecycle::Uses;
-use crate::policy::network::Entry;
+use crate::policy::network::Cidr;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
@@ -138,7 +138,7 @@ pub(super) fn asked_role(number: i32) -> AskedRole {
     }
 }
 
-pub(super) fn entries(entries: &[Entry]) -> Vec<String> {
+pub(super) fn entries(entries: &[Cidr]) -> Vec<String> {
     entries.iter().map(ToString::to_string).collect()
 }
 

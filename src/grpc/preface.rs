@@ -1,7 +1,9 @@
 //! The first bytes of an HTTP/2 connection, awaited for so long and no longer.
 //!
 //! hyper waits for them without an end: peers that open connections and say nothing would keep their
-//! places for ever, and hold back the end of the server.
+//! places for ever, and hold back the end of the server. Unnecessary once hyper has a timeout for the HTTP/2
+//! handshake, as proposed in <https://github.com/hyperium/hyper/pull/4172>. It is read once a connection, so
+//! that no figure of a decision has it.
 
 use std::io;
 use std::pin::Pin;

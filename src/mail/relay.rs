@@ -26,7 +26,8 @@ use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
 
 use super::message::{Composed, Message, Sender};
-use endpoint::{Authorities, Endpoint};
+use crate::pem::TrustStore;
+use endpoint::Endpoint;
 use told::Withheld;
 
 /// Steps that decide what a failure means, as texts for operators name them.
@@ -71,7 +72,7 @@ impl Limits {
 /// A relay, and the connection that was kept from the message before.
 pub struct Relay {
     endpoint: Endpoint,
-    authorities: Authorities,
+    trust: TrustStore,
     sender: Sender,
     limits: Limits,
     hello: ClientId,
@@ -101,15 +102,10 @@ type Step<T> = Result<T, Failure>;
 
 impl Relay {
     /// A relay that will be connected to when there is something to send.
-    pub fn new(
-        endpoint: Endpoint,
-        authorities: Authorities,
-        sender: Sender,
-        limits: Limits,
-    ) -> Self {
+    pub fn new(endpoint: Endpoint, trust: TrustStore, sender: Sender, limits: Limits) -> Self {
         let withheld = Withheld::new(endpoint.login.as_ref());
         let hello = ClientId::default();
-        Self { endpoint, authorities, sender, limits, hello, withheld, kept: Mutex::new(None) }
+        Self { endpoint, trust, sender, limits, hello, withheld, kept: Mutex::new(None) }
     }
 
     /// Hands over one message, each step of which has its limit. A second call meanwhile gets a
@@ -208,13 +204,8 @@ impl Relay {
 
     async fn connect(&self) -> Step<Session> {
         let limit = self.limits.command;
-        let wire = wire::connect(
-            &self.endpoint,
-            &self.authorities,
-            &self.hello,
-            self.limits.connect,
-            limit,
-        );
+        let wire =
+            wire::connect(&self.endpoint, &self.trust, &self.hello, self.limits.connect, limit);
         let wire = wire.await.map_err(Failure::Broken)?;
         let connection = AsyncSmtpConnection::connect_with_transport(Box::new(wire), &self.hello);
         let connection = bounded(limit, "its greeting or EHLO", connection).await?;

@@ -11,7 +11,8 @@ use url::Url;
 
 use super::facts::{Action, Facts, ScopeUse, Subject, Takes};
 use super::message::Message;
-use super::text::{cut, day, length, minute, one_line, scopes, shell_word, wrap};
+use super::text::{cut, day, minute, one_line, scopes, shell_word, wrap};
+use crate::policy::duration;
 use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenKind;
@@ -225,7 +226,7 @@ impl View {
             day: day(at),
             at: minute(at),
             noticed: noticed.map(minute),
-            window: length(action.window),
+            window: duration::in_words(action.window),
             lost: Scopes::new(&action.lost),
             kept: Scopes::new(&action.kept),
             others: others(facts),

@@ -1,7 +1,6 @@
-//! Text for people: dates, lengths of time, names that others chose, lines of at most 72 columns.
+//! Text for people: dates, names that others chose, lines of at most 72 columns.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -31,22 +30,6 @@ fn written(at: Timestamp, format: &[BorrowedFormatItem<'_>]) -> String {
         .ok()
         .and_then(|time| time.format(format).ok())
         .unwrap_or_else(|| at.to_string())
-}
-
-/// `45 days`, `90 minutes`, `1 second`: in the largest unit that leaves no rest.
-pub fn length(duration: Duration) -> String {
-    const UNITS: [(&str, u128); 5] = [
-        ("day", 86_400_000_000),
-        ("hour", 3_600_000_000),
-        ("minute", 60_000_000),
-        ("second", 1_000_000),
-        ("millisecond", 1_000),
-    ];
-    let micros = duration.as_micros();
-    let unit = UNITS.iter().find(|(_, length)| micros >= *length && micros.is_multiple_of(*length));
-    let (name, length) = unit.unwrap_or(&("microsecond", 1));
-    let count = micros / length;
-    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `1 scope`, `2 scopes`.
@@ -138,6 +121,8 @@ fn wrap_line(line: &str, into: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -146,20 +131,6 @@ mod tests {
         assert_eq!(minute(at), "3 January 2027, 14:05 UTC");
         assert_eq!(day(at), "3 January 2027");
         assert_eq!(minute(at.plus(Duration::from_secs(86_400 * 20))), "23 January 2027, 14:05 UTC");
-    }
-
-    #[test]
-    fn lengths_read_in_their_largest_unit() {
-        for (text, millis) in [
-            ("45 days", 45 * 86_400_000),
-            ("1 day", 86_400_000),
-            ("36 hours", 36 * 3_600_000),
-            ("90 seconds", 90_000),
-            ("1 millisecond", 1),
-            ("0 microseconds", 0),
-        ] {
-            assert_eq!(length(Duration::from_millis(millis)), text);
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::network::{ClientAddr, Entry, Whitelist};
+use super::network::{Cidr, ClientAddr, Whitelist};
 use super::route::{Unresolved, explain_ambiguous, explain_unmatched};
 use super::scope::{Catalog, Scope, ScopeRoute};
 use super::time::Timestamp;
@@ -72,7 +72,7 @@ struct UnresolvedHttp<'a> {
 pub enum Verdict {
     /// Every check passed. Carries the whitelist entry that let the client through; `None` for a
     /// token without a whitelist.
-    Allow(Option<Entry>),
+    Allow(Option<Cidr>),
     /// The first check that failed.
     Deny(Denial),
 }
@@ -182,7 +182,7 @@ fn check<'a>(
     catalog: &'a Catalog,
     request: &Request<'a>,
     seen: &mut Decision<'a>,
-) -> Result<Option<Entry>, Denial> {
+) -> Result<Option<Cidr>, Denial> {
     let token = match presented {
         Presented::Malformed => return Err(Denial::TokenMalformed),
         Presented::Unknown => return Err(Denial::TokenNotFound),

@@ -5,6 +5,7 @@
 
 pub mod catalog_file;
 pub mod decide;
+pub mod duration;
 pub mod id;
 pub mod lifecycle;
 pub mod network;

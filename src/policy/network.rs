@@ -3,23 +3,23 @@
 //! What must stay true:
 //! - An IPv4-mapped IPv6 address *is* the IPv4 address. Every address is a `u128` with IPv4 at
 //!   `::ffff:0:0/96`, so the two spellings are one value and no code can tell them apart.
-//! - No [`Entry`] is or contains an unspecified or a multicast address, and none outside
+//! - No [`Cidr`] is or contains an unspecified or a multicast address, and none outside
 //!   `::ffff:0:0/96` reaches into it. No setting changes that, so no entry ever means "any address".
-//! - [`Entries`] is never empty; only [`Whitelist::Unrestricted`] means "from anywhere", and
+//! - [`CidrSet`] is never empty; only [`Whitelist::Unrestricted`] means "from anywhere", and
 //!   [`apply`] never gives it to a grant that needs a whitelist.
 //! - Text of a caller reaches a message only escaped and cut short.
 
 mod address;
 mod change;
-mod entry;
+mod cidr;
 mod fault;
 mod whitelist;
 
 pub use address::{AddressFault, ClientAddr, InvalidAddr};
 pub use change::{Change, ChangeError, Changed, apply};
-pub use entry::{Entry, Limits};
-pub use fault::EntryError;
-pub use whitelist::{Entries, ListFault, MAX_FAULTS, TooMany, Whitelist, nested, parse_entries};
+pub use cidr::{Cidr, Limits};
+pub use fault::CidrError;
+pub use whitelist::{CidrSet, ListFault, MAX_FAULTS, TooMany, Whitelist, nested, parse_entries};
 
 #[cfg(test)]
 mod tests;

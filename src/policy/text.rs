@@ -1,7 +1,8 @@
 //! Text that people type: which characters must not stand in it, and how a message quotes it.
 //!
-//! Invariant: this is the only table of characters that can't be seen. Checks of names refuse them, and
-//! everything that shows text (messages, pages, mails, the command line) shows them as [`escape`] does.
+//! Invariant: this is the only table of characters that can't be seen or that change the direction of text.
+//! Checks of names refuse them, everything that shows text (messages, pages, mails, the command line) shows
+//! them as [`escape`] does, and paths are compared without those that other servers may drop.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -14,10 +15,23 @@ const EMOJI_SELECTOR: char = '\u{fe0f}';
 /// Draws a key around the character before it, such as in "1️⃣".
 const KEYCAP: char = '\u{20e3}';
 
+/// Whether `c` ends a line or controls what shows text: control characters, and the separators of lines and
+/// paragraphs.
+pub fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Whether programs may drop `c` because it is not shown: format characters, among them all that change the
+/// direction of text, and what Unicode says is ignored where it can't be shown.
+pub fn is_ignorable(c: char) -> bool {
+    !c.is_ascii()
+        && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+            || CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::Format)
+}
+
 /// Whether `c` can't be seen, or changes how the text around it is shown (docs/policy.md, 1.16):
-/// control and format characters, separators of lines and paragraphs, what Unicode says is ignored where
-/// it can't be shown, characters without a meaning of their own (private, not assigned), and three
-/// symbols that most fonts draw as nothing.
+/// it is a control character or an ignorable one ([`is_control`], [`is_ignorable`]), has no meaning of its own
+/// (private, not assigned), or is one of three symbols that most fonts draw as nothing.
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -26,17 +40,12 @@ pub fn is_hidden(c: char) -> bool {
     let drawn_as_nothing = matches!(c, '\u{2800}' | '\u{fffc}' | '\u{1d159}');
     let category = CodePointMapData::<GeneralCategory>::new().get(c);
     drawn_as_nothing
+        || is_control(c)
+        || is_ignorable(c)
         || matches!(
             category,
-            GeneralCategory::Control
-                | GeneralCategory::Format
-                | GeneralCategory::LineSeparator
-                | GeneralCategory::ParagraphSeparator
-                | GeneralCategory::PrivateUse
-                | GeneralCategory::Surrogate
-                | GeneralCategory::Unassigned
+            GeneralCategory::PrivateUse | GeneralCategory::Surrogate | GeneralCategory::Unassigned
         )
-        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
 /// Whether `c` is drawn onto the character before it.

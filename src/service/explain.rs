@@ -4,7 +4,7 @@
 
 use super::Outlook;
 use crate::cache::InForce;
-use crate::mail;
+use crate::policy::duration;
 use crate::policy::lifecycle::{self, Settings, Takes};
 use crate::policy::scope::{Scope, ScopeId};
 use crate::policy::time::Timestamp;
@@ -90,7 +90,7 @@ impl Explained<'_> {
     /// Why, and after how long.
     pub fn why(&self) -> String {
         let basis = self.basis;
-        let window = mail::length(self.settings.window());
+        let window = duration::in_words(self.settings.window());
         match (self.takes, self.used) {
             (Takes::Token, true) => format!(
                 "The token was last used at {basis}; one that is not used for {window} is deleted."
@@ -155,7 +155,7 @@ fn held_because(action: &PendingAction, outlook: &Outlook) -> Option<String> {
     if action.accepted.is_some() {
         return None;
     }
-    let notice = mail::length(outlook.calendar.settings.notice());
+    let notice = duration::in_words(outlook.calendar.settings.notice());
     if !outlook.mails {
         return Some(
             "No mail server is configured, so no admin can be told, and nothing is taken.".into(),

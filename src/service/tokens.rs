@@ -12,7 +12,7 @@ use super::{Caller, Changed, Error, Outlook, Propagation, Result, Services};
 use crate::cache::InForce;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::network::{Entries, Whitelist};
+use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::token::{Grant, TokenKind};
@@ -114,7 +114,7 @@ impl Services {
         }
         let scopes = faults.take(scopes(request, catalog));
         let entries = faults.take(validate::entries("whitelist", request.whitelist, &self.limits));
-        let entries = entries.map(|entries| Entries::new(entries, &self.limits));
+        let entries = entries.map(|entries| CidrSet::new(entries, &self.limits));
         if let Some(Err(too_many)) = &entries {
             faults.add("whitelist", "TOO_MANY_ENTRIES", too_many);
         }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::error::{Error, Violation};
 use crate::mail::{Address, InvalidAddress};
-use crate::policy::network::{Entry, Limits, MAX_FAULTS, parse_entries};
+use crate::policy::network::{Cidr, Limits, MAX_FAULTS, parse_entries};
 use crate::policy::text::{self, Unshowable};
 
 /// The longest label of an account, token or credential, in characters.
@@ -152,7 +152,7 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// Every entry that is none, with the cure, up to [`MAX_FAULTS`]; more than any whitelist can have.
-pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Entry>, Error> {
+pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Cidr>, Error> {
     let parsed = parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
         let violation = |fault: &crate::policy::network::ListFault| Violation {
             field: format!("{field}[{}]", fault.index),

@@ -10,7 +10,7 @@ use super::tokens::{TRIES, no_token};
 use super::validate::{self, Faults};
 use super::{Caller, Error, Propagation, Result, Services};
 use crate::policy::id::TokenId;
-use crate::policy::network::{Change, ChangeError, Entry, Limits, MAX_FAULTS, TooMany};
+use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_FAULTS, TooMany};
 use crate::store::{StoreError, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 
 /// What `ManageWhitelist` may be asked for.
@@ -45,7 +45,7 @@ pub struct ManagedWhitelist {
 
 /// One entry of a pasted list: as it was written, and what it reads as, or what is wrong with it and the
 /// cure.
-pub type ReadEntry = (String, std::result::Result<Entry, String>);
+pub type ReadEntry = (String, std::result::Result<Cidr, String>);
 
 /// A list that a person pasted.
 #[derive(Debug, Clone, Default)]
@@ -62,7 +62,7 @@ pub struct Pasted {
 
 impl Pasted {
     /// The entries that could be read.
-    pub fn read(&self) -> impl Iterator<Item = Entry> {
+    pub fn read(&self) -> impl Iterator<Item = Cidr> {
         self.entries.iter().filter_map(|(_, read)| read.as_ref().ok().copied())
     }
 
@@ -86,7 +86,7 @@ impl Services {
             items.chain([comment.trim_end()]).filter(|item| !item.is_empty())
         });
         for item in items {
-            let entry = Entry::parse(item, &self.limits).map_err(|error| error.to_string());
+            let entry = Cidr::parse(item, &self.limits).map_err(|error| error.to_string());
             match &entry {
                 Ok(entry) if !seen.insert(*entry) => continue,
                 Ok(_) => {}

@@ -6,7 +6,7 @@ use super::Result;
 use super::error::Unreadable;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
-use crate::policy::network::{ChangeError, Entry, Whitelist};
+use crate::policy::network::{ChangeError, Cidr, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{Grant, TokenKind, TokenState};
@@ -162,7 +162,7 @@ pub struct WhitelistChanged {
     /// Its version now; after a dry run that of the whitelist as it is.
     pub version: i64,
     /// What still covers something that was removed.
-    pub still_covered_by: Vec<Entry>,
+    pub still_covered_by: Vec<Cidr>,
     /// Whether anything changed.
     pub changed: bool,
 }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::mail::{Authorities, Endpoint, Limits, Relay};
+use portcullis::mail::{Endpoint, Limits, Relay};
+use portcullis::pem::TrustStore;
 use portcullis::policy::decide::Reason;
 use portcullis::policy::id::AccountId;
 use portcullis::policy::lifecycle::{Calendar, Settings, Takes};
@@ -84,7 +85,7 @@ impl Story {
         let sink = Sink::start();
         let relay = Relay::new(
             Endpoint::parse(&sink.url().into()).unwrap(),
-            Authorities::new(None).unwrap(),
+            TrustStore::public_and(None).unwrap(),
             "Portcullis <portcullis@example.com>".parse().unwrap(),
             Limits::each(Duration::from_secs(30)),
         );

@@ -13,7 +13,8 @@ mod steps;
 
 use std::time::Duration;
 
-use portcullis::mail::{Authorities, Endpoint, Limits, Message, Outcome, Relay};
+use portcullis::mail::{Endpoint, Limits, Message, Outcome, Relay};
+use portcullis::pem::TrustStore;
 use portcullis::policy::time::Timestamp;
 use uuid::Uuid;
 
@@ -25,7 +26,7 @@ fn relay(url: &str) -> Relay {
 fn relay_with(url: &str, ca: Option<&str>, limits: Limits) -> Relay {
     Relay::new(
         Endpoint::parse(&url.to_owned().into()).unwrap(),
-        Authorities::new(ca.map(str::as_bytes)).unwrap(),
+        TrustStore::public_and(ca.map(str::as_bytes)).unwrap(),
         "Portcullis <portcullis@acme.example>".parse().unwrap(),
         limits,
     )

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portcullis::policy::catalog_file;
 use portcullis::policy::id::{AccountId, CredentialId, TokenId};
-use portcullis::policy::network::{Entries, Limits, Whitelist, parse_entries};
+use portcullis::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId, ScopeName};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
@@ -252,7 +252,7 @@ pub(crate) fn new_credential(role: Role) -> (Credential, [u8; 32]) {
 pub(crate) fn whitelist(entries: &str) -> Whitelist {
     let texts = Some(entries).filter(|text| !text.is_empty());
     let entries = parse_entries(texts, &Limits::default()).unwrap();
-    let entries = Entries::new(entries, &Limits::default()).unwrap();
+    let entries = CidrSet::new(entries, &Limits::default()).unwrap();
     entries.map_or(Whitelist::Unrestricted, Whitelist::Only)
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::config::{client, duration};
+use crate::config::client;
+use crate::policy::duration;
 use crate::policy::text::in_quotes;
 
 /// Every fault of the settings.

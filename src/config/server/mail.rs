@@ -9,7 +9,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::faults::Faults;
-use crate::mail::{Authorities, Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
+use crate::mail::{Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
+use crate::pem::TrustStore;
 use crate::policy::text::in_quotes;
 
 pub(super) const SMTP_URL: &str = "PORTCULLIS_SMTP_URL";
@@ -104,7 +105,7 @@ pub struct RelaySettings {
     /// The relay.
     pub endpoint: Endpoint,
     /// Who may vouch for it.
-    pub authorities: Authorities,
+    pub trust: TrustStore,
     /// Who mails.
     pub sender: Sender,
 }
@@ -165,7 +166,7 @@ impl MailArgs {
         let endpoint = url.map(|url| {
             Endpoint::parse(&url).map_err(|error| faults.add(format!("{SMTP_URL}: {error}"))).ok()
         });
-        let authorities = self.authorities(endpoint.as_ref(), faults);
+        let trust = self.trust(endpoint.as_ref(), faults);
         match (endpoint, sender) {
             (None, None) => None,
             (Some(_), None) => {
@@ -184,19 +185,17 @@ impl MailArgs {
                 }
                 None
             }
-            (Some(endpoint), Some(sender)) => Some(RelaySettings {
-                endpoint: endpoint?,
-                authorities: authorities?,
-                sender: sender?,
-            }),
+            (Some(endpoint), Some(sender)) => {
+                Some(RelaySettings { endpoint: endpoint?, trust: trust?, sender: sender? })
+            }
         }
     }
 
-    fn authorities(
+    fn trust(
         &self,
         endpoint: Option<&Option<Endpoint>>,
         faults: &mut Faults,
-    ) -> Option<Authorities> {
+    ) -> Option<TrustStore> {
         let pem = match &self.smtp_ca {
             None => None,
             Some(path) => match fs::read(path) {
@@ -221,8 +220,8 @@ impl MailArgs {
                 Some(_) => {}
             }
         }
-        let authorities = Authorities::new(pem.as_ref().map(|(_, pem)| pem.as_slice()));
-        authorities
+        let trust = TrustStore::public_and(pem.as_ref().map(|(_, pem)| pem.as_slice()));
+        trust
             .map_err(|error| {
                 let path = pem.map(|(path, _)| path.display().to_string()).unwrap_or_default();
                 faults.add(format!("--smtp-ca: {path} {error}"));

@@ -14,6 +14,7 @@ use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::tokens::kind;
 use super::view::{FromWhere, from_where, kind_words};
+use crate::policy::duration;
 use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
 use crate::service::error::Violation;
@@ -174,7 +175,7 @@ async fn form(
         accounts,
         scopes,
         faults,
-        window: crate::mail::length(services.lifecycle.window()),
+        window: duration::in_words(services.lifecycle.window()),
         entries: services.limits.max_entries,
         address: signed.address().map(|ip| ip.to_string()).unwrap_or_default(),
     };

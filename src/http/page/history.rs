@@ -8,7 +8,7 @@ use super::answer::Result;
 use super::session::Signed;
 use super::tokens::kind;
 use super::view::{When, count, kind_words, listed, when};
-use crate::policy::network::{Change, Entries, Limits, Whitelist, apply, parse_entries};
+use crate::policy::network::{Change, CidrSet, Limits, Whitelist, apply, parse_entries};
 use crate::policy::time::Timestamp;
 use crate::service::lists::{AuditQuery, PageItem, Paging};
 use crate::service::validate::Faults;
@@ -181,7 +181,7 @@ pub(super) fn covering(event: &AuditEvent) -> Vec<String> {
         parse_entries(list(object.get("whitelist")), &Limits::NONE).unwrap_or_default()
     };
     let (before, entries) = (read(event.before.as_deref()), read(event.after.as_deref()));
-    let Ok(before) = Entries::new(before, &Limits::NONE) else { return Vec::new() };
+    let Ok(before) = CidrSet::new(before, &Limits::NONE) else { return Vec::new() };
     let before = before.map_or(Whitelist::Unrestricted, Whitelist::Only);
     let change = Change::Replace { allow_any_address: entries.is_empty(), entries };
     let changed = apply(&before, &change, false, &Limits::NONE);

@@ -10,6 +10,7 @@ use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{Pages, PendingView, pending};
+use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::policy::token::PendingActionType;
 use crate::service::lists::{PageItem, Paging, PendingQuery};
@@ -72,8 +73,8 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
         operator,
         observes: settings.mode == Mode::Observe,
         mails: outlook.mails,
-        window: crate::mail::length(settings.window()),
-        notice: crate::mail::length(settings.notice()),
+        window: duration::in_words(settings.window()),
+        notice: duration::in_words(settings.notice()),
     };
     Ok(page(StatusCode::OK, &view))
 }

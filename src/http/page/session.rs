@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::body::Bytes;
@@ -13,6 +14,7 @@ use axum::extract::{FromRequest, FromRequestParts, RawQuery, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use cookie::{Cookie, SameSite};
 
 use super::answer::{Fault, Result, page, sentence};
 use super::attempts::WINDOW;
@@ -257,28 +259,29 @@ fn cookie_name(page: &Page) -> &'static str {
 fn cookie(page: &Page, headers: &HeaderMap) -> Option<SessionSecret> {
     let name = cookie_name(page);
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let pairs =
-        lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut ours = pairs.filter(|(known, _)| *known == name).map(|(_, value)| value);
+    let cookies = lines.flat_map(Cookie::split_parse).filter_map(std::result::Result::ok);
+    let mut ours = cookies.filter(|cookie| cookie.name() == name);
     match (ours.next(), ours.next()) {
-        (Some(value), None) => SessionSecret::read(value),
+        (Some(cookie), None) => SessionSecret::read(cookie.value()),
         _ => None,
     }
 }
 
-fn set_cookie(page: &Page, response: &mut Response, value: &str, seconds: u64) {
-    let secure = if page.secure { "; Secure" } else { "" };
-    let name = cookie_name(page);
-    let text =
-        format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
-    if let Ok(mut value) = HeaderValue::from_str(&text) {
+fn set_cookie(page: &Page, response: &mut Response, value: &str, lifetime: Duration) {
+    let cookie = Cookie::build((cookie_name(page), value))
+        .path("/")
+        .max_age(lifetime.try_into().unwrap_or(cookie::time::Duration::MAX))
+        .http_only(true)
+        .same_site(SameSite::Strict)
+        .secure(page.secure);
+    if let Ok(mut value) = HeaderValue::from_str(&cookie.to_string()) {
         value.set_sensitive(true);
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
 }
 
 fn expire(page: &Page, response: &mut Response) {
-    set_cookie(page, response, "", 0);
+    set_cookie(page, response, "", Duration::ZERO);
 }
 
 #[derive(Template)]
@@ -345,8 +348,7 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
         tracing::debug!(%error, "a former session is left to its end");
     }
     let mut response = Redirect::to(local(next)).into_response();
-    let seconds = page.services.sessions.lifetime.as_secs();
-    set_cookie(&page, &mut response, secret.expose(), seconds);
+    set_cookie(&page, &mut response, secret.expose(), page.services.sessions.lifetime);
     Ok(response)
 }
 

@@ -8,7 +8,7 @@ use super::answer::{Result, page};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{When, number, when};
-use crate::mail;
+use crate::policy::duration;
 
 struct Failing {
     address: String,
@@ -74,7 +74,7 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
         name: seen.about.name,
         version: seen.about.version,
         lifecycle: seen.about.lifecycle,
-        lease: mail::length(seen.lease),
+        lease: duration::in_words(seen.lease),
         behind: number(seen.behind),
         late: seen.late,
         at_odds: seen.at_odds,

@@ -12,6 +12,7 @@ use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
 use super::session::Signed;
 use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
+use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::policy::scope::Access;
 use crate::policy::token::{TokenKind, TokenState};
@@ -156,7 +157,7 @@ pub(super) async fn show(
         events: events.iter().map(|told| event(told, now)).collect(),
         more_events,
         operator: signed.is_operator(),
-        window: crate::mail::length(calendar.settings.window()),
+        window: duration::in_words(calendar.settings.window()),
         scopes,
         id,
     };

@@ -1,7 +1,10 @@
 //! What pages show of domain values: words, dates, and the bar of a window.
 
+use std::time::Duration;
+
 use crate::cache::InForce;
 use crate::mail;
+use crate::policy::duration;
 use crate::policy::lifecycle::Calendar;
 use crate::policy::network::Whitelist;
 use crate::policy::time::Timestamp;
@@ -9,10 +12,6 @@ use crate::policy::token::{PendingActionType, TokenKind, TokenState};
 use crate::service::Outlook;
 use crate::service::explain::{Told, tell};
 use crate::store::{NoticeState, PendingAction, Token};
-
-const MINUTE: i64 = 60;
-const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
 
 /// An instant, as people read it and as machines do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,14 +38,10 @@ pub(super) fn when(at: Timestamp, now: Timestamp) -> When {
 
 /// A length in its largest unit, cut off; empty for seconds that are few.
 fn about(seconds: i64) -> String {
-    let (number, unit) = match seconds {
-        ..5 => return String::new(),
-        5..MINUTE => (seconds, "second"),
-        MINUTE..HOUR => (seconds / MINUTE, "minute"),
-        HOUR..DAY => (seconds / HOUR, "hour"),
-        _ => (seconds / DAY, "day"),
-    };
-    count(usize::try_from(number).unwrap_or(usize::MAX), unit)
+    match u64::try_from(seconds) {
+        Ok(seconds @ 5..) => duration::about(Duration::from_secs(seconds)),
+        _ => String::new(),
+    }
 }
 
 /// How much of the window has passed since something was used.
@@ -79,7 +74,7 @@ pub(super) fn bar(basis: Timestamp, calendar: &Calendar) -> Bar {
         percent: format!("{percent:.1}"),
         notice: format!("{notice:.1}"),
         tone,
-        label: format!("Unused for {idle}, of {}", mail::length(window)),
+        label: format!("Unused for {idle}, of {}", duration::in_words(window)),
     }
 }
 
@@ -271,6 +266,9 @@ pub(super) fn number(number: u64) -> String {
 mod tests {
     use super::*;
     use crate::policy::lifecycle::Settings;
+
+    const HOUR: i64 = 3_600;
+    const DAY: i64 = 24 * HOUR;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(seconds * 1_000_000)

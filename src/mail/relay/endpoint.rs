@@ -3,15 +3,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
-
-use crate::pem;
 
 /// How a connection is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,52 +150,6 @@ fn login(url: &Url) -> Result<Option<Login>, InvalidEndpoint> {
     }
 }
 
-/// Whom to believe that a relay is who it says: the authorities that browsers know, and more.
-#[derive(Clone)]
-pub struct Authorities(Arc<ClientConfig>);
-
-impl fmt::Debug for Authorities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Authorities")
-    }
-}
-
-/// Why a file's content adds no authorities.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidAuthorities {
-    /// Not the certificates of authorities.
-    #[error("{0}")]
-    Pem(String),
-    /// A certificate that can't be an authority.
-    #[error("has a certificate that can't be used: {0}")]
-    Unusable(#[from] rustls::Error),
-}
-
-impl Authorities {
-    /// Those that browsers know, and the certificates of `pem`, where there is any.
-    ///
-    /// # Errors
-    /// There is no usable certificate in `pem`.
-    pub fn new(pem: Option<&[u8]>) -> Result<Self, InvalidAuthorities> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(pem) = pem {
-            for certificate in pem::authorities(pem).map_err(InvalidAuthorities::Pem)? {
-                roots.add(certificate)?;
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self(Arc::new(config)))
-    }
-
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        self.0.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,18 +217,6 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"));
             assert_eq!(error, fault, "{text}");
-        }
-    }
-
-    #[test]
-    fn authorities_must_be_certificates() {
-        assert!(Authorities::new(None).is_ok());
-        for pem in [
-            &b""[..],
-            b"nonsense",
-            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ] {
-            assert!(Authorities::new(Some(pem)).is_err());
         }
     }
 }

@@ -26,7 +26,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::endpoint::{Authorities, Endpoint, Security};
+use super::endpoint::{Endpoint, Security};
+use crate::pem::TrustStore;
 
 /// What a connection greets with that was greeted before STARTTLS already.
 const GREETED: &[u8] = b"220 ready\r\n";
@@ -63,7 +64,7 @@ impl fmt::Debug for Wire {
 /// What went wrong, as a sentence about the relay.
 pub(super) async fn connect(
     endpoint: &Endpoint,
-    authorities: &Authorities,
+    trust: &TrustStore,
     hello: &ClientId,
     connect_limit: Duration,
     limit: Duration,
@@ -83,14 +84,14 @@ pub(super) async fn connect(
     match endpoint.security {
         Security::Plain => Ok(wire(Box::new(stream), b"")),
         Security::Tls => {
-            let stream = encrypt(stream, endpoint, authorities, limit).await?;
+            let stream = encrypt(stream, endpoint, trust, limit).await?;
             Ok(wire(stream, b""))
         }
         Security::StartTls => {
             let stream = timeout(limit, ask_for_tls(stream, hello))
                 .await
                 .map_err(|_| format!("does not get to STARTTLS within {limit:?}"))??;
-            let stream = encrypt(stream, endpoint, authorities, limit).await?;
+            let stream = encrypt(stream, endpoint, trust, limit).await?;
             Ok(wire(stream, GREETED))
         }
     }
@@ -115,12 +116,12 @@ async fn reach(endpoint: &Endpoint, limit: Duration) -> io::Result<TcpStream> {
 async fn encrypt(
     stream: TcpStream,
     endpoint: &Endpoint,
-    authorities: &Authorities,
+    trust: &TrustStore,
     limit: Duration,
 ) -> Result<Box<dyn Stream>, String> {
     let name = ServerName::try_from(endpoint.host.clone())
         .map_err(|_| "has a name that no certificate can have".to_owned())?;
-    let connector = TlsConnector::from(authorities.config());
+    let connector = TlsConnector::from(trust.client());
     match timeout(limit, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(error)) => Err(format!("does not agree on TLS: {error}")),

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::entry::{Entry, Limits};
-use super::whitelist::{Entries, TooMany, Whitelist, set};
+use super::cidr::{Cidr, Limits};
+use super::whitelist::{CidrSet, TooMany, Whitelist, set};
 
 /// A change to a token's whitelist. Order and duplicates in the lists mean nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,14 +11,14 @@ pub enum Change {
     /// Takes entries out and puts entries in.
     Edit {
         /// To put in; those already there change nothing.
-        add: Vec<Entry>,
+        add: Vec<Cidr>,
         /// To take out; each must be there.
-        remove: Vec<Entry>,
+        remove: Vec<Cidr>,
     },
     /// Puts a whole new list in place of the current one.
     Replace {
         /// The new list.
-        entries: Vec<Entry>,
+        entries: Vec<Cidr>,
         /// Says deliberately that the empty list lifts the restriction.
         allow_any_address: bool,
     },
@@ -31,7 +31,7 @@ pub struct Changed {
     pub whitelist: Whitelist,
     /// Entries of it that overlap one that was removed, sorted: some of what the caller took out
     /// may still pass.
-    pub still_covered_by: Vec<Entry>,
+    pub still_covered_by: Vec<Cidr>,
     /// Whether the whitelist differs from the one before.
     pub changed: bool,
 }
@@ -41,10 +41,10 @@ pub struct Changed {
 pub enum ChangeError {
     /// Entries to be removed that are not there, sorted.
     #[error("the whitelist has no entry {}: remove entries exactly as they are listed", Listed(.0))]
-    NotPresent(Vec<Entry>),
+    NotPresent(Vec<Cidr>),
     /// Entries that are to be added and removed at once, sorted.
     #[error("{} would be both added and removed: name an entry in one of the lists only", Listed(.0))]
-    SameEntryAddedAndRemoved(Vec<Entry>),
+    SameEntryAddedAndRemoved(Vec<Cidr>),
     /// An edit may not lift the restriction.
     #[error(
         "this would remove the last entry and let the token be used from any address: if that is \
@@ -84,7 +84,7 @@ impl ChangeError {
 }
 
 /// The first few entries, and how many more there are.
-struct Listed<'a>(&'a [Entry]);
+struct Listed<'a>(&'a [Cidr]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,12 +100,12 @@ impl fmt::Display for Listed<'_> {
 }
 
 /// Those of `entries` that overlap one of `others`; both are sorted, and so is what this gives.
-pub(super) fn overlapping(entries: &[Entry], others: &[Entry]) -> Vec<Entry> {
+pub(super) fn overlapping(entries: &[Cidr], others: &[Cidr]) -> Vec<Cidr> {
     // Ranges nest or are disjoint. So of the others up to an entry in order, one that overlaps it covers
     // it, and of those after it, the first lies in it if any does.
     let mut after = others.iter().peekable();
     let mut reach = None;
-    let overlaps = |entry: &&Entry| {
+    let overlaps = |entry: &&Cidr| {
         while let Some(other) = after.next_if(|other| *other <= *entry) {
             reach = reach.max(Some(other.end()));
         }
@@ -127,11 +127,11 @@ pub fn apply(
     limits: &Limits,
 ) -> Result<Changed, ChangeError> {
     let old = current.entries();
-    let has = |set: &[Entry], entry: &Entry| set.binary_search(entry).is_ok();
+    let has = |set: &[Cidr], entry: &Cidr| set.binary_search(entry).is_ok();
     let next = match change {
         Change::Edit { add, remove } => {
             let (add, remove) = (set(add.clone()), set(remove.clone()));
-            let keep = |keep: &dyn Fn(&Entry) -> bool, of: &[Entry]| -> Vec<Entry> {
+            let keep = |keep: &dyn Fn(&Cidr) -> bool, of: &[Cidr]| -> Vec<Cidr> {
                 of.iter().copied().filter(keep).collect()
             };
             let both = keep(&|entry| has(&add, entry), &remove);
@@ -162,9 +162,9 @@ pub fn apply(
     };
 
     let grows = next.iter().any(|entry| !has(old, entry));
-    let removed: Vec<Entry> = old.iter().filter(|entry| !has(&next, entry)).copied().collect();
+    let removed: Vec<Cidr> = old.iter().filter(|entry| !has(&next, entry)).copied().collect();
     let still_covered_by = overlapping(&next, &removed);
-    let entries = Entries::new(next, if grows { limits } else { &Limits::NONE })?;
+    let entries = CidrSet::new(next, if grows { limits } else { &Limits::NONE })?;
     let whitelist = entries.map_or(Whitelist::Unrestricted, Whitelist::Only);
     let changed = whitelist != *current;
     Ok(Changed { whitelist, still_covered_by, changed })

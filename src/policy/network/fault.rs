@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
+use ipnet::ip_mask_to_prefix;
+
 use super::address::{AddressFault, diagnose, excerpt, find_stray};
-use super::entry::Entry;
+use super::cidr::Cidr;
 
 /// Why a text is not a whitelist entry. Displays as a sentence that names the entry and the cure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "`entry` is the text as given, quoted and cut short")]
-pub enum EntryError {
+pub enum CidrError {
     /// Nothing between two commas, or an empty string.
     #[error("an entry is empty: write an address or a range, and leave out stray commas")]
     Empty,
@@ -45,7 +47,7 @@ pub enum EntryError {
         "{entry} contains all IPv4 addresses, as {prefix} ({protocol}): write the addresses or narrower \
          ranges that clients really use"
     )]
-    ContainsTranslated { entry: String, prefix: Entry, protocol: &'static str },
+    ContainsTranslated { entry: String, prefix: Cidr, protocol: &'static str },
     /// A range within such a prefix, of more IPv4 addresses than the setting allows.
     #[error(
         "{entry} is wider than an IPv4 /{widest}, since {prefix} ({protocol}) stands for all IPv4 \
@@ -53,7 +55,7 @@ pub enum EntryError {
     )]
     TranslatedTooWide {
         entry: String,
-        prefix: Entry,
+        prefix: Cidr,
         protocol: &'static str,
         /// The shortest prefix of an IPv4 range allowed.
         widest: u8,
@@ -84,13 +86,13 @@ pub enum EntryError {
     HostBits {
         entry: String,
         /// The range with those bits cleared.
-        network: Entry,
+        network: Cidr,
         /// The single address.
-        address: Entry,
+        address: Cidr,
     },
 }
 
-impl EntryError {
+impl CidrError {
     pub(super) fn of_address(text: &str, address: &str) -> Self {
         let entry = excerpt(text);
         if text.is_empty() {
@@ -121,11 +123,7 @@ impl EntryError {
         } else if digits && prefix.starts_with('0') {
             Self::Address { entry, fault: AddressFault::LeadingZeros }
         } else if let Ok(mask) = prefix.parse::<IpAddr>() {
-            let length = match mask {
-                IpAddr::V4(mask) => prefix_of_mask(u128::from(mask.to_bits()) << 96, 32),
-                IpAddr::V6(mask) => prefix_of_mask(mask.to_bits(), 128),
-            };
-            let suggestion = length.filter(|_| ip.is_ipv4() == mask.is_ipv4());
+            let suggestion = prefix_of_mask(mask).filter(|_| ip.is_ipv4() == mask.is_ipv4());
             let suggestion = suggestion.map(|length| format!("{ip}/{length}?")).unwrap_or_default();
             Self::Netmask { entry, suggestion }
         } else {
@@ -152,12 +150,12 @@ impl EntryError {
     }
 }
 
-/// The prefix length that a mask, in the top `width` bits, stands for: `255.255.255.0`, or the
-/// inverse that routers use, `0.0.0.255`.
-fn prefix_of_mask(mask: u128, width: u32) -> Option<u32> {
-    let all = u128::MAX << (128 - width);
-    [mask, !mask & all].into_iter().find_map(|mask| {
-        let length = mask.leading_ones();
-        (length > 0 && mask << (length - 1) << 1 == 0).then_some(length)
-    })
+/// The prefix length that a mask stands for: `255.255.255.0`, or the inverse that routers use, `0.0.0.255`.
+fn prefix_of_mask(mask: IpAddr) -> Option<u8> {
+    let inverse = match mask {
+        IpAddr::V4(mask) => IpAddr::V4(!mask),
+        IpAddr::V6(mask) => IpAddr::V6(!mask),
+    };
+    let mut lengths = [mask, inverse].into_iter().filter_map(|mask| ip_mask_to_prefix(mask).ok());
+    lengths.find(|&length| length > 0)
 }

@@ -13,15 +13,15 @@ fn addr(text: &str) -> ClientAddr {
     text.parse().unwrap()
 }
 
-fn entry(text: &str) -> Entry {
-    Entry::parse(text, &Limits::default()).unwrap()
+fn entry(text: &str) -> Cidr {
+    Cidr::parse(text, &Limits::default()).unwrap()
 }
 
-fn entries(texts: &[&str]) -> Vec<Entry> {
+fn entries(texts: &[&str]) -> Vec<Cidr> {
     texts.iter().map(|text| entry(text)).collect()
 }
 
 fn only(texts: &[&str]) -> Whitelist {
-    let entries = Entries::new(entries(texts), &Limits::default()).unwrap();
+    let entries = CidrSet::new(entries(texts), &Limits::default()).unwrap();
     Whitelist::Only(entries.unwrap())
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::address::ClientAddr;
-use super::entry::{Entry, Limits};
-use super::fault::EntryError;
+use super::cidr::{Cidr, Limits};
+use super::fault::CidrError;
 
 /// Faults that [`parse_entries`] reports; a list with more of them is refused just the same.
 pub const MAX_FAULTS: usize = 100;
@@ -15,7 +15,7 @@ pub struct ListFault {
     /// Which of the strings, counted from 0.
     pub index: usize,
     /// What is wrong with one entry in it.
-    pub error: EntryError,
+    pub error: CidrError,
 }
 
 /// Reads strings of which each is an entry or a comma-separated list of entries. Sorted, without
@@ -26,12 +26,12 @@ pub struct ListFault {
 pub fn parse_entries<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     limits: &Limits,
-) -> Result<Vec<Entry>, Vec<ListFault>> {
+) -> Result<Vec<Cidr>, Vec<ListFault>> {
     let mut entries = Vec::new();
     let mut faults = Vec::new();
     for (index, text) in texts.into_iter().enumerate() {
         for item in text.split(',') {
-            match Entry::parse(item, limits) {
+            match Cidr::parse(item, limits) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => faults.push(ListFault { index, error }),
             }
@@ -44,7 +44,7 @@ pub fn parse_entries<'a>(
 }
 
 /// Sorted, without duplicates.
-pub(super) fn set(mut entries: Vec<Entry>) -> Vec<Entry> {
+pub(super) fn set(mut entries: Vec<Cidr>) -> Vec<Cidr> {
     entries.sort_unstable();
     entries.dedup();
     entries
@@ -56,7 +56,7 @@ pub enum Whitelist {
     /// From anywhere. Said explicitly, never by an empty list.
     Unrestricted,
     /// From these addresses only.
-    Only(Entries),
+    Only(CidrSet),
 }
 
 impl Whitelist {
@@ -70,7 +70,7 @@ impl Whitelist {
 
     /// The most specific entry that contains `address`. An unrestricted whitelist has no entries,
     /// so that `None` alone is no denial: see [`Self::allows`].
-    pub fn find(&self, address: ClientAddr) -> Option<&Entry> {
+    pub fn find(&self, address: ClientAddr) -> Option<&Cidr> {
         match self {
             Self::Unrestricted => None,
             Self::Only(entries) => entries.find(address),
@@ -78,7 +78,7 @@ impl Whitelist {
     }
 
     /// The entries, sorted; `[]` if unrestricted.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[Cidr] {
         match self {
             Self::Unrestricted => &[],
             Self::Only(entries) => entries.as_slice(),
@@ -88,16 +88,16 @@ impl Whitelist {
 
 /// A non-empty set of entries.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Entries(Kept);
+pub struct CidrSet(Repr);
 
 /// Sorted, without duplicates.
 #[derive(Clone, PartialEq, Eq)]
-enum Kept {
+enum Repr {
     /// Most whitelists are short. Kept in place, they cost a decision no look elsewhere in memory.
     /// What is not used is a copy of the first.
-    Few { count: u8, entries: [Entry; FEW] },
+    Few { count: u8, entries: [Cidr; FEW] },
     Many {
-        entries: Box<[Entry]>,
+        entries: Box<[Cidr]>,
         /// For each entry the index of the narrowest other one that covers it; out of range for none.
         parents: Box<[u32]>,
     },
@@ -118,12 +118,12 @@ pub struct TooMany {
     pub max: usize,
 }
 
-impl Entries {
+impl CidrSet {
     /// A set of entries; `None` if there are none. Duplicates count once.
     ///
     /// # Errors
     /// If they are more than `limits` allows.
-    pub fn new(entries: Vec<Entry>, limits: &Limits) -> Result<Option<Self>, TooMany> {
+    pub fn new(entries: Vec<Cidr>, limits: &Limits) -> Result<Option<Self>, TooMany> {
         let entries = set(entries);
         let (count, max) = (entries.len(), limits.max_entries);
         if count > max {
@@ -133,21 +133,21 @@ impl Entries {
         Ok(Some(Self(if count <= FEW {
             let mut few = [first; FEW];
             few[..count].copy_from_slice(&entries);
-            Kept::Few { count: count as u8, entries: few }
+            Repr::Few { count: count as u8, entries: few }
         } else {
-            Kept::Many { parents: parents(&entries), entries: entries.into() }
+            Repr::Many { parents: parents(&entries), entries: entries.into() }
         })))
     }
 
-    fn as_slice(&self) -> &[Entry] {
+    fn as_slice(&self) -> &[Cidr] {
         match &self.0 {
-            Kept::Few { count, entries } => &entries[..usize::from(*count)],
-            Kept::Many { entries, .. } => entries,
+            Repr::Few { count, entries } => &entries[..usize::from(*count)],
+            Repr::Many { entries, .. } => entries,
         }
     }
 
     /// The entries, sorted.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub fn iter(&self) -> impl Iterator<Item = &Cidr> {
         self.as_slice().iter()
     }
 
@@ -158,14 +158,14 @@ impl Entries {
     }
 
     /// The most specific entry that contains `address`. Allocates nothing.
-    pub fn find(&self, address: ClientAddr) -> Option<&Entry> {
+    pub fn find(&self, address: ClientAddr) -> Option<&Cidr> {
         // Ranges nest or are disjoint, so among those that contain an address the last one in order is
         // the narrowest.
         let (entries, parents) = match &self.0 {
-            Kept::Few { .. } => {
+            Repr::Few { .. } => {
                 return self.as_slice().iter().rev().find(|entry| entry.contains(address));
             }
-            Kept::Many { entries, parents } => (entries, parents),
+            Repr::Many { entries, parents } => (entries, parents),
         };
         // It begins at or before the address: it is the last entry that does so, or one that covers
         // that entry.
@@ -181,14 +181,14 @@ impl Entries {
     }
 }
 
-impl fmt::Debug for Entries {
+impl fmt::Debug for CidrSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
     }
 }
 
 /// The entries, sorted, each once, with the narrowest other one that covers it.
-pub fn nested(entries: Vec<Entry>) -> Vec<(Entry, Option<Entry>)> {
+pub fn nested(entries: Vec<Cidr>) -> Vec<(Cidr, Option<Cidr>)> {
     let sorted = set(entries);
     let parents = parents(&sorted);
     let outer = |&parent: &u32| sorted.get(parent as usize).copied();
@@ -196,7 +196,7 @@ pub fn nested(entries: Vec<Entry>) -> Vec<(Entry, Option<Entry>)> {
 }
 
 /// For each the index of the narrowest other one that covers it; out of range for none.
-fn parents(sorted: &[Entry]) -> Box<[u32]> {
+fn parents(sorted: &[Cidr]) -> Box<[u32]> {
     let mut open: Vec<usize> = Vec::new();
     let mut parents = Vec::with_capacity(sorted.len());
     for (at, entry) in sorted.iter().enumerate() {

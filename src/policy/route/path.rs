@@ -7,6 +7,7 @@
 
 use super::variant;
 use super::{MAX_SEGMENTS, quoted};
+use crate::policy::text::is_control;
 
 /// The longest path that can match a route, in bytes, without its query string (rule 2.24).
 pub const MAX_PATH_LEN: usize = 32 * 1024;
@@ -253,7 +254,7 @@ fn hex(digit: u8) -> Option<u8> {
 fn check<'p>(raw: &'p str, text: &str) -> Result<(), InvalidPath<'p>> {
     if !text.is_ascii() {
         for c in text.chars().filter(|c| !c.is_ascii()) {
-            if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            if is_control(c) {
                 return Err(InvalidPath::Control(raw));
             }
             if variant::becomes_delimiter(c) {

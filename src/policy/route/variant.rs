@@ -6,9 +6,9 @@
 //! longest literal and the spaces in the segment.
 
 use icu_normalizer::ComposingNormalizerBorrowed;
-use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
-use icu_properties::{CodePointMapData, CodePointSetData};
 use smallvec::SmallVec;
+
+use crate::policy::text::is_ignorable;
 
 /// Stands for any character that is not ASCII even when it is folded.
 const OTHER: u8 = 0x80;
@@ -20,7 +20,7 @@ const OTHER: u8 = 0x80;
 /// folding take for the same letter, so the dotless and the dotted I of Turkish are `i` too.
 fn fold(text: &str) -> impl Iterator<Item = u8> + '_ {
     // The dot above goes with the dotted I, which is a small i and this dot in lower case.
-    let shown = text.chars().filter(|&c| !is_invisible(c) && c != '\u{307}');
+    let shown = text.chars().filter(|&c| !is_ignorable(c) && c != '\u{307}');
     ComposingNormalizerBorrowed::new_nfkc().normalize_iter(shown).flat_map(fold_case)
 }
 
@@ -37,13 +37,6 @@ fn fold_case(c: char) -> impl Iterator<Item = u8> {
     };
     let many = many.into_iter().flatten();
     one.into_iter().chain(many.map(|c| if c.is_ascii() { c as u8 } else { OTHER }))
-}
-
-/// Whether servers may drop `c` because it is not shown.
-fn is_invisible(c: char) -> bool {
-    !c.is_ascii()
-        && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
-            || CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::Format)
 }
 
 /// Whether the NFKC form of `c`, which is not ASCII, has one of `/ \ ; ? # %`. A list, since it is
@@ -224,7 +217,7 @@ mod tests {
     fn what_is_folded_stays() {
         // Ideographs and syllables between and behind these are nothing but themselves.
         let letters = ('\u{80}'..'\u{3400}').chain('\u{f900}'..'\u{20000}');
-        for c in letters.filter(|&c| !is_invisible(c)) {
+        for c in letters.filter(|&c| !is_ignorable(c)) {
             let folded = fold(c.encode_utf8(&mut [0; 4])).filter(u8::is_ascii).collect::<Vec<_>>();
             let ascii = String::from_utf8(folded).unwrap();
             assert_eq!(fold(&ascii).collect::<Vec<_>>(), ascii.as_bytes(), "{c:?}");

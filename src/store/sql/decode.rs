@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::policy::id::AccountId;
 use crate::policy::lifecycle::Takes;
-use crate::policy::network::{Entries, Limits, Whitelist, parse_entries};
+use crate::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
@@ -30,7 +30,7 @@ pub(super) fn whitelist(text: &str) -> Result<Whitelist> {
     }
     let entries = parse_entries([text], &Limits::NONE)
         .map_err(|_| Unreadable("a stored whitelist can't be read"))?;
-    match Entries::new(entries, &Limits::NONE) {
+    match CidrSet::new(entries, &Limits::NONE) {
         Ok(Some(entries)) => Ok(Whitelist::Only(entries)),
         _ => Err(Unreadable("a stored whitelist is empty").into()),
     }

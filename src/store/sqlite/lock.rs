@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use crate::policy::text::is_hidden;
 use crate::policy::time::Timestamp;
 use crate::store::OpenError;
 
@@ -65,7 +66,7 @@ fn holder_in(file: &mut File) -> String {
     let mut text = Vec::new();
     let read = file.take(300).read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);
-    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    let text: String = text.chars().filter(|&c| !is_hidden(c)).collect();
     match read {
         Ok(_) if !text.is_empty() => text,
         _ => "another process".to_owned(),

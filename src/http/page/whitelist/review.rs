@@ -7,7 +7,7 @@ use super::super::answer::{Fault, Result, sentence};
 use super::super::frame::Place;
 use super::super::view::{count, listed};
 use super::{Draft, Editor};
-use crate::policy::network::{Entry, TooMany, nested};
+use crate::policy::network::{Cidr, TooMany, nested};
 use crate::service::Error;
 use crate::service::error::Violation;
 use crate::service::whitelists::ManageWhitelist;
@@ -75,7 +75,7 @@ impl Editor {
         }
         match services.manage_whitelist(self.signed.caller(), request).await {
             Ok(managed) => {
-                let entries = |entries: &[Entry]| entries.iter().map(ToString::to_string).collect();
+                let entries = |entries: &[Cidr]| entries.iter().map(ToString::to_string).collect();
                 review.result = Some(entries(managed.outcome.whitelist.entries()));
                 review.covering = listed(&entries(&managed.outcome.still_covered_by));
             }
@@ -116,12 +116,7 @@ impl Editor {
 }
 
 /// How an entry that can be read stands to the list, and to what was pasted with it.
-fn judged(
-    text: String,
-    entry: Entry,
-    current: &[Entry],
-    nested: &[(Entry, Option<Entry>)],
-) -> Item {
+fn judged(text: String, entry: Cidr, current: &[Cidr], nested: &[(Cidr, Option<Cidr>)]) -> Item {
     let reads =
         if text == entry.to_string() { String::new() } else { format!("Reads as {entry}. ") };
     if current.binary_search(&entry).is_ok() {

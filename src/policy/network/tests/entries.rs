@@ -164,12 +164,12 @@ fn what_is_no_entry_is_named() {
         ("10.0.0.256", "NOT_AN_ADDRESS"),
         ("2001:db8:::1", "NOT_AN_ADDRESS"),
     ] {
-        let error = Entry::parse(text, &Limits::default()).unwrap_err();
+        let error = Cidr::parse(text, &Limits::default()).unwrap_err();
         assert_eq!(error.reason(), reason, "{text:?}: {error}");
         let sentence = error.to_string();
         assert!(sentence.contains(&*escape(text.trim())) && sentence.contains(": "), "{sentence}");
         // What is no matter of settings is refused under any.
-        let unlimited = Entry::parse(text, &Limits::NONE);
+        let unlimited = Cidr::parse(text, &Limits::NONE);
         let setting = ["10.0.0.0/7", "2001:c00::/23", "::ffff:10.0.0.0/103"].contains(&text);
         assert_eq!(unlimited.is_ok(), setting, "{text:?}: {unlimited:?}");
     }
@@ -177,7 +177,7 @@ fn what_is_no_entry_is_named() {
 
 #[test]
 fn errors_tell_the_cure() {
-    let error = |text: &str| Entry::parse(text, &Limits::default()).unwrap_err().to_string();
+    let error = |text: &str| Cidr::parse(text, &Limits::default()).unwrap_err().to_string();
     for (text, sentence) in [
         ("10.0.0.5/24", "10.0.0.5/24 has host bits set: did you mean 10.0.0.0/24 or 10.0.0.5/32?"),
         (
@@ -243,7 +243,7 @@ fn messages_repeat_little_of_the_input_and_no_control_characters() {
         ["\u{1b}[31mred\r\n\0", "x\u{202e}y\u{2028}", &"\u{1}".repeat(5000), &"é".repeat(5000)]
     {
         let address = text.parse::<ClientAddr>().unwrap_err().to_string();
-        let entry = Entry::parse(text, &Limits::default()).unwrap_err().to_string();
+        let entry = Cidr::parse(text, &Limits::default()).unwrap_err().to_string();
         for message in [address, entry] {
             assert!(!message.contains(|c: char| c.is_control() || c == '\u{202e}'), "{message:?}");
             assert!(message.len() < 200, "{message}");
@@ -287,11 +287,11 @@ fn an_address_that_stands_for_an_ipv4_address_is_as_wide_as_that() {
         ("2002:a00::/24", ""),
         ("2002:c000:204::/48", ""),
     ] {
-        let read = Entry::parse(text, &Limits::default());
-        let found = read.as_ref().map_or_else(EntryError::reason, |_| "");
+        let read = Cidr::parse(text, &Limits::default());
+        let found = read.as_ref().map_or_else(CidrError::reason, |_| "");
         assert_eq!(found, reason, "{text}: {read:?}");
         // What was stored under an earlier version stays valid, and can be removed.
-        assert!(Entry::parse(text, &Limits::NONE).is_ok(), "{text}");
+        assert!(Cidr::parse(text, &Limits::NONE).is_ok(), "{text}");
     }
     let wider = Limits { widest_v4: 4, widest_v6: 1, ..Limits::default() };
     for (text, reason) in [
@@ -302,14 +302,14 @@ fn an_address_that_stands_for_an_ipv4_address_is_as_wide_as_that() {
         ("64:ff9b::/99", wide),
         ("64:ff9b::a000:0/100", ""),
     ] {
-        let read = Entry::parse(text, &wider);
+        let read = Cidr::parse(text, &wider);
         assert_eq!(
-            read.as_ref().map_or_else(EntryError::reason, |_| ""),
+            read.as_ref().map_or_else(CidrError::reason, |_| ""),
             reason,
             "{text}: {read:?}"
         );
     }
-    let error = |text: &str| Entry::parse(text, &Limits::default()).unwrap_err().to_string();
+    let error = |text: &str| Cidr::parse(text, &Limits::default()).unwrap_err().to_string();
     assert_eq!(
         error("64:ff9b::/96"),
         "64:ff9b::/96 contains all IPv4 addresses, as 64:ff9b::/96 (NAT64, RFC 6052): write the \
@@ -357,7 +357,7 @@ fn settings_move_the_widest_range() {
         ("2001:db8::/47", false),
         ("2001:db8::/48", true),
     ] {
-        assert_eq!(Entry::parse(text, &limits).is_ok(), accepted, "{text}");
+        assert_eq!(Cidr::parse(text, &limits).is_ok(), accepted, "{text}");
     }
     for (text, reason) in [
         ("0.0.0.0/1", "UNSPECIFIED"),
@@ -365,7 +365,7 @@ fn settings_move_the_widest_range() {
         ("8000::/1", "MULTICAST"),
         ("fe00::/7", "MULTICAST"),
     ] {
-        assert_eq!(Entry::parse(text, &Limits::NONE).unwrap_err().reason(), reason, "{text}");
+        assert_eq!(Cidr::parse(text, &Limits::NONE).unwrap_err().reason(), reason, "{text}");
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv6Net};
 use proptest::prelude::*;
 
 use super::*;
 use crate::policy::network::address::MAPPED_START;
 use crate::policy::network::change::overlapping;
-use crate::policy::network::entry::{IPV4, MULTICAST_V4, MULTICAST_V6, TRANSLATED};
+use crate::policy::network::cidr::{IPV4, MULTICAST_V4, MULTICAST_V6, TRANSLATED};
 use crate::policy::network::whitelist::set;
 
 /// Addresses in few places, so that ranges nest and addresses hit them.
@@ -26,26 +27,35 @@ fn bits() -> impl Strategy<Value = u128> {
     })
 }
 
-fn any_entry() -> impl Strategy<Value = Entry> {
+fn network(bits: u128, length: u8) -> Cidr {
+    Ipv6Net::new(bits.into(), length).map(IpNet::from).unwrap().into()
+}
+
+/// The bits after the prefix of an entry, not from the library under it.
+fn host_bits(entry: &Cidr) -> u128 {
+    u128::MAX.checked_shr(entry.bits.into()).unwrap_or(0)
+}
+
+fn any_entry() -> impl Strategy<Value = Cidr> {
     (bits(), 32..=128u8).prop_filter_map("a rule forbids it", |(bits, length)| {
-        let text = Entry::new(bits, length).to_string();
-        Entry::parse(&text, &Limits::default()).ok()
+        let text = network(bits, length).to_string();
+        Cidr::parse(&text, &Limits::default()).ok()
     })
 }
 
-fn whitelist() -> impl Strategy<Value = Vec<Entry>> {
+fn whitelist() -> impl Strategy<Value = Vec<Cidr>> {
     proptest::collection::vec(any_entry(), 1..30)
 }
 
-fn made(entries: &[Entry]) -> Whitelist {
-    let entries = Entries::new(entries.to_vec(), &Limits::NONE).unwrap();
+fn made(entries: &[Cidr]) -> Whitelist {
+    let entries = CidrSet::new(entries.to_vec(), &Limits::NONE).unwrap();
     entries.map_or(Whitelist::Unrestricted, Whitelist::Only)
 }
 
 /// Addresses in, before and after the entries.
-fn near(entries: &[Entry], noise: u128) -> Vec<ClientAddr> {
+fn near(entries: &[Cidr], noise: u128) -> Vec<ClientAddr> {
     let edges = entries.iter().flat_map(|entry| {
-        let host = !Entry::mask(entry.bits);
+        let host = host_bits(entry);
         let start = entry.start();
         [
             start,
@@ -62,11 +72,21 @@ proptest! {
     #[test]
     fn entries_read_back(entry in any_entry()) {
         let limits = Limits::default();
-        prop_assert_eq!(Entry::parse(&entry.to_string(), &limits), Ok(entry));
-        prop_assert_eq!(Entry::parse(&entry.with_prefix(), &limits), Ok(entry));
+        prop_assert_eq!(Cidr::parse(&entry.to_string(), &limits), Ok(entry));
+        prop_assert_eq!(Cidr::parse(&entry.with_prefix(), &limits), Ok(entry));
         let mut written = Vec::new();
         entry.write(&mut written);
         prop_assert_eq!(String::from_utf8(written).unwrap(), entry.to_string());
+    }
+
+    /// The comparison of a decision is written by hand; all else is the library's.
+    #[test]
+    fn an_entry_contains_what_its_network_does(entry in any_entry(), noise in bits()) {
+        for ClientAddr(address) in near(&[entry], noise) {
+            let net = Ipv6Net::new(entry.start().into(), entry.bits).unwrap();
+            let contained = net.contains(&Ipv6Addr::from_bits(address));
+            prop_assert_eq!(entry.contains(ClientAddr(address)), contained);
+        }
     }
 
     #[test]
@@ -93,7 +113,7 @@ proptest! {
     fn no_text_panics(text in "\\PC{0,50}", odd in "[0-9a-f:./%,\\-\\[\\]* \u{1}-\u{1f}]{0,30}") {
         for text in [text, odd] {
             let _ = text.parse::<ClientAddr>().map_err(|e| e.to_string());
-            let _ = Entry::parse(&text, &Limits::default()).map_err(|e| e.to_string());
+            let _ = Cidr::parse(&text, &Limits::default()).map_err(|e| e.to_string());
             let _ = parse_entries([text.as_str()], &Limits::NONE);
         }
     }
@@ -105,7 +125,7 @@ proptest! {
         let mut text = entry.with_prefix();
         let at = at.index(text.len());
         text.replace_range(at..=at, &with);
-        if let Ok(entry) = Entry::parse(&text, &Limits::default()) {
+        if let Ok(entry) = Cidr::parse(&text, &Limits::default()) {
             // Independent of this file: what std reads is where the entry begins and ends.
             let (ip, length) = text.trim().split_once('/').unwrap_or((text.trim(), "128"));
             let ip: IpAddr = ip.parse().unwrap();
@@ -121,17 +141,17 @@ proptest! {
         let ip = IpAddr::from(Ipv6Addr::from_bits(bits));
         let text = format!("{ip}/{length}");
         let limits = Limits::default();
-        if let Err(EntryError::HostBits { network, address, .. }) = Entry::parse(&text, &limits) {
-            prop_assert_eq!(Entry::parse(&network.to_string(), &limits), Ok(network));
-            prop_assert_eq!(Entry::parse(&address.to_string(), &limits), Ok(address));
+        if let Err(CidrError::HostBits { network, address, .. }) = Cidr::parse(&text, &limits) {
+            prop_assert_eq!(Cidr::parse(&network.to_string(), &limits), Ok(network));
+            prop_assert_eq!(Cidr::parse(&address.to_string(), &limits), Ok(address));
             prop_assert!(network.covers(&address));
         }
     }
 
     #[test]
     fn no_entry_touches_what_is_forbidden(bits in bits(), length in 0..=128u8) {
-        let range = Entry::new(bits, length);
-        if let Ok(entry) = Entry::parse(&range.with_prefix(), &Limits::NONE) {
+        let range = network(bits, length);
+        if let Ok(entry) = Cidr::parse(&range.with_prefix(), &Limits::NONE) {
             prop_assert!(!entry.contains(addr("::")) && !entry.contains(addr("0.0.0.0")));
             prop_assert!(!entry.overlaps(&MULTICAST_V4) && !entry.overlaps(&MULTICAST_V6));
             prop_assert_eq!(entry.overlaps(&IPV4), IPV4.covers(&entry));
@@ -145,10 +165,10 @@ proptest! {
         which in 0..TRANSLATED.len(), noise: u128, length in 1..=128u8, widest_v4 in 1..=32u8
     ) {
         let (prefix, offset, _) = TRANSLATED[which];
-        let bits = prefix.start() | (noise & !Entry::mask(prefix.bits));
-        let range = Entry::new(bits, length);
+        let bits = prefix.start() | (noise & host_bits(&prefix));
+        let range = network(bits, length);
         let limits = Limits { widest_v4, widest_v6: 1, ..Limits::default() };
-        if let Ok(entry) = Entry::parse(&range.with_prefix(), &limits) {
+        if let Ok(entry) = Cidr::parse(&range.with_prefix(), &limits) {
             // Which of the 32 bits of an IPv4 address, where it stands in this prefix, may be any.
             let free = (0..32).filter(|bit| {
                 let flipped = entry.start() ^ (1_u128 << (127 - u32::from(offset) - bit));
@@ -157,7 +177,7 @@ proptest! {
             prop_assert!(free.count() <= usize::from(32 - widest_v4), "{entry}");
         }
         prop_assert_eq!(
-            Entry::parse(&range.with_prefix(), &Limits::NONE).is_ok(),
+            Cidr::parse(&range.with_prefix(), &Limits::NONE).is_ok(),
             length > 0 && !range.contains(ClientAddr(0)) && !range.covers(&IPV4)
                 && !range.overlaps(&MULTICAST_V6)
         );
@@ -166,7 +186,7 @@ proptest! {
     #[test]
     fn overlaps_are_those_of_each_with_each(entries in whitelist(), others in whitelist()) {
         let (entries, others) = (set(entries), set(others));
-        let overlaps = |entry: &&Entry| others.iter().any(|other| other.overlaps(entry));
+        let overlaps = |entry: &&Cidr| others.iter().any(|other| other.overlaps(entry));
         let slow: Vec<_> = entries.iter().filter(overlaps).copied().collect();
         prop_assert_eq!(overlapping(&entries, &others), slow);
     }
@@ -185,12 +205,12 @@ proptest! {
         entries in whitelist(), pick: Vec<bool>, noise in bits(), required: bool, by_edit: bool
     ) {
         let before = made(&entries);
-        let picked = |entry: &&Entry| {
+        let picked = |entry: &&Cidr| {
             let at = before.entries().iter().position(|other| other == *entry);
             at.and_then(|at| pick.get(at)).copied().unwrap_or(false)
         };
-        let remove: Vec<Entry> = before.entries().iter().filter(picked).copied().collect();
-        let keep: Vec<Entry> = before.entries().iter().filter(|e| !picked(e)).copied().collect();
+        let remove: Vec<Cidr> = before.entries().iter().filter(picked).copied().collect();
+        let keep: Vec<Cidr> = before.entries().iter().filter(|e| !picked(e)).copied().collect();
         let change = match by_edit {
             true => Change::Edit { add: Vec::new(), remove: remove.clone() },
             false => Change::Replace { entries: keep.clone(), allow_any_address: false },

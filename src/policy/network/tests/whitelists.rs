@@ -41,12 +41,12 @@ fn the_most_specific_entry_matches() {
 #[test]
 fn a_set_is_never_empty_and_never_too_large() {
     let limits = Limits { max_entries: 2, ..Limits::default() };
-    assert_eq!(Entries::new(Vec::new(), &limits), Ok(None));
-    let set = Entries::new(entries(&["1.2.3.4", "1.2.3.4", "::1"]), &limits).unwrap().unwrap();
+    assert_eq!(CidrSet::new(Vec::new(), &limits), Ok(None));
+    let set = CidrSet::new(entries(&["1.2.3.4", "1.2.3.4", "::1"]), &limits).unwrap().unwrap();
     assert_eq!((set.len(), set.iter().count()), (2, 2));
-    let error = Entries::new(entries(&["1.2.3.4", "1.2.3.5", "::1"]), &limits).unwrap_err();
+    let error = CidrSet::new(entries(&["1.2.3.4", "1.2.3.5", "::1"]), &limits).unwrap_err();
     assert_eq!(error, TooMany { count: 3, max: 2 });
-    assert!(size_of::<Entry>() + size_of::<u32>() <= 32);
+    assert!(size_of::<Cidr>() + size_of::<u32>() <= 32);
 }
 
 /// A whitelist of the greatest number of entries. What was quadratic took a minute here.
@@ -60,7 +60,7 @@ fn the_largest_whitelist_is_changed_and_searched() {
     let read = |texts: &[String]| parse_entries(texts.iter().map(String::as_str), &limits).unwrap();
     let (old, new) = (read(&addresses(0x0a00_0000)), read(&addresses(0x0b00_0000)));
     let replace =
-        |entries: &[Entry]| Change::Replace { entries: entries.to_vec(), allow_any_address: false };
+        |entries: &[Cidr]| Change::Replace { entries: entries.to_vec(), allow_any_address: false };
     let first = apply(&Whitelist::Unrestricted, &replace(&old), true, &limits).unwrap().whitelist;
     assert!(first.allows(addr("10.0.0.0")) && first.allows(addr("10.0.39.15")));
     assert!(!first.allows(addr("10.0.39.16")));

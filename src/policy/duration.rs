@@ -1,19 +1,29 @@
-//! Durations as people write them in settings: `45d`, `7d`, `90s`, `500ms`, `1h30m`.
+//! Durations as text, on one table of units: as settings have them (`45d`, `1h30m`), and in words for
+//! people (`45 days`).
 //!
-//! A number without a unit is refused, since nobody can tell what it means. Parts go from the
-//! larger unit to the smaller, each at most once, so that one length reads back as one text.
+//! A number without a unit is refused, since nobody can tell what it means. Parts go from the larger unit to
+//! the smaller, each at most once, so that one duration has one text. Not `humantime`: it has
+//! months of 30.44 days, takes `1M` for one, and prints 45 days as `1month 14days 13h 26m 24s`.
 
 use std::time::Duration;
 
-/// Units in falling order, with their length in microseconds.
-const UNITS: [(&str, u64); 6] = [
-    ("d", 86_400_000_000),
-    ("h", 3_600_000_000),
-    ("m", 60_000_000),
-    ("s", 1_000_000),
-    ("ms", 1_000),
-    ("us", 1),
+struct Unit {
+    symbol: &'static str,
+    name: &'static str,
+    micros: u64,
+}
+
+/// In falling order.
+const UNITS: [Unit; 6] = [
+    Unit { symbol: "d", name: "day", micros: 86_400_000_000 },
+    Unit { symbol: "h", name: "hour", micros: 3_600_000_000 },
+    Unit { symbol: "m", name: "minute", micros: 60_000_000 },
+    Unit { symbol: "s", name: "second", micros: 1_000_000 },
+    Unit { symbol: "ms", name: "millisecond", micros: 1_000 },
+    MICROSECOND,
 ];
+
+const MICROSECOND: Unit = Unit { symbol: "us", name: "microsecond", micros: 1 };
 
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +70,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         }
         let position = UNITS
             .iter()
-            .position(|(name, _)| *name == unit)
+            .position(|known| known.symbol == unit)
             .ok_or_else(|| InvalidDuration::UnknownUnit(unit.to_owned()))?;
         if position < next_unit {
             return Err(InvalidDuration::Order(format!("{number}{unit}")));
@@ -69,7 +79,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         micros = number
             .parse::<u64>()
             .ok()
-            .and_then(|number| number.checked_mul(UNITS[position].1))
+            .and_then(|number| number.checked_mul(UNITS[position].micros))
             .and_then(|part| micros.checked_add(part))
             .ok_or(InvalidDuration::TooLong)?;
         rest = after;
@@ -86,15 +96,37 @@ fn split_at(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {
 pub fn print(duration: Duration) -> String {
     let mut rest = duration.as_micros();
     let mut text = String::new();
-    for (name, length) in UNITS {
-        let length = u128::from(length);
-        if rest >= length {
-            text.push_str(&(rest / length).to_string());
-            text.push_str(name);
-            rest %= length;
+    for unit in UNITS {
+        let micros = u128::from(unit.micros);
+        if rest >= micros {
+            text.push_str(&(rest / micros).to_string());
+            text.push_str(unit.symbol);
+            rest %= micros;
         }
     }
     if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// In words, in the largest unit that leaves no rest: `45 days`, `90 minutes`, `1 second`.
+pub fn in_words(duration: Duration) -> String {
+    words(duration, |micros, unit| micros.is_multiple_of(unit))
+}
+
+/// In words, in its largest unit, the rest cut off: `3 days`.
+pub fn about(duration: Duration) -> String {
+    words(duration, |_, _| true)
+}
+
+/// In the largest unit that fits into `duration` and that `fits` accepts, given both in microseconds.
+fn words(duration: Duration, fits: impl Fn(u128, u128) -> bool) -> String {
+    let micros = duration.as_micros();
+    let found = UNITS.into_iter().find(|unit| {
+        let unit = u128::from(unit.micros);
+        micros >= unit && fits(micros, unit)
+    });
+    let unit = found.unwrap_or(MICROSECOND);
+    let count = micros / u128::from(unit.micros);
+    format!("{count} {}{}", unit.name, if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -119,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told() {
+    fn errors_say_how_it_is_written() {
         for (text, message) in [
             ("", "is empty; write a number and a unit, such as 45d, 7d, 90s or 500ms"),
             ("10", "has no unit after 10; write 10d, 10h, 10m, 10s or 10ms"),
@@ -146,6 +178,21 @@ mod tests {
         }
         assert_eq!(print(Duration::from_millis(500)), "500ms");
         assert_eq!(print(Duration::from_nanos(999)), "0s");
+    }
+
+    #[test]
+    fn durations_in_words_have_one_unit() {
+        for (millis, exact, cut_off) in [
+            (45 * 86_400_000, "45 days", "45 days"),
+            (86_400_000, "1 day", "1 day"),
+            (36 * 3_600_000, "36 hours", "1 day"),
+            (90_000, "90 seconds", "1 minute"),
+            (1, "1 millisecond", "1 millisecond"),
+            (0, "0 microseconds", "0 microseconds"),
+        ] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!((in_words(duration).as_str(), about(duration).as_str()), (exact, cut_off));
+        }
     }
 
     proptest! {
