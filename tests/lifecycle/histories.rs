@@ -17,9 +17,9 @@
 use std::sync::Mutex;
 use std::thread::available_parallelism;
 
-use crate::batch;
-use crate::record::Totals;
-use crate::world::Place;
+use crate::lifecycle::batch;
+use crate::lifecycle::record::Totals;
+use crate::lifecycle::world::Place;
 
 /// Seeds that failed once.
 const REGRESSIONS: [u64; 0] = [];

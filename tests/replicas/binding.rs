@@ -9,11 +9,11 @@ use portcullis::grpc::proto::{
 use sqlx::{Connection as _, PgConnection};
 use tonic::Code;
 
-use crate::proxy::{Proxy, Wire};
-use crate::stage::{LEASE, PATIENCE, PROMPT, Stage, until};
+use crate::replicas::proxy::{Proxy, Wire};
+use crate::replicas::stage::{LEASE, PATIENCE, PROMPT, Stage, until};
 use crate::support::calls::credential;
 use crate::support::client::question;
-use crate::support::postgres::Cluster;
+use crate::support::postgres;
 use crate::support::server::Setup;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +262,7 @@ async fn whoever_comes_back_reads_what_it_missed_and_no_more() {
 /// several share one, nobody knows which of them keeps its commits.
 #[test]
 fn a_pooler_that_drops_settings_is_refused() {
-    let cluster = Cluster::new(false);
+    let cluster = postgres::shared();
     let proxy = Proxy::new(cluster.port());
     let url = proxy.url(&cluster.database());
     proxy.set(Wire { unset: true, ..Wire::default() });

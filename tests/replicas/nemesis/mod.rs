@@ -15,9 +15,9 @@ use portcullis::grpc::proto::{ApplyCatalogRequest, TokenKind};
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
-use crate::history::{Change, History, ObjectId, Seen};
-use crate::proxy::Proxy;
-use crate::random::Random;
+use crate::replicas::history::{Change, History, ObjectId, Seen};
+use crate::replicas::proxy::Proxy;
+use crate::lease::random::Random;
 use crate::support::client::{Client, question};
 use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup, random_credential};

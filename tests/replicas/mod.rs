@@ -13,13 +13,6 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and spawn what they await")]
 
-#[path = "../support/mod.rs"]
-mod support;
-
-#[path = "../lease/random.rs"]
-#[allow(dead_code, reason = "each test uses a part of it")]
-mod random;
-
 mod acknowledgement;
 mod binding;
 mod clock;
