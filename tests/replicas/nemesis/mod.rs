@@ -29,7 +29,7 @@ mod trouble;
 
 const SERVERS: usize = 3;
 /// How long a history lasts, unless `REPLICAS_SECONDS` says so.
-const SECONDS: u64 = 120;
+const SECONDS: u64 = 60;
 const LEASE: Duration = Duration::from_secs(1);
 /// How long a call may take before its outcome counts as unknown.
 const CALL: Duration = Duration::from_secs(8);
