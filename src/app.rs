@@ -176,10 +176,12 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
             stop.run_until_cancelled(ignored.log()).await;
         }
     });
-    if cfg!(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied")) {
-        tracing::error!(
-            "built with a planted fault, to try the tests: this server breaks its promises"
-        );
+    #[cfg(feature = "failpoints")]
+    {
+        tracing::error!("built with failpoints, to try the tests: not for production");
+        if let Some(name) = config::failpoint() {
+            crate::failpoint::activate(&name).map_err(anyhow::Error::msg)?;
+        }
     }
     // Each connection takes a descriptor, and many systems begin with a thousand.
     let descriptors = Descriptors::raise();

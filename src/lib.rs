@@ -33,6 +33,7 @@
 //! - [`net`]: listeners and TLS.
 //! - [`pem`]: certificates and keys in files, and what is wrong with them.
 //! - [`html`]: what templates show of any text.
+//! - [`failpoint`]: errors planted to see that the tests find them; not in what is deployed.
 //! - [`shutdown`]: tasks that can't die silently, and how the process ends.
 //! - [`telemetry`]: logs and metrics.
 //!
@@ -60,6 +61,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod failpoint;
 pub mod grpc;
 pub mod html;
 pub mod http;

@@ -4,16 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
+use crate::support::calls::position;
+use crate::support::client::{Client, question};
+use crate::support::postgres;
+use crate::support::server::{Server, Setup};
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, CreateTokenRequest, Decision, ManageWhitelistRequest,
     ManageWhitelistResponse, Reason, TokenKind, WhitelistReplacement,
 };
-use support::calls::position;
-use support::client::{Client, question};
-use support::postgres;
-use support::server::{Server, Setup};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

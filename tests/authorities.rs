@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread;
 
-use support::frames::{DATA, END_STREAM, HEADERS, RST_STREAM, Wire, field, prefix};
-use support::server::{Server, Setup};
-use support::tools;
+use crate::support::frames::{DATA, END_STREAM, HEADERS, RST_STREAM, Wire, field, prefix};
+use crate::support::server::{Server, Setup};
+use crate::support::tools;
 
 const AUTHORITIES: [&str; 12] = [
     "localhost",

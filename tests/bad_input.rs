@@ -4,10 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::calls::{self, World, position};
+use crate::support::client::{Client, question};
+use crate::support::faults::{Fault, paths, wrong_bytes, wrong_values};
+use crate::support::raw::{Answer, Raw};
+use crate::support::server::{Server, Setup};
 use bytes::Bytes;
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, AuthorizeResponse, BatchAuthorizeResponse, CreateAccountRequest,
@@ -19,11 +22,6 @@ use portcullis::policy::text::is_hidden;
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use serde_json::json;
-use support::calls::{self, World, position};
-use support::client::{Client, question};
-use support::faults::{Fault, paths, wrong_bytes, wrong_values};
-use support::raw::{Answer, Raw};
-use support::server::{Server, Setup};
 use tonic::{Code, Status};
 use tonic_types::{Status as ItemStatus, StatusExt as _};
 

@@ -8,13 +8,15 @@
     reason = "a failure here is the test's failure"
 )]
 
-mod support;
-
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::support::calls::credential;
+use crate::support::client::{Client, question};
+use crate::support::decisions;
+use crate::support::server::Setup;
 use portcullis::cache::{Cache, Lookup};
 use portcullis::clock::Clock;
 use portcullis::grpc::proto::stream_authorize_response::Result as Item;
@@ -42,10 +44,6 @@ use portcullis::store::{NewToken, Store, Touched};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use sdd::Guard;
-use support::calls::credential;
-use support::client::{Client, question};
-use support::decisions;
-use support::server::Setup;
 use tokio::runtime::Handle;
 use tokio::sync::{Barrier, mpsc, watch};
 use tokio::task::JoinSet;

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::fs;
 
+use crate::support::command::Shell;
+use crate::support::postgres;
+use crate::support::server::{Server, Setup, random_credential};
 use clap::CommandFactory as _;
 use serde_json::Value;
-use support::command::Shell;
-use support::postgres;
-use support::server::{Server, Setup, random_credential};
 
 #[test]
 fn everything_that_operators_do_on_sqlite() {

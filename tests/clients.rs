@@ -1,13 +1,11 @@
 //! Clients in other languages, generated from `proto/`, live through the same story on both stores.
 
-mod support;
-
 use std::process::Command;
 
+use crate::support::client::Client;
+use crate::support::server::{Server, Setup};
+use crate::support::{postgres, tools};
 use portcullis::grpc::proto::TokenKind;
-use support::client::Client;
-use support::server::{Server, Setup};
-use support::{postgres, tools};
 
 #[tokio::test]
 async fn python_on_sqlite() {

@@ -8,11 +8,13 @@
     reason = "a failure here is the test's failure"
 )]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::client::{Client, question};
+use crate::support::decisions;
+use crate::support::server::Setup;
+use crate::support::{postgres, wait};
 use futures_util::{StreamExt as _, stream};
 use portcullis::cache::Cache;
 use portcullis::clock::{Clock, Stopwatch};
@@ -37,10 +39,6 @@ use portcullis::store::{Account, NewToken, Store};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use sqlx::{Connection as _, PgConnection, Row as _};
-use support::client::{Client, question};
-use support::decisions;
-use support::server::Setup;
-use support::{postgres, wait};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -234,7 +232,8 @@ impl Stage {
         });
         // Until the read waits: it began under a lease.
         let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted \
-                     AND relation = 'token'::regclass";
+                     AND relation = 'token'::regclass \
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         loop {
             let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut watcher).await.unwrap();
             if waiting > 0 {

@@ -8,20 +8,18 @@
     reason = "a failure here is the test's failure"
 )]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::support::client::{Client, question};
+use crate::support::postgres::Cluster;
+use crate::support::server::{Server, Setup};
 use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     AuditEvent, Decision, DeleteTokenRequest, GetAccountRequest, GetTokenRequest,
     ListTokensRequest, ManageWhitelistRequest, Reason, SetAccountAdminsRequest, Token, TokenKind,
     TokenState, WhitelistReplacement,
 };
-use support::client::{Client, question};
-use support::postgres::Cluster;
-use support::server::{Server, Setup};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -345,7 +343,7 @@ async fn of_two_writers_one_is_told_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_writers_one_is_told_on_postgres() {
-    two_writers(&Setup::postgres(&support::postgres::database()).start()).await;
+    two_writers(&Setup::postgres(&crate::support::postgres::database()).start()).await;
 }
 
 /// Two admins change one whitelist on the version that they read, and read again when told that the

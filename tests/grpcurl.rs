@@ -2,13 +2,11 @@
 
 #![allow(clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::process::Command;
 
+use crate::support::server::{Server, Setup};
+use crate::support::tools::{fail, grpcurl, succeed};
 use serde_json::{Value, json};
-use support::server::{Server, Setup};
-use support::tools::{fail, grpcurl, succeed};
 
 #[test]
 fn reflection_tells_what_there_is() {

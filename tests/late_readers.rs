@@ -8,25 +8,23 @@
     reason = "a failure here is the test's failure; how long an end took is part of the test"
 )]
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::client::{Client, question};
+use crate::support::http::Http;
+use crate::support::server::{Server, Setup, sample_of};
+use crate::support::tls::Authority;
+use crate::support::wait;
 use portcullis::grpc::proto::batch_authorize_result::Result as Item;
 use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, BatchAuthorizeResponse, Decision, GetCatalogRequest,
     TokenKind,
 };
 use portcullis::service::decisions::MAX_BATCH;
-use support::client::{Client, question};
-use support::http::Http;
-use support::server::{Server, Setup, sample_of};
-use support::tls::Authority;
-use support::wait;
 use tokio::task::JoinSet;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use tonic::{Response, Status};

@@ -3,21 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::client::{Client, question};
+use crate::support::command::Shell;
+use crate::support::server::{Server, Setup};
+use crate::support::smtp::{Received, Sink, Step};
+use crate::support::wait::until;
 use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     AuthorizeRequest, AuthorizeResponse, Decision, PendingActionType, Reason,
     SetAccountAdminsRequest, TokenKind,
 };
 use serde_json::{Value, json};
-use support::client::{Client, question};
-use support::command::Shell;
-use support::server::{Server, Setup};
-use support::smtp::{Received, Sink, Step};
-use support::wait::until;
 
 /// A server whose lifecycle takes seconds: told after 4, gone after 12.
 fn setup() -> Setup {
@@ -102,7 +100,7 @@ async fn a_whole_lifecycle() {
     assert_eq!(before["token_count"], 2);
 
     // The other one goes, with a mail.
-    let told = |mails: &[support::mime::Received]| {
+    let told = |mails: &[crate::support::mime::Received]| {
         mails.iter().any(|mail| {
             mail.header("Subject").is_some_and(|subject| subject.contains("was deleted"))
                 && mail.text().contains(&lost.token_id)

@@ -10,8 +10,6 @@
     reason = "a test that panics fails"
 )]
 
-mod support;
-
 use portcullis::policy::network::{Cidr, CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
 use sqlx::{Connection, PgConnection, Row};
 
@@ -208,7 +206,7 @@ fn address(random: &mut Random, nets: &[Net]) -> Net {
 }
 
 fn with_postgres<T>(work: impl AsyncFnOnce(PgConnection) -> sqlx::Result<T>) -> T {
-    let url = support::postgres::database();
+    let url = crate::support::postgres::database();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let result = runtime.block_on(async { work(PgConnection::connect(&url).await?).await });
     result.expect("Postgres answers")

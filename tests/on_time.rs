@@ -8,21 +8,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::client::{Client, question};
+use crate::support::mime::Received;
+use crate::support::postgres;
+use crate::support::server::{Server, Setup};
+use crate::support::smtp::Sink;
 use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     AuthorizeRequest, AuthorizeResponse, Decision, GetTokenRequest, ListAuditEventsRequest,
     ListPendingActionsRequest, NoticeState, PendingAction, PendingActionType, Reason, TokenKind,
 };
 use prost_types::Timestamp;
-use support::client::{Client, question};
-use support::mime::Received;
-use support::postgres;
-use support::server::{Server, Setup};
-use support::smtp::Sink;
 use tokio::sync::Mutex;
 
 const WINDOW: Duration = Duration::from_secs(20);

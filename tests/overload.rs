@@ -7,13 +7,16 @@
     reason = "a failure here is the test's failure; how long an answer took is part of the test"
 )]
 
-mod support;
-
 use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::support::client::{Client, question};
+use crate::support::frames::{DATA, END_STREAM, GOAWAY, HEADERS, Wire, frame, head};
+use crate::support::postgres::{self, Cluster};
+use crate::support::server::{Server, Setup};
+use crate::support::tls::Authority;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::grpc::proto::{
@@ -21,11 +24,6 @@ use portcullis::grpc::proto::{
     StreamAuthorizeRequest, TokenKind, stream_authorize_response,
 };
 use sqlx::{Connection as _, PgConnection};
-use support::client::{Client, question};
-use support::frames::{DATA, END_STREAM, GOAWAY, HEADERS, Wire, frame, head};
-use support::postgres::{self, Cluster};
-use support::server::{Server, Setup};
-use support::tls::Authority;
 use tokio::task::JoinSet;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use tonic::{Code, Status};

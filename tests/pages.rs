@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::client::Client;
+use crate::support::command::Shell;
+use crate::support::server::Setup;
+use crate::support::wait::until;
 use futures_util::{StreamExt as _, stream};
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, AuthorizeRequest, BatchAuthorizeRequest, CreateAccountRequest,
@@ -16,10 +18,6 @@ use portcullis::grpc::proto::{
 };
 use portcullis::service::lists::PAGE_BYTES;
 use prost::Message;
-use support::client::Client;
-use support::command::Shell;
-use support::server::Setup;
-use support::wait::until;
 use tonic::Status;
 
 /// Tokens, each with [`SCOPES`] scopes and [`ENTRIES`] entries: some 150 KiB.

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::command::Shell;
+use crate::support::server::Setup;
 use portcullis::cache::InForce;
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, ApplyCatalogResponse, AuthorizeRequest, AuthorizeResponse, Decision,
@@ -13,9 +14,6 @@ use portcullis::grpc::proto::{
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
 use portcullis::store::StoredCatalog;
-use support::client::Client;
-use support::command::Shell;
-use support::server::Setup;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::fs;
 
+use crate::support::tools;
 use portcullis::grpc::proto::authorize_request::Operation;
 use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, HttpOperation, StreamAuthorizeRequest,
@@ -15,7 +14,6 @@ use portcullis::grpc::wire;
 use portcullis::service::Error;
 use portcullis::service::decisions::{Asked, Question};
 use prost::Message;
-use support::tools;
 
 /// Messages that are compared.
 const CASES: usize = 200_000;

@@ -3,17 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
+use crate::support::calls::credential;
+use crate::support::client::Client;
+use crate::support::raw::Raw;
+use crate::support::server::{Server, Setup};
+use crate::support::tools::{fail, grpcurl, python, source, succeed};
 use bytes::Bytes;
 use portcullis::grpc::proto::{RevokeCredentialRequest, Role};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, FileDescriptor, Value};
-use support::calls::credential;
-use support::client::Client;
-use support::raw::Raw;
-use support::server::{Server, Setup};
-use support::tools::{fail, grpcurl, python, source, succeed};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;

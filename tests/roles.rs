@@ -4,10 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::fmt::Write as _;
 
+use crate::support::calls::{self, World, credential, position};
+use crate::support::client::Client;
+use crate::support::postgres;
+use crate::support::raw::{Answer, Raw};
+use crate::support::server::{Setup, random_credential};
 use portcullis::grpc::proto::{
     DeleteTokenRequest, GetTokenRequest, ListAccountsRequest, ListAuditEventsRequest,
     ListPendingActionsRequest, ListTokensRequest, PreviewLifecycleRequest, RevokeCredentialRequest,
@@ -16,11 +19,6 @@ use portcullis::grpc::proto::{
 use portcullis::policy::id::{AccountId, TokenId};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-use support::calls::{self, World, credential, position};
-use support::client::Client;
-use support::postgres;
-use support::raw::{Answer, Raw};
-use support::server::{Setup, random_credential};
 use tonic::Code;
 use uuid::Uuid;
 

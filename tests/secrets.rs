@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
+use crate::support::client::{Client, question};
+use crate::support::command::Shell;
+use crate::support::postgres::{self, Cluster};
+use crate::support::server::{Server, Setup, random_credential};
+use crate::support::tls::Authority;
 use portcullis::grpc::proto::{
     BatchAuthorizeRequest, CreateAccountRequest, CreateCredentialRequest, CreateTokenRequest,
     DeleteTokenRequest, GetTokenRequest, ListAuditEventsRequest, ListCredentialsRequest,
@@ -19,11 +22,6 @@ use portcullis::grpc::proto::{
 use portcullis::policy::id::read_base62;
 use portcullis::secret::{KeyRing, Opens, SecretKey, WellFormed};
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use support::client::{Client, question};
-use support::command::Shell;
-use support::postgres::{self, Cluster};
-use support::server::{Server, Setup, random_credential};
-use support::tls::Authority;
 use tonic::Status;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use uuid::Uuid;

@@ -2,20 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
+use crate::support::client::Client;
+use crate::support::command::Shell;
+use crate::support::postgres;
+use crate::support::server::{Server, Setup, random_credential};
+use crate::support::tools::{grpcurl, succeed};
+use crate::support::wait::until;
 use portcullis::grpc::proto::{CreateAccountRequest, ListAccountsRequest};
 use sqlx::{Connection as _, PgConnection};
-use support::client::Client;
-use support::command::Shell;
-use support::postgres;
-use support::server::{Server, Setup, random_credential};
-use support::tools::{grpcurl, succeed};
-use support::wait::until;
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -421,7 +419,8 @@ async fn requests_under_way_are_finished() {
             };
             accounts.create_account(request).await
         });
-        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
         while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *blocking).await.unwrap() == 0 {}
 
         server.signal(signal);

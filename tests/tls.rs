@@ -2,16 +2,14 @@
 
 #![allow(clippy::expect_used, reason = "a failure here is the test's failure")]
 
-mod support;
-
 use std::fs;
 
+use crate::support::client::Client;
+use crate::support::command::Shell;
+use crate::support::server::{Server, Setup};
+use crate::support::tls::{Authority, Identity};
+use crate::support::wait::until;
 use portcullis::grpc::proto::GetCatalogRequest;
-use support::client::Client;
-use support::command::Shell;
-use support::server::{Server, Setup};
-use support::tls::{Authority, Identity};
-use support::wait::until;
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig};
 

@@ -5,6 +5,7 @@
 #   PG_BIN             directory of initdb and postgres
 #   TEST_PYTHON        Python with the packages of tests/clients/python/requirements.txt
 #   TEST_GRPCURL       grpcurl
+#   TEST_CARGO_DENY    cargo-deny, which checks what is depended on (deny.toml)
 #   TEST_NODE          Node.js, 18 or later
 #   TEST_NODE_MODULES  the packages of tests/clients/node/package-lock.json
 #   TEST_BUF           buf, which lints and formats proto/
@@ -138,6 +139,7 @@ tools_setup() {
         TEST_PYTHON="$tools_dir/python/bin/python"
     fi
     : "${TEST_GRPCURL:=$(dirname "$TEST_PYTHON")/grpcurl}"
+    : "${TEST_CARGO_DENY:=$(dirname "$TEST_PYTHON")/cargo-deny}"
 
     TEST_NODE="${TEST_NODE:-$(tools_node)}"
     if [ -z "${TEST_NODE_MODULES:-}" ]; then
@@ -148,7 +150,7 @@ tools_setup() {
 
     : "${TEST_CHROMIUM:=$(command -v chromium)}"
 
-    export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_NODE TEST_NODE_MODULES TEST_BUF TEST_CHROMIUM
+    export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_CARGO_DENY TEST_NODE TEST_NODE_MODULES TEST_BUF TEST_CHROMIUM
 }
 
 # Two runs side by side must not fill one directory.

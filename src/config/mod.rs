@@ -12,6 +12,12 @@ pub fn wants_colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// The error to plant, in a build that can (`crate::failpoint`).
+#[cfg(feature = "failpoints")]
+pub fn failpoint() -> Option<String> {
+    std::env::var("FAILPOINT").ok()
+}
+
 /// What every variable of Portcullis begins with.
 pub const VARIABLE_PREFIX: &str = "PORTCULLIS_";
 

@@ -17,6 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use super::{Member, Standing, lock};
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, id_at, moment};
+use crate::failpoint::{self, Failpoint};
 use crate::lease::{Attempt, Head, Heard, Identity, Position, RowId, Turn};
 use crate::policy::time::Timestamp;
 use crate::store::replication::{Recorded, Told};
@@ -334,7 +335,7 @@ impl Member {
 }
 
 async fn make_effective(cache: &Arc<Cache>, touched: impl IntoIterator<Item = Touched>) {
-    if cfg!(feature = "planted-acknowledged-unapplied") {
+    if failpoint::is_active(Failpoint::AcknowledgedUnapplied) {
         return;
     }
     for touched in touched {

@@ -23,6 +23,7 @@ pub use propagation::Propagation;
 
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};
+use crate::failpoint::{self, Failpoint};
 use crate::lease::{Length, Moment, Peers, Position, Replica, RowId};
 use crate::shutdown;
 use crate::store::replication::{About, Replication};
@@ -226,7 +227,7 @@ impl Replicas {
     /// fact is looked at.
     pub fn may_decide(&self, watch: Stopwatch) -> bool {
         watch.moment().0 < self.until.moment.load(Ordering::Acquire)
-            || cfg!(feature = "planted-no-lease")
+            || failpoint::is_active(Failpoint::NoLease)
     }
 
     /// For how long it may decide without the store; `None` where it needs no lease.

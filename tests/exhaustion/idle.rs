@@ -2,12 +2,12 @@
 
 use portcullis::grpc::proto::TokenKind;
 
-use super::support::client::{Client, question};
-use super::support::frames::{
+use super::{AUTHORIZE, BATCH, CHECK, REFLECTION, STREAM, WATCH, attack, begun};
+use crate::support::client::{Client, question};
+use crate::support::frames::{
     DATA, END_STREAM, Frame, GOAWAY, HEADERS, RST_STREAM, Wire, frame, head, prefix,
 };
-use super::support::server::Setup;
-use super::{AUTHORIZE, BATCH, CHECK, REFLECTION, STREAM, WATCH, attack, begun};
+use crate::support::server::Setup;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unfinished_message_is_given_up_and_an_idle_stream_is_not() {

@@ -4,9 +4,9 @@ use portcullis::lease::{
     Identity, Length, Moment, Peers, Position, Reading, Replica, RowId, Turn, Waiting,
 };
 
-use crate::plan::{Fault, LEASE, LONGEST, SHORTEST};
-use crate::random::Random;
-use crate::store::{KEYS, Op, Told};
+use crate::lease::plan::{Fault, LEASE, LONGEST, SHORTEST};
+use crate::lease::random::Random;
+use crate::lease::store::{KEYS, Op, Told};
 
 /// A clock that runs at a rate of its own, from where it likes.
 #[derive(Debug)]

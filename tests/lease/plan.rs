@@ -3,7 +3,7 @@
 
 use portcullis::lease::{DRIFT, Length};
 
-use crate::random::Random;
+use crate::lease::random::Random;
 
 /// A lease, about, in microseconds.
 pub(crate) const LEASE: u64 = 1_000_000;

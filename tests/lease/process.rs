@@ -5,10 +5,10 @@ use portcullis::lease::{
     Attempt, Head, Heard, Length, Moment, Position, Row, RowId, Turn, Waiting,
 };
 
-use crate::node::{Decision, Process, Step, Wait};
-use crate::plan::{Fault, LEASE};
-use crate::store::{Ask, KEYS, Op, Reply};
-use crate::world::{Message, World};
+use crate::lease::node::{Decision, Process, Step, Wait};
+use crate::lease::plan::{Fault, LEASE};
+use crate::lease::store::{Ask, KEYS, Op, Reply};
+use crate::lease::world::{Message, World};
 
 impl World {
     fn local(&self, node: usize) -> Moment {

@@ -8,10 +8,10 @@ use std::iter::Sum;
 
 use portcullis::lease::{Length, Moment};
 
-use crate::node::{Decision, Node, Step};
-use crate::plan::{Blow, CHANGES, Fault, LEASE, LONGEST, Plan};
-use crate::random::Random;
-use crate::store::{Ask, Believes, KEYS, Op, Reply, Store, Told};
+use crate::lease::node::{Decision, Node, Step};
+use crate::lease::plan::{Blow, CHANGES, Fault, LEASE, LONGEST, Plan};
+use crate::lease::random::Random;
+use crate::lease::store::{Ask, Believes, KEYS, Op, Reply, Store, Told};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Message {

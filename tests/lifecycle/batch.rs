@@ -12,12 +12,12 @@ use portcullis::policy::lifecycle::{Mode, Settings};
 use portcullis::policy::scope::ScopeId;
 use portcullis::store::{AuditFilter, Page, Token, TokenFilter};
 
-use crate::history::History;
-use crate::model::SCOPES;
-use crate::post::{Attempt, Post, Script};
-use crate::record::{self, Totals};
-use crate::rng::Rng;
-use crate::world::{DAY, Place, World};
+use crate::lifecycle::history::History;
+use crate::lifecycle::model::SCOPES;
+use crate::lifecycle::post::{Attempt, Post, Script};
+use crate::lifecycle::record::{self, Totals};
+use crate::lifecycle::rng::Rng;
+use crate::lifecycle::world::{DAY, Place, World};
 
 /// What happened to everybody.
 pub(crate) enum Did {

@@ -1,7 +1,8 @@
 //! Thousands of random histories beside the model, on each store.
 //!
 //! A failure prints its seed and the whole story. Put the seed into [`REGRESSIONS`], and it is run
-//! first from then on. PORTCULLIS_TEST_HISTORIES says how many to run, for a longer or shorter run.
+//! first from then on. PORTCULLIS_TEST_HISTORIES says how many to run, for a longer or shorter run
+//! (`tests/long/run`).
 //!
 //! Faults that were planted to see whether they are found, each within the first 300 histories, by the
 //! model and, where it says so, by the witness alone:
@@ -17,9 +18,9 @@
 use std::sync::Mutex;
 use std::thread::available_parallelism;
 
-use crate::batch;
-use crate::record::Totals;
-use crate::world::Place;
+use crate::lifecycle::batch;
+use crate::lifecycle::record::Totals;
+use crate::lifecycle::world::Place;
 
 /// Seeds that failed once.
 const REGRESSIONS: [u64; 0] = [];
@@ -54,11 +55,11 @@ fn run_all(place: fn() -> Place, histories: usize, steps: usize) {
 }
 
 #[test]
-fn ten_thousand_histories_on_sqlite() {
-    run_all(Place::sqlite, 10_000, 7);
+fn random_histories_on_sqlite() {
+    run_all(Place::sqlite, 2_000, 7);
 }
 
 #[test]
-fn five_hundred_histories_on_postgres() {
-    run_all(Place::postgres, 500, 20);
+fn random_histories_on_postgres() {
+    run_all(Place::postgres, 200, 20);
 }

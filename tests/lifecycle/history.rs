@@ -8,13 +8,13 @@ use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, TokenState};
 use portcullis::store::Token;
 
-use crate::batch::Did;
-use crate::model::{About, Fate, Kind, MailState, Model, SCOPES, State, Time, What};
-use crate::post::{Attempt, Post};
-use crate::rng::Rng;
-use crate::seen::{Seen, recorded, seen};
-use crate::witness::Witness;
-use crate::world::{HERE, Held, THERE, World};
+use crate::lifecycle::batch::Did;
+use crate::lifecycle::model::{About, Fate, Kind, MailState, Model, SCOPES, State, Time, What};
+use crate::lifecycle::post::{Attempt, Post};
+use crate::lifecycle::rng::Rng;
+use crate::lifecycle::seen::{Seen, recorded, seen};
+use crate::lifecycle::witness::Witness;
+use crate::lifecycle::world::{HERE, Held, THERE, World};
 
 /// See the module.
 pub(crate) struct History {
@@ -144,7 +144,7 @@ impl History {
     ) -> Result<(), String> {
         self.witnessed(did, tokens, now, observe, ids)?;
         if matches!(did.first(), Some(Did::Crash)) {
-            self.model.tokens.iter_mut().for_each(crate::model::Token::crash);
+            self.model.tokens.iter_mut().for_each(crate::lifecycle::model::Token::crash);
         }
         let flushed = did.iter().any(|did| matches!(did, Did::Flush | Did::Sweep));
         for (token, held) in self.model.tokens.iter_mut().zip(&self.tokens) {
@@ -158,7 +158,9 @@ impl History {
             match did {
                 Did::Flush => {}
                 Did::Sweep => self.model.sweep(now, observe),
-                Did::Crash => self.model.tokens.iter_mut().for_each(crate::model::Token::crash),
+                Did::Crash => {
+                    self.model.tokens.iter_mut().for_each(crate::lifecycle::model::Token::crash)
+                }
                 Did::Deliver { whole, attempts } => {
                     let domain = self.domain();
                     for attempt in attempts.iter().filter(|mail| mail.to[1..] == domain) {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-pub(crate) use crate::rules::*;
+pub(crate) use crate::lifecycle::rules::*;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum About {

@@ -13,9 +13,9 @@ use portcullis::store::sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::story::{ANN, BALANCE, READ, REVEAL, SEND, Story, Token};
+use crate::lifecycle::story::{ANN, BALANCE, READ, REVEAL, SEND, Story, Token};
+use crate::lifecycle::world::{DAY, Place, START, World};
 use crate::support::postgres::Cluster;
-use crate::world::{DAY, Place, START, World};
 
 /// Longer than any answer should take.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -12,9 +12,9 @@ use portcullis::store::replication::About;
 use portcullis::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
-use crate::story::{ANN, BOB, Story, Token, on_both};
+use crate::lifecycle::story::{ANN, BOB, Story, Token, on_both};
+use crate::lifecycle::world::{DAY, Place};
 use crate::support::smtp::Step;
-use crate::world::{DAY, Place};
 
 on_both!(a_mail_that_is_queued_wakes_the_outbox, a_mail_is_nobody_elses_while_it_is_sent);
 

@@ -10,7 +10,7 @@ use portcullis::mail::{Message, Outcome};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::model::Fate;
+use crate::lifecycle::model::Fate;
 
 /// A message that was handed over, and what became of it.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use portcullis::policy::scope::ScopeId;
 use portcullis::policy::token::{TokenKind, TokenState};
 use portcullis::store::{NoticeState, Token};
 
-use crate::model::{Kind, SCOPES, State, Time, What};
+use crate::lifecycle::model::{Kind, SCOPES, State, Time, What};
 
 /// What is announced, since when all admins are told, and since when each is.
 pub(crate) type Pending = (What, Option<Time>, BTreeMap<String, Option<Time>>);

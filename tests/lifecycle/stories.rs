@@ -5,9 +5,9 @@ use portcullis::policy::decide::Reason;
 use portcullis::policy::lifecycle::{Mode, Settings};
 use portcullis::policy::token::TokenKind::{Custom, ReadOnly, ReadWrite};
 
-use crate::story::{ANN, BALANCE, BOB, READ, REVEAL, SEND, Story, on_both};
+use crate::lifecycle::story::{ANN, BALANCE, BOB, READ, REVEAL, SEND, Story, on_both};
+use crate::lifecycle::world::{DAY, THERE};
 use crate::support::smtp::Step;
-use crate::world::{DAY, THERE};
 
 on_both!(
     a_read_only_token,
@@ -220,7 +220,7 @@ async fn an_address_is_refused_and_mended(mut s: Story) {
     let failing = s.world.store.mail_state().await.unwrap().failing;
     assert_eq!(failing.len(), 1);
     assert_eq!(failing[0].address, BOB);
-    assert_eq!(failing[0].since, crate::world::START.plus(DAY * 38));
+    assert_eq!(failing[0].since, crate::lifecycle::world::START.plus(DAY * 38));
     let tried = s.sink.commands().iter().filter(|said| said.starts_with("RCPT TO:<bob@")).count();
     assert_eq!(tried, 23, "once a day since day 38");
 

@@ -15,8 +15,8 @@ use portcullis::policy::token::{PendingActionType, TokenKind, TokenState};
 use portcullis::service::Error;
 use portcullis::store::NoticeState;
 
+use crate::lifecycle::world::{DAY, HERE, Held, Place, START, World};
 use crate::support::smtp::Sink;
-use crate::world::{DAY, HERE, Held, Place, START, World};
 
 pub(crate) const READ: &str = "transactions.read";
 pub(crate) const BALANCE: &str = "accounts.read";
@@ -49,13 +49,13 @@ macro_rules! on_both {
         mod sqlite {
             $(#[tokio::test]
             async fn $name() {
-                super::$name($crate::story::Story::new($crate::world::Place::sqlite()).await).await;
+                super::$name($crate::lifecycle::story::Story::new($crate::lifecycle::world::Place::sqlite()).await).await;
             })*
         }
         mod postgres {
             $(#[tokio::test]
             async fn $name() {
-                super::$name($crate::story::Story::new($crate::world::Place::postgres()).await)
+                super::$name($crate::lifecycle::story::Story::new($crate::lifecycle::world::Place::postgres()).await)
                     .await;
             })*
         }

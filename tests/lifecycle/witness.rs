@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::batch::Did;
-use crate::model::{Fate, NOTICE, SCOPES, State, Time, WINDOW, What, writes};
-use crate::post::Attempt;
-use crate::rules::GRAIN;
-use crate::seen::Seen;
+use crate::lifecycle::batch::Did;
+use crate::lifecycle::model::{Fate, NOTICE, SCOPES, State, Time, WINDOW, What, writes};
+use crate::lifecycle::post::Attempt;
+use crate::lifecycle::rules::GRAIN;
+use crate::lifecycle::seen::Seen;
 
 /// What a server took over: whom it tells of what, and since when.
 struct Told {

@@ -28,8 +28,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::support;
-use crate::support::decisions;
+use crate::support::{decisions, postgres};
 
 /// From where every token may be used, and from where none may.
 pub(crate) const HERE: &str = "192.0.2.1";
@@ -62,7 +61,7 @@ impl Place {
     }
 
     pub(crate) fn postgres() -> Self {
-        Self::Postgres(support::postgres::database())
+        Self::Postgres(postgres::database())
     }
 
     async fn open(&self) -> Arc<dyn Store> {

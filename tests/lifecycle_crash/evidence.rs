@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::worker::Worker;
+use crate::lifecycle_crash::worker::Worker;
 
 /// `--lifecycle-notice`, in microseconds.
 const NOTICE: i64 = 1_000_000;

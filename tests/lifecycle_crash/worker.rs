@@ -10,8 +10,8 @@ use portcullis::grpc::proto::{
 };
 use tonic::{Code, Status};
 
+use crate::lifecycle_crash::{percent, random};
 use crate::support::client::{Client, question};
-use crate::{percent, random};
 
 const ADMINS: [&str; 3] = ["ann@acme.example", "bob@acme.example", "carl@acme.example"];
 const HOME: &str = "192.0.2.1";

@@ -11,9 +11,9 @@ use portcullis::policy::token::TokenKind;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::support::aiosmtpd::Aiosmtpd;
-use super::support::tls::Authority;
 use super::{fault, message, relay_with};
+use crate::support::aiosmtpd::Aiosmtpd;
+use crate::support::tls::Authority;
 
 fn limits() -> Limits {
     Limits::each(Duration::from_secs(20))

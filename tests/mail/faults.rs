@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis::mail::{Limits, Outcome};
 
-use super::support::smtp::{Sink, Step};
 use super::{fault, hasty, message, of_message, relay, relay_with};
+use crate::support::smtp::{Sink, Step};
 
 const EVERY_STEP: [Step; 7] =
     [Step::Greeting, Step::Ehlo, Step::Auth, Step::Mail, Step::Rcpt, Step::Data, Step::Content];

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::support::server::Setup;
+use crate::support::server::Setup;
 
 #[test]
 fn a_server_with_a_relay_starts() {

@@ -2,8 +2,8 @@
 
 use portcullis::mail::{Message, Outcome, Sender};
 
-use super::support::smtp::{Sink, Step};
 use super::{message, relay};
+use crate::support::smtp::{Sink, Step};
 
 #[tokio::test]
 async fn one_connection_serves_many_messages() {

@@ -13,7 +13,7 @@ use portcullis::store::sqlite;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
 
-use crate::stage::{account, named_token};
+use crate::page::stage::{account, named_token};
 use crate::support::client::{Client, question};
 use crate::support::command::Shell;
 use crate::support::postgres;

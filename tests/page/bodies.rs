@@ -1,8 +1,8 @@
 //! Requests that no browser sends: huge, broken, to odd paths, with methods that there are not. None is
 //! answered with a fault of the server's, none changes anything, and all are guarded like any other.
 
-use crate::checks::guarded;
-use crate::stage::Stage;
+use crate::page::checks::guarded;
+use crate::page::stage::Stage;
 use crate::support::http::{Answer, form};
 
 const FORM: &str = "application/x-www-form-urlencoded";

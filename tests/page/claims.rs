@@ -5,8 +5,8 @@ use portcullis::grpc::proto::{Role, TokenKind};
 use portcullis::service::access::Audience;
 use portcullis::store;
 
-use crate::checks::walk;
-use crate::stage::{Stage, named_token};
+use crate::page::checks::walk;
+use crate::page::stage::{Stage, named_token};
 use crate::support::http::Answer;
 use crate::support::server::Setup;
 

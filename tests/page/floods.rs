@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::stage::Stage;
+use crate::page::stage::Stage;
 use crate::support::client::question;
 use crate::support::http::Http;
 use crate::support::server::{Server, Setup};

@@ -2,8 +2,8 @@
 
 use portcullis::grpc::proto::Token;
 
-use crate::checks::guarded;
-use crate::stage::{Stage, WHITELIST};
+use crate::page::checks::guarded;
+use crate::page::stage::{Stage, WHITELIST};
 use crate::support::http::{Answer, Http, form};
 
 /// Every form that changes something, as the page would send it but for `csrf`.

@@ -1,7 +1,7 @@
 //! Which host a request is for (RFC 9112, section 3.2), on every path of the listener, and that browsers never
 //! leave TLS where it is spoken (RFC 6797).
 
-use crate::checks::guarded;
+use crate::page::checks::guarded;
 use crate::support::http::Http;
 use crate::support::server::Setup;
 use crate::support::tls::Authority;

@@ -12,8 +12,8 @@ use portcullis::policy::token;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::checks::{guarded, inert};
-use crate::stage::{Stage, account, named_token};
+use crate::page::checks::{guarded, inert};
+use crate::page::stage::{Stage, account, named_token};
 use crate::support::client::{Client, question};
 use crate::support::command::Shell;
 use crate::support::http::Http;

@@ -8,9 +8,9 @@ use portcullis::grpc::proto::Role;
 use portcullis::policy::id::AccountId;
 use serde_json::json;
 
-use crate::checks::guarded;
-use crate::stage::account;
-use crate::stories;
+use crate::page::checks::guarded;
+use crate::page::stage::account;
+use crate::page::stories;
 use crate::support::calls::credential;
 use crate::support::client::Client;
 use crate::support::http::Http;

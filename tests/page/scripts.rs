@@ -8,8 +8,8 @@ use portcullis::grpc::proto::{
     SetAccountAdminsRequest, TokenKind, WhitelistReplacement,
 };
 
-use crate::checks::{guarded, inert, shown_as_text, walk};
-use crate::stage::{Stage, account, named_token};
+use crate::page::checks::{guarded, inert, shown_as_text, walk};
+use crate::page::stage::{Stage, account, named_token};
 use crate::support::client::Client;
 use crate::support::command::Shell;
 use crate::support::http::{Http, form};
@@ -270,4 +270,4 @@ async fn each_entry_is_understood_or_refused_with_its_cure() {
     assert_eq!(stage.now(&stage.ours.token).await, stage.ours.token);
 }
 
-const WHITELISTED: [&str; 2] = crate::stage::WHITELIST;
+const WHITELISTED: [&str; 2] = crate::page::stage::WHITELIST;

@@ -5,8 +5,8 @@ use std::fs;
 
 use portcullis::grpc::proto::ListAuditEventsRequest;
 
-use crate::checks::{guarded, walk};
-use crate::stage::Stage;
+use crate::page::checks::{guarded, walk};
+use crate::page::stage::Stage;
 use crate::support::http::{Answer, Http};
 use crate::support::postgres;
 use crate::support::server::Setup;

@@ -2,8 +2,8 @@
 
 use portcullis::grpc::proto::{CreateCredentialRequest, RevokeCredentialRequest, Role};
 
-use crate::checks::guarded;
-use crate::stage::Stage;
+use crate::page::checks::guarded;
+use crate::page::stage::Stage;
 use crate::support::http::{Answer, Http};
 use crate::support::postgres;
 use crate::support::server::{Setup, random_credential};
@@ -18,7 +18,7 @@ fn over(browser: &Http, csrf: &str) {
     guarded(&answer);
     assert!(answer.says(303).location().starts_with("/sign-in"));
     let fields = [("csrf", csrf), ("name", "late"), ("kind", "READ_ONLY"), ("whitelist", "")];
-    let fields = [fields.as_slice(), &[("form", crate::strangers::FORM)]].concat();
+    let fields = [fields.as_slice(), &[("form", crate::page::strangers::FORM)]].concat();
     let answer = browser.post("/tokens/new", &fields);
     guarded(&answer);
     let answer = answer.says(401);

@@ -3,9 +3,9 @@
 
 use url::Url;
 
-use crate::checks::guarded;
-use crate::sessions::cookie;
-use crate::stage::Stage;
+use crate::page::checks::guarded;
+use crate::page::sessions::cookie;
+use crate::page::stage::Stage;
 use crate::support::http::{Http, form};
 use crate::support::server::Setup;
 

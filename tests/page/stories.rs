@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::aged::{ADMINS, Aged, HELD, REFUSAL};
-use crate::scripts;
+use crate::page::aged::{ADMINS, Aged, HELD, REFUSAL};
+use crate::page::scripts;
 use crate::support::server::Server;
 use crate::support::smtp::Sink;
 use crate::support::tools;

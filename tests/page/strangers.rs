@@ -4,8 +4,8 @@
 use portcullis::policy::id::{AccountId, TokenId};
 use uuid::Uuid;
 
-use crate::checks::guarded;
-use crate::stage::{Side, Stage, WHITELIST};
+use crate::page::checks::guarded;
+use crate::page::stage::{Side, Stage, WHITELIST};
 use crate::support::http::{Answer, decoded};
 
 /// Every page about an account and its tokens.

@@ -1,9 +1,9 @@
 //! What somebody found who knew only the rules and the running server: what pages claim of a change, and what
 //! others can do to a session from elsewhere.
 
-use crate::checks::{guarded, protected};
-use crate::stage::{Stage, account};
-use crate::support::postgres::Cluster;
+use crate::page::checks::{guarded, protected};
+use crate::page::stage::{Stage, account};
+use crate::support::postgres::{self, Cluster};
 use crate::support::server::Setup;
 use crate::support::wait::until;
 
@@ -203,7 +203,7 @@ async fn a_refused_entry_is_shown_as_it_was_typed() {
 /// Rule 1.16: what was stored before the rule is shown with the codes of what can't be seen.
 #[tokio::test]
 async fn a_stored_name_shows_its_hidden_characters() {
-    let cluster = Cluster::new(false);
+    let cluster = postgres::shared();
     let url = cluster.database();
     let stage = Stage::with(Setup::postgres(&url)).await;
     let id = &stage.ours.token.token_id;

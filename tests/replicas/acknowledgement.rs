@@ -9,16 +9,15 @@ use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use crate::proxy::{Proxy, Wire};
-use crate::stage::{Replica, by_system, new_credential, until};
-use crate::support::postgres::Cluster;
+use crate::replicas::proxy::{Proxy, Wire};
+use crate::replicas::stage::{Replica, by_system, new_credential, until};
+use crate::support::postgres;
 
 /// Long enough that nothing of it ends meanwhile.
 const LEASE: Duration = Duration::from_secs(30);
 
 /// A replica behind a wire, and another process that makes changes.
 struct Stage {
-    cluster: Cluster,
     url: String,
     proxy: Proxy,
     replica: Replica,
@@ -27,17 +26,17 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let cluster = Cluster::new(false);
+        let cluster = postgres::shared();
         let url = cluster.database();
         let proxy = Proxy::new(cluster.port());
         let replica = Replica::join(&proxy.url(&url), PostgresOptions::default(), LEASE).await;
         let other = PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap();
-        Self { cluster, url, proxy, replica, other }
+        Self { url, proxy, replica, other }
     }
 
     fn sql(&self, statement: &str) -> String {
         let (_, database) = self.url.rsplit_once('/').unwrap();
-        self.cluster.sql(database, statement)
+        postgres::shared().sql(database, statement)
     }
 
     /// Up to where the replica has acknowledged, less the head.

@@ -6,7 +6,7 @@ use portcullis::clock::{Clock, Stopwatch};
 use portcullis::store::postgres::PostgresOptions;
 use portcullis::store::{Actor, Context};
 
-use crate::stage::Replica;
+use crate::replicas::stage::Replica;
 use crate::support::postgres::database;
 
 const LEASE: Duration = Duration::from_secs(2);

@@ -13,16 +13,17 @@ use portcullis::store::{Store, StoreError, Touched};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::proxy::{Proxy, Wire};
-use crate::stage::{LEASE, PATIENCE, Replica, by_system, new_credential, until};
-use crate::support::postgres::Cluster;
+use crate::replicas::proxy::{Proxy, Wire};
+use crate::replicas::stage::{LEASE, PATIENCE, Replica, by_system, new_credential, until};
+use crate::support::postgres::{self, Cluster};
 
 /// One connection for decisions and one for management.
 const FEW: PostgresOptions =
     PostgresOptions { max_connections: 2, acquire_timeout: PATIENCE, statement_timeout: PATIENCE };
 
-/// Sessions of a server's store.
-const SESSIONS: &str = "FROM pg_stat_activity WHERE application_name = 'portcullis'";
+/// Sessions of a server's store, in the database that is asked.
+const SESSIONS: &str = "FROM pg_stat_activity \
+    WHERE datname = current_database() AND application_name = 'portcullis'";
 
 /// A replica over a primary with a synchronous standby, and a credential that it knows.
 struct Failover {
@@ -185,7 +186,7 @@ async fn after_a_registration_nothing_is_read_from_the_former_primary() {
 /// The same without a failover, so that nothing but the connection's age tells: no clock has a part in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connect_under_way_when_connections_are_made_anew_is_not_used_afterwards() {
-    let cluster = Cluster::new(false);
+    let cluster = postgres::shared();
     let direct = cluster.database();
     let proxy = Proxy::new(cluster.port());
     let store = PostgresStore::connect(&proxy.url(&direct), FEW).await.unwrap();

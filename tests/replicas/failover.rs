@@ -10,8 +10,8 @@ use portcullis::grpc::proto::{
 };
 use tonic::{Code, Status};
 
-use crate::proxy::{Proxy, Wire};
-use crate::stage::{LEASE, Stage};
+use crate::replicas::proxy::{Proxy, Wire};
+use crate::replicas::stage::{LEASE, Stage};
 use crate::support::client::Client;
 use crate::support::postgres::Cluster;
 

@@ -13,8 +13,8 @@ use portcullis::grpc::proto::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::proxy::Wire;
-use crate::stage::Stage;
+use crate::replicas::proxy::Wire;
+use crate::replicas::stage::Stage;
 use crate::support::calls::credential;
 use crate::support::client::{Client, question};
 use crate::support::postgres;

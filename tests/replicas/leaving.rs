@@ -5,30 +5,28 @@ use std::time::{Duration, Instant};
 use portcullis::store::postgres::PostgresOptions;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::stage::{Replica, until};
-use crate::support::postgres::Cluster;
+use crate::replicas::stage::{Replica, until};
+use crate::support::postgres;
 
 const LEASE: Duration = Duration::from_secs(2);
 
 /// A replica over a cluster of its own, and a way to look into its database.
 struct Stage {
-    cluster: Cluster,
     url: String,
     replica: Replica,
 }
 
 impl Stage {
     async fn new() -> Self {
-        let cluster = Cluster::new(false);
-        let url = cluster.database();
+        let url = postgres::database();
         let replica = Replica::join(&url, PostgresOptions::default(), LEASE).await;
         assert!(replica.may_decide());
-        Self { cluster, url, replica }
+        Self { url, replica }
     }
 
     fn sql(&self, statement: &str) -> String {
         let (_, database) = self.url.rsplit_once('/').unwrap();
-        self.cluster.sql(database, statement)
+        postgres::shared().sql(database, statement)
     }
 
     fn waiting_for_lock(&self, statement: &str) -> String {

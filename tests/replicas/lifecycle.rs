@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::grpc::proto::{Decision, ListPendingActionsRequest};
 
-use crate::stage::{LEASE, PATIENCE, Stage, until};
+use crate::replicas::stage::{LEASE, PATIENCE, Stage, until};
 use crate::support::client::Client;
 use crate::support::server::{Server, Setup};
 use crate::support::smtp::Sink;

@@ -7,10 +7,10 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::proxy::Wire;
-use crate::stage::{LEASE, PROMPT, Stage, until};
+use crate::replicas::proxy::Wire;
+use crate::replicas::stage::{LEASE, PROMPT, Stage, until};
 use crate::support::client::question;
-use crate::support::postgres::Cluster;
+use crate::support::postgres;
 use crate::support::server::{Server, Setup, random_credential};
 
 const TOKENS: usize = 50;
@@ -33,7 +33,7 @@ async fn cached(stage: &Stage) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_shorter_than_the_lease_costs_no_decision() {
-    let stage = Stage::leased(Duration::from_secs(10), 1, |_, setup| setup).await;
+    let stage = Stage::with_own_cluster(Duration::from_secs(10), 1).await;
     let secrets = cached(&stage).await;
     let decides_for = async |length: Duration| {
         let began = Instant::now();
@@ -53,7 +53,7 @@ async fn an_outage_shorter_than_the_lease_costs_no_decision() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_long_outage_it_is_back_by_itself_and_reads_nothing_twice() {
-    let stage = Stage::new(2).await;
+    let stage = Stage::with_own_cluster(LEASE, 2).await;
     let secrets = cached(&stage).await;
     let misses = || stage.servers[0].metric("portcullis_cache_misses_total").unwrap();
     let before = misses();
@@ -78,7 +78,7 @@ async fn after_a_long_outage_it_is_back_by_itself_and_reads_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_store_renews_no_lease() {
-    let stage = Stage::new(1).await;
+    let stage = Stage::with_own_cluster(LEASE, 1).await;
     let secrets = cached(&stage).await;
     let mut admin = PgConnection::connect(&stage.url).await.unwrap();
     let mut set = async |on: &str| {
@@ -102,7 +102,7 @@ async fn a_read_only_store_renews_no_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_who_take_all_connections_end_no_lease() {
-    let stage = Stage::new(1).await;
+    let stage = Stage::with_own_cluster(LEASE, 1).await;
     let secrets = cached(&stage).await;
     let mut greedy = Vec::new();
     while let Ok(connection) = PgConnection::connect(&stage.url).await {
@@ -172,7 +172,7 @@ async fn a_store_that_goes_back_in_time_is_read_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_start_at_once_on_an_empty_database() {
-    let cluster = Cluster::new(false);
+    let cluster = postgres::shared();
     let operator = random_credential();
     for _ in 0..5 {
         let url = cluster.database();

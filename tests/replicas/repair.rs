@@ -14,15 +14,14 @@ use portcullis::telemetry::Metrics;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
 
-use crate::proxy::{Proxy, Wire};
-use crate::stage::{by_system, new_credential, until};
-use crate::support::postgres::Cluster;
+use crate::replicas::proxy::{Proxy, Wire};
+use crate::replicas::stage::{by_system, new_credential, until};
+use crate::support::postgres;
 
 const TOML: &str = "[[scope]]\nname = \"s\"\naccess = \"read\"\n";
 
 /// A store behind a wire, with a catalogue and a credential that are in memory.
 struct Stage {
-    cluster: Cluster,
     url: String,
     proxy: Proxy,
     store: Arc<dyn Store>,
@@ -33,7 +32,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let cluster = Cluster::new(false);
+        let cluster = postgres::shared();
         let url = cluster.database();
         let proxy = Proxy::new(cluster.port());
         let store = PostgresStore::connect(&proxy.url(&url), PostgresOptions::default()).await;
@@ -47,7 +46,7 @@ impl Stage {
         store.apply_catalog(&ctx, None, TOML, &names).await.unwrap().unwrap();
         let metrics = Arc::new(Metrics::new());
         let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await.unwrap();
-        let stage = Self { cluster, url, proxy, store, cache: Arc::new(cache), credential, digest };
+        let stage = Self { url, proxy, store, cache: Arc::new(cache), credential, digest };
         assert!(stage.accepts());
         stage
     }
@@ -58,7 +57,7 @@ impl Stage {
 
     fn sql(&self, statement: &str) -> String {
         let (_, database) = self.url.rsplit_once('/').unwrap();
-        self.cluster.sql(database, statement)
+        postgres::shared().sql(database, statement)
     }
 
     /// Makes a change of what `touched` says, after which the table can't be read until it has its name again.
@@ -125,7 +124,8 @@ async fn revoke_without_an_answer(stage: &Stage) -> PgConnection {
     let revoke = stage.store.revoke_credential(&context, id);
     let change = stage.cache.change(Touched::Credential(id), &context, revoke);
     let (changed, ()) = tokio::join!(change, async {
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+        let waits = "SELECT count(*) FROM pg_stat_activity \
+            WHERE datname = current_database() AND wait_event = 'advisory'";
         until(|| stage.sql(waits), |count| count == "1").await;
         stage.proxy.set(Wire { cut: true, ..Wire::default() });
     });
@@ -154,7 +154,7 @@ async fn a_commit_that_was_not_made_after_all_changes_nothing() {
     let stage = Stage::new().await;
     let _holder = revoke_without_an_answer(&stage).await;
     let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-        WHERE wait_event = 'advisory'";
+        WHERE datname = current_database() AND wait_event = 'advisory'";
     assert_eq!(stage.sql(ended), "1");
     // Waits until that is known.
     stage.known_position().await;

@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::proxy::{Proxy, Wire};
+use crate::replicas::proxy::{Proxy, Wire};
 use crate::support::client::{Client, question};
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{self, Cluster};
 use crate::support::server::{Server, Setup, random_credential};
 
 /// How long the leases are here, unless told otherwise.
@@ -55,19 +55,34 @@ impl Stage {
         Self::leased(LEASE, count, change).await
     }
 
-    /// So many servers over a cluster of their own, each through a wire of its own.
+    /// So many servers over a cluster of their own, which may be stopped and reconfigured.
+    pub(crate) async fn with_own_cluster(lease: Duration, count: usize) -> Self {
+        let cluster = Cluster::with_fsync();
+        let stage = Self::wired(&cluster, lease, count, |_, setup| setup).await;
+        Self { cluster: Some(cluster), ..stage }
+    }
+
     pub(crate) async fn leased(
         lease: Duration,
         count: usize,
         change: impl Fn(usize, Setup) -> Setup,
     ) -> Self {
-        let cluster = Cluster::with_fsync();
+        Self::wired(postgres::shared(), lease, count, change).await
+    }
+
+    /// So many servers over a database of that cluster, each through a wire of its own.
+    async fn wired(
+        cluster: &Cluster,
+        lease: Duration,
+        count: usize,
+        change: impl Fn(usize, Setup) -> Setup,
+    ) -> Self {
         let url = cluster.database();
         let wires: Vec<_> = (0..count).map(|_| Proxy::new(cluster.port())).collect();
         let urls: Vec<_> = wires.iter().map(|wire| wire.url(&url)).collect();
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
         let stage = Self::leased_over(lease, &urls, change).await;
-        Self { wires, cluster: Some(cluster), url, ..stage }
+        Self { wires, url, ..stage }
     }
 
     /// A server over each of these.
@@ -97,7 +112,7 @@ impl Stage {
     /// Carries out a statement in its database.
     pub(crate) fn sql(&self, statement: &str) -> String {
         let (_, database) = self.url.rsplit_once('/').expect("a database");
-        self.cluster().sql(database, statement)
+        self.cluster.as_ref().unwrap_or_else(|| postgres::shared()).sql(database, statement)
     }
 
     /// A token that may read, from anywhere.

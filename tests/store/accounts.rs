@@ -5,7 +5,7 @@ use portcullis::store::{AuditFilter, Touched};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, all, ctx, new_account, page};
+use crate::store::fixture::{Fixture, all, ctx, new_account, page};
 
 on_both!(an_account_reads_back, lists_are_by_age_and_paged, admins_change_as_a_whole,);
 

@@ -6,7 +6,7 @@ use portcullis::policy::token::TokenKind;
 use portcullis::store::{ScopesInUse, StoreError, Touched};
 use serde_json::{Value, json};
 
-use crate::fixture::{ASK, Fixture, READ, REVEAL, ctx, id_of, new_token, scope_names, toml};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL, ctx, id_of, new_token, scope_names, toml};
 
 on_both!(
     numbers_stay,

@@ -7,7 +7,7 @@ use portcullis::store::{
 };
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, all, ctx, new_credential, page};
+use crate::store::fixture::{Fixture, all, ctx, new_credential, page};
 
 on_both!(
     credentials_read_back,

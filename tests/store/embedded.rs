@@ -6,7 +6,7 @@ use std::path::Path;
 use portcullis::store::sqlite::{FILE, SqliteStore, migrate};
 use portcullis::store::{OpenError, Store as _};
 
-use crate::fixture::{Fixture, Place, ctx, new_account};
+use crate::store::fixture::{Fixture, Place, ctx, new_account};
 
 fn dir(f: &Fixture) -> &Path {
     match &f.place {

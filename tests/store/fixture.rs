@@ -16,7 +16,7 @@ use portcullis::store::{
 };
 use uuid::Uuid;
 
-use crate::support;
+use crate::support::postgres;
 
 pub(crate) const READ: &str = "transactions.read";
 pub(crate) const ASK: &str = "send.request";
@@ -38,7 +38,7 @@ impl Fixture {
     }
 
     pub(crate) async fn postgres() -> Self {
-        Self::open(Place::Postgres(support::postgres::database())).await
+        Self::open(Place::Postgres(postgres::database())).await
     }
 
     async fn open(place: Place) -> Self {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore, migrate};
 use portcullis::store::{OpenError, Store, StoreError, Trouble};
 
-use crate::fixture::{Fixture, all, ctx, new_account};
-use crate::support::postgres::{Cluster, database};
+use crate::store::fixture::{Fixture, all, ctx, new_account};
+use crate::support::postgres::{Cluster, database, shared};
 
 async fn connect(url: &str) -> PostgresStore {
     let options = PostgresOptions::default();
@@ -102,7 +102,7 @@ async fn forgetful_router(port: u16, silence: tokio::sync::watch::Receiver<u32>)
 
 #[tokio::test]
 async fn connections_that_fall_silent_are_replaced() {
-    let cluster = Cluster::new(false);
+    let cluster = shared();
     let (silence, silent) = tokio::sync::watch::channel(0);
     let port = forgetful_router(cluster.port(), silent).await;
     let options = PostgresOptions {
@@ -110,7 +110,7 @@ async fn connections_that_fall_silent_are_replaced() {
         acquire_timeout: Duration::from_millis(500),
         statement_timeout: Duration::from_millis(500),
     };
-    let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let url = cluster.database().replace(&cluster.port().to_string(), &port.to_string());
     let store = PostgresStore::connect(&url, options).await.unwrap();
     store.now().await.unwrap();
     silence.send_modify(|n| *n += 1);
@@ -166,8 +166,7 @@ async fn urls_are_judged_without_quoting_them() {
 #[tokio::test]
 async fn sessions_are_as_promised() {
     use sqlx::Connection as _;
-    let cluster = Cluster::new(false);
-    let url = cluster.url();
+    let url = database();
     let store = connect(&url).await;
     let mut other = sqlx::PgConnection::connect(&url).await.unwrap();
     // The cluster has it off; a trigger sees what the store's sessions have.
@@ -214,7 +213,9 @@ async fn a_newer_schema_is_left_alone() {
     let f = Fixture::postgres().await;
     let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), true, '', 0)";
     f.execute(newer, &[]).await.unwrap();
-    let crate::fixture::Place::Postgres(url) = &f.place else { unreachable!("it was just made") };
+    let crate::store::fixture::Place::Postgres(url) = &f.place else {
+        unreachable!("it was just made")
+    };
     // It says that this version can live beside it, and then that it can't.
     assert!(migrate(url).await.unwrap().is_empty());
     let breaking = "UPDATE head SET oldest_program = 9999";

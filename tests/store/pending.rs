@@ -9,7 +9,7 @@ use portcullis::policy::token::{PendingActionType, TokenKind, UpcomingAction};
 use portcullis::store::{Notice, NoticeState, PendingFilter, TokenFilter};
 use uuid::Uuid;
 
-use crate::fixture::{ASK, Fixture, READ, all, ctx, new_token, page};
+use crate::store::fixture::{ASK, Fixture, READ, all, ctx, new_token, page};
 
 on_both!(they_read_back, they_are_filtered_and_paged, deleting_a_token_withdraws_them,);
 

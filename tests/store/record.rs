@@ -7,10 +7,10 @@ use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{Actor, AuditFilter, Context, Mark, NewSession, Role, WhitelistTarget};
 
-use crate::fixture::{
+use crate::store::fixture::{
     Fixture, READ, all, ctx, new_account, new_credential, new_token, page, scope_names, toml,
 };
-use crate::whitelist::edit;
+use crate::store::whitelist::edit;
 
 on_both!(
     the_clock_runs,

@@ -10,7 +10,7 @@ use portcullis::store::{ChangeRecord, Replication, Role, Store as _, Touched};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::fixture::{ctx, new_credential};
+use crate::store::fixture::{ctx, new_credential};
 use crate::support::postgres::database;
 
 const LENGTH: Length = Length(1_000_000);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::Barrier;
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, Place, ctx, new_credential};
+use crate::store::fixture::{Fixture, Place, ctx, new_credential};
 
 on_both!(
     a_session_reads_back,

@@ -9,7 +9,7 @@ use portcullis::store::{NoSuchAccount, StoreError, TokenFilter, Touched};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::fixture::{ASK, Fixture, READ, REVEAL, all, ctx, new_token, page};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL, all, ctx, new_token, page};
 
 on_both!(
     a_token_reads_back,

@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use uuid::Uuid;
 
-use crate::fixture::Place;
+use crate::store::fixture::Place;
 use crate::support::postgres::database;
 
 const LIVE: Uuid = Uuid::from_u128(1);

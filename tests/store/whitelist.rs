@@ -12,7 +12,7 @@ use portcullis::store::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, READ, REVEAL, ctx, new_token, whitelist};
+use crate::store::fixture::{Fixture, READ, REVEAL, ctx, new_token, whitelist};
 
 on_both!(
     a_change_is_made_and_recorded,

@@ -2,7 +2,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "every test binary compiles all of it and uses a part"
+    reason = "also compiled with some of the tests alone: see tests/long/mutants"
 )]
 #![allow(
     clippy::unwrap_used,

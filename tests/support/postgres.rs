@@ -101,11 +101,17 @@ segment=$(sed -n 7p "$dir/data/postmaster.pid" 2>/dev/null | tr -s ' ' | sed 's/
 rm -rf "$dir"
 "#;
 
-/// The URL of a fresh, empty database in the cluster that all tests of this process share. Its user
-/// is a superuser. Nothing is written durably there: see [`Cluster::with_fsync`].
-pub fn database() -> String {
+/// The cluster that all tests of this process share. Nothing is written durably there: see
+/// [`Cluster::with_fsync`]. It is never stopped or reconfigured, and what is read of `pg_stat_activity` or `pg_locks`
+/// must be limited to one's own database.
+pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(|| Cluster::new(false)).database()
+    SHARED.get_or_init(|| Cluster::new(false))
+}
+
+/// The URL of a fresh, empty database in the shared cluster. Its user is a superuser.
+pub fn database() -> String {
+    shared().database()
 }
 
 /// A running cluster; stopped and removed when dropped, or when the process ends.

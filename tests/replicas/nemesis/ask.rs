@@ -10,8 +10,8 @@ use portcullis::grpc::proto::{
 use tonic::{Code, Status};
 
 use super::{ASK, HERE, Object, World, limited, lock};
-use crate::history::{Asked, ObjectId, Seen};
-use crate::random::Random;
+use crate::lease::random::Random;
+use crate::replicas::history::{Asked, ObjectId, Seen};
 use crate::support::client::{Client, question};
 
 impl World {

@@ -10,8 +10,8 @@ use portcullis::grpc::proto::{
 use tonic::Status;
 
 use super::{CALL, ELSEWHERE, HERE, LEASE, Object, TOKENS, World, limited, lock, toml};
-use crate::history::{Change, ObjectId, Seen};
-use crate::random::Random;
+use crate::lease::random::Random;
+use crate::replicas::history::{Change, ObjectId, Seen};
 use crate::support::client::Client;
 
 impl World {

@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use portcullis::config::server::BUILT_IN_CATALOG;
+use portcullis::failpoint::Failpoint;
 use portcullis::grpc::proto::{ApplyCatalogRequest, TokenKind};
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
-use crate::history::{Change, History, ObjectId, Seen};
-use crate::proxy::Proxy;
-use crate::random::Random;
+use crate::lease::random::Random;
+use crate::replicas::history::{Change, History, ObjectId, Seen};
+use crate::replicas::proxy::Proxy;
 use crate::support::client::{Client, question};
 use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup, random_credential};
@@ -27,6 +28,8 @@ mod control;
 mod trouble;
 
 const SERVERS: usize = 3;
+/// How long a history lasts, unless `REPLICAS_SECONDS` says so.
+const SECONDS: u64 = 60;
 const LEASE: Duration = Duration::from_secs(1);
 /// How long a call may take before its outcome counts as unknown.
 const CALL: Duration = Duration::from_secs(8);
@@ -90,7 +93,7 @@ fn limited<T>(message: T, limit: Duration) -> Request<T> {
 }
 
 impl World {
-    async fn new() -> Arc<Self> {
+    async fn new(failpoint: Option<Failpoint>) -> Arc<Self> {
         let cluster = Cluster::with_fsync();
         let direct = cluster.database();
         let operator = random_credential();
@@ -100,7 +103,11 @@ impl World {
         for proxy in &proxies {
             let setup = Setup::postgres(&proxy.url(&direct)).operator(&operator);
             let lease = format!("{}ms", LEASE.as_millis());
-            let server = setup.flag("--lease", &lease).start();
+            let mut setup = setup.flag("--lease", &lease);
+            if let Some(failpoint) = failpoint {
+                setup = setup.env("FAILPOINT", failpoint.name());
+            }
+            let server = setup.start();
             clients.push(Client::operator(&server).await);
             servers.push(server);
         }
@@ -186,8 +193,8 @@ impl World {
 }
 
 /// Runs it all. What happened, with how often a change outwaited a replica.
-pub(crate) async fn run(seed: u64, length: Duration) -> (History, usize) {
-    let world = World::new().await;
+async fn run(seed: u64, length: Duration, failpoint: Option<Failpoint>) -> (History, usize) {
+    let world = World::new(failpoint).await;
     let random = |of: u64| Random(seed.wrapping_mul(1_000).wrapping_add(of));
     let mut tasks = JoinSet::new();
     for at in 0..3 {
@@ -244,14 +251,13 @@ fn seed() -> u64 {
     setting("REPLICAS_SEED", u64::from(std::process::id()))
 }
 
-async fn history(seed: u64) -> (Vec<String>, String) {
-    let length = Duration::from_secs(setting("REPLICAS_SECONDS", 120));
-    println!("REPLICAS_SEED={seed} REPLICAS_SECONDS={}", length.as_secs());
-    let (history, outwaited) = run(seed, length).await;
+async fn history(seed: u64, seconds: u64, failpoint: Option<Failpoint>) -> (Vec<String>, String) {
+    println!("REPLICAS_SEED={seed} REPLICAS_SECONDS={seconds}");
+    let (history, outwaited) = run(seed, Duration::from_secs(seconds), failpoint).await;
     let told = told(&history, outwaited);
     println!("{told}");
     // It means something only where a lot happened.
-    let seconds = length.as_secs() as usize;
+    let seconds = seconds as usize;
     let decided = history.asked.iter().filter(|asked| asked.seen != Seen::Nothing).count();
     assert!(decided > 100 * seconds && outwaited > seconds / 20, "{told}");
     let violations = history.violations();
@@ -261,25 +267,39 @@ async fn history(seed: u64) -> (Vec<String>, String) {
     (violations, told)
 }
 
-#[cfg(not(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied")))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_decision_rests_on_what_a_bound_change_was_before() {
-    let (violations, told) = history(seed()).await;
+    let (violations, told) = history(seed(), setting("REPLICAS_SECONDS", SECONDS), None).await;
     assert!(violations.is_empty(), "{told}");
 }
 
-/// A server that breaks its promise is found out, in one of so many histories. Any violation is the
-/// fault's: without it there are none.
-#[cfg(any(feature = "planted-no-lease", feature = "planted-acknowledged-unapplied"))]
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_is_planted_is_found() {
+/// Servers that break their promise are found out, in one of so many histories. Any violation is the planted
+/// error's: without it there are none.
+#[cfg(feature = "failpoints")]
+mod planted {
+    use portcullis::failpoint::Failpoint;
+
     const HISTORIES: u64 = 10;
-    for seed in seed()..seed() + HISTORIES {
-        let (violations, told) = history(seed).await;
-        println!("{told}");
-        if !violations.is_empty() {
-            return;
+    const SECONDS: u64 = 30;
+
+    async fn is_found(failpoint: Failpoint) {
+        for seed in super::seed()..super::seed() + HISTORIES {
+            let (violations, told) = super::history(seed, SECONDS, Some(failpoint)).await;
+            println!("{told}");
+            if !violations.is_empty() {
+                return;
+            }
         }
+        panic!("{failpoint:?} is not found in {HISTORIES} histories");
     }
-    panic!("not found in {HISTORIES} histories");
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_lease_is_found() {
+        is_found(Failpoint::NoLease).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn acknowledged_unapplied_is_found() {
+        is_found(Failpoint::AcknowledgedUnapplied).await;
+    }
 }

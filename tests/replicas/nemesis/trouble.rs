@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{SERVERS, World, lock};
-use crate::proxy::Wire;
-use crate::random::Random;
+use crate::lease::random::Random;
+use crate::replicas::proxy::Wire;
 use crate::support::client::Client;
 
 impl World {

@@ -5,7 +5,7 @@ use portcullis::policy::token::{Grant, PendingActionType, TokenKind, TokenState}
 use portcullis::store::{CarriedOut, MailContent, Notice, NoticeState, StoreError, Touched};
 
 use super::{NAMES, Stage, at, day, on};
-use crate::fixture::{ASK, Fixture, READ, REVEAL, all, page};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL, all, page};
 
 on_both!(
     an_unused_token_is_deleted,

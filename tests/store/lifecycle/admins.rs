@@ -5,7 +5,7 @@ use portcullis::policy::token::TokenKind;
 use portcullis::store::{CarriedOut, MailContent, Touched};
 
 use super::{Stage, day, on, refused};
-use crate::fixture::Fixture;
+use crate::store::fixture::Fixture;
 
 on_both!(
     who_joins_is_told_and_delays,

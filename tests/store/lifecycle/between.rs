@@ -5,7 +5,7 @@ use portcullis::policy::token::{Grant, TokenKind, TokenState};
 use portcullis::store::{CarriedOut, MailContent, StoreError};
 
 use super::{NAMES, Stage, day, on};
-use crate::fixture::{ASK, Fixture, READ, REVEAL};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL};
 
 on_both!(
     the_owner_was_quicker,

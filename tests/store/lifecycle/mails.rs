@@ -8,7 +8,7 @@ use portcullis::store::{
 };
 
 use super::{HOUR, NAMES, Stage, day, on, refused};
-use crate::fixture::{ASK, Fixture, READ, REVEAL};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL};
 
 on_both!(
     a_mail_is_claimed_for_a_while,
@@ -259,7 +259,7 @@ async fn a_notice_says_what_it_takes(f: Fixture) {
     s.record(id, READ, 30).await;
     s.record(id, REVEAL, 1).await;
     let action = s.announce(id, 39).await.unwrap();
-    let names = |names: &[&str]| crate::fixture::scope_names(names);
+    let names = |names: &[&str]| crate::store::fixture::scope_names(names);
     for mail in s.claim(39).await {
         assert_eq!((mail.account.id, mail.account.name.as_str()), (s.account, "acme"));
         assert_eq!(mail.account.admins, ["zoe@acme.test", "adam@acme.test"]);

@@ -14,7 +14,9 @@ use portcullis::store::{
     StoredCatalog, Token, Use,
 };
 
-use crate::fixture::{ASK, Fixture, READ, REVEAL, all, new_token, read_catalog, scope_names};
+use crate::store::fixture::{
+    ASK, Fixture, READ, REVEAL, all, new_token, read_catalog, scope_names,
+};
 
 mod actions;
 mod admins;

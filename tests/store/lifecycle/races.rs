@@ -11,7 +11,7 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::{Stage, day, on};
-use crate::fixture::{ASK, Fixture, Place, READ};
+use crate::store::fixture::{ASK, Fixture, Place, READ};
 
 on_both!(
     two_sweepers_announce_once,

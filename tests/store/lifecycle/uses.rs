@@ -9,7 +9,7 @@ use portcullis::store::{CarriedOut, Gone, StoreError, Use};
 use uuid::Uuid;
 
 use super::{NAMES, Stage, day, on};
-use crate::fixture::{ASK, Fixture, READ, REVEAL};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL};
 
 on_both!(
     uses_move_forward_only,

@@ -12,7 +12,7 @@ use portcullis::policy::token::{TokenKind, TokenState};
 use portcullis::store::{NewToken, Token, TokenFilter, TokenOrder, TokenSearch, TokenShow, Use};
 use uuid::Uuid;
 
-use crate::fixture::{ASK, Fixture, READ, all, ctx, new_token};
+use crate::store::fixture::{ASK, Fixture, READ, all, ctx, new_token};
 
 pub(super) const NAMES: [&str; 24] = [
     "alpha",

@@ -11,8 +11,8 @@ use portcullis::policy::token::TokenKind;
 use portcullis::store::{FoundTokens, NewToken, Token, TokenOrder, TokenSearch, TokenShow};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, Place, READ, ctx, new_token};
-use crate::support::postgres::Cluster;
+use crate::store::fixture::{Fixture, Place, READ, ctx, new_token};
+use crate::support::postgres::{database, shared};
 
 mod memory;
 
@@ -188,12 +188,13 @@ async fn a_text_is_what_it_is(f: Fixture) {
 /// Under a locale that takes letters for equal, and orders them, by other rules.
 #[tokio::test]
 async fn the_locale_of_the_database_changes_nothing() {
-    let cluster = Cluster::new(false);
-    let create = "CREATE DATABASE elsewhere TEMPLATE template0 \
-                  LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
-    cluster.sql("postgres", create);
-    let place =
-        Place::Postgres(cluster.url().strip_suffix("postgres").unwrap().to_owned() + "elsewhere");
+    let url = database();
+    let create = format!(
+        "CREATE DATABASE {}_elsewhere TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'",
+        url.rsplit('/').next().unwrap()
+    );
+    shared().sql("postgres", &create);
+    let place = Place::Postgres(url + "_elsewhere");
     a_text_is_what_it_is(Fixture { store: place.open().await, place }).await;
 }
 

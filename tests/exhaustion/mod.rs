@@ -9,9 +9,6 @@
 )]
 
 mod idle;
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::collections::VecDeque;
 use std::fs;
 use std::future::poll_fn;
@@ -27,15 +24,15 @@ use hyper::body::{Body, Frame as BodyFrame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use portcullis::grpc::proto::{Decision, GetCatalogRequest, TokenKind};
-use support::client::{Client, question};
-use support::frames::{
+use crate::support::client::{Client, question};
+use crate::support::frames::{
     self, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     Wire, frame, head, prefix,
 };
-use support::raw::Raw;
-use support::server::{Server, Setup};
-use support::wait;
+use crate::support::raw::Raw;
+use crate::support::server::{Server, Setup};
+use crate::support::wait;
+use portcullis::grpc::proto::{Decision, GetCatalogRequest, TokenKind};
 use tokio::task::JoinSet;
 
 /// How much memory an attack may cost, in KiB.

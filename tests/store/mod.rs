@@ -7,9 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and spawn what they await")]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod fixture;
 
 /// Runs each body on a fresh store in each database.
@@ -18,13 +15,13 @@ macro_rules! on_both {
         mod sqlite {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(crate::fixture::Fixture::sqlite().await).await;
+                super::$name(crate::store::fixture::Fixture::sqlite().await).await;
             })*
         }
         mod postgres {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(crate::fixture::Fixture::postgres().await).await;
+                super::$name(crate::store::fixture::Fixture::postgres().await).await;
             })*
         }
     };

@@ -15,20 +15,17 @@
     reason = "a failure here is the test's failure"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod evidence;
 mod worker;
 
 use std::time::{Duration, Instant};
 
+use crate::support::aiosmtpd::Aiosmtpd;
+use crate::support::client::Client;
+use crate::support::server::{Server, Setup};
 use evidence::{Evidence, MAILS, MailRow};
 use portcullis::grpc::proto::{ListTokensRequest, Token, TokenState};
 use sqlx::Connection as _;
-use support::aiosmtpd::Aiosmtpd;
-use support::client::Client;
-use support::server::{Server, Setup};
 use tokio::task::JoinSet;
 use worker::Worker;
 
@@ -87,7 +84,7 @@ async fn no_kill_takes_twice_or_loses_a_use_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_kill_takes_twice_or_loses_a_use_on_postgres() {
     let relay = Aiosmtpd::start("127.0.0.1", "unreliable", None, &[]);
-    let url = support::postgres::database();
+    let url = crate::support::postgres::database();
     let server = setup(Setup::postgres(&url), &relay).start();
     survives(server, relay, async || {
         let mut store = sqlx::PgConnection::connect(&url).await.unwrap();

@@ -1,9 +1,8 @@
 //! Several servers over one Postgres: what is answered binds on all of them, whatever becomes of one.
 //! Rules: docs/policy.md, section 6; protocol: docs/consistency.md.
 //!
-//! The check of what happened is tried itself: built with the feature `planted-no-lease`, or
-//! `planted-acknowledged-unapplied`, the server breaks its promise, and `what_is_planted_is_found` must find
-//! it. Such a build leaves a broken server in `target/`: build again without before you use one.
+//! The check of what happened is tried itself: in a build with the feature `failpoints`, servers that break their
+//! promise must be found out (`nemesis::planted`).
 
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +11,6 @@
     reason = "a test fails by panicking"
 )]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and spawn what they await")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
-#[path = "../lease/random.rs"]
-#[allow(dead_code, reason = "each test uses a part of it")]
-mod random;
 
 mod acknowledgement;
 mod binding;

@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod aiosmtpd;
 mod faults;
 mod settings;

@@ -14,7 +14,7 @@
 mod node;
 mod plan;
 mod process;
-mod random;
+pub(crate) mod random;
 mod store;
 mod world;
 

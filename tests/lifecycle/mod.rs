@@ -12,9 +12,6 @@
     reason = "a failure here is the test's failure"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod batch;
 mod histories;
 mod history;

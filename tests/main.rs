@@ -1,0 +1,40 @@
+//! All integration tests, in one program: they are linked once, and one Postgres serves all that don't need their
+//! own. Each module is one subject. docs/testing.md says how to run one of them.
+
+mod address_rules;
+mod authorities;
+mod bad_input;
+mod cache;
+mod cli;
+mod clients;
+mod cold_reads;
+mod crash;
+mod decision_matrix;
+mod exhaustion;
+mod grpcurl;
+mod house;
+mod late_readers;
+mod layers;
+mod lease;
+mod lifecycle;
+mod lifecycle_crash;
+mod lifecycle_server;
+mod mail;
+mod network_oracle;
+mod on_time;
+mod overload;
+mod page;
+mod pages;
+mod path_oracle;
+mod paths;
+mod policy_properties;
+mod protobuf;
+mod reflection;
+mod replicas;
+mod roles;
+mod route_oracle;
+mod secrets;
+mod start;
+mod store;
+mod support;
+mod tls;
