@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use portcullis::cache::{Cache, Known};
+use portcullis::cache::{Cache, CachedToken};
 use portcullis::clock::Clock;
 use portcullis::grpc::proto::{
     AuthorizeRequest, HttpOperation, StreamAuthorizeRequest, authorize_request,
@@ -27,9 +27,9 @@ use portcullis::policy::network::{CidrSet, ClientAddr, Limits, Whitelist, parse_
 use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
 use portcullis::replicas::Replicas;
-use portcullis::secret::{self, KeyRing, Opens, SecretKey, WellFormed};
+use portcullis::secret::{self, KeyRing, ParsedSecret, SecretKey, SecretKind};
 use portcullis::service::Services;
-use portcullis::service::decisions::{Asked, Question};
+use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::store::{Actor, Context, Store};
 use portcullis::telemetry::Metrics;
@@ -73,7 +73,7 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         let mut random = [0; 16];
         getrandom::fill(&mut random).expect("random bytes");
         let id = Uuid::now_v7();
-        let secret = keys.make(Opens::Token, &"pcl".parse().expect("a prefix"), id, &random);
+        let secret = keys.make(SecretKind::Token, &"pcl".parse().expect("a prefix"), id, &random);
         sqlx::query(
             "INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, \
              whitelist_version, create_time) VALUES ($1, $2, 'bench', 'READ_WRITE', $3, $4, 1, 0)",
@@ -112,15 +112,15 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
     let usage =
         Usage::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), window, runtime);
     for secret in &secrets {
-        let parsed = WellFormed::parse(secret.as_bytes(), Opens::Token).expect("a token");
+        let parsed = ParsedSecret::parse(secret.as_bytes(), SecretKind::Token).expect("a token");
         let fact = cache.tokens.read(TokenId(parsed.id)).await.expect("the store");
         assert!(fact.is_some(), "a token is not in the store");
     }
     // Once more, since room for what is at hand grew meanwhile; the few that share a full bucket stay out.
     for secret in &secrets {
-        cache.tokens.look(claimed(secret)).await;
+        cache.tokens.get(claimed(secret)).await;
     }
-    secrets.retain(|secret| cache.tokens.at_hand(claimed(secret), &Guard::new()).is_some());
+    secrets.retain(|secret| cache.tokens.get_near(claimed(secret), &Guard::new()).is_some());
     assert!(secrets.len() > TOKENS / 1000 * 999, "only {} are at hand", secrets.len());
     // Facts come from here and there in memory, as in a server that runs for a while. What is presented
     // is found in order, since a server finds it in the buffer that it has just read into.
@@ -172,7 +172,7 @@ fn whitelisted(entries: usize) -> TokenFacts {
 
 /// The id that a token's text claims.
 fn claimed(text: &str) -> TokenId {
-    TokenId(secret::claimed_id(text.as_bytes(), Opens::Token).expect("a token"))
+    TokenId(secret::peek_id(text.as_bytes(), SecretKind::Token).expect("a token"))
 }
 
 /// A question about a token as its bytes come.
@@ -209,8 +209,8 @@ fn main() {
             place
         }
     };
-    fn parse(text: &str) -> WellFormed<'_> {
-        WellFormed::parse(text.as_bytes(), Opens::Token).expect("a token")
+    fn parse(text: &str) -> ParsedSecret<'_> {
+        ParsedSecret::parse(text.as_bytes(), SecretKind::Token).expect("a token")
     }
     group.bench_function("parse, all of it", |b| b.iter(|| black_box(parse(&secrets[next()]))));
     group.bench_function("parse, the id", |b| b.iter(|| black_box(claimed(&secrets[next()]))));
@@ -228,18 +228,18 @@ fn main() {
     group.bench_function("read a request", |b| {
         b.iter(|| {
             at = (at + 1) % messages.len();
-            black_box(wire::question(black_box(&messages[at])).is_ok())
+            black_box(wire::parse(black_box(&messages[at])).is_ok())
         });
     });
     group.bench_function("read an item of a stream", |b| {
         b.iter(|| {
             at = (at + 1) % items.len();
-            black_box(wire::streamed(black_box(&items[at])).is_ok())
+            black_box(wire::parse_stream_item(black_box(&items[at])).is_ok())
         });
     });
     let ids: Vec<TokenId> = secrets.iter().map(|text| TokenId(parse(text).id)).collect();
-    fn look<'g>(services: &Services, id: TokenId, guard: &'g Guard) -> &'g Known {
-        services.cache.tokens.at_hand(id, guard).expect("a token is not in memory")
+    fn look<'g>(services: &Services, id: TokenId, guard: &'g Guard) -> &'g CachedToken {
+        services.cache.tokens.get_near(id, guard).expect("a token is not in memory")
     }
     group.bench_function("look up", |b| {
         b.iter(|| {
@@ -285,17 +285,17 @@ fn main() {
             let presented = &secrets[next()];
             let guard = Guard::new();
             let facts = look(&services, claimed(presented), &guard);
-            assert!(secret::same(&facts.digest, &secret::digest(presented.as_bytes())));
+            assert!(secret::digest_eq(&facts.digest, &secret::digest(presented.as_bytes())));
             let decision = decide::decide(Presented::Token(facts), &catalog, &request);
             assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
         });
     });
     group.bench_function("whole: as the server asks", |b| {
         b.iter(|| {
-            let question = Question {
+            let question = AuthorizeInput {
                 token: secrets[next()].as_bytes(),
                 client_ip: CLIENT_IP,
-                operation: Asked::Scope(SCOPE),
+                operation: RequestedOperation::Scope(SCOPE),
                 dry_run: true,
                 at_least_as_fresh: 0,
             };
@@ -309,10 +309,10 @@ fn main() {
         b.iter(|| {
             let questions: Vec<_> = (0..TOGETHER)
                 .map(|_| {
-                    Ok(Question {
+                    Ok(AuthorizeInput {
                         token: secrets[next()].as_bytes(),
                         client_ip: CLIENT_IP,
-                        operation: Asked::Scope(SCOPE),
+                        operation: RequestedOperation::Scope(SCOPE),
                         dry_run: false,
                         at_least_as_fresh: 0,
                     })

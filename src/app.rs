@@ -25,17 +25,17 @@ use crate::config::server::{
 };
 use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
-use crate::lifecycle::{CLAIM, Outbox, REFRESH, Retries, Standing, Sweeper, Transport};
+use crate::lifecycle::{CLAIM, LifecycleStatus, Outbox, REFRESH, Retries, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
-use crate::replicas::Joined;
+use crate::replicas::RegisteredReplica;
 use crate::service::{Services, SessionLengths};
 use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::About;
 use crate::store::sqlite::{self, SqliteStore};
-use crate::store::{Mark, OpenError, Store, StoreError, Trouble};
+use crate::store::{OpenError, Store, StoreError, StoreMode, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::{http, net, shutdown};
@@ -153,13 +153,13 @@ async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn 
     })
 }
 
-fn check_mark(mark: Option<Mark>, development: bool) -> anyhow::Result<()> {
+fn check_mark(mark: Option<StoreMode>, development: bool) -> anyhow::Result<()> {
     match (mark, development) {
-        (Some(Mark::Development), false) => bail!(
+        (Some(StoreMode::Development), false) => bail!(
             "this store was made by `serve --dev`, which asks for no credentials: name another \
              --data-dir, or remove this one"
         ),
-        (Some(Mark::Production), true) => bail!(
+        (Some(StoreMode::Production), true) => bail!(
             "this store is in use without --dev, and --dev asks for no credentials: name another \
              --data-dir, such as portcullis-dev"
         ),
@@ -255,7 +255,7 @@ async fn serve_store(
     // Whoever reads that this is ready may stop it at once, and that is an orderly end too.
     let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
-    let mark = if settings.development { Mark::Development } else { Mark::Production };
+    let mark = if settings.development { StoreMode::Development } else { StoreMode::Production };
     store.set_mark(mark).await?;
     let clock = Arc::new(Clock::starting_at(store.now().await?));
     let revoked = bootstrap::store(settings, &*store, &clock).await?;
@@ -264,7 +264,8 @@ async fn serve_store(
     // Before the first fact is read: from here on, changes wait for this process.
     let about = about(settings, grpc);
     let joined =
-        Joined::register(&*store, settings.lease, about, metrics.clone(), stop.clone()).await?;
+        RegisteredReplica::register(&*store, settings.lease, about, metrics.clone(), stop.clone())
+            .await?;
     let cache =
         Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
     let cache = Arc::new(cache.await?);
@@ -388,9 +389,9 @@ fn follow_standing(
     settings: &ServeSettings,
     services: &Services,
     stop: &CancellationToken,
-) -> Arc<Standing> {
+) -> Arc<LifecycleStatus> {
     let Services { store, clock, metrics, .. } = services;
-    let standing = Arc::new(Standing::new(store.clone(), clock.clone(), metrics.clone()));
+    let standing = Arc::new(LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone()));
     shutdown::spawn_essential("standing", stop.clone(), {
         let (standing, stop) = (standing.clone(), stop.clone());
         // Sooner where a whole lifecycle is tried in seconds.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
-use crate::lease::Moment;
+use crate::lease::MonotonicInstant;
 use crate::policy::time::Timestamp;
 
 /// It runs while the machine sleeps: a lease ends also for who sleeps through its end.
@@ -100,13 +100,13 @@ impl Stopwatch {
     }
 
     /// When it was started, as leases reckon.
-    pub fn moment(self) -> Moment {
-        Moment(self.0 / 1_000)
+    pub fn moment(self) -> MonotonicInstant {
+        MonotonicInstant(self.0 / 1_000)
     }
 }
 
 /// Now, as leases reckon.
-pub fn moment() -> Moment {
+pub fn moment() -> MonotonicInstant {
     Stopwatch::start().moment()
 }
 

@@ -49,14 +49,14 @@ pub const MAX_KEY_NUMBER: u16 = 62 * 62 - 1;
 
 /// What a secret opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opens {
+pub enum SecretKind {
     /// A client's API token.
     Token,
     /// A caller's credential.
     Credential,
 }
 
-impl Opens {
+impl SecretKind {
     fn letter(self) -> u8 {
         match self {
             Self::Token => b't',
@@ -97,7 +97,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Whether two digests are equal, in constant time.
-pub fn same(a: &Digest, b: &Digest) -> bool {
+pub fn digest_eq(a: &Digest, b: &Digest) -> bool {
     const { assert!(size_of::<Digest>().is_multiple_of(8)) };
     // By words: bytes would be looked at one by one.
     let words = a.as_chunks().0.iter().zip(b.as_chunks().0);
@@ -131,7 +131,7 @@ fn is_prefix(text: &[u8]) -> bool {
 
 /// A string with the shape and checksum of a secret. Not yet known to be genuine.
 #[derive(Clone, Copy)]
-pub struct WellFormed<'a> {
+pub struct ParsedSecret<'a> {
     /// The id that it names.
     pub id: Uuid,
     key_number: u16,
@@ -139,7 +139,7 @@ pub struct WellFormed<'a> {
     text: &'a [u8],
 }
 
-impl fmt::Debug for WellFormed<'_> {
+impl fmt::Debug for ParsedSecret<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WellFormed").field("id", &self.id).finish_non_exhaustive()
     }
@@ -148,13 +148,13 @@ impl fmt::Debug for WellFormed<'_> {
 /// The id that a secret opening `opens` would name, read before anything of it is checked: where to
 /// look for facts whose digest may turn out to be this text's, which then proves it whole. `None`
 /// says that it is not well-formed; anything else says nothing.
-pub fn claimed_id(text: &[u8], opens: Opens) -> Option<Uuid> {
+pub fn peek_id(text: &[u8], opens: SecretKind) -> Option<Uuid> {
     let (_, body) = split(text, opens)?;
     Some(Uuid::from_u128(read_base62(&body[KEY..KEY + ID])?))
 }
 
 /// The prefix and the digits of a text that begins as a secret does.
-fn split(text: &[u8], opens: Opens) -> Option<(&[u8], &[u8])> {
+fn split(text: &[u8], opens: SecretKind) -> Option<(&[u8], &[u8])> {
     let prefix = text.len().checked_sub(MIDDLE + BODY)?;
     let (prefix, rest) = text.split_at(prefix);
     let (middle, body) = rest.split_at(MIDDLE);
@@ -162,10 +162,10 @@ fn split(text: &[u8], opens: Opens) -> Option<(&[u8], &[u8])> {
     begins.then_some((prefix, body))
 }
 
-impl<'a> WellFormed<'a> {
+impl<'a> ParsedSecret<'a> {
     /// Reads a secret that opens `opens`; `None` for a wrong shape or checksum. Any bytes may be
     /// presented as one. Does not allocate.
-    pub fn parse(text: &'a [u8], opens: Opens) -> Option<Self> {
+    pub fn parse(text: &'a [u8], opens: SecretKind) -> Option<Self> {
         let (_, body) = split(text, opens)?;
         let (signed, checksum) = body.split_at(BODY - CHECKSUM);
         if read_base62(checksum)? != u128::from(crc32fast::hash(&text[..text.len() - CHECKSUM])) {
@@ -243,7 +243,7 @@ impl KeyRing {
     }
 
     /// Whether `secret` was made under one of these keys. False for a forged one.
-    pub fn made(&self, secret: &WellFormed<'_>) -> bool {
+    pub fn made(&self, secret: &ParsedSecret<'_>) -> bool {
         self.keys.get(&secret.key_number).is_some_and(|key| {
             let tag = tag(key, secret.signed());
             tag.to_be_bytes().ct_eq(&secret.tag.to_be_bytes()).into()
@@ -258,7 +258,7 @@ impl KeyRing {
     }
 
     /// Makes the secret that opens `id`, from 128 random bits.
-    pub fn make(&self, opens: Opens, prefix: &Prefix, id: Uuid, random: &[u8; 16]) -> Secret {
+    pub fn make(&self, opens: SecretKind, prefix: &Prefix, id: Uuid, random: &[u8; 16]) -> Secret {
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_PREFIX + MIDDLE + BODY));
         text.extend_from_slice(prefix.0.as_bytes());
         text.extend_from_slice(&[b'_', opens.letter(), b'1', b'_']);
@@ -307,40 +307,40 @@ mod tests {
         #[test]
         fn a_secret_reads_back(id: u128, random: [u8; 16], name in "[a-z][a-z0-9]{1,15}", old: bool) {
             let id = Uuid::from_u128(id);
-            let secret = ring(&[0, 7]).make(Opens::Token, &prefix(&name), id, &random);
-            let parsed = WellFormed::parse(secret.expose().as_bytes(), Opens::Token).unwrap();
+            let secret = ring(&[0, 7]).make(SecretKind::Token, &prefix(&name), id, &random);
+            let parsed = ParsedSecret::parse(secret.expose().as_bytes(), SecretKind::Token).unwrap();
             prop_assert_eq!(parsed.id, id);
-            prop_assert!(same(&digest(secret.expose().as_bytes()), &secret.digest()));
+            prop_assert!(digest_eq(&digest(secret.expose().as_bytes()), &secret.digest()));
             let later = if old { ring(&[0, 7, 3843]) } else { ring(&[7]) };
             prop_assert!(later.made(&parsed));
             prop_assert!(!ring(&[0]).made(&parsed));
-            prop_assert!(WellFormed::parse(secret.expose().as_bytes(), Opens::Credential).is_none());
+            prop_assert!(ParsedSecret::parse(secret.expose().as_bytes(), SecretKind::Credential).is_none());
         }
 
         #[test]
         fn one_wrong_character_is_malformed(id: u128, random: [u8; 16], at in 0usize..70, to in "[!-~]") {
-            let secret = ring(&[1]).make(Opens::Token, &prefix("pcl"), Uuid::from_u128(id), &random);
+            let secret = ring(&[1]).make(SecretKind::Token, &prefix("pcl"), Uuid::from_u128(id), &random);
             let mut text = secret.expose().to_owned();
             if text[at..=at] != to {
                 text.replace_range(at..=at, &to);
-                prop_assert!(WellFormed::parse(text.as_bytes(), Opens::Token).is_none());
+                prop_assert!(ParsedSecret::parse(text.as_bytes(), SecretKind::Token).is_none());
             }
         }
 
         #[test]
         fn no_text_panics(text in "\\PC{0,120}") {
-            prop_assert!(WellFormed::parse(text.as_bytes(), Opens::Token).is_none());
+            prop_assert!(ParsedSecret::parse(text.as_bytes(), SecretKind::Token).is_none());
         }
     }
 
     #[test]
     fn digests_differ_wherever_a_bit_does() {
         let one = digest(b"a secret");
-        assert!(same(&one, &digest(b"a secret")));
+        assert!(digest_eq(&one, &digest(b"a secret")));
         for bit in 0..256 {
             let mut other = one;
             other[bit / 8] ^= 1 << (bit % 8);
-            assert!(!same(&one, &other), "bit {bit}");
+            assert!(!digest_eq(&one, &other), "bit {bit}");
         }
     }
 
@@ -352,7 +352,7 @@ mod tests {
             let mut other = one;
             other[first * 8] ^= 1;
             other[second * 8] ^= 1;
-            assert!(!same(&one, &other), "words {first} and {second}");
+            assert!(!digest_eq(&one, &other), "words {first} and {second}");
         }
     }
 
@@ -365,10 +365,10 @@ mod tests {
         let ring = KeyRing::new(&[key]).unwrap();
         let id = Uuid::from_u128(0x0198_c0ff_ee00_7000_8000_1234_5678_9abc);
         let random = std::array::from_fn(|at| at as u8 + 16);
-        let secret = ring.make(Opens::Token, &prefix("pcl"), id, &random);
+        let secret = ring.make(SecretKind::Token, &prefix("pcl"), id, &random);
         assert_eq!(secret.expose(), KNOWN);
-        assert_eq!(claimed_id(KNOWN.as_bytes(), Opens::Token), Some(id));
-        assert_eq!(claimed_id(KNOWN.as_bytes(), Opens::Credential), None);
+        assert_eq!(peek_id(KNOWN.as_bytes(), SecretKind::Token), Some(id));
+        assert_eq!(peek_id(KNOWN.as_bytes(), SecretKind::Credential), None);
         let sha256 = "98523ecc940d17d73ff96deaa7af58e6f0fcaead88a2ff5c36fadcc133a4bf0e";
         assert_eq!(hex(&digest(KNOWN.as_bytes())), sha256);
         assert_eq!(hex(&ring.seal(b"a cursor")), "00d55bb89dcdf175");
@@ -378,15 +378,16 @@ mod tests {
     #[test]
     fn a_forged_secret_is_well_formed_and_not_made_here() {
         let thief = KeyRing::new(&[SecretKey::new(1, [9; 32])]).unwrap();
-        let forged = thief.make(Opens::Token, &prefix("pcl"), Uuid::from_u128(5), &[1; 16]);
-        let parsed = WellFormed::parse(forged.expose().as_bytes(), Opens::Token).unwrap();
+        let forged = thief.make(SecretKind::Token, &prefix("pcl"), Uuid::from_u128(5), &[1; 16]);
+        let parsed = ParsedSecret::parse(forged.expose().as_bytes(), SecretKind::Token).unwrap();
         assert!(!ring(&[1]).made(&parsed));
     }
 
     #[test]
     fn debug_shows_no_secret() {
-        let secret = ring(&[1]).make(Opens::Token, &prefix("pcl"), Uuid::from_u128(5), &[1; 16]);
-        let parsed = WellFormed::parse(secret.expose().as_bytes(), Opens::Token).unwrap();
+        let secret =
+            ring(&[1]).make(SecretKind::Token, &prefix("pcl"), Uuid::from_u128(5), &[1; 16]);
+        let parsed = ParsedSecret::parse(secret.expose().as_bytes(), SecretKind::Token).unwrap();
         let key = SecretKey::new(1, [0x41; 32]);
         let shown = format!("{secret:?} {parsed:?} {key:?} {:?}", ring(&[1]));
         assert!(!shown.contains(&secret.expose()[8..]));

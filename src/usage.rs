@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, InForce, Known};
+use crate::cache::{ActiveCatalog, Cache, CachedToken};
 use crate::clock::{Clock, Stopwatch};
 use crate::policy::id::TokenId;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::store::{self, Actor, Context, Gone, Store, StoreError, Touched, Use};
+use crate::store::{self, Actor, Context, Gone, Invalidation, Store, StoreError, Use};
 use crate::telemetry::Metrics;
 
 /// Parts that are locked apart from each other.
@@ -84,8 +84,8 @@ impl Usage {
 
     /// Takes note that a token was used for `scope` at `now`. Nearly always that is known already,
     /// and costs a look.
-    pub fn note(&self, token: &Known, scope: &Scope, now: Timestamp) {
-        if token.is_news(scope.id, now, self.grain) {
+    pub fn note(&self, token: &CachedToken, scope: &Scope, now: Timestamp) {
+        if token.should_record(scope.id, now, self.grain) {
             self.keep(used(token, scope, now));
         }
     }
@@ -96,8 +96,8 @@ impl Usage {
     /// The store's: it is not known whether it is recorded, so nothing may be allowed.
     pub async fn record_first(
         &self,
-        catalog: Arc<InForce>,
-        token: &Known,
+        catalog: Arc<ActiveCatalog>,
+        token: &CachedToken,
         scope: &Scope,
         now: Timestamp,
     ) -> store::Result<Recorded> {
@@ -107,7 +107,7 @@ impl Usage {
         // Goes on to its end also where the caller goes away; and connections belong to that runtime.
         let recording = self.runtime.spawn(async move {
             let ctx = Context::new(Actor::System, now, None);
-            let touched = Touched::Token(used.token_id);
+            let touched = Invalidation::Token(used.token_id);
             let recording = async {
                 let watch = Stopwatch::start();
                 let recorded = store.use_noticed(&ctx, &catalog.catalog, &used).await;
@@ -177,7 +177,7 @@ impl Usage {
         for &id in overtaken {
             let ctx = Context::new(Actor::System, self.clock.now(), None);
             let settled = self.store.settle_uses(&ctx, id);
-            if let Err(error) = self.cache.change(Touched::Token(id), &ctx, settled).await {
+            if let Err(error) = self.cache.change(Invalidation::Token(id), &ctx, settled).await {
                 tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");
             }
         }
@@ -209,7 +209,7 @@ impl Usage {
     }
 }
 
-fn used(token: &Known, scope: &Scope, now: Timestamp) -> Use {
+fn used(token: &CachedToken, scope: &Scope, now: Timestamp) -> Use {
     Use { token_id: *token.id, scope_id: scope.id, write: scope.access == Access::Write, time: now }
 }
 

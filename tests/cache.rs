@@ -34,13 +34,13 @@ use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
 use portcullis::replicas::Replicas;
-use portcullis::secret::{KeyRing, Opens, SecretKey};
-use portcullis::service::decisions::{Asked, Question};
+use portcullis::secret::{KeyRing, SecretKey, SecretKind};
+use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::whitelists::ManageWhitelist;
 use portcullis::service::{Caller, Services, SessionLengths};
 use portcullis::store::sqlite::SqliteStore;
-use portcullis::store::{NewToken, Store, Touched};
+use portcullis::store::{Invalidation, NewToken, Store};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use sdd::Guard;
@@ -377,9 +377,9 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
     .await;
 }
 
-fn asked(secret: &str) -> Question<'_> {
-    let operation = Asked::Scope("s");
-    Question {
+fn asked(secret: &str) -> AuthorizeInput<'_> {
+    let operation = RequestedOperation::Scope("s");
+    AuthorizeInput {
         token: secret.as_bytes(),
         client_ip: HERE,
         operation,
@@ -458,7 +458,7 @@ async fn make_neighbours(services: &Services, account_id: AccountId, id: TokenId
 /// Has the token displaced by its neighbours, which have filled its place before it came.
 async fn displace(services: &Services, id: TokenId) {
     for id in neighbours(id) {
-        assert!(matches!(services.cache.tokens.look(id).await, Lookup::Known(Some(_))));
+        assert!(matches!(services.cache.tokens.get(id).await, Lookup::Hit(Some(_))));
     }
 }
 
@@ -482,9 +482,9 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     let (id, secret) = (described.token.id, secret.unwrap());
     make_neighbours(&services, account.id, id).await;
     let secret = secret.expose();
-    let other = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+    let other = services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
     let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
-    let forged = thief.make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+    let forged = thief.make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
     let mistyped = format!("{}{}", &secret[..69], if secret.ends_with('0') { '1' } else { '0' });
     let texts = [
         (secret, decide::Reason::Allowed),
@@ -501,19 +501,19 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         assert_eq!(services.metrics.cache_misses.get() - misses, u64::from(read), "{text}");
     }
     // When only the cache behind knows, as of a token that others have displaced.
-    let at_hand = || services.cache.tokens.at_hand(id, &Guard::new()).is_some();
+    let get_near = || services.cache.tokens.get_near(id, &Guard::new()).is_some();
     assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
     let misses = services.metrics.cache_misses.get();
     for (text, reason) in texts {
         displace(&services, id).await;
-        assert!(!at_hand());
+        assert!(!get_near());
         assert_eq!(ask(&services, text).await, reason, "{text}, from behind");
     }
     // When it is at hand.
     assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
     for _ in 0..2 {
         for (text, reason) in texts {
-            assert!(at_hand());
+            assert!(get_near());
             assert_eq!(ask(&services, text).await, reason, "{text}, at hand");
         }
     }
@@ -560,7 +560,8 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
     let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     for round in 0..300 {
         let id = TokenId(Uuid::now_v7());
-        let secret = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+        let secret =
+            services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
         let misses = services.metrics.cache_misses.get();
         for _ in 0..3 {
             let reason = ask(&services, secret.expose()).await;
@@ -595,7 +596,7 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
         let ctx = caller.context(Timestamp(1));
         let in_force = services.cache.catalog().unwrap();
         services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
-        services.cache.changed(Touched::Token(id)).await;
+        services.cache.changed(Invalidation::Token(id)).await;
         let reason = ask(&services, secret.expose()).await;
         done.store(true, Ordering::SeqCst);
         asker.await.unwrap();
@@ -618,7 +619,8 @@ async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_h
         let ids = [1, 2].map(|number| TokenId(Uuid::from_u64_pair(round << 8 | number, 7 << 16)));
         let mut secrets = Vec::new();
         for id in ids {
-            let secret = services.cache.keys().make(Opens::Token, &services.prefix, id.0, &[1; 16]);
+            let secret =
+                services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
             let new = NewToken {
                 id,
                 account_id: account.id,
@@ -635,7 +637,7 @@ async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_h
         }
         let secret = secrets[0].expose();
         assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
-        services.cache.changed(Touched::Token(ids[1])).await;
+        services.cache.changed(Invalidation::Token(ids[1])).await;
         let misses = services.metrics.cache_misses.get();
         assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
         assert_eq!(services.metrics.cache_misses.get(), misses, "it is not in the near cache");

@@ -29,9 +29,9 @@ use portcullis::policy::lifecycle;
 use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
-use portcullis::replicas::Joined;
-use portcullis::secret::{KeyRing, Opens, Secret, SecretKey};
-use portcullis::service::decisions::{Asked, Question};
+use portcullis::replicas::RegisteredReplica;
+use portcullis::secret::{KeyRing, Secret, SecretKey, SecretKind};
+use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::{Caller, Error, Services, SessionLengths};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
@@ -98,7 +98,7 @@ async fn a_secret_with_a_right_tag_and_a_wrong_digest_opens_no_token_that_is_rea
         let (token, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
         let id: TokenId = token.token_id.parse().unwrap();
         let prefix = secret.split_once('_').unwrap().0.parse().unwrap();
-        let other = keys.make(Opens::Token, &prefix, id.0, &[1; 16]);
+        let other = keys.make(SecretKind::Token, &prefix, id.0, &[1; 16]);
         let misses = server.metric("portcullis_cache_misses_total").unwrap();
         let forged = server.metric("portcullis_forged_tokens_total");
         // First before anything is known of the token, then when it is.
@@ -115,9 +115,9 @@ async fn a_secret_with_a_right_tag_and_a_wrong_digest_opens_no_token_that_is_rea
     }
 }
 
-fn about(secret: &str) -> Question<'_> {
-    let operation = Asked::Scope(SCOPE);
-    Question {
+fn about(secret: &str) -> AuthorizeInput<'_> {
+    let operation = RequestedOperation::Scope(SCOPE);
+    AuthorizeInput {
         token: secret.as_bytes(),
         client_ip: "",
         operation,
@@ -156,8 +156,13 @@ impl Stage {
 
         let metrics = Arc::new(Metrics::new());
         let about = About { name: "test".into(), version: "1".into(), lifecycle: String::new() };
-        let joined =
-            Joined::register(&*store, lease, about, metrics.clone(), CancellationToken::new());
+        let joined = RegisteredReplica::register(
+            &*store,
+            lease,
+            about,
+            metrics.clone(),
+            CancellationToken::new(),
+        );
         let joined = joined.await.unwrap();
         let cache = Cache::load(store.clone(), 1_000, metrics.clone(), Handle::current()).await;
         let cache = Arc::new(cache.unwrap());
@@ -168,7 +173,7 @@ impl Stage {
 
         let id = TokenId(Uuid::now_v7());
         let prefix = "pcl".parse().unwrap();
-        let secret = cache.keys().make(Opens::Token, &prefix, id.0, &[1; 16]);
+        let secret = cache.keys().make(SecretKind::Token, &prefix, id.0, &[1; 16]);
         let new = NewToken {
             id,
             account_id: account.id,
@@ -207,7 +212,7 @@ impl Stage {
         Self { services, id, secret, url }
     }
 
-    fn question(&self) -> Question<'_> {
+    fn question(&self) -> AuthorizeInput<'_> {
         about(self.secret.expose())
     }
 

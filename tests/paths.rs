@@ -6,7 +6,7 @@
 use crate::support::client::Client;
 use crate::support::command::Shell;
 use crate::support::server::Setup;
-use portcullis::cache::InForce;
+use portcullis::cache::ActiveCatalog;
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, ApplyCatalogResponse, AuthorizeRequest, AuthorizeResponse, Decision,
     HttpOperation, Reason, TokenKind, authorize_request,
@@ -176,7 +176,7 @@ fn a_stored_catalogue_with_routes_of_another_syntax_is_readable() {
         applied: Timestamp(0),
         scope_ids: vec![("a".parse().unwrap(), ScopeId(1))],
     };
-    let catalog = InForce::read(stored).unwrap().catalog;
+    let catalog = ActiveCatalog::read(stored).unwrap().catalog;
     for (path, found) in [("/ok", true), ("/users/:id", true), ("/users/7", false), ("/x;y", false)]
     {
         assert_eq!(catalog.resolve("GET", path).is_ok(), found, "{path}");

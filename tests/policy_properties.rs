@@ -14,7 +14,7 @@ use portcullis::policy::scope::{Access, Catalog, ScopeDef, ScopeId, ScopeName, S
 use portcullis::policy::text;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
-use portcullis::secret::{KeyRing, Opens, Prefix, SecretKey, WellFormed, claimed_id};
+use portcullis::secret::{KeyRing, ParsedSecret, Prefix, SecretKey, SecretKind, peek_id};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -288,7 +288,7 @@ proptest! {
         path in text()
     ) {
         token.whitelist = only(&ENTRIES[..1]);
-        let presented = match WellFormed::parse(secret.as_bytes(), Opens::Token) {
+        let presented = match ParsedSecret::parse(secret.as_bytes(), SecretKind::Token) {
             None => Presented::Malformed,
             Some(_) => Presented::Unknown,
         };
@@ -369,13 +369,13 @@ proptest! {
     fn secrets_read_back(id: u128, random: [u8; 16], prefix in "[a-z][a-z0-9]{1,15}", number in 0..3844u16) {
         let ring = KeyRing::new(&[SecretKey::new(number, [7; 32])]).unwrap();
         let id = Uuid::from_u128(id);
-        for (opens, other) in [(Opens::Token, Opens::Credential), (Opens::Credential, Opens::Token)] {
+        for (opens, other) in [(SecretKind::Token, SecretKind::Credential), (SecretKind::Credential, SecretKind::Token)] {
             let secret = ring.make(opens, &prefix.parse::<Prefix>().unwrap(), id, &random);
-            let read = WellFormed::parse(secret.expose().as_bytes(), opens).unwrap();
+            let read = ParsedSecret::parse(secret.expose().as_bytes(), opens).unwrap();
             prop_assert_eq!(read.id, id);
             prop_assert!(ring.made(&read));
-            prop_assert_eq!(claimed_id(secret.expose().as_bytes(), opens), Some(id));
-            prop_assert!(WellFormed::parse(secret.expose().as_bytes(), other).is_none());
+            prop_assert_eq!(peek_id(secret.expose().as_bytes(), opens), Some(id));
+            prop_assert!(ParsedSecret::parse(secret.expose().as_bytes(), other).is_none());
         }
     }
 }

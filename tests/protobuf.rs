@@ -12,7 +12,7 @@ use portcullis::grpc::proto::{
 };
 use portcullis::grpc::wire;
 use portcullis::service::Error;
-use portcullis::service::decisions::{Asked, Question};
+use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use prost::Message;
 
 /// Messages that are compared.
@@ -65,16 +65,16 @@ fn requests_are_read_as_prost_and_upb_both_read_them() {
 
 fn by_wire(root: Root, bytes: &[u8]) -> Option<Requests> {
     match root {
-        Root::Single => Some(vec![message(wire::question(bytes).ok()?)]),
-        Root::Stream => match wire::streamed(bytes) {
+        Root::Single => Some(vec![message(wire::parse(bytes).ok()?)]),
+        Root::Stream => match wire::parse_stream_item(bytes) {
             Ok(question) => Some(vec![message(question)]),
             Err(Error::Invalid(faults)) if faults[0].reason == "REQUIRED" => Some(Vec::new()),
             Err(_) => None,
         },
         // Other than a library, the server refuses a bad item alone.
         Root::Batch => {
-            let items = wire::requests(bytes).ok()?;
-            items.into_iter().map(|item| wire::batched(item).ok().map(message)).collect()
+            let items = wire::split_batch(bytes).ok()?;
+            items.into_iter().map(|item| wire::parse_batch_item(item).ok().map(message)).collect()
         }
     }
 }
@@ -121,11 +121,11 @@ fn upb(cases: &[(Root, Vec<u8>)]) -> Vec<Option<Requests>> {
 }
 
 /// The message that a question came from.
-fn message(question: Question<'_>) -> AuthorizeRequest {
+fn message(question: AuthorizeInput<'_>) -> AuthorizeRequest {
     let operation = match question.operation {
-        Asked::Nothing => None,
-        Asked::Scope(name) => Some(Operation::Scope(name.to_owned())),
-        Asked::Http { method, path } => Some(Operation::Http(HttpOperation {
+        RequestedOperation::Nothing => None,
+        RequestedOperation::Scope(name) => Some(Operation::Scope(name.to_owned())),
+        RequestedOperation::Http { method, path } => Some(Operation::Http(HttpOperation {
             method: method.to_owned(),
             path: path.to_owned(),
         })),

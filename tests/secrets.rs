@@ -20,7 +20,7 @@ use portcullis::grpc::proto::{
     RotateSecretKeyRequest, TokenKind,
 };
 use portcullis::policy::id::read_base62;
-use portcullis::secret::{KeyRing, Opens, SecretKey, WellFormed};
+use portcullis::secret::{KeyRing, ParsedSecret, SecretKey, SecretKind};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tonic::Status;
 use tonic::transport::{Certificate, ClientTlsConfig};
@@ -110,7 +110,7 @@ fn the_search_finds_what_is_planted() {
     let keys = KeyRing::new(&[SecretKey::new(0, [7; 32])]).unwrap();
     let random = *b"\x01random bytes!\xff\xfe";
     let prefix = "pcl".parse().unwrap();
-    let made = keys.make(Opens::Token, &prefix, Uuid::from_u128(7), &random);
+    let made = keys.make(SecretKind::Token, &prefix, Uuid::from_u128(7), &random);
     let (made, chosen) = (made.expose(), random_credential());
     let mut secrets = Secrets::default();
     secrets.add_made("made", made);
@@ -265,10 +265,10 @@ async fn decisions(
     outputs: &mut Outputs,
 ) {
     let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
-    let id = WellFormed::parse(made[0].1.as_bytes(), Opens::Token).unwrap().id;
+    let id = ParsedSecret::parse(made[0].1.as_bytes(), SecretKind::Token).unwrap().id;
     let mut random = [0; 16];
     getrandom::fill(&mut random).unwrap();
-    let forged = thief.make(Opens::Token, &"pcl".parse().unwrap(), id, &random);
+    let forged = thief.make(SecretKind::Token, &"pcl".parse().unwrap(), id, &random);
     let forged = forged.expose().to_owned();
     secrets.add_made("a forged token", &forged);
     let mistyped = made[1].1.replacen('_', "-", 1);
@@ -410,7 +410,7 @@ fn commands(server: &Server, account: &str, secrets: &mut Secrets, outputs: &mut
 
 /// What a careless log line would print.
 fn debug_prints(token: &str, outputs: &mut Outputs) {
-    let parsed = WellFormed::parse(token.as_bytes(), Opens::Token).unwrap();
+    let parsed = ParsedSecret::parse(token.as_bytes(), SecretKind::Token).unwrap();
     outputs.add("WellFormed", format!("{parsed:?} {parsed:#?}"));
     let response = portcullis::grpc::proto::CreateTokenResponse {
         secret: token.to_owned(),

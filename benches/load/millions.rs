@@ -8,7 +8,7 @@ use portcullis::cache::Cache;
 use portcullis::clock::Clock;
 use portcullis::grpc::proto::PreviewLifecycleRequest;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
-use portcullis::lifecycle::{Standing, Sweeper};
+use portcullis::lifecycle::{LifecycleStatus, Sweeper};
 use portcullis::policy::lifecycle::Settings;
 use portcullis::replicas::Replicas;
 use portcullis::store::Store;
@@ -49,7 +49,7 @@ pub fn measure(stand: &Arc<Stand>, report: &mut Report) -> Result<()> {
     for (name, what) in [
         ("a round with 400 things due, 10 million tokens over 1 million", What::Due),
         ("a round with nothing due", What::NothingDue),
-        ("reading how the lifecycle stands", What::Standing),
+        ("reading how the lifecycle stands", What::LifecycleStatus),
     ] {
         let turns: Vec<_> =
             (0..ROUNDS).map(|_| (large.cost(stand, what), small.cost(stand, what))).collect();
@@ -108,7 +108,7 @@ const ROWS_READ: &str = "\
 enum What {
     Due,
     NothingDue,
-    Standing,
+    LifecycleStatus,
 }
 
 /// How long it took, in milliseconds.
@@ -128,7 +128,7 @@ async fn once(url: &str, what: What) -> f64 {
         settings.window(),
         Handle::current(),
     );
-    let standing = Standing::new(store.clone(), clock.clone(), metrics.clone());
+    let standing = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let sweeper = Sweeper {
         store: store.clone(),
         replicas: Arc::new(Replicas::alone(cache.clone())),
@@ -141,7 +141,7 @@ async fn once(url: &str, what: What) -> f64 {
         queued: Arc::default(),
     };
     let began = Instant::now();
-    if what == What::Standing {
+    if what == What::LifecycleStatus {
         standing.run_once().await.expect("the store");
     } else {
         let swept = sweeper.run_once().await.expect("a round");

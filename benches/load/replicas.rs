@@ -31,10 +31,10 @@ const CHANGES: usize = 1_000;
 const OUTAGE: Duration = Duration::from_secs(60);
 const LEASE: f64 = 10.0;
 
-type Bearer = Box<dyn FnMut(Request<()>) -> std::result::Result<Request<()>, Status> + Send>;
-pub type Bound = InterceptedService<Channel, Bearer>;
+type Principal = Box<dyn FnMut(Request<()>) -> std::result::Result<Request<()>, Status> + Send>;
+pub type Bound = InterceptedService<Channel, Principal>;
 
-fn bearer(operator: &str) -> Bearer {
+fn bearer(operator: &str) -> Principal {
     let value: tonic::metadata::MetadataValue<_> =
         format!("Bearer {operator}").parse().expect("a credential");
     Box::new(move |mut request| {

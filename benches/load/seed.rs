@@ -7,7 +7,7 @@ use portcullis::grpc::proto::account_service_client::AccountServiceClient;
 use portcullis::grpc::proto::credential_service_client::CredentialServiceClient;
 use portcullis::grpc::proto::{CreateAccountRequest, CreateCredentialRequest, Role};
 use portcullis::policy::id::{AccountId, TokenId};
-use portcullis::secret::{KeyRing, Opens, Prefix, SecretKey};
+use portcullis::secret::{KeyRing, Prefix, SecretKey, SecretKind};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -116,7 +116,7 @@ pub fn forge(key_number: u16, count: usize) -> Arc<[Token]> {
 fn make(keys: &KeyRing) -> (Token, TokenId, [u8; 32]) {
     let prefix: Prefix = "pcl".parse().expect("a prefix");
     let id = TokenId(Uuid::now_v7());
-    let secret = keys.make(Opens::Token, &prefix, id.0, &random());
+    let secret = keys.make(SecretKind::Token, &prefix, id.0, &random());
     let token = Token::new(secret.expose(), &id.to_string());
     (token, id, secret.digest())
 }

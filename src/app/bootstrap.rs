@@ -14,7 +14,7 @@ use crate::config::server::{ServeSettings, StoreSettings};
 use crate::policy::catalog_file;
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
-use crate::secret::{KeyRing, Opens, Prefix, Secret};
+use crate::secret::{KeyRing, Prefix, Secret, SecretKind};
 use crate::service::credentials::random;
 use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store, StoreError};
 
@@ -94,7 +94,7 @@ async fn make_secret(
     id: CredentialId,
 ) -> anyhow::Result<Secret> {
     let keys = KeyRing::new(&store.secret_keys().await?).context("the store has no key")?;
-    Ok(keys.make(Opens::Credential, prefix, id.0, &*random()?))
+    Ok(keys.make(SecretKind::Credential, prefix, id.0, &*random()?))
 }
 
 /// Makes the very first credential of a store; `None` where there are any.

@@ -13,17 +13,17 @@ use crate::store::{Credential, Role};
 
 /// Who bears a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bearer {
+pub struct Principal {
     /// The credential.
     pub id: CredentialId,
     /// What it may do.
     pub role: Role,
 }
 
-type ByDigest = HashMap<Digest, Bearer>;
+type ByDigest = HashMap<Digest, Principal>;
 
 fn by_digest(live: Vec<(Credential, Digest)>) -> ByDigest {
-    let bearer = |credential: Credential| Bearer { id: credential.id, role: credential.role };
+    let bearer = |credential: Credential| Principal { id: credential.id, role: credential.role };
     live.into_iter().map(|(credential, digest)| (digest, bearer(credential))).collect()
 }
 
@@ -46,12 +46,12 @@ impl Credentials {
 
     /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
     /// SHA-256, so how long that takes tells nothing of any valid one.
-    pub fn bearer(&self, presented: &[u8]) -> Option<Bearer> {
+    pub fn bearer(&self, presented: &[u8]) -> Option<Principal> {
         self.by_digest(&secret::digest(presented))
     }
 
     /// The same for a digest that was taken before.
-    pub fn by_digest(&self, digest: &Digest) -> Option<Bearer> {
+    pub fn by_digest(&self, digest: &Digest) -> Option<Principal> {
         self.bearers.load().get(digest).copied()
     }
 
@@ -63,7 +63,7 @@ impl Credentials {
             if let Some((credential, digest)) = &known
                 && credential.revoked.is_none()
             {
-                bearers.insert(*digest, Bearer { id, role: credential.role });
+                bearers.insert(*digest, Principal { id, role: credential.role });
             }
             bearers
         });

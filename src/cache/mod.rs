@@ -6,8 +6,8 @@
 
 mod changes;
 mod credentials;
-mod hot;
-mod recent;
+mod entry;
+mod near;
 mod tokens;
 
 use std::collections::HashMap;
@@ -21,23 +21,23 @@ use tokio::sync::Mutex;
 
 use changes::Changes;
 pub use changes::UnderWay;
-pub use credentials::{Bearer, Credentials};
-pub use recent::Known;
-pub use tokens::{Fact, Lookup, ReadError, Tokens};
+pub use credentials::{Credentials, Principal};
+pub use entry::CachedToken;
+pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
 
 /// The catalogue in force, if any, while a decision borrows it.
-pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<InForce>>>;
+pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<ActiveCatalog>>>;
 
 use crate::policy::catalog_file;
 use crate::policy::scope::{Catalog, ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::KeyRing;
-use crate::store::{self, Context, Store, StoreError, StoredCatalog, Touched};
+use crate::store::{self, Context, Invalidation, Store, StoreError, StoredCatalog};
 use crate::telemetry::Metrics;
 
 /// A catalogue in force, ready for decisions.
 #[derive(Debug)]
-pub struct InForce {
+pub struct ActiveCatalog {
     /// What decisions ask.
     pub catalog: Catalog,
     /// The file as it was applied.
@@ -47,7 +47,7 @@ pub struct InForce {
     names: HashMap<ScopeId, ScopeName>,
 }
 
-impl InForce {
+impl ActiveCatalog {
     /// Reads a catalogue that was found faultless when it was applied, maybe by an earlier version.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ pub struct Cache {
     pub tokens: Tokens,
     /// Who may call.
     pub credentials: Credentials,
-    catalog: ArcSwapOption<InForce>,
+    catalog: ArcSwapOption<ActiveCatalog>,
     keys: ArcSwap<KeyRing>,
     /// Held while something of which there is one, or few, is read and put in memory: reads that
     /// overlapped could be taken over in the wrong order.
@@ -120,7 +120,7 @@ impl Cache {
     }
 
     /// The catalogue in force; `None` while it is not known, when nothing can be decided.
-    pub fn catalog(&self) -> Option<Arc<InForce>> {
+    pub fn catalog(&self) -> Option<Arc<ActiveCatalog>> {
         self.catalog.load_full()
     }
 
@@ -146,7 +146,7 @@ impl Cache {
     /// In a turn.
     async fn take_catalog(&self) -> store::Result<()> {
         let stored = self.store.catalog().await?;
-        self.catalog.store(stored.map(InForce::read).transpose()?.map(Arc::new));
+        self.catalog.store(stored.map(ActiveCatalog::read).transpose()?.map(Arc::new));
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl Cache {
     /// Those of `change`.
     pub async fn change<T>(
         self: &Arc<Self>,
-        touched: Touched,
+        touched: Invalidation,
         ctx: &Context,
         change: impl Future<Output = store::Result<T>>,
     ) -> store::Result<T> {
@@ -202,13 +202,13 @@ impl Cache {
 
     /// Makes memory follow a change that was committed. When this returns, no decision rests on what
     /// was before it: what could not be read back allows nothing until it can.
-    pub async fn changed(self: &Arc<Self>, touched: Touched) {
+    pub async fn changed(self: &Arc<Self>, touched: Invalidation) {
         if let Err(error) = self.read_back(touched).await {
             tracing::warn!(%error, ?touched, "cannot read back what a change touched");
             match touched {
-                Touched::Credential(id) => self.credentials.set(id, None),
-                Touched::Catalog => self.catalog.store(None),
-                Touched::Token(_) | Touched::SecretKeys | Touched::Nothing => {}
+                Invalidation::Credential(id) => self.credentials.set(id, None),
+                Invalidation::Catalog => self.catalog.store(None),
+                Invalidation::Token(_) | Invalidation::SecretKeys | Invalidation::Nothing => {}
             }
             self.repair(touched, None);
         }
@@ -229,7 +229,7 @@ impl Cache {
         Ok(())
     }
 
-    fn repair(self: &Arc<Self>, touched: Touched, unsettled: Option<(Context, UnderWay)>) {
+    fn repair(self: &Arc<Self>, touched: Invalidation, unsettled: Option<(Context, UnderWay)>) {
         let cache = self.clone();
         crate::shutdown::spawn("cache-repair", async move {
             loop {
@@ -250,19 +250,19 @@ impl Cache {
         });
     }
 
-    async fn read_back(&self, touched: Touched) -> store::Result<()> {
+    async fn read_back(&self, touched: Invalidation) -> store::Result<()> {
         match touched {
-            Touched::Token(id) => self.tokens.invalidate(id).await,
-            Touched::Credential(id) => {
+            Invalidation::Token(id) => self.tokens.invalidate(id).await,
+            Invalidation::Credential(id) => {
                 let _turn = self.turn.lock().await;
                 self.credentials.set(id, self.store.credential(id).await?);
             }
-            Touched::Catalog => self.read_catalog().await?,
-            Touched::SecretKeys => {
+            Invalidation::Catalog => self.read_catalog().await?,
+            Invalidation::SecretKeys => {
                 let _turn = self.turn.lock().await;
                 self.keys.store(Arc::new(read_keys(&*self.store).await?));
             }
-            Touched::Nothing => {}
+            Invalidation::Nothing => {}
         }
         Ok(())
     }

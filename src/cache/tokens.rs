@@ -7,7 +7,7 @@
 //! however late it is stored, and a later reader never joins an earlier reader's read. Other ids of
 //! the same slot are read once more, which costs a round trip and nothing else.
 //!
-//! What is asked for often is kept at hand as well (`hot`), where it is put only while its generation
+//! What is asked for often is kept at hand as well (`near`), where it is put only while its generation
 //! stands, and from where an invalidation takes it before it returns.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -22,8 +22,8 @@ use sdd::{Guard, Shared};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::hot::Hot;
-use super::recent::Known;
+use super::entry::CachedToken;
+use super::near::NearCache;
 use crate::clock::Stopwatch;
 use crate::policy::id::TokenId;
 use crate::store::{Store, StoreError};
@@ -36,10 +36,10 @@ const READS: usize = 1024;
 /// How long a read may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Every so many hits at hand are told to the cache behind, which evicts what is asked for least.
-const TOLD: u64 = 256;
+const SAMPLE_EVERY: u64 = 256;
 
 /// What is known of an id: its facts, or that there is no such token.
-pub type Fact = Option<Shared<Known>>;
+pub type CacheEntry = Option<Shared<CachedToken>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
@@ -57,9 +57,9 @@ impl Hash for Key {
 
 /// Spreads the bits of the one number that a [`Key`] hashes to.
 #[derive(Debug, Default, Clone, Copy)]
-struct Spread(u64);
+struct FoldHasher(u64);
 
-impl Hasher for Spread {
+impl Hasher for FoldHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -79,10 +79,10 @@ impl Hasher for Spread {
 /// What a look into memory found.
 #[derive(Debug, Clone)]
 pub enum Lookup {
-    /// It is known.
-    Known(Fact),
+    /// It is in memory, or it is known that there is none.
+    Hit(CacheEntry),
     /// The store must be asked.
-    Unknown,
+    Miss,
 }
 
 /// Why a read gave nothing.
@@ -102,8 +102,8 @@ pub enum ReadError {
 /// Token facts in memory. See the module.
 #[derive(Debug)]
 pub struct Tokens {
-    hot: Arc<Hot>,
-    facts: Cache<Key, Fact, BuildHasherDefault<Spread>>,
+    near: Arc<NearCache>,
+    facts: Cache<Key, CacheEntry, BuildHasherDefault<FoldHasher>>,
     generations: Box<[AtomicU64]>,
     store: Arc<dyn Store>,
     reads: Arc<Semaphore>,
@@ -119,17 +119,17 @@ impl Tokens {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> Self {
-        let hot = Arc::new(Hot::new(capacity));
+        let near = Arc::new(NearCache::new(capacity));
         let evicted = {
-            let hot = hot.clone();
-            move |key: Arc<Key>, fact: Fact, _: RemovalCause| {
+            let near = near.clone();
+            move |key: Arc<Key>, fact: CacheEntry, _: RemovalCause| {
                 if let Some(facts) = fact {
-                    hot.forget(key.id, Some(&facts));
+                    near.forget(key.id, Some(&facts));
                 }
             }
         };
         Self {
-            hot,
+            near,
             facts: Cache::builder()
                 .max_capacity(capacity)
                 .eviction_listener(evicted)
@@ -142,61 +142,63 @@ impl Tokens {
         }
     }
 
-    fn generation(&self, id: TokenId) -> &AtomicU64 {
+    fn generation_counter(&self, id: TokenId) -> &AtomicU64 {
         let random = id.0.as_u64_pair().1 as usize;
         &self.generations[random % SLOTS]
     }
 
     fn key(&self, id: TokenId) -> Key {
-        Key { id, generation: self.generation(id).load(Ordering::Acquire) }
+        Key { id, generation: self.generation_counter(id).load(Ordering::Acquire) }
     }
 
     /// Asks memory for where the facts of `id` would be at hand, and does not wait for it.
-    pub fn fetch_place(&self, id: TokenId) {
-        self.hot.fetch_place(id);
+    pub fn prefetch_bucket(&self, id: TokenId) {
+        self.near.prefetch_bucket(id);
     }
 
     /// Looks there, once it had time to come, and asks for the facts. `false` where none are at hand.
-    pub fn fetch(&self, id: TokenId, guard: &Guard) -> bool {
-        self.hot.fetch(id, guard)
+    pub fn prefetch_entry(&self, id: TokenId, guard: &Guard) -> bool {
+        self.near.prefetch_entry(id, guard)
     }
 
     /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`]. Who decides on
     /// them tells [`Self::hits`].
-    pub fn at_hand<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g Known> {
-        self.hot.get(id, guard)
+    pub fn get_near<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g CachedToken> {
+        self.near.get(id, guard)
     }
 
     /// Counts facts that were at hand, and tells the cache behind of every so many.
-    pub fn hits<'g>(&self, found: impl Iterator<Item = &'g Known> + Clone) {
+    pub fn record_hits<'g>(&self, found: impl Iterator<Item = &'g CachedToken> + Clone) {
         let before = self.metrics.hits(found.clone().count() as u64);
-        for (facts, _) in found.zip(before..).filter(|(_, number)| number.is_multiple_of(TOLD)) {
+        for (facts, _) in
+            found.zip(before..).filter(|(_, number)| number.is_multiple_of(SAMPLE_EVERY))
+        {
             // Not waited for: where memory is just being put in order, one of many is not told.
             let _ = self.facts.get(&self.key(*facts.id)).now_or_never();
         }
     }
 
     /// Another number whenever what was known of `id` was forgotten.
-    pub fn turn(&self, id: TokenId) -> u64 {
-        self.generation(id).load(Ordering::Acquire)
+    pub fn generation(&self, id: TokenId) -> u64 {
+        self.generation_counter(id).load(Ordering::Acquire)
     }
 
     /// Looks into memory only.
-    pub async fn look(&self, id: TokenId) -> Lookup {
+    pub async fn get(&self, id: TokenId) -> Lookup {
         let key = self.key(id);
         match self.facts.get(&key).await {
             Some(fact) => {
                 self.metrics.hits(1);
-                self.keep_at_hand(key, &fact);
-                Lookup::Known(fact)
+                self.promote(key, &fact);
+                Lookup::Hit(fact)
             }
-            None => Lookup::Unknown,
+            None => Lookup::Miss,
         }
     }
 
-    fn keep_at_hand(&self, key: Key, fact: &Fact) {
+    fn promote(&self, key: Key, fact: &CacheEntry) {
         if let Some(facts) = fact {
-            self.hot.put(facts.clone(), || self.key(key.id) == key);
+            self.near.put(facts.clone(), || self.key(key.id) == key);
         }
     }
 
@@ -204,7 +206,7 @@ impl Tokens {
     ///
     /// # Errors
     /// The store's, and those of [`ReadError`]. None is remembered.
-    pub async fn read(&self, id: TokenId) -> Result<Fact, ReadError> {
+    pub async fn read(&self, id: TokenId) -> Result<CacheEntry, ReadError> {
         self.metrics.cache_misses.inc();
         let read = async {
             let permit = self.reads.clone().try_acquire_owned();
@@ -220,7 +222,7 @@ impl Tokens {
                 fact
             });
             match tokio::time::timeout(PATIENCE, read).await {
-                Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Shared::new(Known::new(facts)))),
+                Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Shared::new(CachedToken::new(facts)))),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
                 Ok(Err(panic)) => {
                     Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(panic)))))
@@ -230,15 +232,15 @@ impl Tokens {
         };
         let key = self.key(id);
         let fact = self.facts.try_get_with(key, read).await.map_err(|error| (*error).clone())?;
-        self.keep_at_hand(key, &fact);
+        self.promote(key, &fact);
         Ok(fact)
     }
 
     /// Forgets what was known of `id`: whoever asks from now on is answered from a read that began
     /// after this call.
     pub async fn invalidate(&self, id: TokenId) {
-        let generation = self.generation(id).fetch_add(1, Ordering::AcqRel);
-        self.hot.forget(id, None);
+        let generation = self.generation_counter(id).fetch_add(1, Ordering::AcqRel);
+        self.near.forget(id, None);
         self.facts.invalidate(&Key { id, generation }).await;
     }
 
@@ -247,7 +249,7 @@ impl Tokens {
         for generation in &self.generations {
             generation.fetch_add(1, Ordering::AcqRel);
         }
-        self.hot.clear();
+        self.near.clear();
         self.facts.invalidate_all();
     }
 

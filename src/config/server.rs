@@ -20,7 +20,7 @@ use crate::policy::text;
 use crate::secret::{Digest, Prefix, digest};
 use crate::telemetry::LogFormat;
 pub use catalog::BUILT_IN_CATALOG;
-use faults::Faults;
+use faults::ConfigErrors;
 pub use faults::InvalidSettings;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use mail::{MailArgs, MailSettings, RelaySettings};
@@ -273,7 +273,7 @@ impl ServeArgs {
     /// # Errors
     /// All faults at once.
     pub fn resolve(self) -> Result<ServeSettings, InvalidSettings> {
-        let mut faults = Faults::default();
+        let mut faults = ConfigErrors::default();
         known_variables(&mut faults);
         let listen = faults.addresses("listen", &self.listen);
         let http_listen = faults.addresses("http-listen", &self.http_listen);
@@ -323,7 +323,7 @@ impl ServeArgs {
         }
         let what = "2 to 16 lower-case letters and digits that begin with a letter";
         let prefix = faults.parse::<Prefix>("token-prefix", &self.token_prefix, what);
-        let number = Faults::number;
+        let number = ConfigErrors::number;
         let limits = Limits {
             max_entries: number(
                 &mut faults,
@@ -366,7 +366,7 @@ impl ServeArgs {
         };
         let log_level =
             faults.parse("log-level", &self.log_level, "error, warn, info, debug or trace");
-        faults.settle(|| {
+        faults.into_result(|| {
             Some(ServeSettings {
                 listen: listen?,
                 http_listen: http_listen?,
@@ -397,7 +397,7 @@ fn lease(
     text: Option<&str>,
     notice: Option<Duration>,
     shared: bool,
-    faults: &mut Faults,
+    faults: &mut ConfigErrors,
 ) -> Option<Duration> {
     let Some(text) = text else {
         let lease = LEASE.min(notice? / 2);
@@ -428,7 +428,7 @@ fn open_listener(
     development: bool,
     tls: bool,
     plaintext: bool,
-    faults: &mut Faults,
+    faults: &mut ConfigErrors,
 ) {
     if development {
         faults.add(format!("--{flag}: --dev asks for no credentials, so it serves loopback only"));
@@ -446,10 +446,10 @@ impl MigrateArgs {
     /// # Errors
     /// All faults at once.
     pub fn resolve(self) -> Result<StoreSettings, InvalidSettings> {
-        let mut faults = Faults::default();
+        let mut faults = ConfigErrors::default();
         known_variables(&mut faults);
         let store = self.store.resolve(&mut faults);
-        faults.settle(|| store)
+        faults.into_result(|| store)
     }
 }
 
@@ -459,9 +459,9 @@ impl FirstCredentialArgs {
     /// # Errors
     /// All faults at once.
     pub fn resolve(&self) -> Result<StoreSettings, InvalidSettings> {
-        let mut faults = Faults::default();
+        let mut faults = ConfigErrors::default();
         let store = StoreArgs::in_directory(self.data_dir.clone()).resolve(&mut faults);
-        faults.settle(|| store)
+        faults.into_result(|| store)
     }
 }
 

@@ -19,17 +19,17 @@ use tonic_types::Status as ItemStatus;
 use super::body::Room;
 use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
-use super::gate::Presented;
+use super::gate::CallerCredential;
 use super::status::status;
 use crate::policy::decide::Decision;
 use crate::service::access::Audience;
-use crate::service::decisions::{MAX_BATCH, Question};
+use crate::service::decisions::{AuthorizeInput, MAX_BATCH};
 use crate::service::{Error, Result, Services};
 
 /// A question of more bytes, and a batch of more bytes, is read and decided apart from the threads of the
 /// connections: it takes up to some milliseconds, which other decisions would wait for. An ordinary question has
 /// a hundredth of it, a batch of a thousand of them a third.
-const LARGE_QUESTION: usize = 64 << 10;
+const LARGE_REQUEST: usize = 64 << 10;
 const LARGE_BATCH: usize = 512 << 10;
 /// How many of them are worked on at once; others wait for their turn.
 pub(super) const LARGE_AT_ONCE: usize = 2;
@@ -83,26 +83,26 @@ fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
 }
 
 impl Authorization {
-    /// Decides on `question` and writes the response.
-    async fn answer(&self, question: &Question<'_>) -> Result<Vec<u8>> {
-        match self.answer_from_memory(question)? {
+    /// Decides on `input` and writes the response.
+    async fn answer(&self, input: &AuthorizeInput<'_>) -> Result<Vec<u8>> {
+        match self.answer_from_memory(input)? {
             Some(response) => Ok(response),
             // In a box: what a read needs is large, and hits would carry it around.
-            None => Box::pin(self.answer_from_store(question)).await,
+            None => Box::pin(self.answer_from_store(input)).await,
         }
     }
 
-    fn answer_from_memory(&self, question: &Question<'_>) -> Result<Option<Vec<u8>>> {
+    fn answer_from_memory(&self, input: &AuthorizeInput<'_>) -> Result<Option<Vec<u8>>> {
         let Some(context) = self.services.decision_context() else { return Ok(None) };
-        let decision = context.evaluate(question)?;
+        let decision = context.evaluate(input)?;
         Ok(decision.map(|decision| self.response(&decision, context.revision())))
     }
 
-    async fn answer_from_store(&self, question: &Question<'_>) -> Result<Vec<u8>> {
+    async fn answer_from_store(&self, input: &AuthorizeInput<'_>) -> Result<Vec<u8>> {
         // Read before any fact is. The decision is not made before what the question asks for is applied.
-        let revision = self.services.revision().max(question.at_least_as_fresh);
-        let evaluation = self.services.evaluate_with_store(question).await?;
-        Ok(self.response(&evaluation.decision(question)?, revision))
+        let revision = self.services.revision().max(input.at_least_as_fresh);
+        let evaluation = self.services.evaluate_with_store(input).await?;
+        Ok(self.response(&evaluation.decision(input)?, revision))
     }
 
     fn response(&self, decision: &Decision<'_>, revision: i64) -> Vec<u8> {
@@ -116,17 +116,17 @@ impl Authorization {
     }
 
     /// The answer to one message of a stream, or one question of a batch.
-    async fn item(&self, question: &Result<Question<'_>>) -> Vec<u8> {
+    async fn item(&self, input: &Result<AuthorizeInput<'_>>) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
-        match question {
-            Ok(question) => put_item(&mut out, self.answer(question).await.as_deref()),
+        match input {
+            Ok(input) => put_item(&mut out, self.answer(input).await.as_deref()),
             Err(error) => put_item(&mut out, Err(self.undecided(error))),
         }
         out
     }
 
     async fn batch(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let requests = wire::requests(message)?;
+        let requests = wire::split_batch(message)?;
         if requests.is_empty() {
             return Err(Error::invalid("requests", "REQUIRED", "is empty: send at least one"));
         }
@@ -134,14 +134,14 @@ impl Authorization {
             let text = format!("has {} items; the most is {MAX_BATCH}", requests.len());
             return Err(Error::invalid("requests", "TOO_MANY", text));
         }
-        let questions: Vec<_> = requests.iter().map(|request| wire::batched(request)).collect();
-        let (out, missing) = self.batch_from_memory(&questions);
+        let inputs: Vec<_> =
+            requests.iter().map(|request| wire::parse_batch_item(request)).collect();
+        let (out, missing) = self.batch_from_memory(&inputs);
         if missing.is_empty() {
             return Ok(out);
         }
         // All at once, so that tokens which must be read are read together.
-        let read =
-            missing.iter().map(async |&(at, index)| (at, self.item(&questions[index]).await));
+        let read = missing.iter().map(async |&(at, index)| (at, self.item(&inputs[index]).await));
         let read = future::join_all(read).await;
         let mut whole = Vec::with_capacity(out.len() + 160 * read.len());
         let mut taken = 0;
@@ -158,16 +158,16 @@ impl Authorization {
     /// result belongs, and its index.
     fn batch_from_memory(
         &self,
-        questions: &[Result<Question<'_>>],
+        inputs: &[Result<AuthorizeInput<'_>>],
     ) -> (Vec<u8>, Vec<(usize, usize)>) {
         let Some(context) = self.services.decision_context() else {
-            return (Vec::new(), (0..questions.len()).map(|index| (0, index)).collect());
+            return (Vec::new(), (0..inputs.len()).map(|index| (0, index)).collect());
         };
-        let mut out = Vec::with_capacity(160 * questions.len());
+        let mut out = Vec::with_capacity(160 * inputs.len());
         let mut missing = Vec::new();
-        let mut batch = context.batch(questions);
-        for (index, question) in questions.iter().enumerate() {
-            match (batch.evaluate(index), question) {
+        let mut batch = context.batch(inputs);
+        for (index, input) in inputs.iter().enumerate() {
+            match (batch.evaluate(index), input) {
                 (Ok(Some(decision)), _) => {
                     let response = |out: &mut Vec<u8>| {
                         wire::put_response(
@@ -221,7 +221,7 @@ impl Authorization {
     /// Answers `Authorize`.
     pub(super) async fn authorize(&self, message: Bytes) -> Result<Vec<u8>> {
         match message.len() {
-            ..LARGE_QUESTION => self.answer_to(&message).await,
+            ..LARGE_REQUEST => self.answer_to(&message).await,
             length => {
                 let this = self.clone();
                 self.apart(length, async move { this.answer_to(&message).await }).await
@@ -230,8 +230,8 @@ impl Authorization {
     }
 
     async fn answer_to(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let question = wire::question(message).map_err(|error| self.undecided(error))?;
-        self.answer(&question).await
+        let input = wire::parse(message).map_err(|error| self.undecided(error))?;
+        self.answer(&input).await
     }
 
     /// Answers `BatchAuthorize`. The message's bytes count in `room` until the answer is made.
@@ -267,7 +267,7 @@ impl AuthorizationService for Authorization {
         request: Request<Streaming<Frame>>,
     ) -> std::result::Result<Response<Self::StreamAuthorizeStream>, Status> {
         // The gate puts it there; without it nobody is known, so nothing is decided.
-        let Some(&presented) = request.extensions().get::<Presented>() else {
+        let Some(&presented) = request.extensions().get::<CallerCredential>() else {
             return Err(status(&Error::Unauthenticated("no caller is known")));
         };
         // Each stream has its own: what streams of several threads counted and locked for each message would cost
@@ -286,10 +286,11 @@ impl AuthorizationService for Authorization {
                     .map_err(|error| status(&error))?;
                 let message = message.0;
                 Ok(Frame(match message.len() {
-                    ..LARGE_QUESTION => this.item(&wire::streamed(&message)).await.into(),
+                    ..LARGE_REQUEST => this.item(&wire::parse_stream_item(&message)).await.into(),
                     length => {
                         let other = this.clone();
-                        let work = async move { Ok(other.item(&wire::streamed(&message)).await) };
+                        let work =
+                            async move { Ok(other.item(&wire::parse_stream_item(&message)).await) };
                         this.apart(length, work).await.map_err(|error| status(&error))?.into()
                     }
                 }))

@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::proto as pb;
-use crate::cache::InForce;
+use crate::cache::ActiveCatalog;
 use crate::policy::decide::Reason;
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::Cidr;
@@ -14,7 +14,7 @@ use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{granted, names, tell};
 use crate::service::lists::{PAGE_BYTES, PageItem};
 use crate::service::tokens::Described;
-use crate::service::{Error, Outlook, Propagation, Result};
+use crate::service::{Error, LifecycleView, Propagation, Result};
 use crate::store::{
     Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
@@ -189,7 +189,7 @@ pub(super) fn scope(scope: &Scope) -> pb::Scope {
     }
 }
 
-fn taken(token: &Token, in_force: &InForce) -> Vec<pb::TakenScopes> {
+fn taken(token: &Token, in_force: &ActiveCatalog) -> Vec<pb::TakenScopes> {
     token
         .taken
         .chunk_by(|(_, a), (_, b)| a == b)
@@ -205,7 +205,7 @@ pub(super) fn described(described: Described) -> pb::Token {
 }
 
 /// The latest, by name. Of scopes that were dropped there may be any number.
-fn scope_uses(uses: &Uses, in_force: &InForce) -> Vec<pb::ScopeUse> {
+fn scope_uses(uses: &Uses, in_force: &ActiveCatalog) -> Vec<pb::ScopeUse> {
     const MOST: usize = 10_000;
     let mut latest = uses.scopes.clone();
     if latest.len() > MOST {
@@ -221,7 +221,11 @@ fn scope_uses(uses: &Uses, in_force: &InForce) -> Vec<pb::ScopeUse> {
     used
 }
 
-pub(super) fn token(mut token: Token, in_force: &InForce, outlook: &Outlook) -> pb::Token {
+pub(super) fn token(
+    mut token: Token,
+    in_force: &ActiveCatalog,
+    outlook: &LifecycleView,
+) -> pb::Token {
     let calendar = &outlook.calendar;
     token.pending.sort_by_key(|action| (action.live().effective(calendar), action.id));
     let (state, deleted) = match token.state {
@@ -265,8 +269,8 @@ fn notice(notice: Notice) -> pb::Notice {
 
 pub(super) fn pending_action(
     action: PendingAction,
-    in_force: &InForce,
-    outlook: &Outlook,
+    in_force: &ActiveCatalog,
+    outlook: &LifecycleView,
 ) -> pb::PendingAction {
     let told = tell(&action, in_force, outlook);
     pb::PendingAction {
@@ -308,7 +312,7 @@ mod tests {
 
     use super::*;
     use crate::policy::id::{AccountId, PendingActionId, TokenId};
-    use crate::policy::lifecycle::{Calendar, Settings, Takes};
+    use crate::policy::lifecycle::{ActionEffect, Calendar, Settings};
     use crate::policy::network::Whitelist;
     use crate::policy::scope::ScopeId;
     use crate::store::StoredCatalog;
@@ -319,7 +323,7 @@ mod tests {
         Timestamp(n * DAY)
     }
 
-    fn action(id: u128, takes: Takes, basis: i64, accepted: Option<i64>) -> PendingAction {
+    fn action(id: u128, takes: ActionEffect, basis: i64, accepted: Option<i64>) -> PendingAction {
         let state = accepted.map_or(NoticeState::Queued, |on| NoticeState::Accepted(day(on)));
         PendingAction {
             id: PendingActionId(Uuid::from_u128(id)),
@@ -339,7 +343,7 @@ mod tests {
     }
 
     /// A catalogue of two scopes, of which the second has that access.
-    fn in_force(access: &str) -> InForce {
+    fn in_force(access: &str) -> ActiveCatalog {
         let toml = format!(
             "[[scope]]\nname = \"zeta\"\naccess = \"read\"\n\
              [[scope]]\nname = \"alpha\"\naccess = \"{access}\"\n"
@@ -347,18 +351,18 @@ mod tests {
         let scope_ids =
             vec![("zeta".parse().unwrap(), ScopeId(1)), ("alpha".parse().unwrap(), ScopeId(2))];
         let stored = StoredCatalog { version: 1, toml, applied: day(0), scope_ids };
-        InForce::read(stored).unwrap()
+        ActiveCatalog::read(stored).unwrap()
     }
 
     /// What a downgrade would have taken and the catalogue spares by now is nothing to use.
     #[test]
     fn what_became_a_read_scope_stays() {
         let calendar = Calendar { settings: Settings::default(), now: day(40) };
-        let outlook = Outlook { calendar, mails: true };
+        let outlook = LifecycleView { calendar, mails: true };
         for (access, taken, kept) in
             [("write", &["alpha"][..], &["zeta"][..]), ("read", &[], &["alpha", "zeta"])]
         {
-            let action = action(1, Takes::Writes, 3, Some(38));
+            let action = action(1, ActionEffect::Writes, 3, Some(38));
             let shown = pending_action(action, &in_force(access), &outlook);
             assert_eq!(shown.scopes_taken, taken);
             assert_eq!(shown.scopes_kept, kept);
@@ -389,7 +393,7 @@ mod tests {
         let stored = StoredCatalog { version: 1, toml, applied: day(0), scope_ids };
         let mut uses = Uses::default();
         (0..number).for_each(|id| uses.note(ScopeId(id), false, day(id.into())));
-        let shown = scope_uses(&uses, &InForce::read(stored).unwrap());
+        let shown = scope_uses(&uses, &ActiveCatalog::read(stored).unwrap());
         assert_eq!(shown.len(), 10_000);
         assert_eq!((&shown[0].scope, &shown[9_999].scope), (&name(10_000), &name(19_999)));
     }
@@ -414,10 +418,13 @@ mod tests {
             whitelist_version: 1,
             created: day(0),
             uses,
-            pending: vec![action(1, Takes::Token, 10, None), action(2, Takes::Writes, 3, Some(41))],
+            pending: vec![
+                action(1, ActionEffect::Token, 10, None),
+                action(2, ActionEffect::Writes, 3, Some(41)),
+            ],
         };
         let calendar = Calendar { settings: Settings::default(), now: day(50) };
-        let shown = token(shown, &in_force, &Outlook { calendar, mails: true });
+        let shown = token(shown, &in_force, &LifecycleView { calendar, mails: true });
         assert_eq!(shown.last_use_time, Some(time(day(10))));
         let uses: Vec<_> = shown.scope_uses.iter().map(|used| used.scope.as_str()).collect();
         assert_eq!(uses, ["alpha", "zeta"]);

@@ -59,9 +59,9 @@ type Answer = Response<Body>;
 
 /// What the caller presented, for calls that check it again later.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Presented(Option<Digest>);
+pub(crate) struct CallerCredential(Option<Digest>);
 
-impl Presented {
+impl CallerCredential {
     /// The role it has now.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ pub(super) struct ConnectionGate {
 
 impl ConnectionGate {
     /// Who calls, if they may.
-    fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, Presented), Error> {
+    fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, CallerCredential), Error> {
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = headers.next();
         let peer = Some(self.connection.peer());
@@ -143,7 +143,7 @@ impl ConnectionGate {
             ));
         }
         let (caller, presented) = match header {
-            None if self.gate.development => (Caller::development(peer), Presented(None)),
+            None if self.gate.development => (Caller::development(peer), CallerCredential(None)),
             None => {
                 return Err(Error::Unauthenticated(
                     "this call needs a credential: send authorization: Bearer <credential>",
@@ -164,7 +164,7 @@ impl ConnectionGate {
                     } else {
                         "the credential is not valid: mistyped, or revoked"
                     }))?;
-                (Caller::bearer(bearer, peer), Presented(Some(digest)))
+                (Caller::bearer(bearer, peer), CallerCredential(Some(digest)))
             }
         };
         Audience::of(request.uri().path()).admit(caller.role)?;
@@ -203,27 +203,27 @@ fn is_compressed<B>(request: &Request<B>) -> bool {
 }
 
 /// For a client that would not understand a gRPC status.
-fn no_grpc() -> Answer {
+fn unsupported_media_type() -> Answer {
     let text = "This port speaks gRPC: send POST requests of the content type application/grpc.\n";
     let mut answer = Answer::new(Body::new(text.to_owned()));
     *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     answer
 }
 
-fn refuse(error: &Error) -> Answer {
+fn reject(error: &Error) -> Answer {
     status(error).into_http()
 }
 
 impl HyperService<Request<Incoming>> for ConnectionGate {
     type Response = Answer;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = DeadlineFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<Incoming>) -> DeadlineFuture {
         self.connection.called();
         if !is_grpc(&request) {
-            let answer = std::future::ready(Ok(no_grpc()));
-            return Answering::new(Box::pin(answer), None);
+            let answer = std::future::ready(Ok(unsupported_media_type()));
+            return DeadlineFuture::new(Box::pin(answer), None);
         }
         if let Some(method) = request.uri().path().strip_prefix("/grpc.health.v1.Health/") {
             let watches = method == "Watch";
@@ -249,17 +249,17 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
                     if !streams(request.uri().path()) {
                         discard(request.into_body()).await;
                     }
-                    Ok(refuse(&error))
+                    Ok(reject(&error))
                 }
             }
         };
-        Answering::new(Box::pin(answer), Some(DEADLINE))
+        DeadlineFuture::new(Box::pin(answer), Some(DEADLINE))
     }
 }
 
 impl ConnectionGate {
-    fn shed() -> Answering {
-        Answering::new(Box::pin(std::future::ready(Ok(refuse(&Error::Overloaded)))), None)
+    fn shed() -> DeadlineFuture {
+        DeadlineFuture::new(Box::pin(std::future::ready(Ok(reject(&Error::Overloaded)))), None)
     }
 
     fn body(&self, body: Incoming, messages: Messages, most: usize) -> RequestBody {
@@ -267,7 +267,7 @@ impl ConnectionGate {
     }
 
     /// Refuses a caller who may not make this call.
-    fn turn_away(&self, request: Request<Incoming>, error: &Error) -> Answering {
+    fn turn_away(&self, request: Request<Incoming>, error: &Error) -> DeadlineFuture {
         let refusal = status(error);
         self.gate.services.metrics.refused(code_name(refusal.code()));
         let known = !matches!(error, Error::Unauthenticated(_));
@@ -280,11 +280,11 @@ impl ConnectionGate {
             }
             Ok(refusal.into_http())
         };
-        Answering::new(Box::pin(answer), None)
+        DeadlineFuture::new(Box::pin(answer), None)
     }
 
     /// Lets a request of the health service pass: anybody's. One that is answered at once takes no place.
-    fn health(&self, request: Request<Incoming>, watches: bool) -> Answering {
+    fn health(&self, request: Request<Incoming>, watches: bool) -> DeadlineFuture {
         let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
         let mut request =
             request.map(|body| self.body(body, Messages::One, health::MAX_MESSAGE)).map(Body::new);
@@ -301,7 +301,7 @@ impl ConnectionGate {
         let answer = async move {
             let mut answer = pin!(open.oneshot(request));
             let mut place = None;
-            let shed = || refuse(&Error::Overloaded);
+            let shed = || reject(&Error::Overloaded);
             let answer = poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Pending if place.is_none() => {
                     place = connection.strangers_call();
@@ -317,20 +317,24 @@ impl ConnectionGate {
             let held = (place, watches.then(|| connection.stream()));
             Ok(answer.map(|body| Body::new(HeldBody::new(body, held))))
         };
-        Answering::new(Box::pin(answer), Some(deadline))
+        DeadlineFuture::new(Box::pin(answer), Some(deadline))
     }
 
-    fn authorize(&self, request: Request<Incoming>, deadline: Option<Duration>) -> Answering {
+    fn authorize(&self, request: Request<Incoming>, deadline: Option<Duration>) -> DeadlineFuture {
         if is_compressed(&request) {
             return self.turn_away(request, &Error::Compressed);
         }
         let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
         let decisions = self.decisions.clone();
         let answer = async move { Ok(unary(body, |message| decisions.authorize(message)).await) };
-        Answering::new(Box::pin(answer), deadline)
+        DeadlineFuture::new(Box::pin(answer), deadline)
     }
 
-    fn batch_authorize(&self, request: Request<Incoming>, deadline: Option<Duration>) -> Answering {
+    fn batch_authorize(
+        &self,
+        request: Request<Incoming>,
+        deadline: Option<Duration>,
+    ) -> DeadlineFuture {
         if is_compressed(&request) {
             return self.turn_away(request, &Error::Compressed);
         }
@@ -340,24 +344,24 @@ impl ConnectionGate {
         let answer = async move {
             Ok(unary(body, |message| decisions.batch_authorize(message, room)).await)
         };
-        Answering::new(Box::pin(answer), deadline)
+        DeadlineFuture::new(Box::pin(answer), deadline)
     }
 
     fn stream_authorize(
         &self,
         mut request: Request<Incoming>,
-        presented: Presented,
+        presented: CallerCredential,
         deadline: Option<Duration>,
-    ) -> Answering {
+    ) -> DeadlineFuture {
         // It is checked again before each decision.
         request.extensions_mut().insert(presented);
         let messages = Messages::Many { _open: Box::new(self.connection.stream()) };
         let request = request.map(|body| self.body(body, messages, MAX_MESSAGE));
-        Answering::new(self.streams.clone().call(request), deadline)
+        DeadlineFuture::new(self.streams.clone().call(request), deadline)
     }
 
     /// Lets a request pass, or not, with a lease that held when it came.
-    fn pass(&self, mut request: Request<Incoming>) -> Answering {
+    fn pass(&self, mut request: Request<Incoming>) -> DeadlineFuture {
         let asked = timeout(&request);
         let (caller, presented) = match self.admit(&request) {
             Ok(admitted) => admitted,
@@ -406,7 +410,7 @@ impl ConnectionGate {
             };
             management.oneshot(request).await.unwrap_or_else(|_overloaded| {
                 metrics.shed.inc();
-                refuse(&Error::Overloaded)
+                reject(&Error::Overloaded)
             })
         });
         let work = AbortOnDropHandle::new(work);
@@ -415,7 +419,7 @@ impl ConnectionGate {
                 Ok(answer) => answer,
                 Err(error) => {
                     tracing::error!(%error, "a call panicked");
-                    refuse(&Error::Internal)
+                    reject(&Error::Internal)
                 }
             };
             let length = answer.extensions_mut().remove::<AnswerLength>();
@@ -424,7 +428,7 @@ impl ConnectionGate {
                 Some(held) => answer.map(|body| Body::new(HeldBody::new(body, held))),
             })
         };
-        Answering::new(Box::pin(answer), deadline)
+        DeadlineFuture::new(Box::pin(answer), deadline)
     }
 }
 
@@ -432,36 +436,36 @@ type Inner = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
 /// An answer under way, for so long and no longer. Whoever is answered at once, as decisions on
 /// tokens in memory are, costs no timer.
-pub(super) struct Answering {
+pub(super) struct DeadlineFuture {
     inner: Inner,
     deadline: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Answering {
+impl DeadlineFuture {
     fn new(inner: Inner, deadline: Option<Duration>) -> Self {
         Self { inner, deadline, timer: None }
     }
 }
 
-impl Future for Answering {
+impl Future for DeadlineFuture {
     type Output = Result<Answer, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(Ok(answer)) = self.inner.as_mut().poll(cx) {
             // An error that ends a call before its first message stands in the headers, and nothing follows.
-            let answer = if answer.body().is_end_stream() { explained(answer) } else { answer };
+            let answer = if answer.body().is_end_stream() { enrich_status(answer) } else { answer };
             return Poll::Ready(Ok(answer));
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
-        timer.as_mut().poll(cx).map(|()| Ok(refuse(&Error::DeadlineExceeded)))
+        timer.as_mut().poll(cx).map(|()| Ok(reject(&Error::DeadlineExceeded)))
     }
 }
 
 /// Gives an answer that tonic made by itself, before any service of ours was asked, a code that says
 /// whose fault it is, and the details that the contract promises.
-fn explained(answer: Answer) -> Answer {
+fn enrich_status(answer: Answer) -> Answer {
     let Some(code) = answer.headers().get(Status::GRPC_STATUS) else { return answer };
     if code == "0" || answer.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
         return answer;
@@ -476,7 +480,7 @@ fn explained(answer: Answer) -> Answer {
         }
         _ => return answer,
     };
-    refuse(&error)
+    reject(&error)
 }
 
 /// The caller's deadline (gRPC over HTTP/2: `grpc-timeout`, at most eight digits and a unit).

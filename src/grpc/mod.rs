@@ -13,7 +13,6 @@ mod convert;
 mod credentials;
 mod frame;
 mod gate;
-mod gather;
 pub mod health;
 mod management;
 mod preface;
@@ -23,6 +22,7 @@ pub mod server;
 mod status;
 mod tokens;
 mod unary;
+mod write_buffer;
 
 pub use authorization::wire;
 

@@ -19,7 +19,7 @@ pub(super) const LENGTH: usize = PREFACE.len();
 
 /// A connection whose preface was read, and is given once more to who serves it.
 #[derive(Debug)]
-pub(super) struct Begun<S> {
+pub(super) struct Prefaced<S> {
     stream: S,
     given: usize,
 }
@@ -28,7 +28,7 @@ pub(super) struct Begun<S> {
 ///
 /// # Errors
 /// The connection's own; [`io::ErrorKind::InvalidData`] for a peer that speaks something else.
-pub(super) async fn begin<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Begun<S>> {
+pub(super) async fn begin<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Prefaced<S>> {
     let mut read = [0; PREFACE.len()];
     let mut length = 0;
     while length < read.len() {
@@ -40,10 +40,10 @@ pub(super) async fn begin<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Beg
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks no HTTP/2"));
         }
     }
-    Ok(Begun { stream, given: 0 })
+    Ok(Prefaced { stream, given: 0 })
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -60,7 +60,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefaced<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -14,7 +14,7 @@ use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_reflection::pb::{v1, v1alpha};
 
-use super::gate::Presented;
+use super::gate::CallerCredential;
 use super::status::status;
 use crate::service::{Error, Services};
 
@@ -149,7 +149,7 @@ impl Reflection {
     }
 
     /// Whether the caller of a stream may go on.
-    async fn admit(&self, presented: Presented) -> Result<(), Status> {
+    async fn admit(&self, presented: CallerCredential) -> Result<(), Status> {
         let admitted = async {
             self.services.ready().await?;
             presented.role(&self.services)
@@ -175,7 +175,7 @@ macro_rules! serve {
                 use $version::server_reflection_response::MessageResponse;
 
                 // The gate puts it there; without it nobody is known, so nothing is answered.
-                let Some(&presented) = request.extensions().get::<Presented>() else {
+                let Some(&presented) = request.extensions().get::<CallerCredential>() else {
                     return Err(status(&Error::Unauthenticated("no caller is known")));
                 };
                 let this = self.clone();

@@ -26,7 +26,6 @@ use super::authorization::Authorization;
 use super::connections::{Connection, ConnectionLimits, Connections};
 pub use super::gate::Gate;
 use super::gate::{Behind, ConnectionGate, MANAGEMENT_CALLS, MAX_MANAGEMENT_MESSAGE};
-use super::gather::gather;
 use super::management::Management;
 use super::preface;
 use super::proto::account_service_server::AccountServiceServer;
@@ -34,6 +33,7 @@ use super::proto::catalog_service_server::CatalogServiceServer;
 use super::proto::credential_service_server::CredentialServiceServer;
 use super::proto::token_service_server::TokenServiceServer;
 use super::reflection::Reflection;
+use super::write_buffer::buffered;
 use crate::net;
 use crate::service::Services;
 
@@ -226,7 +226,7 @@ where
             return;
         }
     };
-    let (stream, outlet) = gather(AnyAuthority::new(stream, preface::LENGTH));
+    let (stream, flusher) = buffered(AnyAuthority::new(stream, preface::LENGTH));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), gate));
     let mut stopped = pin!(own.stop.cancelled());
     let mut stopping = false;
@@ -235,9 +235,9 @@ where
             stopping = true;
             connection.as_mut().graceful_shutdown();
         }
-        outlet.with_stream(|stream| stream.turn(own.is_known()));
+        flusher.with_stream(|stream| stream.turn(own.is_known()));
         let ended = connection.as_mut().poll(cx).map_err(io::Error::other);
-        match outlet.poll_send(cx) {
+        match flusher.poll_send(cx) {
             Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
             _ => ended,
         }

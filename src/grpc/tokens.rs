@@ -14,7 +14,7 @@ use super::proto::{
 };
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::tokens::CreateToken;
-use crate::service::validate::Faults;
+use crate::service::validate::FieldErrors;
 use crate::service::whitelists::ManageWhitelist;
 
 #[tonic::async_trait]
@@ -120,7 +120,7 @@ impl TokenService for Management {
         request: Request<ListPendingActionsRequest>,
     ) -> Result<Response<ListPendingActionsResponse>, Status> {
         self.run("ListPendingActions", request, async |services, caller, r| {
-            let mut faults = Faults::default();
+            let mut faults = FieldErrors::default();
             let before = convert::instant("effective_before", r.effective_before);
             let query = PendingQuery {
                 account_id: &r.account_id,
@@ -157,7 +157,7 @@ impl TokenService for Management {
         request: Request<ListAuditEventsRequest>,
     ) -> Result<Response<ListAuditEventsResponse>, Status> {
         self.run("ListAuditEvents", request, async |services, caller, r| {
-            let mut faults = Faults::default();
+            let mut faults = FieldErrors::default();
             let query = AuditQuery {
                 account_id: &r.account_id,
                 token_id: &r.token_id,

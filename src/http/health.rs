@@ -6,10 +6,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::lifecycle::{Known, REFRESH};
+use crate::lifecycle::{REFRESH, StatusSnapshot};
 use crate::policy::lifecycle::Mode;
-use crate::replicas::Sight;
-use crate::service::Outlook;
+use crate::replicas::ClusterSummary;
+use crate::service::LifecycleView;
 use crate::store::Trouble;
 
 /// A mail waits for longer than it takes to send one: worth a line.
@@ -17,10 +17,10 @@ const LATE: Duration = Duration::from_secs(60);
 
 /// What is said, given what is known of the lifecycle.
 pub(super) fn text(
-    outlook: &Outlook,
-    known: Option<&Known>,
+    outlook: &LifecycleView,
+    known: Option<&StatusSnapshot>,
     has_lease: bool,
-    replicas: &Sight,
+    replicas: &ClusterSummary,
 ) -> String {
     let mut text = "ok\n".to_owned();
     let mut line = |words: std::fmt::Arguments<'_>| {
@@ -98,19 +98,19 @@ mod tests {
         Timestamp(seconds * 1_000_000)
     }
 
-    fn outlook(mode: Mode, mails: bool, now: i64) -> Outlook {
+    fn outlook(mode: Mode, mails: bool, now: i64) -> LifecycleView {
         let rules = Settings::default();
         let settings = Settings::new(mode, rules.window(), rules.notice()).unwrap();
-        Outlook { calendar: Calendar { settings, now: at(now) }, mails }
+        LifecycleView { calendar: Calendar { settings, now: at(now) }, mails }
     }
 
-    fn known(pending: u64, failing: usize, oldest: Option<i64>) -> Known {
+    fn known(pending: u64, failing: usize, oldest: Option<i64>) -> StatusSnapshot {
         let failing = (0..failing).map(|n| FailingAddress {
             address: format!("a{n}@acme.test"),
             failure: "550 no".to_owned(),
             since: at(0),
         });
-        Known {
+        StatusSnapshot {
             pending: PendingCounts { deletions: pending, downgrades: 0 },
             mails: MailState {
                 failing: failing.collect(),
@@ -136,11 +136,11 @@ mod tests {
 
     #[test]
     fn a_line_for_each_thing_to_know() {
-        let well = Sight::default();
-        let told = |mode, mails, now, known: &Known| {
+        let well = ClusterSummary::default();
+        let told = |mode, mails, now, known: &StatusSnapshot| {
             text(&outlook(mode, mails, now), Some(known), true, &well)
         };
-        let ill = Sight { count: 3, late: 1, at_odds: 2 };
+        let ill = ClusterSummary { count: 3, late: 1, at_odds: 2 };
         assert_eq!(told(Mode::Enforce, true, 1_000, &known(5, 0, Some(990))), "ok\n");
         assert_eq!(told(Mode::Enforce, false, 1_000, &known(0, 0, None)), "ok\n");
         insta::assert_snapshot!(

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::clock::Stopwatch;
-use crate::lifecycle::Standing;
+use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::service::Services;
 use crate::{net, shutdown};
@@ -52,7 +52,7 @@ const UNCONFIRMED: u32 = 15_000;
 /// operators to read. `secure`: browsers reach it by TLS alone.
 pub fn routes(
     services: Arc<Services>,
-    standing: Arc<Standing>,
+    standing: Arc<LifecycleStatus>,
     mailbox: Option<Arc<Mailbox>>,
     secure: bool,
 ) -> Router {

@@ -10,7 +10,7 @@
 mod replica;
 mod waiting;
 
-pub use replica::{Attempt, Heard, Replica, Turn};
+pub use replica::{Attempt, Epoch, RenewalOutcome, Replica};
 pub use waiting::{Peer, Peers, Reading, Waiting};
 
 /// How fast or slow a clock may run: by one part in this many of true time. docs/consistency.md,
@@ -20,9 +20,9 @@ pub const DRIFT: u64 = 100;
 /// An instant of this machine's own clock, which runs while the machine sleeps: microseconds since
 /// it started. No two machines' are comparable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Moment(pub u64);
+pub struct MonotonicInstant(pub u64);
 
-impl Moment {
+impl MonotonicInstant {
     /// So many microseconds later.
     #[must_use]
     pub const fn plus(self, micros: u64) -> Self {
@@ -33,9 +33,9 @@ impl Moment {
 /// How long a lease lasts, in microseconds of true time. It stands in the row, and stays while the row
 /// does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Length(pub u64);
+pub struct LeaseDuration(pub u64);
 
-impl Length {
+impl LeaseDuration {
     /// For how long its holder relies on it, by a clock that may be slow.
     pub const fn held(self) -> u64 {
         self.0 - self.0.div_ceil(DRIFT)
@@ -98,7 +98,7 @@ pub struct Row {
     /// Its name.
     pub id: RowId,
     /// Of its leases.
-    pub length: Length,
+    pub length: LeaseDuration,
     /// How often it was renewed: each renewal adds one.
     pub renewals: u64,
     /// Up to where it has said to have applied every change.
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_slow_holder_is_done_before_a_fast_observer() {
         for length in [1, 99, 100, 101, 10_000_000, 86_400_000_000] {
-            let (held, reckoned) = (Length(length).held(), Length(length).reckoned());
+            let (held, reckoned) = (LeaseDuration(length).held(), LeaseDuration(length).reckoned());
             // At 99 % and at 101 % of the true rate.
             assert!(u128::from(held) * 100 <= u128::from(length) * 99, "{length}: {held}");
             assert!(u128::from(reckoned) * 100 >= u128::from(length) * 101, "{length}: {reckoned}");

@@ -1,7 +1,7 @@
 //! What the store says of a mail, as the templates want it.
 
 use crate::mail::{self, Facts, Notice, ScopeUse, Subject};
-use crate::policy::lifecycle::{self, Calendar, Takes};
+use crate::policy::lifecycle::{self, ActionEffect, Calendar};
 use crate::policy::scope::ScopeName;
 use crate::policy::token::TokenKind;
 use crate::store::{Mail, MailAction, MailContent, MailToken};
@@ -50,10 +50,10 @@ fn action(token: &MailToken, announced: &MailAction, calendar: &Calendar) -> mai
         names.iter().map(used).collect()
     };
     let (takes, kind) = match announced.takes {
-        Takes::Token => (mail::Takes::Token, token.kind),
+        ActionEffect::Token => (mail::Takes::Token, token.kind),
         // By the time of the second mail it reads as READ_ONLY.
-        Takes::Writes => (mail::Takes::Writes, TokenKind::ReadWrite),
-        Takes::Scopes(_) => (mail::Takes::Scopes, token.kind),
+        ActionEffect::Writes => (mail::Takes::Writes, TokenKind::ReadWrite),
+        ActionEffect::Scopes(_) => (mail::Takes::Scopes, token.kind),
     };
     mail::Action {
         token: mail::Token {

@@ -10,5 +10,5 @@ mod standing;
 mod sweeper;
 
 pub use outbox::{CLAIM, Outbox, Retries, Transport};
-pub use standing::{Known, REFRESH, Standing};
-pub use sweeper::{Sweeper, Swept};
+pub use standing::{LifecycleStatus, REFRESH, StatusSnapshot};
+pub use sweeper::{SweepReport, Sweeper};

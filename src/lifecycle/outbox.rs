@@ -25,7 +25,7 @@ use crate::mail::{self, Mailbox, Message, Outcome, PublicUrl, Relay};
 use crate::policy::id::MailId;
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
 use crate::replicas::Replicas;
-use crate::store::{self, Actor, Context, Mail, MailContent, MailFailure, Store, Touched};
+use crate::store::{self, Actor, Context, Invalidation, Mail, MailContent, MailFailure, Store};
 use crate::telemetry::Metrics;
 
 /// How long a claim on a mail lasts unless it is prolonged: how long a crash while it was sent holds it
@@ -173,7 +173,7 @@ impl Outbox {
                 let ctx = Context::new(Actor::System, now, None);
                 let _under_way = self.cache.changing();
                 if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
-                    self.cache.changed(Touched::Token(token)).await;
+                    self.cache.changed(Invalidation::Token(token)).await;
                 }
                 return Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }));
             }

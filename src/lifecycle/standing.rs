@@ -19,7 +19,7 @@ pub const REFRESH: Duration = Duration::from_secs(15);
 
 /// What the store said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct StatusSnapshot {
     /// How many actions are announced.
     pub pending: PendingCounts,
     /// How the mails stand.
@@ -30,21 +30,21 @@ pub struct Known {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Standing {
+pub struct LifecycleStatus {
     store: Arc<dyn Store>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
-    known: ArcSwapOption<Known>,
+    known: ArcSwapOption<StatusSnapshot>,
 }
 
-impl Standing {
+impl LifecycleStatus {
     /// Nothing known yet.
     pub fn new(store: Arc<dyn Store>, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Self {
         Self { store, clock, metrics, known: ArcSwapOption::empty() }
     }
 
     /// What is known; `None` until the store was read.
-    pub fn known(&self) -> Option<Arc<Known>> {
+    pub fn known(&self) -> Option<Arc<StatusSnapshot>> {
         self.known.load_full()
     }
 
@@ -64,7 +64,7 @@ impl Standing {
         let oldest = mails.oldest.map_or(0, |since| (read.0 - since.0).max(0) / 1_000_000);
         self.metrics.pending(pending.deletions, pending.downgrades);
         self.metrics.mails(mails.waiting, mails.failing.len() as u64, oldest);
-        self.known.store(Some(Arc::new(Known { pending, mails, read })));
+        self.known.store(Some(Arc::new(StatusSnapshot { pending, mails, read })));
         Ok(())
     }
 

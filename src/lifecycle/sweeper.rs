@@ -20,7 +20,7 @@ use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::scope::Catalog;
 use crate::replicas::Replicas;
-use crate::store::{self, Actor, CarriedOut, Context, Store, StoreError, Touched};
+use crate::store::{self, Actor, CarriedOut, Context, Invalidation, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
 
@@ -29,7 +29,7 @@ const BATCH: u32 = 200;
 
 /// What a round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepReport {
     /// Actions announced.
     pub announced: u32,
     /// Actions carried out.
@@ -76,12 +76,12 @@ impl Sweeper {
     ///
     /// # Errors
     /// The store's; what was done is done, and the next round goes on.
-    pub async fn run_once(&self) -> store::Result<Swept> {
-        let mut swept = Swept::default();
+    pub async fn run_once(&self) -> store::Result<SweepReport> {
+        let mut swept = SweepReport::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
         if self.replicas.are_at_odds().await? {
-            return Ok(Swept { at_odds: true, ..swept });
+            return Ok(SweepReport { at_odds: true, ..swept });
         }
         match self.settings.mode {
             Mode::Observe => self.withdraw(&mut swept).await?,
@@ -95,7 +95,7 @@ impl Sweeper {
         Ok(swept)
     }
 
-    async fn carry_out(&self, swept: &mut Swept) -> store::Result<()> {
+    async fn carry_out(&self, swept: &mut SweepReport) -> store::Result<()> {
         let due = self.store.due_actions(&self.settings, self.clock.now(), BATCH).await?;
         swept.more |= due.len() == BATCH as usize;
         for (action, token) in due {
@@ -114,7 +114,7 @@ impl Sweeper {
         Ok(())
     }
 
-    async fn announce(&self, swept: &mut Swept) -> store::Result<()> {
+    async fn announce(&self, swept: &mut SweepReport) -> store::Result<()> {
         let now = self.clock.now();
         let idle = self.store.idle_tokens(self.settings.idle_before(now), BATCH).await?;
         swept.more |= idle.len() == BATCH as usize;
@@ -146,7 +146,7 @@ impl Sweeper {
     }
 
     /// Nothing stays announced where nothing is taken.
-    async fn withdraw(&self, swept: &mut Swept) -> store::Result<()> {
+    async fn withdraw(&self, swept: &mut SweepReport) -> store::Result<()> {
         let _under_way = self.cache.changing();
         let withdrawn = self.store.withdraw_actions(&self.ctx(), BATCH).await?;
         self.follow(&withdrawn).await;
@@ -155,7 +155,7 @@ impl Sweeper {
         Ok(())
     }
 
-    async fn purge(&self, swept: &mut Swept) -> store::Result<()> {
+    async fn purge(&self, swept: &mut SweepReport) -> store::Result<()> {
         let ctx = self.ctx();
         let before = ctx.now.minus(self.retention);
         let _under_way = self.cache.changing();
@@ -168,7 +168,7 @@ impl Sweeper {
 
     async fn follow(&self, tokens: &[TokenId]) {
         for &token in tokens {
-            self.cache.changed(Touched::Token(token)).await;
+            self.cache.changed(Invalidation::Token(token)).await;
         }
     }
 
@@ -186,7 +186,7 @@ impl Sweeper {
         let Some(in_force) = self.cache.catalog() else { return Ok(None) };
         let ctx = self.ctx();
         let change = change(&ctx, &in_force.catalog);
-        match self.cache.change(Touched::Token(token), &ctx, change).await {
+        match self.cache.change(Invalidation::Token(token), &ctx, change).await {
             Ok(done) => Ok(Some(done)),
             Err(StoreError::StaleCatalog) => {
                 self.cache.read_catalog().await?;
@@ -208,8 +208,8 @@ impl Sweeper {
             let pause = match self.run_once().await {
                 Ok(swept) => {
                     failing = false;
-                    if !swept.at_odds && swept != Swept::default() {
-                        let Swept { announced, carried_out, withdrawn, purged, .. } = swept;
+                    if !swept.at_odds && swept != SweepReport::default() {
+                        let SweepReport { announced, carried_out, withdrawn, purged, .. } = swept;
                         tracing::info!(announced, carried_out, withdrawn, purged, "swept");
                     }
                     // Time for others between two rounds of a long queue.

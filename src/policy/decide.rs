@@ -10,7 +10,7 @@ use super::network::{Cidr, ClientAddr, Whitelist};
 use super::route::{Unresolved, explain_ambiguous, explain_unmatched};
 use super::scope::{Catalog, Scope, ScopeRoute};
 use super::time::Timestamp;
-use super::token::{Holding, TokenFacts, TokenState};
+use super::token::{ScopeStatus, TokenFacts, TokenState};
 
 /// What the presented secret turned out to be.
 #[derive(Debug, Clone, Copy)]
@@ -208,9 +208,9 @@ fn check<'a>(
     seen.required = Some(scope);
 
     match token.grant.holding(scope) {
-        Holding::Granted => {}
-        Holding::Taken => return Err(Denial::ScopeLostInDowngrade),
-        Holding::NotGranted => return Err(Denial::ScopeNotGranted),
+        ScopeStatus::Granted => {}
+        ScopeStatus::Taken => return Err(Denial::ScopeLostInDowngrade),
+        ScopeStatus::NotGranted => return Err(Denial::ScopeNotGranted),
     }
 
     match &token.whitelist {

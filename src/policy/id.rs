@@ -161,21 +161,21 @@ id!(
 
 /// An id with its text, made once: every answer shows it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Written<Id> {
+pub struct RenderedId<Id> {
     id: Id,
     text: [u8; WRITTEN],
 }
 
 const WRITTEN: usize = 4 + BASE62_U128;
 
-impl<Id> Written<Id> {
+impl<Id> RenderedId<Id> {
     /// The same as `to_string` gives.
     pub fn text(&self) -> &[u8] {
         &self.text
     }
 }
 
-impl<Id> Deref for Written<Id> {
+impl<Id> Deref for RenderedId<Id> {
     type Target = Id;
 
     fn deref(&self) -> &Id {
@@ -183,7 +183,7 @@ impl<Id> Deref for Written<Id> {
     }
 }
 
-impl<Id: fmt::Debug> fmt::Debug for Written<Id> {
+impl<Id: fmt::Debug> fmt::Debug for RenderedId<Id> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.id.fmt(f)
     }
@@ -191,7 +191,7 @@ impl<Id: fmt::Debug> fmt::Debug for Written<Id> {
 
 macro_rules! written {
     ($($name:ident),*) => {$(
-        impl From<$name> for Written<$name> {
+        impl From<$name> for RenderedId<$name> {
             fn from(id: $name) -> Self {
                 let mut text = [0; WRITTEN];
                 let (prefix, digits) = text.split_at_mut($name::PREFIX.len());
@@ -218,7 +218,7 @@ mod tests {
             prop_assert_eq!(text.len(), 4 + BASE62_U128);
             prop_assert_eq!(text.parse::<TokenId>(), Ok(id));
             prop_assert!(text.parse::<AccountId>().is_err());
-            let written = Written::from(id);
+            let written = RenderedId::from(id);
             prop_assert_eq!(written.text(), text.as_bytes());
         }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::id::PendingActionId;
 use super::scope::{Access, Catalog, Scope, ScopeId};
 use super::time::Timestamp;
-use super::token::{Grant, Holding, PendingActionType};
+use super::token::{Grant, PendingActionType, ScopeStatus};
 
 #[cfg(test)]
 mod tests;
@@ -131,7 +131,7 @@ impl Uses {
 
 /// What an action takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Takes {
+pub enum ActionEffect {
     /// The token: a deletion.
     Token,
     /// A `READ_WRITE` token's write scopes: it becomes `READ_ONLY`.
@@ -140,7 +140,7 @@ pub enum Takes {
     Scopes(Vec<ScopeId>),
 }
 
-impl Takes {
+impl ActionEffect {
     /// What it takes, in a word.
     pub fn action(&self) -> PendingActionType {
         match self {
@@ -176,7 +176,8 @@ impl Takes {
     /// What its notice names: the scopes that a token with `grant` would lose, and those that would
     /// stay, both sorted by id.
     pub fn taken_and_kept(&self, grant: &Grant, catalog: &Catalog) -> (Vec<ScopeId>, Vec<ScopeId>) {
-        let held = catalog.scopes().iter().filter(|scope| grant.holding(scope) == Holding::Granted);
+        let held =
+            catalog.scopes().iter().filter(|scope| grant.holding(scope) == ScopeStatus::Granted);
         let (taken, kept): (Vec<_>, Vec<_>) = held.partition(|scope| fits(self, scope));
         let ids = |scopes: Vec<&Scope>| {
             let mut ids: Vec<_> = scopes.into_iter().map(|scope| scope.id).collect();
@@ -195,7 +196,7 @@ impl Takes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
     /// What it takes.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// The last use of what it takes when it was announced, or the token's creation. Of several
     /// scopes the newest. A use after it cancels.
     pub basis: Timestamp,
@@ -207,7 +208,7 @@ pub struct LiveAction {
     /// Its id.
     pub id: PendingActionId,
     /// What it takes.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// See [`Announced::basis`].
     pub basis: Timestamp,
     /// When the last notice of the current admins was accepted; `None` until all are.
@@ -230,7 +231,7 @@ impl LiveAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
     /// What it takes.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// See [`Announced::basis`].
     pub basis: Timestamp,
 }
@@ -250,7 +251,7 @@ pub enum Overtaken {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forecast {
     /// What would be taken.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// See [`Announced::basis`].
     pub basis: Timestamp,
     /// When the notice would be due.
@@ -261,7 +262,7 @@ pub struct Forecast {
 
 /// The facts of one active token that its lifecycle rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
+pub struct UsageState {
     /// What it may do.
     pub grant: Grant,
     /// When it was created.
@@ -272,7 +273,7 @@ pub struct Subject {
     pub announced: Vec<Announced>,
 }
 
-impl Subject {
+impl UsageState {
     /// What is to be announced at `now`: the deletion where it is due, since it says it all; else
     /// the downgrade with everything that is due and not announced. Nothing where the deletion is
     /// announced already.
@@ -280,15 +281,15 @@ impl Subject {
         let before = settings.idle_before(now);
         let token = self.token_basis()?;
         if token <= before {
-            return Some(Planned { takes: Takes::Token, basis: token });
+            return Some(Planned { takes: ActionEffect::Token, basis: token });
         }
         if let Some(basis) = self.writes_basis().filter(|&basis| basis <= before) {
-            return Some(Planned { takes: Takes::Writes, basis });
+            return Some(Planned { takes: ActionEffect::Writes, basis });
         }
         let due: Vec<_> =
             self.scope_bases().into_iter().filter(|&(_, basis)| basis <= before).collect();
         let basis = due.iter().map(|&(_, basis)| basis).max()?;
-        let takes = Takes::Scopes(due.into_iter().map(|(id, _)| id).collect());
+        let takes = ActionEffect::Scopes(due.into_iter().map(|(id, _)| id).collect());
         Some(Planned { takes, basis })
     }
 
@@ -305,10 +306,10 @@ impl Subject {
     pub fn overtaken(&self, action: &Announced) -> Overtaken {
         let used = |last: Option<Timestamp>| last.is_some_and(|last| last > action.basis);
         match &action.takes {
-            Takes::Token if used(self.uses.last) => Overtaken::Cancelled,
-            Takes::Writes if used(self.uses.last_write) => Overtaken::Cancelled,
-            Takes::Token | Takes::Writes => Overtaken::No,
-            Takes::Scopes(named) => {
+            ActionEffect::Token if used(self.uses.last) => Overtaken::Cancelled,
+            ActionEffect::Writes if used(self.uses.last_write) => Overtaken::Cancelled,
+            ActionEffect::Token | ActionEffect::Writes => Overtaken::No,
+            ActionEffect::Scopes(named) => {
                 let left: Vec<_> =
                     named.iter().copied().filter(|&id| !used(self.uses.of(id))).collect();
                 match left.len() {
@@ -344,13 +345,13 @@ impl Subject {
     /// Since when the token is unused; `None` where its deletion is announced, beside which nothing
     /// else is.
     fn token_basis(&self) -> Option<Timestamp> {
-        let announced = self.announced.iter().any(|action| action.takes == Takes::Token);
+        let announced = self.announced.iter().any(|action| action.takes == ActionEffect::Token);
         (!announced).then(|| self.uses.last.unwrap_or(self.created))
     }
 
     /// Since when a `READ_WRITE` token writes nothing, unless that is announced.
     fn writes_basis(&self) -> Option<Timestamp> {
-        let announced = self.announced.iter().any(|action| action.takes == Takes::Writes);
+        let announced = self.announced.iter().any(|action| action.takes == ActionEffect::Writes);
         (self.grant == Grant::ReadWrite && !announced)
             .then(|| self.uses.last_write.unwrap_or(self.created))
     }
@@ -360,8 +361,8 @@ impl Subject {
         let Grant::Custom { granted, .. } = &self.grant else { return Vec::new() };
         let announced = |id| {
             let named = |action: &Announced| match &action.takes {
-                Takes::Scopes(named) => named.contains(&id),
-                Takes::Token | Takes::Writes => false,
+                ActionEffect::Scopes(named) => named.contains(&id),
+                ActionEffect::Token | ActionEffect::Writes => false,
             };
             self.announced.iter().any(named)
         };
@@ -396,10 +397,10 @@ pub fn may_carry_out(
 }
 
 /// Whether a use of `scope` cancels or shrinks an action that takes `takes`.
-pub fn fits(takes: &Takes, scope: &Scope) -> bool {
+pub fn fits(takes: &ActionEffect, scope: &Scope) -> bool {
     match takes {
-        Takes::Token => true,
-        Takes::Writes => scope.access == Access::Write,
-        Takes::Scopes(named) => named.contains(&scope.id),
+        ActionEffect::Token => true,
+        ActionEffect::Writes => scope.access == Access::Write,
+        ActionEffect::Scopes(named) => named.contains(&scope.id),
     }
 }

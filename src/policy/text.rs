@@ -83,7 +83,7 @@ pub enum Unshowable {
     Hidden(char),
     /// It begins with a character that is drawn onto the one before it.
     #[error("begins with the combining mark {}: begin with a letter, a digit or a symbol", code(*.0))]
-    Mark(char),
+    StoreMode(char),
 }
 
 /// Checks that every character of `text` is seen (docs/policy.md, 1.16).
@@ -95,7 +95,7 @@ pub fn check(text: &str) -> Result<(), Unshowable> {
         return Err(Unshowable::Hidden(c));
     }
     match text.chars().next() {
-        Some(c) if is_mark(c) => Err(Unshowable::Mark(c)),
+        Some(c) if is_mark(c) => Err(Unshowable::StoreMode(c)),
         _ => Ok(()),
     }
 }
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_text_begins_with_what_is_seen_by_itself() {
         for text in ["\u{301}", "\u{301}\u{302}", "\u{338}a", "\u{20e3}", "\u{903}x"] {
-            assert!(matches!(check(text), Err(Unshowable::Mark(_))), "{text:?}");
+            assert!(matches!(check(text), Err(Unshowable::StoreMode(_))), "{text:?}");
         }
         assert_eq!(
             check("\u{301}").unwrap_err().to_string(),

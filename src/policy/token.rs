@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use super::id::{AccountId, PendingActionId, TokenId, Written};
+use super::id::{AccountId, PendingActionId, RenderedId, TokenId};
 use super::lifecycle::{Calendar, LiveAction, Mode};
 use super::network::Whitelist;
 use super::scope::{Catalog, Scope, ScopeSet};
@@ -53,7 +53,7 @@ pub enum Grant {
 
 /// How a grant stands to one scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holding {
+pub enum ScopeStatus {
     /// The scope may be used.
     Granted,
     /// It was granted once, and a downgrade took it.
@@ -64,16 +64,16 @@ pub enum Holding {
 
 impl Grant {
     /// How this grant stands to `scope`.
-    pub fn holding(&self, scope: &Scope) -> Holding {
+    pub fn holding(&self, scope: &Scope) -> ScopeStatus {
         use super::scope::Access;
         match self {
-            Self::ReadWrite => Holding::Granted,
-            Self::ReadOnly { .. } if scope.access == Access::Read => Holding::Granted,
-            Self::ReadOnly { downgraded: true } => Holding::Taken,
-            Self::ReadOnly { downgraded: false } => Holding::NotGranted,
-            Self::Custom { granted, .. } if granted.contains(scope.id) => Holding::Granted,
-            Self::Custom { taken, .. } if taken.contains(scope.id) => Holding::Taken,
-            Self::Custom { .. } => Holding::NotGranted,
+            Self::ReadWrite => ScopeStatus::Granted,
+            Self::ReadOnly { .. } if scope.access == Access::Read => ScopeStatus::Granted,
+            Self::ReadOnly { downgraded: true } => ScopeStatus::Taken,
+            Self::ReadOnly { downgraded: false } => ScopeStatus::NotGranted,
+            Self::Custom { granted, .. } if granted.contains(scope.id) => ScopeStatus::Granted,
+            Self::Custom { taken, .. } if taken.contains(scope.id) => ScopeStatus::Taken,
+            Self::Custom { .. } => ScopeStatus::NotGranted,
         }
     }
 
@@ -145,9 +145,9 @@ pub struct UpcomingAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenFacts {
     /// The token.
-    pub id: Written<TokenId>,
+    pub id: RenderedId<TokenId>,
     /// Its owner.
-    pub account_id: Written<AccountId>,
+    pub account_id: RenderedId<AccountId>,
     /// SHA-256 of its secret: what a presented secret is compared with, in constant time.
     pub digest: [u8; 32],
     /// Whether it can be used at all.

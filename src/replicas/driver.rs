@@ -14,14 +14,14 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::{Member, Standing, lock};
+use super::{LeaseState, ReplicaTask, lock};
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, id_at, moment};
 use crate::failpoint::{self, Failpoint};
-use crate::lease::{Attempt, Head, Heard, Identity, Position, RowId, Turn};
+use crate::lease::{Attempt, Epoch, Head, Identity, Position, RenewalOutcome, RowId};
 use crate::policy::time::Timestamp;
 use crate::store::replication::{Recorded, Told};
-use crate::store::{self, Touched};
+use crate::store::{self, Invalidation};
 
 /// Attempts under way at most.
 const MOST: usize = 3;
@@ -45,7 +45,7 @@ pub(super) struct Ended {
     said: store::Result<Option<Head>>,
 }
 
-impl Member {
+impl ReplicaTask {
     /// What must run for as long as this process may decide.
     pub(super) fn tasks(self: Arc<Self>, cache: &Arc<Cache>) -> [(&'static str, Task); 4] {
         let (renew, follow, look) = (self.clone(), self.clone(), self.clone());
@@ -59,7 +59,7 @@ impl Member {
     }
 
     /// Shows until when decisions may be made, and on which changes.
-    pub(super) fn publish(&self, standing: &Standing) {
+    pub(super) fn publish(&self, standing: &LeaseState) {
         let revision = standing.replica.applied().map_or(0, |applied| applied.0);
         self.until.revision.store(revision, Ordering::Release);
         self.until.moment.store(standing.replica.until().0, Ordering::Release);
@@ -110,7 +110,7 @@ impl Member {
         let heard = {
             let mut standing = lock(&self.standing);
             let heard = standing.replica.answer(attempt, head);
-            if let (Heard::Registered, Some(head)) = (heard, head) {
+            if let (RenewalOutcome::Registered, Some(head)) = (heard, head) {
                 standing.row = row;
                 standing.registered_at = head.position;
                 if standing.replica.applied().is_none() {
@@ -122,18 +122,18 @@ impl Member {
             heard
         };
         match heard {
-            Heard::Registered => tracing::info!("registered as a replica"),
-            Heard::Lost => tracing::warn!(
+            RenewalOutcome::Registered => tracing::info!("registered as a replica"),
+            RenewalOutcome::Lost => tracing::warn!(
                 "this replica was away for longer than its lease, or the database failed over: \
                  registering again"
             ),
-            Heard::Late if attempt.registers => {
+            RenewalOutcome::Late if attempt.registers => {
                 // A row that nobody owns, and that everybody would wait for.
                 if let Err(error) = self.store.remove(row, None).await {
                     tracing::debug!(%error, "a row without an owner is left to the others");
                 }
             }
-            Heard::Renewed | Heard::Late => {}
+            RenewalOutcome::Renewed | RenewalOutcome::Late => {}
         }
         if self.failing.send_replace(None).is_some() {
             tracing::info!("the store answers again");
@@ -222,16 +222,18 @@ impl Member {
     async fn follow_one(&self, cache: &Arc<Cache>, told: Told) -> store::Result<bool> {
         let position = Position(told.change.position);
         match told.change.touched {
-            Touched::Token(_) | Touched::Nothing => {}
+            Invalidation::Token(_) | Invalidation::Nothing => {}
             // What must be read at once stays as it is until the record says that it changed.
-            Touched::Credential(_) | Touched::Catalog | Touched::SecretKeys => return Ok(false),
+            Invalidation::Credential(_) | Invalidation::Catalog | Invalidation::SecretKeys => {
+                return Ok(false);
+            }
         }
-        let (turn, row, store) = {
+        let (epoch, row, store) = {
             let standing = lock(&self.standing);
             let replica = &standing.replica;
             match (replica.registered(), replica.applied()) {
                 (Some(store), Some(applied)) if applied.next() == position => {
-                    (replica.turn(), standing.row, store)
+                    (replica.epoch(), standing.row, store)
                 }
                 // One before that may be of a store that went back in time.
                 (_, applied) => return Ok(applied == Some(position)),
@@ -241,14 +243,14 @@ impl Member {
         if !self.store.confirm(row, store, told).await? {
             return Ok(false);
         }
-        self.applied(turn, position);
+        self.applied(epoch, position);
         Ok(true)
     }
 
     /// Memory rests on `position` from now on.
-    fn applied(&self, turn: Turn, position: Position) {
+    fn applied(&self, epoch: Epoch, position: Position) {
         let mut standing = lock(&self.standing);
-        standing.replica.apply(turn, position);
+        standing.replica.apply(epoch, position);
         self.publish(&standing);
         drop(standing);
         self.failing.send_modify(|_| {});
@@ -256,15 +258,15 @@ impl Member {
 
     async fn catch_up(&self, cache: &Arc<Cache>) -> store::Result<()> {
         loop {
-            let (turn, row, registered, applied, registered_at) = {
+            let (epoch, row, registered, applied, registered_at) = {
                 let standing = lock(&self.standing);
                 let replica = &standing.replica;
                 let (registered, applied) = (replica.registered(), replica.applied());
-                (replica.turn(), standing.row, registered, applied, standing.registered_at)
+                (replica.epoch(), standing.row, registered, applied, standing.registered_at)
             };
             let Some(store) = registered else { return Ok(()) };
             let (position, more) = match applied {
-                Some(applied) => match self.apply(cache, turn, store, applied).await? {
+                Some(applied) => match self.apply(cache, epoch, store, applied).await? {
                     Some(followed) => followed,
                     None => return Ok(()),
                 },
@@ -273,7 +275,7 @@ impl Member {
                     (registered_at, true)
                 }
             };
-            self.applied(turn, position);
+            self.applied(epoch, position);
             self.store.acknowledge(row, store, position).await?;
             if !more {
                 return Ok(());
@@ -286,7 +288,7 @@ impl Member {
     async fn apply(
         &self,
         cache: &Arc<Cache>,
-        turn: Turn,
+        epoch: Epoch,
         store: Identity,
         applied: Position,
     ) -> store::Result<Option<(Position, bool)>> {
@@ -304,7 +306,7 @@ impl Member {
                  and what was changed since is lost"
             );
             let mut standing = lock(&self.standing);
-            standing.replica.void(turn);
+            standing.replica.void(epoch);
             self.publish(&standing);
             self.wanted.notify_one();
             return Ok(None);
@@ -318,7 +320,7 @@ impl Member {
         let Some(last) = changes.last().map(|change| Position(change.position)) else {
             return Ok(None);
         };
-        let touched: BTreeSet<Touched> = changes.iter().map(|change| change.touched).collect();
+        let touched: BTreeSet<Invalidation> = changes.iter().map(|change| change.touched).collect();
         make_effective(cache, touched).await;
         Ok(Some((last, last < head)))
     }
@@ -334,7 +336,7 @@ impl Member {
     }
 }
 
-async fn make_effective(cache: &Arc<Cache>, touched: impl IntoIterator<Item = Touched>) {
+async fn make_effective(cache: &Arc<Cache>, touched: impl IntoIterator<Item = Invalidation>) {
     if failpoint::is_active(Failpoint::AcknowledgedUnapplied) {
         return;
     }

@@ -18,13 +18,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use propagation::Look;
+use propagation::ClusterSnapshot;
 pub use propagation::Propagation;
 
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};
 use crate::failpoint::{self, Failpoint};
-use crate::lease::{Length, Moment, Peers, Position, Replica, RowId};
+use crate::lease::{LeaseDuration, MonotonicInstant, Peers, Position, Replica, RowId};
 use crate::shutdown;
 use crate::store::replication::{About, Replication};
 use crate::store::{self, Store};
@@ -38,7 +38,7 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The lease ran out, and the store is out of reach: nothing can be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this replica's lease has run out, and the store is out of reach")]
-pub struct Lapsed;
+pub struct LeaseExpired;
 
 /// This replica has not applied the revision that was asked for, and could not in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -48,13 +48,13 @@ pub struct NotFreshEnough;
 /// Until when this process may decide, and on which changes, in a place that nothing else is written to.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Until {
+struct LeaseDeadline {
     moment: AtomicU64,
     /// Memory rests on every change up to this revision; 0 where it rests on nothing.
     revision: AtomicI64,
 }
 
-impl Until {
+impl LeaseDeadline {
     fn new(moment: u64) -> Self {
         Self { moment: AtomicU64::new(moment), revision: AtomicI64::new(0) }
     }
@@ -63,23 +63,23 @@ impl Until {
 /// See the module.
 #[derive(Debug)]
 pub struct Replicas {
-    until: Arc<Until>,
+    until: Arc<LeaseDeadline>,
     cache: Arc<Cache>,
     /// `None` where only this process has the store.
-    member: Option<Arc<Member>>,
+    member: Option<Arc<ReplicaTask>>,
     /// What keeps the lease, and until when.
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 /// One of many, as this process sees itself.
-struct Member {
+struct ReplicaTask {
     about: About,
     store: Arc<dyn Replication>,
     metrics: Arc<Metrics>,
-    length: Length,
-    until: Arc<Until>,
-    standing: Mutex<Standing>,
+    length: LeaseDuration,
+    until: Arc<LeaseDeadline>,
+    standing: Mutex<LeaseState>,
     /// Somebody needs a lease now.
     wanted: Notify,
     /// There may be changes that memory does not follow yet.
@@ -90,13 +90,13 @@ struct Member {
     failing: watch::Sender<Option<Stopwatch>>,
     peers: Mutex<Peers>,
     /// When the log was last told that changes wait.
-    told: Mutex<Option<Moment>>,
+    told: Mutex<Option<MonotonicInstant>>,
     /// The process is to stop.
     stop: CancellationToken,
-    looks: watch::Sender<Option<Arc<Look>>>,
+    looks: watch::Sender<Option<Arc<ClusterSnapshot>>>,
 }
 
-struct Standing {
+struct LeaseState {
     replica: Replica,
     /// The row that [`Replica::registered`] speaks of.
     row: RowId,
@@ -104,7 +104,7 @@ struct Standing {
     registered_at: Position,
 }
 
-impl fmt::Debug for Member {
+impl fmt::Debug for ReplicaTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Member").field("about", &self.about).finish_non_exhaustive()
     }
@@ -116,9 +116,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A process that has a row, and nothing in memory yet.
 #[derive(Debug)]
-pub struct Joined(Option<Arc<Member>>);
+pub struct RegisteredReplica(Option<Arc<ReplicaTask>>);
 
-impl Joined {
+impl RegisteredReplica {
     /// Registers this process where others may share the store. To be called before the first fact is
     /// read. `lease` is how long it may decide without the store; once `stop` is cancelled, changes wait no
     /// longer than the end of the process can.
@@ -133,14 +133,14 @@ impl Joined {
         stop: CancellationToken,
     ) -> store::Result<Self> {
         let Some(store) = store.replication() else { return Ok(Self(None)) };
-        let length = Length(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX));
-        let member = Arc::new(Member {
+        let length = LeaseDuration(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX));
+        let member = Arc::new(ReplicaTask {
             about,
             store,
             metrics,
             length,
-            until: Arc::new(Until::new(0)),
-            standing: Mutex::new(Standing {
+            until: Arc::new(LeaseDeadline::new(0)),
+            standing: Mutex::new(LeaseState {
                 replica: Replica::new(length),
                 row: RowId(0),
                 registered_at: Position(0),
@@ -165,8 +165,8 @@ impl Joined {
         let Self(Some(member)) = self else { return Replicas::alone(cache) };
         {
             let mut standing = lock(&member.standing);
-            let (turn, position) = (standing.replica.turn(), standing.registered_at);
-            standing.replica.apply(turn, position);
+            let (epoch, position) = (standing.replica.epoch(), standing.registered_at);
+            standing.replica.apply(epoch, position);
             member.publish(&standing);
         }
         let tasks = TaskTracker::new();
@@ -185,7 +185,7 @@ impl Joined {
 
 /// What operators are told of the replicas, this one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sight {
+pub struct ClusterSummary {
     /// How many there are.
     pub count: usize,
     /// How many have not renewed their leases when they should have.
@@ -196,7 +196,7 @@ pub struct Sight {
 
 /// One replica as operators are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReplicaStatus {
     /// What it said of itself.
     pub about: About,
     /// How long it may decide without the store.
@@ -215,7 +215,7 @@ impl Replicas {
     /// For a process that has the store for itself.
     pub fn alone(cache: Arc<Cache>) -> Self {
         Self {
-            until: Arc::new(Until::new(u64::MAX)),
+            until: Arc::new(LeaseDeadline::new(u64::MAX)),
             cache,
             member: None,
             tasks: TaskTracker::new(),
@@ -240,15 +240,15 @@ impl Replicas {
     /// Returns where it may decide. A lease that lapsed is renewed first, where the store is in reach.
     ///
     /// # Errors
-    /// [`Lapsed`], at once where the store is known to be out of reach.
-    pub async fn ready(&self) -> Result<(), Lapsed> {
+    /// [`LeaseExpired`], at once where the store is known to be out of reach.
+    pub async fn ready(&self) -> Result<(), LeaseExpired> {
         let Some(member) = &self.member else { return Ok(()) };
         if self.may_decide(Stopwatch::start()) {
             return Ok(());
         }
         // In a box: whoever has a lease, as nearly all have, would carry it around.
         let renewed = Box::pin(tokio::time::timeout(PATIENCE, self.renewed(member))).await;
-        let ready = renewed.unwrap_or(Err(Lapsed));
+        let ready = renewed.unwrap_or(Err(LeaseExpired));
         if ready.is_err() {
             member.metrics.lease_rejections.inc();
         }
@@ -291,7 +291,7 @@ impl Replicas {
     }
 
     /// Has changes applied until memory rests on `revision`, which may be never.
-    async fn followed(&self, member: &Member, revision: i64) -> bool {
+    async fn followed(&self, member: &ReplicaTask, revision: i64) -> bool {
         // It is woken when changes were applied, too.
         let mut applied = member.failing.subscribe();
         member.behind.notify_one();
@@ -302,12 +302,12 @@ impl Replicas {
         true
     }
 
-    async fn renewed(&self, member: &Member) -> Result<(), Lapsed> {
+    async fn renewed(&self, member: &ReplicaTask) -> Result<(), LeaseExpired> {
         let mut failing = member.failing.subscribe();
         while !self.may_decide(Stopwatch::start()) {
             let since = *failing.borrow_and_update();
             if since.is_some_and(|since| since.elapsed() > PATIENCE) {
-                return Err(Lapsed);
+                return Err(LeaseExpired);
             }
             member.wanted.notify_one();
             // It ends with an error only where the sender is gone, which is borrowed here.
@@ -318,14 +318,14 @@ impl Replicas {
 
     /// What was seen last; `None` where there can be no others, or nobody was seen for longer than half a
     /// lease.
-    pub fn sight(&self) -> Option<Sight> {
+    pub fn sight(&self) -> Option<ClusterSummary> {
         let member = self.member.as_ref()?;
         let look = member.looks.borrow().clone()?;
         look.is_fresh(member.length).then(|| look.sight(moment(), &member.about))
     }
 
     /// The replicas as they were seen last, by name; `None` as for [`Self::sight`].
-    pub fn seen(&self) -> Option<Vec<Seen>> {
+    pub fn seen(&self) -> Option<Vec<ReplicaStatus>> {
         let member = self.member.as_ref()?;
         let look = member.looks.borrow().clone()?;
         let own = lock(&member.standing).row;

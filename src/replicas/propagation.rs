@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Member, Replicas, Seen, Sight, lock};
+use super::{ClusterSummary, ReplicaStatus, ReplicaTask, Replicas, lock};
 use crate::clock::{Stopwatch, moment};
-use crate::lease::{Length, Moment, Position, Reading, RowId, Waiting};
+use crate::lease::{LeaseDuration, MonotonicInstant, Position, Reading, RowId, Waiting};
 use crate::store;
 use crate::store::replication::{About, ReplicaRow};
 
@@ -49,25 +49,25 @@ impl Propagation {
 }
 
 /// All replicas, as they stood at one instant.
-pub(super) struct Look {
+pub(super) struct ClusterSnapshot {
     reading: Reading,
     head: Position,
     rows: Vec<ReplicaRow>,
 }
 
-impl Look {
-    pub(super) fn is_fresh(&self, length: Length) -> bool {
+impl ClusterSnapshot {
+    pub(super) fn is_fresh(&self, length: LeaseDuration) -> bool {
         moment() < self.reading.asked().plus(length.0 / 2)
     }
 
     /// Those whose leases may last at `now`.
-    fn live(&self, now: Moment) -> impl Iterator<Item = &ReplicaRow> {
+    fn live(&self, now: MonotonicInstant) -> impl Iterator<Item = &ReplicaRow> {
         let live: Vec<_> = self.reading.live(now).collect();
         self.rows.iter().filter(move |row| live.contains(&row.row.id))
     }
 
     /// The first of those whose rules for unused tokens are others than `ours`, and how many there are.
-    fn at_odds(&self, now: Moment, ours: &About) -> (Option<&About>, usize) {
+    fn at_odds(&self, now: MonotonicInstant, ours: &About) -> (Option<&About>, usize) {
         let others = self.live(now).map(|row| &row.about);
         let mut others = others.filter(|theirs| theirs.lifecycle != ours.lifecycle);
         let first = others.next();
@@ -75,14 +75,14 @@ impl Look {
     }
 
     /// Whether a replica renewed its lease when it should have.
-    fn is_prompt(&self, row: &ReplicaRow, now: Moment) -> bool {
+    fn is_prompt(&self, row: &ReplicaRow, now: MonotonicInstant) -> bool {
         // A renewal every third of a lease is seen a third of one later at most.
         let soon = now.plus(row.row.length.0 / 4);
         self.reading.live(soon).any(|id| id == row.row.id)
     }
 
-    pub(super) fn sight(&self, now: Moment, ours: &About) -> Sight {
-        Sight {
+    pub(super) fn sight(&self, now: MonotonicInstant, ours: &About) -> ClusterSummary {
+        ClusterSummary {
             count: self.rows.len(),
             late: self.rows.iter().filter(|row| !self.is_prompt(row, now)).count(),
             at_odds: self.at_odds(now, ours).1,
@@ -90,8 +90,13 @@ impl Look {
     }
 
     /// All of them, by name; `own` is the row of this process.
-    pub(super) fn seen(&self, now: Moment, ours: &About, own: RowId) -> Vec<Seen> {
-        let seen = |row: &ReplicaRow| Seen {
+    pub(super) fn seen(
+        &self,
+        now: MonotonicInstant,
+        ours: &About,
+        own: RowId,
+    ) -> Vec<ReplicaStatus> {
+        let seen = |row: &ReplicaRow| ReplicaStatus {
             lease: Duration::from_micros(row.row.length.0),
             behind: u64::try_from(self.head.0.saturating_sub(row.row.applied.0)).unwrap_or(0),
             late: !self.is_prompt(row, now),
@@ -105,9 +110,9 @@ impl Look {
     }
 }
 
-impl Member {
+impl ReplicaTask {
     /// Reads all rows, and clears away those whose leases are over.
-    pub(super) async fn look(&self) -> store::Result<Arc<Look>> {
+    pub(super) async fn look(&self) -> store::Result<Arc<ClusterSnapshot>> {
         let asked = moment();
         let read = self.store.rows().await?;
         let answered = moment();
@@ -117,7 +122,7 @@ impl Member {
             let reading = peers.read(asked, answered, &rows);
             (reading, peers.ended(answered).collect::<Vec<_>>())
         };
-        let look = Arc::new(Look { reading, head: read.head, rows: read.rows });
+        let look = Arc::new(ClusterSnapshot { reading, head: read.head, rows: read.rows });
         self.show(&look, answered);
         self.looks.send_replace(Some(look.clone()));
         for (id, renewals) in ended {
@@ -131,7 +136,7 @@ impl Member {
     }
 
     /// Shows operators who there is, and says in the log when rules begin and cease to be at odds.
-    fn show(&self, look: &Look, now: Moment) {
+    fn show(&self, look: &ClusterSnapshot, now: MonotonicInstant) {
         let (other, count) = look.at_odds(now, &self.about);
         let before = self.metrics.replicas(look.live(now).count() as u64, count as u64);
         match other {
@@ -162,7 +167,7 @@ impl Member {
     }
 
     /// Says in the log for whom changes wait, but not for each of them.
-    fn tell_of(&self, waiting: &Waiting, now: Moment) {
+    fn tell_of(&self, waiting: &Waiting, now: MonotonicInstant) {
         let mut told = lock(&self.told);
         if told.is_some_and(|told| now <= told.plus(BETWEEN_LINES)) {
             return;

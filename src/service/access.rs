@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use super::error::Error;
-use crate::cache::Bearer;
+use crate::cache::Principal;
 use crate::policy::id::AccountId;
 use crate::policy::time::Timestamp;
 use crate::store::{Actor, Context, Role};
@@ -25,7 +25,7 @@ pub struct Caller {
 
 impl Caller {
     /// The bearer of a credential.
-    pub fn bearer(bearer: Bearer, client: Option<IpAddr>) -> Self {
+    pub fn bearer(bearer: Principal, client: Option<IpAddr>) -> Self {
         Self { actor: Actor::Credential(bearer.id, bearer.role), role: bearer.role, client }
     }
 

@@ -1,11 +1,11 @@
 //! Accounts and their admins.
 
 use super::lists::{Cursor, PageItem, Paged, Paging};
-use super::validate::{self, Faults};
+use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Result, Services};
 use crate::clock::id_at;
 use crate::policy::id::AccountId;
-use crate::store::{Account, Touched};
+use crate::store::{Account, Invalidation};
 
 impl Services {
     /// Creates an account.
@@ -18,10 +18,10 @@ impl Services {
         name: &str,
         admins: &[String],
     ) -> Result<Changed<Account>> {
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         let name = faults.take(validate::name(name, true));
         let admins = faults.take(validate::admins(admins));
-        faults.settle()?;
+        faults.into_result()?;
         let now = self.clock.now();
         let account = Account {
             id: AccountId(id_at(now)),
@@ -31,7 +31,7 @@ impl Services {
         };
         let ctx = caller.context(now);
         let create = self.store.create_account(&ctx, &account);
-        self.change("create_account", Touched::Nothing, &ctx, create).await?;
+        self.change("create_account", Invalidation::Nothing, &ctx, create).await?;
         Ok(Changed::new(account, &ctx))
     }
 
@@ -72,18 +72,18 @@ impl Services {
         id: &str,
         admins: &[String],
     ) -> Result<Changed<Account>> {
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         let id = faults.take(validate::id::<AccountId>("account_id", id));
         let admins = faults.take(validate::admins(admins)).unwrap_or_default();
-        faults.settle()?;
+        faults.into_result()?;
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
         let _under_way = self.cache.changing();
         let set = self.store.set_account_admins(&ctx, id, &admins);
-        let set = self.change("set_account_admins", Touched::Nothing, &ctx, set).await?;
+        let set = self.change("set_account_admins", Invalidation::Nothing, &ctx, set).await?;
         let set = set.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))?;
         for token in set.touched {
-            self.cache.changed(Touched::Token(token)).await;
+            self.cache.changed(Invalidation::Token(token)).await;
         }
         self.queued.notify_one();
         Ok(Changed::new(set.account, &ctx))

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use super::error::Obstacle;
 use super::{Caller, Error, Propagation, Result, Services};
-use crate::cache::InForce;
+use crate::cache::ActiveCatalog;
 use crate::policy::catalog_file;
 use crate::policy::scope::{
     Catalog, Change, Effect, Overlap, ScopeChange, ScopeId, ScopeName, compare,
 };
-use crate::store::{GrantCounts, ScopesInUse, StoreError, Touched};
+use crate::store::{GrantCounts, Invalidation, ScopesInUse, StoreError};
 
 /// The most warnings in an answer; a last one counts the others.
 const MAX_WARNINGS: usize = 100;
@@ -64,7 +64,7 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::Unavailable`] while it is not known.
-    pub fn get_catalog(&self) -> Result<Arc<InForce>> {
+    pub fn get_catalog(&self) -> Result<Arc<ActiveCatalog>> {
         self.in_force()
     }
 
@@ -134,7 +134,7 @@ impl Services {
         }
         let ctx = caller.context(self.clock.now());
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
-        match self.change("apply_catalog", Touched::Catalog, &ctx, apply).await {
+        match self.change("apply_catalog", Invalidation::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
                 let propagation = Some(self.propagation(request.no_wait).await?);
                 let (version, revision) = (stored.version, ctx.revision());

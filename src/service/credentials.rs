@@ -5,12 +5,12 @@ use zeroize::Zeroizing;
 
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
-use super::validate::{self, Faults};
+use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services};
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, CredentialId};
-use crate::secret::{Opens, Secret};
-use crate::store::{Credential, Role, Touched};
+use crate::secret::{Secret, SecretKind};
+use crate::store::{Credential, Invalidation, Role};
 
 /// Which role was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::Internal`] where the system gives no randomness.
-    pub(super) fn make_secret(&self, opens: Opens, id: Uuid) -> Result<Secret> {
+    pub(super) fn make_secret(&self, opens: SecretKind, id: Uuid) -> Result<Secret> {
         let random = random()?;
         Ok(self.cache.keys().make(opens, &self.prefix, id, &random))
     }
@@ -46,7 +46,7 @@ impl Services {
         account_id: &str,
         name: &str,
     ) -> Result<Changed<(Credential, Secret)>> {
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         let name = faults.take(validate::name(name, false)).unwrap_or_default();
         let role = match (role, account_id) {
             (AskedRole::AccountAdmin, id) => {
@@ -64,10 +64,10 @@ impl Services {
                 None
             }
         };
-        faults.settle()?;
+        faults.into_result()?;
         let now = self.clock.now();
         let id = CredentialId(id_at(now));
-        let secret = self.make_secret(Opens::Credential, id.0)?;
+        let secret = self.make_secret(SecretKind::Credential, id.0)?;
         let credential = Credential {
             id,
             role: role.ok_or(Error::Internal)?,
@@ -79,7 +79,7 @@ impl Services {
         let ctx = caller.context(now);
         let digest = secret.digest();
         let create = self.store.create_credential(&ctx, &credential, &digest);
-        match self.change("create_credential", Touched::Credential(id), &ctx, create).await? {
+        match self.change("create_credential", Invalidation::Credential(id), &ctx, create).await? {
             Ok(()) => {
                 self.await_propagation_best_effort().await;
                 Ok(Changed::new((credential, secret), &ctx))
@@ -120,7 +120,7 @@ impl Services {
         let ctx = caller.context(self.clock.now());
         let revoke = self.store.revoke_credential(&ctx, id);
         let revoked =
-            self.change("revoke_credential", Touched::Credential(id), &ctx, revoke).await?;
+            self.change("revoke_credential", Invalidation::Credential(id), &ctx, revoke).await?;
         match revoked {
             Some(Ok(revoked)) => {
                 let propagation = self.propagation(no_wait).await?;
@@ -144,7 +144,7 @@ impl Services {
         let key = random()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
-        let number = self.change("add_secret_key", Touched::SecretKeys, &ctx, add).await?;
+        let number = self.change("add_secret_key", Invalidation::SecretKeys, &ctx, add).await?;
         // A replica that does not know it takes what is made under it for forged.
         self.propagation(false).await?;
         Ok(Changed::new(number, &ctx))

@@ -2,17 +2,17 @@
 //! to keep what would be taken, and what holds them back. Each sentence is whole by itself, with its
 //! dates, so that any client can show it as it is.
 
-use super::Outlook;
-use crate::cache::InForce;
+use super::LifecycleView;
+use crate::cache::ActiveCatalog;
 use crate::policy::duration;
-use crate::policy::lifecycle::{self, Settings, Takes};
+use crate::policy::lifecycle::{self, ActionEffect, Settings};
 use crate::policy::scope::{Scope, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Holding, TokenState};
+use crate::policy::token::{ScopeStatus, TokenState};
 use crate::store::{NoticeState, PendingAction, Token};
 
 /// The names of these scopes, sorted.
-pub fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
+pub fn names(in_force: &ActiveCatalog, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
     let mut names: Vec<String> =
         ids.into_iter().filter_map(|id| in_force.name_of(id)).map(ToString::to_string).collect();
     names.sort_unstable();
@@ -20,11 +20,11 @@ pub fn names(in_force: &InForce, ids: impl IntoIterator<Item = ScopeId>) -> Vec<
 }
 
 /// What `token` may do now, in the catalogue's order; nothing where it is deleted.
-pub fn granted<'a>(token: &Token, in_force: &'a InForce) -> impl Iterator<Item = &'a Scope> {
+pub fn granted<'a>(token: &Token, in_force: &'a ActiveCatalog) -> impl Iterator<Item = &'a Scope> {
     let grant = (token.state == TokenState::Active).then(|| token.grant());
     let scopes = in_force.catalog.scopes().iter();
     scopes.filter(move |scope| {
-        grant.as_ref().is_some_and(|grant| grant.holding(scope) == Holding::Granted)
+        grant.as_ref().is_some_and(|grant| grant.holding(scope) == ScopeStatus::Granted)
     })
 }
 
@@ -47,7 +47,7 @@ pub struct Told {
 }
 
 /// Tells of `action`.
-pub fn tell(action: &PendingAction, in_force: &InForce, outlook: &Outlook) -> Told {
+pub fn tell(action: &PendingAction, in_force: &ActiveCatalog, outlook: &LifecycleView) -> Told {
     let still = |&id: &ScopeId| {
         in_force.catalog.by_id(id).is_some_and(|scope| lifecycle::fits(&action.takes, scope))
     };
@@ -75,7 +75,7 @@ pub fn tell(action: &PendingAction, in_force: &InForce, outlook: &Outlook) -> To
 #[derive(Debug, Clone, Copy)]
 pub struct Explained<'a> {
     /// What it takes.
-    pub takes: &'a Takes,
+    pub takes: &'a ActionEffect,
     /// Since when that is unused.
     pub basis: Timestamp,
     /// Whether that is a use; if not, it is the token's creation.
@@ -92,27 +92,27 @@ impl Explained<'_> {
         let basis = self.basis;
         let window = duration::in_words(self.settings.window());
         match (self.takes, self.used) {
-            (Takes::Token, true) => format!(
+            (ActionEffect::Token, true) => format!(
                 "The token was last used at {basis}; one that is not used for {window} is deleted."
             ),
-            (Takes::Token, false) => format!(
+            (ActionEffect::Token, false) => format!(
                 "The token was never used since it was created at {basis}; one that is not used \
                  for {window} is deleted."
             ),
-            (Takes::Writes, true) => format!(
+            (ActionEffect::Writes, true) => format!(
                 "The token was last used to write at {basis}; a READ_WRITE token that writes \
                  nothing for {window} becomes READ_ONLY."
             ),
-            (Takes::Writes, false) => format!(
+            (ActionEffect::Writes, false) => format!(
                 "The token has written nothing since it was created at {basis}; a READ_WRITE \
                  token that writes nothing for {window} becomes READ_ONLY."
             ),
-            (Takes::Scopes(_), true) => format!(
+            (ActionEffect::Scopes(_), true) => format!(
                 "The token has used none of {} since {basis}; a CUSTOM token loses what it does \
                  not use for {window}.",
                 self.taken()
             ),
-            (Takes::Scopes(_), false) => format!(
+            (ActionEffect::Scopes(_), false) => format!(
                 "The token has used none of {} since it was created at {basis}; a CUSTOM token \
                  loses what it does not use for {window}.",
                 self.taken()
@@ -124,16 +124,16 @@ impl Explained<'_> {
     fn how_to_keep(&self, effective: Timestamp) -> String {
         const COUNTS: &str = "A denied request and a dry run are no use.";
         match self.takes {
-            Takes::Token => format!(
+            ActionEffect::Token => format!(
                 "Use the token once, for anything that it may do, before {effective}: that cancels \
                  the deletion. {COUNTS}"
             ),
-            Takes::Writes => format!(
+            ActionEffect::Writes => format!(
                 "Use the token once to write, for any of {}, before {effective}: that cancels the \
                  whole downgrade. Reading does not. {COUNTS}",
                 self.taken()
             ),
-            Takes::Scopes(_) => format!(
+            ActionEffect::Scopes(_) => format!(
                 "Use each scope that is to stay once before {effective}: it comes off the list, \
                  and the others still go. {COUNTS}"
             ),
@@ -151,7 +151,7 @@ impl Explained<'_> {
 }
 
 /// What an action waits for beside its dates; `None` once all of its notices are accepted.
-fn held_because(action: &PendingAction, outlook: &Outlook) -> Option<String> {
+fn held_because(action: &PendingAction, outlook: &LifecycleView) -> Option<String> {
     if action.accepted.is_some() {
         return None;
     }
@@ -196,7 +196,7 @@ mod tests {
 
     const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 
-    fn sentences(takes: Takes, used: bool, taken: &[&str]) -> String {
+    fn sentences(takes: ActionEffect, used: bool, taken: &[&str]) -> String {
         let taken: Vec<_> = taken.iter().map(|&name| name.to_owned()).collect();
         let settings = Settings::default();
         let basis = Timestamp(20_000 * DAY);
@@ -208,12 +208,12 @@ mod tests {
     #[test]
     fn each_type_says_exactly_why_and_what_keeps_it() {
         let several = ["a.write", "b.write", "c.write", "d.write", "e.write", "f.write", "g.write"];
-        let scopes = || Takes::Scopes(vec![ScopeId(1)]);
+        let scopes = || ActionEffect::Scopes(vec![ScopeId(1)]);
         let all = [
-            sentences(Takes::Token, true, &["a.read"]),
-            sentences(Takes::Token, false, &["a.read"]),
-            sentences(Takes::Writes, true, &several),
-            sentences(Takes::Writes, false, &several[..2]),
+            sentences(ActionEffect::Token, true, &["a.read"]),
+            sentences(ActionEffect::Token, false, &["a.read"]),
+            sentences(ActionEffect::Writes, true, &several),
+            sentences(ActionEffect::Writes, false, &several[..2]),
             sentences(scopes(), true, &several[..2]),
             sentences(scopes(), false, &several[..1]),
         ];
@@ -228,7 +228,7 @@ mod tests {
             token_id: TokenId(Uuid::nil()),
             token_name: String::new(),
             account_id: AccountId(Uuid::nil()),
-            takes: Takes::Token,
+            takes: ActionEffect::Token,
             taken: Vec::new(),
             kept: Vec::new(),
             last_use: None,
@@ -245,7 +245,7 @@ mod tests {
             Settings::new(Mode::Enforce, Duration::from_secs(60), Duration::from_secs(20)).unwrap();
         let calendar = Calendar { settings, now: Timestamp(0) };
         let told = |action: &PendingAction, mails| {
-            held_because(action, &Outlook { calendar, mails }).unwrap_or_default()
+            held_because(action, &LifecycleView { calendar, mails }).unwrap_or_default()
         };
         assert_eq!(
             told(&action, true),

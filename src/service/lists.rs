@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq as _;
 
-use super::validate::{Faults, filter_id};
+use super::validate::{FieldErrors, filter_id};
 use super::{Caller, Error, Result, Services};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
@@ -79,7 +79,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
     /// # Errors
     /// A negative size, or a page token that is not one of this list.
     pub fn new(paging: Paging<'_>, list: String, keys: Arc<KeyRing>) -> Result<Self> {
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         let size = match u32::try_from(paging.size) {
             Ok(0) => DEFAULT_SIZE,
             Ok(size) => size.min(MAX_SIZE),
@@ -103,7 +103,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
                 key
             }
         };
-        faults.settle()?;
+        faults.into_result()?;
         Ok(Self { after, size: size as usize, list, keys })
     }
 
@@ -256,13 +256,13 @@ impl Services {
     pub(super) fn filter_ids(
         &self,
         caller: &Caller,
-        mut faults: Faults,
+        mut faults: FieldErrors,
         account_id: &str,
         token_id: &str,
     ) -> Result<Option<(Option<AccountId>, Option<TokenId>)>> {
         let account = faults.take(filter_id::<AccountId>("account_id", account_id)).flatten();
         let token = faults.take(filter_id::<TokenId>("token_id", token_id)).flatten();
-        faults.settle()?;
+        faults.into_result()?;
         match (account, caller.only()) {
             (Some(asked), Some(only)) if asked != only => Ok(None),
             (asked, only) => Ok(Some((asked.or(only), token))),
@@ -278,7 +278,7 @@ impl Services {
         caller: &Caller,
         query: TokenQuery<'_>,
     ) -> Result<FoundTokens> {
-        let ids = self.filter_ids(caller, Faults::default(), query.account_id, "")?;
+        let ids = self.filter_ids(caller, FieldErrors::default(), query.account_id, "")?;
         let Some((account_id, _)) = ids else { return Ok(FoundTokens::default()) };
         let search = TokenSearch {
             account_id,
@@ -301,7 +301,7 @@ impl Services {
         &self,
         caller: &Caller,
         query: PendingQuery<'_>,
-        faults: Faults,
+        faults: FieldErrors,
         show: impl FnMut(PendingAction) -> PageItem<U>,
     ) -> Result<Paged<U>> {
         let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
@@ -331,7 +331,7 @@ impl Services {
         &self,
         caller: &Caller,
         query: AuditQuery<'_>,
-        faults: Faults,
+        faults: FieldErrors,
         show: impl FnMut(AuditEvent) -> PageItem<U>,
     ) -> Result<Paged<U>> {
         let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);

@@ -28,14 +28,14 @@ pub use sessions::SessionLengths;
 
 use tokio::sync::Notify;
 
-use crate::cache::{Cache, InForce};
+use crate::cache::{ActiveCatalog, Cache};
 use crate::clock::{Clock, Stopwatch};
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
-use crate::replicas::{Lapsed, Replicas};
+use crate::replicas::{LeaseExpired, Replicas};
 use crate::secret::Prefix;
-use crate::store::{self, Context, Store, StoreError, Touched};
+use crate::store::{self, Context, Invalidation, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
 
@@ -68,7 +68,7 @@ pub struct Propagation {
 
 /// What is needed to tell of a pending action: its dates, and what holds it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outlook {
+pub struct LifecycleView {
     /// What dates are computed with.
     pub calendar: Calendar,
     /// Whether anybody can be mailed.
@@ -132,7 +132,7 @@ impl Services {
     async fn change<T>(
         &self,
         operation: &'static str,
-        touched: Touched,
+        touched: Invalidation,
         ctx: &Context,
         work: impl Future<Output = store::Result<T>>,
     ) -> store::Result<T> {
@@ -143,7 +143,7 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::Unavailable`] where it is not known.
-    pub fn in_force(&self) -> Result<Arc<InForce>> {
+    pub fn in_force(&self) -> Result<Arc<ActiveCatalog>> {
         self.cache.catalog().ok_or_else(no_catalog)
     }
 
@@ -158,8 +158,8 @@ impl Services {
     }
 
     /// What pending actions are told with, now.
-    pub fn outlook(&self) -> Outlook {
-        Outlook { calendar: self.calendar(), mails: self.mails }
+    pub fn outlook(&self) -> LifecycleView {
+        LifecycleView { calendar: self.calendar(), mails: self.mails }
     }
 
     /// How far a change has propagated that was committed, or found made. Waits until that is complete,
@@ -184,7 +184,7 @@ impl Services {
     /// # Errors
     /// [`Error::Unavailable`] where the lease has run out.
     pub async fn ready(&self) -> Result<()> {
-        self.replicas.ready().await.map_err(|Lapsed| Error::Unavailable {
+        self.replicas.ready().await.map_err(|LeaseExpired| Error::Unavailable {
             why: "this replica could not reach the store for longer than its lease: it decides nothing \
                   and answers no call",
             retry: Duration::from_secs(1),

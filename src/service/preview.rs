@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::validate::Faults;
+use super::validate::FieldErrors;
 use super::{Caller, Error, Result, Services};
-use crate::cache::InForce;
+use crate::cache::ActiveCatalog;
 use crate::clock::Stopwatch;
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
-use crate::policy::lifecycle::{Calendar, LiveAction, Mode, Overtaken, Takes};
+use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Overtaken};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
@@ -38,7 +38,7 @@ pub struct Preview {
     /// The settings, and when this holds.
     pub calendar: Calendar,
     /// What names scopes.
-    pub in_force: Arc<InForce>,
+    pub in_force: Arc<ActiveCatalog>,
     /// How many tokens were looked at.
     pub tokens: u64,
     /// What is announced until the day ends.
@@ -115,7 +115,7 @@ pub struct Coming {
     /// Its owner.
     pub account_id: AccountId,
     /// What it takes.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// The scopes it takes, by id.
     pub taken: Vec<ScopeId>,
     /// Since when that is unused: its last use, or the token's creation.
@@ -140,7 +140,7 @@ impl Services {
     /// [`Error::Invalid`] for what is no account's id; [`Error::Unavailable`] where there are more
     /// tokens than can be read in one call; the store's.
     pub async fn preview_lifecycle(&self, caller: &Caller, account_id: &str) -> Result<Preview> {
-        let ids = self.filter_ids(caller, Faults::default(), account_id, "")?;
+        let ids = self.filter_ids(caller, FieldErrors::default(), account_id, "")?;
         let mut preview = Preview::new(self.in_force()?, self.calendar());
         let Some((only, _)) = ids else { return Ok(preview) };
         let watch = Stopwatch::start();
@@ -166,7 +166,7 @@ impl Services {
 }
 
 impl Preview {
-    fn new(in_force: Arc<InForce>, calendar: Calendar) -> Self {
+    fn new(in_force: Arc<ActiveCatalog>, calendar: Calendar) -> Self {
         let first = calendar.now.0.div_euclid(DAY) * DAY;
         let day = |start| Day {
             start: Timestamp(start),
@@ -225,7 +225,7 @@ fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Comin
     for mut action in live.into_iter().filter(|_| calendar.settings.mode == Mode::Enforce) {
         match subject.overtaken(&action.announced()) {
             Overtaken::Cancelled => continue,
-            Overtaken::Shrunk(left) => action.takes = Takes::Scopes(left),
+            Overtaken::Shrunk(left) => action.takes = ActionEffect::Scopes(left),
             Overtaken::No => {}
         }
         standing.push(action);
@@ -233,11 +233,11 @@ fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Comin
     subject.announced = standing.iter().map(LiveAction::announced).collect();
     let forecast = subject.forecast(&calendar.settings, calendar.now);
 
-    let new = |takes: Takes, basis, notice, effective, announced| {
+    let new = |takes: ActionEffect, basis, notice, effective, announced| {
         let used = match &takes {
-            Takes::Token => subject.uses.last,
-            Takes::Writes => subject.uses.last_write,
-            Takes::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
+            ActionEffect::Token => subject.uses.last,
+            ActionEffect::Writes => subject.uses.last_write,
+            ActionEffect::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
         };
         Coming {
             token_id: id,
@@ -262,11 +262,11 @@ fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Comin
     });
     let mut coming: Vec<Coming> = live.chain(planned).collect();
     // Where the catalogue has nothing to write with, no downgrade is announced or carried out.
-    coming.retain(|coming| coming.takes != Takes::Writes || !coming.taken.is_empty());
+    coming.retain(|coming| coming.takes != ActionEffect::Writes || !coming.taken.is_empty());
     // The deletion says it all: it ends every downgrade that is not due before it.
-    let deletion = coming.iter().filter(|coming| coming.takes == Takes::Token);
+    let deletion = coming.iter().filter(|coming| coming.takes == ActionEffect::Token);
     if let Some(deletion) = deletion.map(|coming| coming.effective).min() {
-        for coming in coming.iter_mut().filter(|coming| coming.takes != Takes::Token) {
+        for coming in coming.iter_mut().filter(|coming| coming.takes != ActionEffect::Token) {
             coming.carried_out = coming.effective < deletion;
         }
     }

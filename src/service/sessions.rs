@@ -15,9 +15,9 @@ use subtle::ConstantTimeEq as _;
 
 use super::credentials::random;
 use super::{Caller, Error, Result, Services};
-use crate::cache::Bearer;
+use crate::cache::Principal;
 use crate::secret::{self, Digest};
-use crate::store::{Actor, NewSession, Role, Touched};
+use crate::store::{Actor, Invalidation, NewSession, Role};
 
 /// How long sessions of the management page last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +167,7 @@ impl Services {
         };
         let ctx = caller.context(now);
         let create = self.store.create_session(&ctx, &new);
-        let begun = self.change("create_session", Touched::Nothing, &ctx, create).await?;
+        let begun = self.change("create_session", Invalidation::Nothing, &ctx, create).await?;
         // Memory may be behind the store by an instant.
         begun.then_some(secret).ok_or(WRONG)
     }
@@ -187,7 +187,7 @@ impl Services {
         let session = self.store.session(&digest, now, self.sessions.idle);
         let Some(session) = self.read("session", session).await? else { return Ok(None) };
         let (caller, name) = match session.bearer {
-            Some((id, role, name)) => (Caller::bearer(Bearer { id, role }, client), name),
+            Some((id, role, name)) => (Caller::bearer(Principal { id, role }, client), name),
             None if self.sessions.development => (Caller::development(client), String::new()),
             None => return Ok(None),
         };
@@ -202,7 +202,7 @@ impl Services {
         let ctx = signed_in.caller.context(self.clock.now());
         let digest = signed_in.secret.digest();
         let end = self.store.end_session(&ctx, &digest, everywhere);
-        self.change("end_session", Touched::Nothing, &ctx, end).await?;
+        self.change("end_session", Invalidation::Nothing, &ctx, end).await?;
         Ok(())
     }
 

@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
-use super::validate::{self, Faults};
-use super::{Caller, Changed, Error, Outlook, Propagation, Result, Services};
-use crate::cache::InForce;
+use super::validate::{self, FieldErrors};
+use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services};
+use crate::cache::ActiveCatalog;
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::token::{Grant, TokenKind};
-use crate::secret::{Opens, Secret};
-use crate::store::{NewToken, StoreError, Token, TokenFilter, Touched};
+use crate::secret::{Secret, SecretKind};
+use crate::store::{Invalidation, NewToken, StoreError, Token, TokenFilter};
 
 /// How often a change is tried on a catalogue that is replaced meanwhile.
 pub(super) const TRIES: usize = 5;
@@ -47,9 +47,9 @@ pub struct Described {
     /// The token.
     pub token: Token,
     /// The catalogue in force.
-    pub in_force: Arc<InForce>,
+    pub in_force: Arc<ActiveCatalog>,
     /// What its pending actions are told with.
-    pub outlook: Outlook,
+    pub outlook: LifecycleView,
 }
 
 impl Services {
@@ -83,7 +83,7 @@ impl Services {
             }
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
-            match self.change("create_token", Touched::Token(new.id), &ctx, create).await {
+            match self.change("create_token", Invalidation::Token(new.id), &ctx, create).await {
                 Ok(Ok(token)) => {
                     let outlook = self.outlook();
                     let described = Described { token, in_force, outlook };
@@ -102,7 +102,7 @@ impl Services {
         request: &CreateToken<'_>,
         catalog: &Catalog,
     ) -> Result<(NewToken, Secret)> {
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         let account_id = faults.take(validate::id::<AccountId>("account_id", request.account_id));
         let name = faults.take(validate::name(request.name, true)).unwrap_or_default();
         if request.kind.is_none() {
@@ -135,7 +135,7 @@ impl Services {
                 faults.add("whitelist", "WHITELIST_REQUIRED", needs_whitelist(&grant, catalog));
             }
         }
-        faults.settle()?;
+        faults.into_result()?;
         let (Some(account_id), Some(kind), Some(scopes), Some(Ok(entries))) =
             (account_id, request.kind, scopes, entries)
         else {
@@ -143,7 +143,7 @@ impl Services {
         };
 
         let id = TokenId(id_at(self.clock.now()));
-        let secret = self.make_secret(Opens::Token, id.0)?;
+        let secret = self.make_secret(SecretKind::Token, id.0)?;
         let new = NewToken {
             id,
             account_id,
@@ -194,9 +194,9 @@ impl Services {
         account_id: &str,
         deleted: bool,
         paging: Paging<'_>,
-        mut show: impl FnMut(Token, &InForce) -> PageItem<U>,
+        mut show: impl FnMut(Token, &ActiveCatalog) -> PageItem<U>,
     ) -> Result<Paged<U>> {
-        let ids = self.filter_ids(caller, Faults::default(), account_id, "");
+        let ids = self.filter_ids(caller, FieldErrors::default(), account_id, "");
         let cursor =
             Cursor::new(paging, format!("tokens {account_id} {deleted}"), self.page_keys());
         let (ids, cursor) = super::lists::both(ids, cursor)?;
@@ -222,7 +222,7 @@ impl Services {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
-        let deleted = self.change("delete_token", Touched::Token(id), &ctx, delete).await?;
+        let deleted = self.change("delete_token", Invalidation::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
         let propagation = self.propagation(no_wait).await?;
         Ok(Changed::new((described, propagation), &ctx))
@@ -246,7 +246,7 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
         let text = format!("lists {} scopes; the most is {MAX_SCOPES}", names.len());
         return Err(Error::invalid("scopes", "TOO_MANY", text));
     }
-    let mut faults = Faults::default();
+    let mut faults = FieldErrors::default();
     let mut ids = Vec::with_capacity(names.len());
     for (at, name) in names.iter().enumerate() {
         match catalog.by_name(name) {
@@ -261,7 +261,7 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
             }
         }
     }
-    faults.settle()?;
+    faults.into_result()?;
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)

@@ -15,9 +15,9 @@ pub const MAX_ADMINS: usize = 50;
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
-pub struct Faults(Vec<Violation>);
+pub struct FieldErrors(Vec<Violation>);
 
-impl Faults {
+impl FieldErrors {
     /// Notes one fault.
     pub fn add(
         &mut self,
@@ -52,7 +52,7 @@ impl Faults {
     ///
     /// # Errors
     /// [`Error::Invalid`] where there is any fault.
-    pub fn settle(self) -> Result<(), Error> {
+    pub fn into_result(self) -> Result<(), Error> {
         if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self.0)) }
     }
 }
@@ -108,7 +108,7 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
 fn unshowable(error: Unshowable) -> &'static str {
     match error {
         Unshowable::Hidden(_) => "HIDDEN_CHARACTER",
-        Unshowable::Mark(_) => "COMBINING_MARK",
+        Unshowable::StoreMode(_) => "COMBINING_MARK",
     }
 }
 
@@ -128,7 +128,7 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
             format_args!("has {} addresses; the most is {MAX_ADMINS}", texts.len()),
         ));
     }
-    let mut faults = Faults::default();
+    let mut faults = FieldErrors::default();
     let mut mailboxes = HashSet::new();
     let mut admins = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
@@ -143,7 +143,7 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
             Ok(_) => faults.add(field(), "DUPLICATE", "is in the list twice: name it once"),
         }
     }
-    faults.settle()?;
+    faults.into_result()?;
     Ok(admins)
 }
 

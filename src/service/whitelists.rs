@@ -7,11 +7,11 @@ use std::collections::HashSet;
 
 use super::error::{Obstacle, Violation};
 use super::tokens::{TRIES, no_token};
-use super::validate::{self, Faults};
+use super::validate::{self, FieldErrors};
 use super::{Caller, Error, Propagation, Result, Services};
 use crate::policy::id::TokenId;
 use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_FAULTS, TooMany};
-use crate::store::{StoreError, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget};
+use crate::store::{Invalidation, StoreError, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 
 /// What `ManageWhitelist` may be asked for.
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +132,7 @@ impl Services {
             let result = if request.validate_only {
                 self.stored("check_whitelist", work).await
             } else {
-                self.change("change_whitelist", Touched::Token(id), &ctx, work).await
+                self.change("change_whitelist", Invalidation::Token(id), &ctx, work).await
             };
             match result {
                 Ok(None) => return Err(no_token(id)),
@@ -182,7 +182,7 @@ impl Services {
         caller: &Caller,
         request: &ManageWhitelist<'_>,
     ) -> Result<(WhitelistTarget, Option<Change>)> {
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         let token_id = faults.take(validate::id::<TokenId>("token_id", request.token_id));
         if request.expected_version.is_some_and(|version| version < 1) {
             faults.add("expected_version", "NOT_A_VERSION", "is no version; they count from 1");
@@ -209,7 +209,7 @@ impl Services {
             }
             None => None,
         };
-        faults.settle()?;
+        faults.into_result()?;
         let target = WhitelistTarget {
             token_id: token_id.ok_or(Error::Internal)?,
             only: caller.only(),

@@ -18,10 +18,10 @@ impl From<sqlx::Error> for StoreError {
 /// An answer of the database that can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(pub(super) &'static str);
+pub(super) struct CorruptRow(pub(super) &'static str);
 
-impl From<Unreadable> for StoreError {
-    fn from(error: Unreadable) -> Self {
+impl From<CorruptRow> for StoreError {
+    fn from(error: CorruptRow) -> Self {
         Self::Internal(error.into())
     }
 }

@@ -65,10 +65,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn now(&self) -> Result<Timestamp>;
 
     /// What the store is marked as, if it was marked.
-    async fn mark(&self) -> Result<Option<Mark>>;
+    async fn mark(&self) -> Result<Option<StoreMode>>;
 
     /// Marks the store, once. Whoever marks it as what it is already changes nothing.
-    async fn set_mark(&self, mark: Mark) -> Result<()>;
+    async fn set_mark(&self, mark: StoreMode) -> Result<()>;
 
     // What decisions read. One round trip each.
 
@@ -120,7 +120,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         ctx: &Context,
         catalog: &Catalog,
         new: &NewToken,
-    ) -> Result<Result<Token, NoSuchAccount>>;
+    ) -> Result<Result<Token, AccountNotFound>>;
 
     /// One token, of `only` where given.
     async fn token(&self, id: TokenId, only: Option<AccountId>) -> Result<Option<Token>>;
@@ -293,7 +293,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         ctx: &Context,
         new: &Credential,
         digest: &Digest,
-    ) -> Result<Result<(), NoSuchAccount>>;
+    ) -> Result<Result<(), AccountNotFound>>;
 
     /// Stores the very first credential; `false`, and nothing stored, where there are any already
     /// (revoked ones count).
@@ -322,7 +322,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         &self,
         ctx: &Context,
         id: CredentialId,
-    ) -> Result<Option<Result<Credential, LastOperator>>>;
+    ) -> Result<Option<Result<Credential, LastOperatorCredential>>>;
 
     /// Stores `key` under the next free number, of which there are `secret::MAX_KEY_NUMBER + 1`;
     /// with `only_first`, only where there is no key yet. The number it got, or the newest that

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Result;
-use super::error::Unreadable;
+use super::error::CorruptRow;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::{ChangeError, Cidr, Whitelist};
@@ -28,7 +28,7 @@ pub use session::*;
 
 /// What a whole store can be marked as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum StoreMode {
     /// `--dev` made it: it asks for no credentials, so a plain `serve` refuses it.
     Development,
     /// A plain `serve` made it, so `--dev` refuses it.
@@ -186,11 +186,11 @@ pub enum WhitelistRefused {
 
 /// There is no such account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoSuchAccount;
+pub struct AccountNotFound;
 
 /// It is the last credential with which anybody could operate the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastOperator;
+pub struct LastOperatorCredential;
 
 /// What a caller proves who it is with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,7 +252,7 @@ pub struct GrantCounts {
 
 /// What a change touched of what replicas cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Touched {
+pub enum Invalidation {
     /// The facts of one token.
     Token(TokenId),
     /// One credential.
@@ -265,7 +265,7 @@ pub enum Touched {
     Nothing,
 }
 
-impl Touched {
+impl Invalidation {
     /// As it is written: a word, and the id of what was touched where the word needs one.
     pub(super) fn written(self) -> (&'static str, Option<Uuid>) {
         match self {
@@ -284,19 +284,19 @@ pub struct ChangeRecord {
     /// Its place in the order of all changes.
     pub position: i64,
     /// What it touched.
-    pub touched: Touched,
+    pub touched: Invalidation,
 }
 
 impl ChangeRecord {
-    /// What [`Touched::written`] wrote.
+    /// What [`Invalidation::written`] wrote.
     pub(super) fn read(position: i64, touched: &str, key: Option<Uuid>) -> Result<Self> {
         let touched = match (touched, key) {
-            ("token", Some(id)) => Touched::Token(TokenId(id)),
-            ("credential", Some(id)) => Touched::Credential(CredentialId(id)),
-            ("catalog", None) => Touched::Catalog,
-            ("secret_keys", None) => Touched::SecretKeys,
-            ("nothing", None) => Touched::Nothing,
-            _ => return Err(Unreadable("a change record can't be read").into()),
+            ("token", Some(id)) => Invalidation::Token(TokenId(id)),
+            ("credential", Some(id)) => Invalidation::Credential(CredentialId(id)),
+            ("catalog", None) => Invalidation::Catalog,
+            ("secret_keys", None) => Invalidation::SecretKeys,
+            ("nothing", None) => Invalidation::Nothing,
+            _ => return Err(CorruptRow("a change record can't be read").into()),
         };
         Ok(Self { position, touched })
     }

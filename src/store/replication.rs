@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{ChangeRecord, Result};
-use crate::lease::{Head, Identity, Length, Position, Row, RowId};
+use crate::lease::{Head, Identity, LeaseDuration, Position, Row, RowId};
 
 /// What a replica says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     async fn register(
         &self,
         id: RowId,
-        length: Length,
+        length: LeaseDuration,
         applied: Option<Position>,
         about: &About,
     ) -> Result<Head>;

@@ -1,7 +1,8 @@
 //! A process of the simulation: its clock, what it has in memory, and what it waits for.
 
 use portcullis::lease::{
-    Identity, Length, Moment, Peers, Position, Reading, Replica, RowId, Turn, Waiting,
+    Epoch, Identity, LeaseDuration, MonotonicInstant, Peers, Position, Reading, Replica, RowId,
+    Waiting,
 };
 
 use crate::lease::plan::{Fault, LEASE, LONGEST, SHORTEST};
@@ -24,12 +25,12 @@ impl Clock {
         Self { offset: random.within(1_000..100 * LEASE), rate, slept: 0 }
     }
 
-    pub(crate) fn at(&self, now: u64) -> Moment {
-        Moment(self.offset + now.saturating_sub(self.slept) * self.rate / 1_000_000)
+    pub(crate) fn at(&self, now: u64) -> MonotonicInstant {
+        MonotonicInstant(self.offset + now.saturating_sub(self.slept) * self.rate / 1_000_000)
     }
 
     /// The first instant of true time at which it shows `moment`.
-    pub(crate) fn when(&self, moment: Moment) -> u64 {
+    pub(crate) fn when(&self, moment: MonotonicInstant) -> u64 {
         (moment.0.saturating_sub(self.offset) * 1_000_000).div_ceil(self.rate) + self.slept
     }
 }
@@ -47,26 +48,26 @@ pub(crate) enum Step {
     /// Makes it effective, for the row that there was when it was the next.
     Follow {
         told: Told,
-        turn: Turn,
+        epoch: Epoch,
         row: Option<RowId>,
         identity: Option<Identity>,
     },
     /// Has it compared with the record, and acknowledged.
     Confirm {
         told: Told,
-        turn: Turn,
+        epoch: Epoch,
         row: Option<RowId>,
         identity: Option<Identity>,
     },
     /// Makes changes effective: what was known of these keys is forgotten.
     Forget {
         keys: [bool; KEYS],
-        turn: Turn,
+        epoch: Epoch,
         position: Position,
     },
     /// Says so to the machine and to the store.
     Applied {
-        turn: Turn,
+        epoch: Epoch,
         position: Position,
     },
     Decide,
@@ -126,7 +127,7 @@ pub(crate) struct Node {
 /// What is gone when a process ends.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) length: Length,
+    pub(crate) length: LeaseDuration,
     pub(crate) replica: Replica,
     pub(crate) row: Option<RowId>,
     /// The newest change to each key when its fact was read.
@@ -144,9 +145,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn new(length: Length, fault: Fault) -> Self {
+    fn new(length: LeaseDuration, fault: Fault) -> Self {
         let believed = match fault {
-            Fault::DriftIgnored => Length((length.0 * 100).div_ceil(99)),
+            Fault::DriftIgnored => LeaseDuration((length.0 * 100).div_ceil(99)),
             _ => length,
         };
         Self {
@@ -179,7 +180,7 @@ impl Node {
             cut_until: 0,
             life: 0,
             runs: true,
-            process: Process::new(Length(random.within(SHORTEST..LONGEST)), fault),
+            process: Process::new(LeaseDuration(random.within(SHORTEST..LONGEST)), fault),
         }
     }
 

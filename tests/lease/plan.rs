@@ -1,7 +1,7 @@
 //! What goes wrong in a run: the faults of the world, which the protocol must bear, and the planted
 //! ones, which must be found.
 
-use portcullis::lease::{DRIFT, Length};
+use portcullis::lease::{DRIFT, LeaseDuration};
 
 use crate::lease::random::Random;
 
@@ -156,7 +156,7 @@ impl Plan {
     /// Nothing goes wrong, but that one process dies.
     pub(crate) fn one_dies(random: &mut Random) -> Self {
         let death = Blow::End { node: 0, back: None, orderly: false };
-        let longest_lease = Length(LONGEST).reckoned() * DRIFT / (DRIFT - 1);
+        let longest_lease = LeaseDuration(LONGEST).reckoned() * DRIFT / (DRIFT - 1);
         Self {
             blows: vec![(random.within(LEASE..2 * LEASE), death)],
             longest_wait: Some(longest_lease + 10_000),

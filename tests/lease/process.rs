@@ -2,7 +2,8 @@
 //! faults.
 
 use portcullis::lease::{
-    Attempt, Head, Heard, Length, Moment, Position, Row, RowId, Turn, Waiting,
+    Attempt, Epoch, Head, LeaseDuration, MonotonicInstant, Position, RenewalOutcome, Row, RowId,
+    Waiting,
 };
 
 use crate::lease::node::{Decision, Process, Step, Wait};
@@ -11,7 +12,7 @@ use crate::lease::store::{Ask, KEYS, Op, Reply};
 use crate::lease::world::{Message, World};
 
 impl World {
-    fn local(&self, node: usize) -> Moment {
+    fn local(&self, node: usize) -> MonotonicInstant {
         self.nodes[node].clock.at(self.now)
     }
 
@@ -48,28 +49,28 @@ impl World {
                 let (row, replica) = (process.row, &process.replica);
                 match (replica.applied(), told) {
                     (Some(applied), Some(told)) if applied.next() == told.position => {
-                        let (turn, identity) = (replica.turn(), replica.registered());
-                        self.shortly(node, Step::Follow { told, turn, row, identity });
+                        let (epoch, identity) = (replica.epoch(), replica.registered());
+                        self.shortly(node, Step::Follow { told, epoch, row, identity });
                     }
                     (applied, Some(told)) if applied == Some(told.position) => {}
                     _ => self.catch_up(node),
                 }
             }
-            Step::Follow { told, turn, row, identity } => {
+            Step::Follow { told, epoch, row, identity } => {
                 self.process(node).forget(told.key);
-                self.shortly(node, Step::Confirm { told, turn, row, identity });
+                self.shortly(node, Step::Confirm { told, epoch, row, identity });
             }
-            Step::Confirm { told, turn, row, identity } => {
+            Step::Confirm { told, epoch, row, identity } => {
                 if let Some(id) = row {
-                    self.send(node, Ask::Confirm { id, identity, told, turn });
+                    self.send(node, Ask::Confirm { id, identity, told, epoch });
                 }
             }
-            Step::Forget { keys, turn, position } => {
+            Step::Forget { keys, epoch, position } => {
                 (0..KEYS).filter(|&key| keys[key]).for_each(|key| self.process(node).forget(key));
-                self.shortly(node, Step::Applied { turn, position });
+                self.shortly(node, Step::Applied { epoch, position });
             }
-            Step::Applied { turn, position } => {
-                self.process(node).replica.apply(turn, position);
+            Step::Applied { epoch, position } => {
+                self.process(node).replica.apply(epoch, position);
                 self.acknowledge(node, position);
             }
             Step::Decide => {
@@ -176,8 +177,8 @@ impl World {
     fn catch_up(&mut self, node: usize) {
         let replica = &self.process(node).replica;
         if let Some(after) = replica.applied() {
-            let turn = replica.turn();
-            self.send(node, Ask::Changes { after, turn });
+            let epoch = replica.epoch();
+            self.send(node, Ask::Changes { after, epoch });
         }
     }
 
@@ -201,15 +202,15 @@ impl World {
                 _ if !found => self.renewed(node, id, attempt, found, early),
                 _ => self.send(node, Ask::Head { id, found, attempt }),
             },
-            (Ask::Confirm { told, turn, .. }, Reply::Row(true)) => {
-                self.process(node).replica.apply(turn, told.position);
+            (Ask::Confirm { told, epoch, .. }, Reply::Row(true)) => {
+                self.process(node).replica.apply(epoch, told.position);
             }
             (Ask::Confirm { .. }, Reply::Row(false)) => self.catch_up(node),
             (Ask::Head { id, found, attempt }, Reply::Head(head)) => {
                 self.renewed(node, id, attempt, found, head);
             }
-            (Ask::Changes { after, turn }, Reply::Changes { head, changes }) => {
-                self.read_changes(node, after, turn, head, &changes);
+            (Ask::Changes { after, epoch }, Reply::Changes { head, changes }) => {
+                self.read_changes(node, after, epoch, head, &changes);
             }
             (Ask::Fact { key, generation, floor }, Reply::Fact(fact)) => {
                 self.decided(node, floor, fact);
@@ -243,19 +244,19 @@ impl World {
             said.position = applied;
         }
         let heard = replica.answer(attempt, found.then_some(said));
-        let (turn, applied) = (replica.turn(), replica.applied());
+        let (epoch, applied) = (replica.epoch(), replica.applied());
         match heard {
-            Heard::Late => return,
-            Heard::Lost => process.row = None,
-            Heard::Registered => process.row = Some(id),
-            Heard::Renewed => {}
+            RenewalOutcome::Late => return,
+            RenewalOutcome::Lost => process.row = None,
+            RenewalOutcome::Registered => process.row = Some(id),
+            RenewalOutcome::Renewed => {}
         }
         self.note(|| format!("{node}: {heard:?}, applied {applied:?}"));
         match heard {
-            Heard::Lost => self.shortly(node, Step::RenewAtOnce),
-            Heard::Registered if applied.is_none() => {
+            RenewalOutcome::Lost => self.shortly(node, Step::RenewAtOnce),
+            RenewalOutcome::Registered if applied.is_none() => {
                 let keys = [fault != Fault::FactsBeforeRow; KEYS];
-                self.shortly(node, Step::Forget { keys, turn, position: head.position });
+                self.shortly(node, Step::Forget { keys, epoch, position: head.position });
             }
             _ if applied < Some(head.position) => self.catch_up(node),
             _ => {}
@@ -268,7 +269,7 @@ impl World {
         &mut self,
         node: usize,
         after: Position,
-        turn: Turn,
+        epoch: Epoch,
         head: Position,
         changes: &[(Position, usize)],
     ) {
@@ -285,7 +286,7 @@ impl World {
         if self.fault == Fault::AcknowledgedUnapplied {
             self.acknowledge(node, position);
         }
-        self.shortly(node, Step::Forget { keys, turn, position });
+        self.shortly(node, Step::Forget { keys, epoch, position });
     }
 
     fn made(&mut self, node: usize, op: Op, position: Position, serial: u64, repeated: bool) {
@@ -296,7 +297,7 @@ impl World {
         let early = self.fault == Fault::RowsBeforeCommit;
         let process = self.process(node);
         process.open.retain(|&number| number != op.number);
-        let mut waiting = Waiting::new(position, if early { Moment(0) } else { now });
+        let mut waiting = Waiting::new(position, if early { MonotonicInstant(0) } else { now });
         if let (true, Some(reading)) = (early, &process.last_reading) {
             waiting.read(reading);
         }
@@ -305,14 +306,14 @@ impl World {
         self.shortly(node, Step::Poll);
     }
 
-    fn read_rows(&mut self, node: usize, asked: Moment, mut rows: Vec<(Row, bool)>) {
+    fn read_rows(&mut self, node: usize, asked: MonotonicInstant, mut rows: Vec<(Row, bool)>) {
         let (now, fault) = (self.local(node), self.fault);
         if fault == Fault::WallClock {
             rows.retain(|(_, over)| !over);
         }
         let mut rows: Vec<Row> = rows.into_iter().map(|(row, _)| row).collect();
         if fault == Fault::DriftIgnored {
-            rows.iter_mut().for_each(|row| row.length = Length(row.length.0 * 100 / 101));
+            rows.iter_mut().for_each(|row| row.length = LeaseDuration(row.length.0 * 100 / 101));
         }
         let came = if fault == Fault::SeenFromQuestion { asked } else { now };
         let process = self.process(node);
@@ -338,7 +339,7 @@ impl World {
             let end = until.map(|until| self.nodes[node].clock.when(until.plus(1)));
             match end {
                 Some(_) if waiting.is_complete(now) => {
-                    self.stats.outwaited += u64::from(waiting.until() > Some(Moment(0)));
+                    self.stats.outwaited += u64::from(waiting.until() > Some(MonotonicInstant(0)));
                     self.bind(op.key, serial);
                 }
                 Some(end) if !op.waits => self.promise(end, op.key, serial),

@@ -1,7 +1,7 @@
 //! The store of the simulation: what each statement does to it, which of it is confirmed by the
 //! standby, and what a failover loses.
 
-use portcullis::lease::{Attempt, Head, Identity, Length, Position, Row, RowId, Turn};
+use portcullis::lease::{Attempt, Epoch, Head, Identity, LeaseDuration, Position, Row, RowId};
 
 /// How many things there are to change.
 pub(crate) const KEYS: usize = 3;
@@ -13,7 +13,7 @@ pub(crate) enum Ask {
     /// looks at.
     Register {
         id: RowId,
-        length: Length,
+        length: LeaseDuration,
         applied: Option<Position>,
         early: Head,
         attempt: Attempt,
@@ -42,11 +42,11 @@ pub(crate) enum Ask {
         id: RowId,
         identity: Option<Identity>,
         told: Told,
-        turn: Turn,
+        epoch: Epoch,
     },
     Changes {
         after: Position,
-        turn: Turn,
+        epoch: Epoch,
     },
     Fact {
         key: usize,

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::fmt::Display;
 use std::iter::Sum;
 
-use portcullis::lease::{Length, Moment};
+use portcullis::lease::{LeaseDuration, MonotonicInstant};
 
 use crate::lease::node::{Decision, Node, Step};
 use crate::lease::plan::{Blow, CHANGES, Fault, LEASE, LONGEST, Plan};
@@ -18,7 +18,7 @@ pub(crate) struct Message {
     pub(crate) node: usize,
     life: u32,
     /// By its sender's clock.
-    pub(crate) asked: Moment,
+    pub(crate) asked: MonotonicInstant,
     pub(crate) ask: Ask,
 }
 
@@ -377,7 +377,7 @@ impl World {
     pub(crate) fn waited(&mut self, since: u64, left: u64) {
         let waited = self.now - since;
         self.stats.longest_wait = self.stats.longest_wait.max(waited);
-        if left > Length(LONGEST).reckoned() {
+        if left > LeaseDuration(LONGEST).reckoned() {
             self.broken.get_or_insert(format!("a change waits for {left} us more"));
         }
         if self.plan.longest_wait.is_some_and(|longest| waited > longest) {

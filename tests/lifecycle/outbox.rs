@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis::cache::Cache;
 use portcullis::clock::Stopwatch;
 use portcullis::policy::token::TokenKind::ReadOnly;
-use portcullis::replicas::{Joined, Replicas};
+use portcullis::replicas::{RegisteredReplica, Replicas};
 use portcullis::store::replication::About;
 use portcullis::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +127,8 @@ async fn join(s: &Story, lifecycle: &str, cache: Arc<Cache>) -> (Replicas, Cance
     let stop = CancellationToken::new();
     let metrics = Arc::new(Metrics::new());
     let lease = Duration::from_secs(60);
-    let joined = Joined::register(&*s.world.store, lease, about, metrics, stop.clone()).await;
+    let joined =
+        RegisteredReplica::register(&*s.world.store, lease, about, metrics, stop.clone()).await;
     (joined.unwrap().serve(cache, &stop), stop)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis::policy::lifecycle::Takes;
+use portcullis::policy::lifecycle::ActionEffect;
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::token::{TokenKind, TokenState};
 use portcullis::store::{NoticeState, Token};
@@ -52,9 +52,9 @@ pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId]) -> Seen {
         .iter()
         .map(|action| {
             let what = match &action.takes {
-                Takes::Token => What::Deletion,
-                Takes::Writes => What::Writes,
-                Takes::Scopes(_) => What::Scopes(places(&action.taken)),
+                ActionEffect::Token => What::Deletion,
+                ActionEffect::Writes => What::Writes,
+                ActionEffect::Scopes(_) => What::Scopes(places(&action.taken)),
             };
             let all: BTreeSet<_> = places(&action.taken);
             assert!(what != What::Writes || all == writes.clone().collect());

@@ -9,7 +9,7 @@ use portcullis::mail::{Endpoint, Limits, Relay};
 use portcullis::pem::TrustStore;
 use portcullis::policy::decide::Reason;
 use portcullis::policy::id::AccountId;
-use portcullis::policy::lifecycle::{Calendar, Settings, Takes};
+use portcullis::policy::lifecycle::{ActionEffect, Calendar, Settings};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, TokenState};
 use portcullis::service::Error;
@@ -241,8 +241,10 @@ impl Story {
         let calendar = Calendar { now: self.world.now(), ..self.world.services.calendar() };
         for action in read.pending {
             let what = match &action.takes {
-                Takes::Token => "deletion".to_owned(),
-                Takes::Writes | Takes::Scopes(_) => format!("loses {}", names(&action.taken)),
+                ActionEffect::Token => "deletion".to_owned(),
+                ActionEffect::Writes | ActionEffect::Scopes(_) => {
+                    format!("loses {}", names(&action.taken))
+                }
             };
             let _ = write!(text, "; {what}");
             match action.accepted {

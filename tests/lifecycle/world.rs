@@ -16,7 +16,7 @@ use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{TokenKind, UpcomingAction};
 use portcullis::replicas::Replicas;
-use portcullis::service::decisions::{Asked, Question};
+use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::{Caller, Error, Services, SessionLengths};
 use portcullis::store::Store;
@@ -179,10 +179,10 @@ impl World {
         from: &str,
         dry_run: bool,
     ) -> Result<(Reason, Option<UpcomingAction>), Error> {
-        let question = Question {
+        let question = AuthorizeInput {
             token: token.secret.as_bytes(),
             client_ip: from,
-            operation: Asked::Scope(scope),
+            operation: RequestedOperation::Scope(scope),
             dry_run,
             at_least_as_fresh: 0,
         };

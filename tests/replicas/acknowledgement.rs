@@ -67,12 +67,12 @@ impl Stage {
 async fn a_token_is_forgotten_before_its_change_is_acknowledged() {
     let stage = Stage::new().await;
     let id = TokenId(Uuid::now_v7());
-    let turn = || stage.replica.cache.tokens.turn(id);
+    let generation = || stage.replica.cache.tokens.generation(id);
     // The connection for acknowledgements is there then.
     stage.change_token(id).await;
     stage.acknowledged().await;
     for mute in [false, true] {
-        let before = turn();
+        let before = generation();
         stage.proxy.set(Wire { unanswered: true, mute, ..Wire::default() });
         stage.change_token(id).await;
         if mute {
@@ -82,7 +82,7 @@ async fn a_token_is_forgotten_before_its_change_is_acknowledged() {
             stage.sql("SELECT pg_notify('portcullis_change', 'more')");
         }
         stage.acknowledged().await;
-        assert_ne!(turn(), before, "acknowledged before it was made effective, mute: {mute}");
+        assert_ne!(generation(), before, "acknowledged before it was made effective, mute: {mute}");
         stage.proxy.set(Wire::default());
         stage.change_token(id).await;
         stage.acknowledged().await;

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::lease::{Length, RowId};
+use portcullis::lease::{LeaseDuration, RowId};
 use portcullis::policy::id::{CredentialId, TokenId};
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Store, StoreError, Touched};
+use portcullis::store::{Invalidation, Store, StoreError};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -47,7 +47,7 @@ impl Failover {
         let (new, digest) = new_credential();
         let credential = new.id;
         replica.store.create_credential(&by_system(), &new, &digest).await.unwrap().unwrap();
-        replica.cache.changed(Touched::Credential(credential)).await;
+        replica.cache.changed(Invalidation::Credential(credential)).await;
         let database = database.to_owned();
         let failover = Self { primary, standby, database, proxy, replica, credential, digest };
         assert!(failover.knows_credential());
@@ -120,7 +120,7 @@ async fn a_revoked_credential_is_not_read_back_from_the_former_primary() {
     failover.decides().await;
     assert!(!failover.knows_credential(), "it was read from the former primary");
     reading.await.unwrap();
-    replica.cache.changed(Touched::Credential(failover.credential)).await;
+    replica.cache.changed(Invalidation::Credential(failover.credential)).await;
     assert!(replica.may_decide() && !failover.knows_credential());
 }
 
@@ -141,7 +141,7 @@ async fn a_new_connection_to_the_former_primary_is_refused() {
     for _ in 0..3 {
         unavailable(replica.store.credential(failover.credential).await.unwrap_err());
         unavailable(replica.store.token_facts(token).await.unwrap_err());
-        replica.cache.changed(Touched::Credential(failover.credential)).await;
+        replica.cache.changed(Invalidation::Credential(failover.credential)).await;
         assert!(!failover.knows_credential());
     }
     proxy.lead(standby.port());
@@ -172,7 +172,7 @@ async fn after_a_registration_nothing_is_read_from_the_former_primary() {
     standby.promote();
     proxy.lead(standby.port());
     let about = About { name: "here".into(), version: String::new(), lifecycle: String::new() };
-    let length = Length(1_000_000);
+    let length = LeaseDuration(1_000_000);
     replication.register(RowId(7), length, None, &about).await.unwrap();
     proxy.lead(primary.port());
     replication.reconnect();

@@ -9,7 +9,7 @@ use portcullis::cache::Cache;
 use portcullis::policy::catalog_file;
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::{Credential, Store, StoreError, Touched};
+use portcullis::store::{Credential, Invalidation, Store, StoreError};
 use portcullis::telemetry::Metrics;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -61,7 +61,7 @@ impl Stage {
     }
 
     /// Makes a change of what `touched` says, after which the table can't be read until it has its name again.
-    async fn change_and_hide(&self, touched: Touched, table: &str) {
+    async fn change_and_hide(&self, touched: Invalidation, table: &str) {
         let change = async {
             self.store.settle(&by_system()).await?;
             self.sql(&format!("ALTER TABLE {table} RENAME TO hidden"));
@@ -83,16 +83,16 @@ impl Stage {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_that_can_not_be_read_back_is_refused_until_it_can() {
     let stage = Stage::new().await;
-    stage.change_and_hide(Touched::Credential(stage.credential.id), "credential").await;
+    stage.change_and_hide(Invalidation::Credential(stage.credential.id), "credential").await;
     assert!(!stage.accepts(), "whether it was revoked is not known");
     stage.show("credential");
     until(|| stage.accepts(), |accepts| *accepts).await;
     // And so it stays where it was revoked.
     stage.store.revoke_credential(&by_system(), stage.credential.id).await.unwrap();
-    stage.change_and_hide(Touched::Credential(stage.credential.id), "credential").await;
+    stage.change_and_hide(Invalidation::Credential(stage.credential.id), "credential").await;
     assert!(!stage.accepts());
     stage.show("credential");
-    stage.cache.changed(Touched::Credential(stage.credential.id)).await;
+    stage.cache.changed(Invalidation::Credential(stage.credential.id)).await;
     assert!(!stage.accepts());
 }
 
@@ -101,7 +101,7 @@ async fn a_catalogue_that_can_not_be_read_back_decides_nothing_until_it_can() {
     let stage = Stage::new().await;
     let version = || stage.cache.catalog().map(|in_force| in_force.catalog.version());
     assert_eq!(version(), Some(1));
-    stage.change_and_hide(Touched::Catalog, "catalog").await;
+    stage.change_and_hide(Invalidation::Catalog, "catalog").await;
     assert_eq!(version(), None, "whether it is still in force is not known");
     stage.show("catalog");
     until(version, |version| *version == Some(1)).await;
@@ -122,7 +122,7 @@ async fn revoke_without_an_answer(stage: &Stage) -> PgConnection {
     sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut holder).await.unwrap();
     let (id, context) = (stage.credential.id, by_system());
     let revoke = stage.store.revoke_credential(&context, id);
-    let change = stage.cache.change(Touched::Credential(id), &context, revoke);
+    let change = stage.cache.change(Invalidation::Credential(id), &context, revoke);
     let (changed, ()) = tokio::join!(change, async {
         let waits = "SELECT count(*) FROM pg_stat_activity \
             WHERE datname = current_database() AND wait_event = 'advisory'";

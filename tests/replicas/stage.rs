@@ -13,7 +13,7 @@ use portcullis::grpc::proto::{
 };
 use portcullis::policy::id::CredentialId;
 use portcullis::policy::time::Timestamp;
-use portcullis::replicas::{Joined, Replicas};
+use portcullis::replicas::{RegisteredReplica, Replicas};
 use portcullis::secret::{Digest, digest};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
@@ -202,8 +202,13 @@ impl Replica {
         let about =
             About { name: "here".to_owned(), version: String::new(), lifecycle: String::new() };
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
-        let joined =
-            Joined::register(&*store, lease, about, metrics.clone(), CancellationToken::new());
+        let joined = RegisteredReplica::register(
+            &*store,
+            lease,
+            about,
+            metrics.clone(),
+            CancellationToken::new(),
+        );
         let joined = joined.await.unwrap();
         let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await;
         let cache = Arc::new(cache.unwrap());

@@ -1,7 +1,7 @@
 //! Accounts and their admins.
 
 use portcullis::policy::id::AccountId;
-use portcullis::store::{AuditFilter, Touched};
+use portcullis::store::{AuditFilter, Invalidation};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ async fn an_account_reads_back(f: Fixture) {
     assert_eq!(event.before, None);
     let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
     assert_eq!(after, json!({ "name": "acme", "admins": account.admins }));
-    assert_eq!(change.touched, Touched::Nothing);
+    assert_eq!(change.touched, Invalidation::Nothing);
 }
 
 async fn lists_are_by_age_and_paged(f: Fixture) {
@@ -65,7 +65,7 @@ async fn admins_change_as_a_whole(f: Fixture) {
     assert_eq!(event.action.as_str(), "account.set_admins");
     assert_eq!(event.account_id, Some(id));
     assert_eq!(event.before.as_deref(), Some(r#"{"admins":["zoe@acme.test","adam@acme.test"]}"#));
-    assert_eq!(change.touched, Touched::Nothing);
+    assert_eq!(change.touched, Invalidation::Nothing);
 
     let before = f.position().await;
     let same = f.store.set_account_admins(&ctx(10), id, &admins).await;

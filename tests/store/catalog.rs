@@ -3,7 +3,7 @@
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{ScopesInUse, StoreError, Touched};
+use portcullis::store::{Invalidation, ScopesInUse, StoreError};
 use serde_json::{Value, json};
 
 use crate::store::fixture::{ASK, Fixture, READ, REVEAL, ctx, id_of, new_token, scope_names, toml};
@@ -34,7 +34,7 @@ async fn numbers_stay(f: Fixture) {
     assert_eq!(event.before.as_deref(), Some(r#"{"version":2}"#));
     let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
     assert_eq!(after, json!({ "version": 3, "added": [READ, "new.one"], "dropped": [] }));
-    assert_eq!(change.touched, Touched::Catalog);
+    assert_eq!(change.touched, Invalidation::Catalog);
     f.check_record().await;
 }
 

@@ -3,7 +3,7 @@
 use portcullis::policy::id::{AccountId, CredentialId};
 use portcullis::policy::time::Timestamp;
 use portcullis::store::{
-    Credential, LastOperator, NoSuchAccount, Role, SettingsCredential, Touched,
+    AccountNotFound, Credential, Invalidation, LastOperatorCredential, Role, SettingsCredential,
 };
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ async fn credentials_read_back(f: Fixture) {
         assert_eq!(event.action.as_str(), "credential.create");
         let concerned = matches!(role, Role::AccountAdmin(_)).then_some(account);
         assert_eq!(event.account_id, concerned);
-        assert_eq!(change.touched, Touched::Credential(credential.id));
+        assert_eq!(change.touched, Invalidation::Credential(credential.id));
         made.push((credential, digest));
     }
     assert_eq!(f.store.live_credentials().await.unwrap(), made);
@@ -47,7 +47,7 @@ async fn credentials_read_back(f: Fixture) {
     let nobody = Role::AccountAdmin(AccountId(Uuid::now_v7()));
     let (credential, digest) = new_credential(nobody);
     let refused = f.store.create_credential(&ctx(4), &credential, &digest).await;
-    assert_eq!(refused.unwrap(), Err(NoSuchAccount));
+    assert_eq!(refused.unwrap(), Err(AccountNotFound));
     let absent = CredentialId(Uuid::now_v7());
     assert_eq!(f.store.credential(absent).await.unwrap(), None);
     assert_eq!(f.position().await, before);
@@ -62,7 +62,7 @@ async fn a_credential_is_revoked_once(f: Fixture) {
     assert_eq!(revoked.revoked, Some(Timestamp(8)));
     let (event, change) = f.last().await;
     assert_eq!(event.action.as_str(), "credential.revoke");
-    assert_eq!(change.touched, Touched::Credential(credential.id));
+    assert_eq!(change.touched, Invalidation::Credential(credential.id));
     let before = f.position().await;
     let again = f.store.revoke_credential(&ctx(9), credential.id).await;
     assert_eq!(again.unwrap(), Some(Ok(revoked.clone())));
@@ -109,7 +109,7 @@ async fn the_last_operator_stays(f: Fixture) {
     let revoke = async |id| f.store.revoke_credential(&ctx(2), id).await.unwrap().unwrap();
     assert!(revoke(first).await.is_ok());
     let before = f.position().await;
-    assert_eq!(revoke(second).await, Err(LastOperator));
+    assert_eq!(revoke(second).await, Err(LastOperatorCredential));
     assert_eq!(f.position().await, before);
     assert!(revoke(first).await.is_ok(), "a revoked one stays revoked without a word");
 }
@@ -142,7 +142,7 @@ async fn the_settings_credential_changes(f: Fixture) {
     let changes = f.store.changes(1, 10).await.unwrap();
     let touched: Vec<_> = changes.iter().map(|change| change.touched).collect();
     let (old, new) = (first.0.id, second.0.id);
-    assert_eq!(touched, [Touched::Credential(old), Touched::Credential(new)]);
+    assert_eq!(touched, [Invalidation::Credential(old), Invalidation::Credential(new)]);
 
     assert_eq!(set(&f, None).await, SettingsCredential::Changed);
     assert!(f.store.live_credentials().await.unwrap().is_empty());
@@ -181,7 +181,7 @@ async fn keys_are_numbered(f: Fixture) {
     assert_eq!(add(1, true).await, 0);
     let (event, change) = f.last().await;
     assert_eq!(event.action.as_str(), "secret_key.create");
-    assert_eq!(change.touched, Touched::SecretKeys);
+    assert_eq!(change.touched, Invalidation::SecretKeys);
     assert_eq!(add(2, true).await, 0);
     assert_eq!(f.position().await, 1);
     assert_eq!(add(3, false).await, 1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis::policy::id::{AccountId, PendingActionId, TokenId};
-use portcullis::policy::lifecycle::{Calendar, LiveAction, Mode, Settings, Takes};
+use portcullis::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Settings};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, UpcomingAction};
 use portcullis::store::{Notice, NoticeState, PendingFilter, TokenFilter};
@@ -115,7 +115,10 @@ async fn they_read_back(f: Fixture) {
     };
     assert_eq!(
         announced,
-        [live(later, Takes::Scopes(vec![ask]), 60, Some(890)), live(sooner, Takes::Token, 3, None),]
+        [
+            live(later, ActionEffect::Scopes(vec![ask]), 60, Some(890)),
+            live(sooner, ActionEffect::Token, 3, None),
+        ]
     );
     // Not accepted yet, it moves on as time passes.
     for (now, id, action, effective) in [

@@ -5,7 +5,9 @@ use std::time::Duration;
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{Actor, AuditFilter, Context, Mark, NewSession, Role, WhitelistTarget};
+use portcullis::store::{
+    Actor, AuditFilter, Context, NewSession, Role, StoreMode, WhitelistTarget,
+};
 
 use crate::store::fixture::{
     Fixture, READ, all, ctx, new_account, new_credential, new_token, page, scope_names, toml,
@@ -32,12 +34,12 @@ async fn the_clock_runs(f: Fixture) {
 
 async fn the_mark_is_set_once(f: Fixture) {
     assert_eq!(f.store.mark().await.unwrap(), None);
-    f.store.set_mark(Mark::Development).await.unwrap();
-    f.store.set_mark(Mark::Development).await.unwrap();
-    assert!(f.store.set_mark(Mark::Production).await.is_err());
-    assert_eq!(f.store.mark().await.unwrap(), Some(Mark::Development));
+    f.store.set_mark(StoreMode::Development).await.unwrap();
+    f.store.set_mark(StoreMode::Development).await.unwrap();
+    assert!(f.store.set_mark(StoreMode::Production).await.is_err());
+    assert_eq!(f.store.mark().await.unwrap(), Some(StoreMode::Development));
     let f = f.reopen().await;
-    assert_eq!(f.store.mark().await.unwrap(), Some(Mark::Development));
+    assert_eq!(f.store.mark().await.unwrap(), Some(StoreMode::Development));
     assert_eq!(f.position().await, 0);
 }
 

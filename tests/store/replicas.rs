@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::lease::{Identity, Length, Position, RowId};
+use portcullis::lease::{Identity, LeaseDuration, Position, RowId};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::{About, Told};
-use portcullis::store::{ChangeRecord, Replication, Role, Store as _, Touched};
+use portcullis::store::{ChangeRecord, Invalidation, Replication, Role, Store as _};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::store::fixture::{ctx, new_credential};
 use crate::support::postgres::database;
 
-const LENGTH: Length = Length(1_000_000);
+const LENGTH: LeaseDuration = LeaseDuration(1_000_000);
 
 fn about() -> About {
     About { name: "here".into(), version: "1".into(), lifecycle: "as usual".into() }
@@ -132,14 +132,17 @@ async fn the_record_is_read_in_parts_and_told_of() {
     assert_eq!(told().await, None);
     for position in 1..=3 {
         change(&store, 1).await;
-        assert_eq!(told().await, Some(ChangeRecord { position, touched: Touched::SecretKeys }));
+        assert_eq!(
+            told().await,
+            Some(ChangeRecord { position, touched: Invalidation::SecretKeys })
+        );
     }
     // Over another connection from now on.
     replication.reconnect();
     assert_eq!(told().await, None);
     let read = replication.behind(Position(1), head.identity, 1).await.unwrap().unwrap();
     assert_eq!(read.head, Position(3));
-    assert_eq!(read.changes, [ChangeRecord { position: 2, touched: Touched::SecretKeys }]);
+    assert_eq!(read.changes, [ChangeRecord { position: 2, touched: Invalidation::SecretKeys }]);
     let read = replication.behind(Position(3), head.identity, 10).await.unwrap().unwrap();
     assert!(read.changes.is_empty());
     store.close().await;
@@ -162,13 +165,13 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
         let told = Told { change: ChangeRecord { position, touched }, nonce, ..first };
         replication.confirm(RowId(row), identity, told).await.unwrap()
     };
-    let (here, keys) = (head.identity, Touched::SecretKeys);
+    let (here, keys) = (head.identity, Invalidation::SecretKeys);
     let elsewhere = Identity { timeline: here.timeline + 1, ..here };
     let (other, _) = new_credential(Role::Pep);
     let untrue = [
-        (7, here, 1, Touched::Nothing, first.nonce),
-        (7, here, 1, Touched::Credential(made.id), first.nonce),
-        (7, here, 2, Touched::Credential(other.id), second.nonce),
+        (7, here, 1, Invalidation::Nothing, first.nonce),
+        (7, here, 1, Invalidation::Credential(made.id), first.nonce),
+        (7, here, 2, Invalidation::Credential(other.id), second.nonce),
         // Told by somebody who could not know of it.
         (7, here, 1, keys, second.nonce),
         (7, here, 1, keys, uuid::Uuid::nil()),
@@ -204,7 +207,7 @@ async fn changes_without_a_nonce_are_read_from_the_record() {
     change(&store, 1).await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     sqlx::query("UPDATE change SET nonce = NULL").execute(&mut database).await.unwrap();
-    let change = ChangeRecord { position: 1, touched: Touched::SecretKeys };
+    let change = ChangeRecord { position: 1, touched: Invalidation::SecretKeys };
     let told = Told { change, writer: 0, nonce: uuid::Uuid::nil() };
     assert!(!replication.confirm(RowId(7), head.identity, told).await.unwrap());
     let read = replication.behind(Position(0), head.identity, 10).await.unwrap().unwrap();

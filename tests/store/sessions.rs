@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis::policy::id::CredentialId;
 use portcullis::policy::time::Timestamp;
 use portcullis::secret::{Digest, digest};
-use portcullis::store::{Credential, NewSession, Role, Session, SettingsCredential, Touched};
+use portcullis::store::{Credential, Invalidation, NewSession, Role, Session, SettingsCredential};
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 use uuid::Uuid;
@@ -102,7 +102,7 @@ async fn a_session_reads_back(f: Fixture) {
         let concerned = matches!(role, Role::AccountAdmin(_)).then_some(account);
         assert_eq!((event.account_id, event.token_id), (concerned, None));
         assert_eq!((event.before, object(event.after)), (None, summary(&bearer, "live")));
-        assert_eq!(change.touched, Touched::Nothing);
+        assert_eq!(change.touched, Invalidation::Nothing);
     }
     let digest = begin(&f, None).await;
     assert_eq!(read(&f, &digest, 1_001).await.unwrap().bearer, None);
@@ -187,7 +187,7 @@ async fn it_ends_by_signing_out(f: Fixture) {
     assert_eq!((event.action.as_str(), event.account_id), ("session.end", Some(account)));
     let [live, ended] = ["live", "ended"].map(|state| summary(&bearer, state));
     assert_eq!((object(event.before), object(event.after)), (live, ended));
-    assert_eq!(change.touched, Touched::Nothing);
+    assert_eq!(change.touched, Invalidation::Nothing);
     assert_eq!(read(&f, &first, 2_000).await, None);
     assert!(read(&f, &second, 2_000).await.is_some());
 

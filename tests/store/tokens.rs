@@ -5,7 +5,7 @@ use portcullis::policy::network::Whitelist;
 use portcullis::policy::scope::ScopeSet;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Grant, TokenKind, TokenState};
-use portcullis::store::{NoSuchAccount, StoreError, TokenFilter, Touched};
+use portcullis::store::{AccountNotFound, Invalidation, StoreError, TokenFilter};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -55,7 +55,7 @@ async fn a_token_reads_back(f: Fixture) {
         let (event, change) = f.last().await;
         assert_eq!(event.action.as_str(), "token.create");
         assert_eq!((event.account_id, event.token_id), (Some(account), Some(new.id)));
-        assert_eq!(change.touched, Touched::Token(new.id));
+        assert_eq!(change.touched, Invalidation::Token(new.id));
     }
     let after = f.last().await.0.after.unwrap();
     assert_eq!(
@@ -116,7 +116,7 @@ async fn creation_is_refused_and_leaves_nothing(f: Fixture) {
 
     let nobody = new_token(AccountId(Uuid::now_v7()), TokenKind::ReadOnly, vec![], "");
     let refused = f.store.create_token(&ctx(4), &catalog, &nobody).await;
-    assert_eq!(refused.unwrap(), Err(NoSuchAccount));
+    assert_eq!(refused.unwrap(), Err(AccountNotFound));
 
     let new = new_token(account, TokenKind::ReadOnly, vec![], "");
     let refused = f.store.create_token(&ctx(4), &old, &new).await;
@@ -184,7 +184,7 @@ async fn a_token_is_deleted_once(f: Fixture) {
     let (event, change) = f.last().await;
     assert_eq!(event.action.as_str(), "token.delete");
     assert_eq!((event.account_id, event.token_id), (Some(account), Some(new.id)));
-    assert_eq!(change.touched, Touched::Token(new.id));
+    assert_eq!(change.touched, Invalidation::Token(new.id));
     let before = f.position().await;
     let again = f.store.delete_token(&ctx(10), new.id, Some(account)).await;
     assert_eq!(again.unwrap(), Some(deleted.clone()));

@@ -7,7 +7,7 @@ use portcullis::policy::network::{Change, ChangeError, Limits, parse_entries};
 use portcullis::policy::scope::Catalog;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{
-    Store, StoreError, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    Invalidation, Store, StoreError, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -75,7 +75,7 @@ async fn a_change_is_made_and_recorded(f: Fixture) {
         json(event.after),
         json!({ "whitelist": ["10.0.0.0/8", "192.0.2.1"], "version": 2 })
     );
-    assert_eq!(record.touched, Touched::Token(id));
+    assert_eq!(record.touched, Invalidation::Token(id));
 }
 
 async fn what_changes_nothing_leaves_nothing(f: Fixture) {

@@ -32,13 +32,13 @@ use super::server::Server;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the generated clients talk through.
-pub type Authorized = InterceptedService<Channel, Bearer>;
+pub type Authorized = InterceptedService<Channel, Principal>;
 
 /// One connection and the credential that every call over it carries.
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
-    bearer: Bearer,
+    bearer: Principal,
 }
 
 impl Client {
@@ -58,7 +58,7 @@ impl Client {
     /// Where nothing listens there.
     pub async fn try_connect(address: SocketAddr, credential: &str) -> Result<Self, Error> {
         let channel = endpoint(format!("http://{address}")).connect().await?;
-        Ok(Self { channel, bearer: Bearer::new(credential) })
+        Ok(Self { channel, bearer: Principal::new(credential) })
     }
 
     /// Whoever holds `credential`, over TLS to `localhost`.
@@ -73,7 +73,7 @@ impl Client {
     ) -> Result<Self, Error> {
         let endpoint =
             endpoint(format!("https://{address}")).tls_config(tls.domain_name("localhost"))?;
-        Ok(Self { channel: endpoint.connect().await?, bearer: Bearer::new(credential) })
+        Ok(Self { channel: endpoint.connect().await?, bearer: Principal::new(credential) })
     }
 
     /// The operator of `server`, who gives it leave to send this many bytes before they are read, at `address`.
@@ -92,17 +92,17 @@ impl Client {
             Some(tls) => endpoint.tls_config(tls.domain_name("localhost")).expect("settings"),
         };
         let channel = endpoint.connect().await.expect("a connection to the server");
-        Self { channel, bearer: Bearer::new(server.operator()) }
+        Self { channel, bearer: Principal::new(server.operator()) }
     }
 
     /// The same connection with another credential.
     pub fn with(&self, credential: &str) -> Self {
-        Self { channel: self.channel.clone(), bearer: Bearer::new(credential) }
+        Self { channel: self.channel.clone(), bearer: Principal::new(credential) }
     }
 
     /// The same connection with no credential at all.
     pub fn anonymous(&self) -> Self {
-        Self { channel: self.channel.clone(), bearer: Bearer(None) }
+        Self { channel: self.channel.clone(), bearer: Principal(None) }
     }
 
     /// Calls of the AuthorizationService.
@@ -204,9 +204,9 @@ pub fn question(token: &str, client_ip: &str, scope: &str) -> AuthorizeRequest {
 
 /// Puts the credential on every call.
 #[derive(Clone)]
-pub struct Bearer(Option<MetadataValue<Ascii>>);
+pub struct Principal(Option<MetadataValue<Ascii>>);
 
-impl Bearer {
+impl Principal {
     fn new(credential: &str) -> Self {
         let mut value: MetadataValue<Ascii> =
             format!("Bearer {credential}").parse().expect("a credential");
@@ -215,7 +215,7 @@ impl Bearer {
     }
 }
 
-impl Interceptor for Bearer {
+impl Interceptor for Principal {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());

@@ -1,7 +1,7 @@
 //! Decisions without a server: as `grpc` makes them, from memory where that is possible.
 
 use portcullis::policy::decide::{Decision, Reason};
-use portcullis::service::decisions::Question;
+use portcullis::service::decisions::AuthorizeInput;
 use portcullis::service::{Error, Services};
 
 /// What `read` takes of the decision on `question`.
@@ -10,7 +10,7 @@ use portcullis::service::{Error, Services};
 /// Where no decision is reached.
 pub async fn evaluate<T>(
     services: &Services,
-    question: &Question<'_>,
+    question: &AuthorizeInput<'_>,
     read: impl Fn(&Decision<'_>) -> T,
 ) -> Result<T, Error> {
     let from_memory = || -> Result<Option<T>, Error> {
@@ -29,6 +29,6 @@ pub async fn evaluate<T>(
 ///
 /// # Errors
 /// Where no decision is reached.
-pub async fn reason(services: &Services, question: &Question<'_>) -> Result<Reason, Error> {
+pub async fn reason(services: &Services, question: &AuthorizeInput<'_>) -> Result<Reason, Error> {
     evaluate(services, question, |decision| decision.verdict.reason()).await
 }

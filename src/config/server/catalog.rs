@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::faults::Faults;
+use super::faults::ConfigErrors;
 use crate::policy::{catalog_file, text};
 
 /// The catalogue that is used where no file is named.
@@ -12,7 +12,7 @@ pub const BUILT_IN_CATALOG: &str = include_str!("../../../catalogs/mercury.toml"
 const CATALOG_FAULTS: usize = 100;
 
 /// The text of the file at `path`, or the built-in one, checked.
-pub(super) fn read(path: Option<&Path>, faults: &mut Faults) -> String {
+pub(super) fn read(path: Option<&Path>, faults: &mut ConfigErrors) -> String {
     let Some(path) = path else { return BUILT_IN_CATALOG.to_owned() };
     let shown = path.display();
     let catalog = match fs::read_to_string(path) {

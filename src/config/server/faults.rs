@@ -29,9 +29,9 @@ impl InvalidSettings {
 }
 
 #[derive(Default)]
-pub(super) struct Faults(Vec<String>);
+pub(super) struct ConfigErrors(Vec<String>);
 
-impl Faults {
+impl ConfigErrors {
     pub(super) fn add(&mut self, fault: impl Into<String>) {
         self.0.push(fault.into());
     }
@@ -118,7 +118,10 @@ impl Faults {
         self.0.iter().any(|fault| fault.starts_with(setting))
     }
 
-    pub(super) fn settle<T>(self, value: impl FnOnce() -> Option<T>) -> Result<T, InvalidSettings> {
+    pub(super) fn into_result<T>(
+        self,
+        value: impl FnOnce() -> Option<T>,
+    ) -> Result<T, InvalidSettings> {
         if self.0.is_empty()
             && let Some(value) = value()
         {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::faults::Faults;
+use super::faults::ConfigErrors;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::text::in_quotes;
 
@@ -85,7 +85,7 @@ pub struct LifecycleSettings {
 }
 
 impl LifecycleArgs {
-    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<LifecycleSettings> {
+    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<LifecycleSettings> {
         let mode = match self.lifecycle_mode.as_str() {
             "enforce" => Some(Mode::Enforce),
             "observe" => Some(Mode::Observe),

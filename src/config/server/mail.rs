@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::faults::Faults;
+use super::faults::ConfigErrors;
 use crate::mail::{Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
 use crate::pem::TrustStore;
 use crate::policy::text::in_quotes;
@@ -111,7 +111,7 @@ pub struct RelaySettings {
 }
 
 impl MailArgs {
-    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<MailSettings> {
+    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<MailSettings> {
         let url = faults.secret(SMTP_URL, SMTP_URL_FILE);
         self.resolve_with(url, faults)
     }
@@ -120,7 +120,7 @@ impl MailArgs {
     pub(super) fn resolve_with(
         &self,
         url: Option<SecretString>,
-        faults: &mut Faults,
+        faults: &mut ConfigErrors,
     ) -> Option<MailSettings> {
         let relay = self.relay(url, faults);
         let timeout = faults.duration("mail-timeout", &self.mail_timeout);
@@ -156,7 +156,7 @@ impl MailArgs {
         })
     }
 
-    fn relay(&self, url: Option<SecretString>, faults: &mut Faults) -> Option<RelaySettings> {
+    fn relay(&self, url: Option<SecretString>, faults: &mut ConfigErrors) -> Option<RelaySettings> {
         let sender = self.mail_from.as_deref().map(|text| {
             let sender = text.trim().parse::<Sender>();
             sender
@@ -194,7 +194,7 @@ impl MailArgs {
     fn trust(
         &self,
         endpoint: Option<&Option<Endpoint>>,
-        faults: &mut Faults,
+        faults: &mut ConfigErrors,
     ) -> Option<TrustStore> {
         let pem = match &self.smtp_ca {
             None => None,

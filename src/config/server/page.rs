@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::faults::Faults;
+use super::faults::ConfigErrors;
 
 /// How long sessions last, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,7 +41,7 @@ pub struct PageSettings {
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl PageArgs {
-    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<PageSettings> {
+    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<PageSettings> {
         let idle = faults.duration("session-idle", &self.session_idle);
         let lifetime = faults.duration("session-lifetime", &self.session_lifetime);
         for (flag, text, length) in [

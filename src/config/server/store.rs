@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::faults::Faults;
+use super::faults::ConfigErrors;
 use super::variables::{DATABASE_URL, DATABASE_URL_FILE};
 
 /// Where the store is, as written.
@@ -56,7 +56,7 @@ impl StoreArgs {
         Self { data_dir, database_url: None, database_connections: "2".to_owned() }
     }
 
-    pub(super) fn resolve(&self, faults: &mut Faults) -> Option<StoreSettings> {
+    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<StoreSettings> {
         let connections =
             faults.number("database-connections", &self.database_connections, 2, 1_000);
         let variable = faults.secret(DATABASE_URL, DATABASE_URL_FILE);

@@ -238,9 +238,9 @@ fn a_public_url_is_the_root_of_a_host() {
 fn with_relay(url: &str, flags: &[&str]) -> Result<MailSettings, String> {
     let args = std::iter::once(&"serve").chain(flags);
     let args = Command::try_parse_from(args).unwrap().serve.mail;
-    let mut faults = Faults::default();
+    let mut faults = ConfigErrors::default();
     let settings = args.resolve_with(Some(url.to_owned().into()), &mut faults);
-    faults.settle(|| settings).map_err(|error| error.to_string())
+    faults.into_result(|| settings).map_err(|error| error.to_string())
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::faults::Faults;
+use super::faults::ConfigErrors;
 use super::mail::{SMTP_URL, SMTP_URL_FILE};
 use crate::config::{client, unknown_variables};
 
@@ -60,7 +60,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static str> {
     VARIABLES.iter().chain(&client::VARIABLES).copied()
 }
 
-pub(super) fn known_variables(faults: &mut Faults) {
+pub(super) fn known_variables(faults: &mut ConfigErrors) {
     let known: Vec<_> = all().collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     faults.extend(unknown_variables(&known, names));

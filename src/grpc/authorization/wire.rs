@@ -28,8 +28,8 @@ use tonic_types::Status as ItemStatus;
 use super::super::{convert, proto as pb};
 use crate::policy::decide::{Decision, Verdict};
 use crate::policy::lifecycle::Calendar;
-use crate::service::decisions::{Asked, Question};
-use crate::service::validate::Faults;
+use crate::service::decisions::{AuthorizeInput, RequestedOperation};
+use crate::service::validate::FieldErrors;
 use crate::service::{Error, Result};
 
 /// What is wrong with bytes whose fields can't be separated.
@@ -169,17 +169,22 @@ const TEXTS: [&str; 5] = ["token", "client_ip", "scope", "http.method", "http.pa
 
 /// An `AuthorizeRequest` that is being read, from one part or several.
 struct Draft<'a> {
-    question: Question<'a>,
+    input: AuthorizeInput<'a>,
     /// Whether a text of each field, even a replaced one, is not UTF-8.
     not_text: [bool; TEXTS.len()],
 }
 
 impl<'a> Draft<'a> {
     fn new() -> Self {
-        let operation = Asked::Nothing;
-        let question =
-            Question { token: &[], client_ip: "", operation, dry_run: false, at_least_as_fresh: 0 };
-        Self { question, not_text: [false; TEXTS.len()] }
+        let operation = RequestedOperation::Nothing;
+        let input = AuthorizeInput {
+            token: &[],
+            client_ip: "",
+            operation,
+            dry_run: false,
+            at_least_as_fresh: 0,
+        };
+        Self { input, not_text: [false; TEXTS.len()] }
     }
 
     fn text(&mut self, message: &mut Reader<'a>, field: &Field, text: Text) -> Result<&'a str> {
@@ -202,16 +207,17 @@ impl<'a> Draft<'a> {
         let message = &mut message;
         while let Some(field) = message.next()? {
             match field.number {
-                1 => self.question.token = self.token(message, &field)?,
-                2 => self.question.client_ip = self.text(message, &field, CLIENT_IP)?,
+                1 => self.input.token = self.token(message, &field)?,
+                2 => self.input.client_ip = self.text(message, &field, CLIENT_IP)?,
                 3 => {
-                    self.question.operation = Asked::Scope(self.text(message, &field, SCOPE)?);
+                    self.input.operation =
+                        RequestedOperation::Scope(self.text(message, &field, SCOPE)?);
                 }
                 4 => self.merge_http(message.message(&field, "http", "http")?)?,
-                5 => self.question.dry_run = message.number(&field, "dry_run")? != 0,
+                5 => self.input.dry_run = message.number(&field, "dry_run")? != 0,
                 6 => {
                     let number = message.number(&field, "at_least_as_fresh")?;
-                    self.question.at_least_as_fresh = number.cast_signed();
+                    self.input.at_least_as_fresh = number.cast_signed();
                 }
                 _ => message.skip(&field)?,
             }
@@ -220,8 +226,8 @@ impl<'a> Draft<'a> {
     }
 
     fn merge_http(&mut self, mut http: Reader<'a>) -> Result<()> {
-        let (mut method, mut path) = match self.question.operation {
-            Asked::Http { method, path } => (method, path),
+        let (mut method, mut path) = match self.input.operation {
+            RequestedOperation::Http { method, path } => (method, path),
             _ => ("", ""),
         };
         while let Some(field) = http.next()? {
@@ -231,19 +237,19 @@ impl<'a> Draft<'a> {
                 _ => http.skip(&field)?,
             }
         }
-        self.question.operation = Asked::Http { method, path };
+        self.input.operation = RequestedOperation::Http { method, path };
         Ok(())
     }
 
-    fn finish(self) -> Result<Question<'a>> {
+    fn finish(self) -> Result<AuthorizeInput<'a>> {
         if self.not_text == [false; TEXTS.len()] {
-            return Ok(self.question);
+            return Ok(self.input);
         }
-        let mut faults = Faults::default();
+        let mut faults = FieldErrors::default();
         for (name, _) in TEXTS.iter().zip(self.not_text).filter(|(_, not_text)| *not_text) {
             faults.add(*name, "NOT_UTF8", "is not UTF-8");
         }
-        faults.settle()?;
+        faults.into_result()?;
         // There was one.
         Err(Error::Internal)
     }
@@ -253,7 +259,7 @@ impl<'a> Draft<'a> {
 ///
 /// # Errors
 /// [`Error::Invalid`] where the bytes are none (see the module), or a text is not UTF-8.
-pub fn question(message: &[u8]) -> Result<Question<'_>> {
+pub fn parse(message: &[u8]) -> Result<AuthorizeInput<'_>> {
     let mut draft = Draft::new();
     draft.merge(Reader::new(message))?;
     draft.finish()
@@ -263,7 +269,7 @@ pub fn question(message: &[u8]) -> Result<Question<'_>> {
 ///
 /// # Errors
 /// [`Error::Invalid`] where the bytes are none, a text is not UTF-8, or there is no request.
-pub fn streamed(message: &[u8]) -> Result<Question<'_>> {
+pub fn parse_stream_item(message: &[u8]) -> Result<AuthorizeInput<'_>> {
     let mut reader = Reader::new(message);
     let mut draft = None;
     while let Some(field) = reader.next()? {
@@ -282,7 +288,7 @@ pub fn streamed(message: &[u8]) -> Result<Question<'_>> {
 ///
 /// # Errors
 /// [`Error::Invalid`] where the bytes are no such message.
-pub fn requests(message: &[u8]) -> Result<Vec<&[u8]>> {
+pub fn split_batch(message: &[u8]) -> Result<Vec<&[u8]>> {
     let mut reader = Reader::new(message);
     let mut requests = Vec::with_capacity(message.len() / USUAL);
     while let Some(field) = reader.next()? {
@@ -297,8 +303,8 @@ pub fn requests(message: &[u8]) -> Result<Vec<&[u8]>> {
 /// Reads an `AuthorizeRequest` that is one of the [`requests`] of a batch.
 ///
 /// # Errors
-/// As [`question`].
-pub fn batched(request: &[u8]) -> Result<Question<'_>> {
+/// As [`parse`].
+pub fn parse_batch_item(request: &[u8]) -> Result<AuthorizeInput<'_>> {
     let mut draft = Draft::new();
     draft.merge(Reader { depth: MAX_DEPTH - 1, ..Reader::new(request) })?;
     draft.finish()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{action_type, first, pb, time};
-use crate::cache::InForce;
+use crate::cache::ActiveCatalog;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::service::explain::{Explained, names};
 use crate::service::preview::{Coming, Day, Preview, Today};
@@ -28,7 +28,7 @@ pub(in crate::grpc) fn response(preview: Preview) -> pb::PreviewLifecycleRespons
     }
 }
 
-fn actions(today: Today, in_force: &InForce, settings: &Settings) -> pb::PreviewedActions {
+fn actions(today: Today, in_force: &ActiveCatalog, settings: &Settings) -> pb::PreviewedActions {
     pb::PreviewedActions {
         deletions: count(today.counts.deletions),
         downgrades: count(today.counts.downgrades),
@@ -36,9 +36,9 @@ fn actions(today: Today, in_force: &InForce, settings: &Settings) -> pb::Preview
     }
 }
 
-fn action(coming: Coming, in_force: &InForce, settings: &Settings) -> pb::PreviewedAction {
+fn action(coming: Coming, in_force: &ActiveCatalog, settings: &Settings) -> pb::PreviewedAction {
     let taken = names(in_force, coming.taken);
-    let explained = Explained {
+    let enrich_status = Explained {
         takes: &coming.takes,
         basis: coming.basis,
         used: coming.used,
@@ -50,7 +50,7 @@ fn action(coming: Coming, in_force: &InForce, settings: &Settings) -> pb::Previe
         token_name: coming.token_name,
         account_id: coming.account_id.to_string(),
         r#type: action_type(coming.takes.action()).into(),
-        why: explained.why(),
+        why: enrich_status.why(),
         scopes_taken: taken,
         notice_time: coming.notice.map(time),
         effective_time: Some(time(coming.effective)),

@@ -11,7 +11,7 @@ use super::view::{When, count, kind_words, listed, when};
 use crate::policy::network::{Change, CidrSet, Limits, Whitelist, apply, parse_entries};
 use crate::policy::time::Timestamp;
 use crate::service::lists::{AuditQuery, PageItem, Paging};
-use crate::service::validate::Faults;
+use crate::service::validate::FieldErrors;
 use crate::store::{AuditAction, AuditEvent, RecordedAction};
 
 /// Events that are shown.
@@ -39,7 +39,7 @@ pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>
     };
     let events = signed
         .services()
-        .list_audit_events(signed.caller(), query, Faults::default(), PageItem::unmeasured)
+        .list_audit_events(signed.caller(), query, FieldErrors::default(), PageItem::unmeasured)
         .await?;
     let more = !events.next.is_empty();
     Ok((events.items, more))

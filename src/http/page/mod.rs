@@ -40,7 +40,7 @@ use tower_http::compression::CompressionLayer;
 
 use super::room::Room;
 use crate::clock::Stopwatch;
-use crate::lifecycle::Standing;
+use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::service::{Error, Services};
 use crate::shutdown;
@@ -84,7 +84,7 @@ pub(super) struct Peer(pub(super) IpAddr);
 /// What all pages are made of.
 struct Page {
     services: Arc<Services>,
-    standing: Arc<Standing>,
+    standing: Arc<LifecycleStatus>,
     /// Mails that are kept instead of being sent: there are pages about them with `--dev` only.
     mailbox: Option<Arc<Mailbox>>,
     /// Whether browsers reach it by TLS alone.
@@ -98,7 +98,7 @@ struct Page {
 /// The pages. `secure`: browsers reach them by TLS alone.
 pub(super) fn routes(
     services: Arc<Services>,
-    standing: Arc<Standing>,
+    standing: Arc<LifecycleStatus>,
     mailbox: Option<Arc<Mailbox>>,
     secure: bool,
 ) -> Router {

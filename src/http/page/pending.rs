@@ -14,7 +14,7 @@ use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::policy::token::PendingActionType;
 use crate::service::lists::{PageItem, Paging, PendingQuery};
-use crate::service::validate::Faults;
+use crate::service::validate::FieldErrors;
 
 /// Actions on a page.
 const SIZE: i32 = 25;
@@ -52,7 +52,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
         paging: Paging { size: SIZE, token: fields.one("page") },
     };
     let found = services
-        .list_pending_actions(signed.caller(), query, Faults::default(), PageItem::unmeasured)
+        .list_pending_actions(signed.caller(), query, FieldErrors::default(), PageItem::unmeasured)
         .await;
     let found = found.map_err(|error| Fault::from(error).at(&signed, Place::Pending))?;
     let in_force = services.in_force()?;

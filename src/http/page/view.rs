@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::cache::InForce;
+use crate::cache::ActiveCatalog;
 use crate::mail;
 use crate::policy::duration;
 use crate::policy::lifecycle::Calendar;
 use crate::policy::network::Whitelist;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
-use crate::service::Outlook;
+use crate::service::LifecycleView;
 use crate::service::explain::{Told, tell};
 use crate::store::{NoticeState, PendingAction, Token};
 
@@ -172,8 +172,8 @@ pub(super) struct PendingView {
 
 pub(super) fn pending(
     action: &PendingAction,
-    in_force: &InForce,
-    outlook: &Outlook,
+    in_force: &ActiveCatalog,
+    outlook: &LifecycleView,
 ) -> PendingView {
     let now = outlook.calendar.now;
     let told = tell(action, in_force, outlook);
@@ -214,7 +214,11 @@ pub(super) fn pending(
 }
 
 /// A token's pending actions, the first to take effect first.
-pub(super) fn pending_of(token: &Token, in_force: &InForce, outlook: &Outlook) -> Vec<PendingView> {
+pub(super) fn pending_of(
+    token: &Token,
+    in_force: &ActiveCatalog,
+    outlook: &LifecycleView,
+) -> Vec<PendingView> {
     let mut views: Vec<_> =
         token.pending.iter().map(|action| pending(action, in_force, outlook)).collect();
     views.sort_by_key(|view| view.told.effective);

@@ -17,21 +17,21 @@ fn custom(granted: &[u16]) -> Grant {
     Grant::Custom { granted, taken: ScopeSet::default() }
 }
 
-fn scopes(ids: &[u16]) -> Takes {
-    Takes::Scopes(ids.iter().copied().map(ScopeId).collect())
+fn scopes(ids: &[u16]) -> ActionEffect {
+    ActionEffect::Scopes(ids.iter().copied().map(ScopeId).collect())
 }
 
-fn announced(takes: Takes, basis: i64) -> Announced {
+fn announced(takes: ActionEffect, basis: i64) -> Announced {
     Announced { takes, basis: day(basis) }
 }
 
 /// Created on day 0; `used` are (scope, whether it writes, day).
-fn subject(grant: Grant, used: &[(u16, bool, i64)], announced: &[Announced]) -> Subject {
+fn subject(grant: Grant, used: &[(u16, bool, i64)], announced: &[Announced]) -> UsageState {
     let mut uses = Uses::default();
     for &(id, write, on) in used {
         uses.note(ScopeId(id), write, day(on));
     }
-    Subject { grant, created: day(0), uses, announced: announced.to_vec() }
+    UsageState { grant, created: day(0), uses, announced: announced.to_vec() }
 }
 
 #[test]
@@ -73,15 +73,15 @@ fn only_what_was_named_is_taken() {
     let ids = |ids: &[u16]| ids.iter().copied().map(ScopeId).collect::<Vec<_>>();
     let read_only = Grant::ReadOnly { downgraded: false };
     for (what, takes, grant, writes, taken) in [
-        ("as it was", Takes::Writes, Grant::ReadWrite, &[1, 2][..], Some(&[1, 2][..])),
-        ("one is gone", Takes::Writes, Grant::ReadWrite, &[1], Some(&[1])),
-        ("one is new", Takes::Writes, Grant::ReadWrite, &[1, 2, 3], None),
-        ("none is left", Takes::Writes, Grant::ReadWrite, &[], None),
-        ("downgraded already", Takes::Writes, read_only, &[1, 2], None),
+        ("as it was", ActionEffect::Writes, Grant::ReadWrite, &[1, 2][..], Some(&[1, 2][..])),
+        ("one is gone", ActionEffect::Writes, Grant::ReadWrite, &[1], Some(&[1])),
+        ("one is new", ActionEffect::Writes, Grant::ReadWrite, &[1, 2, 3], None),
+        ("none is left", ActionEffect::Writes, Grant::ReadWrite, &[], None),
+        ("downgraded already", ActionEffect::Writes, read_only, &[1, 2], None),
         ("custom", scopes(&[1, 2]), custom(&[0, 1, 2]), &[1, 2], Some(&[1, 2])),
         ("custom, whatever it is", scopes(&[1, 2]), custom(&[0, 1, 2]), &[3], Some(&[1, 2])),
         ("taken already", scopes(&[1, 2]), custom(&[0, 1]), &[1, 2], None),
-        ("the token", Takes::Token, Grant::ReadWrite, &[3], Some(&[1, 2])),
+        ("the token", ActionEffect::Token, Grant::ReadWrite, &[3], Some(&[1, 2])),
     ] {
         let found = takes.as_named(&ids(&[1, 2]), &grant, &catalog(writes));
         assert_eq!(found, taken.map(ids), "{what}");
@@ -95,42 +95,52 @@ fn what_is_due_when() {
     let both = || custom(&[1, 2]);
     let cases = [
         ("never used, a day early", subject(read_only(), &[], &[]), 37, None),
-        ("never used", subject(read_only(), &[], &[]), 38, Some((Takes::Token, 0))),
+        ("never used", subject(read_only(), &[], &[]), 38, Some((ActionEffect::Token, 0))),
         ("used", subject(read_only(), &[(1, false, 10)], &[]), 47, None),
-        ("unused", subject(read_only(), &[(1, false, 10)], &[]), 48, Some((Takes::Token, 10))),
+        (
+            "unused",
+            subject(read_only(), &[(1, false, 10)], &[]),
+            48,
+            Some((ActionEffect::Token, 10)),
+        ),
         (
             "the deletion is announced",
-            subject(read_only(), &[], &[announced(Takes::Token, 0)]),
+            subject(read_only(), &[], &[announced(ActionEffect::Token, 0)]),
             400,
             None,
         ),
-        ("read alone", subject(read_write(), &[(1, false, 30)], &[]), 38, Some((Takes::Writes, 0))),
+        (
+            "read alone",
+            subject(read_write(), &[(1, false, 30)], &[]),
+            38,
+            Some((ActionEffect::Writes, 0)),
+        ),
         ("written", subject(read_write(), &[(1, true, 5)], &[]), 42, None),
         (
             "unused, both due",
             subject(read_write(), &[(1, true, 5)], &[]),
             43,
-            Some((Takes::Token, 5)),
+            Some((ActionEffect::Token, 5)),
         ),
         (
             "the downgrade is announced, the deletion comes later",
-            subject(read_write(), &[(1, false, 10)], &[announced(Takes::Writes, 0)]),
+            subject(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Writes, 0)]),
             47,
             None,
         ),
         (
             "and then",
-            subject(read_write(), &[(1, false, 10)], &[announced(Takes::Writes, 0)]),
+            subject(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Writes, 0)]),
             48,
-            Some((Takes::Token, 10)),
+            Some((ActionEffect::Token, 10)),
         ),
         (
             "no downgrade beside a deletion",
-            subject(read_write(), &[(1, false, 10)], &[announced(Takes::Token, 10)]),
+            subject(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Token, 10)]),
             400,
             None,
         ),
-        ("a custom token, unused", subject(both(), &[], &[]), 38, Some((Takes::Token, 0))),
+        ("a custom token, unused", subject(both(), &[], &[]), 38, Some((ActionEffect::Token, 0))),
         ("one scope used", subject(both(), &[(1, false, 9)], &[]), 38, Some((scopes(&[2]), 0))),
         (
             "two scopes unused since different days are one action, with the newer basis",
@@ -152,7 +162,7 @@ fn what_is_due_when() {
             "the deletion comes even with every other scope announced",
             subject(both(), &[(1, false, 9)], &[announced(scopes(&[2]), 0)]),
             47,
-            Some((Takes::Token, 9)),
+            Some((ActionEffect::Token, 9)),
         ),
     ];
     for (what, subject, at, wanted) in cases {
@@ -167,11 +177,11 @@ fn what_use_makes_of_an_announcement() {
     let subject = |used: &[(u16, bool, i64)]| subject(custom(&[1, 2]), used, &[]);
     let left = |ids: &[u16]| Overtaken::Shrunk(ids.iter().copied().map(ScopeId).collect());
     let cases = [
-        (&[][..], announced(Takes::Token, 5), Overtaken::No),
-        (&[(1, false, 5)][..], announced(Takes::Token, 5), Overtaken::No),
-        (&[(1, false, 6)][..], announced(Takes::Token, 5), Overtaken::Cancelled),
-        (&[(1, false, 6)][..], announced(Takes::Writes, 5), Overtaken::No),
-        (&[(1, true, 6)][..], announced(Takes::Writes, 5), Overtaken::Cancelled),
+        (&[][..], announced(ActionEffect::Token, 5), Overtaken::No),
+        (&[(1, false, 5)][..], announced(ActionEffect::Token, 5), Overtaken::No),
+        (&[(1, false, 6)][..], announced(ActionEffect::Token, 5), Overtaken::Cancelled),
+        (&[(1, false, 6)][..], announced(ActionEffect::Writes, 5), Overtaken::No),
+        (&[(1, true, 6)][..], announced(ActionEffect::Writes, 5), Overtaken::Cancelled),
         (&[(9, true, 6)][..], announced(scopes(&[1, 2]), 5), Overtaken::No),
         (&[(1, true, 6)][..], announced(scopes(&[1, 2]), 5), left(&[2])),
         (&[(1, true, 6), (2, true, 7)][..], announced(scopes(&[1, 2]), 5), Overtaken::Cancelled),
@@ -191,8 +201,8 @@ fn a_use_fits_what_it_would_lose() {
     let catalog = Catalog::new(1, defs, |_| ids.next().unwrap());
     let (read, write) = (catalog.by_name("r").unwrap(), catalog.by_name("w").unwrap());
     for (takes, by_read, by_write) in [
-        (Takes::Token, true, true),
-        (Takes::Writes, false, true),
+        (ActionEffect::Token, true, true),
+        (ActionEffect::Writes, false, true),
         (scopes(&[1, 9]), true, false),
         (scopes(&[9]), false, false),
     ] {
@@ -243,16 +253,16 @@ fn a_forecast_tells_everything_to_the_end() {
         [
             forecast(scopes(&[3]), 0, 38, 45),
             forecast(scopes(&[2]), 1, 39, 46),
-            forecast(Takes::Token, 30, 68, 75),
+            forecast(ActionEffect::Token, 30, 68, 75),
         ]
     );
     // Late: one notice for all that is due, with its whole period.
     assert_eq!(
         token.forecast(&settings, day(60)),
-        [forecast(scopes(&[2, 3]), 1, 60, 67), forecast(Takes::Token, 30, 68, 75)]
+        [forecast(scopes(&[2, 3]), 1, 60, 67), forecast(ActionEffect::Token, 30, 68, 75)]
     );
     let token = subject(Grant::ReadWrite, &[(1, false, 2)], &[]);
-    assert_eq!(token.forecast(&settings, day(90)), [forecast(Takes::Token, 2, 90, 97)]);
+    assert_eq!(token.forecast(&settings, day(90)), [forecast(ActionEffect::Token, 2, 90, 97)]);
 }
 
 fn grants() -> impl Strategy<Value = Grant> {
@@ -269,17 +279,17 @@ fn uses() -> impl Strategy<Value = Vec<(u16, bool, i64)>> {
 
 fn actions() -> impl Strategy<Value = Vec<Announced>> {
     let takes = prop_oneof![
-        Just(Takes::Token),
-        Just(Takes::Writes),
+        Just(ActionEffect::Token),
+        Just(ActionEffect::Writes),
         prop::collection::btree_set(0u16..6, 1..4)
-            .prop_map(|ids| Takes::Scopes(ids.into_iter().map(ScopeId).collect())),
+            .prop_map(|ids| ActionEffect::Scopes(ids.into_iter().map(ScopeId).collect())),
     ];
     prop::collection::vec((takes, 0i64..100), 0..3).prop_map(|actions| {
         actions.into_iter().map(|(takes, basis)| announced(takes, basis)).collect()
     })
 }
 
-fn subjects() -> impl Strategy<Value = Subject> {
+fn subjects() -> impl Strategy<Value = UsageState> {
     (grants(), uses(), actions())
         .prop_map(|(grant, used, announced)| subject(grant, &used, &announced))
 }
@@ -353,7 +363,7 @@ proptest! {
         // The deletion that is due for an unused token is never due for the same token, used now.
         let now = day(on);
         let due = later.due(&settings, now).map(|planned| planned.takes);
-        prop_assert!(due != Some(Takes::Token));
+        prop_assert!(due != Some(ActionEffect::Token));
     }
 
     #[test]
@@ -364,8 +374,8 @@ proptest! {
         let last = subject.uses.last.unwrap_or(subject.created);
         let due = subject.due(&settings, day(now));
         let unused = last <= settings.idle_before(day(now));
-        prop_assert_eq!(due.is_some_and(|planned| planned.takes == Takes::Token), unused);
-        subject.announced.push(Announced { takes: Takes::Token, basis: last });
+        prop_assert_eq!(due.is_some_and(|planned| planned.takes == ActionEffect::Token), unused);
+        subject.announced.push(Announced { takes: ActionEffect::Token, basis: last });
         prop_assert_eq!(subject.due(&settings, day(400)), None);
         prop_assert_eq!(subject.idle_since(), None);
     }
@@ -377,7 +387,7 @@ proptest! {
         let subject = subject(custom(&ids), &[], &[]);
         let forecast = subject.forecast(&settings, day(now));
         prop_assert_eq!(forecast.len(), 1);
-        prop_assert_eq!(&forecast[0].takes, &Takes::Token);
+        prop_assert_eq!(&forecast[0].takes, &ActionEffect::Token);
     }
 
     #[test]
@@ -391,7 +401,7 @@ proptest! {
             used.into_iter().filter(|&(id, ..)| granted.contains(ScopeId(id))).collect();
         let count = granted.len();
         let subject = subject(grant.clone(), &used, &[]);
-        if let Some(Planned { takes: Takes::Scopes(named), .. }) = subject.due(&settings, day(now)) {
+        if let Some(Planned { takes: ActionEffect::Scopes(named), .. }) = subject.due(&settings, day(now)) {
             prop_assert!(named.len() < count);
             prop_assert!(named.is_sorted());
         }

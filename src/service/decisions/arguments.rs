@@ -1,11 +1,11 @@
 //! The arguments of a question (docs/policy.md, rule 2.1).
 
-use super::{Asked, Question};
+use super::{AuthorizeInput, RequestedOperation};
 use crate::policy::decide::{Operation, Request};
 use crate::policy::network::{ClientAddr, InvalidAddr};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, Scope};
 use crate::policy::text::quote;
-use crate::service::validate::Faults;
+use crate::service::validate::FieldErrors;
 use crate::service::{Error, Result};
 
 /// The client and the scope of the question before: those of a batch often have the same.
@@ -37,40 +37,42 @@ impl<'a> Memo<'a> {
 /// # Errors
 /// [`Error::Invalid`] with every argument that is missing or invalid.
 pub(super) fn check<'a>(
-    question: &Question<'a>,
+    input: &AuthorizeInput<'a>,
     catalog: &'a Catalog,
     memo: &mut Memo<'a>,
 ) -> Result<Request<'a>> {
-    let client = match question.client_ip {
+    let client = match input.client_ip {
         "" => Ok(None),
         text => memo.client(text).map(Some),
     };
-    let operation = match question.operation {
-        Asked::Scope(name) if !name.is_empty() => memo.scope(name, catalog).map(Operation::Scope),
-        Asked::Http { method, path } if !method.is_empty() && !path.is_empty() => {
+    let operation = match input.operation {
+        RequestedOperation::Scope(name) if !name.is_empty() => {
+            memo.scope(name, catalog).map(Operation::Scope)
+        }
+        RequestedOperation::Http { method, path } if !method.is_empty() && !path.is_empty() => {
             Some(Operation::Http { method, path })
         }
         _ => None,
     };
-    if let (Ok(client), Some(operation), 0..) = (&client, operation, question.at_least_as_fresh) {
+    if let (Ok(client), Some(operation), 0..) = (&client, operation, input.at_least_as_fresh) {
         return Ok(Request { client: *client, operation });
     }
 
-    let mut faults = Faults::default();
+    let mut faults = FieldErrors::default();
     if let Err(error) = client {
         faults.add("client_ip", error.reason(), error);
     }
-    if question.at_least_as_fresh < 0 {
+    if input.at_least_as_fresh < 0 {
         faults.add("at_least_as_fresh", "NEGATIVE", "is negative: a revision is 1 or more");
     }
-    match question.operation {
-        Asked::Nothing => faults.add(
+    match input.operation {
+        RequestedOperation::Nothing => faults.add(
             "operation",
             "REQUIRED",
             "is required: name a scope, or an HTTP method and path",
         ),
-        Asked::Scope("") => faults.add("scope", "REQUIRED", "is required"),
-        Asked::Scope(name) if operation.is_none() => {
+        RequestedOperation::Scope("") => faults.add("scope", "REQUIRED", "is required"),
+        RequestedOperation::Scope(name) if operation.is_none() => {
             let shown = quote(name, MAX_NAME_LEN);
             faults.add(
                 "scope",
@@ -78,8 +80,8 @@ pub(super) fn check<'a>(
                 format_args!("the catalogue has no scope {shown}: check its spelling"),
             );
         }
-        Asked::Scope(_) => {}
-        Asked::Http { method, path } => {
+        RequestedOperation::Scope(_) => {}
+        RequestedOperation::Http { method, path } => {
             if method.is_empty() {
                 faults.add("http.method", "REQUIRED", "is required");
             }
@@ -88,7 +90,7 @@ pub(super) fn check<'a>(
             }
         }
     }
-    faults.settle()?;
+    faults.into_result()?;
     // One of the two was missing, so there was a fault.
     Err(Error::Internal)
 }

@@ -6,8 +6,8 @@
 use std::array;
 
 use super::arguments::Memo;
-use super::{DecisionContext, MAX_BATCH, Question, claimed_id};
-use crate::cache::Known;
+use super::{AuthorizeInput, DecisionContext, MAX_BATCH, peek_id};
+use crate::cache::CachedToken;
 use crate::policy::decide::Decision;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest};
@@ -21,22 +21,22 @@ const GROUP: usize = 32;
 /// Evaluates the questions of a batch, one after the other.
 pub struct Batch<'c> {
     context: &'c DecisionContext<'c>,
-    questions: &'c [Result<Question<'c>>],
+    inputs: &'c [Result<AuthorizeInput<'c>>],
     memo: Memo<'c>,
     now: Timestamp,
     /// What the near cache has of each question's token in the group of the question before.
-    near: [Option<(&'c Known, Digest)>; GROUP],
+    near: [Option<(&'c CachedToken, Digest)>; GROUP],
     /// Counted together when the batch is dropped.
     decided: Tally,
 }
 
 impl<'c> DecisionContext<'c> {
-    /// Evaluates `questions`, at most [`MAX_BATCH`], of which the malformed ones are errors.
-    pub fn batch(&'c self, questions: &'c [Result<Question<'c>>]) -> Batch<'c> {
-        debug_assert!(questions.len() <= MAX_BATCH, "the caller checks how many there are");
+    /// Evaluates `inputs`, at most [`MAX_BATCH`], of which the malformed ones are errors.
+    pub fn batch(&'c self, inputs: &'c [Result<AuthorizeInput<'c>>]) -> Batch<'c> {
+        debug_assert!(inputs.len() <= MAX_BATCH, "the caller checks how many there are");
         Batch {
             context: self,
-            questions,
+            inputs,
             memo: Memo::default(),
             now: self.services.clock.at(self.started),
             near: [None; GROUP],
@@ -53,11 +53,11 @@ impl<'c> Batch<'c> {
     /// As [`DecisionContext::evaluate`]; `None` for a malformed question.
     pub fn evaluate(&mut self, index: usize) -> Result<Option<Decision<'c>>> {
         if index.is_multiple_of(GROUP) {
-            self.near = self.prefetched(&self.questions[index..]);
+            self.near = self.prefetched(&self.inputs[index..]);
         }
-        let Ok(question) = &self.questions[index] else { return Ok(None) };
+        let Ok(input) = &self.inputs[index] else { return Ok(None) };
         let near = self.near[index % GROUP];
-        let evaluated = self.context.decide(question, &mut self.memo, near, self.now);
+        let evaluated = self.context.decide(input, &mut self.memo, near, self.now);
         match &evaluated {
             Ok(Some(decision)) => self.decided.add(decision.verdict.reason()),
             Ok(None) => {}
@@ -70,21 +70,22 @@ impl<'c> Batch<'c> {
     /// prefetched before any of it is needed. `None` says nothing, as for one question.
     fn prefetched(
         &self,
-        questions: &[Result<Question<'_>>],
-    ) -> [Option<(&'c Known, Digest)>; GROUP] {
+        inputs: &[Result<AuthorizeInput<'_>>],
+    ) -> [Option<(&'c CachedToken, Digest)>; GROUP] {
         let (tokens, guard) = (&self.context.services.cache.tokens, &self.context.guard);
-        let token = |place: usize| Some(questions.get(place)?.as_ref().ok()?.token);
-        let claimed: [_; GROUP] =
-            array::from_fn(|place| claimed_id(token(place)?).inspect(|&id| tokens.fetch_place(id)));
+        let token = |place: usize| Some(inputs.get(place)?.as_ref().ok()?.token);
+        let claimed: [_; GROUP] = array::from_fn(|place| {
+            peek_id(token(place)?).inspect(|&id| tokens.prefetch_bucket(id))
+        });
         let digests: [_; GROUP] = array::from_fn(|place| {
-            let id = claimed[place].filter(|&id| tokens.fetch(id, guard))?;
+            let id = claimed[place].filter(|&id| tokens.prefetch_entry(id, guard))?;
             Some((id, secret::digest(token(place)?)))
         });
         let found = digests.map(|digest| {
             let (id, digest) = digest?;
-            Some((tokens.at_hand(id, guard)?, digest))
+            Some((tokens.get_near(id, guard)?, digest))
         });
-        tokens.hits(found.iter().flatten().map(|&(token, _)| token));
+        tokens.record_hits(found.iter().flatten().map(|&(token, _)| token));
         found
     }
 }

@@ -22,27 +22,27 @@ use self::arguments::Memo;
 pub use self::batch::Batch;
 pub use self::stored::StoredEvaluation;
 use super::{Result, Services, no_catalog};
-use crate::cache::{BorrowedCatalog, Known, Lookup};
+use crate::cache::{BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Presented, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{self, LiveAction};
 use crate::policy::scope::Scope;
 use crate::policy::time::Timestamp;
-use crate::secret::{self, Digest, Opens, WellFormed};
+use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
 
 /// A question as it was asked.
 #[derive(Clone, Copy)]
-pub struct Question<'a> {
+pub struct AuthorizeInput<'a> {
     /// The token's secret, or whatever bytes the client presented as one.
     pub token: &'a [u8],
     /// The client's address; empty where it is not known.
     pub client_ip: &'a str,
     /// What the client wants to do.
-    pub operation: Asked<'a>,
+    pub operation: RequestedOperation<'a>,
     /// Whether this is no use of the token, whatever is decided.
     pub dry_run: bool,
     /// The decision has to rest on every change up to this revision; 0 where any state will do.
@@ -51,7 +51,7 @@ pub struct Question<'a> {
 
 /// What the client wants to do, as it was asked.
 #[derive(Clone, Copy)]
-pub enum Asked<'a> {
+pub enum RequestedOperation<'a> {
     /// Nothing was said.
     Nothing,
     /// A scope by name.
@@ -93,7 +93,7 @@ impl Services {
 
     /// Whether `secret` was made here. Checked before the second-level cache is asked: forged ones are to cost as
     /// little as can be.
-    fn verify_tag(&self, secret: &WellFormed<'_>) -> bool {
+    fn verify_tag(&self, secret: &ParsedSecret<'_>) -> bool {
         let made = self.cache.keys().made(secret);
         if !made {
             self.metrics.forged.inc();
@@ -109,10 +109,10 @@ impl Services {
     fn record_use<'d>(
         &self,
         decision: &Decision<'d>,
-        token: Option<&'d Known>,
+        token: Option<&'d CachedToken>,
         now: Timestamp,
         persisted: bool,
-    ) -> std::result::Result<(), (&'d Known, &'d Scope)> {
+    ) -> std::result::Result<(), (&'d CachedToken, &'d Scope)> {
         let allowed = matches!(decision.verdict, Verdict::Allow(_));
         if let (true, Some(token), Some(scope)) = (allowed, token, decision.required) {
             let cancels = |action: &LiveAction| lifecycle::fits(&action.takes, scope);
@@ -135,14 +135,14 @@ impl DecisionContext<'_> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments, [`Error::Unavailable`] without a catalogue.
-    pub fn evaluate<'c>(&'c self, question: &Question<'c>) -> Result<Option<Decision<'c>>> {
-        let near = claimed_id(question.token).and_then(|id| {
-            let token = self.services.cache.tokens.at_hand(id, &self.guard)?;
-            Some((token, secret::digest(question.token)))
+    pub fn evaluate<'c>(&'c self, input: &AuthorizeInput<'c>) -> Result<Option<Decision<'c>>> {
+        let near = peek_id(input.token).and_then(|id| {
+            let token = self.services.cache.tokens.get_near(id, &self.guard)?;
+            Some((token, secret::digest(input.token)))
         });
-        self.services.cache.tokens.hits(near.iter().map(|&(token, _)| token));
+        self.services.cache.tokens.record_hits(near.iter().map(|&(token, _)| token));
         let now = self.services.clock.at(self.started);
-        let evaluated = self.decide(question, &mut Memo::default(), near, now);
+        let evaluated = self.decide(input, &mut Memo::default(), near, now);
         match &evaluated {
             Ok(Some(decision)) => {
                 self.services.metrics.decided(decision.verdict.reason(), self.started.elapsed());
@@ -156,37 +156,37 @@ impl DecisionContext<'_> {
     /// Decides with what the near cache has of the token, and records its use.
     fn decide<'c>(
         &'c self,
-        question: &Question<'c>,
+        input: &AuthorizeInput<'c>,
         memo: &mut Memo<'c>,
-        near: Option<(&'c Known, Digest)>,
+        near: Option<(&'c CachedToken, Digest)>,
         now: Timestamp,
     ) -> Result<Option<Decision<'c>>> {
         // Rule 6.12 of docs/policy.md.
-        if question.at_least_as_fresh > self.revision {
+        if input.at_least_as_fresh > self.revision {
             return Ok(None);
         }
         let catalog = &(*self.catalog).as_ref().ok_or_else(no_catalog)?.catalog;
-        let request = arguments::check(question, catalog, memo)?;
-        let Some((presented, token)) = self.present(question, near) else { return Ok(None) };
+        let request = arguments::check(input, catalog, memo)?;
+        let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
         let decision = decide::decide(presented, catalog, &request);
         let recorded =
-            question.dry_run || self.services.record_use(&decision, token, now, false).is_ok();
+            input.dry_run || self.services.record_use(&decision, token, now, false).is_ok();
         Ok(recorded.then_some(decision))
     }
 
     /// What the presented secret turns out to be; `None` where memory does not know.
     fn present<'c>(
         &'c self,
-        question: &Question<'c>,
-        near: Option<(&'c Known, Digest)>,
-    ) -> Option<(Presented<'c>, Option<&'c Known>)> {
+        input: &AuthorizeInput<'c>,
+        near: Option<(&'c CachedToken, Digest)>,
+    ) -> Option<(Presented<'c>, Option<&'c CachedToken>)> {
         // The digest proves the whole secret, so nothing else of it is read.
         if let Some((token, digest)) = near
-            && secret::same(&token.digest, &digest)
+            && secret::digest_eq(&token.digest, &digest)
         {
             return Some((Presented::Token(token), Some(token)));
         }
-        let Some(secret) = WellFormed::parse(question.token, Opens::Token) else {
+        let Some(secret) = ParsedSecret::parse(input.token, SecretKind::Token) else {
             return Some((Presented::Malformed, None));
         };
         // One that was not made here, or another secret of a known token.
@@ -194,26 +194,26 @@ impl DecisionContext<'_> {
             return Some((Presented::Unknown, None));
         }
         // `None`: it is not there, or the cache is just being put in order.
-        let looked_up = self.services.cache.tokens.look(TokenId(secret.id)).now_or_never()?;
-        let Lookup::Known(entry) = looked_up else { return None };
+        let looked_up = self.services.cache.tokens.get(TokenId(secret.id)).now_or_never()?;
+        let Lookup::Hit(entry) = looked_up else { return None };
         let token = entry.as_ref().map(|token| token.get_guarded_ref(&self.guard));
-        Some(proven(question, token))
+        Some(proven(input, token))
     }
 }
 
 /// What a well-formed secret turns out to be, given what is known of the id that it names.
 fn proven<'c>(
-    question: &Question<'_>,
-    token: Option<&'c Known>,
-) -> (Presented<'c>, Option<&'c Known>) {
+    input: &AuthorizeInput<'_>,
+    token: Option<&'c CachedToken>,
+) -> (Presented<'c>, Option<&'c CachedToken>) {
     match token {
-        Some(known) if secret::same(&known.digest, &secret::digest(question.token)) => {
+        Some(known) if secret::digest_eq(&known.digest, &secret::digest(input.token)) => {
             (Presented::Token(known), token)
         }
         _ => (Presented::Unknown, None),
     }
 }
 
-fn claimed_id(token: &[u8]) -> Option<TokenId> {
-    secret::claimed_id(token, Opens::Token).map(TokenId)
+fn peek_id(token: &[u8]) -> Option<TokenId> {
+    secret::peek_id(token, SecretKind::Token).map(TokenId)
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::arguments::{self, Memo};
-use super::{Question, proven};
-use crate::cache::{Fact, InForce, Lookup, ReadError};
+use super::{AuthorizeInput, proven};
+use crate::cache::{ActiveCatalog, CacheEntry, Lookup, ReadError};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Presented};
 use crate::policy::id::TokenId;
 use crate::replicas::NotFreshEnough;
-use crate::secret::{Opens, WellFormed};
+use crate::secret::{ParsedSecret, SecretKind};
 use crate::service::{Error, Result, Services, no_catalog};
 use crate::usage::Recorded;
 
@@ -24,10 +24,10 @@ const LONG_READ: Duration = Duration::from_millis(20);
 
 /// What a decision that needed the store was made with.
 pub struct StoredEvaluation {
-    in_force: Arc<InForce>,
+    in_force: Arc<ActiveCatalog>,
     /// Whether the secret has the shape and checksum of one.
     well_formed: bool,
-    entry: Fact,
+    entry: CacheEntry,
 }
 
 impl StoredEvaluation {
@@ -35,11 +35,11 @@ impl StoredEvaluation {
     ///
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments.
-    pub fn decision<'e>(&'e self, question: &Question<'e>) -> Result<Decision<'e>> {
+    pub fn decision<'e>(&'e self, input: &AuthorizeInput<'e>) -> Result<Decision<'e>> {
         let catalog = &self.in_force.catalog;
-        let request = arguments::check(question, catalog, &mut Memo::default())?;
+        let request = arguments::check(input, catalog, &mut Memo::default())?;
         let presented = match self.well_formed {
-            true => proven(question, self.entry.as_deref()).0,
+            true => proven(input, self.entry.as_deref()).0,
             false => Presented::Malformed,
         };
         Ok(decide::decide(presented, catalog, &request))
@@ -52,10 +52,13 @@ impl Services {
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments; [`Error::Unavailable`] and [`Error::Overloaded`] where no decision
     /// was reached.
-    pub async fn evaluate_with_store(&self, question: &Question<'_>) -> Result<StoredEvaluation> {
+    pub async fn evaluate_with_store(
+        &self,
+        input: &AuthorizeInput<'_>,
+    ) -> Result<StoredEvaluation> {
         let started = Stopwatch::start();
-        let evaluated = self.try_store(question).await.and_then(|evaluation| {
-            let reason = evaluation.decision(question)?.verdict.reason();
+        let evaluated = self.try_store(input).await.and_then(|evaluation| {
+            let reason = evaluation.decision(input)?.verdict.reason();
             Ok((reason, evaluation))
         });
         match evaluated {
@@ -70,10 +73,10 @@ impl Services {
         }
     }
 
-    async fn try_store(&self, question: &Question<'_>) -> Result<StoredEvaluation> {
-        let caught_up = self.replicas.catch_up_to(question.at_least_as_fresh).await;
+    async fn try_store(&self, input: &AuthorizeInput<'_>) -> Result<StoredEvaluation> {
+        let caught_up = self.replicas.catch_up_to(input.at_least_as_fresh).await;
         caught_up.map_err(|NotFreshEnough| not_fresh_enough())?;
-        let secret = WellFormed::parse(question.token, Opens::Token);
+        let secret = ParsedSecret::parse(input.token, SecretKind::Token);
         let mut persisted = false;
         for left in (0..MAX_ATTEMPTS).rev() {
             self.ready().await?;
@@ -81,14 +84,15 @@ impl Services {
                 None => None,
                 Some(secret) => {
                     let id = TokenId(secret.id);
-                    let (generation, watch) = (self.cache.tokens.turn(id), Stopwatch::start());
+                    let (generation, watch) =
+                        (self.cache.tokens.generation(id), Stopwatch::start());
                     let entry = self.read_token(id, secret).await?;
                     // A read may take long: the lease may have run out, and what was read may have been
                     // changed, and its change be answered. Where it changes all the time, the last reading
                     // is as good as any.
                     self.ready().await?;
                     let long = watch.elapsed() > LONG_READ && left > 0;
-                    if long && generation != self.cache.tokens.turn(id) {
+                    if long && generation != self.cache.tokens.generation(id) {
                         continue;
                     }
                     entry
@@ -97,8 +101,8 @@ impl Services {
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
             let evaluation = StoredEvaluation { in_force, well_formed: secret.is_some(), entry };
-            let decision = evaluation.decision(question)?;
-            if question.dry_run {
+            let decision = evaluation.decision(input)?;
+            if input.dry_run {
                 return Ok(evaluation);
             }
             let token = evaluation.entry.as_deref();
@@ -120,13 +124,13 @@ impl Services {
     }
 
     /// The token that `secret` names; `None` for a secret that was not made here, and where there is none.
-    async fn read_token(&self, id: TokenId, secret: &WellFormed<'_>) -> Result<Fact> {
+    async fn read_token(&self, id: TokenId, secret: &ParsedSecret<'_>) -> Result<CacheEntry> {
         if !self.verify_tag(secret) {
             return Ok(None);
         }
-        Ok(match self.cache.tokens.look(id).await {
-            Lookup::Known(entry) => entry,
-            Lookup::Unknown => self.cache.tokens.read(id).await.map_err(|error| match error {
+        Ok(match self.cache.tokens.get(id).await {
+            Lookup::Hit(entry) => entry,
+            Lookup::Miss => self.cache.tokens.read(id).await.map_err(|error| match error {
                 ReadError::Store(error) => {
                     tracing::debug!(%error, "cannot read the facts of a token");
                     store_unavailable()

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::policy::lifecycle::{Settings, Subject, Uses};
+use crate::policy::lifecycle::{Settings, UsageState, Uses};
 use crate::policy::token::Grant;
 use crate::store::StoredCatalog;
 
@@ -29,7 +29,7 @@ fn preview_with(toml: &str, mode: Mode, tokens: impl IntoIterator<Item = IdleTok
     let rules = Settings::default();
     let settings = Settings::new(mode, rules.window(), rules.notice()).unwrap();
     let calendar = Calendar { settings, now: day(0) };
-    let mut preview = Preview::new(Arc::new(InForce::read(stored).unwrap()), calendar);
+    let mut preview = Preview::new(Arc::new(ActiveCatalog::read(stored).unwrap()), calendar);
     tokens.into_iter().for_each(|token| preview.add(token));
     preview
 }
@@ -45,12 +45,12 @@ fn token(number: u128, grant: Grant, uses: &[(u16, i64)], live: Vec<LiveAction>)
         account_id: AccountId(Uuid::nil()),
         name: format!("token {number}"),
         idle_since: None,
-        subject: Subject { grant, created: day(-200), uses: known, announced },
+        subject: UsageState { grant, created: day(-200), uses: known, announced },
         live,
     }
 }
 
-fn live(takes: Takes, basis: i64, accepted: Option<i64>) -> LiveAction {
+fn live(takes: ActionEffect, basis: i64, accepted: Option<i64>) -> LiveAction {
     let id = PendingActionId(Uuid::from_u128(7));
     LiveAction { id, takes, basis: day(basis), accepted: accepted.map(day) }
 }
@@ -79,9 +79,9 @@ fn the_calendar_has_every_action_on_its_day() {
         // Reads, and has not written for 40 days.
         token(4, Grant::ReadWrite, &[(1, 0), (2, -40)], Vec::new()),
         // Announced and accepted: it is due, and is not announced again.
-        token(5, READ_ONLY, &[(1, -50)], vec![live(Takes::Token, -50, Some(-8))]),
+        token(5, READ_ONLY, &[(1, -50)], vec![live(ActionEffect::Token, -50, Some(-8))]),
         // Announced, and used since.
-        token(6, READ_ONLY, &[(1, 0)], vec![live(Takes::Token, -50, Some(-8))]),
+        token(6, READ_ONLY, &[(1, 0)], vec![live(ActionEffect::Token, -50, Some(-8))]),
     ];
     let preview = preview(Mode::Enforce, tokens);
     assert_eq!((preview.tokens, preview.days.len()), (6, DAYS));
@@ -113,14 +113,15 @@ fn a_downgrade_is_not_carried_out_where_the_deletion_goes_first() {
         1,
         Grant::ReadWrite,
         &[(1, -50)],
-        vec![live(Takes::Writes, -50, Some(-7)), live(Takes::Token, -50, Some(-7))],
+        vec![live(ActionEffect::Writes, -50, Some(-7)), live(ActionEffect::Token, -50, Some(-7))],
     );
     assert_eq!(eventful(&preview(Mode::Enforce, [token])), [(0, [0, 0, 1, 0])]);
 }
 
 #[test]
 fn a_downgrade_that_takes_nothing_is_none() {
-    let token = || token(1, Grant::ReadWrite, &[(1, 0)], vec![live(Takes::Writes, -50, Some(-8))]);
+    let token =
+        || token(1, Grant::ReadWrite, &[(1, 0)], vec![live(ActionEffect::Writes, -50, Some(-8))]);
     assert_eq!(
         eventful(&preview(Mode::Enforce, [token()])),
         [(0, [0, 0, 0, 1]), (38, [1, 0, 0, 0])]
@@ -132,7 +133,7 @@ fn a_downgrade_that_takes_nothing_is_none() {
 
 #[test]
 fn observing_tells_what_enforcing_would_begin_with() {
-    let token = || token(5, READ_ONLY, &[(1, -50)], vec![live(Takes::Token, -50, Some(-8))]);
+    let token = || token(5, READ_ONLY, &[(1, -50)], vec![live(ActionEffect::Token, -50, Some(-8))]);
     // What is announced is withdrawn, so its notice would come anew.
     let preview = preview(Mode::Observe, [token()]);
     assert_eq!(eventful(&preview), [(0, [1, 0, 0, 0]), (7, [0, 0, 1, 0])]);

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What was told since somebody last asked.
 #[derive(Debug, Default, Clone, Copy)]
-enum Heard {
+enum PendingNotice {
     #[default]
     Nothing,
     One(Told),
@@ -37,37 +37,37 @@ enum Heard {
 }
 
 #[derive(Debug, Default)]
-struct Ear {
-    heard: Mutex<Heard>,
+struct Mailbox {
+    heard: Mutex<PendingNotice>,
     news: Notify,
     /// Whether to listen anew.
     again: Notify,
 }
 
-impl Ear {
+impl Mailbox {
     fn hear(&self, told: Option<Told>) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         *heard = match (*heard, told) {
-            (Heard::Nothing, Some(told)) => Heard::One(told),
-            _ => Heard::More,
+            (PendingNotice::Nothing, Some(told)) => PendingNotice::One(told),
+            _ => PendingNotice::More,
         };
         self.news.notify_one();
     }
 
-    fn take(&self) -> Heard {
+    fn take(&self) -> PendingNotice {
         std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Listens until it is dropped. See the module.
 pub(super) struct Listener {
-    ear: Arc<Ear>,
+    ear: Arc<Mailbox>,
     _listening: DropGuard,
 }
 
 impl Listener {
     pub(super) fn start(options: PgConnectOptions) -> Self {
-        let (ear, stop) = (Arc::new(Ear::default()), CancellationToken::new());
+        let (ear, stop) = (Arc::new(Mailbox::default()), CancellationToken::new());
         shutdown::spawn("listener", {
             let (ear, stop) = (ear.clone(), stop.clone());
             async move {
@@ -88,9 +88,9 @@ impl Listener {
             self.ear.news.notified().await;
             match self.ear.take() {
                 // Somebody who was told of more took it already.
-                Heard::Nothing => {}
-                Heard::One(told) => return Some(told),
-                Heard::More => return None,
+                PendingNotice::Nothing => {}
+                PendingNotice::One(told) => return Some(told),
+                PendingNotice::More => return None,
             }
         }
     }
@@ -106,7 +106,7 @@ fn read(writer: i32, payload: &str) -> Option<Told> {
     words.next().is_none().then_some(Told { change, writer, nonce })
 }
 
-async fn listen(options: PgConnectOptions, ear: &Ear) {
+async fn listen(options: PgConnectOptions, ear: &Mailbox) {
     loop {
         // A pool of its own each time: one that was used before may lead to where nobody writes any more.
         let pool = PgPoolOptions::new()
@@ -124,7 +124,7 @@ async fn listen(options: PgConnectOptions, ear: &Ear) {
     }
 }
 
-async fn listen_once(pool: &PgPool, ear: &Ear) -> sqlx::Result<std::convert::Infallible> {
+async fn listen_once(pool: &PgPool, ear: &Mailbox) -> sqlx::Result<std::convert::Infallible> {
     let begin = async {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.eager_reconnect(false);
@@ -156,7 +156,7 @@ async fn listen_once(pool: &PgPool, ear: &Ear) -> sqlx::Result<std::convert::Inf
 mod tests {
     use super::*;
     use crate::policy::id::TokenId;
-    use crate::store::Touched;
+    use crate::store::Invalidation;
 
     #[test]
     fn what_is_told_is_read_or_is_whatever_it_may_be() {
@@ -166,9 +166,9 @@ mod tests {
             writer: 3,
             nonce,
         };
-        let token = told(5, Touched::Token(TokenId(id)));
+        let token = told(5, Invalidation::Token(TokenId(id)));
         assert_eq!(read(3, &format!("5 {nonce} token {id}")), Some(token));
-        assert_eq!(read(3, &format!("6 {nonce} catalog")), Some(told(6, Touched::Catalog)));
+        assert_eq!(read(3, &format!("6 {nonce} catalog")), Some(told(6, Invalidation::Catalog)));
         let unread = [
             String::new(),
             "5".to_owned(),
@@ -193,18 +193,18 @@ mod tests {
     #[test]
     fn several_changes_are_not_one() {
         let one = |position| {
-            let change = ChangeRecord { position, touched: Touched::Nothing };
+            let change = ChangeRecord { position, touched: Invalidation::Nothing };
             Some(Told { change, writer: 3, nonce: Uuid::nil() })
         };
-        let ear = Ear::default();
-        assert!(matches!(ear.take(), Heard::Nothing));
+        let ear = Mailbox::default();
+        assert!(matches!(ear.take(), PendingNotice::Nothing));
         ear.hear(one(1));
-        assert!(matches!(ear.take(), Heard::One(told) if Some(told) == one(1)));
+        assert!(matches!(ear.take(), PendingNotice::One(told) if Some(told) == one(1)));
         for (first, second) in [(one(2), one(3)), (one(2), None), (None, one(3)), (None, None)] {
             ear.hear(first);
             ear.hear(second);
-            assert!(matches!(ear.take(), Heard::More), "{first:?} {second:?}");
+            assert!(matches!(ear.take(), PendingNotice::More), "{first:?} {second:?}");
         }
-        assert!(matches!(ear.take(), Heard::Nothing));
+        assert!(matches!(ear.take(), PendingNotice::Nothing));
     }
 }

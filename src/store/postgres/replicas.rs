@@ -17,8 +17,8 @@ use super::lanes::{Born, Lanes};
 use super::listener::Listener;
 use super::management::Management;
 use super::timed_out;
-use crate::lease::{Head, Identity, Length, Position, Row, RowId};
-use crate::store::error::Unreadable;
+use crate::lease::{Head, Identity, LeaseDuration, Position, Row, RowId};
+use crate::store::error::CorruptRow;
 use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows, Told};
 use crate::store::{ChangeRecord, Result};
 
@@ -191,7 +191,7 @@ impl Peer {
         Some(ReplicaRow {
             row: Row {
                 id: RowId(self.replica_id?.as_u128()),
-                length: Length(self.lease?.cast_unsigned()),
+                length: LeaseDuration(self.lease?.cast_unsigned()),
                 renewals: self.renewals?.cast_unsigned(),
                 applied: Position(self.applied?),
             },
@@ -288,7 +288,7 @@ impl Replication for Replicas {
     async fn register(
         &self,
         id: RowId,
-        length: Length,
+        length: LeaseDuration,
         applied: Option<Position>,
         about: &About,
     ) -> Result<Head> {
@@ -368,7 +368,7 @@ impl Replication for Replicas {
             )))
             .fetch_all(&mut *lane)
             .await?;
-            let first = rows.first().ok_or(Unreadable("the store has no head"))?;
+            let first = rows.first().ok_or(CorruptRow("the store has no head"))?;
             let head = first.head;
             let store = identity((first.system, first.timeline, first.database));
             if !self.writes.are_shown_by(store) {

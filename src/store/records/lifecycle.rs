@@ -1,7 +1,7 @@
 //! What the store keeps of the lifecycle: uses, pending actions, and what became of them.
 
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
-use crate::policy::lifecycle::{Calendar, LiveAction, Subject, Takes};
+use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, UsageState};
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
@@ -32,10 +32,10 @@ pub struct IdleToken {
     pub account_id: AccountId,
     /// A label.
     pub name: String,
-    /// As stored: what [`Subject::idle_since`] was when it was last computed, or earlier.
+    /// As stored: what [`UsageState::idle_since`] was when it was last computed, or earlier.
     pub idle_since: Option<Timestamp>,
     /// The facts that its lifecycle rests on.
-    pub subject: Subject,
+    pub subject: UsageState,
     /// What is announced for it, with how far its notices got.
     pub live: Vec<LiveAction>,
 }
@@ -94,7 +94,7 @@ pub struct PendingAction {
     /// Its owner.
     pub account_id: AccountId,
     /// What it takes.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// The scopes it takes, as its notice names them, sorted by id.
     pub taken: Vec<ScopeId>,
     /// The scopes that stay, sorted by id.

@@ -1,7 +1,7 @@
 //! The mails that wait to be sent, with everything that a template needs, as plain values.
 
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
-use crate::policy::lifecycle::Takes;
+use crate::policy::lifecycle::ActionEffect;
 use crate::policy::scope::ScopeName;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenKind;
@@ -78,7 +78,7 @@ pub struct MailAction {
     /// Its id.
     pub id: PendingActionId,
     /// What it takes.
-    pub takes: Takes,
+    pub takes: ActionEffect,
     /// The scopes it takes, sorted by name.
     pub taken: Vec<ScopeName>,
     /// The scopes that stay, sorted by name.

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::mail::{self, About};
 use super::{Connection, Db, Handle, QueryBuilder, Transaction, lifecycle, pending};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::store::error::Unreadable;
-use crate::store::{Account, AdminsSet, AuditAction, Context, Page, Result, Touched};
+use crate::store::error::CorruptRow;
+use crate::store::{Account, AdminsSet, AuditAction, Context, Invalidation, Page, Result};
 
 type Row = (Uuid, String, i64, String);
 
@@ -33,7 +33,7 @@ const SELECT_ADMINS: &str =
 const EXISTS: &str = "SELECT count(*) FROM account WHERE account_id = $1";
 
 pub(super) async fn create(store: &Handle, ctx: &Context, new: &Account) -> Result<()> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     sqlx::query::<Db>(INSERT)
         .bind(new.id.0)
         .bind(&new.name)
@@ -44,7 +44,7 @@ pub(super) async fn create(store: &Handle, ctx: &Context, new: &Account) -> Resu
     change
         .commit(Record {
             action: AuditAction::AccountCreate,
-            touched: Touched::Nothing,
+            touched: Invalidation::Nothing,
             account_id: Some(new.id),
             token_id: None,
             before: None,
@@ -86,7 +86,7 @@ pub(super) async fn set_admins(
     id: AccountId,
     admins: &[String],
 ) -> Result<Option<AdminsSet>> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let mut query = select_one(id);
     let rows = query.build_query_as().fetch_all(&mut *change.tx).await?;
     let Some(mut account) = grouped(rows).pop() else {
@@ -103,7 +103,7 @@ pub(super) async fn set_admins(
     change
         .commit_part(Record {
             action: AuditAction::AccountSetAdmins,
-            touched: Touched::Nothing,
+            touched: Invalidation::Nothing,
             account_id: Some(id),
             token_id: None,
             before: Some(json!({ "admins": before })),
@@ -125,7 +125,7 @@ pub(super) async fn set_admins(
 
 /// Makes the notices of an account's announced actions those of its new admins. The tokens concerned.
 async fn renotify(
-    change: &mut Changing<'_>,
+    change: &mut WriteTx<'_>,
     id: AccountId,
     before: &[String],
     admins: &[String],
@@ -154,7 +154,7 @@ async fn renotify(
         change
             .commit_part(Record {
                 action: AuditAction::LifecycleRenotify,
-                touched: Touched::Token(token_id),
+                touched: Invalidation::Token(token_id),
                 account_id: Some(id),
                 token_id: Some(token_id),
                 before: None,
@@ -183,7 +183,7 @@ fn select_one(id: AccountId) -> QueryBuilder {
 
 async fn insert_admins(tx: &mut Transaction, id: AccountId, admins: &[String]) -> Result<()> {
     if admins.is_empty() {
-        return Err(Unreadable("an account must have an admin").into());
+        return Err(CorruptRow("an account must have an admin").into());
     }
     for (ordinal, email) in (0i32..).zip(admins) {
         sqlx::query::<Db>(INSERT_ADMIN)

@@ -6,8 +6,8 @@ use uuid::Uuid;
 use super::{Db, Handle, QueryBuilder};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::store::error::Unreadable;
-use crate::store::{AuditEvent, AuditFilter, ChangeRecord, Mark, Page, Result};
+use crate::store::error::CorruptRow;
+use crate::store::{AuditEvent, AuditFilter, ChangeRecord, Page, Result, StoreMode};
 
 #[derive(FromRow)]
 struct Row {
@@ -94,25 +94,25 @@ pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Ve
     rows.into_iter().map(read).collect()
 }
 
-pub(super) async fn mark(store: &Handle) -> Result<Option<Mark>> {
+pub(super) async fn mark(store: &Handle) -> Result<Option<StoreMode>> {
     let mark: Option<String> = sqlx::query_scalar(SELECT_MARK).fetch_one(&store.read()).await?;
     match mark.as_deref() {
         None => Ok(None),
-        Some("development") => Ok(Some(Mark::Development)),
-        Some("production") => Ok(Some(Mark::Production)),
-        Some(_) => Err(Unreadable("the store's mark can't be read").into()),
+        Some("development") => Ok(Some(StoreMode::Development)),
+        Some("production") => Ok(Some(StoreMode::Production)),
+        Some(_) => Err(CorruptRow("the store's mark can't be read").into()),
     }
 }
 
-pub(super) async fn set_mark(store: &Handle, mark: Mark) -> Result<()> {
+pub(super) async fn set_mark(store: &Handle, mark: StoreMode) -> Result<()> {
     let word = match mark {
-        Mark::Development => "development",
-        Mark::Production => "production",
+        StoreMode::Development => "development",
+        StoreMode::Production => "production",
     };
     let mut tx = store.write().await?;
     let marked = sqlx::query::<Db>(SET_MARK).bind(word).execute(&mut *tx).await?.rows_affected();
     if marked == 0 {
-        return Err(Unreadable("the store is marked as something else already").into());
+        return Err(CorruptRow("the store is marked as something else already").into());
     }
     Ok(tx.commit().await?)
 }

@@ -4,15 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::decode::{ANY_ADDRESS, scope_id, scope_name};
 use super::{Connection, Db, Handle, QueryBuilder};
 use crate::policy::catalog_file;
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{
-    AuditAction, Context, GrantCounts, Result, ScopesInUse, StoreError, StoredCatalog, Touched,
+    AuditAction, Context, GrantCounts, Invalidation, Result, ScopesInUse, StoreError, StoredCatalog,
 };
 
 const SELECT: &str = "\
@@ -48,7 +48,7 @@ pub(super) async fn apply(
     toml: &str,
     names: &[ScopeName],
 ) -> Result<Result<StoredCatalog, ScopesInUse>> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     if change.catalog_version != current.unwrap_or(0) {
         return Err(StoreError::StaleCatalog);
     }
@@ -96,7 +96,7 @@ pub(super) async fn apply(
     change
         .commit(Record {
             action: AuditAction::CatalogApply,
-            touched: Touched::Catalog,
+            touched: Invalidation::Catalog,
             account_id: None,
             token_id: None,
             before,
@@ -122,7 +122,7 @@ fn number_new(
         .zip(first.unwrap_or(0)..)
         .map(|(name, number)| {
             let number = u16::try_from(number);
-            let number = number.map_err(|_| Unreadable("every scope number is used"))?;
+            let number = number.map_err(|_| CorruptRow("every scope number is used"))?;
             Ok((name.clone(), ScopeId(number)))
         })
         .collect()

@@ -12,14 +12,14 @@ use serde_json::Value;
 use super::{Db, Handle, Transaction};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::scope::Catalog;
-use crate::store::{Actor, AuditAction, Context, Result, StoreError, Touched};
+use crate::store::{Actor, AuditAction, Context, Invalidation, Result, StoreError};
 
 /// How long the database may take to make a change final. Less than a use case may take in all, so that
 /// this is what a slow one is reported as.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A change under way.
-pub(super) struct Changing<'c> {
+pub(super) struct WriteTx<'c> {
     /// In which everything is read and written.
     pub(super) tx: Transaction,
     store: &'c Handle,
@@ -32,7 +32,7 @@ pub(super) struct Changing<'c> {
 /// What a change says of itself.
 pub(super) struct Record {
     pub(super) action: AuditAction,
-    pub(super) touched: Touched,
+    pub(super) touched: Invalidation,
     pub(super) account_id: Option<AccountId>,
     pub(super) token_id: Option<TokenId>,
     /// The changed part, before and after. Never a digest or a key.
@@ -55,10 +55,10 @@ const INSERT_CHANGE: &str =
 
 /// Waits until every change that took the head row before this call has ended.
 pub(super) async fn settle(store: &Handle, ctx: &Context) -> Result<()> {
-    Changing::begin(store, ctx).await?.finish().await
+    WriteTx::begin(store, ctx).await?.finish().await
 }
 
-impl<'c> Changing<'c> {
+impl<'c> WriteTx<'c> {
     /// Waits until no other change is under way.
     pub(super) async fn begin(store: &'c Handle, ctx: &'c Context) -> Result<Self> {
         let mut tx = store.write().await?;

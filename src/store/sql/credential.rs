@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::{Connection, Db, Handle, QueryBuilder, account, decode};
 use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
 use crate::store::{
-    AuditAction, Context, Credential, LastOperator, NoSuchAccount, Page, Result, Role,
-    SettingsCredential, Touched,
+    AccountNotFound, AuditAction, Context, Credential, Invalidation, LastOperatorCredential, Page,
+    Result, Role, SettingsCredential,
 };
 
 #[derive(FromRow)]
@@ -70,13 +70,13 @@ pub(super) async fn create(
     ctx: &Context,
     new: &Credential,
     digest: &Digest,
-) -> Result<Result<(), NoSuchAccount>> {
-    let mut change = Changing::begin(store, ctx).await?;
+) -> Result<Result<(), AccountNotFound>> {
+    let mut change = WriteTx::begin(store, ctx).await?;
     if let Role::AccountAdmin(id) = new.role
         && !account::exists(&mut change.tx, id).await?
     {
         change.undo().await;
-        return Ok(Err(NoSuchAccount));
+        return Ok(Err(AccountNotFound));
     }
     insert(&mut change.tx, new, digest).await?;
     change.commit(created(new)).await?;
@@ -89,7 +89,7 @@ pub(super) async fn create_first(
     new: &Credential,
     digest: &Digest,
 ) -> Result<bool> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let count: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *change.tx).await?;
     if count > 0 {
         change.undo().await;
@@ -105,7 +105,7 @@ pub(super) async fn set_of_settings(
     ctx: &Context,
     wanted: Option<(&Credential, &Digest)>,
 ) -> Result<SettingsCredential> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let mut query = QueryBuilder::new(SELECT);
     query.push("from_settings = 1 AND revoke_time IS NULL");
     let former = find(&mut change.tx, query).await?;
@@ -155,8 +155,8 @@ pub(super) async fn revoke(
     store: &Handle,
     ctx: &Context,
     id: CredentialId,
-) -> Result<Option<Result<Credential, LastOperator>>> {
-    let mut change = Changing::begin(store, ctx).await?;
+) -> Result<Option<Result<Credential, LastOperatorCredential>>> {
+    let mut change = WriteTx::begin(store, ctx).await?;
     let found = by_id(&mut change.tx, id).await?;
     let mut credential = match found {
         Some(credential) if credential.revoked.is_none() => credential,
@@ -169,7 +169,7 @@ pub(super) async fn revoke(
         let others = sqlx::query_scalar::<Db, i64>(OTHER_LIVE_OPERATORS).bind(id.0);
         if others.fetch_one(&mut *change.tx).await? == 0 {
             change.undo().await;
-            return Ok(Some(Err(LastOperator)));
+            return Ok(Some(Err(LastOperatorCredential)));
         }
     }
     set_revoked(&mut change.tx, id, ctx.now).await?;
@@ -239,7 +239,7 @@ fn record(
 ) -> Record {
     Record {
         action,
-        touched: Touched::Credential(credential.id),
+        touched: Invalidation::Credential(credential.id),
         account_id: account_of(credential),
         token_id: None,
         before,

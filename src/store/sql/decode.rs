@@ -3,12 +3,12 @@
 use uuid::Uuid;
 
 use crate::policy::id::AccountId;
-use crate::policy::lifecycle::Takes;
+use crate::policy::lifecycle::ActionEffect;
 use crate::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{Result, Role};
 
 /// How a token without a whitelist is written. No entry reads so.
@@ -29,16 +29,16 @@ pub(super) fn whitelist(text: &str) -> Result<Whitelist> {
         return Ok(Whitelist::Unrestricted);
     }
     let entries = parse_entries([text], &Limits::NONE)
-        .map_err(|_| Unreadable("a stored whitelist can't be read"))?;
+        .map_err(|_| CorruptRow("a stored whitelist can't be read"))?;
     match CidrSet::new(entries, &Limits::NONE) {
         Ok(Some(entries)) => Ok(Whitelist::Only(entries)),
-        _ => Err(Unreadable("a stored whitelist is empty").into()),
+        _ => Err(CorruptRow("a stored whitelist is empty").into()),
     }
 }
 
 pub(super) fn digest(bytes: &[u8]) -> Result<Digest> {
     let digest = bytes.try_into();
-    Ok(digest.map_err(|_| Unreadable("a stored digest has not 32 bytes"))?)
+    Ok(digest.map_err(|_| CorruptRow("a stored digest has not 32 bytes"))?)
 }
 
 /// A credential's role; of an account's admins, with the account.
@@ -47,18 +47,18 @@ pub(super) fn role(word: &str, account_id: Option<Uuid>) -> Result<Role> {
         ("pep", None) => Ok(Role::Pep),
         ("operator", None) => Ok(Role::Operator),
         ("account_admin", Some(id)) => Ok(Role::AccountAdmin(AccountId(id))),
-        _ => Err(Unreadable("a credential's stored role can't be read").into()),
+        _ => Err(CorruptRow("a credential's stored role can't be read").into()),
     }
 }
 
 pub(super) fn scope_id(number: i32) -> Result<ScopeId> {
     let id = u16::try_from(number);
-    Ok(ScopeId(id.map_err(|_| Unreadable("a stored scope number is out of range"))?))
+    Ok(ScopeId(id.map_err(|_| CorruptRow("a stored scope number is out of range"))?))
 }
 
 pub(super) fn scope_name(text: &str) -> Result<ScopeName> {
     let name = text.parse();
-    Ok(name.map_err(|_| Unreadable("a stored scope name can't be read"))?)
+    Ok(name.map_err(|_| CorruptRow("a stored scope name can't be read"))?)
 }
 
 /// Reads `3:,7:1700000000000000`: scopes with a number of each, where it has one. Sorted by id.
@@ -73,7 +73,7 @@ pub(super) fn numbered_scopes(text: Option<&str>) -> Result<Vec<(ScopeId, Option
     };
     let items = text.into_iter().flat_map(|text| text.split(','));
     let scopes: Option<Vec<_>> = items.map(read).collect();
-    let mut scopes = scopes.ok_or(Unreadable("the stored scopes can't be read"))?;
+    let mut scopes = scopes.ok_or(CorruptRow("the stored scopes can't be read"))?;
     scopes.sort_unstable();
     Ok(scopes)
 }
@@ -82,32 +82,32 @@ pub(super) fn numbered_scopes(text: Option<&str>) -> Result<Vec<(ScopeId, Option
 pub(super) fn scope_times(text: Option<&str>) -> Result<Vec<(ScopeId, Timestamp)>> {
     let timed = numbered_scopes(text)?.into_iter().map(|(id, time)| Some((id, Timestamp(time?))));
     let timed: Option<Vec<_>> = timed.collect();
-    Ok(timed.ok_or(Unreadable("a stored use has no time"))?)
+    Ok(timed.ok_or(CorruptRow("a stored use has no time"))?)
 }
 
 /// Reads `3,7`: scopes, sorted by id.
 pub(super) fn scope_ids(text: Option<&str>) -> Result<Vec<ScopeId>> {
     let items = text.into_iter().flat_map(|text| text.split(','));
     let ids: Option<Vec<_>> = items.map(|item| Some(ScopeId(item.parse().ok()?))).collect();
-    let mut ids = ids.ok_or(Unreadable("the stored scopes can't be read"))?;
+    let mut ids = ids.ok_or(CorruptRow("the stored scopes can't be read"))?;
     ids.sort_unstable();
     Ok(ids)
 }
 
 /// What an action takes; of scopes, these.
-pub(super) fn takes(word: &str, scopes: &[ScopeId]) -> Result<Takes> {
+pub(super) fn takes(word: &str, scopes: &[ScopeId]) -> Result<ActionEffect> {
     match word {
-        "token" => Ok(Takes::Token),
-        "writes" => Ok(Takes::Writes),
-        "scopes" if !scopes.is_empty() => Ok(Takes::Scopes(scopes.to_vec())),
-        _ => Err(Unreadable("what a pending action takes can't be read").into()),
+        "token" => Ok(ActionEffect::Token),
+        "writes" => Ok(ActionEffect::Writes),
+        "scopes" if !scopes.is_empty() => Ok(ActionEffect::Scopes(scopes.to_vec())),
+        _ => Err(CorruptRow("what a pending action takes can't be read").into()),
     }
 }
 
-pub(super) fn takes_word(takes: &Takes) -> &'static str {
+pub(super) fn takes_word(takes: &ActionEffect) -> &'static str {
     match takes {
-        Takes::Token => "token",
-        Takes::Writes => "writes",
-        Takes::Scopes(_) => "scopes",
+        ActionEffect::Token => "token",
+        ActionEffect::Writes => "writes",
+        ActionEffect::Scopes(_) => "scopes",
     }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::{Connection, Db, Handle, QueryBuilder, bulk, lifecycle, pending, push_ids};
 use crate::clock::id_at;
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{
-    AuditAction, Context, FailingAddress, Mail, MailFailure, MailState, Result, Touched,
+    AuditAction, Context, FailingAddress, Invalidation, Mail, MailFailure, MailState, Result,
 };
 
 mod read;
@@ -190,7 +190,7 @@ pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Resul
         tx.commit().await?;
         return Ok(None);
     };
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
     let Some(action) = pending::live(&mut change.tx, PendingActionId(action)).await? else {
         change.finish().await?;
@@ -205,7 +205,7 @@ pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Resul
     change
         .commit(Record {
             action: AuditAction::LifecycleNoticed,
-            touched: Touched::Token(action.token_id),
+            touched: Invalidation::Token(action.token_id),
             account_id: Some(action.account_id),
             token_id: Some(action.token_id),
             before: None,
@@ -274,7 +274,7 @@ pub(super) async fn state(store: &Handle) -> Result<MailState> {
     let mut by_address: BTreeMap<String, FailingAddress> = BTreeMap::new();
     for (address, failure, since) in failing {
         let (Some(failure), Some(since)) = (failure, since) else {
-            return Err(Unreadable("a failing mail says not why").into());
+            return Err(CorruptRow("a failing mail says not why").into());
         };
         by_address
             .entry(address.clone())

@@ -45,11 +45,12 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
-    Account, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord, Context, Credential,
-    FoundTokens, Gone, GrantCounts, IdleToken, LastOperator, Mail, MailFailure, MailState, Mark,
-    NewSession, NewToken, NoSuchAccount, Page, PendingAction, PendingCounts, PendingFilter,
-    Replication, Result, ScopesInUse, Session, SettingsCredential, Store, StoredCatalog, Token,
-    TokenFilter, TokenSearch, Trouble, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
+    Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
+    MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
+    PendingFilter, Replication, Result, ScopesInUse, Session, SettingsCredential, Store, StoreMode,
+    StoredCatalog, Token, TokenFilter, TokenSearch, Trouble, Use, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -77,11 +78,11 @@ impl Store for Handle {
         .await
     }
 
-    async fn mark(&self) -> Result<Option<Mark>> {
+    async fn mark(&self) -> Result<Option<StoreMode>> {
         self.within(audit::mark(self)).await
     }
 
-    async fn set_mark(&self, mark: Mark) -> Result<()> {
+    async fn set_mark(&self, mark: StoreMode) -> Result<()> {
         self.within(audit::set_mark(self, mark)).await
     }
 
@@ -135,7 +136,7 @@ impl Store for Handle {
         ctx: &Context,
         catalog: &Catalog,
         new: &NewToken,
-    ) -> Result<Result<Token, NoSuchAccount>> {
+    ) -> Result<Result<Token, AccountNotFound>> {
         self.within(token::create(self, ctx, catalog, new)).await
     }
 
@@ -297,7 +298,7 @@ impl Store for Handle {
         ctx: &Context,
         new: &Credential,
         digest: &Digest,
-    ) -> Result<Result<(), NoSuchAccount>> {
+    ) -> Result<Result<(), AccountNotFound>> {
         self.within(credential::create(self, ctx, new, digest)).await
     }
 
@@ -326,7 +327,7 @@ impl Store for Handle {
         &self,
         ctx: &Context,
         id: CredentialId,
-    ) -> Result<Option<Result<Credential, LastOperator>>> {
+    ) -> Result<Option<Result<Credential, LastOperatorCredential>>> {
         self.within(credential::revoke(self, ctx, id)).await
     }
 

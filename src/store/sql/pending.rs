@@ -14,7 +14,7 @@ use crate::policy::lifecycle::LiveAction;
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{
     Notice, NoticeState, Page, PendingAction, PendingCounts, PendingFilter, Result,
 };
@@ -253,7 +253,7 @@ pub(super) fn taken_and_kept(scopes: Option<&str>) -> Result<(Vec<ScopeId>, Vec<
         match keeps {
             Some(0) => taken.push(id),
             Some(1) => kept.push(id),
-            _ => return Err(Unreadable("a pending action's scopes can't be read").into()),
+            _ => return Err(CorruptRow("a pending action's scopes can't be read").into()),
         }
     }
     Ok((taken, kept))
@@ -267,7 +267,7 @@ fn notice(row: &mut Row) -> Result<Option<Notice>> {
         (Some("queued"), None, None) => NoticeState::Queued,
         (Some("accepted"), Some(at), None) => NoticeState::Accepted(Timestamp(at)),
         (Some("failing"), None, Some(failure)) => NoticeState::Failing(failure),
-        _ => return Err(Unreadable("a notice can't be read").into()),
+        _ => return Err(CorruptRow("a notice can't be read").into()),
     };
     Ok(Some(Notice { email, state }))
 }

@@ -14,7 +14,7 @@ use super::token::{Row, SELECT};
 use super::{FIND, FOLDED_NAME, Handle, IDS_AT_ONCE, QueryBuilder, pending, push_ids};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::Calendar;
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{FoundTokens, Result, TokenOrder, TokenSearch, TokenShow};
 
 pub(super) async fn tokens(
@@ -66,7 +66,7 @@ pub(super) async fn tokens(
     let mut rows: HashMap<_, _> = rows.into_iter().map(|row| (row.id(), row)).collect();
     let mut pending = pending::of_listed(&mut tx, &ids).await?;
     let tokens = ids.into_iter().map(TokenId).map(|id| {
-        let row = rows.remove(&id).ok_or(Unreadable("a token's use has no row"))?;
+        let row = rows.remove(&id).ok_or(CorruptRow("a token's use has no row"))?;
         row.into_token(pending.remove(&id).unwrap_or_default())
     });
     Ok(FoundTokens { tokens: tokens.collect::<Result<_>>()?, total })

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::{Db, Handle};
 use crate::secret::{MAX_KEY_NUMBER, SecretKey};
-use crate::store::error::Unreadable;
-use crate::store::{AuditAction, Context, Result, Touched};
+use crate::store::error::CorruptRow;
+use crate::store::{AuditAction, Context, Invalidation, Result};
 
 const SELECT: &str = "SELECT number, key FROM secret_key ORDER BY number";
 
@@ -21,7 +21,7 @@ pub(super) async fn all(store: &Handle) -> Result<Vec<SecretKey>> {
             // Wiped on drop, however this ends.
             let key = zeroize::Zeroizing::new(key);
             let bytes = <[u8; 32]>::try_from(key.as_slice());
-            let bytes = bytes.map_err(|_| Unreadable("a stored key has not 32 bytes"))?;
+            let bytes = bytes.map_err(|_| CorruptRow("a stored key has not 32 bytes"))?;
             Ok(SecretKey::new(key_number(number)?, bytes))
         })
         .collect()
@@ -33,7 +33,7 @@ pub(super) async fn add(
     key: &[u8; 32],
     only_first: bool,
 ) -> Result<u16> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let newest: Option<i32> = sqlx::query_scalar(SELECT_NEWEST).fetch_one(&mut *change.tx).await?;
     let newest = newest.map(key_number).transpose()?;
     let number = match newest {
@@ -42,7 +42,7 @@ pub(super) async fn add(
             return Ok(newest);
         }
         Some(MAX_KEY_NUMBER) => {
-            return Err(Unreadable("every number that a key can have is used").into());
+            return Err(CorruptRow("every number that a key can have is used").into());
         }
         Some(newest) => newest + 1,
         None => 0,
@@ -60,7 +60,7 @@ pub(super) async fn add(
             } else {
                 AuditAction::SecretKeyRotate
             },
-            touched: Touched::SecretKeys,
+            touched: Invalidation::SecretKeys,
             account_id: None,
             token_id: None,
             before: newest.map(|number| json!({ "number": number })),
@@ -72,5 +72,5 @@ pub(super) async fn add(
 
 fn key_number(number: i32) -> Result<u16> {
     let number = u16::try_from(number);
-    Ok(number.map_err(|_| Unreadable("a stored key number is out of range"))?)
+    Ok(number.map_err(|_| CorruptRow("a stored key number is out of range"))?)
 }

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::{Db, Handle, QueryBuilder, bulk, credential, decode};
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
-use crate::store::error::Unreadable;
-use crate::store::{AuditAction, Context, Credential, NewSession, Result, Session, Touched};
+use crate::store::error::CorruptRow;
+use crate::store::{AuditAction, Context, Credential, Invalidation, NewSession, Result, Session};
 
 /// How long a page waits for the note that its session was seen: with what writes at that time, or for a
 /// store that takes no writes.
@@ -54,7 +54,7 @@ struct Row {
 }
 
 pub(super) async fn create(store: &Handle, ctx: &Context, new: &NewSession) -> Result<bool> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let mut bearer = None;
     if let Some(id) = new.credential_id {
         bearer = credential::by_id(&mut change.tx, id).await?;
@@ -113,7 +113,7 @@ pub(super) async fn end(
     digest: &Digest,
     everywhere: bool,
 ) -> Result<u64> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let found = sqlx::query_scalar::<Db, Option<Uuid>>(SELECT_CREDENTIAL)
         .bind(&digest[..])
         .bind(ctx.now.0)
@@ -165,7 +165,7 @@ fn record(
 ) -> Record {
     Record {
         action,
-        touched: Touched::Nothing,
+        touched: Invalidation::Nothing,
         account_id: bearer.and_then(credential::account_of),
         token_id: None,
         before,
@@ -191,7 +191,7 @@ impl Row {
             (Some(id), Some(role), Some(name)) => {
                 Some((CredentialId(id), decode::role(&role, self.account_id)?, name))
             }
-            _ => return Err(Unreadable("a session's credential is missing").into()),
+            _ => return Err(CorruptRow("a session's credential is missing").into()),
         };
         Ok(Session {
             bearer,

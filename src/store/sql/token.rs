@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 mod row;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::decode::{digest, whitelist, whitelist_text};
 use super::{Connection, Db, Handle, QueryBuilder, account, pending};
 use crate::policy::id::{AccountId, TokenId};
@@ -14,9 +14,9 @@ use crate::policy::lifecycle::Uses;
 use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState};
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{
-    AuditAction, Context, NewToken, NoSuchAccount, Page, Result, Token, TokenFilter, Touched,
+    AccountNotFound, AuditAction, Context, Invalidation, NewToken, Page, Result, Token, TokenFilter,
 };
 
 pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
@@ -89,12 +89,12 @@ pub(super) async fn create(
     ctx: &Context,
     catalog: &Catalog,
     new: &NewToken,
-) -> Result<Result<Token, NoSuchAccount>> {
-    let mut change = Changing::begin(store, ctx).await?;
+) -> Result<Result<Token, AccountNotFound>> {
+    let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     if !account::exists(&mut change.tx, new.account_id).await? {
         change.undo().await;
-        return Ok(Err(NoSuchAccount));
+        return Ok(Err(AccountNotFound));
     }
     let mut scopes = new.scopes.clone();
     scopes.sort_unstable();
@@ -123,7 +123,7 @@ pub(super) async fn create(
         },
     };
     if grant.requires_whitelist(catalog) && token.whitelist == Whitelist::Unrestricted {
-        return Err(Unreadable("a token that may do this must have a whitelist").into());
+        return Err(CorruptRow("a token that may do this must have a whitelist").into());
     }
     sqlx::query::<Db>(INSERT)
         .bind(token.id.0)
@@ -207,7 +207,7 @@ pub(super) async fn delete(
     id: TokenId,
     only: Option<AccountId>,
 ) -> Result<Option<Token>> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let Some(mut token) = find(&mut change.tx, id, only).await? else {
         change.undo().await;
         return Ok(None);
@@ -235,7 +235,7 @@ fn record(
 ) -> Record {
     Record {
         action,
-        touched: Touched::Token(token.id),
+        touched: Invalidation::Token(token.id),
         account_id: Some(token.account_id),
         token_id: Some(token.id),
         before,

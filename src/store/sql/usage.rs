@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::change::Changing;
+use super::change::WriteTx;
 use super::lifecycle::{Locked, UNSETTLED, idle_since, settle};
 use super::token::SELECT;
 use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{LiveAction, Uses};
 use crate::policy::scope::{Access, Catalog};
-use crate::policy::token::{Holding, TokenState};
+use crate::policy::token::{ScopeStatus, TokenState};
 use crate::store::{Context, Gone, Result, Use};
 
-/// Live actions that recorded use has overtaken, as `Subject::overtaken` says.
+/// Live actions that recorded use has overtaken, as `UsageState::overtaken` says.
 const SELECT_OVERTAKEN: &str = "\
     SELECT DISTINCT p.token_id FROM pending_action p JOIN token_use u ON u.token_id = p.token_id \
     WHERE p.end_time IS NULL AND ( \
@@ -62,7 +62,7 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
 
 /// Ends and shrinks what recorded use has overtaken. Whether there was anything.
 pub(super) async fn settle_uses(store: &Handle, ctx: &Context, id: TokenId) -> Result<bool> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let Some(mut locked) = Locked::take(&mut change.tx, id).await? else {
         change.undo().await;
         return Ok(false);
@@ -87,7 +87,7 @@ pub(super) async fn noticed(
     catalog: &Catalog,
     used: &Use,
 ) -> Result<Result<bool, Gone>> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     let locked = Locked::take(&mut change.tx, used.token_id).await?;
     let scope = catalog.by_id(used.scope_id);
@@ -96,7 +96,7 @@ pub(super) async fn noticed(
         return Ok(Err(Gone));
     };
     let grant = &locked.subject.grant;
-    if locked.state != TokenState::Active || grant.holding(scope) != Holding::Granted {
+    if locked.state != TokenState::Active || grant.holding(scope) != ScopeStatus::Granted {
         change.undo().await;
         return Ok(Err(Gone));
     }

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::decode::whitelist_text;
 use super::token::{self, whitelist_json};
 use super::{Db, Handle};
@@ -11,7 +11,7 @@ use crate::policy::network::{Change, Limits, Whitelist, apply};
 use crate::policy::scope::Catalog;
 use crate::policy::token::TokenState;
 use crate::store::{
-    AuditAction, Context, Result, Touched, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    AuditAction, Context, Invalidation, Result, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 
 const UPDATE: &str = "UPDATE token SET whitelist = $2, whitelist_version = $3 WHERE token_id = $1";
@@ -25,7 +25,7 @@ pub(super) async fn change(
     limits: &Limits,
     dry_run: bool,
 ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>> {
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     let Some(row) = token::row(&mut change.tx, target.token_id, target.only).await? else {
         change.undo().await;
@@ -63,7 +63,7 @@ pub(super) async fn change(
     change
         .commit(Record {
             action: AuditAction::WhitelistChange,
-            touched: Touched::Token(target.token_id),
+            touched: Invalidation::Token(target.token_id),
             account_id: Some(row.account_id()),
             token_id: Some(target.token_id),
             before: json(&before, row.whitelist_version),

@@ -1,8 +1,8 @@
 //! Announcing and carrying out, each kind to its end.
 
-use portcullis::policy::lifecycle::{LiveAction, Mode, Settings, Takes};
+use portcullis::policy::lifecycle::{ActionEffect, LiveAction, Mode, Settings};
 use portcullis::policy::token::{Grant, PendingActionType, TokenKind, TokenState};
-use portcullis::store::{CarriedOut, MailContent, Notice, NoticeState, StoreError, Touched};
+use portcullis::store::{CarriedOut, Invalidation, MailContent, Notice, NoticeState, StoreError};
 
 use super::{NAMES, Stage, at, day, on};
 use crate::store::fixture::{ASK, Fixture, READ, REVEAL, all, page};
@@ -44,7 +44,7 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     let (event, change) = s.f.last().await;
     assert_eq!((event.action.as_str(), event.actor.as_str()), ("lifecycle.announce", "system"));
     assert_eq!((event.account_id, event.token_id), (Some(s.account), Some(id)));
-    assert_eq!(change.touched, Touched::Token(id));
+    assert_eq!(change.touched, Invalidation::Token(id));
     // Nothing twice, and nothing beside it.
     assert_eq!(s.announce(id, 39).await, None);
     assert!(s.store.idle_tokens(day(999), 10).await.unwrap().is_empty());
@@ -57,8 +57,12 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     assert_eq!(s.carry_out(action.id, 999).await, CarriedOut::Held);
     assert_eq!(s.store.mail_accepted(&on(40), mails[1].id).await.unwrap(), Some(id));
     assert_eq!(s.last_event().await, "lifecycle.noticed");
-    let live =
-        LiveAction { id: action.id, takes: Takes::Token, basis: day(0), accepted: Some(day(40)) };
+    let live = LiveAction {
+        id: action.id,
+        takes: ActionEffect::Token,
+        basis: day(0),
+        accepted: Some(day(40)),
+    };
     assert_eq!(s.facts(id).await.announced, [live]);
     // Accepted once more: nothing new.
     assert_eq!(s.store.mail_accepted(&on(44), mails[1].id).await.unwrap(), None);
@@ -92,7 +96,7 @@ async fn a_token_that_does_not_write_becomes_read_only(f: Fixture) {
     let id = s.token(TokenKind::ReadWrite, &[]).await;
     s.record(id, READ, 30).await;
     let action = s.noticed(id, 38).await;
-    assert_eq!((&action.takes, action.basis), (&Takes::Writes, day(0)));
+    assert_eq!((&action.takes, action.basis), (&ActionEffect::Writes, day(0)));
     assert_eq!(action.taken, [s.scope(ASK), s.scope(REVEAL)]);
     assert_eq!(action.kept, [s.scope(READ)]);
     assert_eq!((action.last_use, action.last_use_of_taken), (Some(day(30)), None));
@@ -112,7 +116,7 @@ async fn a_token_that_does_not_write_becomes_read_only(f: Fixture) {
 
     // What is left of it goes its own way.
     assert_eq!(s.announce(id, 67).await, None);
-    assert_eq!(s.announce(id, 68).await.unwrap().takes, Takes::Token);
+    assert_eq!(s.announce(id, 68).await.unwrap().takes, ActionEffect::Token);
     s.f.check_record().await;
 }
 
@@ -124,7 +128,7 @@ async fn a_custom_token_loses_what_its_notice_named(f: Fixture) {
     s.record(id, REVEAL, 1).await;
     let action = s.noticed(id, 39).await;
     // Two days of last use, one notice, with the newer of both.
-    assert_eq!((&action.takes, action.basis), (&Takes::Scopes(vec![ask, reveal]), day(1)));
+    assert_eq!((&action.takes, action.basis), (&ActionEffect::Scopes(vec![ask, reveal]), day(1)));
     assert_eq!((&action.kept[..], action.last_use_of_taken), (&[read][..], Some(day(1))));
     assert_eq!(action.last_use, Some(day(30)));
 
@@ -134,7 +138,7 @@ async fn a_custom_token_loses_what_its_notice_named(f: Fixture) {
     assert_eq!(s.last_event().await, "lifecycle.shrink");
     assert!(!s.store.settle_uses(&on(40), id).await.unwrap());
     let [left] = &s.live().await[..] else { panic!() };
-    assert_eq!((left.id, &left.takes), (action.id, &Takes::Scopes(vec![reveal])));
+    assert_eq!((left.id, &left.takes), (action.id, &ActionEffect::Scopes(vec![reveal])));
     assert_eq!((&left.taken[..], &left.kept[..]), (&[reveal][..], &[read, ask][..]));
     assert_eq!(left.accepted, Some(day(39)));
 
@@ -154,9 +158,9 @@ async fn a_scope_that_falls_idle_later_has_its_own_notice(f: Fixture) {
     s.record(id, READ, 30).await;
     s.record(id, ASK, 3).await;
     let first = s.noticed(id, 38).await;
-    assert_eq!(first.takes, Takes::Scopes(vec![s.scope(REVEAL)]));
+    assert_eq!(first.takes, ActionEffect::Scopes(vec![s.scope(REVEAL)]));
     let second = s.noticed(id, 41).await;
-    assert_eq!(second.takes, Takes::Scopes(vec![s.scope(ASK)]));
+    assert_eq!(second.takes, ActionEffect::Scopes(vec![s.scope(ASK)]));
     assert_eq!(s.due(48).await, [first.id, second.id]);
     assert_eq!(s.carry_out(first.id, 45).await, CarriedOut::Done);
     assert_eq!(s.carry_out(second.id, 47).await, CarriedOut::Held);
@@ -171,7 +175,7 @@ async fn the_deletion_goes_before_the_downgrade(f: Fixture) {
     let downgrade = s.noticed(id, 38).await;
     // The sweeper rests until both are due.
     let deletion = s.noticed(id, 48).await;
-    assert_eq!(deletion.takes, Takes::Token);
+    assert_eq!(deletion.takes, ActionEffect::Token);
     assert_eq!(s.due(54).await, [downgrade.id]);
     assert_eq!(s.due(55).await, [deletion.id, downgrade.id]);
     assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::Held);
@@ -190,14 +194,14 @@ async fn after_a_cancelled_deletion_downgrades_are_planned_anew(f: Fixture) {
     let s = Stage::new(f).await;
     let id = s.token(TokenKind::ReadWrite, &[]).await;
     let deletion = s.noticed(id, 38).await;
-    assert_eq!(deletion.takes, Takes::Token);
+    assert_eq!(deletion.takes, ActionEffect::Token);
     let used = s.used(id, READ, 44);
     assert_eq!(s.store.use_noticed(&on(44), &s.catalog, &used).await.unwrap(), Ok(true));
     assert_eq!(s.carry_out(deletion.id, 45).await, CarriedOut::Gone);
     // Overdue for long, and still with its whole notice.
     assert_eq!(s.idle(id).await, Some(day(0)));
     let downgrade = s.noticed(id, 45).await;
-    assert_eq!(downgrade.takes, Takes::Writes);
+    assert_eq!(downgrade.takes, ActionEffect::Writes);
     assert_eq!(s.carry_out(downgrade.id, 51).await, CarriedOut::Held);
     assert_eq!(s.carry_out(downgrade.id, 52).await, CarriedOut::Done);
 }
@@ -263,7 +267,7 @@ async fn what_was_deleted_is_purged(f: Fixture) {
     assert_eq!(s.store.purge(&on(150), at(day(60)).now, 10).await.unwrap(), [ids[0]]);
     let (event, change) = s.f.last().await;
     assert_eq!((event.action.as_str(), event.token_id), ("token.purge", Some(ids[0])));
-    assert_eq!(change.touched, Touched::Token(ids[0]));
+    assert_eq!(change.touched, Invalidation::Token(ids[0]));
     assert_eq!(s.store.token_facts(ids[0]).await.unwrap(), None);
     assert_eq!(s.store.token(ids[0], None).await.unwrap(), None);
     assert_eq!(s.store.purge(&on(150), day(999), 1).await.unwrap(), [ids[1]]);

@@ -2,7 +2,7 @@
 
 use portcullis::policy::id::TokenId;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{CarriedOut, MailContent, Touched};
+use portcullis::store::{CarriedOut, Invalidation, MailContent};
 
 use super::{Stage, day, on, refused};
 use crate::store::fixture::Fixture;
@@ -48,7 +48,10 @@ async fn who_joins_is_told_and_delays(f: Fixture) {
     // One record for the account, and one for each token.
     let changes = s.store.changes(before, 10).await.unwrap();
     let touched: Vec<_> = changes.iter().map(|change| change.touched).collect();
-    assert_eq!(touched, [Touched::Nothing, Touched::Token(id), Touched::Token(other)]);
+    assert_eq!(
+        touched,
+        [Invalidation::Nothing, Invalidation::Token(id), Invalidation::Token(other)]
+    );
     assert!(s.due(999).await.is_empty());
     assert_eq!(s.facts(id).await.announced[0].accepted, None);
     assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Held);

@@ -1,6 +1,6 @@
 //! What comes between a notice and its action: the owner, and another catalogue.
 
-use portcullis::policy::lifecycle::Takes;
+use portcullis::policy::lifecycle::ActionEffect;
 use portcullis::policy::token::{Grant, TokenKind, TokenState};
 use portcullis::store::{CarriedOut, MailContent, StoreError};
 
@@ -59,7 +59,7 @@ async fn what_was_used_before_it_was_a_write_counts(f: Fixture) {
     let uses = [s.used(a, ASK, 30), s.used(b, READ, 30)];
     s.store.record_uses(&uses).await.unwrap();
     let action = s.noticed(a, 38).await;
-    assert_eq!(action.takes, Takes::Writes);
+    assert_eq!(action.takes, ActionEffect::Writes);
     s.apply(&[REVEAL, ASK, READ]).await;
     assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Cancelled);
     // And where nothing was announced yet.
@@ -67,7 +67,7 @@ async fn what_was_used_before_it_was_a_write_counts(f: Fixture) {
         assert_eq!(s.announce(id, 67).await, None);
         assert_eq!(s.idle(id).await, Some(day(30)));
         assert_eq!(s.read(id).await.uses.last_write, Some(day(30)));
-        assert_eq!(s.announce(id, 68).await.unwrap().takes, Takes::Token);
+        assert_eq!(s.announce(id, 68).await.unwrap().takes, ActionEffect::Token);
     }
 }
 

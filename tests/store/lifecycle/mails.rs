@@ -1,6 +1,6 @@
 //! Mails: claimed, taken over, refused, and what they say.
 
-use portcullis::policy::lifecycle::Takes;
+use portcullis::policy::lifecycle::ActionEffect;
 use portcullis::policy::token::TokenKind;
 use portcullis::store::{
     CarriedOut, FailingAddress, Mail, MailContent, MailFailure, MailState, Notice, NoticeState,
@@ -270,7 +270,7 @@ async fn a_notice_says_what_it_takes(f: Fixture) {
         let uses: Vec<_> = token.uses.iter().map(|(name, at)| (name.as_str(), *at)).collect();
         assert_eq!(uses, [(REVEAL, day(1)), (READ, day(30))]);
         assert_eq!((told.id, &told.takes), (action.id, &action.takes));
-        assert!(matches!(told.takes, Takes::Scopes(_)));
+        assert!(matches!(told.takes, ActionEffect::Scopes(_)));
         assert_eq!((&told.taken, &told.kept), (&names(&[REVEAL, ASK]), &names(&[READ])));
         assert_eq!((told.basis, told.last_use_of_taken), (day(1), Some(day(1))));
         assert_eq!((told.created, told.accepted, told.ended), (day(39), None, None));

@@ -1,7 +1,7 @@
 //! Recorded use: it moves forward, and cancels what it fits.
 
 use portcullis::policy::id::TokenId;
-use portcullis::policy::lifecycle::{Settings, Takes};
+use portcullis::policy::lifecycle::{ActionEffect, Settings};
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
@@ -89,14 +89,14 @@ async fn only_a_fitting_use_cancels(f: Fixture) {
     let s = Stage::new(f).await;
     // What is announced; a use that does not fit, if there is any; and one that does.
     for (kind, scopes, before, takes, unfit, fit) in [
-        (TokenKind::ReadOnly, &[][..], None, Takes::Token, None, READ),
-        (TokenKind::ReadWrite, &[][..], None, Takes::Token, None, READ),
-        (TokenKind::ReadWrite, &[][..], Some(READ), Takes::Writes, Some(READ), ASK),
+        (TokenKind::ReadOnly, &[][..], None, ActionEffect::Token, None, READ),
+        (TokenKind::ReadWrite, &[][..], None, ActionEffect::Token, None, READ),
+        (TokenKind::ReadWrite, &[][..], Some(READ), ActionEffect::Writes, Some(READ), ASK),
         (
             TokenKind::Custom,
             &NAMES[..2],
             Some(READ),
-            Takes::Scopes(vec![s.scope(ASK)]),
+            ActionEffect::Scopes(vec![s.scope(ASK)]),
             Some(READ),
             ASK,
         ),

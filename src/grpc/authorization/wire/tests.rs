@@ -8,11 +8,11 @@ use super::*;
 use pb::authorize_request::Operation;
 
 /// The message that a question came from.
-fn message(question: Question<'_>) -> pb::AuthorizeRequest {
+fn message(question: AuthorizeInput<'_>) -> pb::AuthorizeRequest {
     let operation = match question.operation {
-        Asked::Nothing => None,
-        Asked::Scope(name) => Some(Operation::Scope(name.to_owned())),
-        Asked::Http { method, path } => Some(Operation::Http(pb::HttpOperation {
+        RequestedOperation::Nothing => None,
+        RequestedOperation::Scope(name) => Some(Operation::Scope(name.to_owned())),
+        RequestedOperation::Http { method, path } => Some(Operation::Http(pb::HttpOperation {
             method: method.to_owned(),
             path: path.to_owned(),
         })),
@@ -27,7 +27,7 @@ fn message(question: Question<'_>) -> pb::AuthorizeRequest {
 }
 
 fn read(bytes: &[u8]) -> Result<pb::AuthorizeRequest> {
-    question(bytes).map(message)
+    parse(bytes).map(message)
 }
 
 fn operation() -> impl Strategy<Value = Option<Operation>> {
@@ -96,7 +96,7 @@ fn a_fault_is_placed_as_the_contract_names_it() {
         // All of them, and each once.
         &[0x12, 1, 0xff, 0x0a, 1, 0xff, 0x0a, 1, 0xff],
     ]
-    .map(|bytes| question(bytes).map(drop).unwrap_err().to_string())
+    .map(|bytes| parse(bytes).map(drop).unwrap_err().to_string())
     .to_vec();
     insta::assert_snapshot!(faults.join("\n"), @r"
     token: has another type on the wire than the contract says
@@ -159,10 +159,13 @@ fn what_protobuf_refuses_is_refused() {
         ("a NUL of two bytes", vec![0x1a, 2, 0xc0, 0x80]),
         ("parts that are whole together alone", vec![0x22, 2, 0x0a, 2, 0x22, 2, b'A', b'B']),
     ] {
-        assert!(question(&bytes).is_err(), "{what}: {bytes:x?}");
-        assert!(batched(&bytes).is_err(), "{what} in a batch: {bytes:x?}");
+        assert!(parse(&bytes).is_err(), "{what}: {bytes:x?}");
+        assert!(parse_batch_item(&bytes).is_err(), "{what} in a batch: {bytes:x?}");
         if bytes.len() < 0x80 {
-            assert!(streamed(&within(0x0a, &bytes)).is_err(), "{what} in a stream: {bytes:x?}");
+            assert!(
+                parse_stream_item(&within(0x0a, &bytes)).is_err(),
+                "{what} in a stream: {bytes:x?}"
+            );
         }
     }
 }
@@ -206,12 +209,12 @@ fn parts_of_a_streamed_request_are_merged_and_not_joined() {
         let (first, second) = whole.split_at(cut);
         let parts = [within(0x0a, first), within(0x0a, second)].concat();
         let library = pb::StreamAuthorizeRequest::decode(&parts[..]);
-        match streamed(&parts) {
+        match parse_stream_item(&parts) {
             Ok(read) => assert_eq!(Some(message(read)), library.unwrap().request),
             Err(_) => assert!(library.is_err(), "cut at {cut}: {library:?}"),
         }
-        assert_eq!(streamed(&parts).is_ok(), cut == 7, "cut at {cut}");
+        assert_eq!(parse_stream_item(&parts).is_ok(), cut == 7, "cut at {cut}");
     }
-    let none = streamed(&[]).map(drop).unwrap_err().to_string();
+    let none = parse_stream_item(&[]).map(drop).unwrap_err().to_string();
     assert_eq!(none, "request: is required");
 }

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::super::change::Changing;
+use super::super::change::WriteTx;
 use super::super::mail::{self, About};
 use super::super::{Handle, account, pending};
 use super::Locked;
 use crate::clock::id_at;
 use crate::policy::id::{PendingActionId, TokenId};
-use crate::policy::lifecycle::{Announced, Mode, Planned, Settings, Takes};
+use crate::policy::lifecycle::{ActionEffect, Announced, Mode, Planned, Settings};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::TokenState;
 use crate::store::{AuditAction, Context, Notice, NoticeState, PendingAction, Result};
@@ -24,7 +24,7 @@ pub(in super::super) async fn announce(
     if settings.mode == Mode::Observe {
         return Ok(None);
     }
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     let locked = Locked::take(&mut change.tx, id).await?;
     let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
@@ -40,10 +40,13 @@ pub(in super::super) async fn announce(
     };
 
     let mut action = action(&locked, ctx, catalog, planned);
-    if action.takes == Takes::Writes && action.taken.is_empty() {
+    if action.takes == ActionEffect::Writes && action.taken.is_empty() {
         // The catalogue has nothing to write with. It is looked at again when the token is idle, or
         // has been for another while.
-        locked.subject.announced.push(Announced { takes: Takes::Writes, basis: action.basis });
+        locked
+            .subject
+            .announced
+            .push(Announced { takes: ActionEffect::Writes, basis: action.basis });
         locked.set_idle(&mut change.tx).await?;
         change.finish().await?;
         return Ok(None);
@@ -65,8 +68,8 @@ pub(in super::super) async fn announce(
     record.after = Some(json!({
         "pending_action_id": action.id.to_string(),
         "type": match action.takes {
-            Takes::Token => "deletion",
-            Takes::Writes | Takes::Scopes(_) => "downgrade",
+            ActionEffect::Token => "deletion",
+            ActionEffect::Writes | ActionEffect::Scopes(_) => "downgrade",
         },
         "taken": names(catalog, &action.taken),
     }));
@@ -83,9 +86,9 @@ fn action(
     let subject = &locked.subject;
     let (taken, kept) = takes.taken_and_kept(&subject.grant, catalog);
     let last_use_of_taken = match &takes {
-        Takes::Token => subject.uses.last,
-        Takes::Writes => subject.uses.last_write,
-        Takes::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
+        ActionEffect::Token => subject.uses.last,
+        ActionEffect::Writes => subject.uses.last_write,
+        ActionEffect::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
     };
     PendingAction {
         id: PendingActionId(id_at(ctx.now)),

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::super::change::Changing;
+use super::super::change::WriteTx;
 use super::super::mail::{self, About};
 use super::super::pending::{self, Outcome};
 use super::super::{Db, Handle, QueryBuilder, account};
 use super::announce::names;
 use super::{Locked, accepted_by, settle};
 use crate::policy::id::PendingActionId;
-use crate::policy::lifecycle::{Mode, Settings, Takes, may_carry_out};
+use crate::policy::lifecycle::{ActionEffect, Mode, Settings, may_carry_out};
 use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenState};
 use crate::store::{AuditAction, CarriedOut, Context, PendingAction, Result};
@@ -35,7 +35,7 @@ pub(in super::super) async fn carry_out(
     if settings.mode == Mode::Observe {
         return Ok(CarriedOut::Held);
     }
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     // Under the head row an action stays as it is.
     let token_id = pending::live(&mut change.tx, id).await?.map(|action| action.token_id);
@@ -81,8 +81,8 @@ pub(in super::super) async fn carry_out(
         return Ok(CarriedOut::Held);
     }
     // The deletion says it all: where both are due, it goes first and ends the downgrade.
-    let deletion = locked.live.iter().find(|action| action.takes == Takes::Token);
-    if action.takes != Takes::Token && deletion.is_some_and(due) {
+    let deletion = locked.live.iter().find(|action| action.takes == ActionEffect::Token);
+    if action.takes != ActionEffect::Token && deletion.is_some_and(due) {
         change.finish().await?;
         return Ok(CarriedOut::Held);
     }
@@ -95,7 +95,7 @@ pub(in super::super) async fn carry_out(
     let (before, after) = take(&mut change, &mut locked, &action, catalog).await?;
     pending::end(&mut change.tx, id, ctx.now, Outcome::CarriedOut).await?;
     end_in_memory(&mut locked, id);
-    if action.takes == Takes::Token {
+    if action.takes == ActionEffect::Token {
         pending::withdraw(&mut change.tx, locked.id, ctx.now).await?;
         locked.set_live(Vec::new());
     }
@@ -103,8 +103,8 @@ pub(in super::super) async fn carry_out(
     mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
     locked.set_idle(&mut change.tx).await?;
     let done = match action.takes {
-        Takes::Token => AuditAction::LifecycleDelete,
-        Takes::Writes | Takes::Scopes(_) => AuditAction::LifecycleDowngrade,
+        ActionEffect::Token => AuditAction::LifecycleDelete,
+        ActionEffect::Writes | ActionEffect::Scopes(_) => AuditAction::LifecycleDowngrade,
     };
     let mut record = locked.record(done, before);
     record.after = Some(after);
@@ -120,7 +120,7 @@ fn end_in_memory(locked: &mut Locked, id: PendingActionId) {
 
 /// Takes what the action takes. The token before and after, for the audit record.
 async fn take(
-    change: &mut Changing<'_>,
+    change: &mut WriteTx<'_>,
     locked: &mut Locked,
     action: &PendingAction,
     catalog: &Catalog,
@@ -128,7 +128,7 @@ async fn take(
     let (id, now) = (locked.id, change.ctx.now);
     let named = action.id.to_string();
     match &action.takes {
-        Takes::Token => {
+        ActionEffect::Token => {
             let delete = sqlx::query::<Db>(DELETE).bind(id.0).bind(now.0);
             delete.execute(&mut *change.tx).await?;
             locked.state = TokenState::DeletedUnused { at: now };
@@ -137,7 +137,7 @@ async fn take(
                 "pending_action_id": named });
             Ok((before, after))
         }
-        Takes::Writes => {
+        ActionEffect::Writes => {
             let downgrade = sqlx::query::<Db>(DOWNGRADE).bind(id.0).bind(now.0);
             downgrade.execute(&mut *change.tx).await?;
             for lost in action.taken.chunks(super::super::IDS_AT_ONCE) {
@@ -154,7 +154,7 @@ async fn take(
                 "taken": names(catalog, &action.taken), "pending_action_id": named });
             Ok((before, after))
         }
-        Takes::Scopes(scopes) => {
+        ActionEffect::Scopes(scopes) => {
             for scope in scopes {
                 let take = sqlx::query::<Db>(TAKE).bind(id.0).bind(now.0).bind(i32::from(scope.0));
                 take.execute(&mut *change.tx).await?;

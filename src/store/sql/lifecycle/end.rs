@@ -5,12 +5,12 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use super::super::change::{Changing, Record};
+use super::super::change::{Record, WriteTx};
 use super::super::{Db, Handle, QueryBuilder, bulk, pending};
 use super::Locked;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::store::{AuditAction, Context, Result, Touched};
+use crate::store::{AuditAction, Context, Invalidation, Result};
 
 const SELECT_ANNOUNCED: &str = "\
     SELECT DISTINCT token_id FROM pending_action WHERE end_time IS NULL \
@@ -30,7 +30,7 @@ pub(in super::super) async fn withdraw_actions(
     if ids.is_empty() {
         return Ok(ids);
     }
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     let mut withdrew = Vec::new();
     for id in ids {
         let Some(mut locked) = Locked::take(&mut change.tx, id).await? else { continue };
@@ -93,7 +93,7 @@ pub(in super::super) async fn purge(
     }
     rows.sort_unstable();
     let ids: Vec<_> = rows.iter().map(|&(id, ..)| TokenId(id)).collect();
-    let mut change = Changing::begin(store, ctx).await?;
+    let mut change = WriteTx::begin(store, ctx).await?;
     bulk::lock(&mut change.tx, &ids).await?;
     let mut purged = Vec::new();
     for (id, account_id, name) in rows {
@@ -105,7 +105,7 @@ pub(in super::super) async fn purge(
         change
             .commit_part(Record {
                 action: AuditAction::TokenPurge,
-                touched: Touched::Token(TokenId(id)),
+                touched: Invalidation::Token(TokenId(id)),
                 account_id: Some(AccountId(account_id)),
                 token_id: Some(TokenId(id)),
                 before: Some(json!({ "name": name, "state": "deleted" })),

@@ -64,14 +64,14 @@
 
 use serde_json::json;
 
-use super::change::{Changing, Record};
+use super::change::{Record, WriteTx};
 use super::{Connection, account, bulk, pending, token};
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::{Announced, Overtaken, Subject, Uses};
+use crate::policy::lifecycle::{Announced, Overtaken, UsageState, Uses};
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenState;
-use crate::store::{AuditAction, NoticeState, PendingAction, Result, Touched};
+use crate::store::{AuditAction, Invalidation, NoticeState, PendingAction, Result};
 
 mod announce;
 mod carry_out;
@@ -95,7 +95,7 @@ pub(super) struct Locked {
     pub(super) name: String,
     pub(super) state: TokenState,
     /// Whose `announced` is always `live`.
-    pub(super) subject: Subject,
+    pub(super) subject: UsageState,
     pub(super) live: Vec<PendingAction>,
 }
 
@@ -145,7 +145,7 @@ impl Locked {
     fn record(&self, action: AuditAction, before: serde_json::Value) -> Record {
         Record {
             action,
-            touched: Touched::Token(self.id),
+            touched: Invalidation::Token(self.id),
             account_id: Some(self.account_id),
             token_id: Some(self.id),
             before: Some(before),
@@ -159,7 +159,7 @@ impl Locked {
 pub(super) const UNSETTLED: Timestamp = Timestamp(i64::MIN);
 
 /// Since when a token is idle, as it is stored.
-pub(super) fn idle_since(subject: &Subject) -> Option<Timestamp> {
+pub(super) fn idle_since(subject: &UsageState) -> Option<Timestamp> {
     if subject.is_overtaken() { Some(UNSETTLED) } else { subject.idle_since() }
 }
 
@@ -171,7 +171,7 @@ fn announced(live: &[PendingAction]) -> Vec<Announced> {
 
 /// Ends and shrinks what recorded use has overtaken. What to record, where there was anything.
 pub(super) async fn settle(
-    change: &mut Changing<'_>,
+    change: &mut WriteTx<'_>,
     locked: &mut Locked,
 ) -> Result<Option<Record>> {
     let now = change.ctx.now;
@@ -192,7 +192,7 @@ pub(super) async fn settle(
                 action.kept.extend(used);
                 action.kept.sort_unstable();
                 action.taken = taken;
-                action.takes = crate::policy::lifecycle::Takes::Scopes(left);
+                action.takes = crate::policy::lifecycle::ActionEffect::Scopes(left);
                 shrunk.push(action.id.to_string());
                 live.push(action);
             }

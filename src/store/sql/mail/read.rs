@@ -14,7 +14,7 @@ use super::super::{Connection, IDS_AT_ONCE, QueryBuilder, push_ids};
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{Mail, MailAccount, MailAction, MailContent, MailToken, Result};
 
 #[derive(FromRow)]
@@ -146,7 +146,7 @@ where
 /// By name: texts are ordered here, never by a database.
 fn named(ids: &[ScopeId], names: &Names) -> Result<Vec<ScopeName>> {
     let named: Option<Vec<_>> = ids.iter().map(|id| names.get(id).cloned()).collect();
-    let mut named = named.ok_or(Unreadable("a stored scope has no name"))?;
+    let mut named = named.ok_or(CorruptRow("a stored scope has no name"))?;
     named.sort_unstable();
     Ok(named)
 }
@@ -156,7 +156,7 @@ impl TokenRow {
         let uses = scope_times(self.scope_uses.as_deref())?.into_iter();
         let uses: Option<Vec<_>> =
             uses.map(|(id, time)| Some((names.get(&id).cloned()?, time))).collect();
-        let mut uses = uses.ok_or(Unreadable("a stored scope has no name"))?;
+        let mut uses = uses.ok_or(CorruptRow("a stored scope has no name"))?;
         uses.sort_unstable();
         Ok(MailToken {
             id: TokenId(self.token_id),
@@ -194,7 +194,7 @@ impl Row {
         tokens: &HashMap<Uuid, MailToken>,
         actions: &HashMap<Uuid, MailAction>,
     ) -> Result<Mail> {
-        let unreadable = || Unreadable("a mail can't be read");
+        let unreadable = || CorruptRow("a mail can't be read");
         let token = self.token_id.and_then(|id| tokens.get(&id).cloned());
         let action = self.pending_action_id.and_then(|id| actions.get(&id).cloned());
         let content = match (self.kind.as_str(), token, action, self.payload_json) {

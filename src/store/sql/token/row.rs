@@ -6,12 +6,12 @@ use uuid::Uuid;
 use super::super::decode::{numbered_scopes, scope_times, whitelist};
 use super::super::{Connection, QueryBuilder};
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::{Announced, LiveAction, Subject, Uses};
+use crate::policy::lifecycle::{Announced, LiveAction, UsageState, Uses};
 use crate::policy::network::Whitelist;
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{Grant, TokenState};
-use crate::store::error::Unreadable;
+use crate::store::error::CorruptRow;
 use crate::store::{IdleToken, Page, PendingAction, Result, Token};
 
 /// A token's row, its scopes, and its uses.
@@ -104,9 +104,9 @@ impl Row {
     }
 
     /// What the lifecycle of the token rests on, with these announced.
-    pub(in super::super) fn subject(&self, announced: Vec<Announced>) -> Result<Subject> {
+    pub(in super::super) fn subject(&self, announced: Vec<Announced>) -> Result<UsageState> {
         let created = Timestamp(self.create_time);
-        Ok(Subject { grant: self.grant()?, created, uses: self.uses()?, announced })
+        Ok(UsageState { grant: self.grant()?, created, uses: self.uses()?, announced })
     }
 
     pub(in super::super) fn idle(&self, live: Vec<LiveAction>) -> Result<IdleToken> {
@@ -150,7 +150,7 @@ pub(super) fn state(delete_time: Option<i64>, delete_cause: Option<&str>) -> Res
         (None, None) => Ok(TokenState::Active),
         (Some(at), Some("owner")) => Ok(TokenState::Deleted { at }),
         (Some(at), Some("unused")) => Ok(TokenState::DeletedUnused { at }),
-        _ => Err(Unreadable("a token's stored state can't be read").into()),
+        _ => Err(CorruptRow("a token's stored state can't be read").into()),
     }
 }
 
@@ -171,6 +171,6 @@ pub(in super::super) fn grant(
                 taken: taken.into_iter().map(|(id, _)| id).collect(),
             })
         }
-        _ => Err(Unreadable("a token's stored kind can't be read").into()),
+        _ => Err(CorruptRow("a token's stored kind can't be read").into()),
     }
 }

@@ -22,11 +22,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use prefetch_index::prefetch_index;
 use sdd::{AtomicShared, Guard, Shared, Tag};
 
-use super::recent::Known;
+use super::entry::CachedToken;
 use crate::policy::id::TokenId;
 
 /// Places of a bucket, which with their tags fill a cache line.
-const PLACES: usize = 7;
+const SLOTS: usize = 7;
 /// Buckets that are made at once, when the first of them is needed: so many that what leads to them stays in
 /// the processor's cache.
 const PAGE: usize = 1024;
@@ -37,21 +37,21 @@ const MOST: u64 = 1 << 24;
 struct Bucket {
     /// A byte for each place, which is 0 where the place is empty.
     tags: AtomicU64,
-    places: [AtomicShared<Known>; PLACES],
+    slots: [AtomicShared<CachedToken>; SLOTS],
 }
 
 impl Bucket {
     fn empty() -> Self {
-        Self { tags: AtomicU64::new(0), places: [const { AtomicShared::null() }; PLACES] }
+        Self { tags: AtomicU64::new(0), slots: [const { AtomicShared::null() }; SLOTS] }
     }
 
     /// Gives how many more places are taken by it: one, none, or one less.
-    fn set(&self, place: usize, tag: u8, facts: Option<Shared<Known>>) -> isize {
+    fn set(&self, slot: usize, tag: u8, facts: Option<Shared<CachedToken>>) -> isize {
         // Readers believe the facts and never the tag, so the order of the two does not matter.
         let now = isize::from(facts.is_some());
-        let (before, _) = self.places[place].swap((facts, Tag::None), Ordering::AcqRel);
+        let (before, _) = self.slots[slot].swap((facts, Tag::None), Ordering::AcqRel);
         let mut tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
-        tags[place] = tag;
+        tags[slot] = tag;
         self.tags.store(u64::from_le_bytes(tags), Ordering::Release);
         now - isize::from(before.is_some())
     }
@@ -67,17 +67,17 @@ impl Bucket {
     /// Asked by whoever writes, who may believe the tags.
     fn place_of(&self, id: TokenId, tag: u8, guard: &Guard) -> Option<usize> {
         let tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
-        let of_it = |place| self.get(place, guard).is_some_and(|facts| *facts.id == id);
-        (0..PLACES).find(|&place| tags[place] == tag && of_it(place))
+        let of_it = |slot| self.get(slot, guard).is_some_and(|facts| *facts.id == id);
+        (0..SLOTS).find(|&slot| tags[slot] == tag && of_it(slot))
     }
 
-    fn get<'g>(&self, place: usize, guard: &'g Guard) -> Option<&'g Known> {
-        self.places[place].load(Ordering::Acquire, guard).as_ref()
+    fn get<'g>(&self, slot: usize, guard: &'g Guard) -> Option<&'g CachedToken> {
+        self.slots[slot].load(Ordering::Acquire, guard).as_ref()
     }
 }
 
 /// See the module.
-pub(super) struct Hot {
+pub(super) struct NearCache {
     /// As many as there may ever be; a power of two.
     pages: Box<[OnceLock<Box<[Bucket; PAGE]>>]>,
     /// How many of them are looked into: a power of two that only grows. Written by whoever holds `taken`.
@@ -86,7 +86,7 @@ pub(super) struct Hot {
     taken: Mutex<usize>,
 }
 
-impl fmt::Debug for Hot {
+impl fmt::Debug for NearCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hot").field("pages", &self.pages.len()).finish_non_exhaustive()
     }
@@ -111,11 +111,11 @@ impl Address {
     }
 }
 
-impl Hot {
+impl NearCache {
     /// Room for about `capacity` facts at the most. Two thirds of all places stay free then, so that few
     /// buckets are ever full.
     pub(super) fn new(capacity: u64) -> Self {
-        let buckets = (capacity.min(MOST) * 3 / PLACES as u64).next_power_of_two();
+        let buckets = (capacity.min(MOST) * 3 / SLOTS as u64).next_power_of_two();
         let pages = usize::try_from(buckets).unwrap_or(PAGE).div_ceil(PAGE);
         Self {
             pages: (0..pages).map(|_| OnceLock::new()).collect(),
@@ -133,7 +133,7 @@ impl Hot {
     }
 
     /// Asks memory for the bucket of `id`.
-    pub(super) fn fetch_place(&self, id: TokenId) {
+    pub(super) fn prefetch_bucket(&self, id: TokenId) {
         let Address { page, bucket, .. } = self.address(id);
         if let Some(page) = self.pages[page].get() {
             prefetch_index(page.as_slice(), bucket);
@@ -141,39 +141,43 @@ impl Hot {
     }
 
     /// Asks memory for the facts of `id`; `false` where they are not here.
-    pub(super) fn fetch(&self, id: TokenId, guard: &Guard) -> bool {
-        self.likely(id, guard).inspect(|facts| facts.fetch()).count() > 0
+    pub(super) fn prefetch_entry(&self, id: TokenId, guard: &Guard) -> bool {
+        self.candidates(id, guard).inspect(|facts| facts.fetch()).count() > 0
     }
 
     /// The facts of `id`, if they are here. They stay as long as the guard does.
-    pub(super) fn get<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g Known> {
+    pub(super) fn get<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g CachedToken> {
         // The first look at facts waits for one of their cache lines: for all of them, then.
-        self.likely(id, guard).inspect(|facts| facts.fetch()).find(|facts| *facts.id == id)
+        self.candidates(id, guard).inspect(|facts| facts.fetch()).find(|facts| *facts.id == id)
     }
 
     /// Facts that are where those of `id` would be, and have its tag.
-    fn likely<'g>(&self, id: TokenId, guard: &'g Guard) -> impl Iterator<Item = &'g Known> {
+    fn candidates<'g>(
+        &self,
+        id: TokenId,
+        guard: &'g Guard,
+    ) -> impl Iterator<Item = &'g CachedToken> {
         let address = self.address(id);
         let bucket = self.bucket(address);
         let mut left = bucket.map_or(0, |bucket| bucket.candidates(address.tag));
         std::iter::from_fn(move || {
-            let place = (left != 0).then(|| left.trailing_zeros() as usize / 8)?;
+            let slot = (left != 0).then(|| left.trailing_zeros() as usize / 8)?;
             left &= left - 1;
-            Some(bucket?.get(place, guard))
+            Some(bucket?.get(slot, guard))
         })
         .flatten()
     }
 
     /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
     /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
-    pub(super) fn put(&self, facts: Shared<Known>, current: impl FnOnce() -> bool) {
+    pub(super) fn put(&self, facts: Shared<CachedToken>, current: impl FnOnce() -> bool) {
         let id = *facts.id;
         let mut taken = self.lock();
         if !current() {
             return;
         }
         let in_use = self.in_use.load(Ordering::Relaxed);
-        if in_use < self.pages.len() && *taken > in_use * PAGE * PLACES / 4 {
+        if in_use < self.pages.len() && *taken > in_use * PAGE * SLOTS / 4 {
             self.in_use.store(in_use * 2, Ordering::Release);
         }
         let address = self.address(id);
@@ -182,27 +186,27 @@ impl Hot {
         let bucket = &page[address.bucket];
         let guard = Guard::new();
         // Replaced where it is: whoever looks meanwhile finds the one or the other.
-        let place = bucket.place_of(id, address.tag, &guard).unwrap_or_else(|| {
+        let slot = bucket.place_of(id, address.tag, &guard).unwrap_or_else(|| {
             // From where it belonged before.
             self.take_out(id, None, &mut taken);
             let tags = bucket.tags.load(Ordering::Relaxed).to_le_bytes();
-            let free = tags[..PLACES].iter().position(|&tag| tag == 0);
-            free.unwrap_or((id.0.as_u64_pair().1 >> 40) as usize % PLACES)
+            let free = tags[..SLOTS].iter().position(|&tag| tag == 0);
+            free.unwrap_or((id.0.as_u64_pair().1 >> 40) as usize % SLOTS)
         });
-        if !bucket.get(place, &guard).is_some_and(|found| std::ptr::eq(&raw const *facts, found)) {
-            let more = bucket.set(place, address.tag, Some(facts));
+        if !bucket.get(slot, &guard).is_some_and(|found| std::ptr::eq(&raw const *facts, found)) {
+            let more = bucket.set(slot, address.tag, Some(facts));
             *taken = taken.saturating_add_signed(more);
         }
     }
 
     /// Forgets `id`, or only these facts of it.
-    pub(super) fn forget(&self, id: TokenId, only: Option<&Shared<Known>>) {
+    pub(super) fn forget(&self, id: TokenId, only: Option<&Shared<CachedToken>>) {
         self.take_out(id, only, &mut self.lock());
     }
 
     /// Wherever it is or was, which is at one place at most: what nobody finds any more would still take that,
     /// and memory.
-    fn take_out(&self, id: TokenId, only: Option<&Shared<Known>>, taken: &mut usize) {
+    fn take_out(&self, id: TokenId, only: Option<&Shared<CachedToken>>, taken: &mut usize) {
         let guard = Guard::new();
         let mut before = None;
         let mut pages = self.in_use.load(Ordering::Relaxed);
@@ -214,11 +218,11 @@ impl Hot {
                 continue;
             }
             let Some(bucket) = self.bucket(address) else { continue };
-            if let Some(place) = bucket.place_of(id, address.tag, &guard)
-                && let Some(found) = bucket.get(place, &guard)
+            if let Some(slot) = bucket.place_of(id, address.tag, &guard)
+                && let Some(found) = bucket.get(slot, &guard)
                 && only.is_none_or(|only| std::ptr::eq(&raw const **only, found))
             {
-                *taken = taken.saturating_add_signed(bucket.set(place, 0, None));
+                *taken = taken.saturating_add_signed(bucket.set(slot, 0, None));
             }
         }
     }
@@ -227,8 +231,8 @@ impl Hot {
     pub(super) fn clear(&self) {
         let mut taken = self.lock();
         for bucket in self.pages.iter().filter_map(OnceLock::get).flat_map(|page| page.iter()) {
-            (0..PLACES).for_each(|place| {
-                bucket.set(place, 0, None);
+            (0..SLOTS).for_each(|slot| {
+                bucket.set(slot, 0, None);
             });
         }
         *taken = 0;
@@ -249,8 +253,8 @@ mod tests {
     use crate::policy::network::Whitelist;
     use crate::policy::token::{Grant, TokenFacts, TokenState};
 
-    fn facts(id: u128) -> Shared<Known> {
-        Shared::new(Known::new(TokenFacts {
+    fn facts(id: u128) -> Shared<CachedToken> {
+        Shared::new(CachedToken::new(TokenFacts {
             id: TokenId(Uuid::from_u128(id)).into(),
             account_id: AccountId(Uuid::from_u128(1)).into(),
             digest: [0; 32],
@@ -261,9 +265,9 @@ mod tests {
         }))
     }
 
-    fn found(hot: &Hot, facts: &Shared<Known>) -> bool {
+    fn found(near: &NearCache, facts: &Shared<CachedToken>) -> bool {
         let guard = Guard::new();
-        hot.get(*facts.id, &guard).is_some_and(|found| std::ptr::eq(found, &raw const **facts))
+        near.get(*facts.id, &guard).is_some_and(|found| std::ptr::eq(found, &raw const **facts))
     }
 
     #[test]
@@ -273,51 +277,51 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_place_with_the_tag_is_a_candidate(tags: [u8; PLACES], tag in 1u8..) {
+        fn every_place_with_the_tag_is_a_candidate(tags: [u8; SLOTS], tag in 1u8..) {
             let mut bytes = [0; 8];
-            bytes[..PLACES].copy_from_slice(&tags);
+            bytes[..SLOTS].copy_from_slice(&tags);
             let bucket = Bucket::empty();
             bucket.tags.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
             let found = bucket.candidates(tag);
             prop_assert_eq!(found & !0x0080_8080_8080_8080, 0, "no place");
-            for (place, &has) in tags.iter().enumerate() {
-                prop_assert!(has != tag || found >> (8 * place) & 0x80 != 0, "{} is missed", place);
+            for (slot, &has) in tags.iter().enumerate() {
+                prop_assert!(has != tag || found >> (8 * slot) & 0x80 != 0, "{} is missed", slot);
             }
         }
     }
 
     #[test]
     fn what_is_put_is_found_until_it_is_forgotten() {
-        let hot = Hot::new(1_000);
+        let near = NearCache::new(1_000);
         // One bucket, one tag: nothing but the ids tells them apart.
         let all: Vec<_> = (0..7).map(|n| facts(n << 64 | 0x1234)).collect();
         for facts in &all {
-            assert!(hot.get(*facts.id, &Guard::new()).is_none());
-            hot.put(facts.clone(), || true);
+            assert!(near.get(*facts.id, &Guard::new()).is_none());
+            near.put(facts.clone(), || true);
         }
-        assert!(all.iter().all(|facts| found(&hot, facts)));
+        assert!(all.iter().all(|facts| found(&near, facts)));
 
         let newer = facts(0x1234);
-        hot.put(newer.clone(), || true);
-        assert!(found(&hot, &newer) && !found(&hot, &all[0]));
-        hot.forget(*newer.id, Some(&all[0]));
-        assert!(found(&hot, &newer), "other facts of the same token were to be forgotten");
-        hot.forget(*newer.id, None);
-        assert!(hot.get(*newer.id, &Guard::new()).is_none());
-        assert!(all[1..].iter().all(|facts| found(&hot, facts)));
+        near.put(newer.clone(), || true);
+        assert!(found(&near, &newer) && !found(&near, &all[0]));
+        near.forget(*newer.id, Some(&all[0]));
+        assert!(found(&near, &newer), "other facts of the same token were to be forgotten");
+        near.forget(*newer.id, None);
+        assert!(near.get(*newer.id, &Guard::new()).is_none());
+        assert!(all[1..].iter().all(|facts| found(&near, facts)));
 
-        hot.clear();
-        assert!(all.iter().all(|facts| hot.get(*facts.id, &Guard::new()).is_none()));
+        near.clear();
+        assert!(all.iter().all(|facts| near.get(*facts.id, &Guard::new()).is_none()));
     }
 
     /// An id whose random half is this number.
-    fn numbered(number: u64) -> Shared<Known> {
+    fn numbered(number: u64) -> Shared<CachedToken> {
         facts(u128::from(number))
     }
 
     #[test]
     fn what_is_put_again_after_growing_is_where_it_belongs_and_nowhere_else() {
-        let hot = Hot::new(100_000);
+        let near = NearCache::new(100_000);
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let all = std::iter::repeat_with(|| {
             random ^= random << 13;
@@ -326,56 +330,56 @@ mod tests {
             numbered(random)
         });
         let all: Vec<_> = all.take(20_000).collect();
-        let mut sizes = vec![hot.in_use.load(Ordering::Relaxed)];
+        let mut sizes = vec![near.in_use.load(Ordering::Relaxed)];
         for facts in &all {
-            hot.put(facts.clone(), || true);
-            assert!(found(&hot, facts));
-            sizes.push(hot.in_use.load(Ordering::Relaxed));
+            near.put(facts.clone(), || true);
+            assert!(found(&near, facts));
+            sizes.push(near.in_use.load(Ordering::Relaxed));
         }
         sizes.dedup();
         assert_eq!(sizes, [1, 2, 4, 8, 16], "it grows step by step, and keeps three quarters free");
 
         // Those that were put before it grew last are not all found, until they are asked for again.
-        let lost = all.iter().filter(|facts| !found(&hot, facts)).count();
+        let lost = all.iter().filter(|facts| !found(&near, facts)).count();
         assert!((1..all.len() / 2).contains(&lost), "{lost}");
-        all.iter().for_each(|facts| hot.put(facts.clone(), || true));
-        assert!(all.iter().filter(|facts| found(&hot, facts)).count() > all.len() * 999 / 1000);
-        assert_eq!(copies(&hot), *hot.lock(), "what is taken is counted");
-        assert!(copies(&hot) <= all.len(), "something is kept twice");
-        assert_eq!(hot.in_use.load(Ordering::Relaxed), 16, "what is put again takes no more room");
+        all.iter().for_each(|facts| near.put(facts.clone(), || true));
+        assert!(all.iter().filter(|facts| found(&near, facts)).count() > all.len() * 999 / 1000);
+        assert_eq!(copies(&near), *near.lock(), "what is taken is counted");
+        assert!(copies(&near) <= all.len(), "something is kept twice");
+        assert_eq!(near.in_use.load(Ordering::Relaxed), 16, "what is put again takes no more room");
     }
 
     #[test]
     fn what_is_forgotten_is_kept_nowhere_even_where_it_was_before_growing() {
-        let hot = Hot::new(100_000);
+        let near = NearCache::new(100_000);
         // Belongs elsewhere in each size, and is put in the smallest only.
         let early = numbered(u64::MAX << 16 | 0x1234);
-        hot.put(early.clone(), || true);
+        near.put(early.clone(), || true);
         let others = (1..).map(|n: u64| numbered(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let others: Vec<_> = others.take(4 * PAGE * PLACES).collect();
-        others.iter().for_each(|facts| hot.put(facts.clone(), || true));
-        assert!(hot.in_use.load(Ordering::Relaxed) > 4 && !found(&hot, &early));
+        let others: Vec<_> = others.take(4 * PAGE * SLOTS).collect();
+        others.iter().for_each(|facts| near.put(facts.clone(), || true));
+        assert!(near.in_use.load(Ordering::Relaxed) > 4 && !found(&near, &early));
 
-        let before = copies(&hot);
-        hot.forget(*early.id, Some(&others[0]));
-        assert_eq!(copies(&hot), before, "other facts were to be forgotten");
-        hot.forget(*early.id, None);
-        assert_eq!((copies(&hot), *hot.lock()), (before - 1, before - 1));
-        hot.clear();
-        assert_eq!((copies(&hot), *hot.lock()), (0, 0));
+        let before = copies(&near);
+        near.forget(*early.id, Some(&others[0]));
+        assert_eq!(copies(&near), before, "other facts were to be forgotten");
+        near.forget(*early.id, None);
+        assert_eq!((copies(&near), *near.lock()), (before - 1, before - 1));
+        near.clear();
+        assert_eq!((copies(&near), *near.lock()), (0, 0));
     }
 
     /// Others put it again, and the table grows under it: facts that stay are found at every look, but for the
     /// moment after it grew; what was forgotten is found by none.
     #[test]
     fn looks_beside_changes_and_growth() {
-        let hot = Hot::new(100_000);
+        let near = NearCache::new(100_000);
         let stays = numbered(u64::MAX << 16 | 0x1234);
         let changes = TokenId(Uuid::from_u128((u64::MAX << 17 | 0x4321).into()));
         let of_turn = |turn: u64| {
             let mut facts = TokenFacts::clone(&facts(changes.0.as_u128()));
             facts.account_id = AccountId(Uuid::from_u128(turn.into())).into();
-            Shared::new(Known::new(facts))
+            Shared::new(CachedToken::new(facts))
         };
         let (turn, done) = (AtomicU64::new(0), std::sync::atomic::AtomicBool::new(false));
         std::thread::scope(|scope| {
@@ -383,29 +387,29 @@ mod tests {
                 scope.spawn(|| {
                     while !done.load(Ordering::Acquire) {
                         let now = turn.load(Ordering::Acquire);
-                        hot.put(of_turn(now), || turn.load(Ordering::Acquire) == now);
-                        hot.put(stays.clone(), || true);
+                        near.put(of_turn(now), || turn.load(Ordering::Acquire) == now);
+                        near.put(stays.clone(), || true);
                     }
                 });
             }
             scope.spawn(|| {
                 let (mut looked, mut found_it) = (0_u32, 0_u32);
                 while !done.load(Ordering::Acquire) {
-                    let before = hot.in_use.load(Ordering::Acquire);
-                    hot.put(stays.clone(), || true);
-                    let found = found(&hot, &stays);
+                    let before = near.in_use.load(Ordering::Acquire);
+                    near.put(stays.clone(), || true);
+                    let found = found(&near, &stays);
                     looked += 1;
                     found_it += u32::from(found);
-                    assert!(found || before != hot.in_use.load(Ordering::Acquire), "it was away");
+                    assert!(found || before != near.in_use.load(Ordering::Acquire), "it was away");
                 }
                 assert!(found_it > 0, "{looked} looks");
             });
             scope.spawn(|| {
                 while !done.load(Ordering::Acquire) {
                     let now = turn.fetch_add(1, Ordering::AcqRel) + 1;
-                    hot.forget(changes, None);
+                    near.forget(changes, None);
                     let guard = Guard::new();
-                    if let Some(found) = hot.get(changes, &guard) {
+                    if let Some(found) = near.get(changes, &guard) {
                         let of = found.account_id.0.as_u128();
                         assert!(of >= now.into(), "of turn {of}, forgotten at {now}");
                     }
@@ -413,32 +417,32 @@ mod tests {
             });
             // Few enough that no bucket of those two is ever full.
             for number in (1..20_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-                hot.put(numbered(number), || true);
+                near.put(numbered(number), || true);
             }
             done.store(true, Ordering::Release);
         });
         assert!(turn.load(Ordering::Acquire) > 1);
-        assert_eq!(hot.in_use.load(Ordering::Relaxed), 16);
-        assert_eq!(copies(&hot), *hot.lock());
+        assert_eq!(near.in_use.load(Ordering::Relaxed), 16);
+        assert_eq!(copies(&near), *near.lock());
     }
 
     /// How many places have facts, found by looking at each.
-    fn copies(hot: &Hot) -> usize {
+    fn copies(near: &NearCache) -> usize {
         let guard = Guard::new();
-        let buckets = hot.pages.iter().filter_map(OnceLock::get).flat_map(|page| page.iter());
-        let places = buckets.flat_map(|bucket| (0..PLACES).map(move |place| (bucket, place)));
-        places.filter(|(bucket, place)| bucket.get(*place, &guard).is_some()).count()
+        let buckets = near.pages.iter().filter_map(OnceLock::get).flat_map(|page| page.iter());
+        let slots = buckets.flat_map(|bucket| (0..SLOTS).map(move |slot| (bucket, slot)));
+        slots.filter(|(bucket, slot)| bucket.get(*slot, &guard).is_some()).count()
     }
 
     #[test]
     fn a_full_bucket_makes_room_and_outdated_facts_stay_out() {
-        let hot = Hot::new(10);
+        let near = NearCache::new(10);
         let all: Vec<_> = (0..50).map(|n| facts(n << 64 | 0x1234)).collect();
-        all.iter().for_each(|facts| hot.put(facts.clone(), || true));
-        assert!(found(&hot, all.last().unwrap()));
-        assert_eq!(all.iter().filter(|facts| found(&hot, facts)).count(), PLACES);
+        all.iter().for_each(|facts| near.put(facts.clone(), || true));
+        assert!(found(&near, all.last().unwrap()));
+        assert_eq!(all.iter().filter(|facts| found(&near, facts)).count(), SLOTS);
         let outdated = facts(0x5678);
-        hot.put(outdated.clone(), || false);
-        assert!(!found(&hot, &outdated));
+        near.put(outdated.clone(), || false);
+        assert!(!found(&near, &outdated));
     }
 }

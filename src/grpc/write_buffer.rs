@@ -6,7 +6,7 @@
 //! made batches 1.22 times as fast (docs/benchmarks.md). Unnecessary once h2 queues several DATA frames for
 //! one write: <https://github.com/hyperium/h2/pull/903>.
 //!
-//! Must stay true: whoever polls what writes to a [`Gathered`] calls [`Outlet::poll_send`] after each poll, or
+//! Must stay true: whoever polls what writes to a [`BufferedIo`] calls [`Flusher::poll_send`] after each poll, or
 //! what was written stays here.
 
 use std::io;
@@ -21,30 +21,30 @@ use super::frame::pieces;
 /// How many bytes wait before they are sent all the same. One more frame may come on top.
 const MOST: usize = 64 << 10;
 
-struct Gathering<S> {
+struct WriteBuffer<S> {
     stream: S,
     out: Vec<u8>,
     sent: usize,
 }
 
-/// A stream that keeps what is written to it for its [`Outlet`].
-pub(super) struct Gathered<S>(Arc<Mutex<Gathering<S>>>);
+/// A stream that keeps what is written to it for its [`Flusher`].
+pub(super) struct BufferedIo<S>(Arc<Mutex<WriteBuffer<S>>>);
 
-/// Sends what was written to a [`Gathered`].
-pub(super) struct Outlet<S>(Arc<Mutex<Gathering<S>>>);
+/// Sends what was written to a [`BufferedIo`].
+pub(super) struct Flusher<S>(Arc<Mutex<WriteBuffer<S>>>);
 
 /// Takes over `stream`.
-pub(super) fn gather<S>(stream: S) -> (Gathered<S>, Outlet<S>) {
-    let gathering = Arc::new(Mutex::new(Gathering { stream, out: Vec::new(), sent: 0 }));
-    (Gathered(gathering.clone()), Outlet(gathering))
+pub(super) fn buffered<S>(stream: S) -> (BufferedIo<S>, Flusher<S>) {
+    let buffer = Arc::new(Mutex::new(WriteBuffer { stream, out: Vec::new(), sent: 0 }));
+    (BufferedIo(buffer.clone()), Flusher(buffer))
 }
 
 /// Nobody else ever has it: both halves belong to one task.
-fn lock<S>(gathering: &Mutex<Gathering<S>>) -> MutexGuard<'_, Gathering<S>> {
-    gathering.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<S>(buffer: &Mutex<WriteBuffer<S>>) -> MutexGuard<'_, WriteBuffer<S>> {
+    buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S: AsyncWrite + Unpin> Gathering<S> {
+impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.out.len() {
             let rest = &self.out[self.sent..];
@@ -59,14 +59,14 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
     }
 }
 
-impl<S> Outlet<S> {
+impl<S> Flusher<S> {
     /// Does something to the stream itself.
     pub(super) fn with_stream(&self, act: impl FnOnce(&mut S)) {
         act(&mut lock(&self.0).stream);
     }
 }
 
-impl<S: AsyncWrite + Unpin> Outlet<S> {
+impl<S: AsyncWrite + Unpin> Flusher<S> {
     /// Sends all that was written.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl<S: AsyncWrite + Unpin> Outlet<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BufferedIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BufferedIo<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -100,14 +100,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut gathering = lock(&self.0);
-        if gathering.out.len() >= MOST {
-            ready!(gathering.poll_send(cx))?;
+        let mut buffer = lock(&self.0);
+        if buffer.out.len() >= MOST {
+            ready!(buffer.poll_send(cx))?;
         }
         let length = slices.iter().map(|slice| slice.len()).sum();
-        gathering.out.reserve(length);
+        buffer.out.reserve(length);
         let pieces = slices.iter().flat_map(|slice| pieces(slice));
-        pieces.for_each(|piece| gathering.out.extend_from_slice(piece));
+        pieces.for_each(|piece| buffer.out.extend_from_slice(piece));
         Poll::Ready(Ok(length))
     }
 
@@ -121,9 +121,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut gathering = lock(&self.0);
-        ready!(gathering.poll_send(cx))?;
-        Pin::new(&mut gathering.stream).poll_shutdown(cx)
+        let mut buffer = lock(&self.0);
+        ready!(buffer.poll_send(cx))?;
+        Pin::new(&mut buffer.stream).poll_shutdown(cx)
     }
 }
 
@@ -174,62 +174,62 @@ mod tests {
         Context::from_waker(Waker::noop())
     }
 
-    fn write(gathered: &mut Gathered<Peer>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {
+    fn write(buffered_io: &mut BufferedIo<Peer>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {
         let slices: Vec<_> = slices.iter().map(|slice| io::IoSlice::new(slice)).collect();
-        Pin::new(gathered).poll_write_vectored(&mut cx(), &slices)
+        Pin::new(buffered_io).poll_write_vectored(&mut cx(), &slices)
     }
 
     #[test]
     fn what_is_written_in_one_poll_is_sent_in_one_piece() {
         let peer = Peer { takes: [usize::MAX; 2].into(), ..Peer::default() };
-        let (mut gathered, outlet) = gather(peer);
+        let (mut buffered_io, flusher) = buffered(peer);
         for _ in 0..2 {
-            assert!(matches!(write(&mut gathered, &[b"head", b"body"]), Poll::Ready(Ok(8))));
-            assert!(Pin::new(&mut gathered).poll_flush(&mut cx()).is_ready());
-            assert!(matches!(write(&mut gathered, &[b"end"]), Poll::Ready(Ok(3))));
-            let before = lock(&outlet.0).stream.writes.len();
-            assert!(matches!(outlet.poll_send(&mut cx()), Poll::Ready(Ok(()))));
+            assert!(matches!(write(&mut buffered_io, &[b"head", b"body"]), Poll::Ready(Ok(8))));
+            assert!(Pin::new(&mut buffered_io).poll_flush(&mut cx()).is_ready());
+            assert!(matches!(write(&mut buffered_io, &[b"end"]), Poll::Ready(Ok(3))));
+            let before = lock(&flusher.0).stream.writes.len();
+            assert!(matches!(flusher.poll_send(&mut cx()), Poll::Ready(Ok(()))));
             // Nothing is sent where nothing was written.
-            assert!(matches!(outlet.poll_send(&mut cx()), Poll::Ready(Ok(()))));
-            assert_eq!(lock(&outlet.0).stream.writes[before..], [b"headbodyend"]);
-            assert_eq!(lock(&outlet.0).out.capacity(), 0, "at rest it keeps memory");
+            assert!(matches!(flusher.poll_send(&mut cx()), Poll::Ready(Ok(()))));
+            assert_eq!(lock(&flusher.0).stream.writes[before..], [b"headbodyend"]);
+            assert_eq!(lock(&flusher.0).out.capacity(), 0, "at rest it keeps memory");
         }
     }
 
     #[test]
     fn a_peer_that_takes_nothing_holds_back_whoever_writes() {
-        let (mut gathered, outlet) = gather(Peer::default());
+        let (mut buffered_io, flusher) = buffered(Peer::default());
         let frame = [7; 16 << 10];
         let mut written = 0;
-        while write(&mut gathered, &[&frame]).is_ready() {
+        while write(&mut buffered_io, &[&frame]).is_ready() {
             written += frame.len();
-            assert!(outlet.poll_send(&mut cx()).is_pending());
+            assert!(flusher.poll_send(&mut cx()).is_pending());
             assert!(written < MOST + frame.len(), "it has no end");
         }
-        lock(&outlet.0).stream.takes = [usize::MAX].into();
-        assert!(write(&mut gathered, &[&frame]).is_ready(), "there is room again");
-        assert_eq!(lock(&outlet.0).stream.writes.concat().len(), written);
+        lock(&flusher.0).stream.takes = [usize::MAX].into();
+        assert!(write(&mut buffered_io, &[&frame]).is_ready(), "there is room again");
+        assert_eq!(lock(&flusher.0).stream.writes.concat().len(), written);
     }
 
     #[test]
     fn what_was_written_is_sent_before_the_end_and_a_broken_stream_is_told() {
-        let (mut gathered, outlet) = gather(Peer::default());
-        assert!(write(&mut gathered, &[b"last words"]).is_ready());
-        assert!(Pin::new(&mut gathered).poll_shutdown(&mut cx()).is_pending());
-        assert!(!lock(&outlet.0).stream.shut_down);
-        lock(&outlet.0).stream.takes = [4, 0].into();
-        let zero = outlet.poll_send(&mut cx());
+        let (mut buffered_io, flusher) = buffered(Peer::default());
+        assert!(write(&mut buffered_io, &[b"last words"]).is_ready());
+        assert!(Pin::new(&mut buffered_io).poll_shutdown(&mut cx()).is_pending());
+        assert!(!lock(&flusher.0).stream.shut_down);
+        lock(&flusher.0).stream.takes = [4, 0].into();
+        let zero = flusher.poll_send(&mut cx());
         assert!(
             matches!(zero, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::WriteZero)
         );
-        lock(&outlet.0).stream.takes = [usize::MAX].into();
-        assert!(Pin::new(&mut gathered).poll_shutdown(&mut cx()).is_ready());
-        assert!(lock(&outlet.0).stream.shut_down);
-        assert_eq!(lock(&outlet.0).stream.writes.concat(), b"last words");
+        lock(&flusher.0).stream.takes = [usize::MAX].into();
+        assert!(Pin::new(&mut buffered_io).poll_shutdown(&mut cx()).is_ready());
+        assert!(lock(&flusher.0).stream.shut_down);
+        assert_eq!(lock(&flusher.0).stream.writes.concat(), b"last words");
 
-        assert!(write(&mut gathered, &[b"more"]).is_ready());
-        lock(&outlet.0).stream.broken = true;
-        let broken = outlet.poll_send(&mut cx());
+        assert!(write(&mut buffered_io, &[b"more"]).is_ready());
+        lock(&flusher.0).stream.broken = true;
+        let broken = flusher.poll_send(&mut cx());
         assert!(
             matches!(broken, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe)
         );
@@ -241,7 +241,7 @@ mod tests {
             pieces in proptest::collection::vec((any::<u8>(), 0usize..40_000), 0..20),
             takes in proptest::collection::vec(1usize..50_000, 0..20),
         ) {
-            let (mut gathered, outlet) = gather(Peer { takes: takes.into(), ..Peer::default() });
+            let (mut buffered_io, flusher) = buffered(Peer { takes: takes.into(), ..Peer::default() });
             let pieces: Vec<Vec<u8>> = pieces
                 .into_iter()
                 .map(|(first, length)| (0..length).map(|at| first.wrapping_add(at as u8)).collect())
@@ -249,29 +249,29 @@ mod tests {
             for (at, piece) in pieces.iter().enumerate() {
                 let (a, b) = piece.split_at(piece.len() / 3);
                 loop {
-                    match write(&mut gathered, &[a, b]) {
+                    match write(&mut buffered_io, &[a, b]) {
                         Poll::Ready(written) => break prop_assert_eq!(written.unwrap(), piece.len()),
-                        Poll::Pending => lock(&outlet.0).stream.takes.push_back(30_000),
+                        Poll::Pending => lock(&flusher.0).stream.takes.push_back(30_000),
                     }
                 }
                 if at % 3 == 0 {
-                    let _ = outlet.poll_send(&mut cx());
+                    let _ = flusher.poll_send(&mut cx());
                 }
             }
-            while outlet.poll_send(&mut cx()).is_pending() {
-                lock(&outlet.0).stream.takes.push_back(usize::MAX);
+            while flusher.poll_send(&mut cx()).is_pending() {
+                lock(&flusher.0).stream.takes.push_back(usize::MAX);
             }
-            prop_assert!(lock(&outlet.0).stream.writes.concat() == pieces.concat());
+            prop_assert!(lock(&flusher.0).stream.writes.concat() == pieces.concat());
         }
     }
 
     #[tokio::test]
     async fn what_the_peer_says_is_read_as_it_comes() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (mut gathered, _outlet) = gather(ours);
+        let (mut buffered_io, _outlet) = buffered(ours);
         theirs.write_all(b"hello").await.unwrap();
         let mut read = [0; 5];
-        gathered.read_exact(&mut read).await.unwrap();
+        buffered_io.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"hello");
     }
 }

@@ -24,7 +24,7 @@ struct Line([u8; 64]);
 /// The facts of a token, as they are cached.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Known {
+pub struct CachedToken {
     /// None: all of this begins with a cache line, and here is where.
     lines: [Line; 0],
     facts: TokenFacts,
@@ -32,7 +32,7 @@ pub struct Known {
     noted: [AtomicU64; SCOPES],
 }
 
-impl Known {
+impl CachedToken {
     /// Nothing noted yet.
     pub fn new(facts: TokenFacts) -> Self {
         Self { lines: [], facts, noted: [const { AtomicU64::new(0) }; SCOPES] }
@@ -46,7 +46,7 @@ impl Known {
 
     /// Whether a use of `scope` at `now` is to be noted: none was within `grain` microseconds
     /// before. Takes note that it is.
-    pub fn is_news(&self, scope: ScopeId, now: Timestamp, grain: i64) -> bool {
+    pub fn should_record(&self, scope: ScopeId, now: Timestamp, grain: i64) -> bool {
         let millis = |micros: i64| u64::try_from(micros / 1_000).unwrap_or(0) & TIME;
         let now = millis(now.0);
         let place = self
@@ -65,7 +65,7 @@ impl Known {
     }
 }
 
-impl Deref for Known {
+impl Deref for CachedToken {
     type Target = TokenFacts;
 
     fn deref(&self) -> &TokenFacts {
@@ -84,13 +84,16 @@ mod tests {
 
     #[test]
     fn facts_begin_with_a_cache_line_and_end_with_one() {
-        assert_eq!(std::mem::offset_of!(Known, lines), 0);
-        assert_eq!((align_of::<Known>(), size_of::<Known>() % size_of::<Line>()), (64, 0));
+        assert_eq!(std::mem::offset_of!(CachedToken, lines), 0);
+        assert_eq!(
+            (align_of::<CachedToken>(), size_of::<CachedToken>() % size_of::<Line>()),
+            (64, 0)
+        );
     }
 
     #[test]
     fn a_use_is_news_once_a_grain() {
-        let known = Known::new(TokenFacts {
+        let known = CachedToken::new(TokenFacts {
             id: TokenId(Uuid::from_u128(1)).into(),
             account_id: AccountId(Uuid::from_u128(1)).into(),
             digest: [0; 32],
@@ -100,7 +103,7 @@ mod tests {
             announced: Vec::new(),
         });
         let at = |scope, seconds: i64| {
-            known.is_news(ScopeId(scope), Timestamp(seconds * 1_000_000), 60_000_000)
+            known.should_record(ScopeId(scope), Timestamp(seconds * 1_000_000), 60_000_000)
         };
         // Scopes 1 and 5 share a place; 0 looks like a place that is empty.
         for scope in [0, 1, 65_535] {
