@@ -161,8 +161,8 @@ impl Tokens {
         self.near.prefetch_entry(id, guard)
     }
 
-    /// The facts of a token that is asked for often. `None` says nothing: [`Self::look`]. Who decides on
-    /// them tells [`Self::hits`].
+    /// The token, where the near cache has it. `None` says nothing: ask [`Self::get`]. A caller that decides on
+    /// it calls [`Self::record_hits`].
     pub fn get_near<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g CachedToken> {
         self.near.get(id, guard)
     }

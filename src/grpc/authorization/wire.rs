@@ -284,7 +284,7 @@ pub fn parse_stream_item(message: &[u8]) -> Result<AuthorizeInput<'_>> {
     draft.ok_or_else(|| Error::invalid("request", "REQUIRED", "is required"))?.finish()
 }
 
-/// The bytes of each of the `requests` of a `BatchAuthorizeRequest`, for [`batched`].
+/// The bytes of each of the `requests` of a `BatchAuthorizeRequest`, for [`parse_batch_item`].
 ///
 /// # Errors
 /// [`Error::Invalid`] where the bytes are no such message.
@@ -300,7 +300,7 @@ pub fn split_batch(message: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(requests)
 }
 
-/// Reads an `AuthorizeRequest` that is one of the [`requests`] of a batch.
+/// Reads an `AuthorizeRequest` that is an item of a batch, as [`split_batch`] gives them.
 ///
 /// # Errors
 /// As [`parse`].

@@ -1,9 +1,9 @@
 //! Decisions on what a token may do: the way of one question through memory.
 //!
 //! 1. [`Services::decision_context`] borrows the catalogue in force, where this replica may decide.
-//! 2. [`DecisionContext::evaluate`] checks the arguments ([`arguments`]), finds the token in the near cache or the
+//! 2. [`DecisionContext::evaluate`] checks the arguments (`arguments`), finds the token in the near cache or the
 //!    second-level cache, and has [`crate::policy::decide`] decide.
-//! 3. Where the store is needed, [`Services::evaluate_with_store`] does the same with what it reads ([`stored`]).
+//! 3. Where the store is needed, [`Services::evaluate_with_store`] does the same with what it reads (`stored`).
 //!
 //! Many questions together are evaluated by a [`Batch`].
 //!
