@@ -134,7 +134,7 @@ impl DecisionContext<'_> {
     /// Decides from memory; `None` where the store has to be asked first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for malformed arguments, [`Error::Unavailable`] without a catalogue.
+    /// [`super::Error::Invalid`] for malformed arguments, [`super::Error::Unavailable`] without a catalogue.
     pub fn evaluate<'c>(&'c self, input: &AuthorizeInput<'c>) -> Result<Option<Decision<'c>>> {
         let near = peek_id(input.token).and_then(|id| {
             let token = self.services.cache.tokens.get_near(id, &self.guard)?;
