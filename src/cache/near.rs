@@ -1,19 +1,19 @@
-//! The facts that decisions ask for again and again, one cache line and a pointer away.
+//! The near cache: the tokens that decisions ask for again and again, one cache line and a pointer away.
 //!
-//! Behind it stands the cache that knows everything cached and decides what to evict; among many
-//! tokens at random that one waits for main memory several times, this one about once. A bucket is one
-//! cache line: seven places, and a tag for each, which says whether following the place's pointer is
-//! worth it. What finds its bucket full takes the place of another, which is then found behind.
+//! The second-level cache has everything that is cached and decides what to evict. Among many tokens at random it waits
+//! for main memory several times, the near cache about once. A bucket is one cache line: seven slots, and a tag
+//! for each, which says whether following the slot's pointer is worth it. An entry whose bucket is full replaces another
+//! one, which is then found in the second-level cache.
 //!
-//! There are as few buckets as do: the smaller all of them are, the nearer to the processor they stay. When
-//! a quarter of their places is taken there are twice as many. Half of the facts belong elsewhere then, are
-//! looked for there, and come there from behind; where they were before, nobody looks any more.
+//! There are as few buckets as possible: the smaller the table, the more of it stays in the processor's caches. When
+//! a quarter of the slots is taken, the number of buckets doubles. Half of the entries belong elsewhere then: they are
+//! looked up there, and are put there from the second-level cache. Where they were before, nothing looks any more.
 //!
-//! Memory is given back when nobody looks any more (epochs), so many looks under one guard cost no more
-//! than the loads themselves.
+//! Memory is reclaimed by epochs, so many lookups under one guard cost no more than the loads themselves.
 //!
-//! Must stay true: a look takes no lock and writes nothing shared; what is forgotten before a look
-//! begins is not found by it.
+//! # Invariants
+//! - A lookup takes no lock and writes nothing that is shared.
+//! - An entry that was removed before a lookup began is not found by it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ use sdd::{AtomicShared, Guard, Shared, Tag};
 use super::entry::CachedToken;
 use crate::policy::id::TokenId;
 
-/// Places of a bucket, which with their tags fill a cache line.
+/// Slots of a bucket, which with their tags fill a cache line.
 const SLOTS: usize = 7;
 /// Buckets that are made at once, when the first of them is needed: so many that what leads to them stays in
 /// the processor's cache.
@@ -132,7 +132,7 @@ impl NearCache {
         Some(&self.pages[address.page].get()?[address.bucket])
     }
 
-    /// Asks memory for the bucket of `id`.
+    /// Prefetches the bucket of `id`.
     pub(super) fn prefetch_bucket(&self, id: TokenId) {
         let Address { page, bucket, .. } = self.address(id);
         if let Some(page) = self.pages[page].get() {
@@ -140,18 +140,18 @@ impl NearCache {
         }
     }
 
-    /// Asks memory for the facts of `id`; `false` where they are not here.
+    /// Prefetches the entry of `id`; `false` where there is none.
     pub(super) fn prefetch_entry(&self, id: TokenId, guard: &Guard) -> bool {
         self.candidates(id, guard).inspect(|facts| facts.fetch()).count() > 0
     }
 
-    /// The facts of `id`, if they are here. They stay as long as the guard does.
+    /// The entry of `id`, if there is one. It stays as long as the guard does.
     pub(super) fn get<'g>(&self, id: TokenId, guard: &'g Guard) -> Option<&'g CachedToken> {
-        // The first look at facts waits for one of their cache lines: for all of them, then.
+        // The first access waits for one of its cache lines; so all of them are prefetched.
         self.candidates(id, guard).inspect(|facts| facts.fetch()).find(|facts| *facts.id == id)
     }
 
-    /// Facts that are where those of `id` would be, and have its tag.
+    /// The entries in the bucket of `id` that have its tag.
     fn candidates<'g>(
         &self,
         id: TokenId,
@@ -168,8 +168,8 @@ impl NearCache {
         .flatten()
     }
 
-    /// Takes in `facts`, unless they are not `current` any more. Asked when nothing else writes:
-    /// whoever makes them outdated first and then forgets them leaves nothing of them behind.
+    /// Puts `facts` in, unless they are not `current` any more. That is checked while nothing else writes, so a
+    /// caller that makes them outdated first and then removes them leaves nothing behind.
     pub(super) fn put(&self, facts: Shared<CachedToken>, current: impl FnOnce() -> bool) {
         let id = *facts.id;
         let mut taken = self.lock();
@@ -185,7 +185,7 @@ impl NearCache {
             .get_or_init(|| Box::new(std::array::from_fn(|_| Bucket::empty())));
         let bucket = &page[address.bucket];
         let guard = Guard::new();
-        // Replaced where it is: whoever looks meanwhile finds the one or the other.
+        // Replaced in place: a concurrent lookup finds the one or the other.
         let slot = bucket.place_of(id, address.tag, &guard).unwrap_or_else(|| {
             // From where it belonged before.
             self.take_out(id, None, &mut taken);

@@ -1,4 +1,4 @@
-//! Token facts in memory: bounded, read once however many ask at once, absent tokens included.
+//! The second-level cache of tokens: bounded, and read once for all requests for one token, absent ones included.
 //!
 //! How an invalidation and a read already under way never leave the old fact behind: every id falls
 //! into one of many slots, each with a generation. A fact is stored under (id, generation at the
@@ -7,8 +7,8 @@
 //! however late it is stored, and a later reader never joins an earlier reader's read. Other ids of
 //! the same slot are read once more, which costs a round trip and nothing else.
 //!
-//! What is asked for often is kept at hand as well (`near`), where it is put only while its generation
-//! stands, and from where an invalidation takes it before it returns.
+//! Tokens that are asked for often are in the near cache as well (`near`): put there only while their generation is the
+//! current one, and taken out by an invalidation before it returns.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const SLOTS: usize = 1 << 16;
 const READS: usize = 1024;
 /// How long a read may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Every so many hits at hand are told to the cache behind, which evicts what is asked for least.
+/// Of so many hits in the near cache, one counts in the second-level cache, which evicts what is asked for least.
 const SAMPLE_EVERY: u64 = 256;
 
 /// What is known of an id: its facts, or that there is no such token.
@@ -151,12 +151,12 @@ impl Tokens {
         Key { id, generation: self.generation_counter(id).load(Ordering::Acquire) }
     }
 
-    /// Asks memory for where the facts of `id` would be at hand, and does not wait for it.
+    /// Prefetches the bucket of the near cache that has `id`, if any has.
     pub fn prefetch_bucket(&self, id: TokenId) {
         self.near.prefetch_bucket(id);
     }
 
-    /// Looks there, once it had time to come, and asks for the facts. `false` where none are at hand.
+    /// Prefetches the entry of `id` in a prefetched bucket. `false` where there is none.
     pub fn prefetch_entry(&self, id: TokenId, guard: &Guard) -> bool {
         self.near.prefetch_entry(id, guard)
     }
@@ -167,18 +167,18 @@ impl Tokens {
         self.near.get(id, guard)
     }
 
-    /// Counts facts that were at hand, and tells the cache behind of every so many.
+    /// Counts hits in the near cache, and samples them for the second-level cache (`SAMPLE_EVERY`).
     pub fn record_hits<'g>(&self, found: impl Iterator<Item = &'g CachedToken> + Clone) {
         let before = self.metrics.hits(found.clone().count() as u64);
         for (facts, _) in
             found.zip(before..).filter(|(_, number)| number.is_multiple_of(SAMPLE_EVERY))
         {
-            // Not waited for: where memory is just being put in order, one of many is not told.
+            // Not awaited: where the cache is just doing its maintenance, one sample of many is lost.
             let _ = self.facts.get(&self.key(*facts.id)).now_or_never();
         }
     }
 
-    /// Another number whenever what was known of `id` was forgotten.
+    /// A number that changes whenever the entry of `id` is invalidated.
     pub fn generation(&self, id: TokenId) -> u64 {
         self.generation_counter(id).load(Ordering::Acquire)
     }
