@@ -43,7 +43,7 @@ use process::Descriptors;
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two tries to read everything anew.
+/// Between two tries to read everything again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
 fn runtime() -> anyhow::Result<Runtime> {
@@ -66,7 +66,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 /// Runs a server until it is told to stop.
 ///
 /// # Errors
-/// A fault of the settings, or whatever stopped it early.
+/// An error of the settings, or whatever stopped it early.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     process::keep_memory_private();
     let settings = args.resolve()?;
@@ -84,7 +84,7 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 /// Brings the store to this version.
 ///
 /// # Errors
-/// A fault of the settings or the store.
+/// An error of the settings or the store.
 pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     let settings = args.resolve()?;
     let applied = runtime()?.block_on(async {

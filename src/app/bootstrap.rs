@@ -33,9 +33,9 @@ pub(super) async fn store(
     store.add_secret_key(&ctx, &*random()?, true).await?;
     if store.catalog().await?.is_none() {
         let names: Vec<_> = catalog_file::parse(&settings.catalog)
-            .map_err(|faults| {
-                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                anyhow!("the catalogue is faulty:\n  {}", faults.join("\n  "))
+            .map_err(|errors| {
+                let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                anyhow!("the catalogue is faulty:\n  {}", errors.join("\n  "))
             })?
             .into_iter()
             .map(|def| def.name)

@@ -24,7 +24,7 @@ const WATCHABLE: Duration = Duration::from_secs(60 * 60);
 
 const NAMES: [&str; 3] = ["Demo: read only", "Demo: read and write", "Demo: custom"];
 
-/// Makes the demo account's tokens anew, and prints what can be done with them at `address`, where
+/// Makes the demo account's tokens again, and prints what can be done with them at `address`, where
 /// gRPC is served, and `http`, where the page is: not those of the settings, whose ports may be 0.
 pub(super) async fn print(
     services: &Services,

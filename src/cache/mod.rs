@@ -56,7 +56,7 @@ impl ActiveCatalog {
     pub fn read(stored: StoredCatalog) -> store::Result<Self> {
         let internal = |text: String| StoreError::Internal(text.into());
         let defs = catalog_file::parse_stored(&stored.toml)
-            .map_err(|faults| internal(format!("the stored catalogue is faulty: {}", faults[0])))?;
+            .map_err(|errors| internal(format!("the stored catalogue is faulty: {}", errors[0])))?;
         let number = |name: &str| {
             stored.scope_ids.iter().find(|(known, _)| known.as_str() == name).map(|&(_, id)| id)
         };
@@ -214,10 +214,10 @@ impl Cache {
         }
     }
 
-    /// Reads everything anew, and forgets what was known before.
+    /// Reads everything again, and forgets what was known before.
     ///
     /// # Errors
-    /// The store's; try again, since a part may be known anew by then.
+    /// The store's; try again, since a part may be known again by then.
     pub async fn reload(&self) -> store::Result<()> {
         let _turn = self.turn.lock().await;
         let credentials = self.store.live_credentials().await?;

@@ -12,7 +12,7 @@ use super::connect::Session;
 use super::failure::Failure;
 use super::output::{clean, note, note_propagation, print, table, when, word};
 use super::{Common, proto};
-use crate::policy::catalog_file::{self, Fault};
+use crate::policy::catalog_file::{self, CatalogError};
 
 /// What `catalog` takes.
 #[derive(Debug, Args)]
@@ -81,7 +81,7 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
     };
     let toml = read(&file)?;
     // The server finds the same errors, but an answer has no room for many.
-    catalog_file::parse(&toml).map_err(|faults| faulty(&file, &faults))?;
+    catalog_file::parse(&toml).map_err(|errors| faulty(&file, &errors))?;
     let request = proto::ApplyCatalogRequest {
         toml,
         validate_only,
@@ -118,13 +118,13 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
 }
 
 /// The refusal of a file, as a server would word it, with every error.
-fn faulty(file: &str, faults: &[Fault]) -> Failure {
+fn faulty(file: &str, errors: &[CatalogError]) -> Failure {
     let mut details = ErrorDetails::new();
-    for fault in faults {
-        details.add_bad_request_violation("toml", fault.to_string());
+    for error in errors {
+        details.add_bad_request_violation("toml", error.to_string());
     }
     details.set_error_info("FAULTY_CATALOG", "portcullis", HashMap::new());
-    let message = format!("{file} is no catalogue: it has {} error(s)", faults.len());
+    let message = format!("{file} is no catalogue: it has {} error(s)", errors.len());
     let status = Status::with_error_details(Code::InvalidArgument, message, details);
     Failure::Status { status: Box::new(status), credential: None }
 }

@@ -66,7 +66,7 @@ impl Failure {
         }
     }
 
-    /// The gRPC code by its name, or the word for a fault on this side.
+    /// The gRPC code by its name, or the word for an error on this side.
     fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) => "USAGE",
@@ -102,7 +102,7 @@ impl Failure {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// Every fault on a line of its own, then the cures.
+    /// Every error on a line of its own, then the cures.
     pub(super) fn for_people(&self) -> String {
         let details = self.details();
         let violations = details.bad_request().map(|b| b.field_violations.as_slice());

@@ -28,7 +28,7 @@ pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// Tells a person something beside the answer, on standard error. A closed one is no fault.
+/// Tells a person something beside the answer, on standard error. A closed one is no error.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

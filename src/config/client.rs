@@ -136,7 +136,7 @@ pub struct TlsSettings {
     pub identity: Option<(String, SecretString)>,
 }
 
-/// A fault of the client's settings. Names the setting, never a secret.
+/// An error of the client's settings. Names the setting, never a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientSettingsError {
     /// A setting that can't be used as it stands.
@@ -162,7 +162,7 @@ impl ClientArgs {
     /// Reads the files and secrets that the arguments and the environment name, and checks them.
     ///
     /// # Errors
-    /// The first fault, with its cure.
+    /// The first error, with its cure.
     pub fn resolve(self) -> Result<ClientSettings, ClientSettingsError> {
         let variables =
             SecretVariables::read("PORTCULLIS_CREDENTIAL", "PORTCULLIS_CREDENTIAL_FILE")?;

@@ -1,8 +1,8 @@
-//! The server's settings. Each is a flag over a `PORTCULLIS_*` variable of the same name; every fault
+//! The server's settings. Each is a flag over a `PORTCULLIS_*` variable of the same name; every error
 //! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names.
 
 mod catalog;
-mod faults;
+mod errors;
 mod lifecycle;
 mod mail;
 mod page;
@@ -20,8 +20,8 @@ use crate::policy::text;
 use crate::secret::{Digest, Prefix, digest};
 use crate::telemetry::LogFormat;
 pub use catalog::BUILT_IN_CATALOG;
-use faults::ConfigErrors;
-pub use faults::InvalidSettings;
+use errors::ConfigErrors;
+pub use errors::InvalidSettings;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use mail::{MailArgs, MailSettings, RelaySettings};
 pub use page::{PageArgs, PageSettings};
@@ -271,76 +271,76 @@ impl ServeArgs {
     /// Checks the settings, secrets from the environment included.
     ///
     /// # Errors
-    /// All faults at once.
+    /// All errors at once.
     pub fn resolve(self) -> Result<ServeSettings, InvalidSettings> {
-        let mut faults = ConfigErrors::default();
-        known_variables(&mut faults);
-        let listen = faults.addresses("listen", &self.listen);
-        let http_listen = faults.addresses("http-listen", &self.http_listen);
+        let mut errors = ConfigErrors::default();
+        known_variables(&mut errors);
+        let listen = errors.addresses("listen", &self.listen);
+        let http_listen = errors.addresses("http-listen", &self.http_listen);
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key, client_ca: self.tls_client_ca }),
             (None, None) => {
                 if self.tls_client_ca.is_some() {
-                    faults.add("--tls-client-ca: goes with --tls-cert and --tls-key");
+                    errors.add("--tls-client-ca: goes with --tls-cert and --tls-key");
                 }
                 None
             }
             _ => {
-                faults.add("--tls-cert and --tls-key: go together, one is missing");
+                errors.add("--tls-cert and --tls-key: go together, one is missing");
                 None
             }
         };
         for (flag, addresses) in [("listen", &listen), ("http-listen", &http_listen)] {
             let mut ips = addresses.iter().flatten().map(|address| address.ip().to_canonical());
             if let Some(ip) = ips.find(|ip| !ip.is_loopback()) {
-                open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut faults);
+                open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut errors);
             }
         }
         let connections_per_address = self.grpc_connections_per_address.map(|text| {
             let flag = "grpc-connections-per-address";
-            faults.number(flag, &text, 1, MAX_CONNECTIONS) as usize
+            errors.number(flag, &text, 1, MAX_CONNECTIONS) as usize
         });
-        let connection_idle = faults.duration("grpc-idle", &self.grpc_idle);
+        let connection_idle = errors.duration("grpc-idle", &self.grpc_idle);
         if connection_idle.is_some_and(|idle| idle < SHORTEST_IDLE) {
-            faults.add(format!("--grpc-idle: {} is less than 1s", self.grpc_idle));
+            errors.add(format!("--grpc-idle: {} is less than 1s", self.grpc_idle));
         }
-        let store = self.store.resolve(&mut faults);
+        let store = self.store.resolve(&mut errors);
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
-            faults.add("--dev: serves the embedded store only; name no database");
+            errors.add("--dev: serves the embedded store only; name no database");
         }
-        let catalog = catalog::read(self.catalog.as_deref(), &mut faults);
-        let operator_credential = faults.secret(OPERATOR, OPERATOR_FILE);
+        let catalog = catalog::read(self.catalog.as_deref(), &mut errors);
+        let operator_credential = errors.secret(OPERATOR, OPERATOR_FILE);
         if let Some(secret) = &operator_credential {
             let secret = secret.expose_secret();
             if !(MIN_CREDENTIAL..=MAX_CREDENTIAL).contains(&secret.len())
                 || !secret.bytes().all(|byte| byte.is_ascii_graphic())
             {
-                faults.add(format!(
+                errors.add(format!(
                     "{OPERATOR}: must be {MIN_CREDENTIAL} to {MAX_CREDENTIAL} printable ASCII \
                      characters without spaces"
                 ));
             }
         }
         let what = "2 to 16 lower-case letters and digits that begin with a letter";
-        let prefix = faults.parse::<Prefix>("token-prefix", &self.token_prefix, what);
+        let prefix = errors.parse::<Prefix>("token-prefix", &self.token_prefix, what);
         let number = ConfigErrors::number;
         let limits = Limits {
             max_entries: number(
-                &mut faults,
+                &mut errors,
                 "whitelist-max-entries",
                 &self.whitelist_max_entries,
                 1,
                 Limits::MOST_ENTRIES as u64,
             ) as usize,
             widest_v4: number(
-                &mut faults,
+                &mut errors,
                 "whitelist-widest-ipv4",
                 &self.whitelist_widest_ipv4,
                 1,
                 32,
             ) as u8,
             widest_v6: number(
-                &mut faults,
+                &mut errors,
                 "whitelist-widest-ipv6",
                 &self.whitelist_widest_ipv6,
                 1,
@@ -348,25 +348,25 @@ impl ServeArgs {
             ) as u8,
         };
         let cache_capacity =
-            faults.number("cache-capacity", &self.cache_capacity, 1, 1_000_000_000);
-        let lifecycle = self.lifecycle.resolve(&mut faults);
+            errors.number("cache-capacity", &self.cache_capacity, 1, 1_000_000_000);
+        let lifecycle = self.lifecycle.resolve(&mut errors);
         let notice = lifecycle.as_ref().map(|lifecycle| lifecycle.rules.notice());
         let shared = matches!(store, Some(StoreSettings::Postgres { .. }));
-        let lease = lease(self.lease.as_deref(), notice, shared, &mut faults);
-        let mail = self.mail.resolve(&mut faults);
-        let page = self.page.resolve(&mut faults);
+        let lease = lease(self.lease.as_deref(), notice, shared, &mut errors);
+        let mail = self.mail.resolve(&mut errors);
+        let page = self.page.resolve(&mut errors);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),
             Some("json") => Some(LogFormat::Json),
             Some(other) => {
-                faults.add(format!("--log-format: {} is not text or json", text::in_quotes(other)));
+                errors.add(format!("--log-format: {} is not text or json", text::in_quotes(other)));
                 None
             }
         };
         let log_level =
-            faults.parse("log-level", &self.log_level, "error, warn, info, debug or trace");
-        faults.into_result(|| {
+            errors.parse("log-level", &self.log_level, "error, warn, info, debug or trace");
+        errors.into_result(|| {
             Some(ServeSettings {
                 listen: listen?,
                 http_listen: http_listen?,
@@ -397,23 +397,23 @@ fn lease(
     text: Option<&str>,
     notice: Option<Duration>,
     shared: bool,
-    faults: &mut ConfigErrors,
+    errors: &mut ConfigErrors,
 ) -> Option<Duration> {
     let Some(text) = text else {
         let lease = LEASE.min(notice? / 2);
         if shared && !LEASES.contains(&lease) {
-            faults.add(
+            errors.add(
                 "--lifecycle-notice: is too short for a lease of 100ms, which it must outlast",
             );
         }
         return Some(lease);
     };
-    let lease = faults.duration("lease", text)?;
+    let lease = errors.duration("lease", text)?;
     if !LEASES.contains(&lease) {
-        faults.add(format!("--lease: {text} is not from 100ms to 1h"));
+        errors.add(format!("--lease: {text} is not from 100ms to 1h"));
     }
     if notice.is_some_and(|notice| lease >= notice) {
-        faults.add(format!(
+        errors.add(format!(
             "--lease: {text} is not less than --lifecycle-notice: a replica that is cut off must hear \
              of what is announced before it is taken"
         ));
@@ -428,12 +428,12 @@ fn open_listener(
     development: bool,
     tls: bool,
     plaintext: bool,
-    faults: &mut ConfigErrors,
+    errors: &mut ConfigErrors,
 ) {
     if development {
-        faults.add(format!("--{flag}: --dev asks for no credentials, so it serves loopback only"));
+        errors.add(format!("--{flag}: --dev asks for no credentials, so it serves loopback only"));
     } else if !tls && !plaintext {
-        faults.add(format!(
+        errors.add(format!(
             "--{flag}: other hosts reach {ip}, and secrets would cross the network in plain text: \
              set --tls-cert and --tls-key, or --plaintext if something else encrypts"
         ));
@@ -444,12 +444,12 @@ impl MigrateArgs {
     /// Checks the settings.
     ///
     /// # Errors
-    /// All faults at once.
+    /// All errors at once.
     pub fn resolve(self) -> Result<StoreSettings, InvalidSettings> {
-        let mut faults = ConfigErrors::default();
-        known_variables(&mut faults);
-        let store = self.store.resolve(&mut faults);
-        faults.into_result(|| store)
+        let mut errors = ConfigErrors::default();
+        known_variables(&mut errors);
+        let store = self.store.resolve(&mut errors);
+        errors.into_result(|| store)
     }
 }
 
@@ -457,11 +457,11 @@ impl FirstCredentialArgs {
     /// Where the store is.
     ///
     /// # Errors
-    /// All faults at once.
+    /// All errors at once.
     pub fn resolve(&self) -> Result<StoreSettings, InvalidSettings> {
-        let mut faults = ConfigErrors::default();
-        let store = StoreArgs::in_directory(self.data_dir.clone()).resolve(&mut faults);
-        faults.into_result(|| store)
+        let mut errors = ConfigErrors::default();
+        let store = StoreArgs::in_directory(self.data_dir.clone()).resolve(&mut errors);
+        errors.into_result(|| store)
     }
 }
 

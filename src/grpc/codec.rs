@@ -108,7 +108,7 @@ fn undecodable(error: &prost::DecodeError) -> Status {
     Status::with_error_details(tonic::Code::InvalidArgument, message, details)
 }
 
-/// The field at fault as the contract names it, and the cause, from prost's text: any number of
+/// The field at error as the contract names it, and the cause, from prost's text: any number of
 /// `Message.field: `, the innermost first, and the cause.
 fn place(text: &str) -> (String, String) {
     let mut rest = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(text);

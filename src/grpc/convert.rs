@@ -97,7 +97,7 @@ pub(super) fn action_type(action: PendingActionType) -> pb::PendingActionType {
     }
 }
 
-/// A type to filter by; an unknown number is a fault, not "all".
+/// A type to filter by; an unknown number is an error, not "all".
 ///
 /// # Errors
 /// [`Error::Invalid`] for a number that this version does not know.

@@ -464,7 +464,7 @@ impl Future for DeadlineFuture {
 }
 
 /// Gives an answer that tonic made by itself, before any service of ours was asked, a code that says
-/// whose fault it is, and the details that the contract promises.
+/// whose error it is, and the details that the contract promises.
 fn enrich_status(answer: Answer) -> Answer {
     let Some(code) = answer.headers().get(Status::GRPC_STATUS) else { return answer };
     if code == "0" || answer.headers().contains_key(Status::GRPC_STATUS_DETAILS) {

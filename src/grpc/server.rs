@@ -49,7 +49,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Everything that the server answers.
 ///
 /// # Errors
-/// The descriptors can't be read: a fault of the build.
+/// The descriptors can't be read: an error of the build.
 pub fn gate(
     services: &Arc<Services>,
     runtime: Handle,

@@ -1,7 +1,7 @@
 //! The one place that makes a `Status`: which error is which code, with which details.
 //!
 //! Must stay true: nothing internal is in it; it fits the 8 KiB of metadata that common clients
-//! accept, so a long list of faults ends with how many more there are.
+//! accept, so a long list of errors ends with how many more there are.
 
 use std::collections::HashMap;
 use std::time::Duration;

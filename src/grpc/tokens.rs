@@ -120,19 +120,19 @@ impl TokenService for Management {
         request: Request<ListPendingActionsRequest>,
     ) -> Result<Response<ListPendingActionsResponse>, Status> {
         self.run("ListPendingActions", request, async |services, caller, r| {
-            let mut faults = FieldErrors::default();
+            let mut errors = FieldErrors::default();
             let before = convert::instant("effective_before", r.effective_before);
             let query = PendingQuery {
                 account_id: &r.account_id,
                 token_id: &r.token_id,
-                action: faults.take(convert::asked_action_type(r.r#type)).flatten(),
-                effective_before: faults.take(before).flatten(),
+                action: errors.take(convert::asked_action_type(r.r#type)).flatten(),
+                effective_before: errors.take(before).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
             let in_force = services.get_catalog()?;
             let outlook = services.outlook();
             let show = |action| item(convert::pending_action(action, &in_force, &outlook));
-            let page = services.list_pending_actions(&caller, query, faults, show).await?;
+            let page = services.list_pending_actions(&caller, query, errors, show).await?;
             Ok(ListPendingActionsResponse {
                 pending_actions: page.items,
                 next_page_token: page.next,
@@ -157,16 +157,16 @@ impl TokenService for Management {
         request: Request<ListAuditEventsRequest>,
     ) -> Result<Response<ListAuditEventsResponse>, Status> {
         self.run("ListAuditEvents", request, async |services, caller, r| {
-            let mut faults = FieldErrors::default();
+            let mut errors = FieldErrors::default();
             let query = AuditQuery {
                 account_id: &r.account_id,
                 token_id: &r.token_id,
-                start: faults.take(convert::instant("start_time", r.start_time)).flatten(),
-                end: faults.take(convert::instant("end_time", r.end_time)).flatten(),
+                start: errors.take(convert::instant("start_time", r.start_time)).flatten(),
+                end: errors.take(convert::instant("end_time", r.end_time)).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
             let show = |event| item(convert::audit_event(event));
-            let page = services.list_audit_events(&caller, query, faults, show).await?;
+            let page = services.list_audit_events(&caller, query, errors, show).await?;
             Ok(ListAuditEventsResponse { audit_events: page.items, next_page_token: page.next })
         })
         .await

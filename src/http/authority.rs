@@ -15,14 +15,14 @@ const LONGEST: usize = 253;
 
 /// Answers 400 where the host of a request is not plain.
 pub(super) async fn check(request: Request, next: Next) -> Response {
-    match fault(request.version(), request.uri(), request.headers()) {
+    match error(request.version(), request.uri(), request.headers()) {
         None => next.run(request).await,
-        Some(fault) => (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
+        Some(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }
 
 /// What is wrong with the host of a request.
-fn fault(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+fn error(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Some("The request has more than one Host header: send one."),
@@ -137,7 +137,7 @@ mod tests {
             for host in hosts {
                 headers.append(header::HOST, axum::http::HeaderValue::from_static(host));
             }
-            fault(version, &target.parse().unwrap(), &headers).is_none()
+            error(version, &target.parse().unwrap(), &headers).is_none()
         };
         assert!(of(Version::HTTP_11, "/", &["h"]));
         assert!(of(Version::HTTP_10, "/", &[]));

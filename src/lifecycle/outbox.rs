@@ -164,7 +164,7 @@ impl Outbox {
             Outcome::Refused(_) | Outcome::Rejected(_) | Outcome::Postponed(_) => {
                 &self.metrics.mails_refused
             }
-            Outcome::Fault(_) => &self.metrics.mail_errors,
+            Outcome::RelayError(_) => &self.metrics.mail_errors,
         };
         counter.inc();
         let Retries { max, refused, .. } = self.retries;
@@ -186,7 +186,7 @@ impl Outbox {
             Outcome::Postponed(text) => {
                 (self.retries.after(&mail, max), Some(MailFailure { text, address_refused: false }))
             }
-            Outcome::Fault(_) => (self.retries.after(&mail, max), None),
+            Outcome::RelayError(_) => (self.retries.after(&mail, max), None),
         };
         self.store.mail_deferred(now, &mail, now.plus(wait), failure).await?;
         Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }))
@@ -266,7 +266,7 @@ impl Trouble {
                     tracing::info!("the relay takes mail");
                 }
             }
-            Outcome::Fault(why) => {
+            Outcome::RelayError(why) => {
                 tracing::debug!(%mail, why, "the relay did not take a mail over");
                 if self.relay.replace(Cause::Fault) != Some(Cause::Fault) {
                     tracing::warn!(why, "the relay takes no mail; notices are late");
@@ -352,10 +352,10 @@ mod tests {
     #[test]
     fn a_fault_is_trouble_of_the_relay_until_it_answers() {
         let mut trouble = Trouble::default();
-        let fault = || Outcome::Fault("cannot be reached".to_owned());
-        assert_eq!(noted(&mut trouble, "ann", fault()), Some(Cause::Fault));
+        let error = || Outcome::RelayError("cannot be reached".to_owned());
+        assert_eq!(noted(&mut trouble, "ann", error()), Some(Cause::Fault));
         assert_eq!(noted(&mut trouble, "ann", postponed()), None);
-        assert_eq!(noted(&mut trouble, "ann", fault()), Some(Cause::Fault));
+        assert_eq!(noted(&mut trouble, "ann", error()), Some(Cause::Fault));
         assert_eq!(noted(&mut trouble, "ann", Outcome::Accepted), None);
     }
 

@@ -50,7 +50,7 @@ pub enum Outcome {
     /// the message.
     Postponed(String),
     /// The relay takes nothing, whoever the recipient is: what is wrong, and with which relay.
-    Fault(String),
+    RelayError(String),
 }
 
 /// How long a relay may take.
@@ -120,7 +120,7 @@ impl Relay {
         if let Some(session) = session {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         }
-        if let Outcome::Fault(text) = &mut outcome {
+        if let Outcome::RelayError(text) = &mut outcome {
             *text = format!("{} {text}", self.endpoint);
         }
         outcome
@@ -173,7 +173,7 @@ impl Relay {
         // The relay hung up meanwhile, or has had enough messages over that connection. That says
         // nothing about this message: a new connection does.
         let connected = self.connect().await;
-        let mut fresh = connected.map_err(|failure| (None, self.fault(failure, "MAIL")))?;
+        let mut fresh = connected.map_err(|failure| (None, self.error(failure, "MAIL")))?;
         if !fresh.takes(mail) {
             let text = "it doesn't take addresses with letters beyond ASCII (no SMTPUTF8)";
             return Err((Some(fresh), Outcome::Rejected(text.to_owned())));
@@ -186,7 +186,7 @@ impl Relay {
                 if mail.utf8 && failure.leaves_usable() {
                     Err((Some(fresh), self.concerns_message(failure, "MAIL")))
                 } else {
-                    Err((None, self.fault(failure, "MAIL")))
+                    Err((None, self.error(failure, "MAIL")))
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Relay {
         let (code, text) = match failure {
             // A login is asked for on behalf of all messages (RFC 4954, section 6).
             Failure::Answered { code: 530 | 534 | 535 | 538, .. } => {
-                return self.fault(failure, step);
+                return self.error(failure, step);
             }
             Failure::Answered { code, text } => (code, text),
             Failure::Broken(text) => {
@@ -247,11 +247,11 @@ impl Relay {
         }
     }
 
-    fn fault(&self, failure: Failure, step: &str) -> Outcome {
+    fn error(&self, failure: Failure, step: &str) -> Outcome {
         let Failure::Broken(text) = failure.broken(step) else {
-            return Outcome::Fault(String::new());
+            return Outcome::RelayError(String::new());
         };
-        Outcome::Fault(self.withheld.told(&text))
+        Outcome::RelayError(self.withheld.told(&text))
     }
 }
 

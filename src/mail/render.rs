@@ -93,7 +93,7 @@ impl PublicUrl {
 /// The mail that says `facts`, with links below `page` where there is one.
 ///
 /// # Errors
-/// A template failed, which is a fault of the program.
+/// A template failed, which is an error of the program.
 pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama::Error> {
     let (subject, text, html) = match &facts.subject {
         Subject::Notice(notice) => {

@@ -1,6 +1,6 @@
 //! Reads catalogue files (TOML), and writes them.
 //!
-//! What must stay true: a file is taken as a whole or not at all, every fault is named with its
+//! What must stay true: a file is taken as a whole or not at all, every error is named with its
 //! line at once (a TOML syntax error alone hides the others), no input panics, and every rule a
 //! [`Catalog`](super::scope::Catalog) relies on is checked here: names and route shapes occur once,
 //! and what requires a whitelist is a write.
@@ -23,9 +23,9 @@ pub const MAX_SCOPES: usize = 1_000;
 pub const MAX_ROUTES: usize = 10_000;
 /// The longest description, in characters.
 pub const MAX_DESCRIPTION_CHARS: usize = 500;
-/// The most faults that are named; a last one says that there may be more. It bounds memory: a file
+/// The most errors that are named; a last one says that there may be more. It bounds memory: a file
 /// of [`MAX_TEXT_LEN`] has room for many times as many.
-pub const MAX_FAULTS: usize = 10_000;
+pub const MAX_ERRORS: usize = 10_000;
 
 /// What a person may see of a faulty text, in characters.
 const MAX_MESSAGE_CHARS: usize = 400;
@@ -34,14 +34,14 @@ const SCOPE_KEYS: [&str; 5] = ["name", "access", "requires_whitelist", "descript
 
 /// Something wrong with a catalogue file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct CatalogError {
     /// Counted from 1.
     pub line: usize,
-    /// What is wrong and how to mend it, in at most a few hundred characters.
+    /// What is wrong and how to fix it, in at most a few hundred characters.
     pub message: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for CatalogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.message)
     }
@@ -54,7 +54,7 @@ impl fmt::Display for Fault {
 ///
 /// # Errors
 /// Everything that is wrong with the file, by line; never empty.
-pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
+pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<CatalogError>> {
     read(text, Rules::Current)
 }
 
@@ -63,7 +63,7 @@ pub fn parse(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_stored(text: &str) -> Result<Vec<ScopeDef>, Vec<Fault>> {
+pub fn parse_stored(text: &str) -> Result<Vec<ScopeDef>, Vec<CatalogError>> {
     read(text, Rules::Stored)
 }
 
@@ -84,10 +84,10 @@ impl Rules {
     }
 }
 
-fn read(text: &str, rules: Rules) -> Result<Vec<ScopeDef>, Vec<Fault>> {
+fn read(text: &str, rules: Rules) -> Result<Vec<ScopeDef>, Vec<CatalogError>> {
     if text.len() > MAX_TEXT_LEN {
         let message = format!("the catalogue has {} bytes; {MAX_TEXT_LEN} is the most", text.len());
-        return Err(vec![Fault { line: 1, message }]);
+        return Err(vec![CatalogError { line: 1, message }]);
     }
     let mut reader = Reader::new(text, rules);
     let defs = match DeTable::parse(text) {
@@ -95,11 +95,11 @@ fn read(text: &str, rules: Rules) -> Result<Vec<ScopeDef>, Vec<Fault>> {
         Err(error) => {
             // An error without a place is one of the text as a whole.
             let at = error.span().map_or(0, |span| span.start);
-            reader.fault(at, format!("this is not TOML: {}", error.message()));
+            reader.error(at, format!("this is not TOML: {}", error.message()));
             Vec::new()
         }
     };
-    if reader.faults.is_empty() { Ok(defs) } else { Err(reader.into_faults()) }
+    if reader.errors.is_empty() { Ok(defs) } else { Err(reader.into_errors()) }
 }
 
 /// Writes the catalogue file that [`parse`] reads as `defs`.
@@ -129,8 +129,8 @@ struct Reader {
     /// Where each line after the first begins.
     line_starts: Vec<usize>,
     rules: Rules,
-    faults: Vec<Fault>,
-    /// Whether there are faults beyond [`MAX_FAULTS`].
+    errors: Vec<CatalogError>,
+    /// Whether there are errors beyond [`MAX_ERRORS`].
     more_faults: bool,
     names: HashMap<ScopeName, usize>,
     /// By shape: the scope as messages call it, and the line.
@@ -144,7 +144,7 @@ impl Reader {
         Self {
             line_starts: newlines.map(|(at, _)| at + 1).collect(),
             rules,
-            faults: Vec::new(),
+            errors: Vec::new(),
             more_faults: false,
             names: HashMap::new(),
             routes: HashMap::new(),
@@ -156,47 +156,47 @@ impl Reader {
         1 + self.line_starts.partition_point(|&start| start <= at)
     }
 
-    fn fault(&mut self, at: usize, message: impl AsRef<str>) {
-        if self.faults.len() == MAX_FAULTS {
+    fn error(&mut self, at: usize, message: impl AsRef<str>) {
+        if self.errors.len() == MAX_ERRORS {
             self.more_faults = true;
             return;
         }
         let message = shortened(message.as_ref(), MAX_MESSAGE_CHARS);
-        self.faults.push(Fault { line: self.line(at), message });
+        self.errors.push(CatalogError { line: self.line(at), message });
     }
 
-    fn into_faults(self) -> Vec<Fault> {
-        let mut faults = self.faults;
-        faults.sort_by_key(|fault| fault.line);
+    fn into_errors(self) -> Vec<CatalogError> {
+        let mut errors = self.errors;
+        errors.sort_by_key(|error| error.line);
         if self.more_faults {
-            let line = faults.last().map_or(1, |fault| fault.line);
-            let message = format!("there may be more than these {MAX_FAULTS} errors");
-            faults.push(Fault { line, message });
+            let line = errors.last().map_or(1, |error| error.line);
+            let message = format!("there may be more than these {MAX_ERRORS} errors");
+            errors.push(CatalogError { line, message });
         }
-        faults
+        errors
     }
 
     fn document(&mut self, document: &DeTable<'_>) -> Vec<ScopeDef> {
         self.unknown_keys("the catalogue", document, &["scope"]);
         let Some(scopes) = document.get("scope") else {
-            self.fault(0, "the catalogue has no scope; each begins with [[scope]]");
+            self.error(0, "the catalogue has no scope; each begins with [[scope]]");
             return Vec::new();
         };
         let DeValue::Array(tables) = scopes.get_ref() else {
             let found = scopes.get_ref().type_str();
             let message = format!("\"scope\" is one {found}; begin each scope with [[scope]]");
-            self.fault(scopes.span().start, message);
+            self.error(scopes.span().start, message);
             return Vec::new();
         };
         if tables.is_empty() {
-            self.fault(
+            self.error(
                 scopes.span().start,
                 "the catalogue has no scope; each begins with [[scope]]",
             );
         }
         if let Some(table) = tables.get(MAX_SCOPES) {
             let message = format!("{} scopes are too many; {MAX_SCOPES} is the most", tables.len());
-            self.fault(table.span().start, message);
+            self.error(table.span().start, message);
         }
         let tables = tables.iter().take(MAX_SCOPES);
         let mut defs = Vec::with_capacity(tables.len());
@@ -209,7 +209,7 @@ impl Reader {
         defs
     }
 
-    /// `None` if something it cannot do without is missing or wrong; a fault says so then.
+    /// `None` if something it cannot do without is missing or wrong; an error says so then.
     fn scope(&mut self, at: usize, table: &DeTable<'_>) -> Option<ScopeDef> {
         let label = match table.get("name").map(Spanned::get_ref) {
             Some(DeValue::String(name)) => format!("scope {}", quoted(name)),
@@ -226,13 +226,13 @@ impl Reader {
 
     fn name(&mut self, label: &str, at: usize, table: &DeTable<'_>) -> Option<ScopeName> {
         let Some((at, text)) = self.string(label, "name", table)? else {
-            self.fault(at, format!("{label} has no name"));
+            self.error(at, format!("{label} has no name"));
             return None;
         };
         let name: ScopeName = match text.parse() {
             Ok(name) => name,
             Err(error) => {
-                self.fault(at, format!("{} {error}", quoted(text)));
+                self.error(at, format!("{} {error}", quoted(text)));
                 return None;
             }
         };
@@ -240,7 +240,7 @@ impl Reader {
         match self.names.get(&name) {
             Some(first) => {
                 let message = format!("{label} is already on line {first}; a name stands once");
-                self.fault(at, message);
+                self.error(at, message);
             }
             None => {
                 self.names.insert(name.clone(), line);
@@ -255,11 +255,11 @@ impl Reader {
             Some((_, "write")) => Some(Access::Write),
             Some((at, other)) => {
                 let other = quoted(other);
-                self.fault(at, format!("{label}: access is {other}; it is \"read\" or \"write\""));
+                self.error(at, format!("{label}: access is {other}; it is \"read\" or \"write\""));
                 None
             }
             None => {
-                self.fault(at, format!("{label} has no access; it is \"read\" or \"write\""));
+                self.error(at, format!("{label} has no access; it is \"read\" or \"write\""));
                 None
             }
         }
@@ -281,7 +281,7 @@ impl Reader {
                     "{label} requires a whitelist, so its access must be \"write\"; or leave \
                      requires_whitelist out"
                 );
-                self.fault(value.span().start, message);
+                self.error(value.span().start, message);
                 default
             }
             DeValue::Boolean(required) => *required,
@@ -301,17 +301,17 @@ impl Reader {
             let message = format!(
                 "{label}: the description has {count} characters; {MAX_DESCRIPTION_CHARS} is the most"
             );
-            self.fault(at, message);
+            self.error(at, message);
         }
         if let Some(control) = text.chars().find(|c| c.is_control()) {
             let message = format!(
                 "{label}: the description has the control character {control:?}; write one line"
             );
-            self.fault(at, message);
+            self.error(at, message);
         } else if self.rules == Rules::Current
             && let Err(error) = text::check(text)
         {
-            self.fault(at, format!("{label}: the description {error}"));
+            self.error(at, format!("{label}: the description {error}"));
         }
         text.to_owned()
     }
@@ -329,7 +329,7 @@ impl Reader {
             let at = value.span().start;
             self.route_count += 1;
             if self.route_count == MAX_ROUTES + 1 {
-                self.fault(at, format!("there are more than {MAX_ROUTES} routes"));
+                self.error(at, format!("there are more than {MAX_ROUTES} routes"));
             }
             if self.route_count > MAX_ROUTES {
                 break;
@@ -344,7 +344,7 @@ impl Reader {
                     routes.push(route);
                 }
                 Err(error) => {
-                    self.fault(at, format!("{label}: the route {}: {error}", quoted(text)));
+                    self.error(at, format!("{label}: the route {}: {error}", quoted(text)));
                 }
             }
         }
@@ -365,7 +365,7 @@ impl Reader {
         } else {
             format!("{label}: the route {route} is already in {owner}, on line {first}")
         };
-        self.fault(at, message + " (parameter names make no difference)");
+        self.error(at, message + " (parameter names make no difference)");
     }
 
     /// The string under `key` and its place; `Some(None)` if the key is absent, `None` if its value
@@ -397,7 +397,7 @@ impl Reader {
         found: &DeValue<'_>,
     ) {
         let found = found.type_str();
-        self.fault(at.span().start, format!("{label}: {key} must be {wanted}; found: {found}"));
+        self.error(at.span().start, format!("{label}: {key} must be {wanted}; found: {found}"));
     }
 
     fn unknown_keys(&mut self, label: &str, table: &DeTable<'_>, known: &[&str]) {
@@ -407,7 +407,7 @@ impl Reader {
                 Some(near) => message += &format!("; did you mean \"{near}\"?"),
                 None => message += &format!("; known here: {}", known.join(", ")),
             }
-            self.fault(key.span().start, message);
+            self.error(key.span().start, message);
         }
     }
 }

@@ -12,14 +12,14 @@
 mod address;
 mod change;
 mod cidr;
-mod fault;
+mod error;
 mod whitelist;
 
-pub use address::{AddressFault, ClientAddr, InvalidAddr};
+pub use address::{AddressError, ClientAddr, InvalidAddr};
 pub use change::{Change, ChangeError, Changed, apply};
 pub use cidr::{Cidr, Limits};
-pub use fault::CidrError;
-pub use whitelist::{CidrSet, ListFault, MAX_FAULTS, TooMany, Whitelist, nested, parse_entries};
+pub use error::CidrError;
+pub use whitelist::{CidrSet, ListError, MAX_ERRORS, TooMany, Whitelist, nested, parse_entries};
 
 #[cfg(test)]
 mod tests;

@@ -348,7 +348,7 @@ impl Replicas {
             member.publish(&standing);
             row
         };
-        // What is under way would register anew: a row that everybody would wait for.
+        // What is under way would register again: a row that everybody would wait for.
         self.stop.cancel();
         self.tasks.wait().await;
         if let Some(row) = row

@@ -18,10 +18,10 @@ impl Services {
         name: &str,
         admins: &[String],
     ) -> Result<Changed<Account>> {
-        let mut faults = FieldErrors::default();
-        let name = faults.take(validate::name(name, true));
-        let admins = faults.take(validate::admins(admins));
-        faults.into_result()?;
+        let mut errors = FieldErrors::default();
+        let name = errors.take(validate::name(name, true));
+        let admins = errors.take(validate::admins(admins));
+        errors.into_result()?;
         let now = self.clock.now();
         let account = Account {
             id: AccountId(id_at(now)),
@@ -72,10 +72,10 @@ impl Services {
         id: &str,
         admins: &[String],
     ) -> Result<Changed<Account>> {
-        let mut faults = FieldErrors::default();
-        let id = faults.take(validate::id::<AccountId>("account_id", id));
-        let admins = faults.take(validate::admins(admins)).unwrap_or_default();
-        faults.into_result()?;
+        let mut errors = FieldErrors::default();
+        let id = errors.take(validate::id::<AccountId>("account_id", id));
+        let admins = errors.take(validate::admins(admins)).unwrap_or_default();
+        errors.into_result()?;
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
         let _under_way = self.cache.changing();

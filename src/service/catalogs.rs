@@ -71,20 +71,20 @@ impl Services {
     /// Replaces the catalogue, or says what replacing it would do.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every fault of the file, [`Error::Refused`] where tokens would lose
+    /// [`Error::Invalid`] with every error of the file, [`Error::Refused`] where tokens would lose
     /// something and that was not confirmed, or a scope in use would be dropped; the store's.
     pub async fn apply_catalog(
         &self,
         caller: &Caller,
         request: ApplyCatalog<'_>,
     ) -> Result<AppliedCatalog> {
-        let defs = catalog_file::parse(request.toml).map_err(|faults| {
-            let violation = |fault: &catalog_file::Fault| super::error::Violation {
+        let defs = catalog_file::parse(request.toml).map_err(|errors| {
+            let violation = |error: &catalog_file::CatalogError| super::error::Violation {
                 field: "toml".to_owned(),
-                description: fault.to_string(),
+                description: error.to_string(),
                 reason: "FAULTY_CATALOG",
             };
-            Error::Invalid(faults.iter().map(violation).collect())
+            Error::Invalid(errors.iter().map(violation).collect())
         })?;
         let names: Vec<_> = defs.iter().map(|def| def.name.clone()).collect();
 

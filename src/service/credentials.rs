@@ -46,25 +46,25 @@ impl Services {
         account_id: &str,
         name: &str,
     ) -> Result<Changed<(Credential, Secret)>> {
-        let mut faults = FieldErrors::default();
-        let name = faults.take(validate::name(name, false)).unwrap_or_default();
+        let mut errors = FieldErrors::default();
+        let name = errors.take(validate::name(name, false)).unwrap_or_default();
         let role = match (role, account_id) {
             (AskedRole::AccountAdmin, id) => {
-                faults.take(validate::id("account_id", id)).map(Role::AccountAdmin)
+                errors.take(validate::id("account_id", id)).map(Role::AccountAdmin)
             }
             (AskedRole::Unspecified, _) => {
                 let roles = "is required: ROLE_PEP, ROLE_ACCOUNT_ADMIN or ROLE_OPERATOR";
-                faults.add("role", "REQUIRED", roles);
+                errors.add("role", "REQUIRED", roles);
                 None
             }
             (role, "") => Some(if role == AskedRole::Pep { Role::Pep } else { Role::Operator }),
             (_, _) => {
                 let only = "goes with ROLE_ACCOUNT_ADMIN only: leave it out";
-                faults.add("account_id", "NOT_FOR_THIS_ROLE", only);
+                errors.add("account_id", "NOT_FOR_THIS_ROLE", only);
                 None
             }
         };
-        faults.into_result()?;
+        errors.into_result()?;
         let now = self.clock.now();
         let id = CredentialId(id_at(now));
         let secret = self.make_secret(SecretKind::Credential, id.0)?;

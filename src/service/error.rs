@@ -30,7 +30,7 @@ pub struct Obstacle {
 /// Why a call did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request is at fault: every bad field.
+    /// The request is at error: every bad field.
     #[error("{}", Sentences(.0))]
     Invalid(Vec<Violation>),
     /// Rules stand in the way, with the fields that ran into them.
@@ -91,7 +91,7 @@ pub enum Error {
          read whether that is done before you ask again"
     )]
     DeadlineExceeded,
-    /// A fault of this program. The cause goes to the log, never to the caller.
+    /// An error of this program. The cause goes to the log, never to the caller.
     #[error("internal error; the server's log has the cause")]
     Internal,
 }
@@ -158,7 +158,7 @@ impl fmt::Display for Sentences<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, violation) in self.0.iter().enumerate() {
             let gap = if at == 0 { "" } else { "; " };
-            // A fault of the whole request names no field.
+            // An error of the whole request names no field.
             let colon = if violation.field.is_empty() { "" } else { ": " };
             write!(f, "{gap}{}{colon}{}", violation.field, violation.description)?;
         }

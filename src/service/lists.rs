@@ -79,12 +79,12 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
     /// # Errors
     /// A negative size, or a page token that is not one of this list.
     pub fn new(paging: Paging<'_>, list: String, keys: Arc<KeyRing>) -> Result<Self> {
-        let mut faults = FieldErrors::default();
+        let mut errors = FieldErrors::default();
         let size = match u32::try_from(paging.size) {
             Ok(0) => DEFAULT_SIZE,
             Ok(size) => size.min(MAX_SIZE),
             Err(_) => {
-                faults.add("page_size", "NEGATIVE", "is negative; 0 means 50");
+                errors.add("page_size", "NEGATIVE", "is negative; 0 means 50");
                 DEFAULT_SIZE
             }
         };
@@ -93,7 +93,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
             token => {
                 let key = read_token(token, &list, &keys);
                 if key.is_none() {
-                    faults.add(
+                    errors.add(
                         "page_token",
                         "NOT_A_PAGE_TOKEN",
                         "is not a next_page_token of this list with these filters: begin again \
@@ -103,7 +103,7 @@ impl<K: Copy + Display + FromStr> Cursor<K> {
                 key
             }
         };
-        faults.into_result()?;
+        errors.into_result()?;
         Ok(Self { after, size: size as usize, list, keys })
     }
 
@@ -252,17 +252,17 @@ impl Services {
     /// that they don't see, so that the list is empty and tells nothing.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with `faults`, found in other filters already, and those of the ids.
+    /// [`Error::Invalid`] with `errors`, found in other filters already, and those of the ids.
     pub(super) fn filter_ids(
         &self,
         caller: &Caller,
-        mut faults: FieldErrors,
+        mut errors: FieldErrors,
         account_id: &str,
         token_id: &str,
     ) -> Result<Option<(Option<AccountId>, Option<TokenId>)>> {
-        let account = faults.take(filter_id::<AccountId>("account_id", account_id)).flatten();
-        let token = faults.take(filter_id::<TokenId>("token_id", token_id)).flatten();
-        faults.into_result()?;
+        let account = errors.take(filter_id::<AccountId>("account_id", account_id)).flatten();
+        let token = errors.take(filter_id::<TokenId>("token_id", token_id)).flatten();
+        errors.into_result()?;
         match (account, caller.only()) {
             (Some(asked), Some(only)) if asked != only => Ok(None),
             (asked, only) => Ok(Some((asked.or(only), token))),
@@ -293,7 +293,7 @@ impl Services {
     }
 
     /// Lists downgrades and deletions that are planned or announced, in the order of their planning.
-    /// `faults` were found in the query's filters already.
+    /// `errors` were found in the query's filters already.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
@@ -301,10 +301,10 @@ impl Services {
         &self,
         caller: &Caller,
         query: PendingQuery<'_>,
-        faults: FieldErrors,
+        errors: FieldErrors,
         show: impl FnMut(PendingAction) -> PageItem<U>,
     ) -> Result<Paged<U>> {
-        let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
+        let ids = self.filter_ids(caller, errors, query.account_id, query.token_id);
         let list = format!(
             "pending {} {} {:?} {:?}",
             query.account_id, query.token_id, query.action, query.effective_before
@@ -323,7 +323,7 @@ impl Services {
         cursor.collect(read, |action| action.id, show).await
     }
 
-    /// Lists who changed what, the newest first. `faults` were found in the query's filters already.
+    /// Lists who changed what, the newest first. `errors` were found in the query's filters already.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
@@ -331,10 +331,10 @@ impl Services {
         &self,
         caller: &Caller,
         query: AuditQuery<'_>,
-        faults: FieldErrors,
+        errors: FieldErrors,
         show: impl FnMut(AuditEvent) -> PageItem<U>,
     ) -> Result<Paged<U>> {
-        let ids = self.filter_ids(caller, faults, query.account_id, query.token_id);
+        let ids = self.filter_ids(caller, errors, query.account_id, query.token_id);
         let list = format!(
             "audit {} {} {:?} {:?}",
             query.account_id, query.token_id, query.start, query.end
@@ -350,7 +350,7 @@ impl Services {
     }
 }
 
-/// Both values, or the faults of both.
+/// Both values, or the errors of both.
 pub(super) fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),

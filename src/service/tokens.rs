@@ -102,21 +102,21 @@ impl Services {
         request: &CreateToken<'_>,
         catalog: &Catalog,
     ) -> Result<(NewToken, Secret)> {
-        let mut faults = FieldErrors::default();
-        let account_id = faults.take(validate::id::<AccountId>("account_id", request.account_id));
-        let name = faults.take(validate::name(request.name, true)).unwrap_or_default();
+        let mut errors = FieldErrors::default();
+        let account_id = errors.take(validate::id::<AccountId>("account_id", request.account_id));
+        let name = errors.take(validate::name(request.name, true)).unwrap_or_default();
         if request.kind.is_none() {
-            faults.add(
+            errors.add(
                 "kind",
                 "REQUIRED",
                 "is required: TOKEN_KIND_READ_ONLY, TOKEN_KIND_READ_WRITE or TOKEN_KIND_CUSTOM",
             );
         }
-        let scopes = faults.take(scopes(request, catalog));
-        let entries = faults.take(validate::entries("whitelist", request.whitelist, &self.limits));
+        let scopes = errors.take(scopes(request, catalog));
+        let entries = errors.take(validate::entries("whitelist", request.whitelist, &self.limits));
         let entries = entries.map(|entries| CidrSet::new(entries, &self.limits));
         if let Some(Err(too_many)) = &entries {
-            faults.add("whitelist", "TOO_MANY_ENTRIES", too_many);
+            errors.add("whitelist", "TOO_MANY_ENTRIES", too_many);
         }
 
         // Whether a whitelist is needed is asked only of what is otherwise understood.
@@ -132,10 +132,10 @@ impl Services {
                 },
             };
             if grant.requires_whitelist(catalog) {
-                faults.add("whitelist", "WHITELIST_REQUIRED", needs_whitelist(&grant, catalog));
+                errors.add("whitelist", "WHITELIST_REQUIRED", needs_whitelist(&grant, catalog));
             }
         }
-        faults.into_result()?;
+        errors.into_result()?;
         let (Some(account_id), Some(kind), Some(scopes), Some(Ok(entries))) =
             (account_id, request.kind, scopes, entries)
         else {
@@ -246,14 +246,14 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
         let text = format!("lists {} scopes; the most is {MAX_SCOPES}", names.len());
         return Err(Error::invalid("scopes", "TOO_MANY", text));
     }
-    let mut faults = FieldErrors::default();
+    let mut errors = FieldErrors::default();
     let mut ids = Vec::with_capacity(names.len());
     for (at, name) in names.iter().enumerate() {
         match catalog.by_name(name) {
             Some(scope) => ids.push(scope.id),
             None => {
                 let shown = quote(name, MAX_NAME_LEN);
-                faults.add(
+                errors.add(
                     format!("scopes[{at}]"),
                     "UNKNOWN_SCOPE",
                     format_args!("the catalogue has no scope {shown}: check its spelling"),
@@ -261,7 +261,7 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
             }
         }
     }
-    faults.into_result()?;
+    errors.into_result()?;
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)

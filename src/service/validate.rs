@@ -1,11 +1,11 @@
-//! Checks of request fields: every fault is collected, so that a caller mends all of them at once.
+//! Checks of request fields: every error is collected, so that a caller fixes all of them at once.
 
 use std::collections::HashSet;
 use std::str::FromStr;
 
 use super::error::{Error, Violation};
 use crate::mail::{Address, InvalidAddress};
-use crate::policy::network::{Cidr, Limits, MAX_FAULTS, parse_entries};
+use crate::policy::network::{Cidr, Limits, MAX_ERRORS, parse_entries};
 use crate::policy::text::{self, Unshowable};
 
 /// The longest label of an account, token or credential, in characters.
@@ -18,7 +18,7 @@ pub const MAX_ADMINS: usize = 50;
 pub struct FieldErrors(Vec<Violation>);
 
 impl FieldErrors {
-    /// Notes one fault.
+    /// Notes one error.
     pub fn add(
         &mut self,
         field: impl Into<String>,
@@ -32,7 +32,7 @@ impl FieldErrors {
         });
     }
 
-    /// Takes over the faults of a check, and its value where it has one.
+    /// Takes over the errors of a check, and its value where it has one.
     pub fn take<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -48,10 +48,10 @@ impl FieldErrors {
         }
     }
 
-    /// Nothing, or every fault.
+    /// Nothing, or every error.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is any fault.
+    /// [`Error::Invalid`] where there is any error.
     pub fn into_result(self) -> Result<(), Error> {
         if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self.0)) }
     }
@@ -89,18 +89,18 @@ where
 /// # Errors
 /// It is missing, longer than [`MAX_NAME`] characters, or can't be shown as it is.
 pub fn name(text: &str, required: bool) -> Result<String, Error> {
-    let fault = |reason, text: String| Err(Error::invalid("name", reason, text));
+    let invalid = |reason, text: String| Err(Error::invalid("name", reason, text));
     let trimmed = text.trim();
     if trimmed.is_empty() && required {
-        return fault("REQUIRED", "is required".into());
+        return invalid("REQUIRED", "is required".into());
     }
     let count = trimmed.chars().count();
     if count > MAX_NAME {
         let text = format!("has {count} characters, and {MAX_NAME} is the most: shorten it");
-        return fault("TOO_LONG", text);
+        return invalid("TOO_LONG", text);
     }
     if let Err(error) = text::check(trimmed) {
-        return fault(unshowable(error), error.to_string());
+        return invalid(unshowable(error), error.to_string());
     }
     Ok(trimmed.to_owned())
 }
@@ -128,22 +128,22 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
             format_args!("has {} addresses; the most is {MAX_ADMINS}", texts.len()),
         ));
     }
-    let mut faults = FieldErrors::default();
+    let mut errors = FieldErrors::default();
     let mut mailboxes = HashSet::new();
     let mut admins = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
         let field = || format!("{FIELD}[{at}]");
         match text.trim().parse::<Address>() {
-            Err(error @ InvalidAddress::TooLong) => faults.add(field(), "TOO_LONG", error),
+            Err(error @ InvalidAddress::TooLong) => errors.add(field(), "TOO_LONG", error),
             Err(error @ InvalidAddress::Hidden(_)) => {
-                faults.add(field(), "HIDDEN_CHARACTER", error);
+                errors.add(field(), "HIDDEN_CHARACTER", error);
             }
-            Err(error) => faults.add(field(), "NOT_AN_EMAIL", error),
+            Err(error) => errors.add(field(), "NOT_AN_EMAIL", error),
             Ok(address) if mailboxes.insert(address.mailbox()) => admins.push(address.to_string()),
-            Ok(_) => faults.add(field(), "DUPLICATE", "is in the list twice: name it once"),
+            Ok(_) => errors.add(field(), "DUPLICATE", "is in the list twice: name it once"),
         }
     }
-    faults.into_result()?;
+    errors.into_result()?;
     Ok(admins)
 }
 
@@ -151,17 +151,17 @@ pub fn admins(texts: &[String]) -> Result<Vec<String>, Error> {
 /// one is named, and however it is spelled, it counts as one.
 ///
 /// # Errors
-/// Every entry that is none, with the cure, up to [`MAX_FAULTS`]; more than any whitelist can have.
+/// Every entry that is none, with the cure, up to [`MAX_ERRORS`]; more than any whitelist can have.
 pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Cidr>, Error> {
-    let parsed = parse_entries(texts.iter().map(String::as_str), limits).map_err(|faults| {
-        let violation = |fault: &crate::policy::network::ListFault| Violation {
-            field: format!("{field}[{}]", fault.index),
-            description: fault.error.to_string(),
-            reason: fault.error.reason(),
+    let parsed = parse_entries(texts.iter().map(String::as_str), limits).map_err(|errors| {
+        let violation = |error: &crate::policy::network::ListError| Violation {
+            field: format!("{field}[{}]", error.index),
+            description: error.error.to_string(),
+            reason: error.error.reason(),
         };
-        let mut violations: Vec<_> = faults.iter().map(violation).collect();
-        if violations.len() == MAX_FAULTS {
-            let description = format!("is read up to the {MAX_FAULTS}th error: there may be more");
+        let mut violations: Vec<_> = errors.iter().map(violation).collect();
+        if violations.len() == MAX_ERRORS {
+            let description = format!("is read up to the {MAX_ERRORS}th error: there may be more");
             violations.push(Violation { field: field.to_owned(), description, reason: "MORE" });
         }
         Error::Invalid(violations)

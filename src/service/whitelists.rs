@@ -10,7 +10,7 @@ use super::tokens::{TRIES, no_token};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Error, Propagation, Result, Services};
 use crate::policy::id::TokenId;
-use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_FAULTS, TooMany};
+use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_ERRORS, TooMany};
 use crate::store::{Invalidation, StoreError, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 
 /// What `ManageWhitelist` may be asked for.
@@ -54,7 +54,7 @@ pub struct Pasted {
     pub entries: Vec<ReadEntry>,
     /// How many of them are refused.
     pub refused: usize,
-    /// Whether its reading ended with the [`MAX_FAULTS`]th that is refused.
+    /// Whether its reading ended with the [`MAX_ERRORS`]th that is refused.
     pub ended: bool,
     /// Where it has more entries than a whitelist can: how many, and how many that is.
     pub too_many: Option<TooMany>,
@@ -75,7 +75,7 @@ impl Pasted {
 
 impl Services {
     /// Reads a list that a person pasted: entries separated by commas or white space. A comment, from `#`
-    /// to the end of its line, is one refused entry. The reading ends with the [`MAX_FAULTS`]th that is
+    /// to the end of its line, is one refused entry. The reading ends with the [`MAX_ERRORS`]th that is
     /// refused, since a list that has one is refused as a whole.
     pub fn read_entries(&self, text: &str) -> Pasted {
         let mut pasted = Pasted::default();
@@ -93,7 +93,7 @@ impl Services {
                 Err(_) => pasted.refused += 1,
             }
             pasted.entries.push((item.to_owned(), entry));
-            if pasted.refused == MAX_FAULTS {
+            if pasted.refused == MAX_ERRORS {
                 pasted.ended = true;
                 break;
             }
@@ -182,34 +182,34 @@ impl Services {
         caller: &Caller,
         request: &ManageWhitelist<'_>,
     ) -> Result<(WhitelistTarget, Option<Change>)> {
-        let mut faults = FieldErrors::default();
-        let token_id = faults.take(validate::id::<TokenId>("token_id", request.token_id));
+        let mut errors = FieldErrors::default();
+        let token_id = errors.take(validate::id::<TokenId>("token_id", request.token_id));
         if request.expected_version.is_some_and(|version| version < 1) {
-            faults.add("expected_version", "NOT_A_VERSION", "is no version; they count from 1");
+            errors.add("expected_version", "NOT_A_VERSION", "is no version; they count from 1");
         }
         let edits = !request.add.is_empty() || !request.remove.is_empty();
         let change = match request.replace {
             Some(_) if edits => {
-                faults.add(
+                errors.add(
                     "replace",
                     "TWO_CHANGES",
                     "goes without add and remove: send one or the other",
                 );
                 None
             }
-            Some((entries, allow_any_address)) => faults
+            Some((entries, allow_any_address)) => errors
                 .take(validate::entries("replace.entries", entries, &self.limits))
                 .map(|entries| Change::Replace { entries, allow_any_address }),
             None if edits => {
-                let add = faults.take(validate::entries("add", request.add, &self.limits));
+                let add = errors.take(validate::entries("add", request.add, &self.limits));
                 // What was accepted under earlier limits can still be removed.
                 let remove =
-                    faults.take(validate::entries("remove", request.remove, &Limits::NONE));
+                    errors.take(validate::entries("remove", request.remove, &Limits::NONE));
                 add.zip(remove).map(|(add, remove)| Change::Edit { add, remove })
             }
             None => None,
         };
-        faults.into_result()?;
+        errors.into_result()?;
         let target = WhitelistTarget {
             token_id: token_id.ok_or(Error::Internal)?,
             only: caller.only(),

@@ -1,7 +1,7 @@
 //! Which failures of a database are worth another try, and why a store can't be opened.
 //!
 //! What must stay true: only what may pass by itself is [`StoreError::Unavailable`]; the rest is a
-//! fault that nobody should try again. No text here holds a database password.
+//! error that nobody should try again. No text here holds a database password.
 
 use std::path::{Path, PathBuf};
 

@@ -47,7 +47,7 @@ pub enum StoreError {
     /// It gave no answer to the last word of a change, which may have been carried out.
     #[error("whether the store made the change is not known{}: {}", trouble::in_brackets(.0), .0)]
     Unknown(#[source] sqlx::Error),
-    /// It answered what it never should: a fault of this program or of its data.
+    /// It answered what it never should: an error of this program or of its data.
     #[error("the store answered what it should not")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The catalogue in force is not the one that the caller decided with. Read it and ask again.
@@ -197,11 +197,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// all others those that [`Self::record_uses`] told somebody of who did not get to settle them.
     async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
 
-    /// Computes anew since when these tokens are idle, so that [`Self::idle_tokens`] does not find
+    /// Computes again since when these tokens are idle, so that [`Self::idle_tokens`] does not find
     /// them again before their time. Leaves no record.
     async fn defer(&self, ids: &[TokenId]) -> Result<()>;
 
-    /// Plans a token's lifecycle anew, and announces what is due with a notice to each admin. `None`
+    /// Plans a token's lifecycle again, and announces what is due with a notice to each admin. `None`
     /// where nothing is, or `settings` only observe. `catalog`, which must be in force, says what is
     /// a write.
     async fn announce(

@@ -38,7 +38,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// What `error` is a case of. `None` for a fault of a statement.
+    /// What `error` is a case of. `None` for an error of a statement.
     pub(super) fn of(error: &sqlx::Error) -> Option<Self> {
         use sqlx::Error;
         match error {

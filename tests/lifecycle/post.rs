@@ -77,7 +77,7 @@ impl Transport for Post {
             Fate::Refused => Outcome::Refused("550 no such user".to_owned()),
             Fate::Rejected => Outcome::Rejected("554 not this one (to the message)".to_owned()),
             Fate::Postponed => Outcome::Postponed("450 busy".to_owned()),
-            Fate::Fault => Outcome::Fault("450 later".to_owned()),
+            Fate::Fault => Outcome::RelayError("450 later".to_owned()),
             Fate::Lost => {
                 self.lost.notify_one();
                 std::future::pending().await

@@ -182,7 +182,7 @@ async fn answers_that_are_none_are_no_acceptance() {
         sink.at(step).times(1).says(answer);
         let outcome = relay.send(&message("ann@acme.example")).await;
         let text = match outcome {
-            Outcome::Fault(text) if OF_THE_RELAY.contains(&step) => text,
+            Outcome::RelayError(text) if OF_THE_RELAY.contains(&step) => text,
             Outcome::Postponed(text) if OF_THE_MESSAGE.contains(&step) => text,
             _ => panic!("{outcome:?} after {:?} to {step:?}", answer.get(..20)),
         };

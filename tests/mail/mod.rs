@@ -58,7 +58,7 @@ fn of_message(outcome: Outcome) -> String {
 #[track_caller]
 fn fault(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Fault(text) => text,
+        Outcome::RelayError(text) => text,
         other => panic!("{other:?} is no fault"),
     }
 }

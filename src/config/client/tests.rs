@@ -115,12 +115,12 @@ fn faulty_settings_are_told() {
             Parsed::in_dir(dir.path()).server(server).resolve(variables(None, None)).unwrap_err();
         assert!(error.contains(part), "{server}: {error}");
     }
-    let faults = [
+    let errors = [
         (variables(Some(""), None), "the credential in PORTCULLIS_CREDENTIAL is empty"),
         (variables(Some("two\nlines"), None), "visible ASCII"),
         (variables(None, Some(Path::new("/nowhere/at/all"))), "/nowhere/at/all can't be read"),
     ];
-    for (variables, part) in faults {
+    for (variables, part) in errors {
         let error = Parsed::in_dir(dir.path()).resolve(variables).unwrap_err();
         assert!(error.contains(part), "{error}");
         assert!(!error.contains("two"), "{error}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::faults::ConfigErrors;
+use super::errors::ConfigErrors;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::text::in_quotes;
 
@@ -85,25 +85,25 @@ pub struct LifecycleSettings {
 }
 
 impl LifecycleArgs {
-    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<LifecycleSettings> {
+    pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<LifecycleSettings> {
         let mode = match self.lifecycle_mode.as_str() {
             "enforce" => Some(Mode::Enforce),
             "observe" => Some(Mode::Observe),
             other => {
                 let other = in_quotes(other);
-                faults.add(format!("--lifecycle-mode: {other} is not enforce or observe"));
+                errors.add(format!("--lifecycle-mode: {other} is not enforce or observe"));
                 None
             }
         };
-        let window = faults.duration("lifecycle-window", &self.lifecycle_window);
-        let notice = faults.duration("lifecycle-notice", &self.lifecycle_notice);
+        let window = errors.duration("lifecycle-window", &self.lifecycle_window);
+        let notice = errors.duration("lifecycle-notice", &self.lifecycle_notice);
         let sweep_interval =
-            faults.duration("lifecycle-sweep-interval", &self.lifecycle_sweep_interval);
-        let deleted_retention = faults.duration("deleted-retention", &self.deleted_retention);
+            errors.duration("lifecycle-sweep-interval", &self.lifecycle_sweep_interval);
+        let deleted_retention = errors.duration("deleted-retention", &self.deleted_retention);
         let usage_flush_interval =
-            faults.duration("usage-flush-interval", &self.usage_flush_interval);
+            errors.duration("usage-flush-interval", &self.usage_flush_interval);
         if usage_flush_interval.is_some_and(|interval| interval > LONGEST_FLUSH_INTERVAL) {
-            faults.add(format!(
+            errors.add(format!(
                 "--usage-flush-interval: {} is longer than 1m: a kill would lose that much use",
                 self.usage_flush_interval
             ));
@@ -111,7 +111,7 @@ impl LifecycleArgs {
         if let (Some(window), Some(notice)) = (window, notice)
             && notice >= window
         {
-            faults.add(format!(
+            errors.add(format!(
                 "--lifecycle-notice: {} is not less than --lifecycle-window, {}: notice is given \
                  within the window; shorten one or lengthen the other",
                 self.lifecycle_notice, self.lifecycle_window

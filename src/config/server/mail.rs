@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::faults::ConfigErrors;
+use super::errors::ConfigErrors;
 use crate::mail::{Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
 use crate::pem::TrustStore;
 use crate::policy::text::in_quotes;
@@ -37,7 +37,7 @@ pub struct MailArgs {
         default_value = "30s"
     )]
     mail_timeout: String,
-    /// How long after a fault of the relay a mail is tried again; doubled each time
+    /// How long after an error of the relay a mail is tried again; doubled each time
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_RETRY_INITIAL",
@@ -87,7 +87,7 @@ pub struct MailSettings {
     pub relay: Option<RelaySettings>,
     /// How long the relay may take to be reached, and for each answer.
     pub timeout: Duration,
-    /// How long after a fault of the relay a mail is tried again, at first.
+    /// How long after an error of the relay a mail is tried again, at first.
     pub retry_initial: Duration,
     /// And at last.
     pub retry_max: Duration,
@@ -111,37 +111,37 @@ pub struct RelaySettings {
 }
 
 impl MailArgs {
-    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<MailSettings> {
-        let url = faults.secret(SMTP_URL, SMTP_URL_FILE);
-        self.resolve_with(url, faults)
+    pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<MailSettings> {
+        let url = errors.secret(SMTP_URL, SMTP_URL_FILE);
+        self.resolve_with(url, errors)
     }
 
     /// The same, with what the environment said.
     pub(super) fn resolve_with(
         &self,
         url: Option<SecretString>,
-        faults: &mut ConfigErrors,
+        errors: &mut ConfigErrors,
     ) -> Option<MailSettings> {
-        let relay = self.relay(url, faults);
-        let timeout = faults.duration("mail-timeout", &self.mail_timeout);
-        let retry_initial = faults.duration("mail-retry-initial", &self.mail_retry_initial);
-        let retry_max = faults.duration("mail-retry-max", &self.mail_retry_max);
-        let refused_retry = faults.duration("mail-refused-retry", &self.mail_refused_retry);
+        let relay = self.relay(url, errors);
+        let timeout = errors.duration("mail-timeout", &self.mail_timeout);
+        let retry_initial = errors.duration("mail-retry-initial", &self.mail_retry_initial);
+        let retry_max = errors.duration("mail-retry-max", &self.mail_retry_max);
+        let refused_retry = errors.duration("mail-refused-retry", &self.mail_refused_retry);
         if let (Some(initial), Some(max)) = (retry_initial, retry_max)
             && initial > max
         {
-            faults.add(format!(
+            errors.add(format!(
                 "--mail-retry-initial: {} is more than --mail-retry-max, {}: shorten one or lengthen \
                  the other",
                 self.mail_retry_initial, self.mail_retry_max
             ));
         }
-        let rate = faults.number("mail-rate", &self.mail_rate, 1, 10_000);
+        let rate = errors.number("mail-rate", &self.mail_rate, 1, 10_000);
         let public_url = self.public_url.as_deref().and_then(|text| {
             let url = text.parse::<PublicUrl>();
             url.map_err(|error| match error {
-                InvalidPublicUrl::Login => faults.add(format!("--public-url: {error}")),
-                _ => faults.add(format!("--public-url: {} {error}", in_quotes(text))),
+                InvalidPublicUrl::Login => errors.add(format!("--public-url: {error}")),
+                _ => errors.add(format!("--public-url: {} {error}", in_quotes(text))),
             })
             .ok()
         });
@@ -156,29 +156,29 @@ impl MailArgs {
         })
     }
 
-    fn relay(&self, url: Option<SecretString>, faults: &mut ConfigErrors) -> Option<RelaySettings> {
+    fn relay(&self, url: Option<SecretString>, errors: &mut ConfigErrors) -> Option<RelaySettings> {
         let sender = self.mail_from.as_deref().map(|text| {
             let sender = text.trim().parse::<Sender>();
             sender
-                .map_err(|error| faults.add(format!("--mail-from: {} {error}", in_quotes(text))))
+                .map_err(|error| errors.add(format!("--mail-from: {} {error}", in_quotes(text))))
                 .ok()
         });
         let endpoint = url.map(|url| {
-            Endpoint::parse(&url).map_err(|error| faults.add(format!("{SMTP_URL}: {error}"))).ok()
+            Endpoint::parse(&url).map_err(|error| errors.add(format!("{SMTP_URL}: {error}"))).ok()
         });
-        let trust = self.trust(endpoint.as_ref(), faults);
+        let trust = self.trust(endpoint.as_ref(), errors);
         match (endpoint, sender) {
             (None, None) => None,
             (Some(_), None) => {
-                faults.add(format!(
+                errors.add(format!(
                     "--mail-from: is missing: {SMTP_URL} is set, and a mail needs a sender"
                 ));
                 None
             }
             (None, Some(_)) => {
                 // A file that can't be read has been told already.
-                if !faults.tells(SMTP_URL) {
-                    faults.add(format!(
+                if !errors.tells(SMTP_URL) {
+                    errors.add(format!(
                         "--mail-from: goes with a relay: name it in {SMTP_URL}, or a file that \
                          holds it in {SMTP_URL_FILE}"
                     ));
@@ -194,14 +194,14 @@ impl MailArgs {
     fn trust(
         &self,
         endpoint: Option<&Option<Endpoint>>,
-        faults: &mut ConfigErrors,
+        errors: &mut ConfigErrors,
     ) -> Option<TrustStore> {
         let pem = match &self.smtp_ca {
             None => None,
             Some(path) => match fs::read(path) {
                 Ok(pem) => Some((path, pem)),
                 Err(error) => {
-                    faults.add(format!("--smtp-ca: cannot read {}: {error}", path.display()));
+                    errors.add(format!("--smtp-ca: cannot read {}: {error}", path.display()));
                     return None;
                 }
             },
@@ -209,11 +209,11 @@ impl MailArgs {
         if let Some((path, _)) = &pem {
             let plain = |endpoint: &Endpoint| endpoint.security() == Security::Plain;
             match endpoint {
-                None => faults.add(format!(
+                None => errors.add(format!(
                     "--smtp-ca: {} vouches for a relay, and none is named: set {SMTP_URL}",
                     path.display()
                 )),
-                Some(Some(endpoint)) if plain(endpoint) => faults.add(format!(
+                Some(Some(endpoint)) if plain(endpoint) => errors.add(format!(
                     "--smtp-ca: an smtp:// relay shows no certificate: write smtp+starttls:// or \
                      smtps:// in {SMTP_URL}"
                 )),
@@ -224,7 +224,7 @@ impl MailArgs {
         trust
             .map_err(|error| {
                 let path = pem.map(|(path, _)| path.display().to_string()).unwrap_or_default();
-                faults.add(format!("--smtp-ca: {path} {error}"));
+                errors.add(format!("--smtp-ca: {path} {error}"));
             })
             .ok()
     }

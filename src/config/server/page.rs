@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::faults::ConfigErrors;
+use super::errors::ConfigErrors;
 
 /// How long sessions last, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,15 +41,15 @@ pub struct PageSettings {
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl PageArgs {
-    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<PageSettings> {
-        let idle = faults.duration("session-idle", &self.session_idle);
-        let lifetime = faults.duration("session-lifetime", &self.session_lifetime);
+    pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<PageSettings> {
+        let idle = errors.duration("session-idle", &self.session_idle);
+        let lifetime = errors.duration("session-lifetime", &self.session_lifetime);
         for (flag, text, length) in [
             ("session-idle", &self.session_idle, idle),
             ("session-lifetime", &self.session_lifetime, lifetime),
         ] {
             if length.is_some_and(|length| length > LONGEST) {
-                faults.add(format!("--{flag}: {text} is longer than 7d"));
+                errors.add(format!("--{flag}: {text} is longer than 7d"));
             }
         }
         Some(PageSettings { session_idle: idle?, session_lifetime: lifetime? })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::faults::ConfigErrors;
+use super::errors::ConfigErrors;
 use super::variables::{DATABASE_URL, DATABASE_URL_FILE};
 
 /// Where the store is, as written.
@@ -56,14 +56,14 @@ impl StoreArgs {
         Self { data_dir, database_url: None, database_connections: "2".to_owned() }
     }
 
-    pub(super) fn resolve(&self, faults: &mut ConfigErrors) -> Option<StoreSettings> {
+    pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<StoreSettings> {
         let connections =
-            faults.number("database-connections", &self.database_connections, 2, 1_000);
-        let variable = faults.secret(DATABASE_URL, DATABASE_URL_FILE);
+            errors.number("database-connections", &self.database_connections, 2, 1_000);
+        let variable = errors.secret(DATABASE_URL, DATABASE_URL_FILE);
         let url = match (&self.database_url, variable) {
             (Some(flag), _) => {
                 if has_password(flag) {
-                    faults.add(format!(
+                    errors.add(format!(
                         "--database-url: has a password, and `ps` shows flags: set {DATABASE_URL} \
                          instead, or name a file in {DATABASE_URL_FILE}"
                     ));
@@ -77,7 +77,7 @@ impl StoreArgs {
         };
         let text = url.expose_secret();
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
-            faults.add(format!(
+            errors.add(format!(
                 "{DATABASE_URL}: must be postgres://user:password@host/database; leave it out for \
                  the embedded store"
             ));

@@ -1,4 +1,4 @@
-//! The server's settings: defaults, and every fault.
+//! The server's settings: defaults, and every error.
 
 use super::store::has_password;
 use super::*;
@@ -238,9 +238,9 @@ fn a_public_url_is_the_root_of_a_host() {
 fn with_relay(url: &str, flags: &[&str]) -> Result<MailSettings, String> {
     let args = std::iter::once(&"serve").chain(flags);
     let args = Command::try_parse_from(args).unwrap().serve.mail;
-    let mut faults = ConfigErrors::default();
-    let settings = args.resolve_with(Some(url.to_owned().into()), &mut faults);
-    faults.into_result(|| settings).map_err(|error| error.to_string())
+    let mut errors = ConfigErrors::default();
+    let settings = args.resolve_with(Some(url.to_owned().into()), &mut errors);
+    errors.into_result(|| settings).map_err(|error| error.to_string())
 }
 
 #[test]

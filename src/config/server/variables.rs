@@ -1,8 +1,8 @@
-//! The names of the variables that the server reads. A `PORTCULLIS_*` variable beside them is a fault.
+//! The names of the variables that the server reads. A `PORTCULLIS_*` variable beside them is an error.
 
 use std::env;
 
-use super::faults::ConfigErrors;
+use super::errors::ConfigErrors;
 use super::mail::{SMTP_URL, SMTP_URL_FILE};
 use crate::config::{client, unknown_variables};
 
@@ -60,8 +60,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static str> {
     VARIABLES.iter().chain(&client::VARIABLES).copied()
 }
 
-pub(super) fn known_variables(faults: &mut ConfigErrors) {
+pub(super) fn known_variables(errors: &mut ConfigErrors) {
     let known: Vec<_> = all().collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    faults.extend(unknown_variables(&known, names));
+    errors.extend(unknown_variables(&known, names));
 }

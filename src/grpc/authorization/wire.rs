@@ -245,11 +245,11 @@ impl<'a> Draft<'a> {
         if self.not_text == [false; TEXTS.len()] {
             return Ok(self.input);
         }
-        let mut faults = FieldErrors::default();
+        let mut errors = FieldErrors::default();
         for (name, _) in TEXTS.iter().zip(self.not_text).filter(|(_, not_text)| *not_text) {
-            faults.add(*name, "NOT_UTF8", "is not UTF-8");
+            errors.add(*name, "NOT_UTF8", "is not UTF-8");
         }
-        faults.into_result()?;
+        errors.into_result()?;
         // There was one.
         Err(Error::Internal)
     }

@@ -5,7 +5,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{Fault, Result, page};
+use super::answer::{PageError, Result, page};
 use super::form::{Fields, Id, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
@@ -63,7 +63,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     let paging = Paging { size: SIZE, token: fields.one("page") };
     let found =
         signed.services().list_accounts(signed.caller(), paging, PageItem::unmeasured).await;
-    let found = found.map_err(|error| Fault::from(error).at(&signed, Place::Accounts))?;
+    let found = found.map_err(|error| PageError::from(error).at(&signed, Place::Accounts))?;
     let view = AccountsPage {
         frame: Frame {
             how: vec![
@@ -84,10 +84,12 @@ pub(super) async fn show(signed: Signed, Id(id): Id) -> Result<Response> {
     signed.must_be_operator()?;
     let account = signed.services().get_account(signed.caller(), &id).await;
     let account = account.map_err(|error| match error {
-        Error::NotFound { .. } | Error::Invalid(_) => Fault::missing("There is no such account.")
-            .at(&signed, Place::Accounts)
-            .with_way("/accounts", "All accounts"),
-        other => Fault::from(other).at(&signed, Place::Accounts),
+        Error::NotFound { .. } | Error::Invalid(_) => {
+            PageError::missing("There is no such account.")
+                .at(&signed, Place::Accounts)
+                .with_way("/accounts", "All accounts")
+        }
+        other => PageError::from(other).at(&signed, Place::Accounts),
     })?;
     let row = signed.row(account);
     let view = AccountPage {

@@ -9,7 +9,7 @@ use super::frame::{Frame, Place};
 use super::session::Signed;
 use crate::service::Error;
 
-pub(super) type Result<T> = std::result::Result<T, Fault>;
+pub(super) type Result<T> = std::result::Result<T, PageError>;
 
 /// A page from its template.
 pub(super) fn page(status: StatusCode, template: &impl Template) -> Response {
@@ -24,7 +24,7 @@ pub(super) fn page(status: StatusCode, template: &impl Template) -> Response {
 
 /// Why there is not what was asked for, as a page.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct PageError {
     status: StatusCode,
     title: &'static str,
     text: String,
@@ -36,13 +36,13 @@ pub(super) struct Fault {
 
 #[derive(Template)]
 #[template(path = "page/fault.html")]
-struct FaultPage<'a> {
+struct ErrorPage<'a> {
     frame: &'a Frame,
     text: &'a str,
     way: Option<&'a (String, &'static str)>,
 }
 
-impl Fault {
+impl PageError {
     pub(super) fn new(status: StatusCode, title: &'static str, text: impl Into<String>) -> Self {
         Self { status, title, text: text.into(), retry: None, frame: None, way: None }
     }
@@ -71,11 +71,11 @@ impl Fault {
     pub(super) fn of_change(error: Error) -> Self {
         // What else goes wrong with a change says of itself whether it was made.
         let unchanged = matches!(error, Error::Unavailable { .. });
-        let mut fault = Self::from(error);
+        let mut error = Self::from(error);
         if unchanged {
-            fault.text.push_str(" Nothing was changed. What you typed still stands one page back.");
+            error.text.push_str(" Nothing was changed. What you typed still stands one page back.");
         }
-        fault
+        error
     }
 
     pub(super) fn after(mut self, seconds: u64) -> Self {
@@ -84,7 +84,7 @@ impl Fault {
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for PageError {
     fn from(error: Error) -> Self {
         let text = sentence(&error.to_string());
         let (status, title) = match &error {
@@ -107,11 +107,11 @@ impl From<Error> for Fault {
             Error::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Too busy"),
             Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         };
-        let fault = Self::new(status, title, text);
+        let page = Self::new(status, title, text);
         match error {
-            Error::Unavailable { retry, .. } => fault.after(retry.as_secs().max(1)),
-            Error::Overloaded => fault.after(1),
-            _ => fault,
+            Error::Unavailable { retry, .. } => page.after(retry.as_secs().max(1)),
+            Error::Overloaded => page.after(1),
+            _ => page,
         }
     }
 }
@@ -132,10 +132,10 @@ pub(super) fn sentence(clause: &str) -> String {
     text
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let frame = self.frame.unwrap_or_else(|| Box::new(Frame::bare(self.title)));
-        let template = FaultPage { frame: &frame, text: &self.text, way: self.way.as_ref() };
+        let template = ErrorPage { frame: &frame, text: &self.text, way: self.way.as_ref() };
         let mut response = page(self.status, &template);
         if let Some(seconds) = self.retry {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures_util::StreamExt as _;
 
-use super::answer::Fault;
+use super::answer::PageError;
 use crate::http::room::{Room, Seat};
 use crate::service::Error;
 
@@ -52,16 +52,16 @@ impl Arrivals {
     ///
     /// # Errors
     /// It is too large, too slow or cut off, or there is no room for it.
-    pub(super) async fn read(&self, form: Body, from: IpAddr) -> Result<Arrived, Fault> {
+    pub(super) async fn read(&self, form: Body, from: IpAddr) -> Result<Arrived, PageError> {
         tokio::time::timeout(ARRIVAL, self.read_all(form, from)).await.unwrap_or_else(|_| {
             let text = "The form did not arrive within 10 seconds.";
-            Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "Too slow", text))
+            Err(PageError::new(StatusCode::REQUEST_TIMEOUT, "Too slow", text))
         })
     }
 
-    async fn read_all(&self, form: Body, from: IpAddr) -> Result<Arrived, Fault> {
+    async fn read_all(&self, form: Body, from: IpAddr) -> Result<Arrived, PageError> {
         let unreadable =
-            |status, text: &str| Fault::new(status, "That can't be read", text.to_owned());
+            |status, text: &str| PageError::new(status, "That can't be read", text.to_owned());
         let (mut whole, mut places) = (Vec::new(), Vec::new());
         let mut chunks = form.into_data_stream();
         while let Some(chunk) = chunks.next().await {
@@ -102,7 +102,7 @@ mod tests {
         let refused = loop {
             match arrivals.read(form(LARGEST), thief).await {
                 Ok(arrived) => kept.push(arrived),
-                Err(fault) => break fault,
+                Err(error) => break error,
             }
             assert!(kept.len() <= PIECES, "there is no end");
         };

@@ -8,7 +8,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{Fault, Result, page, sentence};
+use super::answer::{PageError, Result, page, sentence};
 use super::form::Fields;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
@@ -55,7 +55,7 @@ struct NewPage {
     accounts: Option<Vec<(String, String)>>,
     scopes: Vec<ScopeChoice>,
     /// What is wrong, by field.
-    faults: Faulty,
+    errors: Faulty,
     window: String,
     /// The most entries.
     entries: usize,
@@ -102,7 +102,7 @@ impl Faulty {
 
     fn any(&self) -> bool {
         let Self { account, name, kind, scopes, whitelist, other } = self;
-        [account, name, kind, scopes, whitelist, other].iter().any(|faults| !faults.is_empty())
+        [account, name, kind, scopes, whitelist, other].iter().any(|errors| !errors.is_empty())
     }
 }
 
@@ -142,7 +142,7 @@ async fn form(
     signed: &Signed,
     status: StatusCode,
     draft: Draft,
-    faults: Faulty,
+    errors: Faulty,
 ) -> Result<Response> {
     let services = signed.services();
     let accounts = accounts(signed).await?;
@@ -174,7 +174,7 @@ async fn form(
         operator: signed.is_operator(),
         accounts,
         scopes,
-        faults,
+        errors,
         window: duration::in_words(services.lifecycle.window()),
         entries: services.limits.max_entries,
         address: signed.address().map(|ip| ip.to_string()).unwrap_or_default(),
@@ -190,9 +190,9 @@ fn owner(caller: &Caller, asked: &str) -> String {
     }
 }
 
-/// The form again, with what is wrong beside each field; what is no fault of it goes on as it is.
+/// The form again, with what is wrong beside each field; what is no error of it goes on as it is.
 async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response> {
-    let faults = match error {
+    let errors = match error {
         Error::Invalid(violations) | Error::Refused(_, violations) if !violations.is_empty() => {
             Faulty::of(&violations)
         }
@@ -205,9 +205,9 @@ async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response
                 Faulty { other: text, ..Faulty::default() }
             }
         }
-        other => return Err(Fault::of_change(other).at(signed, Place::Tokens)),
+        other => return Err(PageError::of_change(other).at(signed, Place::Tokens)),
     };
-    form(signed, StatusCode::UNPROCESSABLE_ENTITY, draft, faults).await
+    form(signed, StatusCode::UNPROCESSABLE_ENTITY, draft, errors).await
 }
 
 pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
@@ -220,7 +220,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
     };
     let Some(form_id) = FormId::read(fields.one("form")) else {
         let text = "This form is not whole, so nothing was done: load its page again.";
-        return Err(Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
+        return Err(PageError::new(StatusCode::FORBIDDEN, "Not from here", text)
             .at(&signed, Place::Tokens)
             .with_way("/tokens/new", "New token"));
     };
@@ -238,7 +238,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         whitelist: &whitelist,
         validate_only: false,
     };
-    // A form with faults makes nothing, and can be sent again.
+    // A form with errors makes nothing, and can be sent again.
     let check = CreateToken { validate_only: true, ..request };
     if let Err(error) = services.create_token(signed.caller(), check).await {
         return refused(&signed, draft, error).await;
@@ -247,7 +247,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         let text = "This form was sent before, so nothing was done now. If it made a token, that is in the \
                     list; its secret was shown once, and can't be shown again: where it is lost, delete \
                     the token and make another.";
-        return Err(Fault::new(StatusCode::CONFLICT, "Sent before", text)
+        return Err(PageError::new(StatusCode::CONFLICT, "Sent before", text)
             .at(&signed, Place::Tokens)
             .with_way("/tokens?sort=created", "The newest tokens"));
     }

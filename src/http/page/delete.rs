@@ -4,7 +4,7 @@ use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
-use super::answer::{Fault, Result, page};
+use super::answer::{PageError, Result, page};
 use super::form::Id;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
@@ -29,7 +29,7 @@ pub(super) async fn ask(signed: Signed, Id(id): Id) -> Result<Response> {
     let Described { token, in_force, outlook } = find(&signed, &id).await?;
     let id = token.id.to_string();
     if token.state != TokenState::Active {
-        return Err(Fault::new(
+        return Err(PageError::new(
             StatusCode::CONFLICT,
             "Deleted already",
             "This token is deleted already.",
@@ -58,7 +58,7 @@ pub(super) async fn delete(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Resp
     let id = find(&signed, &id).await?.token.id.to_string();
     signed.services().delete_token(signed.caller(), &id, false).await.map_err(|error| {
         let way = format!("/tokens/{id}");
-        Fault::from(error).at(&signed, Place::Tokens).with_way(way, "The token")
+        PageError::from(error).at(&signed, Place::Tokens).with_way(way, "The token")
     })?;
     Ok(Redirect::to(&format!("/tokens/{id}?done=deleted")).into_response())
 }

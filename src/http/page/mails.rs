@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use uuid::Uuid;
 
-use super::answer::{Fault, Result, page};
+use super::answer::{PageError, Result, page};
 use super::form::Id;
 use super::frame::{Frame, Place};
 use super::session::Signed;
@@ -59,9 +59,11 @@ fn find(signed: &Signed, id: &str) -> Result<Arc<Message>> {
     let mailbox = signed.page.mailbox.as_ref();
     let found = Uuid::parse_str(id).ok().and_then(|id| mailbox?.get(id));
     found.ok_or_else(|| {
-        Fault::missing("There is no such mail: the newest 100 are kept until this server stops.")
-            .at(signed, Place::Mails)
-            .with_way("/mails", "All mails")
+        PageError::missing(
+            "There is no such mail: the newest 100 are kept until this server stops.",
+        )
+        .at(signed, Place::Mails)
+        .with_way("/mails", "All mails")
     })
 }
 

@@ -44,7 +44,7 @@ use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::service::{Error, Services};
 use crate::shutdown;
-use answer::Fault;
+use answer::PageError;
 use arrival::{Arrivals, Arrived};
 use attempts::Attempts;
 use frame::Place;
@@ -156,12 +156,12 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
                 *request.body_mut() = form.into();
                 form_places = places;
             }
-            Err(fault) => return fault.into_response(),
+            Err(error) => return error.into_response(),
         }
     }
     let Some(place) = page.room.enter(from).or_else(|| page.reserve.enter(from)) else {
         page.services.metrics.shed.inc();
-        return Fault::from(Error::Overloaded).into_response();
+        return PageError::from(Error::Overloaded).into_response();
     };
     let (answer, answered) = oneshot::channel();
     shutdown::spawn("page", async move {
@@ -175,8 +175,8 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
     match tokio::time::timeout(DEADLINE, answered).await {
         Ok(Ok(response)) => response,
         // It panicked, and the log says so.
-        Ok(Err(_)) => Fault::from(Error::Internal).into_response(),
-        Err(_) => Fault::from(Error::DeadlineExceeded).into_response(),
+        Ok(Err(_)) => PageError::from(Error::Internal).into_response(),
+        Err(_) => PageError::from(Error::DeadlineExceeded).into_response(),
     }
 }
 
@@ -197,16 +197,16 @@ pub(super) fn guard(mut response: Response, secure: bool) -> Response {
 }
 
 /// There is no such page, for people who are signed in and for strangers alike: to sign in would lead nowhere.
-async fn nothing(signed: std::result::Result<Signed, Response>) -> Fault {
-    let fault = Fault::missing("There is no such page.");
+async fn nothing(signed: std::result::Result<Signed, Response>) -> PageError {
+    let error = PageError::missing("There is no such page.");
     match signed {
-        Ok(signed) => fault.at(&signed, Place::None),
-        Err(_) => fault,
+        Ok(signed) => error.at(&signed, Place::None),
+        Err(_) => error,
     }
 }
 
-async fn not_so(method: Method) -> Fault {
-    Fault::new(
+async fn not_so(method: Method) -> PageError {
+    PageError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "Not like this",
         format!("This page takes no {method} request."),

@@ -5,7 +5,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{Fault, Result, page};
+use super::answer::{PageError, Result, page};
 use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
@@ -54,7 +54,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     let found = services
         .list_pending_actions(signed.caller(), query, FieldErrors::default(), PageItem::unmeasured)
         .await;
-    let found = found.map_err(|error| Fault::from(error).at(&signed, Place::Pending))?;
+    let found = found.map_err(|error| PageError::from(error).at(&signed, Place::Pending))?;
     let in_force = services.in_force()?;
     let outlook = services.outlook();
     let settings = outlook.calendar.settings;

@@ -16,7 +16,7 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use cookie::{Cookie, SameSite};
 
-use super::answer::{Fault, Result, page, sentence};
+use super::answer::{PageError, Result, page, sentence};
 use super::attempts::WINDOW;
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
@@ -85,7 +85,7 @@ impl Signed {
     pub(super) fn must_be_operator(&self) -> Result<()> {
         match Audience::Operators.admit(self.who.caller.role) {
             Ok(()) => Ok(()),
-            Err(_) => Err(Fault::missing("There is no such page.").at(self, Place::None)),
+            Err(_) => Err(PageError::missing("There is no such page.").at(self, Place::None)),
         }
     }
 }
@@ -97,14 +97,14 @@ impl FromRequestParts<Arc<Page>> for Signed {
         parts: &mut Parts,
         page: &Arc<Page>,
     ) -> std::result::Result<Self, Response> {
-        own_host(page, &parts.headers).map_err(|fault| fault.into_response())?;
+        own_host(page, &parts.headers).map_err(|error| error.into_response())?;
         let cookie = cookie(page, &parts.headers);
         let had_none = cookie.is_none();
         let who = match cookie {
             None => None,
             Some(secret) => {
                 let session = page.services.session(secret, peer(&parts.extensions)).await;
-                session.map_err(|error| Fault::from(error).into_response())?
+                session.map_err(|error| PageError::from(error).into_response())?
             }
         };
         match who {
@@ -129,11 +129,11 @@ impl FromRequest<Arc<Page>> for Sent {
         page: &Arc<Page>,
     ) -> std::result::Result<Self, Response> {
         // First: what another site sends comes without the cookie, and must not end the session.
-        own_site(request.headers()).map_err(Fault::into_response)?;
+        own_site(request.headers()).map_err(PageError::into_response)?;
         let (mut parts, body) = request.into_parts();
         let signed = Signed::from_request_parts(&mut parts, page).await?;
         let fields = fields(Request::from_parts(parts, body), page).await;
-        let fields = fields.map_err(|fault| fault.at(&signed, Place::None).into_response())?;
+        let fields = fields.map_err(|error| error.at(&signed, Place::None).into_response())?;
         if !signed.who.is_form_token(fields.one("csrf")) {
             return Err(forged().at(&signed, Place::None).into_response());
         }
@@ -148,17 +148,17 @@ async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         let text = "Forms are sent as application/x-www-form-urlencoded.";
-        return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this", text));
+        return Err(PageError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this", text));
     }
     // It has arrived: see [`super::arrival`].
     let form = Bytes::from_request(request, page).await.map_err(|_| Error::Internal)?;
     Ok(Fields::read(&form))
 }
 
-fn forged() -> Fault {
+fn forged() -> PageError {
     let text = "This form does not come from a page of your session, so nothing was done. If you sent it \
                 yourself, go back, load its page again, and send it again.";
-    Fault::new(StatusCode::FORBIDDEN, "Not from here", text)
+    PageError::new(StatusCode::FORBIDDEN, "Not from here", text)
 }
 
 /// Where a request comes from.
@@ -201,7 +201,7 @@ fn own_host(page: &Page, headers: &HeaderMap) -> Result<()> {
         return Ok(());
     }
     let text = "This server runs with --dev: ask for it as localhost.";
-    Err(Fault::new(StatusCode::MISDIRECTED_REQUEST, "Not by this name", text))
+    Err(PageError::new(StatusCode::MISDIRECTED_REQUEST, "Not by this name", text))
 }
 
 /// Whether somebody follows a link on another site, such as a mail's: then the browser keeps the cookie to
@@ -231,8 +231,8 @@ fn ask_to_sign_in(page: &Page, parts: &Parts, had_none: bool) -> Response {
     if parts.method != Method::GET && parts.method != Method::HEAD {
         let text = "Your session has ended, so nothing was done. Sign in in another tab, come back to \
                     this one, load the form again with your browser's Back, and send it.";
-        let fault = Fault::new(StatusCode::UNAUTHORIZED, "Sign in again", text);
-        let mut response = fault.with_way("/sign-in", "Sign in").into_response();
+        let error = PageError::new(StatusCode::UNAUTHORIZED, "Sign in again", text);
+        let mut response = error.with_way("/sign-in", "Sign in").into_response();
         if !had_none {
             expire(page, &mut response);
         }
@@ -289,14 +289,14 @@ fn expire(page: &Page, response: &mut Response) {
 struct SignInPage<'a> {
     frame: Frame,
     next: &'a str,
-    fault: &'a str,
+    error: &'a str,
     development: bool,
 }
 
-fn sign_in_page(of: &Page, status: StatusCode, next: &str, fault: &str) -> Response {
+fn sign_in_page(of: &Page, status: StatusCode, next: &str, error: &str) -> Response {
     let frame = Frame::bare("Sign in");
     let development = of.services.sessions.development;
-    page(status, &SignInPage { frame, next: local(next), fault, development })
+    page(status, &SignInPage { frame, next: local(next), error, development })
 }
 
 pub(super) async fn ask(
@@ -326,16 +326,16 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
         Err(error @ (Error::Unauthenticated(_) | Error::Forbidden(_))) => {
             metrics.sign_in_failures.inc();
             if page.attempts.failed(from) {
-                let fault = "Too many attempts from your address have failed: wait five minutes, or \
+                let error = "Too many attempts from your address have failed: wait five minutes, or \
                              sign in with the right credential.";
-                let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, fault);
+                let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, error);
                 let after = HeaderValue::from(WINDOW.as_secs());
                 response.headers_mut().insert(header::RETRY_AFTER, after);
                 return Ok(response);
             }
             tracing::info!(client = %from, "an attempt to sign in failed");
-            let fault = sentence(&error.to_string());
-            return Ok(sign_in_page(&page, StatusCode::UNAUTHORIZED, next, &fault));
+            let error = sentence(&error.to_string());
+            return Ok(sign_in_page(&page, StatusCode::UNAUTHORIZED, next, &error));
         }
         // Says nothing of the credential.
         Err(error) => return Err(error.into()),

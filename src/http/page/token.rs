@@ -6,7 +6,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{Fault, Result, page};
+use super::answer::{PageError, Result, page};
 use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
@@ -75,11 +75,11 @@ pub(super) async fn find(signed: &Signed, id: &str) -> Result<Described> {
     signed.services().get_token(signed.caller(), id).await.map_err(|error| match error {
         // What is no id is no token either.
         Error::NotFound { .. } | Error::Invalid(_) => {
-            Fault::missing("There is no such token, or none that you may see.")
+            PageError::missing("There is no such token, or none that you may see.")
                 .at(signed, Place::Tokens)
                 .with_way("/tokens", "All tokens")
         }
-        other => Fault::from(other).at(signed, Place::Tokens),
+        other => PageError::from(other).at(signed, Place::Tokens),
     })
 }
 

@@ -5,7 +5,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{Fault, Result, page};
+use super::answer::{PageError, Result, page};
 use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
@@ -111,14 +111,14 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
         )
         .await
         .map_err(|error| match error {
-            Error::Invalid(_) => Fault::new(
+            Error::Invalid(_) => PageError::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "That is no account",
                 "An account is named by its id, such as acc_035260wjiPcyPryFDV7aCA.",
             )
             .at(&signed, Place::Tokens)
             .with_way("/accounts", "All accounts"),
-            other => Fault::from(other).at(&signed, Place::Tokens),
+            other => PageError::from(other).at(&signed, Place::Tokens),
         })?;
     let account_name = match account {
         "" => String::new(),

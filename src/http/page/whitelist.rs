@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use tokio::sync::OnceCell;
 
-use super::answer::{Fault, Result, page, sentence};
+use super::answer::{PageError, Result, page, sentence};
 use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
 use super::history::{Event, Version, event, events, versions};
@@ -91,7 +91,7 @@ struct EditorPage<'a> {
     add: &'a str,
     required: bool,
     review: Option<&'a Review>,
-    fault: &'a str,
+    error: &'a str,
     conflict: Option<&'a Conflict>,
     /// The version that is brought back.
     restored: Option<i64>,
@@ -105,7 +105,7 @@ struct Shown<'a> {
     draft: Draft,
     review: Option<Review>,
     overtaken: Option<Overtaken>,
-    fault: &'a str,
+    error: &'a str,
     /// The version that is brought back.
     restored: Option<i64>,
 }
@@ -124,7 +124,7 @@ impl Editor {
         let id = described.token.id.to_string();
         if described.token.state != TokenState::Active {
             let text = "This token is deleted: its whitelist can't change any more.";
-            return Err(Fault::new(StatusCode::CONFLICT, "Deleted already", text)
+            return Err(PageError::new(StatusCode::CONFLICT, "Deleted already", text)
                 .at(&signed, Place::Tokens)
                 .with_way(format!("/tokens/{id}"), "The token"));
         }
@@ -133,7 +133,7 @@ impl Editor {
 
     /// What became of the token, read where it is shown.
     async fn events(&self) -> Result<&[AuditEvent]> {
-        let read = async || Ok::<_, Fault>(events(&self.signed, &self.id).await?.0);
+        let read = async || Ok::<_, PageError>(events(&self.signed, &self.id).await?.0);
         Ok(self.events.get_or_try_init(read).await?)
     }
 
@@ -220,7 +220,7 @@ impl Editor {
             add: &shown.draft.add,
             required: self.required(),
             review: shown.review.as_ref(),
-            fault: shown.fault,
+            error: shown.error,
             conflict: conflict.as_ref(),
             restored: shown.restored,
             versions,
@@ -250,8 +250,8 @@ pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -
     };
     let versions = editor.versions().await?;
     let Some(former) = versions.into_iter().find(|version| version.version == restored) else {
-        let fault = "There is no such version, or none that is known any more.";
-        return editor.show(StatusCode::NOT_FOUND, Shown { fault, ..Shown::default() }).await;
+        let error = "There is no such version, or none that is known any more.";
+        return editor.show(StatusCode::NOT_FOUND, Shown { error, ..Shown::default() }).await;
     };
     let (current, former) = (editor.current(), former.entries);
     let draft = Draft {
@@ -273,8 +273,8 @@ pub(super) async fn change(Id(id): Id, Sent { signed, fields }: Sent) -> Result<
         _ => {}
     }
     let overtaken = editor.rebase(&mut draft);
-    let fault = if draft.is_empty() { "Nothing is to be changed yet." } else { "" };
-    let shown = Shown { draft, overtaken, fault, ..Shown::default() };
+    let error = if draft.is_empty() { "Nothing is to be changed yet." } else { "" };
+    let shown = Shown { draft, overtaken, error, ..Shown::default() };
     editor.show_reviewed(StatusCode::OK, shown).await
 }
 
@@ -287,7 +287,7 @@ impl Editor {
         let services = self.signed.services();
         let pasted = services.read_entries(&draft.add);
         let add = pasted.texts();
-        let fault = if add.is_empty() && draft.remove.is_empty() {
+        let error = if add.is_empty() && draft.remove.is_empty() {
             "Nothing is to be changed: add an address, or tick one to be removed.".to_owned()
         } else if pasted.refused > 0 || pasted.too_many.is_some() {
             "Nothing is saved: see what is refused below.".to_owned()
@@ -304,14 +304,14 @@ impl Editor {
                 Err(error) => self.words(error)?.join(" "),
             }
         };
-        let shown = Shown { draft, fault: &fault, ..Shown::default() };
+        let shown = Shown { draft, error: &error, ..Shown::default() };
         self.show_reviewed(StatusCode::UNPROCESSABLE_ENTITY, shown).await
     }
 
     async fn tell_overtaken(&self, draft: Draft, overtaken: Option<Overtaken>) -> Result<Response> {
-        let fault = "This whitelist was changed meanwhile. Nothing of yours is saved, and nothing of it is \
+        let error = "This whitelist was changed meanwhile. Nothing of yours is saved, and nothing of it is \
                      lost: it stands below, on the list as it is now.";
-        let shown = Shown { draft, overtaken, fault, ..Shown::default() };
+        let shown = Shown { draft, overtaken, error, ..Shown::default() };
         self.show_reviewed(StatusCode::CONFLICT, shown).await
     }
 
@@ -320,21 +320,21 @@ impl Editor {
             let path = format!("/tokens/{}?done=whitelist", self.id);
             return Ok(Redirect::to(&path).into_response());
         }
-        let fault = "Nothing is changed: that is how the list was already.";
-        self.show(StatusCode::OK, Shown { fault, ..Shown::default() }).await
+        let error = "Nothing is changed: that is how the list was already.";
+        self.show(StatusCode::OK, Shown { error, ..Shown::default() }).await
     }
 
     /// Lets the token be used from anywhere.
     async fn lift(&self, draft: Draft, confirmed: bool) -> Result<Response> {
-        let (status, fault) = if !confirmed {
-            let fault = "Tick the box to say that any address is meant.".to_owned();
-            (StatusCode::UNPROCESSABLE_ENTITY, fault)
+        let (status, error) = if !confirmed {
+            let error = "Tick the box to say that any address is meant.".to_owned();
+            (StatusCode::UNPROCESSABLE_ENTITY, error)
         } else if !draft.is_empty() {
-            let fault = "Any address goes with no entries: one or the other.".to_owned();
-            (StatusCode::UNPROCESSABLE_ENTITY, fault)
+            let error = "Any address goes with no entries: one or the other.".to_owned();
+            (StatusCode::UNPROCESSABLE_ENTITY, error)
         } else if draft.version != self.version() {
-            let fault = "This whitelist was changed meanwhile: look at it, then decide again.";
-            (StatusCode::CONFLICT, fault.to_owned())
+            let error = "This whitelist was changed meanwhile: look at it, then decide again.";
+            (StatusCode::CONFLICT, error.to_owned())
         } else {
             let request =
                 ManageWhitelist { replace: Some((&[], true)), ..self.request(&draft, &[]) };
@@ -344,7 +344,7 @@ impl Editor {
                 Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, self.words(error)?.join(" ")),
             }
         };
-        self.show(status, Shown { draft, fault: &fault, ..Shown::default() }).await
+        self.show(status, Shown { draft, error: &error, ..Shown::default() }).await
     }
 }
 

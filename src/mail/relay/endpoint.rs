@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn faults_are_told_without_the_text() {
         use InvalidEndpoint::*;
-        for (text, fault) in [
+        for (text, expected) in [
             ("", NoUrl),
             ("mail.example:25", NoUrl),
             ("http://u:hunter2@mail.example", NoUrl),
@@ -216,7 +216,7 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"));
-            assert_eq!(error, fault, "{text}");
+            assert_eq!(error, expected, "{text}");
         }
     }
 }

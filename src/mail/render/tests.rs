@@ -274,7 +274,7 @@ fn pages_have_one_slash() {
         let page: PublicUrl = base.parse().unwrap();
         assert_eq!(page.token(id), format!("https://p.example/tokens/{id}"));
     }
-    for (text, fault) in [
+    for (text, error) in [
         ("", InvalidPublicUrl::NoWebPage),
         ("p.example", InvalidPublicUrl::NoWebPage),
         ("https:p.example", InvalidPublicUrl::NoWebPage),
@@ -290,6 +290,6 @@ fn pages_have_one_slash() {
         ("https://p.example/?", InvalidPublicUrl::Query),
         ("https://p.example/#", InvalidPublicUrl::Query),
     ] {
-        assert_eq!(text.parse::<PublicUrl>(), Err(fault), "{text}");
+        assert_eq!(text.parse::<PublicUrl>(), Err(error), "{text}");
     }
 }

@@ -3,9 +3,9 @@
 use super::*;
 use proptest::prelude::*;
 
-fn faults(text: &str) -> String {
-    let faults = parse(text).unwrap_err();
-    faults.iter().map(|fault| format!("{fault}\n")).collect()
+fn errors(text: &str) -> String {
+    let errors = parse(text).unwrap_err();
+    errors.iter().map(|error| format!("{error}\n")).collect()
 }
 
 #[test]
@@ -42,7 +42,7 @@ access = "write"
 routes = ["GET /a/{x}", "GET /a/", "get /b", "GET  /b", "GET /b%20", "GET /a/../b", "/b"]
 colour = "red"
 "##;
-    insta::assert_snapshot!(faults(text), @r##"
+    insta::assert_snapshot!(errors(text), @r##"
 line 3: the catalogue has an unknown key "title"; known here: scope
 line 5: the scope on line 5 has no name
 line 6: the scope on line 5 has an unknown key "nmae"; did you mean "name"?
@@ -76,10 +76,10 @@ fn a_syntax_error_stands_alone_with_its_line() {
         ("\r\n\r\n[[scope]\r\n", 3),
         ("[[scope]]\ndescription = \"\u{0}\"", 2),
     ] {
-        let faults = parse(text).unwrap_err();
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert_eq!(faults[0].line, line, "{text:?}: {faults:?}");
-        assert!(faults[0].message.starts_with("this is not TOML: "), "{faults:?}");
+        let errors = parse(text).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors[0].line, line, "{text:?}: {errors:?}");
+        assert!(errors[0].message.starts_with("this is not TOML: "), "{errors:?}");
     }
 }
 
@@ -90,11 +90,11 @@ fn a_file_without_scopes_is_refused() {
     {
         assert!(parse(text).is_err(), "{text:?}");
     }
-    insta::assert_snapshot!(faults("[[scopes]]\nname = \"a\""), @r##"
+    insta::assert_snapshot!(errors("[[scopes]]\nname = \"a\""), @r##"
 line 1: the catalogue has an unknown key "scopes"; did you mean "scope"?
 line 1: the catalogue has no scope; each begins with [[scope]]
 "##);
-    insta::assert_snapshot!(faults("scope = [1, {}]"), @r##"
+    insta::assert_snapshot!(errors("scope = [1, {}]"), @r##"
 line 1: the catalogue: scope must be tables; found: integer
 line 1: the scope on line 1 has no name
 line 1: the scope on line 1 has no access; it is "read" or "write"
@@ -118,7 +118,7 @@ fn hidden_characters_of_descriptions_are_named_beside_all_other_errors() {
     let file = "[[scope]]\nname = \"a\"\naccess = \"sometimes\"\n\
                 description = \"pay\\u202Eyap\"\n\n[[scope]]\nname = \"b\"\naccess = \"read\"\n\
                 description = \"\\u0301a\"\n";
-    insta::assert_snapshot!(faults(file), @r#"
+    insta::assert_snapshot!(errors(file), @r#"
 line 3: scope "a": access is "sometimes"; it is "read" or "write"
 line 4: scope "a": the description has the character U+202E, which can't be seen or changes the text around it: leave it out, or type the text again
 line 9: scope "b": the description begins with the combining mark U+0301: begin with a letter, a digit or a symbol
@@ -134,7 +134,7 @@ fn sizes_have_bounds() {
     let scopes = |n| (0..n).map(scope).collect::<String>();
     assert_eq!(parse(&scopes(MAX_SCOPES)).unwrap().len(), MAX_SCOPES);
     assert_eq!(
-        faults(&scopes(MAX_SCOPES + 1)),
+        errors(&scopes(MAX_SCOPES + 1)),
         "line 3001: 1001 scopes are too many; 1000 is the most\n",
     );
 
@@ -143,15 +143,15 @@ fn sizes_have_bounds() {
         format!("{}routes = [\n{}]", scope(0), routes.collect::<String>())
     };
     assert_eq!(parse(&routes(MAX_ROUTES)).unwrap()[0].routes.len(), MAX_ROUTES);
-    assert_eq!(faults(&routes(MAX_ROUTES + 2)), "line 10005: there are more than 10000 routes\n");
+    assert_eq!(errors(&routes(MAX_ROUTES + 2)), "line 10005: there are more than 10000 routes\n");
 
     let described = |text: &str| format!("{}description = \"{text}\"", scope(0));
     assert!(parse(&described(&"é".repeat(MAX_DESCRIPTION_CHARS))).is_ok());
     assert!(parse(&described(&"é".repeat(MAX_DESCRIPTION_CHARS + 1))).is_err());
 
     let large = "#".repeat(MAX_TEXT_LEN);
-    assert!(faults(&large).contains("no scope"));
-    assert!(faults(&format!("{large}#")).contains("1048577 bytes"));
+    assert!(errors(&large).contains("no scope"));
+    assert!(errors(&format!("{large}#")).contains("1048577 bytes"));
 }
 
 #[test]
@@ -166,9 +166,9 @@ fn hostile_files_get_short_answers() {
         "[[scope]]\n".repeat(90_000),
         format!("{} = 1", vec!["a"; 100_000].join(".")),
     ] {
-        let faults = parse(&text).unwrap_err();
-        assert!(!faults.is_empty() && faults.len() <= MAX_FAULTS + 1);
-        assert!(faults.iter().all(|f| f.message.chars().count() <= MAX_MESSAGE_CHARS + 3));
+        let errors = parse(&text).unwrap_err();
+        assert!(!errors.is_empty() && errors.len() <= MAX_ERRORS + 1);
+        assert!(errors.iter().all(|f| f.message.chars().count() <= MAX_MESSAGE_CHARS + 3));
     }
 }
 
@@ -178,14 +178,14 @@ fn every_error_of_a_catalogue_of_errors_is_named() {
         let routes: String = (0..count).map(|i| format!("\"GET /{i}/\",\n")).collect();
         format!("[[scope]]\nname = \"a\"\naccess = \"read\"\nroutes = [\n{routes}]")
     };
-    let faults = parse(&file(1_234)).unwrap_err();
-    assert_eq!(faults.len(), 1_234);
-    assert!(faults.iter().enumerate().all(|(i, fault)| fault.line == i + 5));
+    let errors = parse(&file(1_234)).unwrap_err();
+    assert_eq!(errors.len(), 1_234);
+    assert!(errors.iter().enumerate().all(|(i, error)| error.line == i + 5));
 
-    let keys: String = (0..=MAX_FAULTS).map(|i| format!("k{i} = 1\n")).collect();
-    let faults = parse(&keys).unwrap_err();
-    assert_eq!(faults.len(), MAX_FAULTS + 1);
-    assert!(faults[MAX_FAULTS].message.contains("may be more"), "{:?}", faults[MAX_FAULTS]);
+    let keys: String = (0..=MAX_ERRORS).map(|i| format!("k{i} = 1\n")).collect();
+    let errors = parse(&keys).unwrap_err();
+    assert_eq!(errors.len(), MAX_ERRORS + 1);
+    assert!(errors[MAX_ERRORS].message.contains("may be more"), "{:?}", errors[MAX_ERRORS]);
 }
 
 /// A stored catalogue was accepted by the version that stored it.
@@ -259,10 +259,10 @@ proptest! {
 
     #[test]
     fn no_text_panics(text in "\\PC*|([\\[\\]={}\"'.,\n #a0é\u{0}\\\\]|scope|name|routes|\\[\\[scope\\]\\]\n){0,60}") {
-        if let Err(faults) = parse(&text) {
+        if let Err(errors) = parse(&text) {
             let lines = text.split('\n').count();
-            prop_assert!(!faults.is_empty());
-            prop_assert!(faults.iter().all(|fault| (1..=lines).contains(&fault.line)));
+            prop_assert!(!errors.is_empty());
+            prop_assert!(errors.iter().all(|error| (1..=lines).contains(&error.line)));
         }
     }
 

@@ -37,17 +37,17 @@ impl FromStr for ClientAddr {
     fn from_str(text: &str) -> Result<Self, InvalidAddr> {
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
         text.parse::<IpAddr>().map(Self::from).map_err(|_| {
-            let fault = match text.split_once('/') {
-                _ if text.trim().is_empty() => AddressFault::Empty,
-                Some((address, _)) if is_address(address) => AddressFault::Range,
+            let error = match text.split_once('/') {
+                _ if text.trim().is_empty() => AddressError::Empty,
+                Some((address, _)) if is_address(address) => AddressError::Range,
                 _ => match diagnose(text) {
-                    AddressFault::Wildcard | AddressFault::Span => AddressFault::Range,
-                    AddressFault::Separator(_) => AddressFault::List,
-                    fault => fault,
+                    AddressError::Wildcard | AddressError::Span => AddressError::Range,
+                    AddressError::Separator(_) => AddressError::List,
+                    error => error,
                 },
             };
-            let text = if fault == AddressFault::Empty { String::new() } else { excerpt(text) };
-            InvalidAddr { text, fault }
+            let text = if error == AddressError::Empty { String::new() } else { excerpt(text) };
+            InvalidAddr { text, error }
         })
     }
 }
@@ -66,22 +66,22 @@ impl fmt::Debug for ClientAddr {
 
 /// A string that is not one IP address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}{}{fault}", if text.is_empty() { "the address" } else { "" })]
+#[error("{text}{}{error}", if text.is_empty() { "the address" } else { "" })]
 pub struct InvalidAddr {
     text: String,
-    fault: AddressFault,
+    error: AddressError,
 }
 
 impl InvalidAddr {
     /// What is wrong, as a stable word in `UPPER_SNAKE`.
     pub fn reason(&self) -> &'static str {
-        self.fault.reason()
+        self.error.reason()
     }
 }
 
 /// Why a text is not an IP address. Displays as the end of a sentence that began with the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AddressFault {
+pub enum AddressError {
     /// There is nothing there.
     #[error(" is empty: write one such as 192.0.2.1 or 2001:db8::1")]
     Empty,
@@ -145,7 +145,7 @@ pub enum AddressFault {
     Malformed,
 }
 
-impl AddressFault {
+impl AddressError {
     /// A stable word in `UPPER_SNAKE`.
     pub fn reason(self) -> &'static str {
         match self {
@@ -180,9 +180,9 @@ const BRACKETS: [(char, char); 4] = [('(', ')'), ('<', '>'), ('{', '}'), ('（',
 
 /// What keeps `text`, which does not parse as an address, from being one: the mistake people make
 /// most often that fits. Only words a message; it accepts nothing.
-pub(super) fn diagnose(text: &str) -> AddressFault {
-    if let Some(fault) = find_stray(text) {
-        return fault;
+pub(super) fn diagnose(text: &str) -> AddressError {
+    if let Some(error) = find_stray(text) {
+        return error;
     }
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let (host, port) = match text.rsplit_once(':') {
@@ -194,29 +194,29 @@ pub(super) fn diagnose(text: &str) -> AddressFault {
     let in_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
     let in_address = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':' | '/');
     if text.contains("://") {
-        AddressFault::HostName
+        AddressError::HostName
     } else if text.contains('%') {
-        AddressFault::ZoneId
+        AddressError::ZoneId
     } else if text.contains(['[', ']']) {
-        if text.contains("]:") { AddressFault::Port } else { AddressFault::Brackets('[', ']') }
+        if text.contains("]:") { AddressError::Port } else { AddressError::Brackets('[', ']') }
     } else if text.contains('*') {
-        AddressFault::Wildcard
+        AddressError::Wildcard
     } else if text.split_once(DASHES).is_some_and(|(first, _)| first.parse::<IpAddr>().is_ok()) {
-        AddressFault::Span
+        AddressError::Span
     } else if port && host.parse::<Ipv4Addr>().is_ok() {
-        AddressFault::Port
+        AddressError::Port
     } else if dotted.split('.').all(digits) && dotted.split('.').any(zeros) {
-        AddressFault::LeadingZeros
+        AddressError::LeadingZeros
     } else if host.chars().all(in_name) && host.chars().any(char::is_alphabetic) {
-        AddressFault::HostName
+        AddressError::HostName
     } else {
         let odd = text.chars().find(|&c| !in_address(c));
-        odd.map_or(AddressFault::Malformed, AddressFault::Character)
+        odd.map_or(AddressError::Malformed, AddressError::Character)
     }
 }
 
 /// What stands in, before or after an address or a range and belongs to neither.
-pub(super) fn find_stray(text: &str) -> Option<AddressFault> {
+pub(super) fn find_stray(text: &str) -> Option<AddressError> {
     let find = |of: &str| text.chars().find(|&c| of.contains(c));
     let is_address = |text: &str| text.trim().parse::<IpAddr>().is_ok();
     let hidden = text.chars().find(|&c| is_hidden(c) && !c.is_whitespace());
@@ -225,20 +225,20 @@ pub(super) fn find_stray(text: &str) -> Option<AddressFault> {
     });
     let span = text.split_once(DASHES);
     if let Some(c) = hidden {
-        Some(AddressFault::Hidden(c))
+        Some(AddressError::Hidden(c))
     } else if find("\"'`´“”„‟‘’‚‛«»‹›′″＂＇").is_some() {
-        Some(AddressFault::Quotes)
+        Some(AddressError::Quotes)
     } else if text.contains('#') || slashes {
-        Some(AddressFault::Comment)
+        Some(AddressError::Comment)
     } else if text.contains(',') {
-        Some(AddressFault::List)
+        Some(AddressError::List)
     } else if let Some(c) = find(";|；，、") {
-        Some(AddressFault::Separator(c))
+        Some(AddressError::Separator(c))
     } else if text.contains(char::is_whitespace) {
         let is_span = span.is_some_and(|(first, last)| is_address(first) && is_address(last));
-        Some(if is_span { AddressFault::Span } else { AddressFault::Whitespace })
+        Some(if is_span { AddressError::Span } else { AddressError::Whitespace })
     } else if let Some((open, close)) = BRACKETS.into_iter().find(|&(a, b)| text.contains([a, b])) {
-        Some(AddressFault::Brackets(open, close))
+        Some(AddressError::Brackets(open, close))
     } else {
         // What else an entry is made of says something where it stands.
         let outside = |c: char| !c.is_alphanumeric() && !":/[]%*".contains(c);
@@ -246,7 +246,7 @@ pub(super) fn find_stray(text: &str) -> Option<AddressFault> {
         let (address, prefix) = inner.split_once('/').unwrap_or((inner, "0"));
         let reads = is_address(address) && prefix.bytes().all(|b| b.is_ascii_digit());
         let stray = text.chars().next().filter(|&c| outside(c)).or(text.chars().next_back());
-        stray.filter(|_| reads && inner.len() < text.len()).map(AddressFault::Stray)
+        stray.filter(|_| reads && inner.len() < text.len()).map(AddressError::Stray)
     }
 }
 

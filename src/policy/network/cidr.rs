@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::address::{ClientAddr, MAPPED_START, excerpt};
-use super::fault::CidrError;
+use super::error::CidrError;
 
 /// Prefix bits before an IPv4 prefix: `::ffff:0:0/96`.
 pub(super) const MAPPED_BITS: u8 = 96;

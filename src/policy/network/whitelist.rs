@@ -4,14 +4,14 @@ use std::fmt;
 
 use super::address::ClientAddr;
 use super::cidr::{Cidr, Limits};
-use super::fault::CidrError;
+use super::error::CidrError;
 
 /// Faults that [`parse_entries`] reports; a list with more of them is refused just the same.
-pub const MAX_FAULTS: usize = 100;
+pub const MAX_ERRORS: usize = 100;
 
 /// One thing wrong in a list of entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListFault {
+pub struct ListError {
     /// Which of the strings, counted from 0.
     pub index: usize,
     /// What is wrong with one entry in it.
@@ -22,25 +22,25 @@ pub struct ListFault {
 /// duplicates; no strings give no entries. The number of entries is [`apply`](super::apply)'s to judge.
 ///
 /// # Errors
-/// Every fault (the first [`MAX_FAULTS`]), in order.
+/// Every error (the first [`MAX_ERRORS`]), in order.
 pub fn parse_entries<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     limits: &Limits,
-) -> Result<Vec<Cidr>, Vec<ListFault>> {
+) -> Result<Vec<Cidr>, Vec<ListError>> {
     let mut entries = Vec::new();
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     for (index, text) in texts.into_iter().enumerate() {
         for item in text.split(',') {
             match Cidr::parse(item, limits) {
                 Ok(entry) => entries.push(entry),
-                Err(error) => faults.push(ListFault { index, error }),
+                Err(error) => errors.push(ListError { index, error }),
             }
-            if faults.len() == MAX_FAULTS {
-                return Err(faults);
+            if errors.len() == MAX_ERRORS {
+                return Err(errors);
             }
         }
     }
-    if faults.is_empty() { Ok(set(entries)) } else { Err(faults) }
+    if errors.is_empty() { Ok(set(entries)) } else { Err(errors) }
 }
 
 /// Sorted, without duplicates.

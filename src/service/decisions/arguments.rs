@@ -58,23 +58,23 @@ pub(super) fn check<'a>(
         return Ok(Request { client: *client, operation });
     }
 
-    let mut faults = FieldErrors::default();
+    let mut errors = FieldErrors::default();
     if let Err(error) = client {
-        faults.add("client_ip", error.reason(), error);
+        errors.add("client_ip", error.reason(), error);
     }
     if input.at_least_as_fresh < 0 {
-        faults.add("at_least_as_fresh", "NEGATIVE", "is negative: a revision is 1 or more");
+        errors.add("at_least_as_fresh", "NEGATIVE", "is negative: a revision is 1 or more");
     }
     match input.operation {
-        RequestedOperation::Nothing => faults.add(
+        RequestedOperation::Nothing => errors.add(
             "operation",
             "REQUIRED",
             "is required: name a scope, or an HTTP method and path",
         ),
-        RequestedOperation::Scope("") => faults.add("scope", "REQUIRED", "is required"),
+        RequestedOperation::Scope("") => errors.add("scope", "REQUIRED", "is required"),
         RequestedOperation::Scope(name) if operation.is_none() => {
             let shown = quote(name, MAX_NAME_LEN);
-            faults.add(
+            errors.add(
                 "scope",
                 "UNKNOWN_SCOPE",
                 format_args!("the catalogue has no scope {shown}: check its spelling"),
@@ -83,14 +83,14 @@ pub(super) fn check<'a>(
         RequestedOperation::Scope(_) => {}
         RequestedOperation::Http { method, path } => {
             if method.is_empty() {
-                faults.add("http.method", "REQUIRED", "is required");
+                errors.add("http.method", "REQUIRED", "is required");
             }
             if path.is_empty() {
-                faults.add("http.path", "REQUIRED", "is required");
+                errors.add("http.path", "REQUIRED", "is required");
             }
         }
     }
-    faults.into_result()?;
-    // One of the two was missing, so there was a fault.
+    errors.into_result()?;
+    // One of the two was missing, so there was an error.
     Err(Error::Internal)
 }

@@ -134,7 +134,7 @@ fn a_downgrade_that_takes_nothing_is_none() {
 #[test]
 fn observing_tells_what_enforcing_would_begin_with() {
     let token = || token(5, READ_ONLY, &[(1, -50)], vec![live(ActionEffect::Token, -50, Some(-8))]);
-    // What is announced is withdrawn, so its notice would come anew.
+    // What is announced is withdrawn, so its notice would come again.
     let preview = preview(Mode::Observe, [token()]);
     assert_eq!(eventful(&preview), [(0, [1, 0, 0, 0]), (7, [0, 0, 1, 0])]);
 }

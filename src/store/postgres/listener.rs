@@ -40,7 +40,7 @@ enum PendingNotice {
 struct Mailbox {
     heard: Mutex<PendingNotice>,
     news: Notify,
-    /// Whether to listen anew.
+    /// Whether to listen again.
     again: Notify,
 }
 

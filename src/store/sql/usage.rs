@@ -117,7 +117,7 @@ pub(super) async fn noticed(
     }
 }
 
-/// Computes anew since when these tokens are idle.
+/// Computes again since when these tokens are idle.
 pub(super) async fn defer(store: &Handle, ids: &[TokenId]) -> Result<()> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();

@@ -81,7 +81,7 @@ proptest! {
 
 #[test]
 fn a_fault_is_placed_as_the_contract_names_it() {
-    let faults: Vec<String> = [
+    let errors: Vec<String> = [
         &[0x08, 1][..],
         &[0x12, 2, 0xff, 0xfe],
         &[0x22, 3, 0x0a, 1, 0xff],
@@ -98,7 +98,7 @@ fn a_fault_is_placed_as_the_contract_names_it() {
     ]
     .map(|bytes| parse(bytes).map(drop).unwrap_err().to_string())
     .to_vec();
-    insta::assert_snapshot!(faults.join("\n"), @r"
+    insta::assert_snapshot!(errors.join("\n"), @r"
     token: has another type on the wire than the contract says
     client_ip: is not UTF-8
     http.method: is not UTF-8

@@ -3,7 +3,7 @@
 
 use askama::Template;
 
-use super::super::answer::{Fault, Result, sentence};
+use super::super::answer::{PageError, Result, sentence};
 use super::super::frame::Place;
 use super::super::view::{count, listed};
 use super::{Draft, Editor};
@@ -30,7 +30,7 @@ pub(super) struct Review {
     result: Option<Vec<String>>,
     /// What still covers something that is removed; empty for nothing.
     covering: String,
-    faults: Vec<String>,
+    errors: Vec<String>,
 }
 
 impl Editor {
@@ -42,7 +42,7 @@ impl Editor {
         let refused = pasted.refused;
         let mut review = Review { removed: draft.remove.clone(), ..Review::default() };
         if let Some(TooMany { count, max }) = pasted.too_many {
-            review.faults.push(format!(
+            review.errors.push(format!(
                 "You add {count} different entries, and a whitelist has at most {max} (the server's \
                  setting --whitelist-max-entries): nothing is saved. Name ranges instead of their \
                  addresses."
@@ -63,7 +63,7 @@ impl Editor {
         if refused > 0 {
             let were = if refused == 1 { "was" } else { "were" };
             let rest = if ended { ", and what follows was not read" } else { "" };
-            review.faults.push(format!(
+            review.errors.push(format!(
                 "{} {were} refused{rest}: nothing is saved until each is corrected or taken out.",
                 count(refused, "entry")
             ));
@@ -79,7 +79,7 @@ impl Editor {
                 review.result = Some(entries(managed.outcome.whitelist.entries()));
                 review.covering = listed(&entries(&managed.outcome.still_covered_by));
             }
-            Err(error) => review.faults = self.words(error)?,
+            Err(error) => review.errors = self.words(error)?,
         }
         Ok(review)
     }
@@ -95,8 +95,8 @@ impl Editor {
             Error::Aborted(text) => return Ok(vec![sentence(&text)]),
             other => {
                 let way = format!("/tokens/{}/whitelist", self.id);
-                let fault = Fault::of_change(other).at(&self.signed, Place::Tokens);
-                return Err(fault.with_way(way, "The whitelist as it is"));
+                let error = PageError::of_change(other).at(&self.signed, Place::Tokens);
+                return Err(error.with_way(way, "The whitelist as it is"));
             }
         };
         let words = |violation: &Violation| {

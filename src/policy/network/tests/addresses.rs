@@ -70,13 +70,13 @@ fn what_is_no_client_address_is_named() {
         ("16909060", "NOT_AN_ADDRESS"),
         ("١.٢.٣.٤", "NOT_AN_ADDRESS"),
     ] {
-        let fault = text.parse::<ClientAddr>().unwrap_err();
-        assert_eq!(fault.reason(), reason, "{text:?}: {fault}");
+        let error = text.parse::<ClientAddr>().unwrap_err();
+        assert_eq!(error.reason(), reason, "{text:?}: {error}");
     }
-    let fault = "".parse::<ClientAddr>().unwrap_err().to_string();
-    assert!(fault.starts_with("the address is empty: "), "{fault}");
-    let fault = "my.host".parse::<ClientAddr>().unwrap_err().to_string();
-    assert_eq!(fault, "my.host is a host name: write its IP address");
-    let fault = "Office".parse::<ClientAddr>().unwrap_err().to_string();
-    assert_eq!(fault, "“Office” is a host name: write its IP address");
+    let error = "".parse::<ClientAddr>().unwrap_err().to_string();
+    assert!(error.starts_with("the address is empty: "), "{error}");
+    let error = "my.host".parse::<ClientAddr>().unwrap_err().to_string();
+    assert_eq!(error, "my.host is a host name: write its IP address");
+    let error = "Office".parse::<ClientAddr>().unwrap_err().to_string();
+    assert_eq!(error, "“Office” is a host name: write its IP address");
 }

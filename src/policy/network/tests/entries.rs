@@ -375,9 +375,9 @@ fn lists_are_strings_and_commas_alike() {
     let parsed = parse_entries(["10.0.0.0/8 , 1.2.3.4", "::1", "1.2.3.4/32"], &limits).unwrap();
     assert_eq!(parsed, entries(&["::1", "1.2.3.4", "10.0.0.0/8"]));
     assert_eq!(parse_entries([], &limits), Ok(Vec::new()));
-    let faults = parse_entries(["1.2.3.4,,5.6.7.8", "", "::1", "10.0.0.5/24,x"], &limits);
-    let faults: Vec<_> = faults.unwrap_err().iter().map(|f| (f.index, f.error.reason())).collect();
-    assert_eq!(faults, [(0, "EMPTY"), (1, "EMPTY"), (3, "HOST_BITS"), (3, "HOST_NAME")]);
+    let errors = parse_entries(["1.2.3.4,,5.6.7.8", "", "::1", "10.0.0.5/24,x"], &limits);
+    let errors: Vec<_> = errors.unwrap_err().iter().map(|f| (f.index, f.error.reason())).collect();
+    assert_eq!(errors, [(0, "EMPTY"), (1, "EMPTY"), (3, "HOST_BITS"), (3, "HOST_NAME")]);
     let commas = ",".repeat(100_000);
-    assert_eq!(parse_entries([commas.as_str()], &limits).unwrap_err().len(), MAX_FAULTS);
+    assert_eq!(parse_entries([commas.as_str()], &limits).unwrap_err().len(), MAX_ERRORS);
 }

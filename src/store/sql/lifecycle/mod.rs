@@ -50,7 +50,7 @@
 //! back; its acceptance is noted and changes nothing else.
 //!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
-//! notices for those who joined, takes back those of who left, and computes `accepted_time` anew:
+//! notices for those who joined, takes back those of who left, and computes `accepted_time` again:
 //! null while any current admin's notice is not accepted, else the newest acceptance among the
 //! current ones. `carry_out` does not trust it but computes it again from the mails and the list as
 //! they are under the head row, so no order of the two carries out without a whole notice period for

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::ip_mask_to_prefix;
 
-use super::address::{AddressFault, diagnose, excerpt, find_stray};
+use super::address::{AddressError, diagnose, excerpt, find_stray};
 use super::cidr::Cidr;
 
 /// Why a text is not a whitelist entry. Displays as a sentence that names the entry and the cure.
@@ -21,8 +21,8 @@ pub enum CidrError {
     #[error("{entry} contains whitespace: separate entries with commas")]
     Whitespace { entry: String },
     /// What should be an address is none.
-    #[error("{entry}{fault}")]
-    Address { entry: String, fault: AddressFault },
+    #[error("{entry}{error}")]
+    Address { entry: String, error: AddressError },
     /// What follows the `/` is no prefix length. `longest` is the greatest it could be.
     #[error("{entry} has no valid prefix length: write a number from 1 to {longest} after the /")]
     Prefix { entry: String, longest: u8 },
@@ -97,31 +97,31 @@ impl CidrError {
         let entry = excerpt(text);
         if text.is_empty() {
             Self::Empty
-        } else if let Some(fault) = find_stray(text) {
-            Self::of_fault(entry, fault)
+        } else if let Some(error) = find_stray(text) {
+            Self::of_fault(entry, error)
         } else {
             let whole = text.contains("://") || text.contains('[');
             Self::of_fault(entry, diagnose(if whole { text } else { address }))
         }
     }
 
-    fn of_fault(entry: String, fault: AddressFault) -> Self {
-        match fault {
-            AddressFault::List => Self::List { entry },
-            AddressFault::Whitespace => Self::Whitespace { entry },
-            fault => Self::Address { entry, fault },
+    fn of_fault(entry: String, error: AddressError) -> Self {
+        match error {
+            AddressError::List => Self::List { entry },
+            AddressError::Whitespace => Self::Whitespace { entry },
+            error => Self::Address { entry, error },
         }
     }
 
     pub(super) fn of_prefix(text: &str, ip: IpAddr, prefix: &str, longest: u8) -> Self {
         let entry = excerpt(text);
         let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
-        if let Some(fault) = find_stray(text) {
-            Self::of_fault(entry, fault)
+        if let Some(error) = find_stray(text) {
+            Self::of_fault(entry, error)
         } else if prefix.contains('%') {
-            Self::Address { entry, fault: AddressFault::ZoneId }
+            Self::Address { entry, error: AddressError::ZoneId }
         } else if digits && prefix.starts_with('0') {
-            Self::Address { entry, fault: AddressFault::LeadingZeros }
+            Self::Address { entry, error: AddressError::LeadingZeros }
         } else if let Ok(mask) = prefix.parse::<IpAddr>() {
             let suggestion = prefix_of_mask(mask).filter(|_| ip.is_ipv4() == mask.is_ipv4());
             let suggestion = suggestion.map(|length| format!("{ip}/{length}?")).unwrap_or_default();
@@ -134,10 +134,10 @@ impl CidrError {
     /// What is wrong, as a stable word in `UPPER_SNAKE`.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Empty => AddressFault::Empty.reason(),
+            Self::Empty => AddressError::Empty.reason(),
             Self::List { .. } => "LIST",
-            Self::Whitespace { .. } => AddressFault::Whitespace.reason(),
-            Self::Address { fault, .. } => fault.reason(),
+            Self::Whitespace { .. } => AddressError::Whitespace.reason(),
+            Self::Address { error, .. } => error.reason(),
             Self::Prefix { .. } => "PREFIX_LENGTH",
             Self::Netmask { .. } => "NETMASK",
             Self::AnyAddress { .. } => "ANY_ADDRESS",

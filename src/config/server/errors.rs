@@ -14,7 +14,7 @@ use crate::config::client;
 use crate::policy::duration;
 use crate::policy::text::in_quotes;
 
-/// Every fault of the settings.
+/// Every error of the settings.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.told())]
 pub struct InvalidSettings(Vec<String>);
@@ -22,8 +22,8 @@ pub struct InvalidSettings(Vec<String>);
 impl InvalidSettings {
     fn told(&self) -> String {
         match self.0.as_slice() {
-            [fault] => fault.clone(),
-            faults => format!("{} settings are at fault:\n  {}", faults.len(), faults.join("\n  ")),
+            [error] => error.clone(),
+            errors => format!("{} settings are at fault:\n  {}", errors.len(), errors.join("\n  ")),
         }
     }
 }
@@ -32,12 +32,12 @@ impl InvalidSettings {
 pub(super) struct ConfigErrors(Vec<String>);
 
 impl ConfigErrors {
-    pub(super) fn add(&mut self, fault: impl Into<String>) {
-        self.0.push(fault.into());
+    pub(super) fn add(&mut self, error: impl Into<String>) {
+        self.0.push(error.into());
     }
 
-    pub(super) fn extend(&mut self, faults: impl IntoIterator<Item = String>) {
-        self.0.extend(faults);
+    pub(super) fn extend(&mut self, errors: impl IntoIterator<Item = String>) {
+        self.0.extend(errors);
     }
 
     pub(super) fn parse<T: FromStr>(&mut self, flag: &str, text: &str, what: &str) -> Option<T> {
@@ -113,9 +113,9 @@ impl ConfigErrors {
         }
     }
 
-    /// Whether a fault of `setting` was told already.
+    /// Whether an error of `setting` was told already.
     pub(super) fn tells(&self, setting: &str) -> bool {
-        self.0.iter().any(|fault| fault.starts_with(setting))
+        self.0.iter().any(|error| error.starts_with(setting))
     }
 
     pub(super) fn into_result<T>(
