@@ -318,7 +318,8 @@ async fn database_out_of_connections_is_named() {
     };
     run(&mut admin, format!("CREATE USER {user}; ALTER DATABASE {database} OWNER TO {user}")).await;
     let own = url.replace("postgres@", &format!("{user}@"));
-    let server = Setup::postgres(&own).start();
+    // Once the lease is over, calls are refused for that.
+    let server = Setup::postgres(&own).flag("--lease", "60s").start();
     let shell = Shell::operator(&server);
     shell.run(&["account", "list"]).exits(0);
     let end =
