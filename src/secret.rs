@@ -141,7 +141,7 @@ pub struct ParsedSecret<'a> {
 
 impl fmt::Debug for ParsedSecret<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WellFormed").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("ParsedSecret").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

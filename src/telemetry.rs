@@ -36,7 +36,7 @@ pub enum LogFormat {
 /// library from `error` on: what fails there is told by whoever asked. Lines are written by a thread of
 /// their own, and dropped where nobody takes them: whoever reads the log must not be able to hold up a
 /// decision. What is under way is written when the guard is dropped. `colours` are for terminals: in a file
-/// their codes would be in the way of whoever reads or searches it.
+/// their codes would be in the way of reading and searching it.
 pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> WorkerGuard {
     // h2 warns of connections that it closes for their client's behaviour: anybody could fill the log.
     let filter = EnvFilter::new(format!("warn,h2=error,sqlx=error,portcullis={level}"));

@@ -18,7 +18,6 @@ use crate::support::client::{Client, question};
 use crate::support::decisions;
 use crate::support::server::Setup;
 use portcullis::cache::{Cache, Lookup};
-use portcullis::clock::Clock;
 use portcullis::grpc::proto::stream_authorize_response::Result as Item;
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, AuthorizeRequest, BatchAuthorizeRequest, DeleteTokenRequest,
@@ -29,8 +28,7 @@ use portcullis::grpc::proto::{
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide;
 use portcullis::policy::id::{AccountId, TokenId};
-use portcullis::policy::lifecycle;
-use portcullis::policy::network::{Limits, Whitelist};
+use portcullis::policy::network::Whitelist;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
 use portcullis::replicas::Replicas;
@@ -38,11 +36,10 @@ use portcullis::secret::{KeyRing, SecretKey, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::whitelists::ManageWhitelist;
-use portcullis::service::{Caller, Services, SessionLengths};
+use portcullis::service::{Caller, Services};
 use portcullis::store::sqlite::SqliteStore;
 use portcullis::store::{Invalidation, NewToken, Store};
 use portcullis::telemetry::Metrics;
-use portcullis::usage::Usage;
 use sdd::Guard;
 use tokio::runtime::Handle;
 use tokio::sync::{Barrier, mpsc, watch};
@@ -405,30 +402,8 @@ async fn services(home: &std::path::Path) -> Arc<Services> {
     let metrics = Arc::new(Metrics::new());
     let cache = Cache::load(store.clone(), 1_000, metrics.clone(), Handle::current()).await;
     let cache = Arc::new(cache.unwrap());
-    let clock = Arc::new(Clock::starting_at(Timestamp(0)));
-    let rules = lifecycle::Settings::default();
-    let usage = Usage::new(
-        store.clone(),
-        cache.clone(),
-        clock.clone(),
-        metrics.clone(),
-        rules.window(),
-        Handle::current(),
-    );
-    Arc::new(Services {
-        replicas: Arc::new(Replicas::alone(cache.clone())),
-        cache,
-        store,
-        usage: Arc::new(usage),
-        clock,
-        metrics,
-        mails: false,
-        queued: Arc::default(),
-        prefix: "pcl".parse().unwrap(),
-        limits: Limits::default(),
-        lifecycle: rules,
-        sessions: SessionLengths::default(),
-    })
+    let replicas = Replicas::alone(cache.clone());
+    decisions::services(store, cache, replicas, metrics)
 }
 
 /// Tokens that belong where that one does at hand, one more than there is room for.
@@ -584,15 +559,7 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
             }
         });
         ready.wait().await;
-        let new = NewToken {
-            id,
-            account_id: account.id,
-            name: "x".into(),
-            digest: secret.digest(),
-            kind: Kind::ReadOnly,
-            scopes: Vec::new(),
-            whitelist: Whitelist::Unrestricted,
-        };
+        let new = decisions::read_only(id, account.id, secret.digest());
         let ctx = caller.context(Timestamp(1));
         let in_force = services.cache.catalog().unwrap();
         services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
@@ -621,15 +588,7 @@ async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_h
         for id in ids {
             let secret =
                 services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
-            let new = NewToken {
-                id,
-                account_id: account.id,
-                name: "x".into(),
-                digest: secret.digest(),
-                kind: Kind::ReadOnly,
-                scopes: Vec::new(),
-                whitelist: Whitelist::Unrestricted,
-            };
+            let new = decisions::read_only(id, account.id, secret.digest());
             let ctx = caller.context(Timestamp(1));
             let in_force = services.cache.catalog().unwrap();
             services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();

@@ -17,7 +17,7 @@ use crate::support::server::Setup;
 use crate::support::{postgres, wait};
 use futures_util::{StreamExt as _, stream};
 use portcullis::cache::Cache;
-use portcullis::clock::{Clock, Stopwatch};
+use portcullis::clock::Stopwatch;
 use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, Reason, StreamAuthorizeRequest, TokenKind,
     batch_authorize_result, stream_authorize_response,
@@ -25,19 +25,15 @@ use portcullis::grpc::proto::{
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide;
 use portcullis::policy::id::{AccountId, TokenId};
-use portcullis::policy::lifecycle;
-use portcullis::policy::network::{Limits, Whitelist};
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::TokenKind as Kind;
 use portcullis::replicas::RegisteredReplica;
 use portcullis::secret::{KeyRing, Secret, SecretKey, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
-use portcullis::service::{Caller, Error, Services, SessionLengths};
+use portcullis::service::{Caller, Error, Services};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Account, NewToken, Store};
+use portcullis::store::{Account, Store};
 use portcullis::telemetry::Metrics;
-use portcullis::usage::Usage;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -169,46 +165,15 @@ impl Stage {
         // What would renew the lease has stopped.
         let stopped = CancellationToken::new();
         stopped.cancel();
-        let replicas = Arc::new(joined.serve(cache.clone(), &stopped));
+        let replicas = joined.serve(cache.clone(), &stopped);
 
         let id = TokenId(Uuid::now_v7());
         let prefix = "pcl".parse().unwrap();
         let secret = cache.keys().make(SecretKind::Token, &prefix, id.0, &[1; 16]);
-        let new = NewToken {
-            id,
-            account_id: account.id,
-            name: "x".into(),
-            digest: secret.digest(),
-            kind: Kind::ReadOnly,
-            scopes: Vec::new(),
-            whitelist: Whitelist::Unrestricted,
-        };
+        let new = decisions::read_only(id, account.id, secret.digest());
         let in_force = cache.catalog().unwrap();
         store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
-        let clock = Arc::new(Clock::starting_at(Timestamp(0)));
-        let rules = lifecycle::Settings::default();
-        let usage = Usage::new(
-            store.clone(),
-            cache.clone(),
-            clock.clone(),
-            metrics.clone(),
-            rules.window(),
-            Handle::current(),
-        );
-        let services = Arc::new(Services {
-            replicas,
-            cache,
-            store,
-            usage: Arc::new(usage),
-            clock,
-            metrics,
-            mails: false,
-            queued: Arc::default(),
-            prefix,
-            limits: Limits::default(),
-            lifecycle: rules,
-            sessions: SessionLengths::default(),
-        });
+        let services = decisions::services(store, cache, replicas, metrics);
         Self { services, id, secret, url }
     }
 

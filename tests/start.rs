@@ -100,7 +100,7 @@ fn all_faults_of_the_settings_are_told_in_one_message() {
         .refused();
     assert_eq!(status.code(), Some(2), "{message}");
     for part in [
-        "7 settings are at fault",
+        "7 settings are invalid",
         "PORTCULLIS_LISTNE is not a setting; did you mean PORTCULLIS_LISTEN?",
         "PORTCULLIS_COLOUR is not a setting",
         "--cache-capacity:",

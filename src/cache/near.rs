@@ -88,7 +88,7 @@ pub(super) struct NearCache {
 
 impl fmt::Debug for NearCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hot").field("pages", &self.pages.len()).finish_non_exhaustive()
+        f.debug_struct("NearCache").field("pages", &self.pages.len()).finish_non_exhaustive()
     }
 }
 

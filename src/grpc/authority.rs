@@ -33,6 +33,8 @@ use http::uri::Authority;
 use loona_hpack::Decoder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::preface::PREFACE;
+
 /// Bytes of a header block that are kept, compressed or not, its frames included: far more than the server lets
 /// a request have.
 const MAX_BLOCK: usize = 64 << 10;
@@ -94,10 +96,10 @@ struct Filter {
 }
 
 impl Filter {
-    fn new(preface: usize) -> Self {
+    fn new() -> Self {
         let mut decoder = Decoder::new();
         decoder.set_max_allowed_table_size(TABLE);
-        Self { decoder, skip: preface, block: None, rewrites: false, blind: false, turn: TURN }
+        Self { decoder, skip: 0, block: None, rewrites: false, blind: false, turn: TURN }
     }
 
     /// How many of the first of `bytes` are passed on before a header block begins or goes on.
@@ -343,9 +345,10 @@ pub(super) struct AnyAuthority<S> {
 }
 
 impl<S> AnyAuthority<S> {
-    /// Reads from `stream`, which begins with a preface of so many bytes.
-    pub(super) fn new(stream: S, preface: usize) -> Self {
-        Self { stream, filter: Filter::new(preface), held: Vec::new(), out: Vec::new(), given: 0 }
+    /// Reads from `stream`, of which the preface was read already: it is passed on first.
+    pub(super) fn new(stream: S) -> Self {
+        let out = PREFACE.to_vec();
+        Self { stream, filter: Filter::new(), held: Vec::new(), out, given: 0 }
     }
 
     /// A new turn begins: what was asked for in the one before is answered, or under way.

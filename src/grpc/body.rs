@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use prost::bytes::Bytes;
+use prost::bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
 use tonic::Status;
 
@@ -190,23 +189,30 @@ pub(super) fn length([_, length @ ..]: [u8; PREFIX]) -> usize {
     usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX)
 }
 
-/// A call's request once all of its one message has arrived. What is answered before that makes h2 reset the
-/// stream; see [`discard`].
+/// Reads a body to its end, in one piece.
 ///
 /// # Errors
 /// A message that is too large, came too slowly, or is not the only one; and more of them than there is room for.
-pub(super) async fn whole(
-    request: Request<RequestBody>,
-) -> Result<Request<Full<Bytes>>, Box<Status>> {
-    let (head, body) = request.into_parts();
-    match body.collect().await {
-        Ok(body) => Ok(Request::from_parts(head, Full::new(body.to_bytes()))),
-        Err(error) => Err(unreadable(error)),
+pub(super) async fn read(body: &mut RequestBody) -> Result<Bytes, Box<Status>> {
+    let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        // Trailers say nothing here.
+        let Ok(data) = frame.map_err(unreadable)?.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+        } else {
+            if joined.is_empty() {
+                joined.extend_from_slice(&first);
+            }
+            joined.extend_from_slice(&data);
+        }
     }
+    // Nearly all come in one frame, which is not copied.
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
 /// What is wrong with a body that can't be read to its end.
-pub(super) fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> Box<Status> {
+fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> Box<Status> {
     error.downcast().unwrap_or_else(|_| {
         Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", "the request is cut off")))
     })

@@ -11,10 +11,10 @@ use crate::policy::scope::{Access, Scope};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
 use crate::service::credentials::{AskedRole, account_of};
-use crate::service::explain::{granted, names, tell};
+use crate::service::explain::{describe, granted, names};
 use crate::service::lists::{PAGE_BYTES, PageItem};
 use crate::service::tokens::Described;
-use crate::service::{Error, LifecycleView, Propagation, Result};
+use crate::service::{Caller, Error, LifecycleView, Propagation, Result};
 use crate::store::{
     Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
@@ -272,7 +272,7 @@ pub(super) fn pending_action(
     in_force: &ActiveCatalog,
     outlook: &LifecycleView,
 ) -> pb::PendingAction {
-    let told = tell(&action, in_force, outlook);
+    let told = describe(&action, in_force, outlook);
     pb::PendingAction {
         pending_action_id: action.id.to_string(),
         token_id: action.token_id.to_string(),
@@ -291,9 +291,9 @@ pub(super) fn pending_action(
     }
 }
 
-pub(super) fn audit_event(event: AuditEvent) -> pb::AuditEvent {
+pub(super) fn audit_event(event: AuditEvent, caller: &Caller) -> pb::AuditEvent {
     pb::AuditEvent {
-        revision: event.position,
+        revision: caller.shown_revision(event.position),
         time: Some(time(event.time)),
         action: event.action.as_str().to_owned(),
         actor: event.actor,

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service as HyperService;
 use tokio::runtime::Handle;
@@ -30,7 +31,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::answer::{AnswerLength, HeldBody, counted};
 use super::authorization::Authorization;
-use super::body::{Messages, RequestBody, Room, discard, whole};
+use super::body::{self, Messages, RequestBody, Room, discard};
 use super::connections::Connection;
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
@@ -403,8 +404,10 @@ impl ConnectionGate {
             let request = if reflects {
                 request.map(Body::new)
             } else {
-                match whole(request).await {
-                    Ok(request) => request.map(Body::new),
+                // Once all of it is there: what is answered before that is reset, see `discard`.
+                let (head, mut body) = request.into_parts();
+                match body::read(&mut body).await {
+                    Ok(whole) => Request::from_parts(head, Body::new(Full::new(whole))),
                     Err(status) => return status.into_http(),
                 }
             };

@@ -198,7 +198,7 @@ impl Worker {
     }
 }
 
-async fn serve_connection<S>(stream: S, gate: ConnectionGate, own: Arc<Connection>)
+async fn serve_connection<S>(mut stream: S, gate: ConnectionGate, own: Arc<Connection>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -211,12 +211,12 @@ where
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
     let begun = tokio::select! {
-        begun = tokio::time::timeout(net::HANDSHAKE, preface::begin(stream)) => begun,
+        begun = tokio::time::timeout(net::HANDSHAKE, preface::read(&mut stream)) => begun,
         // No request is under way on a connection that has not begun.
         () = own.stop.cancelled() => return,
     };
-    let stream = match begun {
-        Ok(Ok(stream)) => stream,
+    match begun {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::debug!(%error, "a connection did not begin");
             return;
@@ -225,8 +225,8 @@ where
             tracing::debug!("a connection took too long to begin");
             return;
         }
-    };
-    let (stream, flusher) = buffered(AnyAuthority::new(stream, preface::LENGTH));
+    }
+    let (stream, flusher) = buffered(AnyAuthority::new(stream));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), gate));
     let mut stopped = pin!(own.stop.cancelled());
     let mut stopping = false;

@@ -165,7 +165,7 @@ impl TokenService for Management {
                 end: errors.take(convert::instant("end_time", r.end_time)).flatten(),
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
-            let show = |event| item(convert::audit_event(event));
+            let show = |event| item(convert::audit_event(event, &caller));
             let page = services.list_audit_events(&caller, query, errors, show).await?;
             Ok(ListAuditEventsResponse { audit_events: page.items, next_page_token: page.next })
         })

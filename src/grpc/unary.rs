@@ -9,14 +9,13 @@ use std::task::{Context, Poll};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame};
 use prost::bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::answer::counted;
-use super::body::{PREFIX, RequestBody, length, unreadable};
+use super::body::{PREFIX, RequestBody, length, read};
 use super::frame::pieces;
 use super::status::status;
 use crate::service::{Error, Result};
@@ -46,19 +45,7 @@ where
 
 /// The one message of a request, once the request has ended.
 async fn message(body: &mut RequestBody) -> std::result::Result<Bytes, Box<Status>> {
-    let mut whole = Bytes::new();
-    while let Some(frame) = body.frame().await {
-        // Trailers say nothing here.
-        let Ok(data) = frame.map_err(unreadable)?.into_data() else { continue };
-        if whole.is_empty() {
-            whole = data;
-        } else {
-            // No more than the body lets a message have.
-            let mut joined = BytesMut::from(whole);
-            joined.extend_from_slice(&data);
-            whole = joined.freeze();
-        }
-    }
+    let mut whole = read(body).await?;
     let malformed = |why| Err(Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", why))));
     let Some(&prefix) = whole.first_chunk::<PREFIX>() else {
         return malformed("the request has no message, or it is cut off");

@@ -6,7 +6,7 @@
 //! made batches 1.22 times as fast (docs/benchmarks.md). Unnecessary once h2 queues several DATA frames for
 //! one write: <https://github.com/hyperium/h2/pull/903>.
 //!
-//! Must stay true: whoever polls what writes to a [`BufferedIo`] calls [`Flusher::poll_send`] after each poll, or
+//! Must stay true: after each poll of what writes to a [`BufferedIo`], [`Flusher::poll_send`] is called, or
 //! what was written stays here.
 
 use std::io;

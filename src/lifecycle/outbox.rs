@@ -5,7 +5,7 @@
 //! read after that; so a crash between the two sends it once more, with the same Message-ID, and
 //! never marks one that was not sent. While one is sent nobody else sends it, however long that takes;
 //! after a crash it is taken up again once its short claim is over. What failed is tried again; why one
-//! mail fails while others may be taken is kept with it, for whoever asks what holds an action back.
+//! mail fails while others may be taken is kept with it, to be shown as what holds an action back.
 //!
 //! Rules: docs/policy.md, section 4.
 

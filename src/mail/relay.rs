@@ -8,7 +8,7 @@
 //! show (rule 4.12 of docs/policy.md); every step has a time limit.
 
 pub(super) mod endpoint;
-mod told;
+mod redact;
 mod wire;
 
 use std::error::Error as _;
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use super::message::{Composed, Message, Sender};
 use crate::pem::TrustStore;
 use endpoint::Endpoint;
-use told::Withheld;
+use redact::Redactor;
 
 /// Steps that decide what a failure means, as texts for operators name them.
 const RCPT: &str = "RCPT";
@@ -49,7 +49,7 @@ pub enum Outcome {
     /// proper answer to one of them. What it said. After a connection that broke, the relay may still have
     /// the message.
     Postponed(String),
-    /// The relay takes nothing, whoever the recipient is: what is wrong, and with which relay.
+    /// The relay takes nothing, for any recipient: what is wrong, and with which relay.
     RelayError(String),
 }
 
@@ -76,7 +76,7 @@ pub struct Relay {
     sender: Sender,
     limits: Limits,
     hello: ClientId,
-    withheld: Withheld,
+    redactor: Redactor,
     kept: Mutex<Option<Session>>,
 }
 
@@ -103,9 +103,9 @@ type Step<T> = Result<T, Failure>;
 impl Relay {
     /// A relay that will be connected to when there is something to send.
     pub fn new(endpoint: Endpoint, trust: TrustStore, sender: Sender, limits: Limits) -> Self {
-        let withheld = Withheld::new(endpoint.login.as_ref());
+        let redactor = Redactor::new(endpoint.login.as_ref());
         let hello = ClientId::default();
-        Self { endpoint, trust, sender, limits, hello, withheld, kept: Mutex::new(None) }
+        Self { endpoint, trust, sender, limits, hello, redactor, kept: Mutex::new(None) }
     }
 
     /// Hands over one message, each step of which has its limit. A second call meanwhile gets a
@@ -114,7 +114,7 @@ impl Relay {
     pub async fn send(&self, message: &Message) -> Outcome {
         let composed = match message.compose(&self.sender) {
             Ok(composed) => composed,
-            Err(text) => return Outcome::Rejected(self.withheld.told(&text)),
+            Err(text) => return Outcome::Rejected(self.redactor.redact(&text)),
         };
         let (session, mut outcome) = self.transact(&composed).await;
         if let Some(session) = session {
@@ -232,18 +232,18 @@ impl Relay {
             }
             Failure::Answered { code, text } => (code, text),
             Failure::Broken(text) => {
-                return Outcome::Postponed(self.withheld.told(&format!("it {text}")));
+                return Outcome::Postponed(self.redactor.redact(&format!("it {text}")));
             }
         };
         let answer = format!("{code} {text}");
         let for_good = (500..600).contains(&code);
         match step {
-            RCPT if for_good => Outcome::Refused(self.withheld.told(&answer)),
-            RCPT => Outcome::Postponed(self.withheld.told(&answer)),
+            RCPT if for_good => Outcome::Refused(self.redactor.redact(&answer)),
+            RCPT => Outcome::Postponed(self.redactor.redact(&answer)),
             step if for_good => {
-                Outcome::Rejected(self.withheld.told(&format!("{answer} (to {step})")))
+                Outcome::Rejected(self.redactor.redact(&format!("{answer} (to {step})")))
             }
-            step => Outcome::Postponed(self.withheld.told(&format!("{answer} (to {step})"))),
+            step => Outcome::Postponed(self.redactor.redact(&format!("{answer} (to {step})"))),
         }
     }
 
@@ -251,7 +251,7 @@ impl Relay {
         let Failure::Broken(text) = failure.broken(step) else {
             return Outcome::RelayError(String::new());
         };
-        Outcome::RelayError(self.withheld.told(&text))
+        Outcome::RelayError(self.redactor.redact(&text))
     }
 }
 

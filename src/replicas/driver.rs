@@ -20,7 +20,7 @@ use crate::clock::{Stopwatch, id_at, moment};
 use crate::failpoint::{self, Failpoint};
 use crate::lease::{Attempt, Epoch, Head, Identity, Position, RenewalOutcome, RowId};
 use crate::policy::time::Timestamp;
-use crate::store::replication::{Recorded, Told};
+use crate::store::replication::{ChangeNotification, Recorded};
 use crate::store::{self, Invalidation};
 
 /// Attempts under way at most.
@@ -204,12 +204,12 @@ impl ReplicaTask {
     /// Follows changes that are told of one at a time, without reading the record; until it has to be read.
     async fn follow_what_is_told(&self, cache: &Arc<Cache>) -> store::Result<()> {
         loop {
-            let told = tokio::select! {
+            let notification = tokio::select! {
                 () = self.behind.notified() => None,
-                told = self.store.told() => told,
+                notification = self.store.next_notification() => notification,
             };
-            let Some(told) = told else { return Ok(()) };
-            if !self.follow_one(cache, told).await? {
+            let Some(notification) = notification else { return Ok(()) };
+            if !self.follow_one(cache, notification).await? {
                 return Ok(());
             }
         }
@@ -219,9 +219,13 @@ impl ReplicaTask {
     /// costs no more than a miss. Whether that is all there is to do. What was told may be untrue, or come
     /// early: it counts as applied only once the record, compared with it in the statement that acknowledges
     /// it, says the same, of the same writer, with the nonce that nobody knew before the commit.
-    async fn follow_one(&self, cache: &Arc<Cache>, told: Told) -> store::Result<bool> {
-        let position = Position(told.change.position);
-        match told.change.touched {
+    async fn follow_one(
+        &self,
+        cache: &Arc<Cache>,
+        notification: ChangeNotification,
+    ) -> store::Result<bool> {
+        let position = Position(notification.change.position);
+        match notification.change.touched {
             Invalidation::Token(_) | Invalidation::Nothing => {}
             // What must be read at once stays as it is until the record says that it changed.
             Invalidation::Credential(_) | Invalidation::Catalog | Invalidation::SecretKeys => {
@@ -239,8 +243,8 @@ impl ReplicaTask {
                 (_, applied) => return Ok(applied == Some(position)),
             }
         };
-        make_effective(cache, [told.change.touched]).await;
-        if !self.store.confirm(row, store, told).await? {
+        make_effective(cache, [notification.change.touched]).await;
+        if !self.store.confirm(row, store, notification).await? {
             return Ok(false);
         }
         self.applied(epoch, position);

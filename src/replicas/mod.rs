@@ -106,7 +106,7 @@ struct LeaseState {
 
 impl fmt::Debug for ReplicaTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Member").field("about", &self.about).finish_non_exhaustive()
+        f.debug_struct("ReplicaTask").field("about", &self.about).finish_non_exhaustive()
     }
 }
 

@@ -30,7 +30,7 @@ pub fn granted<'a>(token: &Token, in_force: &'a ActiveCatalog) -> impl Iterator<
 
 /// A pending action as it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct PendingActionView {
     /// The names of the scopes that it takes, sorted. What became a read scope since the notice stays,
     /// and its use keeps nothing.
     pub taken: Vec<String>,
@@ -47,7 +47,11 @@ pub struct Told {
 }
 
 /// Tells of `action`.
-pub fn tell(action: &PendingAction, in_force: &ActiveCatalog, outlook: &LifecycleView) -> Told {
+pub fn describe(
+    action: &PendingAction,
+    in_force: &ActiveCatalog,
+    outlook: &LifecycleView,
+) -> PendingActionView {
     let still = |&id: &ScopeId| {
         in_force.catalog.by_id(id).is_some_and(|scope| lifecycle::fits(&action.takes, scope))
     };
@@ -61,7 +65,7 @@ pub fn tell(action: &PendingAction, in_force: &ActiveCatalog, outlook: &Lifecycl
         settings: &outlook.calendar.settings,
     };
     let effective = action.live().effective(&outlook.calendar);
-    Told {
+    PendingActionView {
         why: explained.why(),
         how_to_keep: explained.how_to_keep(effective),
         held_because: held_because(action, outlook),

@@ -40,7 +40,7 @@ pub struct Rows {
 
 /// A change as the store told of it, or as somebody else did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub struct ChangeNotification {
     /// The change.
     pub change: ChangeRecord,
     /// The session that told of it. Only its writer's is believed, which says nothing before it is visible.
@@ -85,7 +85,12 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
 
     /// Acknowledges one change that was made effective after it was told of, if the record says the same of
     /// it. Whether it did; `false` as well where there is no such row in that store.
-    async fn confirm(&self, id: RowId, store: Identity, told: Told) -> Result<bool>;
+    async fn confirm(
+        &self,
+        id: RowId,
+        store: Identity,
+        notification: ChangeNotification,
+    ) -> Result<bool>;
 
     /// Every row, in one statement with the head.
     async fn rows(&self) -> Result<Rows>;
@@ -109,7 +114,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// Waits until the store tells of changes. Which one, where it was one; `None` where there may be more
     /// than that. It may be told of none, of one twice, and late, and anybody who may connect to the
     /// database can tell what is not so.
-    async fn told(&self) -> Option<Told>;
+    async fn next_notification(&self) -> Option<ChangeNotification>;
 
     /// Makes new connections from now on, for whatever is read or heard: those that there are, and those that
     /// are being made, may lead to a store that is none any more.

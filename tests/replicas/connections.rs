@@ -192,7 +192,8 @@ async fn a_connect_under_way_when_connections_are_made_anew_is_not_used_afterwar
     let store = PostgresStore::connect(&proxy.url(&direct), FEW).await.unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
     let replication = store.replication().unwrap();
-    let told = async || tokio::time::timeout(PATIENCE, replication.told()).await.unwrap();
+    let told =
+        async || tokio::time::timeout(PATIENCE, replication.next_notification()).await.unwrap();
     assert_eq!(told().await, None);
     replication.reconnect();
     assert_eq!(told().await, None, "it listens again");

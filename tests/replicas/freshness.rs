@@ -214,4 +214,11 @@ async fn changes_are_answered_with_their_revision(server: Server) {
     let admin = Client::connect(server.grpc(), &secret).await;
     let created = admin.tokens().create_token(create).await.unwrap().into_inner();
     assert_eq!(created.revision, 0);
+    let events = async |client: &Client| {
+        let events = client.tokens().list_audit_events(ListAuditEventsRequest::default()).await;
+        events.unwrap().into_inner().audit_events
+    };
+    assert!(events(&client).await.iter().all(|event| event.revision > 0));
+    let shown = events(&admin).await;
+    assert!(!shown.is_empty() && shown.iter().all(|event| event.revision == 0), "{shown:?}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portcullis::lease::{Identity, LeaseDuration, Position, RowId};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::{About, Told};
+use portcullis::store::replication::{About, ChangeNotification};
 use portcullis::store::{ChangeRecord, Invalidation, Replication, Role, Store as _};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
@@ -33,8 +33,8 @@ async fn change(store: &PostgresStore, count: u8) {
     }
 }
 
-async fn told(replication: &Arc<dyn Replication>) -> Option<Told> {
-    tokio::time::timeout(Duration::from_secs(10), replication.told()).await.unwrap()
+async fn told(replication: &Arc<dyn Replication>) -> Option<ChangeNotification> {
+    tokio::time::timeout(Duration::from_secs(10), replication.next_notification()).await.unwrap()
 }
 
 async fn rows(replication: &Arc<dyn Replication>) -> Vec<(u128, u64, i64)> {
@@ -162,7 +162,8 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
     assert_ne!(first.nonce, second.nonce);
 
     let confirm = async |row, identity, position, touched, nonce| {
-        let told = Told { change: ChangeRecord { position, touched }, nonce, ..first };
+        let told =
+            ChangeNotification { change: ChangeRecord { position, touched }, nonce, ..first };
         replication.confirm(RowId(row), identity, told).await.unwrap()
     };
     let (here, keys) = (head.identity, Invalidation::SecretKeys);
@@ -172,7 +173,7 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
         (7, here, 1, Invalidation::Nothing, first.nonce),
         (7, here, 1, Invalidation::Credential(made.id), first.nonce),
         (7, here, 2, Invalidation::Credential(other.id), second.nonce),
-        // Told by somebody who could not know of it.
+        // ChangeNotification by somebody who could not know of it.
         (7, here, 1, keys, second.nonce),
         (7, here, 1, keys, uuid::Uuid::nil()),
         // Not made yet.
@@ -186,7 +187,7 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
         assert_eq!(rows(&replication).await, [(7, 0, 0)]);
     }
     // By another session than the one that made it.
-    let another = Told { writer: first.writer + 1, ..first };
+    let another = ChangeNotification { writer: first.writer + 1, ..first };
     assert!(!replication.confirm(RowId(7), here, another).await.unwrap());
     assert_eq!(rows(&replication).await, [(7, 0, 0)]);
     assert!(confirm(7, here, 1, keys, first.nonce).await);
@@ -208,7 +209,7 @@ async fn changes_without_a_nonce_are_read_from_the_record() {
     let mut database = PgConnection::connect(&url).await.unwrap();
     sqlx::query("UPDATE change SET nonce = NULL").execute(&mut database).await.unwrap();
     let change = ChangeRecord { position: 1, touched: Invalidation::SecretKeys };
-    let told = Told { change, writer: 0, nonce: uuid::Uuid::nil() };
+    let told = ChangeNotification { change, writer: 0, nonce: uuid::Uuid::nil() };
     assert!(!replication.confirm(RowId(7), head.identity, told).await.unwrap());
     let read = replication.behind(Position(0), head.identity, 10).await.unwrap().unwrap();
     assert_eq!(read.changes, [change]);

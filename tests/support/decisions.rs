@@ -1,8 +1,69 @@
 //! Decisions without a server: as `grpc` makes them, from memory where that is possible.
 
+use std::sync::Arc;
+
+use portcullis::cache::Cache;
+use portcullis::clock::Clock;
 use portcullis::policy::decide::{Decision, Reason};
+use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::lifecycle;
+use portcullis::policy::network::{Limits, Whitelist};
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::TokenKind;
+use portcullis::replicas::Replicas;
+use portcullis::secret::Digest;
 use portcullis::service::decisions::AuthorizeInput;
-use portcullis::service::{Error, Services};
+use portcullis::service::{Error, Services, SessionLengths};
+use portcullis::store::{NewToken, Store};
+use portcullis::telemetry::Metrics;
+use portcullis::usage::Usage;
+use tokio::runtime::Handle;
+
+/// The services of a server over `store`, with the default settings and no mail.
+pub fn services(
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    replicas: Replicas,
+    metrics: Arc<Metrics>,
+) -> Arc<Services> {
+    let clock = Arc::new(Clock::starting_at(Timestamp(0)));
+    let lifecycle = lifecycle::Settings::default();
+    let usage = Usage::new(
+        store.clone(),
+        cache.clone(),
+        clock.clone(),
+        metrics.clone(),
+        lifecycle.window(),
+        Handle::current(),
+    );
+    Arc::new(Services {
+        replicas: Arc::new(replicas),
+        cache,
+        store,
+        usage: Arc::new(usage),
+        clock,
+        metrics,
+        mails: false,
+        queued: Arc::default(),
+        prefix: "pcl".parse().unwrap(),
+        limits: Limits::default(),
+        lifecycle,
+        sessions: SessionLengths::default(),
+    })
+}
+
+/// A token that may read, from anywhere.
+pub fn read_only(id: TokenId, account_id: AccountId, digest: Digest) -> NewToken {
+    NewToken {
+        id,
+        account_id,
+        name: "x".into(),
+        digest,
+        kind: TokenKind::ReadOnly,
+        scopes: Vec::new(),
+        whitelist: Whitelist::Unrestricted,
+    }
+}
 
 /// What `read` takes of the decision on `question`.
 ///

@@ -16,14 +16,14 @@ use crate::policy::text::in_quotes;
 
 /// Every error of the settings.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.told())]
+#[error("{}", self.text())]
 pub struct InvalidSettings(Vec<String>);
 
 impl InvalidSettings {
-    fn told(&self) -> String {
+    fn text(&self) -> String {
         match self.0.as_slice() {
             [error] => error.clone(),
-            errors => format!("{} settings are at fault:\n  {}", errors.len(), errors.join("\n  ")),
+            errors => format!("{} settings are invalid:\n  {}", errors.len(), errors.join("\n  ")),
         }
     }
 }

@@ -59,7 +59,7 @@ fn every_fault_is_told_at_once() {
     ])
     .unwrap_err();
     for part in [
-        "8 settings are at fault",
+        "8 settings are invalid",
         "--listen: other hosts reach 0.0.0.0",
         "--http-listen:",
         "--tls-cert and --tls-key",
@@ -195,7 +195,7 @@ fn every_fault_of_lifecycle_and_mail_is_told_at_once() {
                  --mail-rate 0 --public-url example.com --mail-from nobody --smtp-ca /nonexistent";
     let error = resolve(&flags.split_whitespace().collect::<Vec<_>>()).unwrap_err();
     for part in [
-        "13 settings are at fault",
+        "13 settings are invalid",
         "--lifecycle-mode: \"lax\" is not enforce or observe",
         "--lifecycle-notice: 7d is not less than --lifecycle-window, 7d",
         "--lifecycle-sweep-interval: \"0s\" is no time at all",

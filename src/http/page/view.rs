@@ -10,7 +10,7 @@ use crate::policy::network::Whitelist;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
 use crate::service::LifecycleView;
-use crate::service::explain::{Told, tell};
+use crate::service::explain::{PendingActionView, describe};
 use crate::store::{NoticeState, PendingAction, Token};
 
 /// An instant, as people read it and as machines do.
@@ -166,7 +166,7 @@ pub(super) struct PendingView {
     /// What is left, as a badge says it: `6 days left`.
     pub(super) left: String,
     pub(super) bar: Bar,
-    pub(super) told: Told,
+    pub(super) told: PendingActionView,
     pub(super) notices: Vec<NoticeView>,
 }
 
@@ -176,7 +176,7 @@ pub(super) fn pending(
     outlook: &LifecycleView,
 ) -> PendingView {
     let now = outlook.calendar.now;
-    let told = tell(action, in_force, outlook);
+    let told = describe(action, in_force, outlook);
     let (kind, what) = match action.action() {
         PendingActionType::Deletion => ("Deletion", "Will be deleted".to_owned()),
         PendingActionType::Downgrade => {

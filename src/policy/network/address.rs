@@ -119,7 +119,7 @@ pub enum AddressError {
     List,
     /// A character that can't be seen.
     #[error(
-        " has the character {}, which can't be seen: leave it out, or type the address anew", code(*.0)
+        " has the character {}, which can't be seen: leave it out, or type the address again", code(*.0)
     )]
     Hidden(char),
     /// `"192.0.2.1"`

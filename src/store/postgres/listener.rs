@@ -17,7 +17,7 @@ use super::replicas::LATE;
 use super::timed_out;
 use crate::shutdown;
 use crate::store::ChangeRecord;
-use crate::store::replication::Told;
+use crate::store::replication::ChangeNotification;
 
 /// What the trigger on the record tells.
 const CHANNEL: &str = "portcullis_change";
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 enum PendingNotice {
     #[default]
     Nothing,
-    One(Told),
+    One(ChangeNotification),
     /// Several changes, or who knows what.
     More,
 }
@@ -45,10 +45,10 @@ struct Mailbox {
 }
 
 impl Mailbox {
-    fn hear(&self, told: Option<Told>) {
+    fn hear(&self, notification: Option<ChangeNotification>) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        *heard = match (*heard, told) {
-            (PendingNotice::Nothing, Some(told)) => PendingNotice::One(told),
+        *heard = match (*heard, notification) {
+            (PendingNotice::Nothing, Some(notification)) => PendingNotice::One(notification),
             _ => PendingNotice::More,
         };
         self.news.notify_one();
@@ -83,13 +83,13 @@ impl Listener {
     }
 
     /// Waits until there is something to follow: one change, or `None` for whatever it may be.
-    pub(super) async fn told(&self) -> Option<Told> {
+    pub(super) async fn next_notification(&self) -> Option<ChangeNotification> {
         loop {
             self.ear.news.notified().await;
             match self.ear.take() {
                 // Somebody who was told of more took it already.
                 PendingNotice::Nothing => {}
-                PendingNotice::One(told) => return Some(told),
+                PendingNotice::One(notification) => return Some(notification),
                 PendingNotice::More => return None,
             }
         }
@@ -97,13 +97,13 @@ impl Listener {
 }
 
 /// A change as the trigger on the record tells of it; `None` for what cannot be read.
-fn read(writer: i32, payload: &str) -> Option<Told> {
+fn read(writer: i32, payload: &str) -> Option<ChangeNotification> {
     let mut words = payload.split(' ');
     let (position, nonce) = (words.next()?.parse().ok()?, words.next()?);
     let (touched, key) = (words.next()?, words.next().map(Uuid::parse_str));
     let change = ChangeRecord::read(position, touched, key.transpose().ok()?).ok()?;
     let nonce = Uuid::parse_str(nonce).ok()?;
-    words.next().is_none().then_some(Told { change, writer, nonce })
+    words.next().is_none().then_some(ChangeNotification { change, writer, nonce })
 }
 
 async fn listen(options: PgConnectOptions, ear: &Mailbox) {
@@ -161,14 +161,17 @@ mod tests {
     #[test]
     fn what_is_told_is_read_or_is_whatever_it_may_be() {
         let (id, nonce) = (Uuid::from_u128(7), Uuid::from_u128(9));
-        let told = |position, touched| Told {
+        let notification = |position, touched| ChangeNotification {
             change: ChangeRecord { position, touched },
             writer: 3,
             nonce,
         };
-        let token = told(5, Invalidation::Token(TokenId(id)));
+        let token = notification(5, Invalidation::Token(TokenId(id)));
         assert_eq!(read(3, &format!("5 {nonce} token {id}")), Some(token));
-        assert_eq!(read(3, &format!("6 {nonce} catalog")), Some(told(6, Invalidation::Catalog)));
+        assert_eq!(
+            read(3, &format!("6 {nonce} catalog")),
+            Some(notification(6, Invalidation::Catalog))
+        );
         let unread = [
             String::new(),
             "5".to_owned(),
@@ -194,12 +197,14 @@ mod tests {
     fn several_changes_are_not_one() {
         let one = |position| {
             let change = ChangeRecord { position, touched: Invalidation::Nothing };
-            Some(Told { change, writer: 3, nonce: Uuid::nil() })
+            Some(ChangeNotification { change, writer: 3, nonce: Uuid::nil() })
         };
         let ear = Mailbox::default();
         assert!(matches!(ear.take(), PendingNotice::Nothing));
         ear.hear(one(1));
-        assert!(matches!(ear.take(), PendingNotice::One(told) if Some(told) == one(1)));
+        assert!(
+            matches!(ear.take(), PendingNotice::One(notification) if Some(notification) == one(1))
+        );
         for (first, second) in [(one(2), one(3)), (one(2), None), (None, one(3)), (None, None)] {
             ear.hear(first);
             ear.hear(second);

@@ -19,7 +19,9 @@ use super::management::Management;
 use super::timed_out;
 use crate::lease::{Head, Identity, LeaseDuration, Position, Row, RowId};
 use crate::store::error::CorruptRow;
-use crate::store::replication::{About, Recorded, ReplicaRow, Replication, Rows, Told};
+use crate::store::replication::{
+    About, ChangeNotification, Recorded, ReplicaRow, Replication, Rows,
+};
 use crate::store::{ChangeRecord, Result};
 
 /// How many statements about leases run at once: one that hangs holds up no other.
@@ -349,14 +351,20 @@ impl Replication for Replicas {
         Ok(())
     }
 
-    async fn confirm(&self, id: RowId, store: Identity, told: Told) -> Result<bool> {
+    async fn confirm(
+        &self,
+        id: RowId,
+        store: Identity,
+        notification: ChangeNotification,
+    ) -> Result<bool> {
         let statement = format!("{ACKNOWLEDGE}({IDENTITY}){IF_AS_TOLD}");
-        let (touched, key) = told.change.touched.written();
-        let confirming = acknowledging(statement, id, store, Position(told.change.position))
-            .bind(told.nonce)
-            .bind(told.writer)
-            .bind(touched)
-            .bind(key);
+        let (touched, key) = notification.change.touched.written();
+        let confirming =
+            acknowledging(statement, id, store, Position(notification.change.position))
+                .bind(notification.nonce)
+                .bind(notification.writer)
+                .bind(touched)
+                .bind(key);
         self.acknowledged(confirming).await
     }
 
@@ -433,8 +441,8 @@ impl Replication for Replicas {
         .await
     }
 
-    async fn told(&self) -> Option<Told> {
-        self.listener.told().await
+    async fn next_notification(&self) -> Option<ChangeNotification> {
+        self.listener.next_notification().await
     }
 
     fn reconnect(&self) {

@@ -225,7 +225,7 @@ fn errors_tell_the_cure() {
         (
             "1.2.3.4\u{200b}",
             "“1.2.3.4<U+200B>” has the character U+200B, which can't be seen: leave it out, or type \
-             the address anew",
+             the address again",
         ),
         (
             "１.2.3.4",

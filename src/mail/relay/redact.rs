@@ -15,9 +15,9 @@ const WITHHELD: &str = "[withheld]";
 
 /// What must not be shown, in each form in which it was sent.
 #[derive(Default)]
-pub(super) struct Withheld(Vec<SecretString>);
+pub(super) struct Redactor(Vec<SecretString>);
 
-impl Withheld {
+impl Redactor {
     pub(super) fn new(login: Option<&Login>) -> Self {
         let Some(login) = login else {
             return Self::default();
@@ -41,7 +41,7 @@ impl Withheld {
     }
 
     /// `text` on one line, without what must not be shown, and cut.
-    pub(super) fn told(&self, text: &str) -> String {
+    pub(super) fn redact(&self, text: &str) -> String {
         let mut text = readable(text);
         for form in &self.0 {
             text = text.replace(form.expose_secret(), WITHHELD);
@@ -69,17 +69,17 @@ mod tests {
 
     #[test]
     fn texts_are_one_short_line() {
-        let told = Withheld::default();
-        assert_eq!(told.told("no\r\nsuch\tuser\u{1b}[31m \u{202e}x"), "no such user[31m x");
-        assert_eq!(told.told(&"ä".repeat(300)), "ä".repeat(200));
+        let redactor = Redactor::default();
+        assert_eq!(redactor.redact("no\r\nsuch\tuser\u{1b}[31m \u{202e}x"), "no such user[31m x");
+        assert_eq!(redactor.redact(&"ä".repeat(300)), "ä".repeat(200));
     }
 
     #[test]
     fn a_password_that_is_repeated_is_withheld() {
         let login = Login { user: "u".into(), password: "s3cret".to_owned().into() };
-        let told = Withheld::new(Some(&login));
+        let redactor = Redactor::new(Some(&login));
         // The password, that of AUTH LOGIN, and that of AUTH PLAIN.
-        let text = told.told("bad s3cret, s3\0cret, czNjcmV0 and AHUAczNjcmV0");
+        let text = redactor.redact("bad s3cret, s3\0cret, czNjcmV0 and AHUAczNjcmV0");
         assert_eq!(text, "bad [withheld], [withheld], [withheld] and [withheld]");
     }
 }
