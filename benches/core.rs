@@ -319,9 +319,8 @@ fn main() {
                 })
                 .collect();
             let context = services.decision_context().expect("a lease");
-            let mut batch = context.batch(&questions);
-            for index in 0..questions.len() {
-                let decision = batch.evaluate(index).expect("valid").expect("in memory");
+            for evaluated in context.batch(&questions) {
+                let decision = evaluated.expect("valid").expect("in memory");
                 assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
             }
         });

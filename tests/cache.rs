@@ -510,9 +510,9 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         texts.rotate_left(turn);
         let questions = texts.map(|(text, _)| Ok(asked(text)));
         let context = services.decision_context().unwrap();
-        let mut batch = context.batch(&questions);
-        let reasons =
-            [0, 1, 2, 3].map(|index| batch.evaluate(index).unwrap().unwrap().verdict.reason());
+        let batch = context.batch(&questions);
+        let reasons: Vec<_> =
+            batch.map(|evaluated| evaluated.unwrap().unwrap().verdict.reason()).collect();
         assert_eq!(reasons, texts.map(|(_, reason)| reason));
     }
     // Four times one by one, and four times together; only one of the texts was forged.

@@ -165,9 +165,8 @@ impl Authorization {
         };
         let mut out = Vec::with_capacity(160 * inputs.len());
         let mut missing = Vec::new();
-        let mut batch = context.batch(inputs);
-        for (index, input) in inputs.iter().enumerate() {
-            match (batch.evaluate(index), input) {
+        for ((index, input), evaluated) in inputs.iter().enumerate().zip(context.batch(inputs)) {
+            match (evaluated, input) {
                 (Ok(Some(decision)), _) => {
                     let response = |out: &mut Vec<u8>| {
                         wire::put_response(

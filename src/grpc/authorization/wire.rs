@@ -343,7 +343,8 @@ fn put_written(number: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) 
     }
 }
 
-/// Writes an `AuthorizeResponse` of a decision that rests on `revision`, 0 where none is known. `calendar` is asked only where something is announced.
+/// Writes an `AuthorizeResponse` of a decision that rests on `revision`, 0 where none is known. `calendar` is
+/// called only where something is announced.
 pub(super) fn put_response(
     decision: &Decision<'_>,
     revision: i64,

@@ -1,7 +1,7 @@
-//! Many questions, decided from memory together.
+//! Many inputs, decided on from memory together.
 //!
-//! What they share is spent once, and the facts of [`GROUP`] tokens are prefetched together: a question alone waits for
-//! main memory where a token was not asked for lately, and a batch would wait for each of its tokens.
+//! What they share is spent once, and the facts of [`GROUP`] tokens are prefetched together: one decision alone waits
+//! for main memory where its token was not asked for lately, and a batch would wait for each of its tokens.
 
 use std::array;
 
@@ -14,17 +14,23 @@ use crate::secret::{self, Digest};
 use crate::service::Result;
 use crate::telemetry::Tally;
 
-/// How many questions are prefetched before any of them is decided: enough that memory answers meanwhile, and few
+/// How many inputs are prefetched before any of them is decided: enough that memory answers meanwhile, and few
 /// enough that what it answers is still near the processor when it is needed.
 const GROUP: usize = 32;
 
-/// Evaluates the questions of a batch, one after the other.
+/// The decisions on the inputs of a batch, in their order; `None` where the store has to be asked first, and for a
+/// malformed input. An error is as of [`DecisionContext::evaluate`].
+///
+/// # Invariants
+/// - What was prefetched for one input is used for no other: only the batch itself counts which is next.
 pub struct Batch<'c> {
     context: &'c DecisionContext<'c>,
     inputs: &'c [Result<AuthorizeInput<'c>>],
+    /// The index of the next input.
+    next: usize,
     memo: Memo<'c>,
     now: Timestamp,
-    /// What the near cache has of each question's token in the group of the question before.
+    /// What the near cache has of the token of each input in the current group.
     near: [Option<(&'c CachedToken, Digest)>; GROUP],
     /// Counted together when the batch is dropped.
     decided: Tally,
@@ -37,6 +43,7 @@ impl<'c> DecisionContext<'c> {
         Batch {
             context: self,
             inputs,
+            next: 0,
             memo: Memo::default(),
             now: self.services.clock.at(self.started),
             near: [None; GROUP],
@@ -45,29 +52,33 @@ impl<'c> DecisionContext<'c> {
     }
 }
 
-impl<'c> Batch<'c> {
-    /// Decides the question at `index` from memory; `None` where the store has to be asked first. To be called for each
-    /// index in turn.
-    ///
-    /// # Errors
-    /// As [`DecisionContext::evaluate`]; `None` for a malformed question.
-    pub fn evaluate(&mut self, index: usize) -> Result<Option<Decision<'c>>> {
+impl<'c> Iterator for Batch<'c> {
+    type Item = Result<Option<Decision<'c>>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.next;
+        let input = self.inputs.get(index)?;
+        self.next += 1;
         if index.is_multiple_of(GROUP) {
             self.near = self.prefetched(&self.inputs[index..]);
         }
-        let Ok(input) = &self.inputs[index] else { return Ok(None) };
+        let Ok(input) = input else { return Some(Ok(None)) };
         let near = self.near[index % GROUP];
         let evaluated = self.context.decide(input, &mut self.memo, near, self.now);
         match &evaluated {
             Ok(Some(decision)) => self.decided.add(decision.verdict.reason()),
             Ok(None) => {}
-            Err(_) => drop(self.context.services.metrics.decision_errors.inc()),
+            Err(_) => {
+                self.context.services.metrics.decision_errors.inc();
+            }
         }
-        evaluated
+        Some(evaluated)
     }
+}
 
-    /// What the near cache has of the first questions' tokens, and the digests of what was presented. Everything is
-    /// prefetched before any of it is needed. `None` says nothing, as for one question.
+impl<'c> Batch<'c> {
+    /// What the near cache has of the tokens of the first inputs, and the digests of what was presented. Everything is
+    /// prefetched before any of it is needed. `None` says nothing, as for one input.
     fn prefetched(
         &self,
         inputs: &[Result<AuthorizeInput<'_>>],

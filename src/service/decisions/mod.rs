@@ -148,7 +148,9 @@ impl DecisionContext<'_> {
                 self.services.metrics.decided(decision.verdict.reason(), self.started.elapsed());
             }
             Ok(None) => {}
-            Err(_) => drop(self.services.metrics.decision_errors.inc()),
+            Err(_) => {
+                self.services.metrics.decision_errors.inc();
+            }
         }
         evaluated
     }
