@@ -19,6 +19,7 @@ use portcullis::grpc::proto::{
     AuthorizeRequest, HttpOperation, StreamAuthorizeRequest, authorize_request,
 };
 use portcullis::grpc::wire;
+use portcullis::model::{Actor, Context};
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
 use portcullis::policy::id::{AccountId, TokenId};
@@ -26,12 +27,12 @@ use portcullis::policy::lifecycle;
 use portcullis::policy::network::{CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
-use portcullis::replicas::Replicas;
+use portcullis::replication::Replicas;
 use portcullis::secret::{self, KeyRing, ParsedSecret, SecretKey, SecretKind};
 use portcullis::service::Services;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
+use portcullis::store::Store;
 use portcullis::store::sqlite::{self, SqliteStore};
-use portcullis::store::{Actor, Context, Store};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use prost::Message as _;

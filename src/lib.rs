@@ -13,9 +13,10 @@
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
 //! - [`lease`]: who may decide from memory and whom a change waits for, where many replicas share a
 //!   store: pure as well.
+//! - [`model`]: what is kept and shown: accounts, tokens, credentials, audit events, mails, as plain values.
 //! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
-//! - [`replicas`]: how this process stands to others over the same store: its lease, and whether changes
+//! - [`replication`]: how this process stands to others over the same store: its lease, and whether changes
 //!   have propagated to all of them.
 //! - [`usage`]: what was used, merged in memory and written behind.
 //! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
@@ -23,7 +24,8 @@
 //!   stand.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
-//! - [`http`]: the management page, and metrics and health for operators' tools.
+//! - [`web`]: the management page.
+//! - [`http`]: its listener, and metrics and health for operators' tools.
 //! - [`app`]: the only wiring, and the order of start and end.
 //!
 //! What serves them all:
@@ -43,8 +45,8 @@
 //!
 //! # What must stay true
 //!
-//! - Imports run one way: `policy <- store <- cache <- replicas <- usage <- lifecycle <- service <-
-//!   {grpc, http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
+//! - Imports run one way: `policy <- model <- store <- cache <- replication <- usage <- lifecycle <- service <-
+//!   {grpc, web <- http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
 //! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
@@ -68,13 +70,15 @@ pub mod http;
 pub mod lease;
 pub mod lifecycle;
 pub mod mail;
+pub mod model;
 pub mod net;
 pub mod pem;
 pub mod policy;
-pub mod replicas;
+pub mod replication;
 pub mod secret;
 pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod usage;
+pub mod web;

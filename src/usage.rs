@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{ActiveCatalog, Cache, CachedToken};
 use crate::clock::{Clock, Stopwatch};
+use crate::model::{Actor, Context, Gone, Invalidation, Use};
 use crate::policy::id::TokenId;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::store::{self, Actor, Context, Gone, Invalidation, Store, StoreError, Use};
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// Parts that are locked apart from each other.

@@ -25,20 +25,21 @@ use portcullis::grpc::proto::{
     StreamAuthorizeResponse, TokenKind, WhitelistReplacement, authorize_request,
     batch_authorize_result,
 };
+use portcullis::model::{Invalidation, NewToken};
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::Whitelist;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind as Kind;
-use portcullis::replicas::Replicas;
+use portcullis::replication::Replicas;
 use portcullis::secret::{KeyRing, SecretKey, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::whitelists::ManageWhitelist;
 use portcullis::service::{Caller, Services};
+use portcullis::store::Store;
 use portcullis::store::sqlite::SqliteStore;
-use portcullis::store::{Invalidation, NewToken, Store};
 use portcullis::telemetry::Metrics;
 use sdd::Guard;
 use tokio::runtime::Handle;

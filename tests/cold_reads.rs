@@ -22,17 +22,18 @@ use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, Reason, StreamAuthorizeRequest, TokenKind,
     batch_authorize_result, stream_authorize_response,
 };
+use portcullis::model::Account;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::time::Timestamp;
-use portcullis::replicas::RegisteredReplica;
+use portcullis::replication::RegisteredReplica;
 use portcullis::secret::{KeyRing, Secret, SecretKey, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::{Caller, Error, Services};
+use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Account, Store};
 use portcullis::telemetry::Metrics;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::runtime::Handle;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Every top-level module, and what it may name, space-separated. Not in the row: the module itself.
 /// An entry may be a path: then only what lies below it.
 ///
-/// The order is `policy <- store <- cache <- replicas <- usage <- lifecycle <- service <- {grpc, http} <- app <-
+/// The order is `policy <- model <- store <- cache <- replication <- usage <- lifecycle <- service <- {grpc, web <- http} <- app <-
 /// main`, with `mail` beside the store; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[
@@ -20,22 +20,24 @@ const MODULES: &[(&str, &str)] = &[
     ("secret", "policy"),
     ("lease", ""),
     ("failpoint", ""),
+    ("model", "policy secret"),
     ("clock", "policy lease"),
     ("telemetry", "policy"),
     ("shutdown", "policy telemetry"),
     ("pem", ""),
     ("net", "pem"),
     ("config", "policy secret telemetry mail pem"),
-    ("store", "policy secret lease clock telemetry shutdown"),
-    ("cache", "policy secret clock telemetry shutdown store"),
-    ("replicas", "policy failpoint lease clock telemetry shutdown store cache"),
-    ("usage", "policy secret clock telemetry shutdown store cache"),
+    ("store", "policy secret lease model clock telemetry shutdown"),
+    ("cache", "policy secret model clock telemetry shutdown store"),
+    ("replication", "policy failpoint model lease clock telemetry shutdown store cache"),
+    ("usage", "policy secret model clock telemetry shutdown store cache"),
     ("mail", "policy pem"),
-    ("lifecycle", "policy secret clock telemetry shutdown store cache replicas usage mail"),
-    ("service", "policy secret clock telemetry shutdown store cache replicas usage mail lifecycle"),
-    ("grpc", "policy secret clock telemetry shutdown net store cache replicas usage mail lifecycle service"),
-    ("http", "policy secret clock telemetry shutdown net store cache replicas usage mail lifecycle service"),
-    ("app", "policy failpoint secret clock telemetry shutdown pem net config store cache replicas usage mail lifecycle service grpc http"),
+    ("lifecycle", "policy secret model clock telemetry shutdown store cache replication usage mail"),
+    ("service", "policy secret model clock telemetry shutdown store cache replication usage mail lifecycle"),
+    ("grpc", "policy secret model clock telemetry shutdown net store cache replication usage mail lifecycle service"),
+    ("web", "policy secret model clock telemetry shutdown html net store cache replication mail lifecycle service"),
+    ("http", "policy secret model clock telemetry shutdown net store cache replication usage mail lifecycle service web"),
+    ("app", "policy failpoint secret model clock telemetry shutdown pem net config store cache replication usage mail lifecycle service grpc web http"),
     // A client of the server: it knows the protocol, not the server.
     ("cli", "policy config pem grpc::proto"),
     ("main", "app cli config telemetry shutdown"),
@@ -46,7 +48,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["grpc", "cli"]),
     ("prost", &["grpc", "cli"]),
     ("sqlx", &["store"]),
-    ("axum", &["http"]),
+    ("axum", &["http", "web"]),
     ("anyhow", &["app", "cli", "main"]),
 ];
 

@@ -11,9 +11,9 @@ use portcullis::grpc::proto::{
     ApplyCatalogRequest, ApplyCatalogResponse, AuthorizeRequest, AuthorizeResponse, Decision,
     HttpOperation, Reason, TokenKind, authorize_request,
 };
+use portcullis::model::StoredCatalog;
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
-use portcullis::store::StoredCatalog;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

@@ -10,7 +10,7 @@ use portcullis::grpc::proto::PreviewLifecycleRequest;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
 use portcullis::lifecycle::{LifecycleStatus, Sweeper};
 use portcullis::policy::lifecycle::Settings;
-use portcullis::replicas::Replicas;
+use portcullis::replication::Replicas;
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::telemetry::Metrics;

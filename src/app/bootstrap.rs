@@ -11,12 +11,13 @@ use anyhow::{Context as _, anyhow, bail};
 use crate::clock::{Clock, id_at};
 use crate::config::client::OPERATOR_CREDENTIAL_FILE;
 use crate::config::server::{ServeSettings, StoreSettings};
+use crate::model::{Actor, Context, Credential, Page, Role, SettingsCredential};
 use crate::policy::catalog_file;
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::{KeyRing, Prefix, Secret, SecretKind};
 use crate::service::credentials::random;
-use crate::store::{Actor, Context, Credential, Page, Role, SettingsCredential, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 fn context(actor: Actor, now: Timestamp) -> Context {
     Context::new(actor, now, None)

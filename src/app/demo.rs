@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use crate::config::server::{ServeSettings, StoreSettings};
 use crate::mail::{self, PublicUrl};
+use crate::model::Account;
 use crate::policy::duration;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::token::TokenKind;
@@ -15,7 +16,6 @@ use crate::secret::Secret;
 use crate::service::lists::{PageItem, Paging};
 use crate::service::tokens::CreateToken;
 use crate::service::{Caller, Services};
-use crate::store::Account;
 
 /// Where `portcullis` looks for a server by itself.
 const DEFAULT_GRPC: &str = "127.0.0.1:50051";

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use arc_swap::ArcSwap;
 
+use crate::model::{Credential, Role};
 use crate::policy::id::CredentialId;
 use crate::secret::{self, Digest};
-use crate::store::{Credential, Role};
 
 /// Who bears a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

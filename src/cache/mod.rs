@@ -28,11 +28,12 @@ pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
 /// The catalogue in force, if any, while a decision borrows it.
 pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<ActiveCatalog>>>;
 
+use crate::model::{Context, Invalidation, StoredCatalog};
 use crate::policy::catalog_file;
 use crate::policy::scope::{Catalog, ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::KeyRing;
-use crate::store::{self, Context, Invalidation, Store, StoreError, StoredCatalog};
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// A catalogue in force, ready for decisions.

@@ -144,7 +144,7 @@ pub enum ClientSettingsError {
     Invalid(String),
     /// A file that can't be read.
     #[error("{what} {} can't be read: {source}", path.display())]
-    CorruptRow {
+    UnreadableFile {
         /// What the file is for.
         what: &'static str,
         /// The file.
@@ -224,7 +224,7 @@ impl ClientSettings {
 }
 
 fn read(what: &'static str, path: &Path) -> Result<String, ClientSettingsError> {
-    fs::read_to_string(path).map_err(|source| ClientSettingsError::CorruptRow {
+    fs::read_to_string(path).map_err(|source| ClientSettingsError::UnreadableFile {
         what,
         path: path.to_owned(),
         source,

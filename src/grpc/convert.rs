@@ -4,6 +4,9 @@ use prost::Message;
 
 use super::proto as pb;
 use crate::cache::ActiveCatalog;
+use crate::model::{
+    Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
+};
 use crate::policy::decide::Reason;
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::Cidr;
@@ -15,9 +18,6 @@ use crate::service::explain::{describe, granted, names};
 use crate::service::lists::{PAGE_BYTES, PageItem};
 use crate::service::tokens::Described;
 use crate::service::{Caller, Error, LifecycleView, Propagation, Result};
-use crate::store::{
-    Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
-};
 
 pub(super) mod preview;
 
@@ -311,11 +311,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::model::StoredCatalog;
     use crate::policy::id::{AccountId, PendingActionId, TokenId};
     use crate::policy::lifecycle::{ActionEffect, Calendar, Settings};
     use crate::policy::network::Whitelist;
     use crate::policy::scope::ScopeId;
-    use crate::store::StoredCatalog;
 
     const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 

@@ -38,10 +38,10 @@ use super::status::{code_name, status};
 use super::unary::unary;
 use super::{health, reflection};
 use crate::clock::Stopwatch;
+use crate::model::Role;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
 use crate::service::{Caller, Error, Services};
-use crate::store::Role;
 
 /// How many management calls run at once; more are refused at once rather than queued.
 pub(crate) const MANAGEMENT_CALLS: usize = 256;

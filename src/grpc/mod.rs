@@ -37,7 +37,7 @@ pub mod proto {
 
 /// A new credential with its secret, as `CreateCredential` answers it.
 pub fn created_credential(
-    credential: crate::store::Credential,
+    credential: crate::model::Credential,
     secret: &crate::secret::Secret,
     revision: i64,
 ) -> proto::CreateCredentialResponse {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::lifecycle::{REFRESH, StatusSnapshot};
 use crate::policy::lifecycle::Mode;
-use crate::replicas::ClusterSummary;
+use crate::replication::ClusterSummary;
 use crate::service::LifecycleView;
 use crate::store::Trouble;
 
@@ -90,9 +90,9 @@ pub(super) fn store_lines(troubles: &[(Trouble, Duration)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{FailingAddress, MailState, PendingCounts};
     use crate::policy::lifecycle::{Calendar, Settings};
     use crate::policy::time::Timestamp;
-    use crate::store::{FailingAddress, MailState, PendingCounts};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(seconds * 1_000_000)

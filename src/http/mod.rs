@@ -2,8 +2,6 @@
 
 mod authority;
 mod health;
-mod page;
-mod room;
 mod unread;
 
 use std::future;
@@ -29,9 +27,9 @@ use tower::ServiceExt as _;
 use crate::clock::Stopwatch;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
+use crate::net::Limiter;
 use crate::service::Services;
-use crate::{net, shutdown};
-use room::Room;
+use crate::{net, shutdown, web};
 use unread::Unread;
 
 /// Connections at once; more are closed at once. A fifth of them is a reserve for addresses that have no place
@@ -71,10 +69,10 @@ pub fn routes(
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services.clone())
-        .merge(page::routes(services, standing, mailbox, secure))
+        .merge(web::routes(services, standing, mailbox, secure))
         .layer(middleware::from_fn(authority::check))
         .layer(middleware::map_response(move |response| {
-            future::ready(page::guard(response, secure))
+            future::ready(web::guard(response, secure))
         }))
 }
 
@@ -112,13 +110,13 @@ pub async fn serve(
     }
     let reserved = connections / 5;
     let ordinary = connections - reserved;
-    let room = Room::new(ordinary, ordinary.div_ceil(2));
-    let reserve = Room::new(reserved, reserved.div_ceil(16));
+    let room = Limiter::new(ordinary, ordinary.div_ceil(2));
+    let reserve = Limiter::new(reserved, reserved.div_ceil(16));
     let unread = unread::room();
     net::accept(listener, stop.clone(), |stream, peer| {
-        let (place, keep_alive) = match room.enter(peer) {
+        let (place, keep_alive) = match room.take(peer, 1) {
             Some(place) => (place, true),
-            None => match reserve.enter(peer) {
+            None => match reserve.take(peer, 1) {
                 Some(place) => (place, false),
                 None => return,
             },
@@ -152,7 +150,7 @@ struct Connection {
     /// Whether it may carry more than one request.
     keep_alive: bool,
     /// How many answers may wait for peers that don't read.
-    unread: Arc<Room>,
+    unread: Arc<Limiter>,
     routes: Router,
     stop: CancellationToken,
 }
@@ -171,7 +169,7 @@ impl Connection {
             .keep_alive(keep_alive);
         let service = TowerToHyperService::new(routes.map_request(
             move |mut request: axum::http::Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(page::Peer(peer));
+                request.extensions_mut().insert(web::Peer(peer));
                 request
             },
         ));

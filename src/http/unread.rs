@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::room::{Room, Seat};
+use crate::net::{Limiter, Permit};
 
 /// How long a peer may take for an answer, from when it no longer fits into the system's buffer: a page of
 /// 300 KB arrives at 20 KB a second.
@@ -25,27 +25,27 @@ const TAKE: Duration = Duration::from_secs(15);
 const WAITING: usize = 128;
 
 /// How many answers may wait.
-pub(super) fn room() -> Arc<Room> {
-    Arc::new(Room::new(WAITING, WAITING / 4))
+pub(super) fn room() -> Arc<Limiter> {
+    Limiter::new(WAITING, WAITING / 4)
 }
 
 /// An answer that waits for its peer.
 struct Waiting {
-    _seat: Seat,
+    _seat: Permit,
     end: Pin<Box<Sleep>>,
 }
 
 /// A stream whose peer must take what is written. See the module.
 pub(super) struct Unread<S> {
     stream: S,
-    room: Arc<Room>,
+    room: Arc<Limiter>,
     peer: IpAddr,
     take: Duration,
     waiting: Option<Waiting>,
 }
 
 impl<S: Unpin> Unread<S> {
-    pub(super) fn new(stream: S, room: Arc<Room>, peer: IpAddr) -> Self {
+    pub(super) fn new(stream: S, room: Arc<Limiter>, peer: IpAddr) -> Self {
         Self { stream, room, peer, take: TAKE, waiting: None }
     }
 
@@ -61,7 +61,7 @@ impl<S: Unpin> Unread<S> {
         let waiting = match &mut self.waiting {
             Some(waiting) => waiting,
             none => {
-                let Some(seat) = self.room.enter(self.peer) else {
+                let Some(seat) = self.room.take(self.peer, 1) else {
                     let text = "too many answers wait for this peer, or for all";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, text)));
                 };

@@ -1,10 +1,10 @@
 //! What the store says of a mail, as the templates want it.
 
 use crate::mail::{self, Facts, Notice, ScopeUse, Subject};
+use crate::model::{Mail, MailAction, MailContent, MailToken};
 use crate::policy::lifecycle::{self, ActionEffect, Calendar};
 use crate::policy::scope::ScopeName;
 use crate::policy::token::TokenKind;
-use crate::store::{Mail, MailAction, MailContent, MailToken};
 
 /// Everything that `mail` says when it is sent now.
 pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {

@@ -22,10 +22,11 @@ use super::facts;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::mail::{self, Mailbox, Message, Outcome, PublicUrl, Relay};
+use crate::model::{Actor, Context, Invalidation, Mail, MailContent, MailFailure};
 use crate::policy::id::MailId;
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
-use crate::replicas::Replicas;
-use crate::store::{self, Actor, Context, Invalidation, Mail, MailContent, MailFailure, Store};
+use crate::replication::Replicas;
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 
 /// How long a claim on a mail lasts unless it is prolonged: how long a crash while it was sent holds it

@@ -10,8 +10,9 @@ use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::model::{Actor, Context, MailState, PendingCounts};
 use crate::policy::time::Timestamp;
-use crate::store::{self, Actor, Context, MailState, PendingCounts, Store, Trouble};
+use crate::store::{self, Store, Trouble};
 use crate::telemetry::Metrics;
 
 /// How often the store is asked.

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
+use crate::model::{Actor, CarriedOut, Context, Invalidation};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::scope::Catalog;
-use crate::replicas::Replicas;
-use crate::store::{self, Actor, CarriedOut, Context, Invalidation, Store, StoreError};
+use crate::replication::Replicas;
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
 

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use super::error::Error;
 use crate::cache::Principal;
+use crate::model::{Actor, Context, Role};
 use crate::policy::id::AccountId;
 use crate::policy::time::Timestamp;
-use crate::store::{Actor, Context, Role};
 
 /// Who calls, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

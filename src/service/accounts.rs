@@ -4,8 +4,8 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Result, Services};
 use crate::clock::id_at;
+use crate::model::{Account, Invalidation};
 use crate::policy::id::AccountId;
-use crate::store::{Account, Invalidation};
 
 impl Services {
     /// Creates an account.

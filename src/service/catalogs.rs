@@ -9,11 +9,12 @@ use std::sync::Arc;
 use super::error::Obstacle;
 use super::{Caller, Error, Propagation, Result, Services};
 use crate::cache::ActiveCatalog;
+use crate::model::{GrantCounts, Invalidation, ScopesInUse};
 use crate::policy::catalog_file;
 use crate::policy::scope::{
     Catalog, Change, Effect, Overlap, ScopeChange, ScopeId, ScopeName, compare,
 };
-use crate::store::{GrantCounts, Invalidation, ScopesInUse, StoreError};
+use crate::store::StoreError;
 
 /// The most warnings in an answer; a last one counts the others.
 const MAX_WARNINGS: usize = 100;

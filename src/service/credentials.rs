@@ -8,9 +8,9 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services};
 use crate::clock::id_at;
+use crate::model::{Credential, Invalidation, Role};
 use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{Secret, SecretKind};
-use crate::store::{Credential, Invalidation, Role};
 
 /// Which role was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

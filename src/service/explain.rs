@@ -4,12 +4,12 @@
 
 use super::LifecycleView;
 use crate::cache::ActiveCatalog;
+use crate::model::{NoticeState, PendingAction, Token};
 use crate::policy::duration;
 use crate::policy::lifecycle::{self, ActionEffect, Settings};
 use crate::policy::scope::{Scope, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{ScopeStatus, TokenState};
-use crate::store::{NoticeState, PendingAction, Token};
 
 /// The names of these scopes, sorted.
 pub fn names(in_force: &ActiveCatalog, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
@@ -193,10 +193,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::model::Notice;
     use crate::policy::id::{AccountId, PendingActionId, TokenId};
     use crate::policy::lifecycle::{Calendar, Mode};
     use crate::policy::scope::ScopeId;
-    use crate::store::Notice;
 
     const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 

@@ -13,14 +13,14 @@ use subtle::ConstantTimeEq as _;
 
 use super::validate::{FieldErrors, filter_id};
 use super::{Caller, Error, Result, Services};
+use crate::model::{
+    AuditEvent, AuditFilter, FoundTokens, Page, PendingAction, PendingFilter, TokenOrder,
+    TokenSearch, TokenShow,
+};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind};
 use crate::secret::{self, KeyRing};
-use crate::store::{
-    AuditEvent, AuditFilter, FoundTokens, Page, PendingAction, PendingFilter, TokenOrder,
-    TokenSearch, TokenShow,
-};
 
 const DEFAULT_SIZE: u32 = 50;
 const MAX_SIZE: u32 = 1_000;

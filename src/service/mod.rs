@@ -30,12 +30,13 @@ use tokio::sync::Notify;
 
 use crate::cache::{ActiveCatalog, Cache};
 use crate::clock::{Clock, Stopwatch};
+use crate::model::{Context, Invalidation};
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
-use crate::replicas::{LeaseExpired, Replicas};
+use crate::replication::{LeaseExpired, Replicas};
 use crate::secret::Prefix;
-use crate::store::{self, Context, Invalidation, Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
 

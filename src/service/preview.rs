@@ -14,12 +14,12 @@ use super::validate::FieldErrors;
 use super::{Caller, Error, Result, Services};
 use crate::cache::ActiveCatalog;
 use crate::clock::Stopwatch;
+use crate::model::{IdleToken, Page};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Overtaken};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
-use crate::store::{IdleToken, Page};
 
 /// How many days the calendar has, the one of `now` included.
 pub const DAYS: usize = 45;

@@ -16,8 +16,8 @@ use subtle::ConstantTimeEq as _;
 use super::credentials::random;
 use super::{Caller, Error, Result, Services};
 use crate::cache::Principal;
+use crate::model::{Actor, Invalidation, NewSession, Role};
 use crate::secret::{self, Digest};
-use crate::store::{Actor, Invalidation, NewSession, Role};
 
 /// How long sessions of the management page last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

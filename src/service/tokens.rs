@@ -11,13 +11,14 @@ use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services};
 use crate::cache::ActiveCatalog;
 use crate::clock::id_at;
+use crate::model::{Invalidation, NewToken, Token, TokenFilter};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::token::{Grant, TokenKind};
 use crate::secret::{Secret, SecretKind};
-use crate::store::{Invalidation, NewToken, StoreError, Token, TokenFilter};
+use crate::store::StoreError;
 
 /// How often a change is tried on a catalogue that is replaced meanwhile.
 pub(super) const TRIES: usize = 5;

@@ -9,9 +9,10 @@ use super::error::{Obstacle, Violation};
 use super::tokens::{TRIES, no_token};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Error, Propagation, Result, Services};
+use crate::model::{Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 use crate::policy::id::TokenId;
 use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_ERRORS, TooMany};
-use crate::store::{Invalidation, StoreError, WhitelistChanged, WhitelistRefused, WhitelistTarget};
+use crate::store::StoreError;
 
 /// What `ManageWhitelist` may be asked for.
 #[derive(Debug, Clone, Copy)]

@@ -16,6 +16,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::model::{
+    Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
+    Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
+    MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
+    PendingFilter, ScopesInUse, Session, SettingsCredential, StoreMode, StoredCatalog, Token,
+    TokenFilter, TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+};
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
@@ -27,13 +34,11 @@ use crate::secret::{Digest, SecretKey};
 mod error;
 mod migration;
 pub mod postgres;
-mod records;
 pub mod replication;
 pub mod sqlite;
 mod trouble;
 
 pub use error::OpenError;
-pub use records::*;
 pub use replication::Replication;
 pub use trouble::Trouble;
 use trouble::Troubles;

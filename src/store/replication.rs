@@ -6,8 +6,9 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{ChangeRecord, Result};
+use super::Result;
 use crate::lease::{Head, Identity, LeaseDuration, Position, Row, RowId};
+use crate::model::ChangeRecord;
 
 /// What a replica says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

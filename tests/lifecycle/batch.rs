@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis::model::{AuditFilter, Page, Token, TokenFilter};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{Mode, Settings};
 use portcullis::policy::scope::ScopeId;
-use portcullis::store::{AuditFilter, Page, Token, TokenFilter};
 
 use crate::lifecycle::history::History;
 use crate::lifecycle::model::SCOPES;

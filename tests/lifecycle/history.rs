@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portcullis::model::Token;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, TokenState};
-use portcullis::store::Token;
 
 use crate::lifecycle::batch::Did;
 use crate::lifecycle::model::{About, Fate, Kind, MailState, Model, SCOPES, State, Time, What};

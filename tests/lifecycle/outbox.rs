@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis::cache::Cache;
 use portcullis::clock::Stopwatch;
 use portcullis::policy::token::TokenKind::ReadOnly;
-use portcullis::replicas::{RegisteredReplica, Replicas};
+use portcullis::replication::{RegisteredReplica, Replicas};
 use portcullis::store::replication::About;
 use portcullis::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis::store::AuditEvent;
+use portcullis::model::AuditEvent;
 use serde_json::Value;
 
 /// How much happened.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portcullis::model::{NoticeState, Token};
 use portcullis::policy::lifecycle::ActionEffect;
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::token::{TokenKind, TokenState};
-use portcullis::store::{NoticeState, Token};
 
 use crate::lifecycle::model::{Kind, SCOPES, State, Time, What};
 

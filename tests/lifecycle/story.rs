@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::mail::{Endpoint, Limits, Relay};
+use portcullis::model::NoticeState;
 use portcullis::pem::TrustStore;
 use portcullis::policy::decide::Reason;
 use portcullis::policy::id::AccountId;
@@ -13,7 +14,6 @@ use portcullis::policy::lifecycle::{ActionEffect, Calendar, Settings};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, TokenState};
 use portcullis::service::Error;
-use portcullis::store::NoticeState;
 
 use crate::lifecycle::world::{DAY, HERE, Held, Place, START, World};
 use crate::support::smtp::Sink;

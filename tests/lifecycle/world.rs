@@ -15,7 +15,7 @@ use portcullis::policy::lifecycle::Settings;
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{TokenKind, UpcomingAction};
-use portcullis::replicas::Replicas;
+use portcullis::replication::Replicas;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
 use portcullis::service::{Caller, Error, Services, SessionLengths};

@@ -2,8 +2,8 @@
 //! comes.
 
 use portcullis::grpc::proto::{Role, TokenKind};
+use portcullis::model;
 use portcullis::service::access::Audience;
-use portcullis::store;
 
 use crate::page::checks::walk;
 use crate::page::stage::{Stage, named_token};
@@ -42,8 +42,8 @@ async fn nobody_is_shown_a_command_that_their_role_may_not_call() {
         browser.post("/tokens/new", &fields).says(200)
     };
     for (mut browser, role, least) in [
-        (stage.admin(), store::Role::AccountAdmin(account), 8),
-        (stage.operator(), store::Role::Operator, 12),
+        (stage.admin(), model::Role::AccountAdmin(account), 8),
+        (stage.operator(), model::Role::Operator, 12),
     ] {
         let mut pages = walk(&mut browser, "/tokens");
         pages.push(created(&mut browser));
@@ -52,7 +52,7 @@ async fn nobody_is_shown_a_command_that_their_role_may_not_call() {
             for command in commands(page) {
                 let operators = ["portcullis check", "portcullis credential", "account set-admins"];
                 let refused = operators.iter().any(|word| command.contains(word));
-                assert!(role == store::Role::Operator || !refused, "{command}\n{page}");
+                assert!(role == model::Role::Operator || !refused, "{command}\n{page}");
                 let Some(call) = call(&command) else { continue };
                 let audience = Audience::of(&format!("/portcullis.v1.{call}"));
                 assert!(audience.includes(role), "{call} is not for {role:?}: {page}");

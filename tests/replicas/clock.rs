@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use portcullis::clock::{Clock, Stopwatch};
+use portcullis::model::{Actor, Context};
 use portcullis::store::postgres::PostgresOptions;
-use portcullis::store::{Actor, Context};
 
 use crate::replicas::stage::Replica;
 use crate::support::postgres::database;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::lease::{LeaseDuration, RowId};
+use portcullis::model::Invalidation;
 use portcullis::policy::id::{CredentialId, TokenId};
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Invalidation, Store, StoreError};
+use portcullis::store::{Store, StoreError};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::cache::Cache;
+use portcullis::model::{Credential, Invalidation};
 use portcullis::policy::catalog_file;
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::{Credential, Invalidation, Store, StoreError};
+use portcullis::store::{Store, StoreError};
 use portcullis::telemetry::Metrics;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;

@@ -11,13 +11,14 @@ use portcullis::grpc::proto::{
     AuthorizeRequest, AuthorizeResponse, Decision, DeleteTokenRequest, DeleteTokenResponse, Reason,
     Token, TokenKind,
 };
+use portcullis::model::{Actor, Context, Credential, Role};
 use portcullis::policy::id::CredentialId;
 use portcullis::policy::time::Timestamp;
-use portcullis::replicas::{RegisteredReplica, Replicas};
+use portcullis::replication::{RegisteredReplica, Replicas};
 use portcullis::secret::{Digest, digest};
+use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Actor, Context, Credential, Role, Store};
 use portcullis::telemetry::Metrics;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;

@@ -1,7 +1,7 @@
 //! Accounts and their admins.
 
+use portcullis::model::{AuditFilter, Invalidation};
 use portcullis::policy::id::AccountId;
-use portcullis::store::{AuditFilter, Invalidation};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

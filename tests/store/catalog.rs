@@ -1,9 +1,10 @@
 //! The catalogue in force and the numbers of scopes.
 
+use portcullis::model::{Invalidation, ScopesInUse};
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{Invalidation, ScopesInUse, StoreError};
+use portcullis::store::StoreError;
 use serde_json::{Value, json};
 
 use crate::store::fixture::{ASK, Fixture, READ, REVEAL, ctx, id_of, new_token, scope_names, toml};

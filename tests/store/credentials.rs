@@ -1,10 +1,10 @@
 //! Callers' credentials, and the keys that secrets are made under.
 
-use portcullis::policy::id::{AccountId, CredentialId};
-use portcullis::policy::time::Timestamp;
-use portcullis::store::{
+use portcullis::model::{
     AccountNotFound, Credential, Invalidation, LastOperatorCredential, Role, SettingsCredential,
 };
+use portcullis::policy::id::{AccountId, CredentialId};
+use portcullis::policy::time::Timestamp;
 use uuid::Uuid;
 
 use crate::store::fixture::{Fixture, all, ctx, new_credential, page};

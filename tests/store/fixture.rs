@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use portcullis::model::{
+    Account, Actor, AuditEvent, AuditFilter, ChangeRecord, Context, Credential, NewToken, Page,
+    Role, StoredCatalog, Token,
+};
 use portcullis::policy::catalog_file;
 use portcullis::policy::id::{AccountId, CredentialId, TokenId};
 use portcullis::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId, ScopeName};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
+use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::sqlite::SqliteStore;
-use portcullis::store::{
-    Account, Actor, AuditEvent, AuditFilter, ChangeRecord, Context, Credential, NewToken, Page,
-    Role, Store, StoredCatalog, Token,
-};
 use uuid::Uuid;
 
 use crate::support::postgres;

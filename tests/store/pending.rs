@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use portcullis::model::{Notice, NoticeState, PendingFilter, TokenFilter};
 use portcullis::policy::id::{AccountId, PendingActionId, TokenId};
 use portcullis::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Settings};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{PendingActionType, TokenKind, UpcomingAction};
-use portcullis::store::{Notice, NoticeState, PendingFilter, TokenFilter};
 use uuid::Uuid;
 
 use crate::store::fixture::{ASK, Fixture, READ, all, ctx, new_token, page};

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use portcullis::model::{
+    Actor, AuditFilter, Context, NewSession, Role, StoreMode, WhitelistTarget,
+};
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{
-    Actor, AuditFilter, Context, NewSession, Role, StoreMode, WhitelistTarget,
-};
 
 use crate::store::fixture::{
     Fixture, READ, all, ctx, new_account, new_credential, new_token, page, scope_names, toml,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::lease::{Identity, LeaseDuration, Position, RowId};
+use portcullis::model::{ChangeRecord, Invalidation, Role};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::{About, ChangeNotification};
-use portcullis::store::{ChangeRecord, Invalidation, Replication, Role, Store as _};
+use portcullis::store::{Replication, Store as _};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
 

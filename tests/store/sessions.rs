@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis::model::{Credential, Invalidation, NewSession, Role, Session, SettingsCredential};
 use portcullis::policy::id::CredentialId;
 use portcullis::policy::time::Timestamp;
 use portcullis::secret::{Digest, digest};
-use portcullis::store::{Credential, Invalidation, NewSession, Role, Session, SettingsCredential};
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 use uuid::Uuid;

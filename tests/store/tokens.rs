@@ -1,11 +1,12 @@
 //! Tokens: what is stored is what decisions and lists read.
 
+use portcullis::model::{AccountNotFound, Invalidation, TokenFilter};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::Whitelist;
 use portcullis::policy::scope::ScopeSet;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Grant, TokenKind, TokenState};
-use portcullis::store::{AccountNotFound, Invalidation, StoreError, TokenFilter};
+use portcullis::store::StoreError;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

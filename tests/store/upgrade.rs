@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use portcullis::model::Use;
 use portcullis::policy::time::Timestamp;
+use portcullis::store::Store;
 use portcullis::store::sqlite::FILE;
-use portcullis::store::{Store, Use};
 use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use uuid::Uuid;

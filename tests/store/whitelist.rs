@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
+use portcullis::model::{Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::{Change, ChangeError, Limits, parse_entries};
 use portcullis::policy::scope::Catalog;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{
-    Invalidation, Store, StoreError, WhitelistChanged, WhitelistRefused, WhitelistTarget,
-};
+use portcullis::store::{Store, StoreError};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

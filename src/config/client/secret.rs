@@ -111,12 +111,12 @@ pub(super) fn operator_credential(
     let path = data_dir.join(OPERATOR_CREDENTIAL_FILE);
     match read_secret("operator's credential", &path) {
         Ok(secret) => Ok(Some(Credential { secret, source: path.display().to_string() })),
-        Err(ClientSettingsError::CorruptRow { source, .. })
+        Err(ClientSettingsError::UnreadableFile { source, .. })
             if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
             Ok(None)
         }
-        Err(ClientSettingsError::CorruptRow { source, .. }) => invalid(format!(
+        Err(ClientSettingsError::UnreadableFile { source, .. }) => invalid(format!(
             "the operator's credential in {} can't be read: {source}; run as the server's user, or \
              give a credential in PORTCULLIS_CREDENTIAL_FILE",
             path.display()

@@ -10,7 +10,7 @@ use crate::cache::{ActiveCatalog, CacheEntry, Lookup, ReadError};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Presented};
 use crate::policy::id::TokenId;
-use crate::replicas::NotFreshEnough;
+use crate::replication::NotFreshEnough;
 use crate::secret::{ParsedSecret, SecretKind};
 use crate::service::{Error, Result, Services, no_catalog};
 use crate::usage::Recorded;

@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::model::StoredCatalog;
 use crate::policy::lifecycle::{Settings, UsageState, Uses};
 use crate::policy::token::Grant;
-use crate::store::StoredCatalog;
 
 /// The day on which it is now, counted from 1970; a quarter of it is over.
 const NOW: i64 = 20_000;

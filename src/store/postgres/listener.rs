@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::replicas::LATE;
 use super::timed_out;
+use crate::model::ChangeRecord;
 use crate::shutdown;
-use crate::store::ChangeRecord;
 use crate::store::replication::ChangeNotification;
 
 /// What the trigger on the record tells.
@@ -101,7 +101,7 @@ fn read(writer: i32, payload: &str) -> Option<ChangeNotification> {
     let mut words = payload.split(' ');
     let (position, nonce) = (words.next()?.parse().ok()?, words.next()?);
     let (touched, key) = (words.next()?, words.next().map(Uuid::parse_str));
-    let change = ChangeRecord::read(position, touched, key.transpose().ok()?).ok()?;
+    let change = ChangeRecord::read(position, touched, key.transpose().ok()?)?;
     let nonce = Uuid::parse_str(nonce).ok()?;
     words.next().is_none().then_some(ChangeNotification { change, writer, nonce })
 }
@@ -155,8 +155,8 @@ async fn listen_once(pool: &PgPool, ear: &Mailbox) -> sqlx::Result<std::convert:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Invalidation;
     use crate::policy::id::TokenId;
-    use crate::store::Invalidation;
 
     #[test]
     fn what_is_told_is_read_or_is_whatever_it_may_be() {

@@ -18,11 +18,12 @@ use super::listener::Listener;
 use super::management::Management;
 use super::timed_out;
 use crate::lease::{Head, Identity, LeaseDuration, Position, Row, RowId};
+use crate::model::ChangeRecord;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
 use crate::store::replication::{
     About, ChangeNotification, Recorded, ReplicaRow, Replication, Rows,
 };
-use crate::store::{ChangeRecord, Result};
 
 /// How many statements about leases run at once: one that hangs holds up no other.
 const LEASES: u32 = 3;
@@ -410,9 +411,13 @@ impl Replication for Replicas {
             lane.done();
             let Some(head) = rows.first().map(|row| row.head) else { return Ok(None) };
             let changes = rows.into_iter().filter_map(|row| {
-                Some(ChangeRecord::read(row.position?, row.touched?.as_str(), row.key))
+                let change = ChangeRecord::read(row.position?, row.touched?.as_str(), row.key);
+                Some(change.ok_or(CorruptRow("a change record can't be read")))
             });
-            Ok(Some(Recorded { changes: changes.collect::<Result<_>>()?, head: Position(head) }))
+            Ok(Some(Recorded {
+                changes: changes.collect::<std::result::Result<_, _>>()?,
+                head: Position(head),
+            }))
         })
         .await
     }

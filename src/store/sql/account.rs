@@ -8,10 +8,11 @@ use uuid::Uuid;
 use super::change::{Record, WriteTx};
 use super::mail::{self, About};
 use super::{Connection, Db, Handle, QueryBuilder, Transaction, lifecycle, pending};
+use crate::model::{Account, AdminsSet, AuditAction, Context, Invalidation, Page};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{Account, AdminsSet, AuditAction, Context, Invalidation, Page, Result};
 
 type Row = (Uuid, String, i64, String);
 

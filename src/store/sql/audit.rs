@@ -4,10 +4,11 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Db, Handle, QueryBuilder};
+use crate::model::{AuditEvent, AuditFilter, ChangeRecord, Page, StoreMode};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{AuditEvent, AuditFilter, ChangeRecord, Page, Result, StoreMode};
 
 #[derive(FromRow)]
 struct Row {
@@ -89,8 +90,10 @@ pub(super) async fn changes(store: &Handle, after: i64, limit: u32) -> Result<Ve
         .bind(i64::from(limit))
         .fetch_all(&store.read())
         .await?;
-    let read =
-        |(position, touched, key): (i64, String, _)| ChangeRecord::read(position, &touched, key);
+    let read = |(position, touched, key): (i64, String, _)| {
+        let change = ChangeRecord::read(position, &touched, key);
+        Ok(change.ok_or(CorruptRow("a change record can't be read"))?)
+    };
     rows.into_iter().map(read).collect()
 }
 

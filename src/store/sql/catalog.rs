@@ -7,13 +7,12 @@ use serde_json::json;
 use super::change::{Record, WriteTx};
 use super::decode::{ANY_ADDRESS, scope_id, scope_name};
 use super::{Connection, Db, Handle, QueryBuilder};
+use crate::model::{AuditAction, Context, GrantCounts, Invalidation, ScopesInUse, StoredCatalog};
 use crate::policy::catalog_file;
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::store::error::CorruptRow;
-use crate::store::{
-    AuditAction, Context, GrantCounts, Invalidation, Result, ScopesInUse, StoreError, StoredCatalog,
-};
+use crate::store::{Result, StoreError};
 
 const SELECT: &str = "\
     SELECT c.version, c.toml, c.apply_time \

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Db, Handle, Transaction};
+use crate::model::{Actor, AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::scope::Catalog;
-use crate::store::{Actor, AuditAction, Context, Invalidation, Result, StoreError};
+use crate::store::{Result, StoreError};
 
 /// How long the database may take to make a change final. Less than a use case may take in all, so that
 /// this is what a slow one is reported as.

@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
 use super::{Connection, Db, Handle, QueryBuilder, account, decode};
+use crate::model::{
+    AccountNotFound, AuditAction, Context, Credential, Invalidation, LastOperatorCredential, Page,
+    Role, SettingsCredential,
+};
 use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
-use crate::store::{
-    AccountNotFound, AuditAction, Context, Credential, Invalidation, LastOperatorCredential, Page,
-    Result, Role, SettingsCredential,
-};
+use crate::store::Result;
 
 #[derive(FromRow)]
 struct Row {

@@ -2,14 +2,15 @@
 
 use uuid::Uuid;
 
+use crate::model::Role;
 use crate::policy::id::AccountId;
 use crate::policy::lifecycle::ActionEffect;
 use crate::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{Result, Role};
 
 /// How a token without a whitelist is written. No entry reads so.
 pub(super) const ANY_ADDRESS: &str = "any";

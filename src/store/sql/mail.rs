@@ -13,12 +13,13 @@ use uuid::Uuid;
 use super::change::{Record, WriteTx};
 use super::{Connection, Db, Handle, QueryBuilder, bulk, lifecycle, pending, push_ids};
 use crate::clock::id_at;
+use crate::model::{
+    AuditAction, Context, FailingAddress, Invalidation, Mail, MailFailure, MailState,
+};
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{
-    AuditAction, Context, FailingAddress, Invalidation, Mail, MailFailure, MailState, Result,
-};
 
 mod read;
 

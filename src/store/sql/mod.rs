@@ -37,6 +37,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use crate::model::{
+    Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
+    Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
+    MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
+    PendingFilter, ScopesInUse, Session, SettingsCredential, StoreMode, StoredCatalog, Token,
+    TokenFilter, TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+};
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
@@ -44,14 +51,7 @@ use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
-use crate::store::{
-    Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
-    Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
-    MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
-    PendingFilter, Replication, Result, ScopesInUse, Session, SettingsCredential, Store, StoreMode,
-    StoredCatalog, Token, TokenFilter, TokenSearch, Trouble, Use, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
-};
+use crate::store::{Replication, Result, Store, Trouble};
 
 type Connection = <Db as sqlx::Database>::Connection;
 type Transaction = sqlx::Transaction<'static, Db>;

@@ -9,15 +9,14 @@ use uuid::Uuid;
 
 use super::decode::{numbered_scopes, scope_ids, takes, takes_word};
 use super::{Connection, Db, Handle, QueryBuilder, mail, push_ids};
+use crate::model::{Notice, NoticeState, Page, PendingAction, PendingCounts, PendingFilter};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::LiveAction;
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{
-    Notice, NoticeState, Page, PendingAction, PendingCounts, PendingFilter, Result,
-};
 
 /// A live action as decisions know it; every column is null where there is none.
 #[derive(FromRow)]

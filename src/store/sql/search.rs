@@ -12,10 +12,11 @@ use uuid::Uuid;
 use super::decode::ANY_ADDRESS;
 use super::token::{Row, SELECT};
 use super::{FIND, FOLDED_NAME, Handle, IDS_AT_ONCE, QueryBuilder, pending, push_ids};
+use crate::model::{FoundTokens, TokenOrder, TokenSearch, TokenShow};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::Calendar;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{FoundTokens, Result, TokenOrder, TokenSearch, TokenShow};
 
 pub(super) async fn tokens(
     store: &Handle,

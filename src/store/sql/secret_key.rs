@@ -4,9 +4,10 @@ use serde_json::json;
 
 use super::change::{Record, WriteTx};
 use super::{Db, Handle};
+use crate::model::{AuditAction, Context, Invalidation};
 use crate::secret::{MAX_KEY_NUMBER, SecretKey};
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{AuditAction, Context, Invalidation, Result};
 
 const SELECT: &str = "SELECT number, key FROM secret_key ORDER BY number";
 

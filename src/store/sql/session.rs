@@ -13,11 +13,12 @@ use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
 use super::{Db, Handle, QueryBuilder, bulk, credential, decode};
+use crate::model::{AuditAction, Context, Credential, Invalidation, NewSession, Session};
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{AuditAction, Context, Credential, Invalidation, NewSession, Result, Session};
 
 /// How long a page waits for the note that its session was seen: with what writes at that time, or for a
 /// store that takes no writes.

@@ -9,15 +9,16 @@ mod row;
 use super::change::{Record, WriteTx};
 use super::decode::{digest, whitelist, whitelist_text};
 use super::{Connection, Db, Handle, QueryBuilder, account, pending};
+use crate::model::{
+    AccountNotFound, AuditAction, Context, Invalidation, NewToken, Page, Token, TokenFilter,
+};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState};
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{
-    AccountNotFound, AuditAction, Context, Invalidation, NewToken, Page, Result, Token, TokenFilter,
-};
 
 pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
 

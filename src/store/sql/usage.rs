@@ -12,11 +12,12 @@ use super::change::WriteTx;
 use super::lifecycle::{Locked, UNSETTLED, idle_since, settle};
 use super::token::SELECT;
 use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
+use crate::model::{Context, Gone, Use};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{LiveAction, Uses};
 use crate::policy::scope::{Access, Catalog};
 use crate::policy::token::{ScopeStatus, TokenState};
-use crate::store::{Context, Gone, Result, Use};
+use crate::store::Result;
 
 /// Live actions that recorded use has overtaken, as `UsageState::overtaken` says.
 const SELECT_OVERTAKEN: &str = "\

@@ -7,12 +7,13 @@ use super::change::{Record, WriteTx};
 use super::decode::whitelist_text;
 use super::token::{self, whitelist_json};
 use super::{Db, Handle};
+use crate::model::{
+    AuditAction, Context, Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+};
 use crate::policy::network::{Change, Limits, Whitelist, apply};
 use crate::policy::scope::Catalog;
 use crate::policy::token::TokenState;
-use crate::store::{
-    AuditAction, Context, Invalidation, Result, WhitelistChanged, WhitelistRefused, WhitelistTarget,
-};
+use crate::store::Result;
 
 const UPDATE: &str = "UPDATE token SET whitelist = $2, whitelist_version = $3 WHERE token_id = $1";
 

@@ -1,8 +1,9 @@
 //! Announcing and carrying out, each kind to its end.
 
+use portcullis::model::{CarriedOut, Invalidation, MailContent, Notice, NoticeState};
 use portcullis::policy::lifecycle::{ActionEffect, LiveAction, Mode, Settings};
 use portcullis::policy::token::{Grant, PendingActionType, TokenKind, TokenState};
-use portcullis::store::{CarriedOut, Invalidation, MailContent, Notice, NoticeState, StoreError};
+use portcullis::store::StoreError;
 
 use super::{NAMES, Stage, at, day, on};
 use crate::store::fixture::{ASK, Fixture, READ, REVEAL, all, page};
@@ -294,7 +295,7 @@ async fn subjects_are_listed(f: Fixture) {
     let action = s.announce(ids[2], 40).await.unwrap();
     let list = async |only, page| s.store.subjects(only, page).await.unwrap();
     let listed = list(None, all()).await;
-    let of = |tokens: &[portcullis::store::IdleToken]| -> Vec<_> {
+    let of = |tokens: &[portcullis::model::IdleToken]| -> Vec<_> {
         tokens.iter().map(|token| token.id).collect()
     };
     assert_eq!(of(&listed), [ids[0], ids[2], ids[3]]);

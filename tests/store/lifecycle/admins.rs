@@ -1,8 +1,8 @@
 //! Admins who come and go within a notice period.
 
+use portcullis::model::{CarriedOut, Invalidation, MailContent};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{CarriedOut, Invalidation, MailContent};
 
 use super::{Stage, day, on, refused};
 use crate::store::fixture::Fixture;

@@ -1,8 +1,9 @@
 //! What comes between a notice and its action: the owner, and another catalogue.
 
+use portcullis::model::{CarriedOut, MailContent};
 use portcullis::policy::lifecycle::ActionEffect;
 use portcullis::policy::token::{Grant, TokenKind, TokenState};
-use portcullis::store::{CarriedOut, MailContent, StoreError};
+use portcullis::store::StoreError;
 
 use super::{NAMES, Stage, day, on};
 use crate::store::fixture::{ASK, Fixture, READ, REVEAL};

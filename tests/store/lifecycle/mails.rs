@@ -1,11 +1,11 @@
 //! Mails: claimed, taken over, refused, and what they say.
 
-use portcullis::policy::lifecycle::ActionEffect;
-use portcullis::policy::token::TokenKind;
-use portcullis::store::{
+use portcullis::model::{
     CarriedOut, FailingAddress, Mail, MailContent, MailFailure, MailState, Notice, NoticeState,
     Token,
 };
+use portcullis::policy::lifecycle::ActionEffect;
+use portcullis::policy::token::TokenKind;
 
 use super::{HOUR, NAMES, Stage, day, on, refused};
 use crate::store::fixture::{ASK, Fixture, READ, REVEAL};

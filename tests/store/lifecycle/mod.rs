@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis::model::{
+    Actor, CarriedOut, Context, Mail, MailFailure, NewToken, PendingAction, PendingFilter,
+    StoredCatalog, Token, Use,
+};
 use portcullis::policy::catalog_file;
 use portcullis::policy::id::{AccountId, PendingActionId, TokenId};
 use portcullis::policy::lifecycle::Settings;
 use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{TokenFacts, TokenKind};
-use portcullis::store::{
-    Actor, CarriedOut, Context, Mail, MailFailure, NewToken, PendingAction, PendingFilter, Store,
-    StoredCatalog, Token, Use,
-};
+use portcullis::store::Store;
 
 use crate::store::fixture::{
     ASK, Fixture, READ, REVEAL, all, new_token, read_catalog, scope_names,

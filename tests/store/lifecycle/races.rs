@@ -4,9 +4,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use portcullis::model::{CarriedOut, Gone};
 use portcullis::policy::id::{PendingActionId, TokenId};
 use portcullis::policy::token::{TokenKind, TokenState};
-use portcullis::store::{CarriedOut, Gone};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 

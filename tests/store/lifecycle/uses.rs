@@ -1,11 +1,12 @@
 //! Recorded use: it moves forward, and cancels what it fits.
 
+use portcullis::model::{CarriedOut, Gone, Use};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{ActionEffect, Settings};
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{CarriedOut, Gone, StoreError, Use};
+use portcullis::store::StoreError;
 use uuid::Uuid;
 
 use super::{NAMES, Stage, day, on};

@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use portcullis::model::{NewToken, Token, TokenFilter, TokenOrder, TokenSearch, TokenShow, Use};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle::{Calendar, Mode, Settings};
 use portcullis::policy::network::Whitelist;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{TokenKind, TokenState};
-use portcullis::store::{NewToken, Token, TokenFilter, TokenOrder, TokenSearch, TokenShow, Use};
 use uuid::Uuid;
 
 use crate::store::fixture::{ASK, Fixture, READ, all, ctx, new_token};

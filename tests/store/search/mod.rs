@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use portcullis::model::{FoundTokens, NewToken, Token, TokenOrder, TokenSearch, TokenShow};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle::{Calendar, Mode, Settings};
 use portcullis::policy::scope::Catalog;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::TokenKind;
-use portcullis::store::{FoundTokens, NewToken, Token, TokenOrder, TokenSearch, TokenShow};
 use uuid::Uuid;
 
 use crate::store::fixture::{Fixture, Place, READ, ctx, new_token};

@@ -7,11 +7,12 @@ use super::super::mail::{self, About};
 use super::super::{Handle, account, pending};
 use super::Locked;
 use crate::clock::id_at;
+use crate::model::{AuditAction, Context, Notice, NoticeState, PendingAction};
 use crate::policy::id::{PendingActionId, TokenId};
 use crate::policy::lifecycle::{ActionEffect, Announced, Mode, Planned, Settings};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::TokenState;
-use crate::store::{AuditAction, Context, Notice, NoticeState, PendingAction, Result};
+use crate::store::Result;
 
 /// Announces what is due; `None` where nothing is.
 pub(in super::super) async fn announce(

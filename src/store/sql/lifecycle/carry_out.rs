@@ -8,11 +8,12 @@ use super::super::pending::{self, Outcome};
 use super::super::{Db, Handle, QueryBuilder, account};
 use super::announce::names;
 use super::{Locked, accepted_by, settle};
+use crate::model::{AuditAction, CarriedOut, Context, PendingAction};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{ActionEffect, Mode, Settings, may_carry_out};
 use crate::policy::scope::Catalog;
 use crate::policy::token::{Grant, TokenState};
-use crate::store::{AuditAction, CarriedOut, Context, PendingAction, Result};
+use crate::store::Result;
 
 const DELETE: &str =
     "UPDATE token SET delete_time = $2, delete_cause = 'unused' WHERE token_id = $1";

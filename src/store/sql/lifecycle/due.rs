@@ -4,10 +4,11 @@ use uuid::Uuid;
 
 use super::super::token::{Row, SELECT, page_of_tokens};
 use super::super::{Db, Handle, QueryBuilder, usage};
+use crate::model::{IdleToken, Page};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::time::Timestamp;
-use crate::store::{IdleToken, Page, Result};
+use crate::store::Result;
 
 /// Tokens that are idle since `before` or longer, the longest first.
 pub(in super::super) async fn idle_tokens(

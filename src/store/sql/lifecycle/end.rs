@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::super::change::{Record, WriteTx};
 use super::super::{Db, Handle, QueryBuilder, bulk, pending};
 use super::Locked;
+use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::store::{AuditAction, Context, Invalidation, Result};
+use crate::store::Result;
 
 const SELECT_ANNOUNCED: &str = "\
     SELECT DISTINCT token_id FROM pending_action WHERE end_time IS NULL \

@@ -66,12 +66,13 @@ use serde_json::json;
 
 use super::change::{Record, WriteTx};
 use super::{Connection, account, bulk, pending, token};
+use crate::model::{AuditAction, Invalidation, NoticeState, PendingAction};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{Announced, Overtaken, UsageState, Uses};
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenState;
-use crate::store::{AuditAction, Invalidation, NoticeState, PendingAction, Result};
+use crate::store::Result;
 
 mod announce;
 mod carry_out;
@@ -86,7 +87,7 @@ use pending::Outcome;
 
 // For the links above.
 #[cfg(doc)]
-use crate::store::{CarriedOut, Gone};
+use crate::model::{CarriedOut, Gone};
 
 /// A token whose lifecycle is locked, as it stands.
 pub(super) struct Locked {

@@ -11,11 +11,12 @@ use super::super::decode::{scope_times, takes};
 use super::super::pending::taken_and_kept;
 use super::super::token::grant;
 use super::super::{Connection, IDS_AT_ONCE, QueryBuilder, push_ids};
+use crate::model::{Mail, MailAccount, MailAction, MailContent, MailToken};
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{Mail, MailAccount, MailAction, MailContent, MailToken, Result};
 
 #[derive(FromRow)]
 struct Row {

@@ -5,14 +5,15 @@ use uuid::Uuid;
 
 use super::super::decode::{numbered_scopes, scope_times, whitelist};
 use super::super::{Connection, QueryBuilder};
+use crate::model::{IdleToken, Page, PendingAction, Token};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{Announced, LiveAction, UsageState, Uses};
 use crate::policy::network::Whitelist;
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{Grant, TokenState};
+use crate::store::Result;
 use crate::store::error::CorruptRow;
-use crate::store::{IdleToken, Page, PendingAction, Result, Token};
 
 /// A token's row, its scopes, and its uses.
 #[derive(FromRow)]

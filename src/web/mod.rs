@@ -38,10 +38,10 @@ use axum::routing::{get, post};
 use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
-use super::room::Room;
 use crate::clock::Stopwatch;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
+use crate::net::Limiter;
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::PageError;
@@ -91,8 +91,8 @@ struct Page {
     secure: bool,
     attempts: Attempts,
     arrivals: Arrivals,
-    room: Arc<Room>,
-    reserve: Arc<Room>,
+    room: Arc<Limiter>,
+    reserve: Arc<Limiter>,
 }
 
 /// The pages. `secure`: browsers reach them by TLS alone.
@@ -117,8 +117,8 @@ pub(super) fn routes(
         secure,
         attempts: Attempts::default(),
         arrivals: Arrivals::new(largest),
-        room: Arc::new(Room::new(AT_ONCE.0, AT_ONCE.1)),
-        reserve: Arc::new(Room::new(RESERVE.0, RESERVE.1)),
+        room: Limiter::new(AT_ONCE.0, AT_ONCE.1),
+        reserve: Limiter::new(RESERVE.0, RESERVE.1),
     });
     Router::new()
         .route("/", get(async || Redirect::to("/tokens")))
@@ -159,7 +159,7 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
             Err(error) => return error.into_response(),
         }
     }
-    let Some(place) = page.room.enter(from).or_else(|| page.reserve.enter(from)) else {
+    let Some(place) = page.room.take(from, 1).or_else(|| page.reserve.take(from, 1)) else {
         page.services.metrics.shed.inc();
         return PageError::from(Error::Overloaded).into_response();
     };

@@ -33,7 +33,7 @@ impl Context {
     }
 
     /// Takes note of what was committed.
-    pub(in crate::store) fn committed(&self, revision: i64) {
+    pub(crate) fn committed(&self, revision: i64) {
         self.revision.fetch_max(revision, Ordering::Relaxed);
     }
 }

@@ -14,6 +14,7 @@ use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::tokens::kind;
 use super::view::{FromWhere, from_where, kind_words};
+use crate::model::Role;
 use crate::policy::duration;
 use crate::policy::scope::Access;
 use crate::policy::token::TokenKind;
@@ -22,7 +23,6 @@ use crate::service::lists::{PageItem, Paging};
 use crate::service::sessions::FormId;
 use crate::service::tokens::{CreateToken, Described};
 use crate::service::{Caller, Error};
-use crate::store::Role;
 
 /// What was typed, as it is shown again.
 #[derive(Debug, Clone, Default)]

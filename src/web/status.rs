@@ -70,7 +70,7 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
         oldest: known.mails.oldest.map(|since| when(since, now)),
         read: when(known.read, now),
     });
-    let replica = |seen: crate::replicas::ReplicaStatus| Replica {
+    let replica = |seen: crate::replication::ReplicaStatus| Replica {
         name: seen.about.name,
         version: seen.about.version,
         lifecycle: seen.about.lifecycle,

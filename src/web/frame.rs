@@ -2,8 +2,8 @@
 //! a browser.
 
 use super::assets::{ASSETS, Assets};
+use crate::model::Role;
 use crate::service::access::Audience;
-use crate::store::Role;
 
 /// Which part of the page one is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

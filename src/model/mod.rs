@@ -1,9 +1,8 @@
-//! What the store keeps, as both databases hand it out: plain values.
+//! What is kept and shown: accounts, tokens, credentials, actors, pending actions, audit events, mails, sessions.
+//! Plain values, with neither a database nor a protocol in them.
 
 use uuid::Uuid;
 
-use super::Result;
-use super::error::CorruptRow;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::{ChangeError, Cidr, Whitelist};
@@ -267,7 +266,7 @@ pub enum Invalidation {
 
 impl Invalidation {
     /// As it is written: a word, and the id of what was touched where the word needs one.
-    pub(super) fn written(self) -> (&'static str, Option<Uuid>) {
+    pub(crate) fn written(self) -> (&'static str, Option<Uuid>) {
         match self {
             Self::Token(id) => ("token", Some(id.0)),
             Self::Credential(id) => ("credential", Some(id.0)),
@@ -288,16 +287,16 @@ pub struct ChangeRecord {
 }
 
 impl ChangeRecord {
-    /// What [`Invalidation::written`] wrote.
-    pub(super) fn read(position: i64, touched: &str, key: Option<Uuid>) -> Result<Self> {
+    /// Reads what [`Invalidation::written`] wrote; `None` where it is something else.
+    pub(crate) fn read(position: i64, touched: &str, key: Option<Uuid>) -> Option<Self> {
         let touched = match (touched, key) {
             ("token", Some(id)) => Invalidation::Token(TokenId(id)),
             ("credential", Some(id)) => Invalidation::Credential(CredentialId(id)),
             ("catalog", None) => Invalidation::Catalog,
             ("secret_keys", None) => Invalidation::SecretKeys,
             ("nothing", None) => Invalidation::Nothing,
-            _ => return Err(CorruptRow("a change record can't be read").into()),
+            _ => return None,
         };
-        Ok(Self { position, touched })
+        Some(Self { position, touched })
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cache::ActiveCatalog;
 use crate::mail;
+use crate::model::{NoticeState, PendingAction, Token};
 use crate::policy::duration;
 use crate::policy::lifecycle::Calendar;
 use crate::policy::network::Whitelist;
@@ -11,7 +12,6 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
 use crate::service::LifecycleView;
 use crate::service::explain::{PendingActionView, describe};
-use crate::store::{NoticeState, PendingAction, Token};
 
 /// An instant, as people read it and as machines do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,7 +189,7 @@ pub(super) fn pending(
         (None, "") => "Now".to_owned(),
         (None, left) => format!("{left} left"),
     };
-    let notice = |notice: &crate::store::Notice| {
+    let notice = |notice: &crate::model::Notice| {
         let (tone, words) = match &notice.state {
             NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
             NoticeState::Accepted(at) => ("accepted", format!("accepted {}", mail::minute(*at))),

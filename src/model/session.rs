@@ -1,9 +1,9 @@
 //! Who is signed in to the management page.
 
+use crate::model::Role;
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
-use crate::store::Role;
 
 /// A session of the management page that is about to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]

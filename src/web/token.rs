@@ -12,6 +12,7 @@ use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
 use super::session::Signed;
 use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
+use crate::model::{AuditAction, RecordedAction};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::policy::scope::Access;
@@ -19,7 +20,6 @@ use crate::policy::token::{TokenKind, TokenState};
 use crate::service::Error;
 use crate::service::explain::{granted, names};
 use crate::service::tokens::Described;
-use crate::store::{AuditAction, RecordedAction};
 
 /// A scope that it may use.
 struct ScopeRow {

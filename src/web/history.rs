@@ -8,11 +8,11 @@ use super::answer::Result;
 use super::session::Signed;
 use super::tokens::kind;
 use super::view::{When, count, kind_words, listed, when};
+use crate::model::{AuditAction, AuditEvent, RecordedAction};
 use crate::policy::network::{Change, CidrSet, Limits, Whitelist, apply, parse_entries};
 use crate::policy::time::Timestamp;
 use crate::service::lists::{AuditQuery, PageItem, Paging};
 use crate::service::validate::FieldErrors;
-use crate::store::{AuditAction, AuditEvent, RecordedAction};
 
 /// Events that are shown.
 const SHOWN: i32 = 50;

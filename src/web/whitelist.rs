@@ -22,11 +22,11 @@ use super::history::{Event, Version, event, events, versions};
 use super::session::{Sent, Signed};
 use super::token::find;
 use super::view::listed;
+use crate::model::{AuditAction, AuditEvent, RecordedAction};
 use crate::policy::token::TokenState;
 use crate::service::Error;
 use crate::service::tokens::Described;
 use crate::service::whitelists::{ManageWhitelist, ManagedWhitelist};
-use crate::store::{AuditAction, AuditEvent, RecordedAction};
 use review::Review;
 
 /// What somebody is about to change.

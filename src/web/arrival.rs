@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use futures_util::StreamExt as _;
 
 use super::answer::PageError;
-use crate::http::room::{Room, Seat};
+use crate::net::{Limiter, Permit};
 use crate::service::Error;
 
 /// How long a form may take to arrive, from the end of its request's head.
@@ -31,21 +31,21 @@ const PIECES: usize = 64;
 pub(super) struct Arrivals {
     /// Bytes that a form may have.
     largest: usize,
-    pieces: Arc<Room>,
+    pieces: Arc<Limiter>,
 }
 
 /// A form that arrived whole, and its places, which are for as long as it is in memory.
 #[derive(Debug)]
 pub(super) struct Arrived {
     pub(super) form: Bytes,
-    pub(super) places: Vec<Seat>,
+    pub(super) places: Vec<Permit>,
 }
 
 impl Arrivals {
     /// For forms of at most `largest` bytes.
     pub(super) fn new(largest: usize) -> Self {
         let share = PIECES.max(largest.div_ceil(PIECE));
-        Self { largest, pieces: Arc::new(Room::new(4 * share, share)) }
+        Self { largest, pieces: Limiter::new(4 * share, share) }
     }
 
     /// Reads a form to its end.
@@ -76,7 +76,7 @@ impl Arrivals {
                 return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE, &text));
             }
             while SMALL + places.len() * PIECE < length {
-                places.push(self.pieces.enter(from).ok_or(Error::Overloaded)?);
+                places.push(self.pieces.take(from, 1).ok_or(Error::Overloaded)?);
             }
             whole.extend_from_slice(&chunk);
         }

@@ -21,10 +21,10 @@ use super::attempts::WINDOW;
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
 use super::{Page, Peer};
+use crate::model::{Actor, Role};
 use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};
-use crate::store::{Actor, Role};
 
 /// Somebody who is signed in, and what their pages are made of.
 #[derive(Clone)]

@@ -10,9 +10,9 @@ use super::form::{Fields, Id, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{Pages, When, when};
+use crate::model::{Account, FailingAddress};
 use crate::service::Error;
 use crate::service::lists::{PageItem, Paging};
-use crate::store::{Account, FailingAddress};
 
 /// Accounts on a page.
 const SIZE: i32 = 50;

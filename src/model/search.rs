@@ -1,8 +1,8 @@
 //! What the management page looks tokens up by.
 
+use crate::model::Token;
 use crate::policy::id::AccountId;
 use crate::policy::token::TokenKind;
-use crate::store::Token;
 
 /// Which tokens to look for, and in which order. All conditions hold at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::secret;
 
-const STYLE: &str = include_str!("../../../assets/page.css");
-const SCRIPT: &str = include_str!("../../../assets/page.js");
-const ICON: &str = include_str!("../../../assets/icon.svg");
+const STYLE: &str = include_str!("../../assets/page.css");
+const SCRIPT: &str = include_str!("../../assets/page.js");
+const ICON: &str = include_str!("../../assets/icon.svg");
 
 /// The paths that pages name.
 #[derive(Debug)]

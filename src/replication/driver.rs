@@ -19,9 +19,10 @@ use crate::cache::Cache;
 use crate::clock::{Stopwatch, id_at, moment};
 use crate::failpoint::{self, Failpoint};
 use crate::lease::{Attempt, Epoch, Head, Identity, Position, RenewalOutcome, RowId};
+use crate::model::Invalidation;
 use crate::policy::time::Timestamp;
+use crate::store;
 use crate::store::replication::{ChangeNotification, Recorded};
-use crate::store::{self, Invalidation};
 
 /// Attempts under way at most.
 const MOST: usize = 3;

@@ -13,10 +13,10 @@ use super::view::{
     Bar, FromWhere, Pages, PendingView, When, bar, deleted, from_where, may_words, number,
     pending_of, when,
 };
+use crate::model::{Token, TokenOrder, TokenShow};
 use crate::policy::token::TokenKind;
 use crate::service::Error;
 use crate::service::lists::TokenQuery;
-use crate::store::{Token, TokenOrder, TokenShow};
 
 /// Tokens on a page.
 const SIZE: u32 = 25;
