@@ -19,6 +19,7 @@ use portcullis::grpc::proto::{
     AuthorizeRequest, HttpOperation, StreamAuthorizeRequest, authorize_request,
 };
 use portcullis::grpc::wire;
+use portcullis::lifecycle::LifecycleStatus;
 use portcullis::model::{Actor, Context};
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
@@ -29,8 +30,8 @@ use portcullis::policy::scope::{Catalog, ScopeId};
 use portcullis::policy::token::{Grant, TokenFacts, TokenState};
 use portcullis::replication::Replicas;
 use portcullis::secret::{self, KeyRing, ParsedSecret, SecretKey, SecretKind};
-use portcullis::service::Services;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
+use portcullis::service::{Dependencies, Services};
 use portcullis::store::Store;
 use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::telemetry::Metrics;
@@ -52,7 +53,7 @@ const CLIENT_IP: &str = "198.51.100.23";
 const SCOPE: &str = "transactions.read";
 
 /// Services over a store with many tokens, and their secrets in no order.
-async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
+async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>) {
     sqlite::migrate(home).await.expect("a schema");
     let keys = KeyRing::new(&[SecretKey::new(0, [7; 32])]).expect("a key");
     let account = Uuid::now_v7();
@@ -133,21 +134,24 @@ async fn services(home: &std::path::Path) -> (Services, Vec<String>) {
         secrets.swap(place, seed as usize % (place + 1));
     }
     let secrets = secrets.iter().map(String::clone).collect();
-    let services = Services {
+    let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
+    let services = Services::new(Dependencies {
         store,
         replicas: Arc::new(Replicas::alone(cache.clone())),
-        cache,
+        cache: cache.clone(),
         usage: Arc::new(usage),
+        status: Arc::new(status),
+        mailbox: None,
         clock,
         mails: false,
-        queued: Arc::default(),
+        outbox_wakeup: Arc::default(),
         metrics,
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),
         lifecycle: Default::default(),
         sessions: Default::default(),
-    };
-    (services, secrets)
+    });
+    (services, cache, secrets)
 }
 
 /// A token with as many whitelist entries as there may be, of which the last lets the client in.
@@ -195,7 +199,7 @@ fn message(token: &str) -> Vec<u8> {
 fn main() {
     let home = tempfile::TempDir::with_prefix("portcullis-bench-").expect("a directory");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (services, secrets) = runtime.block_on(services(home.path()));
+    let (services, cache, secrets) = runtime.block_on(services(home.path()));
     let mut criterion = Criterion::default()
         .measurement_time(Duration::from_secs(3))
         .warm_up_time(Duration::from_secs(1))
@@ -239,13 +243,13 @@ fn main() {
         });
     });
     let ids: Vec<TokenId> = secrets.iter().map(|text| TokenId(parse(text).id)).collect();
-    fn look<'g>(services: &Services, id: TokenId, guard: &'g Guard) -> &'g CachedToken {
-        services.cache.tokens.get_near(id, guard).expect("a token is not in memory")
+    fn look<'g>(cache: &Cache, id: TokenId, guard: &'g Guard) -> &'g CachedToken {
+        cache.tokens.get_near(id, guard).expect("a token is not in memory")
     }
     group.bench_function("look up", |b| {
         b.iter(|| {
             let guard = Guard::new();
-            black_box(look(&services, ids[next()], &guard).account_id)
+            black_box(look(&cache, ids[next()], &guard).account_id)
         })
     });
 
@@ -285,7 +289,7 @@ fn main() {
         b.iter(|| {
             let presented = &secrets[next()];
             let guard = Guard::new();
-            let facts = look(&services, claimed(presented), &guard);
+            let facts = look(&cache, claimed(presented), &guard);
             assert!(secret::digest_eq(&facts.digest, &secret::digest(presented.as_bytes())));
             let decision = decide::decide(Presented::Token(facts), &catalog, &request);
             assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);

@@ -31,7 +31,7 @@ use crate::model::StoreMode;
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::replication::RegisteredReplica;
-use crate::service::{Services, SessionLengths};
+use crate::service::{Dependencies, Services, SessionLengths};
 use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::About;
@@ -200,9 +200,8 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
 
     let store = open(&settings.store, "portcullis serve").await?;
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
-    let process = Process { settings: &settings, addresses, mailbox: mailbox.clone() };
+    let process = Process { settings: &settings, addresses, mailbox };
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
-        let standing = follow_standing(&settings, &services, &stop);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = ConnectionLimits {
             total: descriptors.grpc,
@@ -223,7 +222,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         // Where a proxy speaks TLS for this server, its address says so.
         let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
         let secure = settings.tls.is_some() || proxied;
-        let routes = http::routes(services, standing, mailbox, secure);
+        let routes = http::routes(services, secure);
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
         announce(&settings, addresses)?;
         let (grpc, ()) = tokio::join!(grpc, web);
@@ -294,11 +293,13 @@ async fn serve_store(
         settings.lifecycle.rules.window(),
         Handle::current(),
     ));
-    let services = Arc::new(Services {
+    let status = Arc::new(LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone()));
+    let parts = Dependencies {
         store: store.clone(),
         cache,
-        replicas,
-        usage,
+        replicas: replicas.clone(),
+        usage: usage.clone(),
+        status,
         clock: clock.clone(),
         metrics,
         prefix: settings.prefix.clone(),
@@ -310,8 +311,10 @@ async fn serve_store(
             lifetime: settings.page.session_lifetime,
             development: settings.development,
         },
-        queued: Arc::new(Notify::new()),
-    });
+        mailbox: mailbox.clone(),
+        outbox_wakeup: Arc::new(Notify::new()),
+    };
+    let services = Arc::new(Services::new(parts.clone()));
     if settings.development {
         demo::print(&services, settings, grpc, http).await?;
     }
@@ -342,7 +345,8 @@ async fn serve_store(
     let public_url = settings.mail.public_url.clone();
     let public_url = public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, http)));
     let transport = transport(&settings.mail, mailbox);
-    drive_lifecycle(settings, &services, transport, public_url, &stop);
+    follow_lifecycle_status(settings, parts.status.clone(), &stop);
+    drive_lifecycle(settings, &parts, transport, public_url, &stop);
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
         async move {
@@ -352,11 +356,11 @@ async fn serve_store(
             stop.cancel();
         }
     });
-    let served = serve(services.clone(), gate).await;
-    services.usage.finish().await;
+    let served = serve(services, gate).await;
+    usage.finish().await;
     // What was under way has ended: nothing is decided any more.
     left.cancel();
-    services.replicas.leave().await;
+    replicas.leave().await;
     served
 }
 
@@ -385,21 +389,18 @@ fn about(settings: &ServeSettings, grpc: SocketAddr) -> About {
     }
 }
 
-/// Starts what reads how the lifecycle stands, for health and metrics.
-fn follow_standing(
+/// Starts what reads the status of the lifecycle, for health and metrics.
+fn follow_lifecycle_status(
     settings: &ServeSettings,
-    services: &Services,
+    status: Arc<LifecycleStatus>,
     stop: &CancellationToken,
-) -> Arc<LifecycleStatus> {
-    let Services { store, clock, metrics, .. } = services;
-    let standing = Arc::new(LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone()));
-    shutdown::spawn_essential("standing", stop.clone(), {
-        let (standing, stop) = (standing.clone(), stop.clone());
-        // Sooner where a whole lifecycle is tried in seconds.
-        let interval = REFRESH.min(settings.lifecycle.sweep_interval).max(RELOAD_PAUSE);
-        async move { standing.run(interval, stop).await }
+) {
+    // Sooner where a whole lifecycle is tried in seconds.
+    let interval = REFRESH.min(settings.lifecycle.sweep_interval).max(RELOAD_PAUSE);
+    let stop = stop.clone();
+    shutdown::spawn_essential("lifecycle-status", stop.clone(), async move {
+        status.run(interval, stop).await;
     });
-    standing
 }
 
 /// Who takes mails over: the mail server, or without one `mailbox`, which there is with `--dev` only.
@@ -417,13 +418,22 @@ fn transport(mail: &MailSettings, mailbox: Option<Arc<Mailbox>>) -> Option<Arc<d
 /// Starts what looks after tokens that nobody uses.
 fn drive_lifecycle(
     settings: &ServeSettings,
-    services: &Arc<Services>,
+    parts: &Dependencies,
     transport: Option<Arc<dyn Transport>>,
     public_url: Option<PublicUrl>,
     stop: &CancellationToken,
 ) {
-    let Services { store, cache, replicas, usage, clock, metrics, lifecycle, queued, .. } =
-        &**services;
+    let Dependencies {
+        store,
+        cache,
+        replicas,
+        usage,
+        clock,
+        metrics,
+        lifecycle,
+        outbox_wakeup,
+        ..
+    } = parts;
     shutdown::spawn_essential("usage", stop.clone(), {
         let (usage, stop) = (usage.clone(), stop.clone());
         let interval = settings.lifecycle.usage_flush_interval;
@@ -438,7 +448,7 @@ fn drive_lifecycle(
         metrics: metrics.clone(),
         settings: *lifecycle,
         retention: settings.lifecycle.deleted_retention,
-        queued: queued.clone(),
+        outbox_wakeup: outbox_wakeup.clone(),
     };
     shutdown::spawn_essential("sweeper", stop.clone(), {
         let (interval, stop) = (settings.lifecycle.sweep_interval, stop.clone());
@@ -467,7 +477,7 @@ fn drive_lifecycle(
             refused: settings.mail.refused_retry,
         },
         claim: CLAIM,
-        queued: queued.clone(),
+        outbox_wakeup: outbox_wakeup.clone(),
         public_url,
     };
     shutdown::spawn_essential("outbox", stop.clone(), {

@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{ActiveCatalog, Cache, CachedToken};
+use crate::cache::{Cache, CachedToken};
 use crate::clock::{Clock, Stopwatch};
-use crate::model::{Actor, Context, Gone, Invalidation, Use};
+use crate::model::{ActiveCatalog, Actor, Context, Gone, Invalidation, Use};
 use crate::policy::id::TokenId;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;

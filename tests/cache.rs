@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::support::calls::credential;
 use crate::support::client::{Client, question};
-use crate::support::decisions;
+use crate::support::decisions::{self, InProcess};
 use crate::support::server::Setup;
 use portcullis::cache::{Cache, Lookup};
 use portcullis::grpc::proto::stream_authorize_response::Result as Item;
@@ -391,7 +391,7 @@ async fn ask(services: &Services, secret: &str) -> decide::Reason {
 }
 
 /// Everything a server has in memory, over a store of its own.
-async fn services(home: &std::path::Path) -> Arc<Services> {
+async fn services(home: &std::path::Path) -> InProcess {
     let caller = Caller::development(None);
     let ctx = caller.context(Timestamp(0));
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(home, "test").await.unwrap());
@@ -413,9 +413,9 @@ fn neighbours(id: TokenId) -> impl Iterator<Item = TokenId> {
     (1..=8).map(move |other| TokenId(Uuid::from_u64_pair(high, low ^ other)))
 }
 
-async fn make_neighbours(services: &Services, account_id: AccountId, id: TokenId) {
+async fn make_neighbours(services: &InProcess, account_id: AccountId, id: TokenId) {
     let ctx = Caller::development(None).context(Timestamp(1));
-    let in_force = services.cache.catalog().unwrap();
+    let in_force = services.parts.cache.catalog().unwrap();
     for (number, id) in (0..).zip(neighbours(id)) {
         let new = NewToken {
             id,
@@ -426,15 +426,15 @@ async fn make_neighbours(services: &Services, account_id: AccountId, id: TokenId
             scopes: Vec::new(),
             whitelist: Whitelist::Unrestricted,
         };
-        services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
-        assert!(services.cache.tokens.read(id).await.unwrap().is_some());
+        services.parts.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
+        assert!(services.parts.cache.tokens.read(id).await.unwrap().is_some());
     }
 }
 
 /// Has the token displaced by its neighbours, which have filled its place before it came.
-async fn displace(services: &Services, id: TokenId) {
+async fn displace(services: &InProcess, id: TokenId) {
     for id in neighbours(id) {
-        assert!(matches!(services.cache.tokens.get(id).await, Lookup::Hit(Some(_))));
+        assert!(matches!(services.parts.cache.tokens.get(id).await, Lookup::Hit(Some(_))));
     }
 }
 
@@ -458,9 +458,10 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     let (id, secret) = (described.token.id, secret.unwrap());
     make_neighbours(&services, account.id, id).await;
     let secret = secret.expose();
-    let other = services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
+    let other =
+        services.parts.cache.keys().make(SecretKind::Token, &services.parts.prefix, id.0, &[1; 16]);
     let thief = KeyRing::new(&[SecretKey::new(0, [9; 32])]).unwrap();
-    let forged = thief.make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
+    let forged = thief.make(SecretKind::Token, &services.parts.prefix, id.0, &[1; 16]);
     let mistyped = format!("{}{}", &secret[..69], if secret.ends_with('0') { '1' } else { '0' });
     let texts = [
         (secret, decide::Reason::Allowed),
@@ -470,16 +471,16 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     ];
     // Each before anything is known: what was made here is looked for in the store, and nothing else is.
     for (text, reason) in texts {
-        services.cache.tokens.invalidate(id).await;
-        let misses = services.metrics.cache_misses.get();
+        services.parts.cache.tokens.invalidate(id).await;
+        let misses = services.parts.metrics.cache_misses.get();
         assert_eq!(ask(&services, text).await, reason, "{text}, from the store");
         let read = [secret, other.expose()].contains(&text);
-        assert_eq!(services.metrics.cache_misses.get() - misses, u64::from(read), "{text}");
+        assert_eq!(services.parts.metrics.cache_misses.get() - misses, u64::from(read), "{text}");
     }
     // When only the cache behind knows, as of a token that others have displaced.
-    let get_near = || services.cache.tokens.get_near(id, &Guard::new()).is_some();
+    let get_near = || services.parts.cache.tokens.get_near(id, &Guard::new()).is_some();
     assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
-    let misses = services.metrics.cache_misses.get();
+    let misses = services.parts.metrics.cache_misses.get();
     for (text, reason) in texts {
         displace(&services, id).await;
         assert!(!get_near());
@@ -493,11 +494,11 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
             assert_eq!(ask(&services, text).await, reason, "{text}, at hand");
         }
     }
-    assert_eq!(services.metrics.cache_misses.get(), misses, "it was known all the time");
+    assert_eq!(services.parts.metrics.cache_misses.get(), misses, "it was known all the time");
 
     // And side by side in batches, whatever stands beside it; each is counted.
     let counted = |name: &str| {
-        let metrics = services.metrics.render();
+        let metrics = services.parts.metrics.render();
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse::<usize>().unwrap()
     };
@@ -517,7 +518,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         assert_eq!(reasons, texts.map(|(_, reason)| reason));
     }
     // Four times one by one, and four times together; only one of the texts was forged.
-    assert_eq!(services.metrics.forged.get(), 8);
+    assert_eq!(services.parts.metrics.forged.get(), 8);
     let after = (counted(HITS), texts.map(|(_, reason)| counted(&name(reason))));
     // All four name a token that is at hand, and two are answered alike.
     assert_eq!(after.0 - before.0, 16);
@@ -536,14 +537,22 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
     let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     for round in 0..300 {
         let id = TokenId(Uuid::now_v7());
-        let secret =
-            services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
-        let misses = services.metrics.cache_misses.get();
+        let secret = services.parts.cache.keys().make(
+            SecretKind::Token,
+            &services.parts.prefix,
+            id.0,
+            &[1; 16],
+        );
+        let misses = services.parts.metrics.cache_misses.get();
         for _ in 0..3 {
             let reason = ask(&services, secret.expose()).await;
             assert_eq!(reason, decide::Reason::TokenNotFound, "round {round}");
         }
-        assert_eq!(services.metrics.cache_misses.get(), misses + 1, "an absent token is a fact");
+        assert_eq!(
+            services.parts.metrics.cache_misses.get(),
+            misses + 1,
+            "an absent token is a fact"
+        );
 
         let done = Arc::new(AtomicBool::new(false));
         let ready = Arc::new(Barrier::new(2));
@@ -554,7 +563,7 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
                 ready.wait().await;
                 while !done.load(Ordering::SeqCst) {
                     // A read that begins before the commit and ends after it finds nothing.
-                    services.cache.tokens.invalidate(id).await;
+                    services.parts.cache.tokens.invalidate(id).await;
                     ask(&services, &text).await;
                 }
             }
@@ -562,9 +571,9 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
         ready.wait().await;
         let new = decisions::read_only(id, account.id, secret.digest());
         let ctx = caller.context(Timestamp(1));
-        let in_force = services.cache.catalog().unwrap();
-        services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
-        services.cache.changed(Invalidation::Token(id)).await;
+        let in_force = services.parts.cache.catalog().unwrap();
+        services.parts.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
+        services.parts.cache.changed(Invalidation::Token(id)).await;
         let reason = ask(&services, secret.expose()).await;
         done.store(true, Ordering::SeqCst);
         asker.await.unwrap();
@@ -587,24 +596,38 @@ async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_h
         let ids = [1, 2].map(|number| TokenId(Uuid::from_u64_pair(round << 8 | number, 7 << 16)));
         let mut secrets = Vec::new();
         for id in ids {
-            let secret =
-                services.cache.keys().make(SecretKind::Token, &services.prefix, id.0, &[1; 16]);
+            let secret = services.parts.cache.keys().make(
+                SecretKind::Token,
+                &services.parts.prefix,
+                id.0,
+                &[1; 16],
+            );
             let new = decisions::read_only(id, account.id, secret.digest());
             let ctx = caller.context(Timestamp(1));
-            let in_force = services.cache.catalog().unwrap();
-            services.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
+            let in_force = services.parts.cache.catalog().unwrap();
+            services
+                .parts
+                .store
+                .create_token(&ctx, &in_force.catalog, &new)
+                .await
+                .unwrap()
+                .unwrap();
             secrets.push(secret);
         }
         let secret = secrets[0].expose();
         assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
-        services.cache.changed(Invalidation::Token(ids[1])).await;
-        let misses = services.metrics.cache_misses.get();
+        services.parts.cache.changed(Invalidation::Token(ids[1])).await;
+        let misses = services.parts.metrics.cache_misses.get();
         assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
-        assert_eq!(services.metrics.cache_misses.get(), misses, "it is not in the near cache");
+        assert_eq!(
+            services.parts.metrics.cache_misses.get(),
+            misses,
+            "it is not in the near cache"
+        );
         if everything {
             let ctx = caller.context(Timestamp(2));
-            services.store.delete_token(&ctx, ids[0], None).await.unwrap();
-            services.cache.reload().await.unwrap();
+            services.parts.store.delete_token(&ctx, ids[0], None).await.unwrap();
+            services.parts.cache.reload().await.unwrap();
         } else {
             services.delete_token(&caller, &ids[0].to_string(), false).await.unwrap();
         }

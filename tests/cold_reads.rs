@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::client::{Client, question};
-use crate::support::decisions;
+use crate::support::decisions::{self, InProcess};
 use crate::support::server::Setup;
 use crate::support::{postgres, wait};
 use futures_util::{StreamExt as _, stream};
@@ -30,7 +30,7 @@ use portcullis::policy::time::Timestamp;
 use portcullis::replication::RegisteredReplica;
 use portcullis::secret::{KeyRing, Secret, SecretKey, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
-use portcullis::service::{Caller, Error, Services};
+use portcullis::service::{Caller, Error};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
@@ -125,7 +125,7 @@ fn about(secret: &str) -> AuthorizeInput<'_> {
 
 /// Services over a Postgres store, with one token that isn't in memory.
 struct Stage {
-    services: Arc<Services>,
+    services: InProcess,
     id: TokenId,
     secret: Secret,
     url: String,
@@ -185,7 +185,7 @@ impl Stage {
     /// Asks for a decision, whose read waits for as long as `meanwhile` takes.
     async fn decide_while(
         &self,
-        meanwhile: impl AsyncFnOnce(&Services),
+        meanwhile: impl AsyncFnOnce(&InProcess),
     ) -> Result<decide::Reason, Error> {
         let mut database = PgConnection::connect(&self.url).await.unwrap();
         let mut watcher = PgConnection::connect(&self.url).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_read_that_outlives_the_lease_decides_nothing() {
     let stage = Stage::leased(Duration::from_secs(4)).await;
     let decided = stage
         .decide_while(async |services| {
-            let left = || services.replicas.lease_left();
+            let left = || services.parts.replicas.lease_left();
             tokio::task::block_in_place(|| wait::until(left, |left| *left == Some(Duration::ZERO)));
         })
         .await;
@@ -252,15 +252,15 @@ async fn a_read_that_outlives_the_lease_decides_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_read_of_a_token_that_changed_meanwhile_is_made_again() {
     let stage = Stage::leased(Duration::from_secs(600)).await;
-    let misses = || stage.services.metrics.cache_misses.get();
+    let misses = || stage.services.parts.metrics.cache_misses.get();
     for (changes, reads) in [(false, 1), (true, 2)] {
-        stage.services.cache.tokens.invalidate(stage.id).await;
+        stage.services.parts.cache.tokens.invalidate(stage.id).await;
         let before = misses();
         let decided = stage
             .decide_while(async |services| {
                 let begun = Stopwatch::start();
                 if changes {
-                    services.cache.tokens.invalidate(stage.id).await;
+                    services.parts.cache.tokens.invalidate(stage.id).await;
                 }
                 // What is short is taken as it is.
                 let long = |elapsed: &Duration| *elapsed > Duration::from_millis(100);

@@ -6,11 +6,11 @@
 use crate::support::client::Client;
 use crate::support::command::Shell;
 use crate::support::server::Setup;
-use portcullis::cache::ActiveCatalog;
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, ApplyCatalogResponse, AuthorizeRequest, AuthorizeResponse, Decision,
     HttpOperation, Reason, TokenKind, authorize_request,
 };
+use portcullis::model::ActiveCatalog;
 use portcullis::model::StoredCatalog;
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;

@@ -138,7 +138,7 @@ async fn once(url: &str, what: What) -> f64 {
         metrics,
         settings,
         retention: Duration::from_secs(90 * 24 * 60 * 60),
-        queued: Arc::default(),
+        outbox_wakeup: Arc::default(),
     };
     let began = Instant::now();
     if what == What::LifecycleStatus {

@@ -10,7 +10,6 @@ mod entry;
 mod near;
 mod tokens;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,54 +27,10 @@ pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
 /// The catalogue in force, if any, while a decision borrows it.
 pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<ActiveCatalog>>>;
 
-use crate::model::{Context, Invalidation, StoredCatalog};
-use crate::policy::catalog_file;
-use crate::policy::scope::{Catalog, ScopeId, ScopeName};
-use crate::policy::time::Timestamp;
+use crate::model::{ActiveCatalog, Context, Invalidation};
 use crate::secret::KeyRing;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
-
-/// A catalogue in force, ready for decisions.
-#[derive(Debug)]
-pub struct ActiveCatalog {
-    /// What decisions ask.
-    pub catalog: Catalog,
-    /// The file as it was applied.
-    pub toml: String,
-    /// When.
-    pub applied: Timestamp,
-    names: HashMap<ScopeId, ScopeName>,
-}
-
-impl ActiveCatalog {
-    /// Reads a catalogue that was found faultless when it was applied, maybe by an earlier version.
-    ///
-    /// # Errors
-    /// [`StoreError::Internal`] where it is faulty or lacks a scope's number: the store was changed
-    /// by something else than Portcullis.
-    pub fn read(stored: StoredCatalog) -> store::Result<Self> {
-        let internal = |text: String| StoreError::Internal(text.into());
-        let defs = catalog_file::parse_stored(&stored.toml)
-            .map_err(|errors| internal(format!("the stored catalogue is faulty: {}", errors[0])))?;
-        let number = |name: &str| {
-            stored.scope_ids.iter().find(|(known, _)| known.as_str() == name).map(|&(_, id)| id)
-        };
-        if let Some(def) = defs.iter().find(|def| number(def.name.as_str()).is_none()) {
-            return Err(internal(format!("the scope {} has no number", def.name)));
-        }
-        let catalog = Catalog::new(stored.version, defs, |name| {
-            number(name.as_str()).unwrap_or(ScopeId(u16::MAX))
-        });
-        let names = stored.scope_ids.into_iter().map(|(name, id)| (id, name)).collect();
-        Ok(Self { catalog, toml: stored.toml, applied: stored.applied, names })
-    }
-
-    /// The name of a scope that is in the catalogue or was in an earlier one.
-    pub fn name_of(&self, id: ScopeId) -> Option<&ScopeName> {
-        self.names.get(&id)
-    }
-}
 
 /// What decisions are made from. See the module.
 #[derive(Debug)]
@@ -147,7 +102,9 @@ impl Cache {
     /// In a turn.
     async fn take_catalog(&self) -> store::Result<()> {
         let stored = self.store.catalog().await?;
-        self.catalog.store(stored.map(ActiveCatalog::read).transpose()?.map(Arc::new));
+        let active = stored.map(ActiveCatalog::read).transpose();
+        let active = active.map_err(|error| StoreError::Internal(Box::new(error)))?;
+        self.catalog.store(active.map(Arc::new));
         Ok(())
     }
 

@@ -111,7 +111,7 @@ impl Authorization {
 
     /// Counts an error of a request that was not decided on.
     fn undecided<E>(&self, error: E) -> E {
-        self.services.metrics.decision_errors.inc();
+        self.services.metrics().decision_errors.inc();
         error
     }
 
@@ -200,7 +200,7 @@ impl Authorization {
         Box::pin(async move {
             let bytes = u32::try_from(bytes).map_err(|_| Error::Overloaded)?;
             let Ok(room) = room.try_acquire_many_owned(bytes) else {
-                services.metrics.shed.inc();
+                services.metrics().shed.inc();
                 return Err(Error::Overloaded);
             };
             // It is closed by nobody.

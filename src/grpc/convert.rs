@@ -3,9 +3,8 @@
 use prost::Message;
 
 use super::proto as pb;
-use crate::cache::ActiveCatalog;
 use crate::model::{
-    Account, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
+    Account, ActiveCatalog, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
 use crate::policy::decide::Reason;
 use crate::policy::lifecycle::Uses;

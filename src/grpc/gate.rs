@@ -37,7 +37,6 @@ use super::frame::service::authorization_service_server::AuthorizationServiceSer
 use super::status::{code_name, status};
 use super::unary::unary;
 use super::{health, reflection};
-use crate::clock::Stopwatch;
 use crate::model::Role;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
@@ -71,10 +70,8 @@ impl CallerCredential {
         match &self.0 {
             None => Ok(Role::Operator),
             Some(digest) => services
-                .cache
-                .credentials
-                .by_digest(digest)
-                .map(|bearer| bearer.role)
+                .principal(digest)
+                .map(|principal| principal.role)
                 .ok_or(Error::Unauthenticated("the credential is not valid any more")),
         }
     }
@@ -155,9 +152,8 @@ impl ConnectionGate {
                     "the authorization header is not of the form: Bearer <credential>",
                 ))?;
                 let digest = (secret.len() <= MAX_CREDENTIAL).then(|| secret::digest(secret));
-                let credentials = &self.gate.services.cache.credentials;
-                let known =
-                    digest.and_then(|digest| Some((credentials.by_digest(&digest)?, digest)));
+                let services = &self.gate.services;
+                let known = digest.and_then(|digest| Some((services.principal(&digest)?, digest)));
                 let (bearer, digest) =
                     known.ok_or(Error::Unauthenticated(if self.gate.development {
                         "the credential is not valid here: this server runs with --dev, so leave \
@@ -230,7 +226,7 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
             let watches = method == "Watch";
             return self.health(request, watches);
         }
-        if self.gate.services.replicas.may_decide(Stopwatch::start()) {
+        if self.gate.services.has_lease() {
             return self.pass(request);
         }
         // Who is not known, as far as this replica knows, waits with the other strangers.
@@ -270,7 +266,7 @@ impl ConnectionGate {
     /// Refuses a caller who may not make this call.
     fn turn_away(&self, request: Request<Incoming>, error: &Error) -> DeadlineFuture {
         let refusal = status(error);
-        self.gate.services.metrics.refused(code_name(refusal.code()));
+        self.gate.services.metrics().refused(code_name(refusal.code()));
         let known = !matches!(error, Error::Unauthenticated(_));
         let place = if known { None } else { self.connection.strangers_call() };
         let waits = (known || place.is_some()) && !streams(request.uri().path());
@@ -397,7 +393,7 @@ impl ConnectionGate {
             (Messages::Kept(room), MAX_MANAGEMENT_MESSAGE)
         };
         let management = self.gate.behind.management.clone();
-        let metrics = self.gate.services.metrics.clone();
+        let metrics = self.gate.services.metrics().clone();
         let connection = self.connection.clone();
         let request = request.map(|body| self.body(body, messages, most));
         let work = self.gate.behind.runtime.spawn(async move {

@@ -57,7 +57,7 @@ impl Management {
             }
         };
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
-        self.services.metrics.called(call, code_name(code));
+        self.services.metrics().called(call, code_name(code));
         let answer = answer?;
         let length = AnswerLength(answer.encoded_len());
         let mut answer = Response::new(answer);

@@ -96,7 +96,7 @@ pub async fn serve(
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let connections = Connections::new(limits, services.metrics.clone());
+    let connections = Connections::new(limits, services.metrics().clone());
     let hard_stop = CancellationToken::new();
     let mut workers = Vec::with_capacity(threads);
     let mut ends = Vec::with_capacity(threads);
@@ -125,10 +125,10 @@ pub async fn serve(
         match stream.into_std() {
             Ok(stream) => {
                 let Some(connection) = connections.enter(peer, &stop, &hard_stop) else {
-                    services.metrics.shed.inc();
+                    services.metrics().shed.inc();
                     return;
                 };
-                services.metrics.connections.inc();
+                services.metrics().connections.inc();
                 // A worker ends only after `stop`, when the connection is not wanted any more.
                 let _ = workers[next].send((stream, connection));
             }
@@ -159,7 +159,7 @@ impl Worker {
             let (stop, hard_stop) = (own.stop.clone(), own.hard_stop.clone());
             let gate = self.gate.at(own.clone());
             let tls = self.tls.clone();
-            let metrics = self.services.metrics.clone();
+            let metrics = self.services.metrics().clone();
             let connection = async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
                     match tls {

@@ -6,22 +6,18 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::lifecycle::{REFRESH, StatusSnapshot};
 use crate::policy::lifecycle::Mode;
-use crate::replication::ClusterSummary;
-use crate::service::LifecycleView;
-use crate::store::Trouble;
+use crate::service::status::{Health, REFRESH, Trouble};
 
 /// A mail waits for longer than it takes to send one: worth a line.
 const LATE: Duration = Duration::from_secs(60);
 
-/// What is said, given what is known of the lifecycle.
-pub(super) fn text(
-    outlook: &LifecycleView,
-    known: Option<&StatusSnapshot>,
-    has_lease: bool,
-    replicas: &ClusterSummary,
-) -> String {
+/// What is said.
+pub(super) fn text(health: &Health) -> String {
+    lifecycle_lines(health) + &store_lines(&health.troubles)
+}
+
+fn lifecycle_lines(Health { outlook, lifecycle, has_lease, replicas, .. }: &Health) -> String {
     let mut text = "ok\n".to_owned();
     let mut line = |words: std::fmt::Arguments<'_>| {
         // Writing to a String can't fail.
@@ -51,7 +47,7 @@ pub(super) fn text(
              --preview`"
         ));
     }
-    let Some(known) = known else {
+    let Some(known) = lifecycle else {
         line(format_args!("lifecycle: not known yet: the store was not read"));
         return text;
     };
@@ -79,7 +75,7 @@ pub(super) fn text(
 }
 
 /// A line for each thing that ails the store, and for how long.
-pub(super) fn store_lines(troubles: &[(Trouble, Duration)]) -> String {
+fn store_lines(troubles: &[(Trouble, Duration)]) -> String {
     troubles.iter().fold(String::new(), |mut text, (trouble, time)| {
         // Writing to a String can't fail.
         let _ = writeln!(text, "store: {trouble}, for {} s: {}", time.as_secs(), trouble.cure());
@@ -89,10 +85,14 @@ pub(super) fn store_lines(troubles: &[(Trouble, Duration)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::model::{FailingAddress, MailState, PendingCounts};
     use crate::policy::lifecycle::{Calendar, Settings};
     use crate::policy::time::Timestamp;
+    use crate::service::LifecycleView;
+    use crate::service::status::{ClusterSummary, StatusSnapshot};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(seconds * 1_000_000)
@@ -136,19 +136,25 @@ mod tests {
 
     #[test]
     fn a_line_for_each_thing_to_know() {
-        let well = ClusterSummary::default();
-        let told = |mode, mails, now, known: &StatusSnapshot| {
-            text(&outlook(mode, mails, now), Some(known), true, &well)
+        let health = |mode, mails, now, lifecycle: Option<StatusSnapshot>| Health {
+            outlook: outlook(mode, mails, now),
+            lifecycle: lifecycle.map(Arc::new),
+            has_lease: true,
+            replicas: ClusterSummary::default(),
+            troubles: Vec::new(),
         };
+        let told = |mode, mails, now, known| text(&health(mode, mails, now, Some(known)));
         let ill = ClusterSummary { count: 3, late: 1, at_odds: 2 };
-        assert_eq!(told(Mode::Enforce, true, 1_000, &known(5, 0, Some(990))), "ok\n");
-        assert_eq!(told(Mode::Enforce, false, 1_000, &known(0, 0, None)), "ok\n");
+        let ill =
+            Health { has_lease: false, replicas: ill, ..health(Mode::Enforce, true, 0, None) };
+        assert_eq!(told(Mode::Enforce, true, 1_000, known(5, 0, Some(990))), "ok\n");
+        assert_eq!(told(Mode::Enforce, false, 1_000, known(0, 0, None)), "ok\n");
         insta::assert_snapshot!(
             [
-                text(&outlook(Mode::Enforce, true, 0), None, true, &well),
-                text(&outlook(Mode::Enforce, true, 0), None, false, &ill),
-                told(Mode::Observe, true, 1_000, &known(0, 0, None)),
-                told(Mode::Enforce, false, 1_100, &known(2, 5, Some(10))),
+                text(&health(Mode::Enforce, true, 0, None)),
+                text(&ill),
+                told(Mode::Observe, true, 1_000, known(0, 0, None)),
+                told(Mode::Enforce, false, 1_100, known(2, 5, Some(10))),
             ]
             .join("\n")
         );

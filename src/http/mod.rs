@@ -24,9 +24,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::clock::Stopwatch;
-use crate::lifecycle::LifecycleStatus;
-use crate::mail::Mailbox;
 use crate::net::Limiter;
 use crate::service::Services;
 use crate::{net, shutdown, web};
@@ -46,30 +43,14 @@ const SEND_BUFFER: usize = 32 << 10;
 /// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
 const UNCONFIRMED: u32 = 15_000;
 
-/// Everything that is served over plain HTTP. `mailbox`: mails that are kept instead of being sent, for
-/// operators to read. `secure`: browsers reach it by TLS alone.
-pub fn routes(
-    services: Arc<Services>,
-    standing: Arc<LifecycleStatus>,
-    mailbox: Option<Arc<Mailbox>>,
-    secure: bool,
-) -> Router {
-    let health = {
-        let (services, standing) = (services.clone(), standing.clone());
-        async move || {
-            let has_lease = services.replicas.may_decide(Stopwatch::start());
-            let sight = services.replicas.sight().unwrap_or_default();
-            let known = standing.known();
-            health::text(&services.outlook(), known.as_deref(), has_lease, &sight)
-                + &health::store_lines(&standing.troubles())
-        }
-    };
+/// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone.
+pub fn routes(services: Arc<Services>, secure: bool) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services.clone())
-        .merge(web::routes(services, standing, mailbox, secure))
+        .merge(web::routes(services, secure))
         .layer(middleware::from_fn(authority::check))
         .layer(middleware::map_response(move |response| {
             future::ready(web::guard(response, secure))
@@ -77,13 +58,13 @@ pub fn routes(
 }
 
 async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
-    let entries = i64::try_from(services.cache.tokens.len()).unwrap_or(i64::MAX);
-    services.metrics.cache_entries.set(entries);
-    if let Some(left) = services.replicas.lease_left() {
-        services.metrics.lease(left);
-    }
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], services.metrics.render())
+    ([(header::CONTENT_TYPE, format)], services.render_metrics())
+}
+
+/// Always 200 while the process answers: see [`mod@health`].
+async fn health(State(services): State<Arc<Services>>) -> String {
+    health::text(&services.health())
 }
 
 /// Ready where decisions can be made.

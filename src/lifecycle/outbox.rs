@@ -115,8 +115,8 @@ pub struct Outbox {
     pub retries: Retries,
     /// How long a claim lasts: [`CLAIM`].
     pub claim: Duration,
-    /// Told of each mail that this process queues.
-    pub queued: Arc<Notify>,
+    /// Notified of each mail that this process queues.
+    pub outbox_wakeup: Arc<Notify>,
     /// Where admins find the management page.
     pub public_url: Option<PublicUrl>,
 }
@@ -226,7 +226,7 @@ impl Outbox {
                 match sent {
                     Ok(Some(_)) => tokio::time::sleep(pause).await,
                     // A mail that is queued from now on, or was since the store was asked.
-                    _ => drop(tokio::time::timeout(IDLE, self.queued.notified()).await),
+                    _ => drop(tokio::time::timeout(IDLE, self.outbox_wakeup.notified()).await),
                 }
             };
             stop.run_until_cancelled(rest).await;

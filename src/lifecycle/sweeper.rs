@@ -64,8 +64,8 @@ pub struct Sweeper {
     pub settings: Settings,
     /// How long deleted tokens keep a reason of their own.
     pub retention: Duration,
-    /// Whom to tell of mails that are queued: the outbox.
-    pub queued: Arc<Notify>,
+    /// Wakes the outbox when mails are queued.
+    pub outbox_wakeup: Arc<Notify>,
 }
 
 impl Sweeper {
@@ -106,7 +106,7 @@ impl Sweeper {
                 })
                 .await?;
             if done == Some(CarriedOut::Done) {
-                self.queued.notify_one();
+                self.outbox_wakeup.notify_one();
                 swept.carried_out += 1;
                 self.metrics.actions_carried_out.inc();
                 tracing::info!(%action, %token, "carried out what was announced");
@@ -133,7 +133,7 @@ impl Sweeper {
                 })
                 .await?;
             if let Some(Some(action)) = announced {
-                self.queued.notify_one();
+                self.outbox_wakeup.notify_one();
                 swept.announced += 1;
                 self.metrics.actions_announced.inc();
                 tracing::info!(action = %action.id, token = %token.id, "announced");

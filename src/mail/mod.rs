@@ -27,4 +27,4 @@ pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Endpoint, InvalidEndpoint, Security};
 pub use relay::{Limits, Outcome, Relay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};
-pub use text::{minute, shell_word};
+pub use text::shell_word;

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::facts::{Action, Facts, ScopeUse, Subject, Takes};
 use super::message::Message;
-use super::text::{cut, day, minute, one_line, scopes, shell_word, wrap};
+use super::text::{cut, one_line, scopes, shell_word, wrap};
 use crate::policy::duration;
 use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
@@ -141,7 +141,7 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
         Subject::AdminsChanged { before, after, at } => {
             let view = AdminsView::new(facts, before, after, *at);
             (
-                format!("The admins of {} changed on {}", quoted(&view.account_name), day(*at)),
+                format!("The admins of {} changed on {}", quoted(&view.account_name), at.to_day()),
                 AdminsChangedText { v: &view }.render()?,
                 AdminsChangedHtml { v: &view }.render()?,
             )
@@ -204,11 +204,11 @@ impl View {
     ) -> Self {
         let token = &action.token;
         let idle = match action.last_use_of_lost {
-            Some(last) => format!("since {}", minute(last)),
+            Some(last) => format!("since {}", last.to_minute()),
             None if action.takes == Takes::Token => {
-                format!("since it was created on {}", minute(token.created))
+                format!("since it was created on {}", token.created.to_minute())
             }
-            None => format!("since the token was created on {}", minute(token.created)),
+            None => format!("since the token was created on {}", token.created.to_minute()),
         };
         let name = match one_line(&token.name) {
             name if name.is_empty() => token.id.to_string(),
@@ -217,15 +217,15 @@ impl View {
         Self {
             id: token.id.to_string(),
             kind: token.kind.word(),
-            created: minute(token.created),
-            last_use: token.last_use.map_or_else(|| "never".to_owned(), minute),
+            created: token.created.to_minute(),
+            last_use: token.last_use.map_or_else(|| "never".to_owned(), Timestamp::to_minute),
             account_name: one_line(&facts.account.name),
             account_id: facts.account.id.to_string(),
             writes: action.takes == Takes::Writes,
             idle,
-            day: day(at),
-            at: minute(at),
-            noticed: noticed.map(minute),
+            day: at.to_day(),
+            at: at.to_minute(),
+            noticed: noticed.map(Timestamp::to_minute),
             window: duration::in_words(action.window),
             lost: Scopes::new(&action.lost),
             kept: Scopes::new(&action.kept),
@@ -280,7 +280,7 @@ impl Scopes {
         Self {
             count: scopes(uses.len()),
             them: if uses.len() == 1 { "it" } else { "them" },
-            used: used.into_iter().map(|(at, scope)| Used { scope, at: minute(at) }).collect(),
+            used: used.into_iter().map(|(at, scope)| Used { scope, at: at.to_minute() }).collect(),
             unused: unused.join(", "),
         }
     }
@@ -348,7 +348,7 @@ impl AdminsView {
         Self {
             account_name: one_line(&facts.account.name),
             account_id: facts.account.id.to_string(),
-            at: minute(at),
+            at: at.to_minute(),
             standing: match (before.contains(&facts.to), after.contains(&facts.to)) {
                 (false, true) => Standing::New,
                 (_, false) => Standing::Former,

@@ -1,36 +1,10 @@
-//! Text for people: dates, names that others chose, lines of at most 72 columns.
+//! Text for people: names that others chose, lines of at most 72 columns.
 
 use std::fmt::Write as _;
 
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-
 use crate::policy::text::escape;
-use crate::policy::time::Timestamp;
 
 const COLUMNS: usize = 72;
-const DAY: &[BorrowedFormatItem<'_>] =
-    format_description!("[day padding:none] [month repr:long] [year]");
-const MINUTE: &[BorrowedFormatItem<'_>] =
-    format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
-
-/// `3 January 2027`.
-pub(super) fn day(at: Timestamp) -> String {
-    written(at, DAY)
-}
-
-/// `3 January 2027, 14:05 UTC`.
-pub fn minute(at: Timestamp) -> String {
-    written(at, MINUTE)
-}
-
-fn written(at: Timestamp, format: &[BorrowedFormatItem<'_>]) -> String {
-    OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1_000_000))
-        .ok()
-        .and_then(|time| time.format(format).ok())
-        .unwrap_or_else(|| at.to_string())
-}
 
 /// `1 scope`, `2 scopes`.
 pub(super) fn scopes(count: usize) -> String {
@@ -121,17 +95,7 @@ fn wrap_line(line: &str, into: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[test]
-    fn instants_read_as_people_write_them() {
-        let at = Timestamp(1_798_985_100_000_000);
-        assert_eq!(minute(at), "3 January 2027, 14:05 UTC");
-        assert_eq!(day(at), "3 January 2027");
-        assert_eq!(minute(at.plus(Duration::from_secs(86_400 * 20))), "23 January 2027, 14:05 UTC");
-    }
 
     #[test]
     fn names_stay_on_their_line() {

@@ -12,6 +12,7 @@ use crate::policy::token::{Grant, TokenKind, TokenState};
 use crate::secret::Digest;
 
 mod audit;
+mod catalog;
 mod context;
 mod lifecycle;
 mod mail;
@@ -19,6 +20,7 @@ mod search;
 mod session;
 
 pub use audit::*;
+pub use catalog::{ActiveCatalog, InvalidStoredCatalog};
 pub use context::*;
 pub use lifecycle::*;
 pub use mail::*;

@@ -4,7 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
+use ::time::format_description::BorrowedFormatItem;
 use ::time::format_description::well_known::Rfc3339;
+use ::time::macros::format_description;
+
+const DAY: &[BorrowedFormatItem<'_>] =
+    format_description!("[day padding:none] [month repr:long] [year]");
+const MINUTE: &[BorrowedFormatItem<'_>] =
+    format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
 
 /// An instant in UTC, in whole microseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -42,6 +49,23 @@ impl Timestamp {
         let micros = seconds.checked_mul(1_000_000)?;
         Some(Self(micros.checked_add(i64::from(nanos / 1_000))?))
     }
+
+    /// `3 January 2027`.
+    pub fn to_day(self) -> String {
+        self.format(DAY)
+    }
+
+    /// `3 January 2027, 14:05 UTC`.
+    pub fn to_minute(self) -> String {
+        self.format(MINUTE)
+    }
+
+    fn format(self, format: &[BorrowedFormatItem<'_>]) -> String {
+        OffsetDateTime::from_unix_timestamp(self.0.div_euclid(1_000_000))
+            .ok()
+            .and_then(|time| time.format(format).ok())
+            .unwrap_or_else(|| self.to_string())
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -54,5 +78,21 @@ impl fmt::Display for Timestamp {
             Some(text) => f.write_str(&text),
             None => write!(f, "{} us after 1970", self.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_read_as_people_write_them() {
+        let at = Timestamp(1_798_985_100_000_000);
+        assert_eq!(at.to_minute(), "3 January 2027, 14:05 UTC");
+        assert_eq!(at.to_day(), "3 January 2027");
+        assert_eq!(
+            at.plus(Duration::from_secs(86_400 * 20)).to_minute(),
+            "23 January 2027, 14:05 UTC"
+        );
     }
 }

@@ -85,7 +85,7 @@ impl Services {
         for token in set.touched {
             self.cache.changed(Invalidation::Token(token)).await;
         }
-        self.queued.notify_one();
+        self.outbox_wakeup.notify_one();
         Ok(Changed::new(set.account, &ctx))
     }
 }

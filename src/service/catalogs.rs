@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use super::error::Obstacle;
 use super::{Caller, Error, Propagation, Result, Services};
-use crate::cache::ActiveCatalog;
-use crate::model::{GrantCounts, Invalidation, ScopesInUse};
+use crate::model::{ActiveCatalog, GrantCounts, Invalidation, ScopesInUse};
 use crate::policy::catalog_file;
 use crate::policy::scope::{
     Catalog, Change, Effect, Overlap, ScopeChange, ScopeId, ScopeName, compare,

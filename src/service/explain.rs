@@ -3,8 +3,7 @@
 //! dates, so that any client can show it as it is.
 
 use super::LifecycleView;
-use crate::cache::ActiveCatalog;
-use crate::model::{NoticeState, PendingAction, Token};
+use crate::model::{ActiveCatalog, NoticeState, PendingAction, Token};
 use crate::policy::duration;
 use crate::policy::lifecycle::{self, ActionEffect, Settings};
 use crate::policy::scope::{Scope, ScopeId};

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod lists;
 pub mod preview;
 pub mod sessions;
+pub mod status;
 pub mod tokens;
 pub mod validate;
 pub mod whitelists;
@@ -22,20 +23,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::cache::Principal;
 pub use access::Caller;
 pub use error::Error;
 pub use sessions::SessionLengths;
 
 use tokio::sync::Notify;
 
-use crate::cache::{ActiveCatalog, Cache};
+use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
-use crate::model::{Context, Invalidation};
+use crate::lifecycle::LifecycleStatus;
+use crate::mail::Mailbox;
+use crate::model::{ActiveCatalog, Context, Invalidation};
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
 use crate::replication::{LeaseExpired, Replicas};
-use crate::secret::Prefix;
+use crate::secret::{Digest, Prefix};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
@@ -76,36 +80,120 @@ pub struct LifecycleView {
     pub mails: bool,
 }
 
-/// The use cases, over everything they need.
-#[derive(Debug)]
-pub struct Services {
-    /// What is kept.
+/// What the use cases are built over.
+#[derive(Debug, Clone)]
+pub struct Dependencies {
+    /// Where everything is kept.
     pub store: Arc<dyn Store>,
-    /// What is known of it in memory.
+    /// What decisions are made from.
     pub cache: Arc<Cache>,
-    /// How this process stands to the other replicas.
+    /// The other replicas, and this one's lease.
     pub replicas: Arc<Replicas>,
-    /// What tokens are used for.
+    /// What records the use of tokens.
     pub usage: Arc<Usage>,
+    /// The last status of the lifecycle that was read.
+    pub status: Arc<LifecycleStatus>,
     /// The store's time.
     pub clock: Arc<Clock>,
-    /// What is counted.
+    /// What counts and measures.
     pub metrics: Arc<Metrics>,
     /// What new secrets begin with.
     pub prefix: Prefix,
     /// How large whitelists may be.
     pub limits: Limits,
-    /// Whether anybody can be mailed; if not, what is announced is held.
+    /// Whether mails can be sent; if not, announced actions are held.
     pub mails: bool,
-    /// Whom to tell of mails that are queued: the outbox.
-    pub queued: Arc<Notify>,
+    /// Where mails are kept instead of being sent, with `--dev` only.
+    pub mailbox: Option<Arc<Mailbox>>,
+    /// Wakes the outbox when mails are queued.
+    pub outbox_wakeup: Arc<Notify>,
     /// How long things may go unused.
     pub lifecycle: lifecycle::Settings,
     /// How long sessions of the management page last.
     pub sessions: SessionLengths,
 }
 
+/// The use cases: what fronts call, and nothing below it.
+#[derive(Debug)]
+pub struct Services {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    replicas: Arc<Replicas>,
+    usage: Arc<Usage>,
+    status: Arc<LifecycleStatus>,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    prefix: Prefix,
+    limits: Limits,
+    mails: bool,
+    mailbox: Option<Arc<Mailbox>>,
+    outbox_wakeup: Arc<Notify>,
+    lifecycle: lifecycle::Settings,
+    sessions: SessionLengths,
+}
+
 impl Services {
+    /// The use cases over `dependencies`.
+    pub fn new(dependencies: Dependencies) -> Self {
+        let Dependencies {
+            store,
+            cache,
+            replicas,
+            usage,
+            status,
+            clock,
+            metrics,
+            prefix,
+            limits,
+            mails,
+            mailbox,
+            outbox_wakeup,
+            lifecycle,
+            sessions,
+        } = dependencies;
+        Self {
+            store,
+            cache,
+            replicas,
+            usage,
+            status,
+            clock,
+            metrics,
+            prefix,
+            limits,
+            mails,
+            mailbox,
+            outbox_wakeup,
+            lifecycle,
+            sessions,
+        }
+    }
+
+    /// The store's time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// What counts and measures.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How large whitelists may be.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// How long sessions of the management page last.
+    pub fn session_lengths(&self) -> SessionLengths {
+        self.sessions
+    }
+
+    /// The principal of the valid credential with this digest; `None` for a wrong or revoked one.
+    pub fn principal(&self, digest: &Digest) -> Option<Principal> {
+        self.cache.credentials.by_digest(digest)
+    }
+
     /// Times one use of the store.
     async fn stored<T>(
         &self,
@@ -196,17 +284,6 @@ impl Services {
     /// where none is known.
     pub fn revision(&self) -> i64 {
         self.replicas.revision()
-    }
-
-    /// Whether decisions can be made now.
-    ///
-    /// # Errors
-    /// Why not, in words for operators.
-    pub fn can_decide(&self) -> std::result::Result<(), &'static str> {
-        if !self.replicas.may_decide(Stopwatch::start()) {
-            return Err("the lease has run out and the store is out of reach");
-        }
-        self.in_force().map(|_| ()).map_err(|_| "the catalogue in force is not known")
     }
 }
 

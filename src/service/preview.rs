@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use super::validate::FieldErrors;
 use super::{Caller, Error, Result, Services};
-use crate::cache::ActiveCatalog;
 use crate::clock::Stopwatch;
-use crate::model::{IdleToken, Page};
+use crate::model::{ActiveCatalog, IdleToken, Page};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Overtaken};
 use crate::policy::scope::{Catalog, ScopeId};

@@ -42,7 +42,7 @@ struct AccountPage {
 
 impl Signed {
     fn row(&self, account: Account) -> Row {
-        let known = self.page.standing.known();
+        let known = self.services().lifecycle_status();
         let failing: &[FailingAddress] = known.as_ref().map_or(&[], |known| &known.mails.failing);
         let refusal = |address: &str| {
             let found = failing.iter().find(|failing| failing.address == address);
@@ -51,7 +51,7 @@ impl Signed {
         Row {
             id: account.id.to_string(),
             name: account.name,
-            created: when(account.created, self.services().clock.now()),
+            created: when(account.created, self.services().now()),
             admins: account.admins.iter().map(|a| (a.clone(), refusal(a))).collect(),
         }
     }

@@ -175,8 +175,8 @@ async fn form(
         accounts,
         scopes,
         errors,
-        window: duration::in_words(services.lifecycle.window()),
-        entries: services.limits.max_entries,
+        window: duration::in_words(services.calendar().settings.window()),
+        entries: services.limits().max_entries,
         address: signed.address().map(|ip| ip.to_string()).unwrap_or_default(),
     };
     Ok(page(status, &view))

@@ -15,7 +15,7 @@ use super::form::Id;
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{When, when};
-use crate::mail::Message;
+use crate::service::status::Message;
 
 /// Mails have their styles in their tags.
 const SANDBOX: HeaderValue = HeaderValue::from_static(
@@ -50,14 +50,13 @@ fn row(mail: &Message, signed: &Signed) -> Row {
         id: mail.id.to_string(),
         to: mail.to.clone(),
         subject: mail.subject.clone(),
-        date: when(mail.date, signed.services().clock.now()),
+        date: when(mail.date, signed.services().now()),
     }
 }
 
 fn find(signed: &Signed, id: &str) -> Result<Arc<Message>> {
     signed.must_be_operator()?;
-    let mailbox = signed.page.mailbox.as_ref();
-    let found = Uuid::parse_str(id).ok().and_then(|id| mailbox?.get(id));
+    let found = Uuid::parse_str(id).ok().and_then(|id| signed.services().kept_mail(id));
     found.ok_or_else(|| {
         PageError::missing(
             "There is no such mail: the newest 100 are kept until this server stops.",
@@ -69,8 +68,8 @@ fn find(signed: &Signed, id: &str) -> Result<Arc<Message>> {
 
 pub(super) async fn list(signed: Signed) -> Result<Response> {
     signed.must_be_operator()?;
-    let mails = signed.page.mailbox.as_ref().map(|mailbox| mailbox.newest_first());
-    let rows = mails.unwrap_or_default().iter().map(|mail| row(mail, &signed)).collect();
+    let mails = signed.services().kept_mails();
+    let rows = mails.iter().map(|mail| row(mail, &signed)).collect();
     let frame = signed.frame("Mails", Place::Mails);
     Ok(page(StatusCode::OK, &MailsPage { frame, rows }))
 }

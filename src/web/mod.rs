@@ -39,8 +39,6 @@ use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
 use crate::clock::Stopwatch;
-use crate::lifecycle::LifecycleStatus;
-use crate::mail::Mailbox;
 use crate::net::Limiter;
 use crate::service::{Error, Services};
 use crate::shutdown;
@@ -84,9 +82,6 @@ pub(super) struct Peer(pub(super) IpAddr);
 /// What all pages are made of.
 struct Page {
     services: Arc<Services>,
-    standing: Arc<LifecycleStatus>,
-    /// Mails that are kept instead of being sent: there are pages about them with `--dev` only.
-    mailbox: Option<Arc<Mailbox>>,
     /// Whether browsers reach it by TLS alone.
     secure: bool,
     attempts: Attempts,
@@ -96,24 +91,18 @@ struct Page {
 }
 
 /// The pages. `secure`: browsers reach them by TLS alone.
-pub(super) fn routes(
-    services: Arc<Services>,
-    standing: Arc<LifecycleStatus>,
-    mailbox: Option<Arc<Mailbox>>,
-    secure: bool,
-) -> Router {
-    let mails = match mailbox {
-        None => Router::new(),
-        Some(_) => Router::new()
+pub(super) fn routes(services: Arc<Services>, secure: bool) -> Router {
+    // There are pages about mails with `--dev` only.
+    let mails = match services.keeps_mails() {
+        false => Router::new(),
+        true => Router::new()
             .route("/mails", get(mails::list))
             .route("/mails/{id}", get(mails::show))
             .route("/mails/{id}/html", get(mails::html)),
     };
-    let largest = MAX_FORM + services.limits.max_entries.saturating_mul(FORM_OF_ENTRY);
+    let largest = MAX_FORM + services.limits().max_entries.saturating_mul(FORM_OF_ENTRY);
     let page = Arc::new(Page {
         services,
-        standing,
-        mailbox,
         secure,
         attempts: Attempts::default(),
         arrivals: Arrivals::new(largest),
@@ -160,7 +149,7 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
         }
     }
     let Some(place) = page.room.take(from, 1).or_else(|| page.reserve.take(from, 1)) else {
-        page.services.metrics.shed.inc();
+        page.services.metrics().shed.inc();
         return PageError::from(Error::Overloaded).into_response();
     };
     let (answer, answered) = oneshot::channel();
@@ -168,7 +157,7 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
         let _places = (place, form_places);
         let watch = Stopwatch::start();
         let response = next.run(request).await;
-        page.services.metrics.pages.observe(watch.elapsed());
+        page.services.metrics().pages.observe(watch.elapsed());
         // Nobody hears it where the browser has gone.
         let _ = answer.send(response);
     });

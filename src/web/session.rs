@@ -74,7 +74,7 @@ impl Signed {
             role,
             may: caller.role,
             operator,
-            mails: self.page.mailbox.is_some(),
+            mails: self.services().keeps_mails(),
             development: caller.actor == Actor::Development,
             form_token: self.who.form_token(),
         };
@@ -189,7 +189,7 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
 /// Without credentials, whoever may call this host by a name of their own is in: that must be nobody but a
 /// browser that asked for this host itself.
 fn own_host(page: &Page, headers: &HeaderMap) -> Result<()> {
-    if !page.services.sessions.development {
+    if !page.services.session_lengths().development {
         return Ok(());
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -295,7 +295,7 @@ struct SignInPage<'a> {
 
 fn sign_in_page(of: &Page, status: StatusCode, next: &str, error: &str) -> Response {
     let frame = Frame::bare("Sign in");
-    let development = of.services.sessions.development;
+    let development = of.services.session_lengths().development;
     page(status, &SignInPage { frame, next: local(next), error, development })
 }
 
@@ -317,7 +317,7 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     let fields = fields(Request::from_parts(parts, body), &page).await?;
     let next = fields.one("next");
     let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    let metrics = &page.services.metrics;
+    let metrics = page.services.metrics();
     let credential = fields.one("credential").trim();
     let credential = (!credential.is_empty()).then_some(credential);
     let begun = page.services.sign_in(credential, client).await;
@@ -348,7 +348,7 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
         tracing::debug!(%error, "a former session is left to its end");
     }
     let mut response = Redirect::to(local(next)).into_response();
-    set_cookie(&page, &mut response, secret.expose(), page.services.sessions.lifetime);
+    set_cookie(&page, &mut response, secret.expose(), page.services.session_lengths().lifetime);
     Ok(response)
 }
 

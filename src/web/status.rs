@@ -9,6 +9,7 @@ use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{When, number, when};
 use crate::policy::duration;
+use crate::service::status::ReplicaStatus;
 
 struct Failing {
     address: String,
@@ -53,8 +54,8 @@ struct StatusPage {
 pub(super) async fn show(signed: Signed) -> Result<Response> {
     signed.must_be_operator()?;
     let services = signed.services();
-    let now = services.clock.now();
-    let known = signed.page.standing.known();
+    let now = services.now();
+    let known = services.lifecycle_status();
     let mails = known.as_ref().map(|known| Mails {
         failing: known
             .mails
@@ -70,7 +71,7 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
         oldest: known.mails.oldest.map(|since| when(since, now)),
         read: when(known.read, now),
     });
-    let replica = |seen: crate::replication::ReplicaStatus| Replica {
+    let replica = |seen: ReplicaStatus| Replica {
         name: seen.about.name,
         version: seen.about.version,
         lifecycle: seen.about.lifecycle,
@@ -90,11 +91,11 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
             ],
             ..signed.frame("Status", Place::Status)
         },
-        configured: services.mails,
-        kept: signed.page.mailbox.is_some(),
+        configured: services.outlook().mails,
+        kept: services.keeps_mails(),
         mails,
-        alone: services.replicas.is_alone(),
-        replicas: services.replicas.seen().map(|seen| seen.into_iter().map(replica).collect()),
+        alone: services.is_alone(),
+        replicas: services.replicas().map(|seen| seen.into_iter().map(replica).collect()),
         decides: services.can_decide().err(),
         deletions: number(counts.deletions),
         downgrades: number(counts.downgrades),

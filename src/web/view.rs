@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cache::ActiveCatalog;
-use crate::mail;
-use crate::model::{NoticeState, PendingAction, Token};
+use crate::model::{ActiveCatalog, NoticeState, PendingAction, Token};
 use crate::policy::duration;
 use crate::policy::lifecycle::Calendar;
 use crate::policy::network::Whitelist;
@@ -33,7 +31,7 @@ pub(super) fn when(at: Timestamp, now: Timestamp) -> When {
         0.. => format!("in {length}"),
         _ => format!("{length} ago"),
     };
-    When { iso: at.to_string(), minute: mail::minute(at), relative }
+    When { iso: at.to_string(), minute: at.to_minute(), relative }
 }
 
 /// A length in its largest unit, cut off; empty for seconds that are few.
@@ -192,7 +190,7 @@ pub(super) fn pending(
     let notice = |notice: &crate::model::Notice| {
         let (tone, words) = match &notice.state {
             NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
-            NoticeState::Accepted(at) => ("accepted", format!("accepted {}", mail::minute(*at))),
+            NoticeState::Accepted(at) => ("accepted", format!("accepted {}", at.to_minute())),
             NoticeState::Failing(why) => {
                 ("failing", format!("not taken by the mail server: {why}"))
             }

@@ -87,7 +87,7 @@ impl Batch {
         };
         let catalog: String = SCOPES.iter().map(scope).collect();
         let world = World::new(place, &catalog, settings(false), post.clone()).await;
-        let in_force = world.services.cache.catalog().unwrap();
+        let in_force = world.services.parts.cache.catalog().unwrap();
         let ids = SCOPES.iter().map(|(name, _)| in_force.catalog.by_name(name).unwrap().id);
         let ids = ids.collect();
         let mut histories = Vec::new();
@@ -171,7 +171,7 @@ impl Batch {
             9..11 => vec![self.sweep().await],
             11..13 => vec![self.deliver().await],
             13 => {
-                self.world.services.usage.flush().await.unwrap();
+                self.world.services.parts.usage.flush().await.unwrap();
                 vec![Did::Flush]
             }
             14 => vec![self.crash().await],

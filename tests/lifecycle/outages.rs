@@ -51,13 +51,13 @@ async fn refused(s: &Story, (idle, reader): &(Token, Token)) {
         s.uses(reader, READ).await;
         assert_eq!(s.warning(idle).await, "deletion on day 45");
     }
-    assert!(s.world.services.usage.flush().await.is_err());
+    assert!(s.world.services.parts.usage.flush().await.is_err());
 }
 
 /// The store takes uses again: those that were allowed at that instant are kept, and no others.
 async fn kept(s: &Story, (idle, reader): &(Token, Token), at: Timestamp) {
     // Connections that died may each cost one call, but never an answer.
-    while s.world.services.usage.flush().await.is_err() {}
+    while s.world.services.parts.usage.flush().await.is_err() {}
     let uses =
         async |token: &Token| s.world.store.token(token.held.id, None).await.unwrap().unwrap().uses;
     assert_eq!(uses(idle).await.last, None, "it was not allowed");
@@ -111,7 +111,7 @@ async fn no_use_is_allowed_that_sqlite_can_not_keep() {
     database.close().await.unwrap();
     kept(&s, &tokens, at).await;
     // Once it is known what became of the uses that were refused, decisions know both tokens again.
-    s.world.services.cache.known_position().await.unwrap();
+    s.world.services.parts.cache.known_position().await.unwrap();
     assert_eq!(s.warning(&tokens.0).await, "deletion on day 45");
     assert_eq!(s.warning(&tokens.1).await, "downgrade on day 45");
     // It answers nothing at all, and the process ends before it does again.
@@ -188,15 +188,15 @@ async fn uses_that_the_store_refuses_are_recorded_once_it_takes_them() {
         token.uses.last
     };
     let recorded = || s.world.outbox.metrics.uses_recorded.get();
-    assert!(s.world.services.usage.flush().await.is_err());
+    assert!(s.world.services.parts.usage.flush().await.is_err());
     assert_eq!(recorded(), 1_000);
     assert_eq!(last(&tokens[TOKENS - 1]).await, None);
     s.sleep_until(2);
     s.uses(&tokens[0], READ).await;
-    assert!(s.world.services.usage.flush().await.is_err());
+    assert!(s.world.services.parts.usage.flush().await.is_err());
 
     sqlx::query("DROP TRIGGER refuse").execute(&mut database).await.unwrap();
-    s.world.services.usage.flush().await.unwrap();
+    s.world.services.parts.usage.flush().await.unwrap();
     let day = |day| Some(START.plus(DAY * day));
     assert_eq!(last(&tokens[TOKENS - 1]).await, day(1), "what was refused is lost");
     assert_eq!(last(&tokens[0]).await, day(2), "what was used meanwhile is lost");

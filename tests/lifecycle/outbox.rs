@@ -136,7 +136,7 @@ async fn join(s: &Story, lifecycle: &str, cache: Arc<Cache>) -> (Replicas, Cance
 #[tokio::test]
 async fn no_mail_is_sent_while_replicas_have_other_rules() {
     let mut s = Story::new(Place::postgres()).await;
-    let (ours, _running) = join(&s, "ours", s.world.services.cache.clone()).await;
+    let (ours, _running) = join(&s, "ours", s.world.services.parts.cache.clone()).await;
     s.world.outbox.replicas = Arc::new(ours);
     s.admins(&[ANN]).await;
     let cache = Cache::load(

@@ -400,7 +400,7 @@ async fn a_crash_between_any_two_steps(mut s: Story) {
     for day in 1..=37 {
         s.sleep_until(day);
         s.uses(&token, READ).await;
-        s.world.services.usage.flush().await.unwrap();
+        s.world.services.parts.usage.flush().await.unwrap();
         s.world.crash(settings).await;
         s.world.sweep().await;
         s.world.crash(settings).await;

@@ -220,7 +220,7 @@ impl Story {
             return "unknown".to_owned();
         };
         assert_eq!(read.name, token.name);
-        let in_force = self.world.services.cache.catalog().unwrap();
+        let in_force = self.world.services.parts.cache.catalog().unwrap();
         let names = |ids: &[portcullis::policy::scope::ScopeId]| {
             let names: Vec<_> =
                 ids.iter().map(|&id| in_force.name_of(id).unwrap().to_string()).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use portcullis::cache::Cache;
 use portcullis::clock::Clock;
-use portcullis::lifecycle::{Outbox, Retries, Sweeper, Transport};
+use portcullis::lifecycle::{LifecycleStatus, Outbox, Retries, Sweeper, Transport};
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::Reason;
 use portcullis::policy::id::{AccountId, TokenId};
@@ -18,7 +18,7 @@ use portcullis::policy::token::{TokenKind, UpcomingAction};
 use portcullis::replication::Replicas;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
-use portcullis::service::{Caller, Error, Services, SessionLengths};
+use portcullis::service::{Caller, Dependencies, Error, SessionLengths};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::sqlite::SqliteStore;
@@ -28,7 +28,8 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::support::{decisions, postgres};
+use crate::support::decisions::{self, InProcess};
+use crate::support::postgres;
 
 /// From where every token may be used, and from where none may.
 pub(crate) const HERE: &str = "192.0.2.1";
@@ -87,7 +88,7 @@ pub(crate) struct World {
     pub(crate) place: Place,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<Clock>,
-    pub(crate) services: Arc<Services>,
+    pub(crate) services: InProcess,
     pub(crate) sweeper: Sweeper,
     pub(crate) outbox: Outbox,
     relay: Arc<dyn Transport>,
@@ -119,14 +120,14 @@ impl World {
 
     /// The same in good order.
     pub(crate) async fn restart(&mut self, settings: Settings) {
-        self.services.usage.finish().await;
+        self.services.parts.usage.finish().await;
         self.crash(settings).await;
     }
 
     /// Opens the store once more, after it was closed.
     pub(crate) async fn reopen(&mut self) {
         self.store = self.place.open().await;
-        self.crash(self.services.lifecycle).await;
+        self.crash(self.services.parts.lifecycle).await;
     }
 
     pub(crate) fn caller() -> Caller {
@@ -210,9 +211,9 @@ async fn memory(
     clock: &Arc<Clock>,
     settings: Settings,
     relay: &Arc<dyn Transport>,
-) -> (Arc<Services>, Sweeper, Outbox) {
+) -> (InProcess, Sweeper, Outbox) {
     let metrics = Arc::new(Metrics::new());
-    let queued = Arc::new(Notify::new());
+    let outbox_wakeup = Arc::new(Notify::new());
     let cache = Cache::load(store.clone(), 10_000, metrics.clone(), Handle::current()).await;
     let cache = Arc::new(cache.unwrap());
     let usage = Arc::new(Usage::new(
@@ -224,7 +225,10 @@ async fn memory(
         Handle::current(),
     ));
     let replicas = Arc::new(Replicas::alone(cache.clone()));
-    let services = Arc::new(Services {
+    let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
+    let services = InProcess::new(Dependencies {
+        status: Arc::new(status),
+        mailbox: None,
         store: store.clone(),
         replicas: replicas.clone(),
         cache: cache.clone(),
@@ -234,7 +238,7 @@ async fn memory(
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         mails: true,
-        queued: queued.clone(),
+        outbox_wakeup: outbox_wakeup.clone(),
         lifecycle: settings,
         sessions: SessionLengths::default(),
     });
@@ -247,7 +251,7 @@ async fn memory(
         metrics: metrics.clone(),
         settings,
         retention: RETENTION,
-        queued: queued.clone(),
+        outbox_wakeup: outbox_wakeup.clone(),
     };
     let outbox = Outbox {
         store: store.clone(),
@@ -259,7 +263,7 @@ async fn memory(
         relay: relay.clone(),
         retries: RETRIES,
         claim: CLAIM,
-        queued,
+        outbox_wakeup,
         public_url: None,
     };
     (services, sweeper, outbox)

@@ -1,9 +1,11 @@
 //! Decisions without a server: as `grpc` makes them, from memory where that is possible.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use portcullis::cache::Cache;
 use portcullis::clock::Clock;
+use portcullis::lifecycle::LifecycleStatus;
 use portcullis::model::NewToken;
 use portcullis::policy::decide::{Decision, Reason};
 use portcullis::policy::id::{AccountId, TokenId};
@@ -14,11 +16,32 @@ use portcullis::policy::token::TokenKind;
 use portcullis::replication::Replicas;
 use portcullis::secret::Digest;
 use portcullis::service::decisions::AuthorizeInput;
-use portcullis::service::{Error, Services, SessionLengths};
+use portcullis::service::{Dependencies, Error, Services, SessionLengths};
 use portcullis::store::Store;
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use tokio::runtime::Handle;
+
+/// The services of a server without its sockets, and what they are built over.
+#[derive(Debug, Clone)]
+pub struct InProcess {
+    services: Arc<Services>,
+    pub parts: Dependencies,
+}
+
+impl InProcess {
+    pub fn new(parts: Dependencies) -> Self {
+        Self { services: Arc::new(Services::new(parts.clone())), parts }
+    }
+}
+
+impl Deref for InProcess {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
 
 /// The services of a server over `store`, with the default settings and no mail.
 pub fn services(
@@ -26,7 +49,7 @@ pub fn services(
     cache: Arc<Cache>,
     replicas: Replicas,
     metrics: Arc<Metrics>,
-) -> Arc<Services> {
+) -> InProcess {
     let clock = Arc::new(Clock::starting_at(Timestamp(0)));
     let lifecycle = lifecycle::Settings::default();
     let usage = Usage::new(
@@ -37,7 +60,10 @@ pub fn services(
         lifecycle.window(),
         Handle::current(),
     );
-    Arc::new(Services {
+    let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
+    InProcess::new(Dependencies {
+        status: Arc::new(status),
+        mailbox: None,
         replicas: Arc::new(replicas),
         cache,
         store,
@@ -45,7 +71,7 @@ pub fn services(
         clock,
         metrics,
         mails: false,
-        queued: Arc::default(),
+        outbox_wakeup: Arc::default(),
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         lifecycle,

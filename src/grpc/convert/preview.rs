@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{action_type, first, pb, time};
-use crate::cache::ActiveCatalog;
+use crate::model::ActiveCatalog;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::service::explain::{Explained, names};
 use crate::service::preview::{Coming, Day, Preview, Today};

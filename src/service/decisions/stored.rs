@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::arguments::{self, Memo};
 use super::{AuthorizeInput, proven};
-use crate::cache::{ActiveCatalog, CacheEntry, Lookup, ReadError};
+use crate::cache::{CacheEntry, Lookup, ReadError};
 use crate::clock::Stopwatch;
+use crate::model::ActiveCatalog;
 use crate::policy::decide::{self, Decision, Presented};
 use crate::policy::id::TokenId;
 use crate::replication::NotFreshEnough;
