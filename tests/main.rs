@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod clients;
 mod cold_reads;
+mod configuration;
 mod crash;
 mod decision_matrix;
 mod exhaustion;

@@ -40,7 +40,7 @@ pub const VARIABLES: [&str; 11] = [
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct ClientArgs {
-    /// The server: `http://` or `https://`, a host and a port
+    /// URL of the server: `http://` or `https://`, a host and a port
     #[arg(
         long,
         global = true,
@@ -50,7 +50,7 @@ pub struct ClientArgs {
         default_value = "http://127.0.0.1:50051"
     )]
     pub server: String,
-    /// PEM file with the authorities that vouch for an https server, instead of the system's
+    /// PEM file with the authorities of an https server's certificate, instead of the system's
     #[arg(
         long,
         global = true,
@@ -59,7 +59,7 @@ pub struct ClientArgs {
         value_name = "FILE"
     )]
     pub server_ca: Option<PathBuf>,
-    /// PEM file with the certificate to show an https server that asks for one
+    /// PEM file with the client certificate, for an https server that asks for one
     #[arg(
         long,
         global = true,
@@ -77,7 +77,7 @@ pub struct ClientArgs {
         value_name = "FILE"
     )]
     pub client_key: Option<PathBuf>,
-    /// How long to wait for an answer, such as 90s or 500ms
+    /// Time limit for connecting and for each call, such as 90s or 500ms
     #[arg(
         long,
         global = true,
@@ -88,15 +88,15 @@ pub struct ClientArgs {
         value_parser = duration::parse
     )]
     pub timeout: Duration,
-    /// Send secrets over http:// to a host other than this one
+    /// Send secrets over http:// to other hosts
     #[arg(long, global = true)]
     pub plaintext: bool,
-    /// File with the credential to call with [env: PORTCULLIS_CREDENTIAL_FILE; the credential
-    /// itself: PORTCULLIS_CREDENTIAL]
+    /// File with the credential to call with [env: PORTCULLIS_CREDENTIAL_FILE; the credential itself:
+    /// PORTCULLIS_CREDENTIAL]
     #[arg(long, global = true, value_name = "FILE")]
     pub credential_file: Option<PathBuf>,
-    /// Where a server on this host keeps its data: with no credential given, its
-    /// `operator-credential` file is used
+    /// Data directory of a server on this host: without another credential, its `operator-credential` file
+    /// is used
     #[arg(
         long,
         global = true,

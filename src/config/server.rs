@@ -27,12 +27,14 @@ pub use mail::{MailArgs, MailSettings, RelaySettings};
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::{OPERATOR, OPERATOR_FILE, known_variables};
+pub use variables::{SECRETS, SecretVariable};
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub struct ServeArgs {
-    /// Where gRPC is served: an address or a host name, and a port
+    /// Address of the gRPC listener: an IP address or a host name, and a port. Without TLS, it must
+    /// be loopback, unless --plaintext is set
     #[arg(
         long,
         env = "PORTCULLIS_LISTEN",
@@ -41,7 +43,7 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:50051"
     )]
     listen: String,
-    /// Where the management page, /metrics, /healthz and /readyz are served, written likewise
+    /// Address of the HTTP listener in the same form: the management page, /metrics, /healthz and /readyz
     #[arg(
         long,
         env = "PORTCULLIS_HTTP_LISTEN",
@@ -50,20 +52,21 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:8080"
     )]
     http_listen: String,
-    /// PEM file of the server's certificate chain; both listeners speak TLS then
+    /// PEM file with the server's certificate chain; if it is set, both listeners use TLS
     #[arg(long, env = "PORTCULLIS_TLS_CERT", hide_env_values = true, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
-    /// PEM file of its private key
+    /// PEM file with the private key of --tls-cert
     #[arg(long, env = "PORTCULLIS_TLS_KEY", hide_env_values = true, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// PEM file of the authorities that must vouch for gRPC clients (mutual TLS)
+    /// PEM file with the authorities of client certificates; if it is set, gRPC clients must present one
+    /// (mutual TLS)
     #[arg(long, env = "PORTCULLIS_TLS_CLIENT_CA", hide_env_values = true, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
-    /// Listen without TLS on addresses that other hosts reach
+    /// Listen without TLS on addresses that other hosts can reach
     #[arg(long, env = "PORTCULLIS_PLAINTEXT", hide_env_values = true,
           value_parser = clap::builder::BoolishValueParser::new())]
     plaintext: bool,
-    /// gRPC connections with valid credentials that one address (of IPv6, one /64) has at most
+    /// gRPC connections with valid credentials of one client address (of IPv6, one /64), from 1 to 16384
     /// [default: half of all: 8192]
     #[arg(
         long,
@@ -72,7 +75,7 @@ pub struct ServeArgs {
         value_name = "COUNT"
     )]
     grpc_connections_per_address: Option<String>,
-    /// How long a gRPC connection without any call is kept
+    /// How long a gRPC connection without any call is kept, at least 1s; clients reconnect by themselves
     #[arg(
         long,
         env = "PORTCULLIS_GRPC_IDLE",
@@ -83,12 +86,12 @@ pub struct ServeArgs {
     grpc_idle: String,
     #[command(flatten)]
     store: StoreArgs,
-    /// Try things out: this host only, embedded store only, no credentials; a demo account with fresh
-    /// tokens is printed at each start
+    /// Development mode: this host and the embedded store only, no credentials, a demo account with new
+    /// tokens printed at each start, and mails kept in memory where no mail relay is set
     #[arg(long, env = "PORTCULLIS_DEV", hide_env_values = true, help_heading = "Policy",
           value_parser = clap::builder::BoolishValueParser::new())]
     dev: bool,
-    /// Catalogue file, applied where the store has none yet [default: the built-in example]
+    /// Catalogue file, applied only if the store has no catalogue yet [default: the built-in example]
     #[arg(
         long,
         env = "PORTCULLIS_CATALOG",
@@ -97,7 +100,8 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     catalog: Option<PathBuf>,
-    /// What new secrets begin with; those with an earlier prefix stay valid
+    /// Prefix of new secrets: 2 to 16 lower-case letters and digits that begin with a letter. Secrets with
+    /// an earlier prefix stay valid
     #[arg(
         long,
         env = "PORTCULLIS_TOKEN_PREFIX",
@@ -107,7 +111,7 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     token_prefix: String,
-    /// Entries that a whitelist has at most, up to 10000
+    /// Entries in one whitelist, from 1 to 10000
     #[arg(
         long,
         env = "PORTCULLIS_WHITELIST_MAX_ENTRIES",
@@ -117,7 +121,7 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     whitelist_max_entries: String,
-    /// The widest IPv4 range that a whitelist takes, as a prefix length
+    /// Widest IPv4 range in a whitelist, as a prefix length from 1 to 32
     #[arg(
         long,
         env = "PORTCULLIS_WHITELIST_WIDEST_IPV4",
@@ -127,7 +131,7 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     whitelist_widest_ipv4: String,
-    /// The widest IPv6 range that a whitelist takes, as a prefix length
+    /// Widest IPv6 range in a whitelist, as a prefix length from 1 to 128
     #[arg(
         long,
         env = "PORTCULLIS_WHITELIST_WIDEST_IPV6",
@@ -137,7 +141,7 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     whitelist_widest_ipv6: String,
-    /// Tokens kept in memory at most
+    /// Tokens kept in memory, from 1 to 1000000000
     #[arg(
         long,
         env = "PORTCULLIS_CACHE_CAPACITY",
@@ -147,8 +151,8 @@ pub struct ServeArgs {
         help_heading = "Operation"
     )]
     cache_capacity: String,
-    /// How long a replica decides from memory without its database; less than --lifecycle-notice
-    /// [default: 10s, or half of the notice where that is less]
+    /// How long a replica decides without its database, from 100ms to 1h; less than --lifecycle-notice
+    /// [default: 10s, or half of --lifecycle-notice if that is less]
     #[arg(
         long,
         env = "PORTCULLIS_LEASE",
@@ -163,8 +167,7 @@ pub struct ServeArgs {
     mail: MailArgs,
     #[command(flatten)]
     page: PageArgs,
-    /// How log lines on standard error are written: text or json [default: text on a terminal,
-    /// else json]
+    /// Format of the log lines on standard error: text or json [default: text on a terminal, else json]
     #[arg(
         long,
         env = "PORTCULLIS_LOG_FORMAT",
@@ -173,7 +176,7 @@ pub struct ServeArgs {
         help_heading = "Operation"
     )]
     log_format: Option<String>,
-    /// How much is logged: error, warn, info, debug or trace
+    /// Lowest level that is logged: error, warn, info, debug or trace
     #[arg(
         long,
         env = "PORTCULLIS_LOG_LEVEL",

@@ -13,7 +13,7 @@ pub enum Format {
 /// How to write the answer, as written on the command line.
 #[derive(Debug, Clone, clap::Args)]
 pub struct OutputArgs {
-    /// How to write the answer
+    /// Format of the output
     #[arg(
         id = "output",
         long = "output",

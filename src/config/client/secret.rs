@@ -24,8 +24,8 @@ pub struct Credential {
 /// Where a token's secret is read from for `portcullis check`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TokenArgs {
-    /// File with the token's secret, "-" for standard input [env: PORTCULLIS_TOKEN_FILE; the secret
-    /// itself: PORTCULLIS_TOKEN]. With none of them it is read from standard input
+    /// File with the token's secret, "-" for standard input, which is the default [env:
+    /// PORTCULLIS_TOKEN_FILE; the secret itself: PORTCULLIS_TOKEN]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }

@@ -13,8 +13,7 @@ const LONGEST_FLUSH_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Lifecycle")]
 pub struct LifecycleArgs {
-    /// What is done about tokens that nobody uses: enforce, or observe, which only shows what would
-    /// be done
+    /// What happens to unused tokens: enforce, or observe, which shows what is due and changes nothing
     #[arg(
         long,
         env = "PORTCULLIS_LIFECYCLE_MODE",
@@ -23,7 +22,7 @@ pub struct LifecycleArgs {
         default_value = "enforce"
     )]
     lifecycle_mode: String,
-    /// How long a token, or what it may do, has to be unused to be taken
+    /// How long a token or a scope must be unused before it is removed
     #[arg(
         long,
         env = "PORTCULLIS_LIFECYCLE_WINDOW",
@@ -32,7 +31,8 @@ pub struct LifecycleArgs {
         default_value = "45d"
     )]
     lifecycle_window: String,
-    /// How long before that every admin of its account has been told; less than the window
+    /// How long before that every admin of the account must have been notified; less than
+    /// --lifecycle-window
     #[arg(
         long,
         env = "PORTCULLIS_LIFECYCLE_NOTICE",
@@ -41,7 +41,7 @@ pub struct LifecycleArgs {
         default_value = "7d"
     )]
     lifecycle_notice: String,
-    /// How often it is looked for what is due
+    /// Interval between two sweeps, which look up and carry out what is due
     #[arg(
         long,
         env = "PORTCULLIS_LIFECYCLE_SWEEP_INTERVAL",
@@ -50,7 +50,7 @@ pub struct LifecycleArgs {
         default_value = "60s"
     )]
     lifecycle_sweep_interval: String,
-    /// How long a deleted token is denied as deleted; as unknown from then on
+    /// How long a deleted token is denied as deleted; after that it is unknown
     #[arg(
         long,
         env = "PORTCULLIS_DELETED_RETENTION",
@@ -59,7 +59,8 @@ pub struct LifecycleArgs {
         default_value = "90d"
     )]
     deleted_retention: String,
-    /// How long a recorded use may wait to be written, unless it keeps a token
+    /// How long a use may wait to be written to the store, at most 1m; one that cancels a pending action
+    /// does not wait
     #[arg(
         long,
         env = "PORTCULLIS_USAGE_FLUSH_INTERVAL",

@@ -20,15 +20,14 @@ pub(super) const SMTP_URL_FILE: &str = "PORTCULLIS_SMTP_URL_FILE";
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Mail")]
 pub struct MailArgs {
-    /// Who mails: portcullis@example.com, or Portcullis <portcullis@example.com>. Goes with the relay,
-    /// which PORTCULLIS_SMTP_URL names, or a file named by PORTCULLIS_SMTP_URL_FILE:
-    /// smtp+starttls://user:password@host, smtps:// or smtp://
+    /// Sender of mails: an address, alone or as in `Portcullis <portcullis@example.com>`; needed with
+    /// PORTCULLIS_SMTP_URL
     #[arg(long, env = "PORTCULLIS_MAIL_FROM", hide_env_values = true, value_name = "ADDRESS")]
     mail_from: Option<String>,
-    /// PEM file of authorities that may vouch for the relay too, besides those that browsers know
+    /// PEM file with authorities that the mail relay's certificate may be from, besides the public ones
     #[arg(long, env = "PORTCULLIS_SMTP_CA", hide_env_values = true, value_name = "FILE")]
     smtp_ca: Option<PathBuf>,
-    /// How long the relay may take to be reached, and for each answer
+    /// Time limit for connecting to the relay, and for each of its replies
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_TIMEOUT",
@@ -37,7 +36,7 @@ pub struct MailArgs {
         default_value = "30s"
     )]
     mail_timeout: String,
-    /// How long after an error of the relay a mail is tried again; doubled each time
+    /// How long after an error a mail is tried again; doubled with each retry
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_RETRY_INITIAL",
@@ -46,7 +45,7 @@ pub struct MailArgs {
         default_value = "1s"
     )]
     mail_retry_initial: String,
-    /// How long that gets at most
+    /// Longest time between two retries
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_RETRY_MAX",
@@ -55,8 +54,8 @@ pub struct MailArgs {
         default_value = "15m"
     )]
     mail_retry_max: String,
-    /// How long after the relay refused a recipient for good it is tried again all the same; at most so long,
-    /// where it refused the mail for good
+    /// How long after the relay refused a recipient permanently the mail is tried again; the longest time
+    /// between retries where it refused the mail permanently
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_REFUSED_RETRY",
@@ -65,7 +64,7 @@ pub struct MailArgs {
         default_value = "1d"
     )]
     mail_refused_retry: String,
-    /// Mails a second at most
+    /// Mails per second, from 1 to 10000
     #[arg(
         long,
         env = "PORTCULLIS_MAIL_RATE",
@@ -74,8 +73,8 @@ pub struct MailArgs {
         default_value = "5"
     )]
     mail_rate: String,
-    /// Where admins find the management page, for links in mails, such as
-    /// `https://portcullis.example.com`; without a path, since the page belongs at the root of its host
+    /// URL of the management page for links in mails, such as `https://portcullis.example.com`: without a
+    /// path, since the page is at the root of its host; if it is https, cookies are for TLS only
     #[arg(long, env = "PORTCULLIS_PUBLIC_URL", hide_env_values = true, value_name = "URL")]
     public_url: Option<String>,
 }

@@ -8,7 +8,7 @@ use super::errors::ConfigErrors;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Management page")]
 pub struct PageArgs {
-    /// How long a session of the management page lasts without a request
+    /// How long a session of the management page lasts without a request, at most 7d
     #[arg(
         long,
         env = "PORTCULLIS_SESSION_IDLE",
@@ -17,7 +17,7 @@ pub struct PageArgs {
         default_value = "30m"
     )]
     session_idle: String,
-    /// How long it lasts in all
+    /// How long a session of the management page lasts in total, at most 7d
     #[arg(
         long,
         env = "PORTCULLIS_SESSION_LIFETIME",

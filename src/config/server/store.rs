@@ -12,7 +12,7 @@ use super::variables::{DATABASE_URL, DATABASE_URL_FILE};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
-    /// Directory of the embedded SQLite store, which serves where no database is named
+    /// Directory of the embedded SQLite store, which is used if no database is set
     #[arg(
         long,
         env = "PORTCULLIS_DATA_DIR",
@@ -21,11 +21,12 @@ pub struct StoreArgs {
         default_value = "portcullis-data"
     )]
     data_dir: PathBuf,
-    /// The production store: postgres://user@host/database. With a password in it, set
-    /// PORTCULLIS_DATABASE_URL, or name a file in PORTCULLIS_DATABASE_URL_FILE: `ps` shows flags
+    /// URL of the Postgres database, such as postgres://user@host/database; with a password only in a
+    /// variable or a file, since `ps` shows flags [env: PORTCULLIS_DATABASE_URL; a file with it:
+    /// PORTCULLIS_DATABASE_URL_FILE]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Connections to the database at most
+    /// Connections to the database, from 2 to 1000
     #[arg(
         long,
         env = "PORTCULLIS_DATABASE_CONNECTIONS",

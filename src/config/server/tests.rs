@@ -265,3 +265,60 @@ fn a_relay_needs_a_sender_and_shows_no_password() {
         assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
     }
 }
+
+/// The bounds that the help of a flag names, "from 1 to 32", "at least 1s" or "at most 7d".
+fn documented_bounds(help: &str) -> [Option<&str>; 2] {
+    let after = |words: &str| {
+        let value = help.split_once(words)?.1.split([' ', ',', ';', '.']).next()?;
+        value.starts_with(|first: char| first.is_ascii_digit()).then_some(value)
+    };
+    let range =
+        after("from ").and_then(|least| Some((least, after(&format!("from {least} to "))?)));
+    match range {
+        Some((least, most)) => [Some(least), Some(most)],
+        None => [after("at least "), after("at most ")],
+    }
+}
+
+#[test]
+fn documented_bounds_are_those_that_are_enforced() {
+    let duration = |text: &str| crate::policy::duration::parse(text).unwrap();
+    let step = Duration::from_millis(1);
+    let is_refused = |flag: &str, value: &str| {
+        let error = resolve(&[&format!("--{flag}"), value]).err().unwrap_or_default();
+        error.contains(&format!("--{flag}: "))
+    };
+    let command = <ServeArgs as clap::Args>::augment_args(clap::Command::new("serve"));
+    let mut checked = 0;
+    for arg in command.get_arguments() {
+        let Some(unit) = arg.get_value_names().map(|names| names[0].as_str()) else { continue };
+        let (flag, help) = (arg.get_long().unwrap(), arg.get_help().unwrap().to_string());
+        let [least, most] = documented_bounds(&help);
+        let beyond = |value: &str, up: bool| match unit {
+            "DURATION" if up => format!("{}ms", (duration(value) + step).as_millis()),
+            "DURATION" => format!("{}ms", (duration(value) - step).as_millis()),
+            _ if up => (value.parse::<u64>().unwrap() + 1).to_string(),
+            _ => (value.parse::<u64>().unwrap() - 1).to_string(),
+        };
+        match unit {
+            "COUNT" | "LENGTH" => assert!(least.is_some() && most.is_some(), "--{flag}: {help}"),
+            "DURATION" => assert!(is_refused(flag, "0s"), "--{flag}"),
+            _ => assert_eq!([least, most], [None, None], "--{flag}: {help}"),
+        }
+        for (bound, up) in [(least, false), (most, true)] {
+            let Some(bound) = bound else { continue };
+            assert!(!is_refused(flag, bound), "--{flag} {bound}");
+            assert!(is_refused(flag, &beyond(bound, up)), "--{flag} {}", beyond(bound, up));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "{checked}");
+}
+
+#[test]
+fn every_variable_is_documented() {
+    let documented = include_str!("../../../docs/configuration.md");
+    for name in super::variables::all() {
+        assert!(documented.contains(&format!("`{name}`")), "{name}");
+    }
+}

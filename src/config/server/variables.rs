@@ -11,6 +11,33 @@ pub(super) const DATABASE_URL_FILE: &str = "PORTCULLIS_DATABASE_URL_FILE";
 pub(super) const OPERATOR: &str = "PORTCULLIS_OPERATOR_CREDENTIAL";
 pub(super) const OPERATOR_FILE: &str = "PORTCULLIS_OPERATOR_CREDENTIAL_FILE";
 
+/// A secret that has no flag, since `ps` shows flags.
+#[derive(Debug)]
+pub struct SecretVariable {
+    /// The variable that holds it.
+    pub name: &'static str,
+    /// The variable that names a file with it.
+    pub file: &'static str,
+    /// What it is, written as the help of a flag.
+    pub help: &'static str,
+}
+
+/// The secrets that have no flag.
+pub const SECRETS: [SecretVariable; 2] = [
+    SecretVariable {
+        name: OPERATOR,
+        file: OPERATOR_FILE,
+        help: "Credential of role operator: 32 to 1024 printable ASCII characters without spaces. The start \
+               makes it valid and revokes the former one",
+    },
+    SecretVariable {
+        name: SMTP_URL,
+        file: SMTP_URL_FILE,
+        help: "URL of the mail relay: smtp+starttls://user:password@host, smtps:// or smtp://; needed with \
+               --mail-from. Without it nobody is mailed, and nothing is removed from unused tokens",
+    },
+];
+
 /// The variables that the server reads, besides those of the client side.
 const VARIABLES: [&str; 40] = [
     "PORTCULLIS_LISTEN",
