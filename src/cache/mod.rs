@@ -8,7 +8,19 @@ mod changes;
 mod credentials;
 mod entry;
 mod near;
+#[cfg(test)]
+#[path = "near/scheduled.rs"]
+mod near_scheduled;
+#[cfg(test)]
+#[path = "near/tests.rs"]
+mod near_tests;
 mod tokens;
+
+/// What the near cache synchronises with. `near/scheduled.rs` compiles it with those of shuttle.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize};
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
 
 use std::future::Future;
 use std::sync::Arc;
