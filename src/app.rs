@@ -154,6 +154,7 @@ async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn 
     })
 }
 
+/// Rule 8.7 of docs/policy.md.
 fn check_mark(mark: Option<StoreMode>, development: bool) -> anyhow::Result<()> {
     match (mark, development) {
         (Some(StoreMode::Development), false) => bail!(

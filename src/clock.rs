@@ -122,6 +122,7 @@ mod tests {
         assert_eq!(clock.now(), Timestamp(1_001_000));
     }
 
+    /// Rule 4.1.
     #[test]
     fn a_running_clock_follows_what_it_learns() {
         let clock = Clock::starting_at(Timestamp(0));

@@ -69,7 +69,7 @@ impl SecretKind {
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The secret itself, for the one answer that shows it.
+    /// The secret itself, for the one answer that shows it. Rule 7.1 of docs/policy.md.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -86,7 +86,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// SHA-256 of a presented secret.
+/// SHA-256 of a presented secret. Rule 7.2 of docs/policy.md.
 pub fn digest(secret: &[u8]) -> Digest {
     Sha256::digest(secret).into()
 }
@@ -96,7 +96,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether two digests are equal, in constant time.
+/// Whether two digests are equal, in constant time. Rule 2.5 of docs/policy.md.
 pub fn digest_eq(a: &Digest, b: &Digest) -> bool {
     const { assert!(size_of::<Digest>().is_multiple_of(8)) };
     // By words: bytes would be looked at one by one.
@@ -164,7 +164,7 @@ fn split(text: &[u8], opens: SecretKind) -> Option<(&[u8], &[u8])> {
 
 impl<'a> ParsedSecret<'a> {
     /// Reads a secret that opens `opens`; `None` for a wrong shape or checksum. Any bytes may be
-    /// presented as one. Does not allocate.
+    /// presented as one. Does not allocate. Rule 2.2 of docs/policy.md.
     pub fn parse(text: &'a [u8], opens: SecretKind) -> Option<Self> {
         let (_, body) = split(text, opens)?;
         let (signed, checksum) = body.split_at(BODY - CHECKSUM);
@@ -215,7 +215,7 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// All keys, the newest of which makes new secrets. Never empty.
+/// All keys, the newest of which makes new secrets. Never empty. Rule 7.7 of docs/policy.md.
 pub struct KeyRing {
     newest: u16,
     keys: BTreeMap<u16, Hmac<Sha256>>,
@@ -243,6 +243,7 @@ impl KeyRing {
     }
 
     /// Whether `secret` was made under one of these keys. False for a forged one.
+    /// Rule 7.5 of docs/policy.md.
     pub fn made(&self, secret: &ParsedSecret<'_>) -> bool {
         self.keys.get(&secret.key_number).is_some_and(|key| {
             let tag = tag(key, secret.signed());
@@ -257,7 +258,7 @@ impl KeyRing {
         oldest.map_or([0; 8], |key| tag(key, text).to_be_bytes())
     }
 
-    /// Makes the secret that opens `id`, from 128 random bits.
+    /// Makes the secret that opens `id`, from 128 random bits. Rules 7.3 and 7.4 of docs/policy.md.
     pub fn make(&self, opens: SecretKind, prefix: &Prefix, id: Uuid, random: &[u8; 16]) -> Secret {
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_PREFIX + MIDDLE + BODY));
         text.extend_from_slice(prefix.0.as_bytes());
@@ -357,6 +358,7 @@ mod tests {
     }
 
     /// Computed by another program, from the format alone: what is out there must stay valid.
+    /// Rules 7.3 and 7.4.
     #[test]
     fn a_known_secret_is_made_and_read() {
         const KNOWN: &str =

@@ -91,7 +91,7 @@ impl Usage {
         }
     }
 
-    /// Records a use before its ALLOW is answered, and cancels what it cancels.
+    /// Records a use before its ALLOW is answered, and cancels what it cancels. Rule 5.5 of docs/policy.md.
     ///
     /// # Errors
     /// The store's: it is not known whether it is recorded, so nothing may be allowed.

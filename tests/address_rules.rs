@@ -224,6 +224,7 @@ async fn what_is_no_entry_is_refused_with_the_cure() {
     assert_eq!((stage.read(&token).await, position(&stage.client).await), before);
 }
 
+/// Rule 3.11.
 #[tokio::test]
 async fn every_bad_entry_is_named() {
     let stage = Stage::set().await;
@@ -320,6 +321,7 @@ async fn a_setting_beyond_what_fits_is_refused_with_the_bounds() {
     }
 }
 
+/// Rules 3.2 and 3.12.
 #[tokio::test]
 async fn a_whitelist_is_enforced_on_every_request() {
     let stage = Stage::set().await;
@@ -353,6 +355,7 @@ async fn a_whitelist_is_enforced_on_every_request() {
     assert_eq!(reason, Reason::ClientIpMissing);
 }
 
+/// Rules 3.7 and 3.8.
 #[tokio::test]
 async fn a_whitelist_is_a_set() {
     let stage = Stage::set().await;
@@ -391,6 +394,7 @@ async fn a_whitelist_is_a_set() {
     assert!(removed.propagation.unwrap().complete);
 }
 
+/// Rule 3.13.
 #[tokio::test]
 async fn a_change_may_carry_the_version_it_was_based_on() {
     let stage = Stage::set().await;
@@ -557,6 +561,7 @@ async fn two_removals_at_once_leave_one_entry_on_postgres() {
     two_removals_at_once(Setup::postgres(&postgres::database())).await;
 }
 
+/// Rules 1.7 and 2.17.
 #[tokio::test]
 async fn a_scope_that_becomes_sensitive_denies_until_a_whitelist_is_set() {
     let stage = Stage::set().await;

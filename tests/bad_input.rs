@@ -215,7 +215,7 @@ async fn every_field_of_every_call() {
 }
 
 /// A bad item is its own error, even where its bytes are no message: the others are decided, and a
-/// stream goes on.
+/// stream goes on. Rule 2.21.
 #[tokio::test]
 async fn a_bad_item_spoils_no_other() {
     let stage = Stage::set().await;
@@ -278,7 +278,7 @@ async fn a_bad_item_spoils_no_other() {
     stage.is_alive().await;
 }
 
-/// All bad fields are named at once, not the first.
+/// All bad fields are named at once, not the first. Rules 2.1 and 2.15.
 #[tokio::test]
 async fn all_faults_of_a_request_are_named() {
     let stage = Stage::set().await;
@@ -351,6 +351,7 @@ fn spoil_times(request: &mut DynamicMessage) {
     }
 }
 
+/// Rule 2.27.
 #[tokio::test]
 async fn an_oversized_message_is_refused_by_every_call() {
     let stage = Stage::set().await;

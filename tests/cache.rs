@@ -88,6 +88,7 @@ impl Stream {
     }
 }
 
+/// Rule 6.2.
 #[tokio::test]
 async fn every_change_shows_in_the_next_decision() {
     let server = Setup::sqlite().start();
@@ -439,7 +440,7 @@ async fn displace(services: &InProcess, id: TokenId) {
 }
 
 /// What is known of a token tells its secret from every other text that names it: when the store has to be asked
-/// first, when the cache behind knows it, and when it is at hand.
+/// first, when the cache behind knows it, and when it is at hand. Rules 2.6 and 7.5.
 #[tokio::test]
 async fn a_known_token_is_opened_by_its_secret_alone() {
     let home = tempfile::TempDir::new().unwrap();

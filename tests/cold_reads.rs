@@ -73,6 +73,7 @@ async fn reasons(client: &Client, call: &str, secret: &str) -> Reason {
 }
 
 /// A secret of the right id, made under the right key, that is not the token's: only its digest tells.
+/// Rules 2.5 and 7.6.
 #[tokio::test]
 async fn a_secret_with_a_right_tag_and_a_wrong_digest_opens_no_token_that_is_read_first() {
     let url = postgres::database();

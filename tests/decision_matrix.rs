@@ -169,6 +169,7 @@ fn lines(table: &mut String, label: &str, rows: &[(&str, Vec<String>)]) {
     }
 }
 
+/// Rules 1.9, 1.11, 2.4, 2.14, 2.16, 2.17, 2.19 and 3.2.
 #[test]
 fn matrix() {
     let catalog = catalog();

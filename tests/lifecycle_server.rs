@@ -117,6 +117,7 @@ async fn a_whole_lifecycle() {
     assert_eq!((status.as_str(), health.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
 }
 
+/// Rule 4.13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn observing_shows_everything_and_does_nothing() {
     let sink = Sink::start();
@@ -183,7 +184,7 @@ async fn an_orderly_end_records_the_last_uses() {
     assert!(last_use(&server).is_string());
 }
 
-/// Who can't be told holds back what is announced, and operators see who and why.
+/// Who can't be told holds back what is announced, and operators see who and why. Rule 4.11.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_back_is_told() {
     let server = setup().start();

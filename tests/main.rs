@@ -34,6 +34,7 @@ mod reflection;
 mod replicas;
 mod roles;
 mod route_oracle;
+mod rules;
 mod secrets;
 mod start;
 mod store;

@@ -212,6 +212,7 @@ fn with_postgres<T>(work: impl AsyncFnOnce(PgConnection) -> sqlx::Result<T>) -> 
     result.expect("Postgres answers")
 }
 
+/// Rule 2.18.
 #[test]
 fn the_entry_that_lets_an_address_in_is_the_one_postgres_finds() {
     const QUERY: &str = "

@@ -71,6 +71,7 @@ where
     }
 }
 
+/// Rules 6.8 and 6.9.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_database_it_decides_from_memory_and_comes_back_by_itself() {
     let cluster = Cluster::with_fsync();

@@ -1,5 +1,5 @@
-//! Paths that servers read differently, asked of the real server (docs/policy.md, rules 2.7 and 2.22
-//! to 2.25), and what it says of catalogues with such routes (rules 1.13 to 1.15).
+//! Paths that servers read differently, asked of the real server (docs/policy.md, rules 2.7, 2.22, 2.23,
+//! 2.24 and 2.25), and what it says of catalogues with such routes (rules 1.13, 1.14 and 1.15).
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 

@@ -183,7 +183,7 @@ fn failing(catalog: &Catalog, token: &TokenFacts, question: &Question) -> BTreeS
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
-    /// docs/policy.md, section 2: the first check that fails names the reason.
+    /// docs/policy.md, section 2: the first check that fails names the reason. Rule 2.3.
     #[test]
     fn the_first_failing_check_names_the_reason(
         catalog in catalog(), token in token(), question in question()
@@ -281,7 +281,7 @@ proptest! {
         prop_assert_eq!(ask(v4.to_string()), ask(format!("::ffff:{v4}")));
     }
 
-    /// Whatever strings a client sends, a decision comes out, and none is an allow.
+    /// Whatever strings a client sends, a decision comes out, and none is an allow. Rule 2.2.
     #[test]
     fn no_input_panics(
         catalog in catalog(), mut token in token(), secret in text(), ip in text(), method in text(),

@@ -34,6 +34,7 @@ const ROOTS: [Root; 3] = [Root::Single, Root::Stream, Root::Batch];
 /// none, one of a batch has any number.
 type Requests = Vec<AuthorizeRequest>;
 
+/// Rule 2.26.
 #[test]
 fn requests_are_read_as_prost_and_upb_both_read_them() {
     let mut random = Random(0x0070_6f72_7463_756c);

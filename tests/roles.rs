@@ -26,6 +26,7 @@ fn code(answer: &Answer) -> String {
     answer.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "Ok".to_owned())
 }
 
+/// Rules 1.10, 8.2 and 8.3.
 #[tokio::test]
 async fn every_call_by_every_caller() {
     let server = Setup::sqlite().start();

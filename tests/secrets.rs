@@ -137,6 +137,7 @@ fn the_search_finds_what_is_planted() {
     }
 }
 
+/// Rules 7.1, 7.2 and 7.8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_gets_out_on_sqlite() {
     let (mut secrets, mut outputs) = (Secrets::default(), Outputs::default());

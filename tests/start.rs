@@ -68,6 +68,7 @@ fn paste(command: &str) -> String {
     succeed(Command::new("sh").args(["-c", &script]).env("GRPCURL", program))
 }
 
+/// Rule 8.7.
 #[test]
 fn a_dev_store_and_a_real_one_are_never_taken_for_each_other() {
     let home = TempDir::new().unwrap();
@@ -174,6 +175,7 @@ fn secrets_come_from_files_as_well() {
     assert!(both.refused().1.contains("are both set"));
 }
 
+/// Rule 6.1.
 #[test]
 fn a_second_server_on_the_same_data_names_the_first() {
     let server = Setup::sqlite().start();
@@ -186,6 +188,7 @@ fn a_second_server_on_the_same_data_names_the_first() {
     migrate.run(&["migrate"]).exits(2).tells(&[&holder]);
 }
 
+/// Rule 8.6.
 #[test]
 fn another_operator_credential_revokes_the_former() {
     for setup in [Setup::sqlite(), Setup::postgres(&postgres::database())] {
@@ -442,6 +445,7 @@ async fn requests_under_way_are_finished() {
 }
 
 /// Secrets are in its memory. Whether others may read it is set together with this, and shown nowhere.
+/// Rule 7.10.
 #[test]
 fn a_server_dumps_no_core() {
     let server = Setup::sqlite().start();

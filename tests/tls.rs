@@ -73,6 +73,7 @@ async fn a_certificate_does_not_stand_in_for_a_credential() {
     assert_eq!(refused.map(|_| ()).map_err(|status| status.code()), Err(Code::Unauthenticated));
 }
 
+/// Rule 8.12.
 #[test]
 fn no_listener_but_loopback_goes_without_tls() {
     for setup in [

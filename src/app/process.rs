@@ -52,6 +52,7 @@ impl Descriptors {
 
 /// Keeps other processes of the same user from reading the memory of this one, which has secrets in it, and
 /// the system from writing it to disk. Core dumps are off for the processes that this one might start, too.
+/// Rule 7.10 of docs/policy.md.
 pub(super) fn keep_memory_private() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "cannot keep other processes from reading this one's memory");

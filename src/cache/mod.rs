@@ -1,5 +1,5 @@
 //! What decisions are made from, in memory: token facts, credentials, the catalogue, and the keys of
-//! secrets. Facts are cached, decisions never.
+//! secrets. Facts are cached, decisions never (docs/policy.md, rule 6.2).
 //!
 //! Must stay true: once a change has been answered, no decision rests on what was before it. Every
 //! change goes through [`Cache::change`] or [`Cache::changed`], whichever replica made it.

@@ -233,6 +233,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Rule 7.9.
     #[test]
     fn no_secret_has_a_flag() {
         fn check(command: &clap::Command) {

@@ -1,5 +1,6 @@
 //! The server's settings. Each is a flag over a `PORTCULLIS_*` variable of the same name; every error
-//! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names.
+//! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names
+//! (docs/policy.md, rule 7.9).
 
 mod catalog;
 mod errors;
@@ -424,7 +425,7 @@ fn lease(
     Some(lease)
 }
 
-/// Checks a listener at `ip`, which is not loopback.
+/// Checks a listener at `ip`, which is not loopback. Rule 8.12 of docs/policy.md.
 fn open_listener(
     flag: &str,
     ip: IpAddr,

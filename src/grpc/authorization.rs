@@ -74,7 +74,7 @@ fn item_error(error: &Error) -> ItemStatus {
     })
 }
 
-/// Writes what became of one item.
+/// Writes what became of one item. Rule 2.21 of docs/policy.md.
 fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
     match decided {
         Ok(response) => wire::put_decided(out, |out| out.extend_from_slice(response)),
@@ -261,6 +261,7 @@ impl AuthorizationService for Authorization {
     type StreamAuthorizeStream =
         Pin<Box<dyn Stream<Item = std::result::Result<Frame, Status>> + Send>>;
 
+    /// Rule 6.11 of docs/policy.md.
     async fn stream_authorize(
         &self,
         request: Request<Streaming<Frame>>,

@@ -26,7 +26,7 @@ use crate::clock::Stopwatch;
 use crate::net::{Limiter, Permit, subscriber};
 use crate::telemetry::Metrics;
 
-/// Connections that all threads serve at once.
+/// Connections that all threads serve at once. Rule 8.13 of docs/policy.md.
 pub const CONNECTIONS: usize = 16_384;
 /// How many of them may belong to strangers.
 pub const STRANGERS: usize = 512;

@@ -44,7 +44,7 @@ use crate::service::{Caller, Error, Services};
 
 /// How many management calls run at once; more are refused at once rather than queued.
 pub(crate) const MANAGEMENT_CALLS: usize = 256;
-/// The largest message that is read, in bytes: a question, or a batch of them.
+/// The largest message that is read, in bytes: a question, or a batch of them. Rule 2.27 of docs/policy.md.
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 /// The largest management request, in bytes: twice the largest catalogue, or whitelist.
 pub(crate) const MAX_MANAGEMENT_MESSAGE: usize = 2 << 20;
@@ -130,7 +130,7 @@ pub(super) struct ConnectionGate {
 }
 
 impl ConnectionGate {
-    /// Who calls, if they may.
+    /// Who calls, if they may. Rule 8.1 of docs/policy.md.
     fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, CallerCredential), Error> {
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = headers.next();

@@ -1,5 +1,6 @@
-//! Debug prints of the messages that carry a secret. The generated ones would show it; build.rs leaves
-//! them out for these three, and what holds one of these prints it through here.
+//! Debug prints of the messages that carry a secret (docs/policy.md, rule 7.8). The generated ones
+//! would show it; build.rs leaves them out for these three, and what holds one of these prints it
+//! through here.
 
 use std::fmt::{Debug, Formatter, Result};
 

@@ -85,7 +85,7 @@ impl Replica {
         self.until
     }
 
-    /// Whether a decision that begins at `now` may be made from memory.
+    /// Whether a decision that begins at `now` may be made from memory. Rule 6.7 of docs/policy.md.
     pub fn may_decide(&self, now: MonotonicInstant) -> bool {
         now < self.until
     }
@@ -180,6 +180,7 @@ impl Replica {
     }
 
     /// Memory stays: it counts again where the same store still has the changes that it lacks.
+    /// Rule 6.10 of docs/policy.md.
     fn lose(&mut self) {
         let Self { length, epoch, memory, left, .. } = *self;
         *self = Self { epoch: Epoch(epoch.0 + 1), memory, left, ..Self::new(length) };
@@ -219,6 +220,7 @@ mod tests {
         );
     }
 
+    /// Rule 6.7.
     #[test]
     fn a_renewal_holds_once_its_position_is_applied() {
         let mut replica = replica();

@@ -7,7 +7,7 @@
 //! after a crash it is taken up again once its short claim is over. What failed is tried again; why one
 //! mail fails while others may be taken is kept with it, to be shown as what holds an action back.
 //!
-//! Rules: docs/policy.md, section 4.
+//! Rules 4.12 and 5.4 of docs/policy.md.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -135,6 +135,7 @@ impl Outbox {
         if self.replicas.are_at_odds().await? {
             return Ok(None);
         }
+        // Rule 4.17 of docs/policy.md.
         let known = self.replicas.known_position().await?;
         let (mut mail, now) = loop {
             let now = self.clock.now();

@@ -81,10 +81,12 @@ impl Sweeper {
         let mut swept = SweepReport::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
+        // Rule 4.16 of docs/policy.md.
         if self.replicas.are_at_odds().await? {
             return Ok(SweepReport { at_odds: true, ..swept });
         }
         match self.settings.mode {
+            // Rule 4.13 of docs/policy.md.
             Mode::Observe => self.withdraw(&mut swept).await?,
             Mode::Enforce => {
                 self.carry_out(&mut swept).await?;
@@ -156,6 +158,7 @@ impl Sweeper {
         Ok(())
     }
 
+    /// Rule 4.10 of docs/policy.md.
     async fn purge(&self, swept: &mut SweepReport) -> store::Result<()> {
         let ctx = self.ctx();
         let before = ctx.now.minus(self.retention);

@@ -15,7 +15,7 @@ use super::route::{InvalidRoute, Route, quoted};
 use super::scope::{Access, ScopeDef, ScopeName};
 use super::text;
 
-/// The largest file, in bytes.
+/// The largest file, in bytes. Rule 1.13 of docs/policy.md.
 pub const MAX_TEXT_LEN: usize = 1024 * 1024;
 /// The most scopes in a file.
 pub const MAX_SCOPES: usize = 1_000;
@@ -50,7 +50,7 @@ impl fmt::Display for CatalogError {
 /// Reads a catalogue file: its scopes, in file order.
 ///
 /// `description` and `routes` may be left out (a scope without routes is asked for by name), and
-/// `requires_whitelist` too: then it is true exactly if `access` is write.
+/// `requires_whitelist` too: then it is true exactly if `access` is write. Rule 1.5 of docs/policy.md.
 ///
 /// # Errors
 /// Everything that is wrong with the file, by line; never empty.
@@ -271,6 +271,7 @@ impl Reader {
         table: &DeTable<'_>,
         access: Option<Access>,
     ) -> bool {
+        // Rule 1.4 of docs/policy.md.
         let default = access == Some(Access::Write);
         let Some(value) = table.get("requires_whitelist") else {
             return default;
@@ -351,7 +352,7 @@ impl Reader {
         routes
     }
 
-    /// Notes whose `route` is, or whose it is already.
+    /// Notes whose `route` is, or whose it is already. Rule 1.6 of docs/policy.md.
     fn claim(&mut self, label: &str, at: usize, route: &Route) {
         let line = self.line(at);
         let shape = route.shape();

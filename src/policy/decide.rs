@@ -46,7 +46,7 @@ pub struct Request<'a> {
     pub operation: Operation<'a>,
 }
 
-/// The answer.
+/// The answer. Rule 2.18 of docs/policy.md.
 #[derive(Debug, Clone, Copy)]
 pub struct Decision<'a> {
     /// Allow or deny, and why.
@@ -183,6 +183,7 @@ fn check<'a>(
     request: &Request<'a>,
     seen: &mut Decision<'a>,
 ) -> Result<Option<Cidr>, Denial> {
+    // Rule 2.4 of docs/policy.md.
     let token = match presented {
         Presented::Malformed => return Err(Denial::TokenMalformed),
         Presented::Unknown => return Err(Denial::TokenNotFound),
@@ -195,6 +196,7 @@ fn check<'a>(
         TokenState::DeletedUnused { at } => return Err(Denial::TokenDeletedUnused(at)),
     }
 
+    // Rule 2.7 of docs/policy.md.
     let scope = match request.operation {
         Operation::Scope(scope) => scope,
         Operation::Http { method, path } => catalog.resolve(method, path).map_err(|cause| {
@@ -207,6 +209,7 @@ fn check<'a>(
     };
     seen.required = Some(scope);
 
+    // Rule 2.14 of docs/policy.md.
     match token.grant.holding(scope) {
         ScopeStatus::Granted => {}
         ScopeStatus::Taken => return Err(Denial::ScopeLostInDowngrade),
@@ -214,10 +217,13 @@ fn check<'a>(
     }
 
     match &token.whitelist {
+        // Rule 2.17 of docs/policy.md.
         Whitelist::Unrestricted if token.grant.requires_whitelist(catalog) => {
             Err(Denial::WhitelistRequired)
         }
+        // Rule 1.11 of docs/policy.md.
         Whitelist::Unrestricted => Ok(None),
+        // Rules 2.16 and 3.2 of docs/policy.md.
         Whitelist::Only(entries) => {
             let client = request.client.ok_or(Denial::ClientIpMissing)?;
             let entry = entries.find(client).ok_or(Denial::ClientIpNotWhitelisted(client))?;
@@ -228,6 +234,7 @@ fn check<'a>(
 
 impl Decision<'_> {
     /// The decision in a sentence for a person. A denial names what is missing and the cure.
+    /// Rule 2.19 of docs/policy.md.
     pub fn message(&self) -> Cow<'static, str> {
         let scope = self.required.map_or("", |scope| scope.name.as_ref());
         let denial = match self.verdict {

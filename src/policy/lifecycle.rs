@@ -276,7 +276,7 @@ pub struct UsageState {
 impl UsageState {
     /// What is to be announced at `now`: the deletion where it is due, since it says it all; else
     /// the downgrade with everything that is due and not announced. Nothing where the deletion is
-    /// announced already.
+    /// announced already. Rule 4.8 of docs/policy.md.
     pub fn due(&self, settings: &Settings, now: Timestamp) -> Option<Planned> {
         let before = settings.idle_before(now);
         let token = self.token_basis()?;
@@ -302,7 +302,7 @@ impl UsageState {
         scopes.chain(self.writes_basis()).chain([token]).min()
     }
 
-    /// What became of an announced action, given the recorded uses.
+    /// What became of an announced action, given the recorded uses. Rule 4.7 of docs/policy.md.
     pub fn overtaken(&self, action: &Announced) -> Overtaken {
         let used = |last: Option<Timestamp>| last.is_some_and(|last| last > action.basis);
         match &action.takes {
@@ -386,7 +386,7 @@ pub fn effective(
 }
 
 /// Whether an action may be carried out at `now`: its notices are accepted, and both the window and
-/// the notice period are over.
+/// the notice period are over. Rules 4.5 and 4.14 of docs/policy.md.
 pub fn may_carry_out(
     settings: &Settings,
     basis: Timestamp,

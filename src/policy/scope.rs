@@ -20,6 +20,7 @@ pub use change::{Change, Effect, Effects, Overlap, ScopeChange, compare};
 pub const MAX_NAME_LEN: usize = 64;
 
 /// A scope's name: 1 to [`MAX_NAME_LEN`] of `a-z`, `0-9`, `_`, `.` and `-`. Cheap to clone.
+/// Rule 1.2 of docs/policy.md.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopeName(Arc<str>);
 
@@ -76,6 +77,7 @@ impl AsRef<str> for ScopeName {
 pub struct ScopeId(pub u16);
 
 /// What using a scope amounts to. Data of the scope, never derived from an HTTP method.
+/// Rule 1.3 of docs/policy.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
     /// Looks, and changes nothing; `READ_ONLY` tokens may.
@@ -414,6 +416,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Rule 1.2.
     #[test]
     fn names_have_their_alphabet_and_length() {
         for good in ["a", "cards.reveal", "a-b_c.9", &"x".repeat(MAX_NAME_LEN)] {

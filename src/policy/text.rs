@@ -130,6 +130,7 @@ fn escape_all_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
 /// `text` as a message repeats it: as it was typed but for [`escape`], without white space around it, and
 /// cut so that it has `most` bytes, or a few more. Between quotation marks, unless it can't be taken for a
 /// word of the message: letters, digits and `. : / _ -` with at least one that is no letter.
+/// Rule 3.17 of docs/policy.md.
 pub fn quote(text: &str, most: usize) -> String {
     let text = text.trim();
     let mut quoted = String::new();

@@ -9,7 +9,7 @@ use super::network::Whitelist;
 use super::scope::{Catalog, Scope, ScopeSet};
 use super::time::Timestamp;
 
-/// What was asked for when the token was created.
+/// What was asked for when the token was created. Rule 1.8 of docs/policy.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TokenKind {
     /// Every scope whose access is read.
@@ -63,7 +63,7 @@ pub enum ScopeStatus {
 }
 
 impl Grant {
-    /// How this grant stands to `scope`.
+    /// How this grant stands to `scope`. Rule 1.9 of docs/policy.md.
     pub fn holding(&self, scope: &Scope) -> ScopeStatus {
         use super::scope::Access;
         match self {

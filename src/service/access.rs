@@ -34,7 +34,7 @@ impl Caller {
         Self { actor: Actor::Development, role: Role::Operator, client }
     }
 
-    /// The one account this caller sees; `None` for all of them.
+    /// The one account this caller sees; `None` for all of them. Rule 8.4 of docs/policy.md.
     pub fn only(&self) -> Option<AccountId> {
         match self.role {
             Role::AccountAdmin(account) => Some(account),
@@ -91,6 +91,7 @@ impl Audience {
                 "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection",
                 _,
             ) => Self::Anyone,
+            // Rule 8.3 of docs/policy.md.
             _ => Self::Operators,
         }
     }

@@ -248,6 +248,7 @@ fn summary(change: &Change) -> String {
     }
 }
 
+/// Rule 1.7 of docs/policy.md.
 fn refuse_dropping(changes: &[ScopeChange], counts: &GrantCounts) -> Result<()> {
     let in_use: Vec<_> = changes
         .iter()
@@ -271,6 +272,7 @@ fn still_listed(ScopesInUse(in_use): &ScopesInUse) -> Error {
     Error::Refused(in_use.iter().map(obstacle).collect(), Vec::new())
 }
 
+/// Rule 1.7 of docs/policy.md.
 fn refuse_narrowing(impacts: &[Impact]) -> Result<()> {
     let obstacles: Vec<_> = impacts
         .iter()

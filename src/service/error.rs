@@ -27,7 +27,7 @@ pub struct Obstacle {
     pub description: String,
 }
 
-/// Why a call did nothing.
+/// Why a call did nothing. Rule 2.20 of docs/policy.md.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request is at error: every bad field.

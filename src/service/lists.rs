@@ -293,7 +293,7 @@ impl Services {
     }
 
     /// Lists downgrades and deletions that are planned or announced, in the order of their planning.
-    /// `errors` were found in the query's filters already.
+    /// `errors` were found in the query's filters already. Rule 4.11 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.

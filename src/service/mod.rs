@@ -252,7 +252,7 @@ impl Services {
     }
 
     /// How far a change has propagated that was committed, or found made. Waits until that is complete,
-    /// unless `no_wait`.
+    /// unless `no_wait`. Rules 6.3, 6.5 and 6.6 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::NotPropagatedYet`] where that takes longer than a call may.
@@ -268,7 +268,7 @@ impl Services {
         let _ = tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(true)).await;
     }
 
-    /// Returns where decisions may be made: see [`Replicas::ready`].
+    /// Returns where decisions may be made: see [`Replicas::ready`]. Rule 6.8 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where the lease has run out.

@@ -4,7 +4,7 @@
 //! `policy`'s word, computed here for each token by itself; memory is bounded by one page of tokens
 //! and the actions that are named, however many tokens there are.
 //!
-//! Rules: docs/policy.md, section 4.
+//! Rule 4.15 of docs/policy.md.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

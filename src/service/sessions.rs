@@ -173,6 +173,7 @@ impl Services {
     }
 
     /// Who is signed in by `secret`; `None` where the session has ended.
+    /// Rules 8.8 and 8.9 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where nothing can be said; the store's.

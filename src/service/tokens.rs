@@ -1,7 +1,7 @@
 //! Tokens: creation, reading, deletion.
 //!
-//! Must stay true: nothing in here edits what a token may do; whether it may go without a whitelist
-//! is `policy`'s word, given inside the transaction that stores it.
+//! Must stay true: nothing in here edits what a token may do (docs/policy.md, rule 1.10); whether it
+//! may go without a whitelist is `policy`'s word, given inside the transaction that stores it.
 
 use std::sync::Arc;
 

@@ -149,6 +149,7 @@ impl Services {
                     let made =
                         matches!(refused, WhitelistRefused::Rule(ChangeError::NotPresent(_)));
                     // Whoever hears that it is gone may take that for the answer to an earlier call.
+                    // Rule 6.4 of docs/policy.md.
                     if made && !request.validate_only && !request.no_wait {
                         self.read("settle", self.store.settle(&ctx)).await?;
                         self.propagation(false).await?;

@@ -115,7 +115,7 @@ impl FromRequestParts<Arc<Page>> for Signed {
     }
 }
 
-/// Somebody who is signed in and sent a form of one of their pages.
+/// Somebody who is signed in and sent a form of one of their pages. Rule 8.10 of docs/policy.md.
 pub(super) struct Sent {
     pub(super) signed: Signed,
     pub(super) fields: Fields,

@@ -291,6 +291,7 @@ impl Body for Unfinished {
     }
 }
 
+/// Rule 8.13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_of_strangers_shut_nobody_out() {
     let siege = Siege::of(Setup::sqlite()).await;

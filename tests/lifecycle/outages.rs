@@ -91,6 +91,7 @@ async fn back(s: &mut Story, (idle, reader): (Token, Token)) {
     assert_eq!(s.state(&reader).await, "READ_WRITE");
 }
 
+/// Rule 5.5.
 #[tokio::test]
 async fn no_use_is_allowed_that_sqlite_can_not_keep() {
     let mut s = Story::new(Place::sqlite()).await;

@@ -277,6 +277,7 @@ async fn the_mail_server_is_down_for_a_month(mut s: Story) {
     insta::assert_snapshot!("the_mail_server_is_down_for_a_month", s.mails());
 }
 
+/// Rule 4.14.
 async fn the_sweeper_is_stopped_for_a_month(mut s: Story) {
     let never = s.token("never", ReadOnly, &[]).await;
     s.sleep_until(3);
@@ -361,6 +362,7 @@ async fn another_window(mut s: Story) {
     assert_eq!(s.state(&other).await, "deleted unused on day 77");
 }
 
+/// Rule 1.12.
 async fn denials_and_dry_runs_keep_nothing(mut s: Story) {
     let token = s.token("stolen", ReadOnly, &[]).await;
     for day in 0..45 {

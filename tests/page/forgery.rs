@@ -43,6 +43,7 @@ async fn untouched(stage: &Stage, before: i64, admin: &mut Http) {
     admin.get("/tokens").says(200);
 }
 
+/// Rule 8.10.
 #[tokio::test]
 async fn a_form_needs_the_mark_of_its_own_session() {
     let stage = Stage::new().await;
@@ -205,6 +206,7 @@ async fn no_answer_can_be_framed_or_run_anything() {
     assert_eq!(kinds, [200, 303, 401, 403, 404, 405, 409, 413, 422, 429]);
 }
 
+/// Rule 8.10.
 #[tokio::test]
 async fn a_form_makes_one_token_however_often_it_is_sent() {
     let stage = Stage::new().await;

@@ -212,7 +212,7 @@ async fn signing_out_ends_it() {
     other.get("/tokens").says(200);
 }
 
-/// Whoever uses a session keeps it; who leaves it alone finds it gone.
+/// Whoever uses a session keeps it; who leaves it alone finds it gone. Rule 8.9.
 #[tokio::test]
 async fn a_session_that_idles_ends() {
     let stage = Stage::with(Setup::sqlite().flag("--session-idle", "3s")).await;
@@ -277,6 +277,7 @@ async fn revoked(stage: &Stage, at: &[&Http]) {
     stage.admin().get("/tokens").says(200);
 }
 
+/// Rule 8.9.
 #[tokio::test]
 async fn a_revoked_credential_ends_its_sessions() {
     let stage = Stage::new().await;

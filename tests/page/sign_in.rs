@@ -50,6 +50,7 @@ async fn a_session_begins_only_with_the_right_credential() {
     }
 }
 
+/// Rule 8.11.
 #[tokio::test]
 async fn guesses_are_limited() {
     let stage = Stage::new().await;

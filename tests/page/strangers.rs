@@ -210,6 +210,7 @@ async fn lists_and_searches_stay_within_the_account() {
     assert!(!found.text().contains("Ours"), "{found}");
 }
 
+/// Rule 8.8.
 #[tokio::test]
 async fn pages_of_operators_are_not_there_for_admins() {
     let stage = Stage::new().await;

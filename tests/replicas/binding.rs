@@ -16,6 +16,7 @@ use crate::support::client::question;
 use crate::support::postgres;
 use crate::support::server::Setup;
 
+/// Rule 6.3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_binds_everywhere_before_it_is_answered() {
     // So long that a change that waits for it to end is told from one that the machine slows down.
@@ -35,6 +36,7 @@ async fn a_deletion_binds_everywhere_before_it_is_answered() {
     assert_eq!(stage.servers[1].metric("portcullis_replicas"), Some(3));
 }
 
+/// Rules 6.3, 6.4, 6.5 and 6.11.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_replica_is_outwaited_and_renews_before_it_answers() {
     let stage = Stage::new(2).await;
@@ -94,6 +96,7 @@ async fn whoever_is_killed_is_outwaited_and_whoever_leaves_is_not() {
     }
 }
 
+/// Rules 6.7 and 6.8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_cut_off_decides_until_its_lease_ends_and_then_not_at_all() {
     let stage = Stage::new(2).await;
@@ -325,6 +328,7 @@ async fn what_was_read_before_a_change_is_read_again() {
 }
 
 /// A removal that was made and not waited for is refused when it is asked for again, but only once it binds.
+/// Rule 6.4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_that_was_made_already_is_waited_for() {
     let stage = Stage::new(2).await;
@@ -351,6 +355,7 @@ async fn a_removal_that_was_made_already_is_waited_for() {
 }
 
 /// What is asked on a stream after the server began to stop is never answered, and its end says so.
+/// Rule 6.11.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_a_stop_ends_is_not_taken_for_finished() {
     let mut stage = Stage::new(1).await;
@@ -399,7 +404,7 @@ async fn a_replaced_operator_credential_opens_nothing_once_the_server_is_ready()
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
 }
 
-/// The process ends in good time, and whoever waits hears what became of the change.
+/// The process ends in good time, and whoever waits hears what became of the change. Rule 6.6.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_tells_those_who_wait_that_their_change_is_made() {
     let mut stage = Stage::leased(Duration::from_secs(60), 2, |_, setup| setup).await;

@@ -15,6 +15,7 @@ fn ctx(clock: &Clock) -> Context {
     Context::new(Actor::System, clock.now(), None)
 }
 
+/// Rule 4.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_that_jumps_by_hours_moves_no_lease() {
     let url = database();

@@ -104,6 +104,7 @@ async fn change(
     answered
 }
 
+/// Rule 6.10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_outlives_the_primary_and_memory_does_not() {
     let pair = Pair::new(LEASE).await;

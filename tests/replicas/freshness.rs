@@ -91,6 +91,7 @@ async fn items_of_batches_and_streams_ask_for_revisions_of_their_own() {
     }
 }
 
+/// Rules 2.20 and 6.12.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replica_that_cannot_catch_up_answers_with_an_error_and_not_with_a_denial() {
     let stage = Stage::leased(LEASE, 2, |_, setup| setup).await;

@@ -75,6 +75,7 @@ async fn a_use_on_any_replica_keeps_a_token_and_nobody_is_told_twice() {
     assert_eq!(done, 1);
 }
 
+/// Rule 4.17.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_told_before_every_replica_knows() {
     let sink = Sink::start();

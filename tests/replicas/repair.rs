@@ -135,6 +135,7 @@ async fn revoke_without_an_answer(stage: &Stage) -> PgConnection {
     holder
 }
 
+/// Rule 5.3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_without_an_answer_is_found_out() {
     let stage = Stage::new().await;

@@ -60,6 +60,7 @@ async fn a_catalogue_in_force_is_named(f: Fixture) {
     f.check_record().await;
 }
 
+/// Rule 1.7.
 async fn scopes_in_use_stay(f: Fixture) {
     let account = f.account("acme").await;
     let catalog = f.catalog(&[READ, ASK, REVEAL]).await;

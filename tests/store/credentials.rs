@@ -172,6 +172,7 @@ async fn one_that_was_made_here_may_stand_in_the_settings(f: Fixture) {
     assert_eq!(set(&f, Some(&named)).await, SettingsCredential::Unchanged);
 }
 
+/// Rule 7.7.
 async fn keys_are_numbered(f: Fixture) {
     assert!(f.store.secret_keys().await.unwrap().is_empty());
     let add = async |byte, only_first| {

@@ -134,6 +134,7 @@ async fn they_read_back(f: Fixture) {
     assert_eq!(facts.upcoming(&observed), None);
 }
 
+/// Rule 4.11.
 async fn they_are_filtered_and_paged(f: Fixture) {
     let (ours, theirs) = (f.account("ours").await, f.account("theirs").await);
     let catalog = f.catalog(&[READ]).await;

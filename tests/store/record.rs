@@ -113,6 +113,7 @@ async fn actors_have_names(f: Fixture) {
     }
 }
 
+/// Rule 5.2.
 async fn a_dropped_change_leaves_nothing(f: Fixture) {
     for micros in (0..4_000).step_by(100) {
         let account = new_account("gone");

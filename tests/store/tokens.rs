@@ -22,6 +22,7 @@ on_both!(
     what_cannot_be_read_is_an_error,
 );
 
+/// Rule 1.8.
 async fn a_token_reads_back(f: Fixture) {
     let account = f.account("acme").await;
     let catalog = f.catalog(&[READ, ASK, REVEAL]).await;
@@ -174,6 +175,7 @@ async fn lists_are_by_age_filtered_and_paged(f: Fixture) {
     assert!(list(Some(ours), false, page(Some(late), 1)).await.is_empty());
 }
 
+/// Rule 4.2.
 async fn a_token_is_deleted_once(f: Fixture) {
     let account = f.account("acme").await;
     let catalog = f.catalog(&[READ]).await;

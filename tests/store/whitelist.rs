@@ -99,6 +99,7 @@ async fn what_changes_nothing_leaves_nothing(f: Fixture) {
     f.check_record().await;
 }
 
+/// Rules 3.11 and 3.14.
 async fn refusals_change_nothing(f: Fixture) {
     let (_, catalog, id) = stage(&f, TokenKind::ReadWrite, "10.0.0.1").await;
     let other = f.account("other").await;

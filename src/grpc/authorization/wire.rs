@@ -4,8 +4,9 @@
 //! # What is accepted
 //!
 //! A request is read exactly where two independent protobuf implementations, prost and upb, both read it,
-//! and then as the same values. Nobody who checked a request with a protobuf library before it came
-//! here saw another one than is decided on. In detail, the stricter of both counts:
+//! and then as the same values (docs/policy.md, rule 2.26). Nobody who checked a request with a
+//! protobuf library before it came here saw another one than is decided on. In detail, the stricter
+//! of both counts:
 //!
 //! - A key or a length is a varint of at most 5 bytes and 32 bits (upb). Any other varint has at most 10 bytes
 //!   and 64 bits (prost). Longer spellings of a number than it needs are accepted within these bounds.

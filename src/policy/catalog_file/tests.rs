@@ -8,6 +8,7 @@ fn errors(text: &str) -> String {
     errors.iter().map(|error| format!("{error}\n")).collect()
 }
 
+/// Rules 1.4, 1.5 and 1.6.
 #[test]
 fn every_fault_is_named_at_once() {
     let text = r##"
@@ -101,6 +102,7 @@ line 1: the scope on line 1 has no access; it is "read" or "write"
 "##);
 }
 
+/// Rule 1.4.
 #[test]
 fn the_least_a_scope_needs() {
     let defs =
@@ -128,6 +130,16 @@ line 9: scope "b": the description begins with the combining mark U+0301: begin 
     assert_eq!(parse_stored(&stored).unwrap()[0].description, "pay\u{202E}yap");
 }
 
+/// Rule 1.3.
+#[test]
+fn access_is_what_the_file_says_whatever_the_method() {
+    let file = "[[scope]]\nname = \"reveal\"\naccess = \"write\"\nroutes = [\"GET /cards/{id}/reveal\"]\n\
+                [[scope]]\nname = \"search\"\naccess = \"read\"\nroutes = [\"POST /search\"]\n";
+    let access: Vec<_> = parse(file).unwrap().into_iter().map(|scope| scope.access).collect();
+    assert_eq!(access, [Access::Write, Access::Read]);
+}
+
+/// Rule 1.13.
 #[test]
 fn sizes_have_bounds() {
     let scope = |i: usize| format!("[[scope]]\nname = \"s{i}\"\naccess = \"read\"\n");

@@ -12,6 +12,7 @@ const EXCERPT: usize = 60;
 pub(super) const MAPPED_START: u128 = 0xffff << 32;
 
 /// The address a request came from. IPv4-mapped IPv6 and IPv4 compare, hash and print alike.
+/// Rule 3.6 of docs/policy.md.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientAddr(pub(super) u128);
 
@@ -33,7 +34,7 @@ impl From<ClientAddr> for IpAddr {
 impl FromStr for ClientAddr {
     type Err = InvalidAddr;
 
-    /// Any IPv4 or IPv6 address, also an unspecified or multicast one.
+    /// Any IPv4 or IPv6 address, also an unspecified or multicast one. Rule 3.12 of docs/policy.md.
     fn from_str(text: &str) -> Result<Self, InvalidAddr> {
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
         text.parse::<IpAddr>().map(Self::from).map_err(|_| {

@@ -134,6 +134,7 @@ pub fn apply(
             let keep = |keep: &dyn Fn(&Cidr) -> bool, of: &[Cidr]| -> Vec<Cidr> {
                 of.iter().copied().filter(keep).collect()
             };
+            // Rule 3.7 of docs/policy.md.
             let both = keep(&|entry| has(&add, entry), &remove);
             if !both.is_empty() {
                 return Err(ChangeError::SameEntryAddedAndRemoved(both));
@@ -152,6 +153,7 @@ pub fn apply(
             set(next)
         }
         Change::Replace { entries, allow_any_address } => {
+            // Rule 3.3 of docs/policy.md.
             match (entries.is_empty(), allow_any_address) {
                 (true, _) if required => return Err(ChangeError::Required),
                 (true, false) => return Err(ChangeError::EmptyReplace),
@@ -163,6 +165,7 @@ pub fn apply(
 
     let grows = next.iter().any(|entry| !has(old, entry));
     let removed: Vec<Cidr> = old.iter().filter(|entry| !has(&next, entry)).copied().collect();
+    // Rule 3.8 of docs/policy.md.
     let still_covered_by = overlapping(&next, &removed);
     let entries = CidrSet::new(next, if grows { limits } else { &Limits::NONE })?;
     let whitelist = entries.map_or(Whitelist::Unrestricted, Whitelist::Only);

@@ -17,7 +17,7 @@ pub(super) const MULTICAST_V4: Cidr = network([0, 0, 0, 0, 0, 0xffff, 0xe000, 0]
 pub(super) const MULTICAST_V6: Cidr = network([0xff00, 0, 0, 0, 0, 0, 0, 0], 8);
 
 /// Prefixes whose addresses stand for IPv4 addresses, the bits that an IPv4 prefix has before it there,
-/// and the protocol. Where a range lies in one, it is as wide as that IPv4 range (docs/policy.md, 3.15).
+/// and the protocol. Where a range lies in one, it is as wide as that IPv4 range (docs/policy.md, rule 3.15).
 /// Of `64:ff9b:1::/48` each network takes a part of its own choice: counted as though it were the last
 /// /96, no choice is wider than allowed. ISATAP has no prefix.
 pub(super) const TRANSLATED: [(Cidr, u8, &str); 6] = [
@@ -35,6 +35,7 @@ const fn network([a, b, c, d, e, f, g, h]: [u16; 8], bits: u8) -> Cidr {
 }
 
 /// How large a whitelist and its entries may be. A setting; it bounds what is *added*.
+/// Rule 3.10 of docs/policy.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The shortest prefix of an IPv4 range.
@@ -50,8 +51,8 @@ impl Limits {
     /// and entries to be removed). Every rule that is not about width or number still holds.
     pub const NONE: Self = Self { widest_v4: 0, widest_v6: 0, max_entries: usize::MAX };
 
-    /// The greatest `max_entries` that a setting may give (docs/policy.md, 3.10): a whitelist of so many
-    /// entries fits a message, a form and a page.
+    /// The greatest `max_entries` that a setting may give (docs/policy.md, rules 3.10 and 3.16): a
+    /// whitelist of so many entries fits a message, a form and a page.
     pub const MOST_ENTRIES: usize = 10_000;
 }
 
@@ -126,7 +127,7 @@ impl Cidr {
     }
 
     /// Reads one entry: an address, or an address, `/` and a prefix length. Whitespace around it
-    /// is ignored.
+    /// is ignored. Rule 3.9 of docs/policy.md.
     ///
     /// # Errors
     /// Names the entry, what is wrong with it, and the cure.
@@ -269,6 +270,7 @@ const DECIMAL: [([u8; 3], u8); 256] = {
     numbers
 };
 
+/// Rule 3.5 of docs/policy.md.
 impl fmt::Display for Cidr {
     /// Canonical, and read back by [`Cidr::parse`] as the same entry.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,6 +20,7 @@ pub struct ListError {
 
 /// Reads strings of which each is an entry or a comma-separated list of entries. Sorted, without
 /// duplicates; no strings give no entries. The number of entries is [`apply`](super::apply)'s to judge.
+/// Rule 3.4 of docs/policy.md.
 ///
 /// # Errors
 /// Every error (the first [`MAX_ERRORS`]), in order.
@@ -40,6 +41,7 @@ pub fn parse_entries<'a>(
             }
         }
     }
+    // Rule 3.11 of docs/policy.md.
     if errors.is_empty() { Ok(set(entries)) } else { Err(errors) }
 }
 

@@ -223,7 +223,7 @@ fn around(path: &str, start: usize, i: usize) -> &str {
     &path[start..i + rest.find(['/', '?']).unwrap_or(rest.len())]
 }
 
-/// Appends the bytes of `segment`, its escapes decoded.
+/// Appends the bytes of `segment`, its escapes decoded. Rule 2.10 of docs/policy.md.
 fn decode<'p>(segment: &'p str, decoded: &mut Vec<u8>) -> Result<(), InvalidPath<'p>> {
     let mut bytes = segment.bytes();
     while let Some(byte) = bytes.next() {

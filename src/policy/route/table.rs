@@ -153,7 +153,7 @@ impl<T> RouteTable<T> {
     /// `path` is the request's target as received: escaped, and with its query string, if any. It
     /// is cut there, split at `/`, and each segment decoded once. Segments are matched left to
     /// right, a literal before a parameter; a branch that leads to no route for `method` is left
-    /// again. Methods are case-sensitive, and `HEAD` takes `GET`'s routes.
+    /// again. Methods are case-sensitive, and `HEAD` takes `GET`'s routes. Rule 2.9 of docs/policy.md.
     ///
     /// # Errors
     /// [`Unresolved::NoRoute`] also for every path that rules 2.11, 2.22 and 2.24 of docs/policy.md

@@ -29,6 +29,7 @@ fn what_an_earlier_version_accepted_is_readable() {
     }
 }
 
+/// Rule 2.25.
 #[test]
 fn nobody_is_advised_to_add_a_route_that_can_not_exist() {
     let deep = "/a".repeat(MAX_SEGMENTS + 1);
@@ -134,6 +135,7 @@ fn shapes_forget_parameter_names_only() {
     assert_ne!(shape("GET /a/b"), shape("GET /a"));
 }
 
+/// Rule 1.14.
 #[test]
 fn every_error_says_what_to_mend() {
     let errors: Vec<String> = [

@@ -72,6 +72,7 @@ pub(super) fn check<'a>(
             "is required: name a scope, or an HTTP method and path",
         ),
         RequestedOperation::Scope("") => errors.add("scope", "REQUIRED", "is required"),
+        // Rule 2.15 of docs/policy.md.
         RequestedOperation::Scope(name) if operation.is_none() => {
             let shown = quote(name, MAX_NAME_LEN);
             errors.add(

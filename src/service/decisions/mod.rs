@@ -92,7 +92,7 @@ impl Services {
     }
 
     /// Whether `secret` was made here. Checked before the second-level cache is asked: forged ones are to cost as
-    /// little as can be.
+    /// little as can be. Rule 2.6 of docs/policy.md.
     fn verify_tag(&self, secret: &ParsedSecret<'_>) -> bool {
         let made = self.cache.keys().made(secret);
         if !made {
@@ -183,6 +183,7 @@ impl DecisionContext<'_> {
         near: Option<(&'c CachedToken, Digest)>,
     ) -> Option<(Presented<'c>, Option<&'c CachedToken>)> {
         // The digest proves the whole secret, so nothing else of it is read.
+        // Rules 7.5 and 7.6 of docs/policy.md.
         if let Some((token, digest)) = near
             && secret::digest_eq(&token.digest, &digest)
         {

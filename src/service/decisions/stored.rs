@@ -162,6 +162,7 @@ fn not_fresh_enough() -> Error {
     }
 }
 
+/// Rule 6.9 of docs/policy.md.
 fn store_unavailable() -> Error {
     Error::Unavailable {
         why: "the token could not be read from the store; no decision: deny",

@@ -67,6 +67,7 @@ fn eventful(preview: &Preview) -> Vec<(usize, [u64; 4])> {
     days.filter(|(_, numbers)| numbers.iter().any(|&n| n > 0)).collect()
 }
 
+/// Rule 4.15.
 #[test]
 fn the_calendar_has_every_action_on_its_day() {
     let tokens = [

@@ -1,8 +1,9 @@
 //! The store in Postgres, for any number of processes: see `replicas`.
 //!
-//! What must stay true: what is acknowledged is on disk (`synchronous_commit` is never off); no call
-//! waits longer than its limits, also for a server that is gone without a word; nothing is done through
-//! a pooler that drops those limits; no text made here holds the password of the URL.
+//! What must stay true: what is acknowledged is on disk (`synchronous_commit` is never off;
+//! docs/policy.md, rule 5.1); no call waits longer than its limits, also for a server that is gone
+//! without a word; nothing is done through a pooler that drops those limits; no text made here holds
+//! the password of the URL.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //!
 //! What must stay true: changes are made one after another, because each holds the head row until it
 //! ends; a position is in the record exactly if its change was committed; what is dropped half-way
-//! is rolled back.
+//! is rolled back. Rule 5.2 of docs/policy.md.
 
 use std::time::Duration;
 
@@ -117,6 +117,7 @@ impl<'c> WriteTx<'c> {
             }
             // An answer of the database is certain: it says that the change was not made.
             Err(error @ sqlx::Error::Database(_)) => Err(error.into()),
+            // Rule 5.3 of docs/policy.md.
             Err(error) => Err(StoreError::Unknown(error)),
         }
     }

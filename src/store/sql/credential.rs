@@ -101,6 +101,7 @@ pub(super) async fn create_first(
     Ok(true)
 }
 
+/// Rule 8.6 of docs/policy.md.
 pub(super) async fn set_of_settings(
     store: &Handle,
     ctx: &Context,
@@ -152,6 +153,7 @@ const OTHER_LIVE_OPERATORS: &str = "\
     SELECT count(*) FROM credential \
     WHERE role = 'operator' AND revoke_time IS NULL AND credential_id <> $1";
 
+/// Rule 8.5 of docs/policy.md.
 pub(super) async fn revoke(
     store: &Handle,
     ctx: &Context,

@@ -202,6 +202,7 @@ pub(super) async fn list(
         .collect()
 }
 
+/// Rule 4.2 of docs/policy.md.
 pub(super) async fn delete(
     store: &Handle,
     ctx: &Context,

@@ -83,10 +83,12 @@ fn judge(
     wanted: &Change,
     limits: &Limits,
 ) -> Result<Result<WhitelistChanged, WhitelistRefused>> {
+    // Rule 3.14 of docs/policy.md.
     if row.state()? != TokenState::Active {
         return Ok(Err(WhitelistRefused::Deleted));
     }
     let current = row.whitelist_version;
+    // Rule 3.13 of docs/policy.md.
     if expected_version.is_some_and(|expected| expected != current) {
         return Ok(Err(WhitelistRefused::Stale { current }));
     }

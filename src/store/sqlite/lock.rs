@@ -1,4 +1,4 @@
-//! The lock that keeps a data directory to one process.
+//! The lock that keeps a data directory to one process (docs/policy.md, rule 6.1).
 //!
 //! What must stay true: the lock is the operating system's, on an open file. It ends with the process,
 //! however that ends, and means nothing by the file's being there or by what stands in it: that is

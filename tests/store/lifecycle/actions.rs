@@ -92,6 +92,7 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     s.f.check_record().await;
 }
 
+/// Rule 4.9.
 async fn a_token_that_does_not_write_becomes_read_only(f: Fixture) {
     let s = Stage::new(f).await;
     let id = s.token(TokenKind::ReadWrite, &[]).await;
@@ -169,6 +170,7 @@ async fn a_scope_that_falls_idle_later_has_its_own_notice(f: Fixture) {
     assert_eq!(s.read(id).await.scopes, [s.scope(READ)]);
 }
 
+/// Rule 4.8.
 async fn the_deletion_goes_before_the_downgrade(f: Fixture) {
     let s = Stage::new(f).await;
     let id = s.token(TokenKind::ReadWrite, &[]).await;
@@ -247,6 +249,7 @@ async fn what_was_announced_is_withdrawn(f: Fixture) {
     s.f.check_record().await;
 }
 
+/// Rule 4.10.
 async fn what_was_deleted_is_purged(f: Fixture) {
     let s = Stage::new(f).await;
     let mut ids = Vec::new();

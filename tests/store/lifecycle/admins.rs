@@ -38,6 +38,7 @@ async fn notices(s: &Stage, n: i64) -> Vec<String> {
     recipients
 }
 
+/// Rule 4.5.
 async fn who_joins_is_told_and_delays(f: Fixture) {
     let (s, id) = stage(f).await;
     let other = s.token(TokenKind::ReadOnly, &[]).await;

@@ -32,6 +32,7 @@ async fn the_owner_was_quicker(f: Fixture) {
     s.f.check_record().await;
 }
 
+/// Rule 4.6.
 async fn a_scope_that_became_a_write_is_not_taken_unannounced(f: Fixture) {
     let mut s = Stage::new(f).await;
     s.apply(&[REVEAL]).await;
@@ -52,6 +53,7 @@ async fn a_scope_that_became_a_write_is_not_taken_unannounced(f: Fixture) {
     s.f.check_record().await;
 }
 
+/// Rule 4.4.
 async fn what_was_used_before_it_was_a_write_counts(f: Fixture) {
     let mut s = Stage::new(f).await;
     s.apply(&[REVEAL]).await;

@@ -288,6 +288,7 @@ async fn a_notice_says_what_it_takes(f: Fixture) {
     assert_eq!(token.scopes, [s.scope(READ)]);
 }
 
+/// Rule 4.10.
 async fn who_has_other_admins_is_told(f: Fixture) {
     let s = Stage::new(f).await;
     assert!(s.set_admins(&["adam@acme.test", "zoe@acme.test"], 1).await.is_empty());

@@ -283,6 +283,7 @@ async fn a_use_waits_for_a_notice_under_way_and_overtakes_it() {
     assert!(s.live().await.is_empty());
 }
 
+/// Rule 5.7.
 #[tokio::test]
 async fn carrying_out_waits_for_a_use_under_way_and_gives_way() {
     let s = Stage::new(Fixture::postgres().await).await;

@@ -86,6 +86,7 @@ async fn what_is_gone_spoils_no_other_use(f: Fixture) {
     assert!(s.store.idle_tokens(day(5), 10).await.unwrap().iter().all(|token| token.id == c));
 }
 
+/// Rule 4.7.
 async fn only_a_fitting_use_cancels(f: Fixture) {
     let s = Stage::new(f).await;
     // What is announced; a use that does not fit, if there is any; and one that does.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::policy::text::escape;
 
+/// Rules 3.5 and 3.6.
 #[test]
 fn entries_have_one_form() {
     for (text, canonical) in [
@@ -369,6 +370,7 @@ fn settings_move_the_widest_range() {
     }
 }
 
+/// Rule 3.4.
 #[test]
 fn lists_are_strings_and_commas_alike() {
     let limits = Limits::default();

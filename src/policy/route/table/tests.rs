@@ -26,6 +26,7 @@ fn check(routes: &[&str], cases: &[(&str, &str, Option<&str>)]) {
     }
 }
 
+/// Rule 2.9.
 #[test]
 fn literals_go_before_parameters_from_the_left() {
     let routes = ["GET /a/b", "GET /a/{x}", "GET /{x}/b", "GET /{x}/{y}/c", "GET /a/{x}/d"];
@@ -201,6 +202,7 @@ fn what_could_be_read_in_two_ways_matches_nothing() {
     }
 }
 
+/// Rule 2.8.
 #[test]
 fn the_query_is_cut_off_first() {
     let b = Some("GET /a/b");
@@ -214,6 +216,7 @@ fn the_query_is_cut_off_first() {
     check(&["GET /a/b", "GET /{x}"], &cases);
 }
 
+/// Rule 2.10.
 #[test]
 fn other_escapes_are_decoded_once() {
     let (cards, one) = (Some("GET /cards/{x}"), Some("GET /{x}"));

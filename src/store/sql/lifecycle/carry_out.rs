@@ -1,4 +1,4 @@
-//! Carrying out: everything is checked again under the lock.
+//! Carrying out: everything is checked again under the lock (docs/policy.md, rule 5.7).
 
 use serde_json::{Value, json};
 
@@ -69,6 +69,7 @@ pub(in super::super) async fn carry_out(
 
     let admins = account::admins(&mut change.tx, locked.account_id).await?;
     let stored = action.accepted;
+    // Rule 4.5 of docs/policy.md.
     action.accepted = accepted_by(&admins, &action);
     let due =
         |action: &PendingAction| may_carry_out(settings, action.basis, action.accepted, ctx.now);
@@ -120,6 +121,7 @@ fn end_in_memory(locked: &mut Locked, id: PendingActionId) {
 }
 
 /// Takes what the action takes. The token before and after, for the audit record.
+/// Rule 4.9 of docs/policy.md.
 async fn take(
     change: &mut WriteTx<'_>,
     locked: &mut Locked,

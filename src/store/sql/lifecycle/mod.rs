@@ -124,7 +124,7 @@ impl Locked {
     }
 
     /// Counts uses of scopes that are write scopes by now as the writes that they are, see
-    /// [`Uses::last_write_in`].
+    /// [`Uses::last_write_in`]. Rule 4.4 of docs/policy.md.
     async fn count_writes(&mut self, connection: &mut Connection, catalog: &Catalog) -> Result<()> {
         let last_write = self.subject.uses.last_write_in(catalog);
         if last_write == self.subject.uses.last_write {
