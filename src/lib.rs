@@ -24,6 +24,7 @@
 //!   stand.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
+//! - [`gateway`]: what gateways ask over HTTP, and the answers for their clients.
 //! - [`web`]: the management page.
 //! - [`http`]: its listener, and metrics and health for operators' tools.
 //! - [`app`]: the only wiring, and the order of start and end.
@@ -46,7 +47,7 @@
 //! # What must stay true
 //!
 //! - Imports run one way: `policy <- model <- store <- cache <- replication <- usage <- lifecycle <- service <-
-//!   {grpc, web <- http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
+//!   {gateway <- grpc, web <- http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
 //! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
@@ -64,6 +65,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod failpoint;
+pub mod gateway;
 pub mod grpc;
 pub mod html;
 pub mod http;

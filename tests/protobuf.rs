@@ -130,6 +130,7 @@ fn message(question: AuthorizeInput<'_>) -> AuthorizeRequest {
             method: method.to_owned(),
             path: path.to_owned(),
         })),
+        RequestedOperation::Ambiguous(_) => panic!("no message says that"),
     };
     AuthorizeRequest {
         token: String::from_utf8(question.token.to_vec()).expect("text"),

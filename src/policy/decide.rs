@@ -35,6 +35,9 @@ pub enum Operation<'a> {
         /// The path, as sent.
         path: &'a str,
     },
+    /// An HTTP request that a service may read in another way than the caller did, for the reason that this
+    /// sentence gives with the cure (docs/policy.md, rules 9.10 and 9.11).
+    Ambiguous(&'a str),
 }
 
 /// A question, its arguments already checked.
@@ -61,10 +64,11 @@ pub struct Decision<'a> {
 
 /// An HTTP request whose scope the catalogue's routes don't tell, and why.
 #[derive(Debug, Clone, Copy)]
-struct UnresolvedHttp<'a> {
-    method: &'a str,
-    path: &'a str,
-    cause: Unresolved<ScopeRoute<'a>>,
+enum UnresolvedHttp<'a> {
+    /// Its method or its path.
+    Route { method: &'a str, path: &'a str, cause: Unresolved<ScopeRoute<'a>> },
+    /// Another part of it, as the caller says.
+    Ambiguous(&'a str),
 }
 
 /// Allow or deny, and why.
@@ -90,7 +94,7 @@ pub enum Denial {
     TokenDeletedUnused(Timestamp),
     /// The method and path match no route.
     NoMatchingRoute,
-    /// The path matches a route, and some servers read it so that they run a route of another scope.
+    /// The path matches a route, and some servers read the request so that they run a route of another scope.
     RequestAmbiguous,
     /// The required scope was never granted.
     ScopeNotGranted,
@@ -138,6 +142,12 @@ impl Reason {
         (Self::ClientIpMissing, "CLIENT_IP_MISSING"),
         (Self::ClientIpNotWhitelisted, "CLIENT_IP_NOT_WHITELISTED"),
     ];
+
+    /// Its stable word.
+    pub fn word(self) -> &'static str {
+        // Metrics count by the same place in the list.
+        Self::ALL[self as usize].1
+    }
 }
 
 impl Verdict {
@@ -200,12 +210,16 @@ fn check<'a>(
     let scope = match request.operation {
         Operation::Scope(scope) => scope,
         Operation::Http { method, path } => catalog.resolve(method, path).map_err(|cause| {
-            seen.unresolved = Some(UnresolvedHttp { method, path, cause });
+            seen.unresolved = Some(UnresolvedHttp::Route { method, path, cause });
             match cause {
                 Unresolved::NoRoute => Denial::NoMatchingRoute,
                 Unresolved::Ambiguous { .. } => Denial::RequestAmbiguous,
             }
         })?,
+        Operation::Ambiguous(cause) => {
+            seen.unresolved = Some(UnresolvedHttp::Ambiguous(cause));
+            return Err(Denial::RequestAmbiguous);
+        }
     };
     seen.required = Some(scope);
 
@@ -282,11 +296,14 @@ impl Decision<'_> {
 
 impl UnresolvedHttp<'_> {
     fn message(&self) -> String {
-        match self.cause {
-            Unresolved::NoRoute => explain_unmatched(self.method, self.path),
-            Unresolved::Ambiguous { own, other } => {
-                explain_ambiguous(self.path, own.route, other.route, other.scope.name.as_str())
+        match *self {
+            Self::Route { method, path, cause: Unresolved::NoRoute } => {
+                explain_unmatched(method, path)
             }
+            Self::Route { path, cause: Unresolved::Ambiguous { own, other }, .. } => {
+                explain_ambiguous(path, own.route, other.route, other.scope.name.as_str())
+            }
+            Self::Ambiguous(cause) => cause.to_owned(),
         }
     }
 }

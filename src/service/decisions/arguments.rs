@@ -52,6 +52,7 @@ pub(super) fn check<'a>(
         RequestedOperation::Http { method, path } if !method.is_empty() && !path.is_empty() => {
             Some(Operation::Http { method, path })
         }
+        RequestedOperation::Ambiguous(cause) => Some(Operation::Ambiguous(cause)),
         _ => None,
     };
     if let (Ok(client), Some(operation), 0..) = (&client, operation, input.at_least_as_fresh) {
@@ -81,7 +82,7 @@ pub(super) fn check<'a>(
                 format_args!("the catalogue has no scope {shown}: check its spelling"),
             );
         }
-        RequestedOperation::Scope(_) => {}
+        RequestedOperation::Scope(_) | RequestedOperation::Ambiguous(_) => {}
         RequestedOperation::Http { method, path } => {
             if method.is_empty() {
                 errors.add("http.method", "REQUIRED", "is required");

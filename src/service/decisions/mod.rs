@@ -63,6 +63,8 @@ pub enum RequestedOperation<'a> {
         /// Its path.
         path: &'a str,
     },
+    /// An HTTP request that services may read in several ways: the sentence that says why, with the cure.
+    Ambiguous(&'a str),
 }
 
 /// What decisions from memory are made with. It holds what they borrow, so it is dropped before anything is awaited.

@@ -16,6 +16,7 @@ fn message(question: AuthorizeInput<'_>) -> pb::AuthorizeRequest {
             method: method.to_owned(),
             path: path.to_owned(),
         })),
+        RequestedOperation::Ambiguous(_) => panic!("no message says that"),
     };
     pb::AuthorizeRequest {
         token: String::from_utf8(question.token.to_vec()).unwrap(),

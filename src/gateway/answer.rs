@@ -1,0 +1,250 @@
+//! What HTTP clients learn of a decision: the one table of [`Reason`] to status, the same at every interface
+//! (Rule 9.13 of docs/policy.md), with the headers that services and clients read.
+//!
+//! # Invariants
+//! - An allow has every header of [`HEADERS`]: some gateways keep a client's own header where the answer lacks it.
+//! - No decision is never an allow, and says nothing about causes within this server.
+//! - Values of headers are visible ASCII and spaces.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::json;
+
+use super::request::ClientToken;
+use crate::policy::decide::{Decision, Reason, Verdict};
+use crate::policy::lifecycle::Calendar;
+use crate::policy::token::PendingActionType;
+
+/// The reason where no decision was reached.
+pub const UNDECIDED: &str = "UNDECIDED";
+/// The value of a header that has nothing to say.
+pub const NONE: HeaderValue = HeaderValue::from_static("none");
+/// The media type of a denial's body (RFC 9457).
+pub const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+const TOKEN_ID: HeaderName = HeaderName::from_static("portcullis-token-id");
+const ACCOUNT_ID: HeaderName = HeaderName::from_static("portcullis-account-id");
+const SCOPE: HeaderName = HeaderName::from_static("portcullis-scope");
+const REASON: HeaderName = HeaderName::from_static("portcullis-reason");
+const PENDING_ACTION: HeaderName = HeaderName::from_static("portcullis-pending-action");
+const TOKEN_EXPIRES: HeaderName = HeaderName::from_static("portcullis-token-expires");
+
+const COUNT: usize = 6;
+/// The headers of every allow. Of these, a denial has the reason alone.
+pub const HEADERS: [HeaderName; COUNT] =
+    [TOKEN_ID, ACCOUNT_ID, SCOPE, REASON, PENDING_ACTION, TOKEN_EXPIRES];
+/// The place of the reason among them.
+const REASON_AT: usize = 3;
+/// Those of them that a client is to see on its response, where the gateway can pass them on.
+pub const WARNINGS: [HeaderName; 2] = [PENDING_ACTION, TOKEN_EXPIRES];
+
+/// What is wrong, as far as the status tells (Rule 9.13 of docs/policy.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Nothing.
+    Allowed,
+    /// The token: another one may be allowed.
+    Token,
+    /// What the token may do.
+    Permission,
+    /// The address, the whitelist or the request itself.
+    Request,
+}
+
+fn cause(reason: Reason) -> Cause {
+    match reason {
+        Reason::Allowed => Cause::Allowed,
+        Reason::TokenMalformed
+        | Reason::TokenNotFound
+        | Reason::TokenDeleted
+        | Reason::TokenDeletedUnused => Cause::Token,
+        Reason::ScopeNotGranted | Reason::ScopeLostInDowngrade => Cause::Permission,
+        Reason::NoMatchingRoute
+        | Reason::RequestAmbiguous
+        | Reason::WhitelistRequired
+        | Reason::ClientIpMissing
+        | Reason::ClientIpNotWhitelisted => Cause::Request,
+    }
+}
+
+/// The status that a decision with this reason has: 200, 401 or 403.
+pub fn status(reason: Reason) -> StatusCode {
+    match cause(reason) {
+        Cause::Allowed => StatusCode::OK,
+        Cause::Token => StatusCode::UNAUTHORIZED,
+        Cause::Permission | Cause::Request => StatusCode::FORBIDDEN,
+    }
+}
+
+/// What one decision comes to for HTTP clients, or that there is none.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    reason: Option<Reason>,
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    /// `WWW-Authenticate` (RFC 6750, section 3).
+    challenge: Option<HeaderValue>,
+    /// Those of [`HEADERS`], in their order; a denial has the reason alone.
+    values: [Option<HeaderValue>; COUNT],
+}
+
+impl Answer {
+    /// The answer with a decision about `token`. `calendar` is called only where something is announced.
+    pub fn decided(
+        decision: &Decision<'_>,
+        token: &ClientToken<'_>,
+        calendar: impl FnOnce() -> Calendar,
+    ) -> Self {
+        let reason = decision.verdict.reason();
+        let word = HeaderValue::from_static(reason.word());
+        let mut values = [const { None }; COUNT];
+        if let Verdict::Allow(_) = decision.verdict {
+            let facts = decision.token;
+            let announced = facts.filter(|facts| !facts.announced.is_empty());
+            let pending = announced.and_then(|facts| facts.upcoming(&calendar())).map(|action| {
+                let word = match action.action {
+                    PendingActionType::Downgrade => "DOWNGRADE",
+                    PendingActionType::Deletion => "DELETION",
+                };
+                value(format!("{word}; effective-time={}", action.effective).as_bytes())
+            });
+            values = [
+                facts.map(|facts| value(facts.id.text())),
+                facts.map(|facts| value(facts.account_id.text())),
+                decision.required.map(|scope| value(scope.name.as_str().as_bytes())),
+                Some(word),
+                pending,
+                // Tokens of this version have no expiry.
+                None,
+            ]
+            .map(|value| value.or(Some(NONE)));
+        } else {
+            values[REASON_AT] = Some(word);
+        }
+        let detail = detail(decision, token);
+        Self {
+            reason: Some(reason),
+            status: status(reason),
+            challenge: challenge(decision, token, &detail),
+            detail,
+            values,
+        }
+    }
+
+    /// The answer where no decision was reached, with the status of the interface. `detail` says why in a sentence
+    /// for strangers.
+    pub fn undecided(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        let mut values = [const { None }; COUNT];
+        values[REASON_AT] = Some(HeaderValue::from_static(UNDECIDED));
+        Self { reason: None, status, detail: detail.into(), challenge: None, values }
+    }
+
+    /// Whether the client's request may go on.
+    pub fn is_allow(&self) -> bool {
+        self.reason == Some(Reason::Allowed)
+    }
+
+    /// The reason, or [`UNDECIDED`].
+    pub fn reason(&self) -> &'static str {
+        self.reason.map_or(UNDECIDED, Reason::word)
+    }
+
+    /// The status for the client: 200 for an allow.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Why, in a sentence for a person.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The headers: on an allow, those that the service learns the decision from, [`HEADERS`]; otherwise those of the
+    /// client's response, without the media type of its [body](Self::problem).
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
+        let own = HEADERS.into_iter().zip(&self.values);
+        let own = own.filter_map(|(name, value)| Some((name, value.clone()?)));
+        own.chain(self.challenge.clone().map(|value| (http::header::WWW_AUTHENTICATE, value)))
+    }
+
+    /// Those of [`WARNINGS`] that have something to say.
+    pub fn warnings(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
+        let is_warning = |name: &HeaderName, value: &HeaderValue| {
+            self.is_allow() && WARNINGS.contains(name) && value != NONE
+        };
+        self.headers().filter(move |(name, value)| is_warning(name, value))
+    }
+
+    /// Problem details (RFC 9457) in JSON, for what is no allow.
+    pub fn problem(&self) -> String {
+        json!({
+            // What the status means says it all (RFC 9457, section 4.2.1).
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or("Denied"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "reason": self.reason(),
+        })
+        .to_string()
+    }
+}
+
+/// A value of ids, names, words and dates, which are ASCII.
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).ok().filter(|value| value.to_str().is_ok()).unwrap_or(NONE)
+}
+
+/// The decision's own sentence, but for those that speak to who calls `Authorize`.
+fn detail(decision: &Decision<'_>, token: &ClientToken<'_>) -> Cow<'static, str> {
+    match (decision.verdict.reason(), token) {
+        (Reason::TokenMalformed, ClientToken::Missing) => {
+            "No token was sent. Send one as “Authorization: Bearer <token>”.".into()
+        }
+        (Reason::TokenMalformed, ClientToken::Malformed(cause)) => (*cause).into(),
+        (Reason::ClientIpMissing, _) => {
+            "This token may be used from whitelisted addresses only, and the gateway names no address of \
+             its client. Its operator has to set client_source.address_header and trusted_proxies of the \
+             gateway's credential."
+                .into()
+        }
+        _ => decision.message(),
+    }
+}
+
+/// What the client needs to be allowed, where another token would do. No error code where none was sent (RFC 6750,
+/// section 3.1).
+fn challenge(
+    decision: &Decision<'_>,
+    token: &ClientToken<'_>,
+    detail: &str,
+) -> Option<HeaderValue> {
+    const REALM: &str = "Bearer realm=\"portcullis\"";
+    let scope = decision.required.map_or("", |scope| scope.name.as_str());
+    let challenge = match (cause(decision.verdict.reason()), token) {
+        (Cause::Token, ClientToken::Missing) => REALM.to_owned(),
+        (Cause::Token, _) => {
+            let detail = quotable(detail);
+            format!("{REALM}, error=\"invalid_token\", error_description=\"{detail}\"")
+        }
+        (Cause::Permission, _) => {
+            format!("{REALM}, error=\"insufficient_scope\", scope=\"{scope}\"")
+        }
+        (Cause::Allowed | Cause::Request, _) => return None,
+    };
+    Some(value(challenge.as_bytes()))
+}
+
+/// A sentence with the characters that `error_description` may have (RFC 6750, section 3).
+fn quotable(text: &str) -> String {
+    let character = |c| match c {
+        '“' | '”' | '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => c,
+        _ => '?',
+    };
+    text.chars().map(character).collect()
+}
+
+#[cfg(test)]
+mod tests;
