@@ -233,6 +233,76 @@ fn credentials(server: &Server, shell: &Shell, account: &str) {
     admin.run(&["account", "list"]).exits(2).tells(&["revoked"]);
 }
 
+/// Rules 9.2 and 9.7 of docs/policy.md.
+#[test]
+fn gateway_credential_is_created_listed_and_replaced() {
+    let server = Setup::sqlite().start();
+    let shell = Shell::reaching(&server).env("PORTCULLIS_CREDENTIAL", server.operator());
+    let create = ["credential", "create", "--role", "pep", "--name", "nginx"];
+    let flags = [
+        "--client-address-header",
+        "X-Forwarded-For",
+        "--trusted-proxy",
+        "10.0.0.0/8,192.0.2.1",
+        "--trusted-proxy",
+        "2001:db8::/32",
+        "--client-token-header",
+        "X-Api-Key",
+        "--client-method-header",
+        "X-Original-Method",
+        "--client-uri-header",
+        "X-Original-URI",
+        "--forward-client-token",
+        "false",
+    ];
+    let first = json(&shell, &[&create[..], &flags].concat());
+    let source = &first["credential"]["client_source"];
+    assert_eq!(
+        *source,
+        serde_json::json!({
+            "address_header": "x-forwarded-for",
+            "trusted_proxies": ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"],
+            "token_header": "x-api-key",
+            "method_header": "x-original-method",
+            "uri_header": "x-original-uri",
+            "forward_token": false,
+        })
+    );
+    shell.run(&["credential", "list"]).exits(0).shows(&[
+        "address=x-forwarded-for token=x-api-key method=x-original-method uri=x-original-uri \
+         proxies=10.0.0.0/8,192.0.2.1,2001:db8::/32 forward-token=false",
+    ]);
+
+    let id = first["credential"]["credential_id"].as_str().unwrap();
+    let second = json(&shell, &["credential", "create", "--like", id]);
+    assert_ne!(second["secret"], first["secret"]);
+    for field in ["role", "name", "client_source"] {
+        assert_eq!(second["credential"][field], first["credential"][field], "{field}");
+    }
+    let named = json(&shell, &["credential", "create", "--like", id, "--name", "caddy"]);
+    assert_eq!(named["credential"]["name"], "caddy");
+    shell.run(&["credential", "revoke", id]).exits(0);
+    json(&shell, &["credential", "create", "--like", id]);
+    shell
+        .run(&["credential", "create", "--like", "crd_x"])
+        .exits(2)
+        .tells(&["no credential crd_x"]);
+    let both = ["credential", "create", "--like", id, "--trusted-proxy", "192.0.2.1"];
+    shell.run(&both).exits(2).tells(&["cannot be used with"]);
+
+    let kept = json(&shell, &[&create[..], &["--forward-client-token"]].concat());
+    assert_eq!(kept["credential"]["client_source"]["forward_token"], true);
+    assert!(json(&shell, &create)["credential"]["client_source"].is_null());
+    let bad = ["--client-address-header", "X_Forwarded_For", "--trusted-proxy", "0.0.0.0/0"];
+    let tells = [
+        "client_source.address_header",
+        "_ and -",
+        "client_source.trusted_proxies[0]",
+        "every address",
+    ];
+    shell.run(&[&create[..], &bad].concat()).exits(1).tells(&tells);
+}
+
 fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
     shell.run(&["pending"]).exits(0).tells(&["nothing is pending"]);
     assert_eq!(

@@ -6,6 +6,8 @@ mod authorities;
 mod bad_input;
 mod cache;
 mod cli;
+mod client_address_oracle;
+mod client_sources;
 mod clients;
 mod cold_reads;
 mod configuration;

@@ -200,7 +200,7 @@ async fn lists_of_large_items_are_walked_within_what_clients_read() {
     let account = made_accounts.first().unwrap();
     make(CREDENTIALS, async |_| {
         let (role, name) = (Role::Pep.into(), "\u{10000}".repeat(200));
-        let request = CreateCredentialRequest { role, account_id: String::new(), name };
+        let request = CreateCredentialRequest { role, name, ..Default::default() };
         client.credentials().create_credential(request).await.unwrap();
     })
     .await;

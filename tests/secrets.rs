@@ -240,7 +240,7 @@ async fn story(server: &Server, secrets: &mut Secrets, outputs: &mut Outputs) {
     for role in [Role::Pep, Role::AccountAdmin, Role::Operator] {
         let account_id = if role == Role::AccountAdmin { account.clone() } else { String::new() };
         let request =
-            CreateCredentialRequest { role: role.into(), account_id, name: String::new() };
+            CreateCredentialRequest { role: role.into(), account_id, ..Default::default() };
         let answer = client.credentials().create_credential(request).await.unwrap();
         outputs.add("an answer, for debugging", format!("{answer:?}"));
         let answer = answer.into_inner();

@@ -51,6 +51,7 @@ pub async fn seed(side: &Side, operator: &str, url: &str, count: usize) -> Seede
             role: Role::Pep.into(),
             account_id: String::new(),
             name: "load".to_owned(),
+            client_source: None,
         })
         .await
         .expect("a credential")

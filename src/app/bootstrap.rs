@@ -86,6 +86,7 @@ fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
         created: now,
         revoked: None,
         from_settings,
+        client_source: None,
     }
 }
 

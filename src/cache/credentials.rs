@@ -4,10 +4,12 @@
 //! Must stay true: a credential that is not known to be valid is not in here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::model::{Credential, Role};
+use crate::policy::client_source::ClientSource;
 use crate::policy::id::CredentialId;
 use crate::secret::{self, Digest};
 
@@ -20,11 +22,33 @@ pub struct Principal {
     pub role: Role,
 }
 
-type ByDigest = HashMap<Digest, Principal>;
+/// A gateway's credential, and where it reads its client from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayPrincipal {
+    /// Who bears the credential. Its role may be one that no gateway has.
+    pub principal: Principal,
+    /// Where the client is read from; the default where the credential says nothing.
+    pub client_source: Arc<ClientSource>,
+}
+
+type ByDigest = HashMap<Digest, Entry>;
+
+/// What is known of a valid credential.
+#[derive(Debug, Clone)]
+struct Entry {
+    principal: Principal,
+    client_source: Option<Arc<ClientSource>>,
+}
+
+impl From<Credential> for Entry {
+    fn from(credential: Credential) -> Self {
+        let principal = Principal { id: credential.id, role: credential.role };
+        Self { principal, client_source: credential.client_source }
+    }
+}
 
 fn by_digest(live: Vec<(Credential, Digest)>) -> ByDigest {
-    let bearer = |credential: Credential| Principal { id: credential.id, role: credential.role };
-    live.into_iter().map(|(credential, digest)| (digest, bearer(credential))).collect()
+    live.into_iter().map(|(credential, digest)| (digest, credential.into())).collect()
 }
 
 /// Every valid credential. See the module.
@@ -41,7 +65,7 @@ impl Credentials {
 
     /// Knows these from now on, and no others.
     pub fn set_all(&self, live: Vec<(Credential, Digest)>) {
-        self.bearers.store(std::sync::Arc::new(by_digest(live)));
+        self.bearers.store(Arc::new(by_digest(live)));
     }
 
     /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
@@ -52,18 +76,27 @@ impl Credentials {
 
     /// The same for a digest that was taken before.
     pub fn by_digest(&self, digest: &Digest) -> Option<Principal> {
-        self.bearers.load().get(digest).copied()
+        self.bearers.load().get(digest).map(|entry| entry.principal)
+    }
+
+    /// The same with where its client is read from. Apart from [`Self::by_digest`], which decisions over gRPC need at
+    /// each request: it counts a reference that all threads share.
+    pub fn gateway(&self, digest: &Digest) -> Option<GatewayPrincipal> {
+        let bearers = self.bearers.load();
+        let entry = bearers.get(digest)?;
+        let client_source = entry.client_source.clone().unwrap_or_default();
+        Some(GatewayPrincipal { principal: entry.principal, client_source })
     }
 
     /// Takes over what the store says of `id`.
     pub fn set(&self, id: CredentialId, known: Option<(Credential, Digest)>) {
         self.bearers.rcu(|bearers| {
             let mut bearers = ByDigest::clone(bearers);
-            bearers.retain(|_, bearer| bearer.id != id);
+            bearers.retain(|_, entry| entry.principal.id != id);
             if let Some((credential, digest)) = &known
                 && credential.revoked.is_none()
             {
-                bearers.insert(*digest, Principal { id, role: credential.role });
+                bearers.insert(*digest, credential.clone().into());
             }
             bearers
         });

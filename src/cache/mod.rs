@@ -32,7 +32,7 @@ use tokio::sync::Mutex;
 
 use changes::Changes;
 pub use changes::UnderWay;
-pub use credentials::{Credentials, Principal};
+pub use credentials::{Credentials, GatewayPrincipal, Principal};
 pub use entry::CachedToken;
 pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
 

@@ -32,18 +32,10 @@ enum CredentialCommand {
     /// Examples:
     ///   portcullis credential create --role pep --name checkout > checkout.credential
     ///   portcullis credential create --role account-admin --account acc_...
+    ///   portcullis credential create --role pep --name nginx --client-address-header X-Forwarded-For
+    ///   portcullis credential create --like crd_... > nginx.credential
     #[command(verbatim_doc_comment)]
-    Create {
-        /// What its bearer may do
-        #[arg(long, value_enum)]
-        role: Role,
-        /// The account that an account-admin looks after
-        #[arg(long, value_name = "ACCOUNT", required_if_eq("role", "account-admin"))]
-        account: Option<String>,
-        /// A label for people
-        #[arg(long, default_value = "", hide_default_value = true)]
-        name: String,
-    },
+    Create(Create),
     /// List credentials, the oldest first; never their secrets
     List(Limit),
     /// End a credential, on every replica
@@ -61,6 +53,78 @@ enum CredentialCommand {
     ///
     /// Secrets made under earlier keys stay valid.
     RotateKey,
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// What its bearer may do
+    #[arg(long, value_enum, required_unless_present = "like")]
+    role: Option<Role>,
+    /// The account that an account-admin looks after
+    #[arg(long, value_name = "ACCOUNT", required_if_eq("role", "account-admin"))]
+    account: Option<String>,
+    /// A label for people
+    #[arg(long)]
+    name: Option<String>,
+    /// Take role, account, client source and, without --name, the name from this credential: then give its secret to the
+    /// gateway, and revoke the other
+    #[arg(
+        long,
+        value_name = "CREDENTIAL",
+        conflicts_with_all = ["role", "account", "ClientSourceArgs"]
+    )]
+    like: Option<String>,
+    #[command(flatten)]
+    client_source: ClientSourceArgs,
+}
+
+impl Create {
+    /// Whether it asks for what a store's first credential is, and for nothing else.
+    fn may_be_first(&self) -> bool {
+        self.role == Some(Role::Operator)
+            && self.account.is_none()
+            && self.client_source == ClientSourceArgs::default()
+    }
+}
+
+/// Where a gateway that presents the credential reads its client from.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Gateways (--role pep)")]
+struct ClientSourceArgs {
+    /// The header with the client's address, such as X-Forwarded-For or Forwarded [default: none, so that interfaces
+    /// over HTTP know no address]
+    #[arg(long, value_name = "HEADER")]
+    client_address_header: Option<String>,
+    /// A proxy, or a range of them, that appends to that header; repeat it, or separate them with commas
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    trusted_proxy: Vec<String>,
+    /// The header with the client's token [default: Authorization]
+    #[arg(long, value_name = "HEADER")]
+    client_token_header: Option<String>,
+    /// The header with the request's method [default: X-Forwarded-Method or X-Original-Method]
+    #[arg(long, value_name = "HEADER")]
+    client_method_header: Option<String>,
+    /// The header with the request's path and query [default: X-Forwarded-Uri or X-Original-URI]
+    #[arg(long, value_name = "HEADER")]
+    client_uri_header: Option<String>,
+    /// Whether the client's token stays on the request that the gateway passes on [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    forward_client_token: Option<bool>,
+}
+
+impl ClientSourceArgs {
+    /// `None` where no flag is given.
+    fn message(self) -> Option<proto::ClientSource> {
+        let source = proto::ClientSource {
+            address_header: self.client_address_header.unwrap_or_default(),
+            trusted_proxies: self.trusted_proxy,
+            token_header: self.client_token_header.unwrap_or_default(),
+            method_header: self.client_method_header.unwrap_or_default(),
+            uri_header: self.client_uri_header.unwrap_or_default(),
+            forward_token: self.forward_client_token,
+        };
+        (source != proto::ClientSource::default()).then_some(source)
+    }
 }
 
 /// What a credential's bearer may do.
@@ -93,14 +157,14 @@ where
     let may_be_first = settings.credential.is_none() && settings.loopback;
     let data_dir = settings.data_dir.clone();
     let session = match (Session::connect(settings, format).await, &args.command) {
-        (
-            Err(Failure::NoServer { refused: true, .. }),
-            CredentialCommand::Create { role: Role::Operator, account: None, name },
-        ) if may_be_first => {
+        (Err(Failure::NoServer { refused: true, .. }), CredentialCommand::Create(create))
+            if may_be_first && create.may_be_first() =>
+        {
             note(
                 "no server answers and no credential is given: opening the store for its first one",
             );
-            let first = FirstCredentialArgs { data_dir, name: name.clone() };
+            let first =
+                FirstCredentialArgs { data_dir, name: create.name.clone().unwrap_or_default() };
             let answer = first_credential(first).await.map_err(Failure::Store)?;
             return match format {
                 Format::Json => print_json(&answer),
@@ -111,25 +175,23 @@ where
     };
     let mut client = session.credentials();
     match args.command {
-        CredentialCommand::Create { role, account, name } => {
-            let request = proto::CreateCredentialRequest {
-                role: proto::Role::from(role).into(),
-                account_id: account.unwrap_or_default(),
-                name,
+        CredentialCommand::Create(create) => {
+            let request = match &create.like {
+                Some(id) => copy(find(&session, id).await?, create.name),
+                None => proto::CreateCredentialRequest {
+                    role: create.role.map_or(proto::Role::Unspecified, Into::into).into(),
+                    account_id: create.account.unwrap_or_default(),
+                    name: create.name.unwrap_or_default(),
+                    client_source: create.client_source.message(),
+                },
             };
             let answer = client.create_credential(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? { Ok(()) } else { created(answer) }
         }
         CredentialCommand::List(Limit { limit }) => {
-            let (credentials, next_page_token) = pages(limit, async |page_size, page_token| {
-                let request = proto::ListCredentialsRequest { page_size, page_token };
-                let page =
-                    client.list_credentials(request).await.map_err(|s| session.failure(s))?;
-                let page = page.into_inner();
-                Ok((page.credentials, page.next_page_token))
-            })
-            .await?;
+            let (credentials, next_page_token) =
+                pages(limit, async |size, token| page(&session, size, token).await).await?;
             let answer = proto::ListCredentialsResponse { credentials, next_page_token };
             if session.print_json(&answer)? { Ok(()) } else { list(&answer) }
         }
@@ -164,6 +226,39 @@ where
     }
 }
 
+/// A page of credentials, and where the next one begins.
+async fn page(
+    session: &Session,
+    page_size: i32,
+    page_token: String,
+) -> Result<(Vec<proto::Credential>, String), Failure> {
+    let request = proto::ListCredentialsRequest { page_size, page_token };
+    let page = session.credentials().list_credentials(request).await;
+    let page = page.map_err(|status| session.failure(status))?.into_inner();
+    Ok((page.credentials, page.next_page_token))
+}
+
+/// The credential that a new one is to be like; a revoked one serves as well.
+async fn find(session: &Session, id: &str) -> Result<proto::Credential, Failure> {
+    let (credentials, _) =
+        pages(None, async |size, token| page(session, size, token).await).await?;
+    let found = credentials.into_iter().find(|credential| credential.credential_id == id);
+    found.ok_or_else(|| {
+        let text =
+            format!("there is no credential {}: see `portcullis credential list`", clean(id));
+        Failure::Usage(text)
+    })
+}
+
+fn copy(credential: proto::Credential, name: Option<String>) -> proto::CreateCredentialRequest {
+    proto::CreateCredentialRequest {
+        role: credential.role,
+        account_id: credential.account_id,
+        name: name.unwrap_or(credential.name),
+        client_source: credential.client_source,
+    }
+}
+
 fn created(answer: proto::CreateCredentialResponse) -> Result<(), Failure> {
     let credential = answer.credential.ok_or_else(|| missing("credential"))?;
     note(&format!("created {} ({})", clean(&credential.credential_id), role(&credential)));
@@ -191,13 +286,34 @@ fn list(answer: &proto::ListCredentialsResponse) -> Result<(), Failure> {
                 when(credential.create_time.as_ref()),
                 when(credential.revoke_time.as_ref()),
                 if credential.from_settings { "settings" } else { "created" }.to_owned(),
+                credential.client_source.as_ref().map(client_source).unwrap_or_default(),
             ]
         })
         .collect();
     print(&table(
-        ["CREDENTIAL", "ROLE", "NAME", "ACCOUNT", "CREATED", "REVOKED", "ORIGIN"],
+        ["CREDENTIAL", "ROLE", "NAME", "ACCOUNT", "CREATED", "REVOKED", "ORIGIN", "CLIENT SOURCE"],
         &rows,
     ))?;
     note_more(&answer.next_page_token);
     Ok(())
+}
+
+/// In one line, as the flags would be written: what is not said is the default.
+fn client_source(source: &proto::ClientSource) -> String {
+    let headers = [
+        ("address", &source.address_header),
+        ("token", &source.token_header),
+        ("method", &source.method_header),
+        ("uri", &source.uri_header),
+    ];
+    let headers = headers.into_iter().filter(|(_, header)| !header.is_empty());
+    let mut parts: Vec<String> =
+        headers.map(|(field, header)| format!("{field}={header}")).collect();
+    if !source.trusted_proxies.is_empty() {
+        parts.push(format!("proxies={}", source.trusted_proxies.join(",")));
+    }
+    if source.forward_token == Some(false) {
+        parts.push("forward-token=false".to_owned());
+    }
+    if parts.is_empty() { "default".to_owned() } else { parts.join(" ") }
 }

@@ -6,6 +6,7 @@ use super::proto as pb;
 use crate::model::{
     Account, ActiveCatalog, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
 };
+use crate::policy::client_source::{ClientSource, ClientSourceFields, HeaderName};
 use crate::policy::decide::Reason;
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::Cidr;
@@ -171,6 +172,31 @@ pub(super) fn credential(credential: Credential) -> pb::Credential {
         create_time: Some(time(credential.created)),
         revoke_time: credential.revoked.map(time),
         from_settings: credential.from_settings,
+        client_source: credential.client_source.map(|source| client_source(&source)),
+    }
+}
+
+fn client_source(source: &ClientSource) -> pb::ClientSource {
+    let name = |header: &Option<HeaderName>| header.as_ref().map(ToString::to_string);
+    pb::ClientSource {
+        address_header: name(&source.address_header).unwrap_or_default(),
+        trusted_proxies: source.trusted_proxies.entries().map(ToString::to_string).collect(),
+        token_header: name(&source.token_header).unwrap_or_default(),
+        method_header: name(&source.method_header).unwrap_or_default(),
+        uri_header: name(&source.uri_header).unwrap_or_default(),
+        forward_token: Some(source.forward_token),
+    }
+}
+
+/// A client source as it was asked for.
+pub(super) fn client_source_fields(source: &pb::ClientSource) -> ClientSourceFields<'_> {
+    ClientSourceFields {
+        address_header: &source.address_header,
+        trusted_proxies: &source.trusted_proxies,
+        token_header: &source.token_header,
+        method_header: &source.method_header,
+        uri_header: &source.uri_header,
+        forward_token: source.forward_token.unwrap_or(true),
     }
 }
 

@@ -10,6 +10,7 @@ use super::proto::{
     ListCredentialsResponse, RevokeCredentialRequest, RevokeCredentialResponse,
     RotateSecretKeyRequest, RotateSecretKeyResponse,
 };
+use crate::service::credentials::CreateCredential;
 use crate::service::lists::Paging;
 
 #[tonic::async_trait]
@@ -19,9 +20,13 @@ impl CredentialService for Management {
         request: Request<CreateCredentialRequest>,
     ) -> Result<Response<CreateCredentialResponse>, Status> {
         self.run("CreateCredential", request, async |services, caller, r| {
-            let role = convert::asked_role(r.role);
-            let created = services.create_credential(&caller, role, &r.account_id, &r.name);
-            let created = created.await?;
+            let create = CreateCredential {
+                role: convert::asked_role(r.role),
+                account_id: &r.account_id,
+                name: &r.name,
+                client_source: r.client_source.as_ref().map(convert::client_source_fields),
+            };
+            let created = services.create_credential(&caller, create).await?;
             let (credential, secret) = created.value;
             let revision = caller.shown_revision(created.revision);
             Ok(super::created_credential(credential, &secret, revision))

@@ -1,8 +1,11 @@
 //! What is kept and shown: accounts, tokens, credentials, actors, pending actions, audit events, mails, sessions.
 //! Plain values, with neither a database nor a protocol in them.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
+use crate::policy::client_source::ClientSource;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::{ChangeError, Cidr, Whitelist};
@@ -208,6 +211,8 @@ pub struct Credential {
     pub revoked: Option<Timestamp>,
     /// Whether the settings brought it.
     pub from_settings: bool,
+    /// Where a gateway that presents it reads its client from; only of role `pep` (Rule 9.2 of docs/policy.md).
+    pub client_source: Option<Arc<ClientSource>>,
 }
 
 /// What became of the settings' operator credential.

@@ -1,5 +1,7 @@
 //! The credentials of callers, and the key under which secrets are made.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -9,6 +11,7 @@ use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services};
 use crate::clock::id_at;
 use crate::model::{Credential, Invalidation, Role};
+use crate::policy::client_source::{ClientSource, ClientSourceFields, FieldError};
 use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{Secret, SecretKind};
 
@@ -24,6 +27,22 @@ pub enum AskedRole {
     /// [`Role::Operator`].
     Operator,
 }
+
+/// A credential as a caller asks for it.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateCredential<'a> {
+    /// What its bearer may do.
+    pub role: AskedRole,
+    /// Only for [`AskedRole::AccountAdmin`]; else empty.
+    pub account_id: &'a str,
+    /// A label; may be empty.
+    pub name: &'a str,
+    /// Only for [`AskedRole::Pep`].
+    pub client_source: Option<ClientSourceFields<'a>>,
+}
+
+/// The field of a request with the client source.
+const CLIENT_SOURCE: &str = "client_source";
 
 impl Services {
     /// A new secret for `id`.
@@ -42,13 +61,18 @@ impl Services {
     pub async fn create_credential(
         &self,
         caller: &Caller,
-        role: AskedRole,
-        account_id: &str,
-        name: &str,
+        create: CreateCredential<'_>,
     ) -> Result<Changed<(Credential, Secret)>> {
         let mut errors = FieldErrors::default();
-        let name = errors.take(validate::name(name, false)).unwrap_or_default();
-        let role = match (role, account_id) {
+        let name = errors.take(validate::name(create.name, false)).unwrap_or_default();
+        let client_source = create.client_source.and_then(|fields| {
+            if !matches!(create.role, AskedRole::Pep | AskedRole::Unspecified) {
+                let only = "goes with ROLE_PEP only: leave it out";
+                errors.add(CLIENT_SOURCE, "NOT_FOR_THIS_ROLE", only);
+            }
+            self.client_source(&fields, &mut errors).map(Arc::new)
+        });
+        let role = match (create.role, create.account_id) {
             (AskedRole::AccountAdmin, id) => {
                 errors.take(validate::id("account_id", id)).map(Role::AccountAdmin)
             }
@@ -75,6 +99,7 @@ impl Services {
             created: now,
             revoked: None,
             from_settings: false,
+            client_source,
         };
         let ctx = caller.context(now);
         let digest = secret.digest();
@@ -89,6 +114,23 @@ impl Services {
                 Role::Pep | Role::Operator => Error::Internal,
             }),
         }
+    }
+
+    /// What a caller asks for as the client source. Rules 9.2 and 9.6 of docs/policy.md.
+    fn client_source(
+        &self,
+        fields: &ClientSourceFields<'_>,
+        errors: &mut FieldErrors,
+    ) -> Option<ClientSource> {
+        let invalid = match ClientSource::parse(fields, &self.limits) {
+            Ok(source) => return Some(source),
+            Err(invalid) => invalid,
+        };
+        for FieldError { field, index, reason, description } in invalid {
+            let index = index.map(|index| format!("[{index}]")).unwrap_or_default();
+            errors.add(format!("{CLIENT_SOURCE}.{field}{index}"), reason, description);
+        }
+        None
     }
 
     /// Lists credentials, the oldest first.

@@ -23,7 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::cache::Principal;
+pub use crate::cache::{GatewayPrincipal, Principal};
 pub use access::Caller;
 pub use error::Error;
 pub use sessions::SessionLengths;
@@ -192,6 +192,11 @@ impl Services {
     /// The principal of the valid credential with this digest; `None` for a wrong or revoked one.
     pub fn principal(&self, digest: &Digest) -> Option<Principal> {
         self.cache.credentials.by_digest(digest)
+    }
+
+    /// The same for a gateway, with where its client is read from (docs/policy.md, section 9).
+    pub fn gateway_principal(&self, digest: &Digest) -> Option<GatewayPrincipal> {
+        self.cache.credentials.gateway(digest)
     }
 
     /// Times one use of the store.

@@ -232,6 +232,7 @@ pub(crate) fn new_credential() -> (Credential, Digest) {
         created: by_system().now,
         revoked: None,
         from_settings: false,
+        client_source: None,
     };
     (credential, digest(id.as_bytes()))
 }

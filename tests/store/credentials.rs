@@ -1,16 +1,24 @@
 //! Callers' credentials, and the keys that secrets are made under.
 
+use std::sync::Arc;
+
 use portcullis::model::{
-    AccountNotFound, Credential, Invalidation, LastOperatorCredential, Role, SettingsCredential,
+    AccountNotFound, AuditEvent, Credential, Invalidation, LastOperatorCredential, Role,
+    SettingsCredential,
 };
+use portcullis::policy::client_source::{ClientSource, ClientSourceFields};
 use portcullis::policy::id::{AccountId, CredentialId};
+use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::store::fixture::{Fixture, all, ctx, new_credential, page};
 
 on_both!(
     credentials_read_back,
+    client_sources_read_back_and_stand_in_the_audit_record,
+    client_source_of_another_role_is_not_stored,
     a_credential_is_revoked_once,
     the_last_operator_stays,
     there_is_one_first_credential,
@@ -51,6 +59,66 @@ async fn credentials_read_back(f: Fixture) {
     let absent = CredentialId(Uuid::now_v7());
     assert_eq!(f.store.credential(absent).await.unwrap(), None);
     assert_eq!(f.position().await, before);
+}
+
+/// Rule 9.2 of docs/policy.md.
+async fn client_sources_read_back_and_stand_in_the_audit_record(f: Fixture) {
+    let proxies = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"].map(String::from);
+    let whole = ClientSourceFields {
+        address_header: "Forwarded",
+        trusted_proxies: &proxies,
+        token_header: "X-Api-Key",
+        method_header: "X-Method",
+        uri_header: "X-Uri",
+        forward_token: false,
+    };
+    let whole = ClientSource::parse(&whole, &Limits::default()).unwrap();
+    for (source, recorded) in [
+        (ClientSource::default(), json!({ "forward_token": true })),
+        (
+            ClientSource::development(),
+            json!({ "address_header": "x-forwarded-for", "forward_token": true }),
+        ),
+        (
+            whole,
+            json!({
+                "address_header": "forwarded",
+                "trusted_proxies": ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"],
+                "token_header": "x-api-key",
+                "method_header": "x-method",
+                "uri_header": "x-uri",
+                "forward_token": false,
+            }),
+        ),
+    ] {
+        let (credential, digest) = new_credential(Role::Pep);
+        let credential = Credential { client_source: Some(Arc::new(source)), ..credential };
+        let stored = f.store.create_credential(&ctx(4), &credential, &digest).await;
+        assert_eq!(stored.unwrap(), Ok(()));
+        let after = |event: &AuditEvent| {
+            let after: Value = serde_json::from_str(event.after.as_ref().unwrap()).unwrap();
+            after["client_source"].clone()
+        };
+        assert_eq!(after(&f.last().await.0), recorded);
+        let read = f.store.credential(credential.id).await.unwrap();
+        assert_eq!(read, Some((credential.clone(), digest)));
+        let listed = f.store.credentials(all()).await.unwrap();
+        assert_eq!(listed.last(), Some(&credential));
+        let revoked = f.store.revoke_credential(&ctx(8), credential.id).await.unwrap().unwrap();
+        assert_eq!(revoked.unwrap().client_source, credential.client_source);
+        assert_eq!(after(&f.last().await.0), recorded);
+    }
+    let (none, digest) = new_credential(Role::Pep);
+    f.store.create_credential(&ctx(4), &none, &digest).await.unwrap().unwrap();
+    assert!(!f.last().await.0.after.unwrap().contains("client_source"));
+}
+
+async fn client_source_of_another_role_is_not_stored(f: Fixture) {
+    let (credential, digest) = new_credential(Role::Operator);
+    let source = Some(Arc::new(ClientSource::default()));
+    let credential = Credential { client_source: source, ..credential };
+    f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap_err();
+    assert_eq!(f.store.credential(credential.id).await.unwrap(), None);
 }
 
 async fn a_credential_is_revoked_once(f: Fixture) {

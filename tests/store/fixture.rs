@@ -245,6 +245,7 @@ pub(crate) fn new_credential(role: Role) -> (Credential, [u8; 32]) {
         created: Timestamp(4),
         revoked: None,
         from_settings: false,
+        client_source: None,
     };
     (credential, portcullis::secret::digest(id.as_bytes()))
 }

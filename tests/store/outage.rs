@@ -202,7 +202,14 @@ async fn migrating_twice_or_at_once_is_harmless() {
     let (first, second) = tokio::join!(migrate(&url), migrate(&url));
     let mut applied = first.unwrap();
     applied.extend(second.unwrap());
-    let all = ["0001 base", "0002 lifecycle", "0003 replicas", "0004 sessions", "0005 told"];
+    let all = [
+        "0001 base",
+        "0002 lifecycle",
+        "0003 replicas",
+        "0004 sessions",
+        "0005 told",
+        "0006 client source",
+    ];
     assert_eq!(applied, all);
     assert!(migrate(&url).await.unwrap().is_empty());
     let _: Arc<dyn Store> = Arc::new(connect(&url).await);

@@ -1,11 +1,13 @@
 //! Callers' credentials.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
-use super::{Connection, Db, Handle, QueryBuilder, account, decode};
+use super::{Connection, Db, Handle, QueryBuilder, account, client_source, decode};
 use crate::model::{
     AccountNotFound, AuditAction, Context, Credential, Invalidation, LastOperatorCredential, Page,
     Role, SettingsCredential,
@@ -25,19 +27,20 @@ struct Row {
     from_settings: i16,
     create_time: i64,
     revoke_time: Option<i64>,
+    client_source: Option<String>,
 }
 
 const SELECT: &str = "\
     SELECT credential_id, role, account_id, name, digest, from_settings, create_time, \
-        revoke_time \
+        revoke_time, client_source \
     FROM credential WHERE ";
 
 const COUNT: &str = "SELECT count(*) FROM credential";
 
 const INSERT: &str = "\
     INSERT INTO credential (credential_id, role, account_id, name, digest, from_settings, \
-        create_time, revoke_time) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        create_time, revoke_time, client_source) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 const REVOKE: &str = "UPDATE credential SET revoke_time = $2 WHERE credential_id = $1";
 
@@ -206,6 +209,7 @@ async fn insert(connection: &mut Connection, new: &Credential, digest: &Digest) 
         .bind(i16::from(new.from_settings))
         .bind(new.created.0)
         .bind(new.revoked.map(|at| at.0))
+        .bind(new.client_source.as_deref().map(|source| client_source::json(source).to_string()))
         .execute(connection)
         .await?;
     Ok(())
@@ -251,13 +255,17 @@ fn record(
 }
 
 fn summary(credential: &Credential, state: &str) -> Value {
-    json!({
+    let mut summary = json!({
         "credential_id": credential.id.to_string(),
         "role": credential.role.name(),
         "name": credential.name,
         "from_settings": credential.from_settings,
         "state": state,
-    })
+    });
+    if let Some(source) = &credential.client_source {
+        summary["client_source"] = client_source::json(source);
+    }
+    summary
 }
 
 impl Row {
@@ -269,6 +277,10 @@ impl Row {
             created: Timestamp(self.create_time),
             revoked: self.revoke_time.map(Timestamp),
             from_settings: self.from_settings == 1,
+            client_source: match &self.client_source {
+                Some(text) => Some(Arc::new(client_source::read(text)?)),
+                None => None,
+            },
         };
         Ok((credential, decode::digest(&self.digest)?))
     }

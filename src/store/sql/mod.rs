@@ -17,6 +17,7 @@ mod account;
 mod audit;
 mod catalog;
 mod change;
+mod client_source;
 mod credential;
 mod decode;
 mod lifecycle;
