@@ -20,14 +20,15 @@ use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
 use crate::config::server::{
-    FirstCredentialArgs, MailSettings, MigrateArgs, RelaySettings, ServeArgs, ServeSettings,
-    StoreSettings, TlsFiles,
+    FirstCredentialArgs, ListenSetting, MailSettings, MigrateArgs, RelaySettings, ServeArgs,
+    ServeSettings, StoreSettings, TlsFiles,
 };
 use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, LifecycleStatus, Outbox, REFRESH, Retries, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
 use crate::model::StoreMode;
+use crate::net::{Listener, ListenerAddress, UnixSocket};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::replication::RegisteredReplica;
@@ -188,9 +189,20 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     // Each connection takes a descriptor, and many systems begin with a thousand.
     let descriptors = Descriptors::raise();
     // Listeners come first, so that a port in use is told before anything is written.
-    let grpc_listener = net::bind("listen", &settings.listen).await?;
+    let mut grpc_listeners = Vec::with_capacity(settings.listen.len());
+    for listener in &settings.listen {
+        grpc_listeners.push(match listener {
+            ListenSetting::Tcp(addresses) => Listener::Tcp(net::bind("listen", addresses).await?),
+            ListenSetting::Unix { path, mode } => {
+                Listener::Unix(UnixSocket::bind("listen", path, *mode).await?)
+            }
+        });
+    }
     let http_listener = net::bind("http-listen", &settings.http_listen).await?;
-    let addresses = (grpc_listener.local_addr()?, http_listener.local_addr()?);
+    let addresses = Addresses {
+        grpc: grpc_listeners.iter().map(Listener::address).collect::<Result<_, _>>()?,
+        http: http_listener.local_addr()?,
+    };
     let (grpc_tls, http_tls) = match &settings.tls {
         None => (None, None),
         Some(TlsFiles { cert, key, client_ca }) => (
@@ -201,7 +213,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
 
     let store = open(&settings.store, "portcullis serve").await?;
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
-    let process = Process { settings: &settings, addresses, mailbox };
+    let process = Process { settings: &settings, addresses: &addresses, mailbox };
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = ConnectionLimits {
@@ -212,7 +224,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
             idle: settings.connection_idle,
         };
         let grpc = server::serve(
-            grpc_listener,
+            grpc_listeners,
             gate,
             services.clone(),
             grpc_tls,
@@ -225,7 +237,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         let secure = settings.tls.is_some() || proxied;
         let routes = http::routes(services, secure);
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
-        announce(&settings, addresses)?;
+        announce(&settings, &addresses)?;
         let (grpc, ()) = tokio::join!(grpc, web);
         grpc.context("cannot serve gRPC")
     });
@@ -236,11 +248,24 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where this process is served: not the addresses of the settings, whose ports may be 0.
+struct Addresses {
+    /// Of gRPC. Never empty.
+    grpc: Vec<ListenerAddress>,
+    http: SocketAddr,
+}
+
+impl Addresses {
+    /// Those of gRPC as `PORTCULLIS_LISTEN` takes them.
+    fn grpc_text(&self) -> String {
+        self.grpc.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// What a server is started with.
 struct Process<'a> {
     settings: &'a ServeSettings,
-    /// Where gRPC and HTTP are served: not those of the settings, whose ports may be 0.
-    addresses: (SocketAddr, SocketAddr),
+    addresses: &'a Addresses,
     /// Where mails go instead of to a mail server.
     mailbox: Option<Arc<Mailbox>>,
 }
@@ -252,7 +277,7 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Process { settings, addresses: (grpc, http), mailbox } = process;
+    let Process { settings, addresses, mailbox } = process;
     // Whoever reads that this is ready may stop it at once, and that is an orderly end too.
     let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
@@ -263,7 +288,7 @@ async fn serve_store(
 
     let metrics = Arc::new(Metrics::new());
     // Before the first fact is read: from here on, changes wait for this process.
-    let about = about(settings, grpc);
+    let about = about(settings, &addresses.grpc_text());
     let joined =
         RegisteredReplica::register(&*store, settings.lease, about, metrics.clone(), stop.clone())
             .await?;
@@ -317,7 +342,7 @@ async fn serve_store(
     };
     let services = Arc::new(Services::new(parts.clone()));
     if settings.development {
-        demo::print(&services, settings, grpc, http).await?;
+        demo::print(&services, settings, &addresses.grpc, addresses.http).await?;
     }
     let (reporter, health) = health::service();
     let gate =
@@ -344,7 +369,8 @@ async fn serve_store(
         health::report(reporter, services.clone(), stop.clone()),
     );
     let public_url = settings.mail.public_url.clone();
-    let public_url = public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, http)));
+    let public_url =
+        public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, addresses.http)));
     let transport = transport(&settings.mail, mailbox);
     follow_lifecycle_status(settings, parts.status.clone(), &stop);
     drive_lifecycle(settings, &parts, transport, public_url, &stop);
@@ -366,7 +392,7 @@ async fn serve_store(
 }
 
 /// What other replicas are told of this one.
-fn about(settings: &ServeSettings, grpc: SocketAddr) -> About {
+fn about(settings: &ServeSettings, grpc: &str) -> About {
     let host = rustix::system::uname();
     let lifecycle = &settings.lifecycle;
     let rules = lifecycle.rules;
@@ -488,10 +514,8 @@ fn drive_lifecycle(
 }
 
 /// Says on standard output that clients may come, and where.
-fn announce(
-    settings: &ServeSettings,
-    (grpc, http): (SocketAddr, SocketAddr),
-) -> anyhow::Result<()> {
+fn announce(settings: &ServeSettings, addresses: &Addresses) -> anyhow::Result<()> {
+    let (grpc, http) = (addresses.grpc_text(), addresses.http);
     let (store, location) = match &settings.store {
         StoreSettings::Embedded(data_dir) => ("sqlite", data_dir.display().to_string()),
         StoreSettings::Postgres { .. } => ("postgres", String::new()),

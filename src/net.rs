@@ -1,10 +1,14 @@
 //! Listeners, TLS and limits, for gRPC and HTTP alike. Must stay true: each error of a TLS file names its flag.
 
 mod limiter;
+mod peer;
+mod unix;
 
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pem::{self, InvalidAuthorities, TrustStore};
 pub use limiter::{Limiter, Permit};
+pub use peer::Peer;
+pub use unix::UnixSocket;
 
 /// How long a client may take for its TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -96,8 +102,9 @@ pub fn tls(
 }
 
 /// Logs why a client's TLS handshake failed, with the cure where that is known.
-pub fn log_failed_handshake(peer: IpAddr, error: &io::Error) {
+pub fn log_failed_handshake(peer: impl Into<Peer>, error: &io::Error) {
     use rustls::{Error, InvalidMessage};
+    let peer = peer.into();
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
     if matches!(cause, Some(Error::InvalidMessage(InvalidMessage::InvalidContentType))) {
         tracing::info!(
@@ -109,11 +116,74 @@ pub fn log_failed_handshake(peer: IpAddr, error: &io::Error) {
     }
 }
 
-/// Accepts connections until `stop`, and hands each to `serve`.
-pub async fn accept(
-    listener: TcpListener,
+/// What accepts connections.
+pub trait Accept {
+    /// A connection.
+    type Stream;
+    /// Who is at its other end.
+    type Peer;
+
+    /// The next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    type Peer = IpAddr;
+
+    async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        // Answers are small and must not wait for more of them.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, peer.ip()))
+    }
+}
+
+/// A listener of either kind.
+#[derive(Debug)]
+pub enum Listener {
+    /// At an address.
+    Tcp(TcpListener),
+    /// At a path, for processes of this host.
+    Unix(UnixSocket),
+}
+
+impl Listener {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address(&self) -> io::Result<ListenerAddress> {
+        Ok(match self {
+            Self::Tcp(listener) => ListenerAddress::Tcp(listener.local_addr()?),
+            Self::Unix(socket) => ListenerAddress::Unix(socket.path().to_owned()),
+        })
+    }
+}
+
+/// Where a listener is, written as `--listen` and `--server` take it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerAddress {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Accepts connections until `stop`, and hands each to `serve`. The listener is closed then.
+pub async fn accept<L: Accept>(
+    listener: L,
     stop: CancellationToken,
-    mut serve: impl FnMut(TcpStream, IpAddr),
+    mut serve: impl FnMut(L::Stream, L::Peer),
 ) {
     loop {
         let accepted = tokio::select! {
@@ -121,11 +191,7 @@ pub async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                // Answers are small and must not wait for more of them.
-                let _ = stream.set_nodelay(true);
-                serve(stream, peer.ip());
-            }
+            Ok((stream, peer)) => serve(stream, peer),
             Err(error) => {
                 // Out of descriptors, most likely: the listener works again once some are closed.
                 tracing::warn!(%error, "cannot accept a connection");

@@ -42,3 +42,4 @@ mod start;
 mod store;
 mod support;
 mod tls;
+mod unix_sockets;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::config::server::{ServeSettings, StoreSettings};
+use crate::config::server::{ListenSetting, ServeSettings, StoreSettings};
 use crate::mail::{self, PublicUrl};
 use crate::model::Account;
+use crate::net::ListenerAddress;
 use crate::policy::duration;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::token::TokenKind;
@@ -24,12 +25,12 @@ const WATCHABLE: Duration = Duration::from_secs(60 * 60);
 
 const NAMES: [&str; 3] = ["Demo: read only", "Demo: read and write", "Demo: custom"];
 
-/// Makes the demo account's tokens again, and prints what can be done with them at `address`, where
+/// Makes the demo account's tokens again, and prints what can be done with them at the first of `grpc`, where
 /// gRPC is served, and `http`, where the page is: not those of the settings, whose ports may be 0.
 pub(super) async fn print(
     services: &Services,
     settings: &ServeSettings,
-    address: SocketAddr,
+    grpc: &[ListenerAddress],
     http: SocketAddr,
 ) -> anyhow::Result<()> {
     let caller = Caller::development(None);
@@ -83,10 +84,17 @@ pub(super) async fn print(
     if let Some(custom) = &custom {
         writeln!(out, "  {}, from this host\n{:34}{}", scopes.join(" and "), "", custom.expose())?;
     }
-    let (transport, scheme) = match settings.tls {
-        Some(_) => ("-insecure", "https"),
-        None => ("-plaintext", "http"),
+    let grpc = grpc.first().context("gRPC is served somewhere")?;
+    let (transport, address) = match grpc {
+        ListenerAddress::Unix(path) => {
+            ("-plaintext -unix", mail::shell_word(&path.display().to_string()))
+        }
+        ListenerAddress::Tcp(address) if settings.tls.is_some() => {
+            ("-insecure", address.to_string())
+        }
+        ListenerAddress::Tcp(address) => ("-plaintext", address.to_string()),
     };
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
     writeln!(out, "\nLook after them in a browser:\n\n  {scheme}://{http}")?;
     let authorize = |secret: &Secret, ip: &str, scope: &str| {
         format!(
@@ -110,14 +118,17 @@ pub(super) async fn print(
     }
     writeln!(out, "  # everything else there is")?;
     writeln!(out, "  grpcurl {transport} {address} list\n")?;
-    writeln!(out, "{}", lifecycle_hint(settings, address, &format!("{scheme}://{http}")))?;
+    writeln!(out, "{}", lifecycle_hint(settings, grpc, &format!("{scheme}://{http}")))?;
     out.flush()?;
     Ok(())
 }
 
 /// How to watch the lifecycle of unused tokens, with the ports and files that this server was started with.
-fn lifecycle_hint(settings: &ServeSettings, grpc: SocketAddr, page: &str) -> String {
+fn lifecycle_hint(settings: &ServeSettings, grpc: &ListenerAddress, page: &str) -> String {
     let server = match (&settings.tls, grpc.to_string()) {
+        (_, socket) if matches!(grpc, ListenerAddress::Unix(_)) => {
+            format!(" --server {}", mail::shell_word(&socket))
+        }
         (None, address) if address == DEFAULT_GRPC => String::new(),
         (None, address) => format!(" --server http://{address}"),
         (Some(_), address) => format!(" --server https://{address} --server-ca FILE"),
@@ -134,7 +145,16 @@ fn lifecycle_hint(settings: &ServeSettings, grpc: SocketAddr, page: &str) -> Str
                 flags.push_str(&format!(" --{name} {}", mail::shell_word(&value)));
             }
         };
-        flag("listen", first(&settings.listen), DEFAULT_GRPC);
+        for listener in &settings.listen {
+            let listener = match listener {
+                ListenSetting::Tcp(addresses) => first(addresses),
+                ListenSetting::Unix { path, mode } => {
+                    format!("unix:{}?mode={mode:04o}", path.display())
+                }
+            };
+            // Where there is another one, the default has to be named, too.
+            flag("listen", listener, if settings.listen.len() == 1 { DEFAULT_GRPC } else { "" });
+        }
         flag("http-listen", first(&settings.http_listen), "127.0.0.1:8080");
         if let StoreSettings::Embedded(data_dir) = &settings.store {
             flag("data-dir", data_dir.display().to_string(), "portcullis-data");

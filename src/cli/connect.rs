@@ -17,7 +17,7 @@ use super::json::{self, Named};
 use super::output::print_line;
 use super::{Common, proto, protocol};
 use crate::config::client::Format;
-use crate::config::client::{ClientSettings, Credential, TlsSettings};
+use crate::config::client::{ClientSettings, Credential, ServerAddress, TlsSettings};
 use crate::policy::duration;
 
 use proto::account_service_client::AccountServiceClient;
@@ -54,7 +54,7 @@ impl Interceptor for Caller {
 pub(super) struct Session {
     channel: Channel,
     caller: Caller,
-    /// The server's address, where TLS is not spoken to it.
+    /// The server's URL, where TLS is not spoken to it.
     plaintext: Option<Uri>,
     credential_source: Option<String>,
     format: Format,
@@ -84,7 +84,10 @@ impl Session {
         Ok(Self {
             channel,
             caller: Caller { authorization, timeout: settings.timeout },
-            plaintext: settings.tls.is_none().then_some(settings.server),
+            plaintext: match settings.server {
+                ServerAddress::Url(url) if settings.tls.is_none() => Some(url),
+                _ => None,
+            },
             credential_source: settings.credential.map(|credential| credential.source),
             format,
         })
@@ -115,7 +118,7 @@ impl Session {
             {
                 return Failure::Usage(format!(
                     "--server: the server at {} speaks TLS: write https:// instead of http://",
-                    written(server)
+                    ServerAddress::Url(server.clone())
                 ));
             }
             let cause = root_cause(cause);
@@ -152,7 +155,13 @@ fn bearer(credential: &Credential) -> Result<MetadataValue<Ascii>, Failure> {
 }
 
 async fn connect(settings: &ClientSettings) -> Result<Channel, Failure> {
-    let endpoint = Endpoint::from(settings.server.clone())
+    let endpoint = match &settings.server {
+        ServerAddress::Url(url) => Ok(Endpoint::from(url.clone())),
+        socket @ ServerAddress::Unix(_) => Endpoint::from_shared(socket.to_string()),
+    };
+    let server = &settings.server;
+    let endpoint = endpoint
+        .map_err(|error| Failure::Usage(format!("--server: {}", root_cause(&error))))?
         .connect_timeout(settings.timeout)
         .user_agent(concat!("portcullis-cli/", env!("CARGO_PKG_VERSION")))
         .and_then(|endpoint| match &settings.tls {
@@ -165,26 +174,22 @@ async fn connect(settings: &ClientSettings) -> Result<Channel, Failure> {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error))
             if settings.tls.is_some()
-                && (is_not_of_tls(&error) || protocol::speaks_plaintext(&settings.server)) =>
+                && (is_not_of_tls(&error)
+                    || matches!(server, ServerAddress::Url(url) if protocol::speaks_plaintext(url))) =>
         {
             Err(Failure::Usage(format!(
                 "--server: the server at {} speaks no TLS: write http:// instead of https://, where \
                  the way there is protected otherwise",
-                written(&settings.server)
+                server
             )))
         }
         Ok(Err(error)) => Err(Failure::NoServer {
-            message: format!(
-                "no server answers at {}: {}",
-                written(&settings.server),
-                root_cause(&error)
-            ),
+            message: format!("no server answers at {server}: {}", root_cause(&error)),
             refused: is_refusal(&error),
         }),
         Err(_) => Err(Failure::NoServer {
             message: format!(
-                "no server answers at {} within {}",
-                written(&settings.server),
+                "no server answers at {server} within {}",
                 duration::print(settings.timeout)
             ),
             refused: false,
@@ -208,11 +213,6 @@ fn tls_config(tls: &TlsSettings) -> ClientTlsConfig {
 fn is_timeout(status: &Status) -> bool {
     status.code() == tonic::Code::Cancelled
         && status.message() == tonic::TimeoutExpired(()).to_string()
-}
-
-/// The address as it was most likely written.
-fn written(server: &Uri) -> String {
-    server.to_string().trim_end_matches('/').to_owned()
 }
 
 /// The innermost cause, which says what happened; those around it say "transport error".
@@ -239,12 +239,12 @@ fn is_not_of_tls(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Whether the host is there and nothing listens at that port.
+/// Whether the host is there and nothing listens at that port, or no socket is at that path.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>()
-            && error.kind() == io::ErrorKind::ConnectionRefused
+            && matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
         {
             return true;
         }

@@ -5,6 +5,7 @@
 mod output;
 mod secret;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -40,7 +41,7 @@ pub const VARIABLES: [&str; 11] = [
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct ClientArgs {
-    /// URL of the server: `http://` or `https://`, a host and a port
+    /// URL of the server: `http://` or `https://`, a host and a port; or unix: and the path of its socket
     #[arg(
         long,
         global = true,
@@ -111,9 +112,9 @@ pub struct ClientArgs {
 /// How to reach the server, read and checked.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// Scheme, host and port, nothing else.
-    pub server: Uri,
-    /// Whether the server is this host.
+    /// Where the server is.
+    pub server: ServerAddress,
+    /// Whether the server is on this host.
     pub loopback: bool,
     /// How TLS is spoken. `None` for a plaintext server.
     pub tls: Option<TlsSettings>,
@@ -125,6 +126,25 @@ pub struct ClientSettings {
     pub plaintext: bool,
     /// Where a server on this host keeps its data.
     pub data_dir: PathBuf,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Scheme, host and port, nothing else.
+    Url(Uri),
+    /// The absolute path of its Unix socket.
+    Unix(String),
+}
+
+impl fmt::Display for ServerAddress {
+    /// The address as it was most likely written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url.to_string().trim_end_matches('/')),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
 }
 
 /// How TLS is spoken; PEM throughout.
@@ -173,8 +193,17 @@ impl ClientArgs {
         self,
         variables: SecretVariables,
     ) -> Result<ClientSettings, ClientSettingsError> {
-        let (server, https) = parse_server(&self.server)?;
-        let loopback = is_loopback(server.host().unwrap_or_default());
+        let (server, https) = match unix_socket(&self.server)? {
+            Some(socket) => (socket, false),
+            None => {
+                let (url, https) = parse_server(&self.server)?;
+                (ServerAddress::Url(url), https)
+            }
+        };
+        let loopback = match &server {
+            ServerAddress::Url(url) => is_loopback(url.host().unwrap_or_default()),
+            ServerAddress::Unix(_) => true,
+        };
         if self.timeout.is_zero() {
             return invalid("--timeout must be longer than 0s");
         }
@@ -218,7 +247,10 @@ impl ClientSettings {
         invalid(format!(
             "{what} would travel to {} unencrypted, where others may read it: use https://, or say \
              --plaintext if the way there is protected otherwise",
-            self.server.authority().map_or("", |a| a.as_str())
+            match &self.server {
+                ServerAddress::Url(url) => url.authority().map_or("", |a| a.as_str()),
+                ServerAddress::Unix(path) => path,
+            }
         ))
     }
 }
@@ -229,6 +261,21 @@ fn read(what: &'static str, path: &Path) -> Result<String, ClientSettingsError> 
         path: path.to_owned(),
         source,
     })
+}
+
+/// The socket that `text` names; `None` where it begins otherwise.
+fn unix_socket(text: &str) -> Result<Option<ServerAddress>, ClientSettingsError> {
+    let Some(path) = text.strip_prefix("unix:") else { return Ok(None) };
+    // Written as a URL with an empty host.
+    let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
+    if !path.starts_with('/') || path.contains('?') {
+        return invalid(format!(
+            "--server {} must be unix: and an absolute path, such as unix:/run/portcullis/grpc.sock, with \
+             nothing after it",
+            in_quotes(text)
+        ));
+    }
+    Ok(Some(ServerAddress::Unix(path.to_owned())))
 }
 
 /// The server's address, and whether TLS is spoken to it.

@@ -5,6 +5,7 @@
 mod catalog;
 mod errors;
 mod lifecycle;
+mod listen;
 mod mail;
 mod page;
 mod store;
@@ -24,6 +25,7 @@ pub use catalog::BUILT_IN_CATALOG;
 use errors::ConfigErrors;
 pub use errors::InvalidSettings;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
+pub use listen::ListenSetting;
 pub use mail::{MailArgs, MailSettings, RelaySettings};
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
@@ -34,17 +36,20 @@ pub use variables::{SECRETS, SecretVariable};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub struct ServeArgs {
-    /// Address of the gRPC listener: an IP address or a host name, and a port. Without TLS, it must
-    /// be loopback, unless --plaintext is set
+    /// Address of a gRPC listener: an IP address or a host name, and a port; or unix: and the path of a
+    /// socket. Can be given several times. Without TLS, addresses must be loopback, unless --plaintext is
+    /// set; only the server's user may connect to a socket, unless ?mode=0660 follows its path
     #[arg(
         long,
         env = "PORTCULLIS_LISTEN",
         hide_env_values = true,
         value_name = "ADDRESS",
+        value_delimiter = ',',
         default_value = "127.0.0.1:50051"
     )]
-    listen: String,
-    /// Address of the HTTP listener in the same form: the management page, /metrics, /healthz and /readyz
+    listen: Vec<String>,
+    /// Address of the HTTP listener, an IP address or a host name, and a port: the management page,
+    /// /metrics, /healthz and /readyz
     #[arg(
         long,
         env = "PORTCULLIS_HTTP_LISTEN",
@@ -219,9 +224,9 @@ pub struct TlsFiles {
 /// The server's settings, checked.
 #[derive(Debug)]
 pub struct ServeSettings {
-    /// Where gRPC is served: the first of these that the host has. Never empty.
-    pub listen: Vec<SocketAddr>,
-    /// Where HTTP is served, likewise.
+    /// Where gRPC is served. Never empty.
+    pub listen: Vec<ListenSetting>,
+    /// Where HTTP is served: the first of these that the host has. Never empty.
     pub http_listen: Vec<SocketAddr>,
     /// TLS, for both.
     pub tls: Option<TlsFiles>,
@@ -279,7 +284,7 @@ impl ServeArgs {
     pub fn resolve(self) -> Result<ServeSettings, InvalidSettings> {
         let mut errors = ConfigErrors::default();
         known_variables(&mut errors);
-        let listen = errors.addresses("listen", &self.listen);
+        let listen = errors.listeners(&self.listen);
         let http_listen = errors.addresses("http-listen", &self.http_listen);
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key, client_ca: self.tls_client_ca }),
@@ -294,8 +299,13 @@ impl ServeArgs {
                 None
             }
         };
-        for (flag, addresses) in [("listen", &listen), ("http-listen", &http_listen)] {
-            let mut ips = addresses.iter().flatten().map(|address| address.ip().to_canonical());
+        let tcp = listen.iter().flatten().filter_map(|listener| match listener {
+            ListenSetting::Tcp(addresses) => Some(("listen", addresses)),
+            ListenSetting::Unix { .. } => None,
+        });
+        let http = http_listen.iter().map(|addresses| ("http-listen", addresses));
+        for (flag, addresses) in tcp.chain(http) {
+            let mut ips = addresses.iter().map(|address| address.ip().to_canonical());
             if let Some(ip) = ips.find(|ip| !ip.is_loopback()) {
                 open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut errors);
             }

@@ -9,13 +9,14 @@
 //! - Otherwise the oldest of all is closed, but none that is younger than two seconds: clients that connect all at
 //!   once, as after a restart, would else close each other's connections before any of them got to its first call.
 //!
+//! What is said of an address goes for a user of this host, too, whose processes connect through a Unix socket.
+//!
 //! # Invariants
 //! - A connection is in the pool of strangers, or has a permit of the known ones, and never both.
 //! - Whatever is counted here is given back when its guard or its connection is dropped.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Stopwatch;
-use crate::net::{Limiter, Permit, subscriber};
+use crate::net::{Limiter, Peer, Permit};
 use crate::telemetry::Metrics;
 
 /// Connections that all threads serve at once. Rule 8.13 of docs/policy.md.
@@ -84,16 +85,16 @@ struct Stranger {
 #[derive(Debug, Default)]
 struct Strangers {
     all: usize,
-    by: HashMap<IpAddr, BTreeMap<u64, Stranger>>,
+    by: HashMap<Peer, BTreeMap<u64, Stranger>>,
 }
 
 impl Strangers {
-    fn insert(&mut self, whose: IpAddr, number: u64, stranger: Stranger) {
+    fn insert(&mut self, whose: Peer, number: u64, stranger: Stranger) {
         self.by.entry(whose).or_default().insert(number, stranger);
         self.all += 1;
     }
 
-    fn remove(&mut self, whose: IpAddr, number: u64) -> Option<Stranger> {
+    fn remove(&mut self, whose: Peer, number: u64) -> Option<Stranger> {
         let theirs = self.by.get_mut(&whose)?;
         let removed = theirs.remove(&number);
         if theirs.is_empty() {
@@ -104,9 +105,9 @@ impl Strangers {
     }
 
     /// Takes out the connection whose place a new one of `newcomer` gets; `None` where it gets none.
-    fn give_way(&mut self, newcomer: IpAddr, grace: Duration) -> Option<Stranger> {
+    fn give_way(&mut self, newcomer: Peer, grace: Duration) -> Option<Stranger> {
         let own = self.by.get(&newcomer).map_or(0, BTreeMap::len);
-        let oldest = |(&whose, theirs): (&IpAddr, &BTreeMap<u64, Stranger>)| {
+        let oldest = |(&whose, theirs): (&Peer, &BTreeMap<u64, Stranger>)| {
             let (&number, _) = theirs.first_key_value()?;
             Some((theirs.len(), Reverse(number), whose))
         };
@@ -167,11 +168,11 @@ impl Connections {
     /// with `hard_stop`; `None` where there is none.
     pub(super) fn enter(
         self: &Arc<Self>,
-        peer: IpAddr,
+        peer: Peer,
         stop: &CancellationToken,
         hard_stop: &CancellationToken,
     ) -> Option<Arc<Connection>> {
-        let whose = subscriber(peer);
+        let whose = peer.subscriber();
         let mut strangers = lock(&self.strangers);
         if strangers.all >= self.limits.strangers() {
             strangers.give_way(whose, GRACE)?.close.cancel();
@@ -179,7 +180,7 @@ impl Connections {
         let connection = Arc::new(Connection {
             connections: self.clone(),
             number: self.next.fetch_add(1, Ordering::Relaxed),
-            peer: peer.to_canonical(),
+            peer: peer.canonical(),
             stop: stop.child_token(),
             hard_stop: hard_stop.child_token(),
             known: OnceLock::new(),
@@ -236,7 +237,7 @@ impl Connections {
 pub(super) struct Connection {
     connections: Arc<Connections>,
     number: u64,
-    peer: IpAddr,
+    peer: Peer,
     /// It is to end once what is under way has ended.
     pub(super) stop: CancellationToken,
     /// It is to end at once.
@@ -270,7 +271,7 @@ impl Connection {
             return;
         };
         // Where it is just being closed for another one, that stays so.
-        if lock(&connections.strangers).remove(subscriber(self.peer), self.number).is_some() {
+        if lock(&connections.strangers).remove(self.peer.subscriber(), self.number).is_some() {
             let _ = self.known.set(permit);
         }
     }
@@ -307,8 +308,8 @@ impl Connection {
         Guard::limited(self, |own| &own.strangers_calls, 1, &STRANGERS_CALLS, limiter)
     }
 
-    /// Its peer's address.
-    pub(super) fn peer(&self) -> IpAddr {
+    /// Who is at its other end.
+    pub(super) fn peer(&self) -> Peer {
         self.peer
     }
 }
@@ -316,7 +317,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.is_known() {
-            lock(&self.connections.strangers).remove(subscriber(self.peer), self.number);
+            lock(&self.connections.strangers).remove(self.peer.subscriber(), self.number);
         }
         lock(&self.connections.open).remove(&self.number);
     }

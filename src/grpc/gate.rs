@@ -134,7 +134,7 @@ impl ConnectionGate {
     fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, CallerCredential), Error> {
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = headers.next();
-        let peer = Some(self.connection.peer());
+        let peer = self.connection.peer().ip();
         if headers.next().is_some() {
             return Err(Error::Unauthenticated(
                 "there is more than one authorization header: send one",

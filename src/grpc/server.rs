@@ -1,17 +1,19 @@
 //! The gRPC server: one thread per core, each with a runtime of its own that serves the connections
 //! it was given from their first byte to their last. A decision never changes threads.
 
-use std::future::{self, Future as _};
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -34,7 +36,7 @@ use super::proto::credential_service_server::CredentialServiceServer;
 use super::proto::token_service_server::TokenServiceServer;
 use super::reflection::Reflection;
 use super::write_buffer::buffered;
-use crate::net;
+use crate::net::{self, Listener, Peer};
 use crate::service::Services;
 
 /// Requests that one connection may have under way.
@@ -83,12 +85,13 @@ pub fn gate(
     Ok(Gate::new(behind, services.clone(), development))
 }
 
-/// Serves until `stop`, then lets what is under way end.
+/// Serves until `stop`, then lets what is under way end. Only TCP connections speak TLS: nobody reads along on a Unix
+/// socket.
 ///
 /// # Errors
 /// A thread or its runtime can't be started.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     gate: Gate,
     services: Arc<Services>,
     tls: Option<TlsAcceptor>,
@@ -119,10 +122,10 @@ pub async fn serve(
         ends.push(end);
     }
 
-    let mut next = 0;
-    let accepted = net::accept(listener, stop.clone(), |stream, peer| {
-        next = (next + 1) % workers.len();
-        match stream.into_std() {
+    let next = Cell::new(0);
+    let hand_over = |stream: io::Result<Stream>, peer: Peer| {
+        next.set((next.get() + 1) % workers.len());
+        match stream {
             Ok(stream) => {
                 let Some(connection) = connections.enter(peer, &stop, &hard_stop) else {
                     services.metrics().shed.inc();
@@ -130,18 +133,43 @@ pub async fn serve(
                 };
                 services.metrics().connections.inc();
                 // A worker ends only after `stop`, when the connection is not wanted any more.
-                let _ = workers[next].send((stream, connection));
+                let _ = workers[next.get()].send((stream, connection));
             }
             Err(error) => tracing::warn!(%error, "cannot hand a connection over"),
         }
+    };
+    let accepted = listeners.into_iter().map(|listener| {
+        let (stop, hand_over) = (stop.clone(), &hand_over);
+        async move {
+            match listener {
+                Listener::Tcp(listener) => {
+                    net::accept(listener, stop, |stream, peer| {
+                        hand_over(stream.into_std().map(Stream::Tcp), peer.into());
+                    })
+                    .await;
+                }
+                Listener::Unix(socket) => {
+                    net::accept(socket, stop, |stream, peer| {
+                        hand_over(stream.into_std().map(Stream::Unix), peer);
+                    })
+                    .await;
+                }
+            }
+        }
     });
-    tokio::join!(accepted, connections.end_idle(stop.clone()));
+    tokio::join!(future::join_all(accepted), connections.end_idle(stop.clone()));
     drop(workers);
     for end in ends {
         // A worker that panicked has ended, too.
         let _ = end.await;
     }
     Ok(())
+}
+
+/// A connection between two runtimes.
+enum Stream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 struct Worker {
@@ -152,7 +180,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, mut take: mpsc::UnboundedReceiver<(std::net::TcpStream, Arc<Connection>)>) {
+    async fn run(self, mut take: mpsc::UnboundedReceiver<(Stream, Arc<Connection>)>) {
         let connections = TaskTracker::new();
         while let Some((stream, own)) = take.recv().await {
             let peer = own.peer();
@@ -161,24 +189,26 @@ impl Worker {
             let tls = self.tls.clone();
             let metrics = self.services.metrics().clone();
             let connection = async move {
-                if let Ok(stream) = TcpStream::from_std(stream) {
-                    match tls {
-                        None => serve_connection(stream, gate, own).await,
-                        Some(tls) => {
-                            let accept = tokio::time::timeout(net::HANDSHAKE, tls.accept(stream));
-                            let accepted = tokio::select! {
-                                accepted = accept => accepted,
-                                () = stop.cancelled() => return,
-                            };
-                            match accepted {
-                                Ok(Ok(stream)) => serve_connection(stream, gate, own).await,
-                                Ok(Err(error)) => {
-                                    net::log_failed_handshake(peer, &error);
-                                }
-                                Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
-                            }
+                let stream = match stream {
+                    Stream::Tcp(stream) => TcpStream::from_std(stream),
+                    Stream::Unix(stream) => {
+                        if let Ok(stream) = UnixStream::from_std(stream) {
+                            serve_connection(stream, gate, own).await;
                         }
+                        return;
                     }
+                };
+                let Ok(stream) = stream else { return };
+                let Some(tls) = tls else { return serve_connection(stream, gate, own).await };
+                let accept = tokio::time::timeout(net::HANDSHAKE, tls.accept(stream));
+                let accepted = tokio::select! {
+                    accepted = accept => accepted,
+                    () = stop.cancelled() => return,
+                };
+                match accepted {
+                    Ok(Ok(stream)) => serve_connection(stream, gate, own).await,
+                    Ok(Err(error)) => net::log_failed_handshake(peer, &error),
+                    Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                 }
             };
             connections.spawn(async move {
@@ -230,7 +260,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), gate));
     let mut stopped = pin!(own.stop.cancelled());
     let mut stopping = false;
-    let ended = future::poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
             connection.as_mut().graceful_shutdown();

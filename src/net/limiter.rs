@@ -1,17 +1,16 @@
-//! How much of something may be in use at once: in all, and by one subscriber (see [`super::subscriber`]).
+//! How much of something may be in use at once: in all, and by one subscriber (see [`Peer::subscriber`]).
 //!
 //! Must stay true: one subscriber never takes more than its share, so what it hoards leaves some to others.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::subscriber;
+use super::Peer;
 
 #[derive(Debug, Default)]
 struct Used {
     all: usize,
-    by: HashMap<IpAddr, usize>,
+    by: HashMap<Peer, usize>,
 }
 
 /// A number of units (connections, bytes) of which so many may be in use.
@@ -26,7 +25,7 @@ pub struct Limiter {
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<Limiter>,
-    whose: IpAddr,
+    whose: Peer,
     units: usize,
 }
 
@@ -36,9 +35,9 @@ impl Limiter {
         Arc::new(Self { total, share: share.min(total), used: Mutex::default() })
     }
 
-    /// Takes `units` for a peer with the address `peer`; `None` where that would be too many.
-    pub fn take(self: &Arc<Self>, peer: IpAddr, units: usize) -> Option<Permit> {
-        let whose = subscriber(peer);
+    /// Takes `units` for `peer`; `None` where that would be too many.
+    pub fn take(self: &Arc<Self>, peer: impl Into<Peer>, units: usize) -> Option<Permit> {
+        let whose = peer.into().subscriber();
         let mut used = self.lock();
         let theirs = used.by.get(&whose).copied().unwrap_or(0);
         if units > self.total.saturating_sub(used.all) || units > self.share.saturating_sub(theirs)
@@ -78,7 +77,7 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
+    fn ip(text: &str) -> std::net::IpAddr {
         text.parse().unwrap()
     }
 

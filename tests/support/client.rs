@@ -52,6 +52,11 @@ impl Client {
         Self::try_connect(address, credential).await.expect("a connection to the server")
     }
 
+    /// Whoever holds `credential`, over a connection that is there.
+    pub fn over(channel: Channel, credential: &str) -> Self {
+        Self { channel, bearer: Principal::new(credential) }
+    }
+
     /// Whoever holds `credential`, over plaintext.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -27,6 +27,8 @@ use tempfile::TempDir;
 
 use super::tls::{Authority, Identity};
 
+/// Stands for the address of a server that listens on Unix sockets only.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 /// How long a start or a stop may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -70,6 +72,12 @@ impl Setup {
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
         self
+    }
+
+    /// No flag for the gRPC address: the variable counts.
+    pub fn listen_by_variable(mut self, addresses: &str) -> Self {
+        self.listen.clear();
+        self.env("PORTCULLIS_LISTEN", addresses)
     }
 
     /// Another HTTP address.
@@ -366,7 +374,8 @@ impl Process {
         };
         command
             .arg("serve")
-            .args(["--listen", &setup.listen])
+            .args((!setup.listen.is_empty()).then_some("--listen"))
+            .args((!setup.listen.is_empty()).then_some(&setup.listen))
             .args(["--http-listen", &setup.http_listen])
             .arg("--data-dir")
             .arg(data_dir(setup, home))
@@ -411,10 +420,12 @@ impl Process {
     }
 }
 
-/// The addresses of gRPC and HTTP, where `line` is the line of a server that is ready.
+/// The addresses of gRPC (of several listeners, the first that is an address) and HTTP, where `line` is the line of
+/// a server that is ready.
 fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (grpc, http) = line.strip_prefix("portcullis ready grpc=")?.split_once(" http=")?;
-    Some((grpc.parse().ok()?, http.parse().ok()?))
+    let grpc = grpc.split(',').find_map(|address| address.parse().ok());
+    Some((grpc.unwrap_or(NO_ADDRESS), http.parse().ok()?))
 }
 
 /// One sample of what `/metrics` shows.

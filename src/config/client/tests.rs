@@ -76,6 +76,7 @@ fn the_data_directory_is_for_this_host_only() {
         ("http://[::1]:1", true),
         ("http://127.8.9.1:1", true),
         ("https://127.0.0.1:1", true),
+        ("unix:/run/p.sock", true),
         ("http://10.0.0.1:1", false),
         ("https://pdp.example.com", false),
         ("http://localhost.example.com", false),
@@ -110,6 +111,8 @@ fn faulty_settings_are_told() {
         ("http://", "is not a URL"),
         ("http://me:pw@host", "user or password"),
         ("http://127.0.0.1:1/path", "must end after the port"),
+        ("unix:p.sock", "must be unix: and an absolute path"),
+        ("unix:/p.sock?mode=0660", "with nothing after it"),
     ] {
         let error =
             Parsed::in_dir(dir.path()).server(server).resolve(variables(None, None)).unwrap_err();
@@ -131,6 +134,18 @@ fn faulty_settings_are_told() {
     let mut with_ca = Parsed::in_dir(dir.path());
     with_ca.0.server_ca = Some("ca.pem".into());
     assert!(with_ca.resolve(variables(None, None)).unwrap_err().contains("https://"));
+}
+
+#[test]
+fn a_unix_socket_is_written_as_the_server_prints_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for server in ["unix:/run/p.sock", "unix:///run/p.sock"] {
+        let parsed = Parsed::in_dir(dir.path()).server(server);
+        let settings = parsed.resolve(variables(Some("hush-hush"), None)).unwrap();
+        assert_eq!(settings.server, ServerAddress::Unix("/run/p.sock".to_owned()));
+        assert_eq!(settings.server.to_string(), "unix:/run/p.sock");
+        assert!(settings.guard_secret("the token").is_ok(), "nobody reads along on a socket");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn resolve(flags: &[&str]) -> Result<ServeSettings, String> {
 #[test]
 fn nothing_needs_to_be_configured() {
     let settings = resolve(&[]).unwrap();
-    assert_eq!(settings.listen, ["127.0.0.1:50051".parse().unwrap()]);
+    assert_eq!(settings.listen, [ListenSetting::Tcp(vec!["127.0.0.1:50051".parse().unwrap()])]);
     assert!(matches!(settings.store, StoreSettings::Embedded(_)));
     assert_eq!(settings.limits, Limits::default());
 }
@@ -94,8 +94,9 @@ fn dev_stays_on_this_host() {
 #[test]
 fn listener_takes_host_names_and_refuses_others() {
     let settings = resolve(&["--listen", "localhost:50051", "--http-listen", "[::1]:80"]).unwrap();
-    assert!(settings.listen.iter().all(|a| a.ip().is_loopback() && a.port() == 50051));
-    assert!(settings.listen.is_sorted_by_key(SocketAddr::is_ipv6));
+    let [ListenSetting::Tcp(addresses)] = &settings.listen[..] else { panic!("{settings:?}") };
+    assert!(addresses.iter().all(|a| a.ip().is_loopback() && a.port() == 50051));
+    assert!(addresses.is_sorted_by_key(SocketAddr::is_ipv6));
     assert_eq!(settings.http_listen, ["[::1]:80".parse().unwrap()]);
     for (text, part) in [
         ("localhost", "is not an address and a port"),
@@ -110,6 +111,16 @@ fn listener_takes_host_names_and_refuses_others() {
         let error = resolve(&["--listen", text]).unwrap_err();
         assert!(error.contains("--listen: ") && error.contains(part), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_unix_socket_stands_beside_an_address_and_needs_no_tls() {
+    let flags = ["--listen", "127.0.0.1:1", "--listen", "unix:/p?mode=0660", "--dev"];
+    let socket = ListenSetting::Unix { path: "/p".into(), mode: 0o660 };
+    assert_eq!(resolve(&flags).unwrap().listen[1], socket);
+    assert_eq!(resolve(&["--listen", "unix:/a,unix:/p?mode=0660"]).unwrap().listen[1], socket);
+    let error = resolve(&["--listen", "unix:/p", "--listen", "0.0.0.0:1"]).unwrap_err();
+    assert!(error.contains("--listen: other hosts reach 0.0.0.0"), "{error}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use super::super::{authorization, gate, health, reflection};
 use super::*;
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+fn ip(text: &str) -> Peer {
+    text.parse::<std::net::IpAddr>().unwrap().into()
 }
 
 struct Stage {
