@@ -73,17 +73,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<u8, Failure> {
     let format = args.common.output.format;
     let settings = args.common.client.resolve()?;
     settings.guard_secret("the token's secret")?;
-    let token = match args.token.resolve()? {
-        Some(token) => token,
-        None => ask()?,
-    };
-    if token.expose_secret().trim().is_empty() {
-        return Err(Failure::Usage(
-            "no token was given, so nothing was decided: write its secret to standard input, or name a \
-             file with --token-file or PORTCULLIS_TOKEN_FILE, or set PORTCULLIS_TOKEN"
-                .to_owned(),
-        ));
-    }
+    let token = read_token(args.token)?;
     let session = Session::connect(settings, format).await?;
     let request = proto::AuthorizeRequest {
         token: token.expose_secret().to_owned(),
@@ -128,6 +118,22 @@ fn describe(answer: &proto::AuthorizeResponse) -> String {
         ("matched entry", answer.matched_entry.clone()),
         ("pending", pending.unwrap_or_default()),
     ])
+}
+
+/// The token's secret from where the arguments say, or else from standard input; never empty.
+pub(super) fn read_token(args: TokenArgs) -> Result<SecretString, Failure> {
+    let token = match args.resolve()? {
+        Some(token) => token,
+        None => ask()?,
+    };
+    if token.expose_secret().trim().is_empty() {
+        return Err(Failure::Usage(
+            "no token was given, so nothing was decided: write its secret to standard input, or name a \
+             file with --token-file or PORTCULLIS_TOKEN_FILE, or set PORTCULLIS_TOKEN"
+                .to_owned(),
+        ));
+    }
+    Ok(token)
 }
 
 /// The token's secret from standard input, without echo on a terminal.

@@ -10,6 +10,7 @@ mod catalog;
 mod check;
 mod connect;
 mod credential;
+mod doctor;
 mod failure;
 mod flags;
 mod json;
@@ -66,8 +67,8 @@ the command's name: `portcullis --server URL token list`.
 
 Exit codes:
   0  done
-  1  refused by the server for a reason of the request; for `check`: denied
-  2  wrong usage, or no answer; for `check`: no decision";
+  1  refused by the server for a reason of the request; for `check`: denied; for `doctor`: something failed
+  2  wrong usage, or no answer; for `check`: no decision; for `doctor`: nothing could be checked";
 
 /// What can be asked of the command.
 #[derive(Debug, Subcommand)]
@@ -133,6 +134,8 @@ pub enum ClientCommand {
     ///   portcullis check --http "GET /api/v1/accounts" --token-file token.txt
     #[command(verbatim_doc_comment)]
     Check(check::CheckArgs),
+    /// Check what stands before a service
+    Doctor(doctor::DoctorArgs),
     /// Print this command's version
     Version(version::VersionArgs),
 }
@@ -148,6 +151,7 @@ impl ClientCommand {
             Self::Pending(args) => args.common.output.format,
             Self::Audit(args) => args.common.output.format,
             Self::Check(args) => args.common.output.format,
+            Self::Doctor(args) => args.format(),
             Self::Version(args) => args.output.format,
         }
     }
@@ -172,7 +176,7 @@ where
     F: AsyncFnOnce(FirstCredentialArgs) -> Result<proto::CreateCredentialResponse, String>,
 {
     let format = command.format();
-    let is_check = matches!(command, ClientCommand::Check(_));
+    let is_check = matches!(command, ClientCommand::Check(_) | ClientCommand::Doctor(_));
     match dispatch(command, first_credential).await {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -182,7 +186,8 @@ where
                     Format::Json => output::note(&format!("{:#}", failure.for_programs())),
                 }
             }
-            // Whatever went wrong, `check` must not be taken for a denial: no decision was reached.
+            // Whatever went wrong, `check` must not be taken for a denial: no decision was reached. Nor is a gateway
+            // that `doctor` could not check a bad one.
             ExitCode::from(if is_check { NO_ANSWER } else { failure.exit_code() })
         }
     }
@@ -201,6 +206,7 @@ where
         ClientCommand::Pending(args) => pending::run(args).await?,
         ClientCommand::Audit(args) => audit::run(args).await?,
         ClientCommand::Check(args) => return check::run(args).await,
+        ClientCommand::Doctor(args) => return doctor::run(args).await,
         ClientCommand::Version(args) => version::run(&args)?,
     }
     Ok(0)
