@@ -36,6 +36,7 @@ use portcullis::store::Store;
 use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::writes::Writes;
 use prost::Message as _;
 use sdd::Guard;
 use sqlx::Connection as _;
@@ -111,8 +112,11 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
     let cache = Arc::new(cache.expect("the store"));
     let clock = Arc::new(Clock::starting_at(now));
     let window = lifecycle::Settings::default().window();
+    let replicas = Arc::new(Replicas::alone(cache.clone()));
+    let writes = Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone());
+    let writes = Arc::new(writes);
     let usage =
-        Usage::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), window, runtime);
+        Usage::new(store.clone(), writes.clone(), clock.clone(), metrics.clone(), window, runtime);
     for secret in &secrets {
         let parsed = ParsedSecret::parse(secret.as_bytes(), SecretKind::Token).expect("a token");
         let fact = cache.tokens.read(TokenId(parsed.id)).await.expect("the store");
@@ -137,7 +141,8 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = Services::new(Dependencies {
         store,
-        replicas: Arc::new(Replicas::alone(cache.clone())),
+        replicas,
+        writes,
         cache: cache.clone(),
         usage: Arc::new(usage),
         status: Arc::new(status),

@@ -40,6 +40,7 @@ use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
+use crate::writes::Writes;
 use crate::{http, net, shutdown};
 use process::Descriptors;
 
@@ -305,7 +306,9 @@ async fn serve_store(
             stop.cancel();
         }
     });
-    if revoked && replicas.propagation(true).await.is_none() {
+    let writes =
+        Arc::new(Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone()));
+    if revoked && writes.propagation(true).await.is_none() {
         tracing::warn!(
             "the operator credential was replaced, and a replica that is out of reach may accept the \
              former one until its lease has run out"
@@ -313,7 +316,7 @@ async fn serve_store(
     }
     let usage = Arc::new(Usage::new(
         store.clone(),
-        cache.clone(),
+        writes.clone(),
         clock.clone(),
         metrics.clone(),
         settings.lifecycle.rules.window(),
@@ -324,6 +327,7 @@ async fn serve_store(
         store: store.clone(),
         cache,
         replicas: replicas.clone(),
+        writes,
         usage: usage.clone(),
         status,
         clock: clock.clone(),
@@ -454,6 +458,7 @@ fn drive_lifecycle(
         store,
         cache,
         replicas,
+        writes,
         usage,
         clock,
         metrics,
@@ -469,6 +474,7 @@ fn drive_lifecycle(
     let sweeper = Sweeper {
         store: store.clone(),
         cache: cache.clone(),
+        writes: writes.clone(),
         replicas: replicas.clone(),
         usage: usage.clone(),
         clock: clock.clone(),
@@ -492,7 +498,7 @@ fn drive_lifecycle(
     };
     let outbox = Outbox {
         store: store.clone(),
-        cache: cache.clone(),
+        writes: writes.clone(),
         replicas: replicas.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),

@@ -18,6 +18,7 @@
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
 //! - [`replication`]: how this process stands to others over the same store: its lease, and whether changes
 //!   have propagated to all of them.
+//! - [`writes`]: the one way to change what is kept: commit, make memory follow, propagate.
 //! - [`usage`]: what was used, merged in memory and written behind.
 //! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
 //! - [`lifecycle`]: what drives the taking of what is not used: the sweeper, the outbox, and how they
@@ -46,8 +47,8 @@
 //!
 //! # What must stay true
 //!
-//! - Imports run one way: `policy <- model <- store <- cache <- replication <- usage <- lifecycle <- service <-
-//!   {gateway <- grpc, web <- http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
+//! - Imports run one way: `policy <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <-
+//!   service <- {gateway <- grpc, web <- http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
 //! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
@@ -84,3 +85,4 @@ pub mod store;
 pub mod telemetry;
 pub mod usage;
 pub mod web;
+pub mod writes;

@@ -15,14 +15,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, CachedToken};
-use crate::clock::{Clock, Stopwatch};
+use crate::cache::CachedToken;
+use crate::clock::Clock;
 use crate::model::{ActiveCatalog, Actor, Context, Gone, Invalidation, Use};
 use crate::policy::id::TokenId;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
+use crate::writes::Writes;
 
 /// Parts that are locked apart from each other.
 const SHARDS: usize = 16;
@@ -45,7 +46,7 @@ pub struct Usage {
     /// In microseconds.
     grain: i64,
     store: Arc<dyn Store>,
-    cache: Arc<Cache>,
+    writes: Arc<Writes>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     runtime: Handle,
@@ -61,11 +62,11 @@ pub enum Recorded {
 }
 
 impl Usage {
-    /// Nothing noted yet. `cache` follows what uses change; `window` is the lifecycle's; the store is
+    /// Nothing noted yet. `writes` commits what uses cancel; `window` is the lifecycle's; the store is
     /// spoken to on `runtime`.
     pub fn new(
         store: Arc<dyn Store>,
-        cache: Arc<Cache>,
+        writes: Arc<Writes>,
         clock: Arc<Clock>,
         metrics: Arc<Metrics>,
         window: Duration,
@@ -76,7 +77,7 @@ impl Usage {
             flushing: tokio::sync::Mutex::default(),
             grain: i64::try_from(GRAIN.min(window / 100).as_micros()).unwrap_or(i64::MAX),
             store,
-            cache,
+            writes,
             clock,
             metrics,
             runtime,
@@ -103,25 +104,15 @@ impl Usage {
         now: Timestamp,
     ) -> store::Result<Recorded> {
         let used = used(token, scope, now);
-        let (store, cache, metrics) =
-            (self.store.clone(), self.cache.clone(), self.metrics.clone());
+        let (store, writes) = (self.store.clone(), self.writes.clone());
         // Goes on to its end also where the caller goes away; and connections belong to that runtime.
         let recording = self.runtime.spawn(async move {
             let ctx = Context::new(Actor::System, now, None);
-            let touched = Invalidation::Token(used.token_id);
-            let recording = async {
-                let watch = Stopwatch::start();
-                let recorded = store.use_noticed(&ctx, &catalog.catalog, &used).await;
-                metrics.stored("use_noticed", watch.elapsed(), recorded.is_err());
-                recorded
-            };
-            match cache.change(touched, &ctx, recording).await {
+            let changed = Invalidation::Token(used.token_id);
+            let record = store.use_noticed(&ctx, &catalog.catalog, &used);
+            match writes.commit("use_noticed", changed, &ctx, record).await {
                 Ok(Ok(_)) => Ok(Recorded::Yes),
-                Ok(Err(Gone)) => Ok(Recorded::DecideAgain),
-                Err(StoreError::StaleCatalog) => {
-                    cache.read_catalog().await?;
-                    Ok(Recorded::DecideAgain)
-                }
+                Ok(Err(Gone)) | Err(StoreError::StaleCatalog) => Ok(Recorded::DecideAgain),
                 Err(error) => Err(error),
             }
         });
@@ -154,10 +145,8 @@ impl Usage {
         uses.sort_unstable_by_key(|used| (used.token_id, used.scope_id));
         let mut told = 0;
         for batch in uses.chunks(BATCH) {
-            let watch = Stopwatch::start();
-            let recorded = self.store.record_uses(batch).await;
-            self.metrics.stored("record_uses", watch.elapsed(), recorded.is_err());
-            match recorded {
+            let record = self.store.record_uses(batch);
+            match store::timed(&self.metrics, "record_uses", record).await {
                 Ok(overtaken) => {
                     told += batch.len();
                     self.metrics.uses_recorded.inc_by(batch.len() as u64);
@@ -177,8 +166,9 @@ impl Usage {
     pub async fn settle(&self, overtaken: &[TokenId]) {
         for &id in overtaken {
             let ctx = Context::new(Actor::System, self.clock.now(), None);
-            let settled = self.store.settle_uses(&ctx, id);
-            if let Err(error) = self.cache.change(Invalidation::Token(id), &ctx, settled).await {
+            let settle = self.store.settle_uses(&ctx, id);
+            let changed = Invalidation::Token(id);
+            if let Err(error) = self.writes.commit("settle_uses", changed, &ctx, settle).await {
                 tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");
             }
         }

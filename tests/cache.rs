@@ -574,7 +574,7 @@ async fn a_token_that_was_asked_for_before_its_creation_is_found_after_it() {
         let ctx = caller.context(Timestamp(1));
         let in_force = services.parts.cache.catalog().unwrap();
         services.parts.store.create_token(&ctx, &in_force.catalog, &new).await.unwrap().unwrap();
-        services.parts.cache.changed(Invalidation::Token(id)).await;
+        services.parts.cache.invalidate(Invalidation::Token(id)).await;
         let reason = ask(&services, secret.expose()).await;
         done.store(true, Ordering::SeqCst);
         asker.await.unwrap();
@@ -617,7 +617,7 @@ async fn an_invalidation_clears_the_near_cache_whatever_the_second_level_cache_h
         }
         let secret = secrets[0].expose();
         assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
-        services.parts.cache.changed(Invalidation::Token(ids[1])).await;
+        services.parts.cache.invalidate(Invalidation::Token(ids[1])).await;
         let misses = services.parts.metrics.cache_misses.get();
         assert_eq!(ask(&services, secret).await, decide::Reason::Allowed);
         assert_eq!(

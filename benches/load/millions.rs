@@ -15,6 +15,7 @@ use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::writes::Writes;
 use tokio::runtime::Handle;
 
 use super::drive;
@@ -120,9 +121,12 @@ async fn once(url: &str, what: What) -> f64 {
     let cache = Cache::load(store.clone(), 100_000, metrics.clone(), Handle::current()).await;
     let cache = Arc::new(cache.expect("the store"));
     let settings = Settings::default();
+    let replicas = Arc::new(Replicas::alone(cache.clone()));
+    let writes = Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone());
+    let writes = Arc::new(writes);
     let usage = Usage::new(
         store.clone(),
-        cache.clone(),
+        writes.clone(),
         clock.clone(),
         metrics.clone(),
         settings.window(),
@@ -131,8 +135,9 @@ async fn once(url: &str, what: What) -> f64 {
     let standing = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let sweeper = Sweeper {
         store: store.clone(),
-        replicas: Arc::new(Replicas::alone(cache.clone())),
+        replicas,
         cache,
+        writes,
         usage: Arc::new(usage),
         clock,
         metrics,

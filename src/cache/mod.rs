@@ -1,10 +1,11 @@
 //! What decisions are made from, in memory: token facts, credentials, the catalogue, and the keys of
 //! secrets. Facts are cached, decisions never (docs/policy.md, rule 6.2).
 //!
-//! Must stay true: once a change has been answered, no decision rests on what was before it. Every
-//! change goes through [`Cache::change`] or [`Cache::changed`], whichever replica made it.
+//! It only reads. Who changes the store (`crate::writes`, or another replica) calls [`Cache::invalidate`] after it.
+//!
+//! # Invariants
+//! - When an invalidation returns, no decision rests on what was before the change.
 
-mod changes;
 mod credentials;
 mod entry;
 mod near;
@@ -22,7 +23,6 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,16 +30,17 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use changes::Changes;
-pub use changes::UnderWay;
 pub use credentials::{Credentials, GatewayPrincipal, Principal};
 pub use entry::CachedToken;
 pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
 
+/// Between two attempts to read back what was changed.
+pub const REPAIR_PAUSE: Duration = Duration::from_millis(500);
+
 /// The catalogue in force, if any, while a decision borrows it.
 pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<ActiveCatalog>>>;
 
-use crate::model::{ActiveCatalog, Context, Invalidation};
+use crate::model::{ActiveCatalog, Invalidation};
 use crate::secret::KeyRing;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -56,7 +57,7 @@ pub struct Cache {
     /// Held while something of which there is one, or few, is read and put in memory: reads that
     /// overlapped could be taken over in the wrong order.
     turn: Mutex<()>,
-    changes: Changes,
+    loaded_revision: i64,
     store: Arc<dyn Store>,
 }
 
@@ -72,18 +73,17 @@ impl Cache {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> store::Result<Self> {
-        let position = store.position().await?;
+        let loaded_revision = store.position().await?;
         let cache = Self {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
             credentials: Credentials::new(store.live_credentials().await?),
             catalog: ArcSwapOption::empty(),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
             turn: Mutex::new(()),
-            changes: Changes::default(),
+            loaded_revision,
             store,
         };
         cache.read_catalog().await?;
-        cache.changes.note_followed(position);
         Ok(cache)
     }
 
@@ -120,68 +120,63 @@ impl Cache {
         Ok(())
     }
 
-    /// Makes a change of what `touched` says, and memory follow before it returns: also where the
-    /// outcome is not known. Must run to its end, so callers spawn it.
-    ///
-    /// # Errors
-    /// Those of `change`.
-    pub async fn change<T>(
-        self: &Arc<Self>,
-        touched: Invalidation,
-        ctx: &Context,
-        change: impl Future<Output = store::Result<T>>,
-    ) -> store::Result<T> {
-        let under_way = self.changes.begin();
-        let result = change.await;
-        match &result {
-            Ok(_) => {
-                self.changed(touched).await;
-                under_way.end(ctx.revision());
-            }
-            Err(StoreError::StaleCatalog) => {}
-            // What was before it counts, since nobody was told otherwise, until the store has said
-            // what holds: it may be committed, or yet be.
-            Err(_) => self.repair(touched, Some((ctx.clone(), under_way))),
-        }
-        result
+    /// The revision that the store had when this was loaded: memory follows every change up to it.
+    pub fn loaded_revision(&self) -> i64 {
+        self.loaded_revision
     }
 
-    /// For a change that says by itself what it touched: to be kept from before it is made until
-    /// [`Self::changed`] was called with that.
-    pub fn changing(&self) -> UnderWay {
-        self.changes.begin()
-    }
-
-    /// The position up to which decisions rest on every change.
+    /// The store's newest revision.
     ///
     /// # Errors
     /// The store's.
-    pub async fn known_position(&self) -> store::Result<i64> {
-        let position = self.store.position().await?;
-        // Whatever was committed by then had begun before.
-        self.changes.followed().await;
-        self.changes.note_followed(position);
-        Ok(position)
-    }
-
-    /// A revision up to which decisions rest on every change, where only this process has the store. Read
-    /// from memory; there may be later ones: see [`Self::known_position`].
-    pub fn revision(&self) -> i64 {
-        self.changes.revision()
+    pub async fn store_revision(&self) -> store::Result<i64> {
+        self.store.position().await
     }
 
     /// Makes memory follow a change that was committed. When this returns, no decision rests on what
     /// was before it: what could not be read back allows nothing until it can.
-    pub async fn changed(self: &Arc<Self>, touched: Invalidation) {
-        if let Err(error) = self.read_back(touched).await {
-            tracing::warn!(%error, ?touched, "cannot read back what a change touched");
-            match touched {
+    pub async fn invalidate(self: &Arc<Self>, changed: Invalidation) {
+        if let Err(error) = self.refresh(changed).await {
+            tracing::warn!(%error, ?changed, "cannot read back what a change touched");
+            match changed {
                 Invalidation::Credential(id) => self.credentials.set(id, None),
                 Invalidation::Catalog => self.catalog.store(None),
                 Invalidation::Token(_) | Invalidation::SecretKeys | Invalidation::Nothing => {}
             }
-            self.repair(touched, None);
+            self.repair(changed);
         }
+    }
+
+    /// Reads back what was changed until that succeeds.
+    fn repair(self: &Arc<Self>, changed: Invalidation) {
+        let cache = self.clone();
+        crate::shutdown::spawn("cache-repair", async move {
+            while let Err(error) = cache.refresh(changed).await {
+                tracing::debug!(%error, ?changed, "not repaired yet");
+                tokio::time::sleep(REPAIR_PAUSE).await;
+            }
+        });
+    }
+
+    /// Replaces what memory has of `changed` by what the store has: at once, or where it is needed next.
+    ///
+    /// # Errors
+    /// The store's; memory is as it was.
+    pub async fn refresh(&self, changed: Invalidation) -> store::Result<()> {
+        match changed {
+            Invalidation::Token(id) => self.tokens.invalidate(id).await,
+            Invalidation::Credential(id) => {
+                let _turn = self.turn.lock().await;
+                self.credentials.set(id, self.store.credential(id).await?);
+            }
+            Invalidation::Catalog => self.read_catalog().await?,
+            Invalidation::SecretKeys => {
+                let _turn = self.turn.lock().await;
+                self.keys.store(Arc::new(read_keys(&*self.store).await?));
+            }
+            Invalidation::Nothing => {}
+        }
+        Ok(())
     }
 
     /// Reads everything again, and forgets what was known before.
@@ -196,44 +191,6 @@ impl Cache {
         self.credentials.set_all(credentials);
         self.keys.store(Arc::new(keys));
         self.tokens.invalidate_all();
-        Ok(())
-    }
-
-    fn repair(self: &Arc<Self>, touched: Invalidation, unsettled: Option<(Context, UnderWay)>) {
-        let cache = self.clone();
-        crate::shutdown::spawn("cache-repair", async move {
-            loop {
-                let settled = match &unsettled {
-                    Some((ctx, _)) => cache.store.settle(ctx).await,
-                    None => Ok(()),
-                };
-                let repaired = match settled {
-                    Ok(()) => cache.read_back(touched).await,
-                    Err(error) => Err(error),
-                };
-                match repaired {
-                    Ok(()) => return,
-                    Err(error) => tracing::debug!(%error, ?touched, "not repaired yet"),
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        });
-    }
-
-    async fn read_back(&self, touched: Invalidation) -> store::Result<()> {
-        match touched {
-            Invalidation::Token(id) => self.tokens.invalidate(id).await,
-            Invalidation::Credential(id) => {
-                let _turn = self.turn.lock().await;
-                self.credentials.set(id, self.store.credential(id).await?);
-            }
-            Invalidation::Catalog => self.read_catalog().await?,
-            Invalidation::SecretKeys => {
-                let _turn = self.turn.lock().await;
-                self.keys.store(Arc::new(read_keys(&*self.store).await?));
-            }
-            Invalidation::Nothing => {}
-        }
         Ok(())
     }
 }

@@ -19,15 +19,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::facts;
-use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::mail::{self, Mailbox, Message, Outcome, PublicUrl, Relay};
-use crate::model::{Actor, Context, Invalidation, Mail, MailContent, MailFailure};
+use crate::model::{Actor, Context, Mail, MailContent, MailFailure};
 use crate::policy::id::MailId;
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
 use crate::replication::Replicas;
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
+use crate::writes::Writes;
 
 /// How long a claim on a mail lasts unless it is prolonged: how long a crash while it was sent holds it
 /// back.
@@ -99,8 +99,8 @@ struct Attempt {
 pub struct Outbox {
     /// Where mails wait.
     pub store: Arc<dyn Store>,
-    /// What follows an acceptance, which sets a date.
-    pub cache: Arc<Cache>,
+    /// What commits an acceptance, which sets a date.
+    pub writes: Arc<Writes>,
     /// Who must know of an action before its notice is sent.
     pub replicas: Arc<Replicas>,
     /// The store's time.
@@ -173,10 +173,9 @@ impl Outbox {
         let (wait, failure) = match &outcome {
             Outcome::Accepted => {
                 let ctx = Context::new(Actor::System, now, None);
-                let _under_way = self.cache.changing();
-                if let Some(token) = self.store.mail_accepted(&ctx, mail.id).await? {
-                    self.cache.changed(Invalidation::Token(token)).await;
-                }
+                let accept = self.store.mail_accepted(&ctx, mail.id);
+                let token = |changed: &Option<_>| changed.iter().copied().collect();
+                self.writes.commit_tokens("mail_accepted", &ctx, accept, token).await?;
                 return Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }));
             }
             Outcome::Refused(text) => (refused, Some(MailFailure { text, address_refused: true })),

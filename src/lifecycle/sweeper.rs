@@ -24,6 +24,7 @@ use crate::replication::Replicas;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
+use crate::writes::Writes;
 
 /// Candidates that are looked at in one go, and the most of each step in a round.
 const BATCH: u32 = 200;
@@ -50,8 +51,10 @@ pub struct SweepReport {
 pub struct Sweeper {
     /// Where everything is.
     pub store: Arc<dyn Store>,
-    /// What follows each change.
+    /// What has the catalogue in force.
     pub cache: Arc<Cache>,
+    /// What commits each step.
+    pub writes: Arc<Writes>,
     /// Who else sweeps.
     pub replicas: Arc<Replicas>,
     /// What is flushed first.
@@ -103,7 +106,7 @@ impl Sweeper {
         swept.more |= due.len() == BATCH as usize;
         for (action, token) in due {
             let done = self
-                .step(token, async |ctx, catalog| {
+                .step("carry_out", token, async |ctx, catalog| {
                     self.store.carry_out(ctx, action, catalog, &self.settings).await
                 })
                 .await?;
@@ -130,7 +133,7 @@ impl Sweeper {
             idle.into_iter().partition(|token| token.subject.due(&self.settings, now).is_some());
         for token in due {
             let announced = self
-                .step(token.id, async |ctx, catalog| {
+                .step("announce", token.id, async |ctx, catalog| {
                     self.store.announce(ctx, catalog, token.id, &self.settings).await
                 })
                 .await?;
@@ -150,9 +153,10 @@ impl Sweeper {
 
     /// Nothing stays announced where nothing is taken.
     async fn withdraw(&self, swept: &mut SweepReport) -> store::Result<()> {
-        let _under_way = self.cache.changing();
-        let withdrawn = self.store.withdraw_actions(&self.ctx(), BATCH).await?;
-        self.follow(&withdrawn).await;
+        let ctx = self.ctx();
+        let withdraw = self.store.withdraw_actions(&ctx, BATCH);
+        let withdrawn =
+            self.writes.commit_tokens("withdraw_actions", &ctx, withdraw, Vec::clone).await?;
         swept.withdrawn = withdrawn.len() as u32;
         swept.more |= withdrawn.len() == BATCH as usize;
         Ok(())
@@ -162,18 +166,11 @@ impl Sweeper {
     async fn purge(&self, swept: &mut SweepReport) -> store::Result<()> {
         let ctx = self.ctx();
         let before = ctx.now.minus(self.retention);
-        let _under_way = self.cache.changing();
-        let purged = self.store.purge(&ctx, before, BATCH).await?;
-        self.follow(&purged).await;
+        let purge = self.store.purge(&ctx, before, BATCH);
+        let purged = self.writes.commit_tokens("purge", &ctx, purge, Vec::clone).await?;
         swept.purged = purged.len() as u32;
         swept.more |= purged.len() == BATCH as usize;
         Ok(())
-    }
-
-    async fn follow(&self, tokens: &[TokenId]) {
-        for &token in tokens {
-            self.cache.changed(Invalidation::Token(token)).await;
-        }
     }
 
     /// One change to one token. `None` where it can't be made now, and the next round may: the
@@ -184,18 +181,16 @@ impl Sweeper {
     /// Where the store is of no use to others either.
     async fn step<T>(
         &self,
+        operation: &'static str,
         token: TokenId,
         change: impl AsyncFnOnce(&Context, &Catalog) -> store::Result<T>,
     ) -> store::Result<Option<T>> {
         let Some(in_force) = self.cache.catalog() else { return Ok(None) };
         let ctx = self.ctx();
         let change = change(&ctx, &in_force.catalog);
-        match self.cache.change(Invalidation::Token(token), &ctx, change).await {
+        match self.writes.commit(operation, Invalidation::Token(token), &ctx, change).await {
             Ok(done) => Ok(Some(done)),
-            Err(StoreError::StaleCatalog) => {
-                self.cache.read_catalog().await?;
-                Ok(None)
-            }
+            Err(StoreError::StaleCatalog) => Ok(None),
             Err(error @ StoreError::Internal(_)) => {
                 self.metrics.sweep_failures.inc();
                 tracing::error!(%error, %token, "this token is passed over");

@@ -346,6 +346,6 @@ async fn make_effective(cache: &Arc<Cache>, touched: impl IntoIterator<Item = In
         return;
     }
     for touched in touched {
-        cache.changed(touched).await;
+        cache.invalidate(touched).await;
     }
 }

@@ -7,6 +7,7 @@
 //! it is so at once.
 
 mod driver;
+mod in_flight;
 mod propagation;
 
 use std::fmt;
@@ -18,6 +19,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use in_flight::InFlightWrite;
+use in_flight::InFlightWrites;
 use propagation::ClusterSnapshot;
 pub use propagation::Propagation;
 
@@ -65,6 +68,7 @@ impl LeaseDeadline {
 pub struct Replicas {
     until: Arc<LeaseDeadline>,
     cache: Arc<Cache>,
+    writes: InFlightWrites,
     /// `None` where only this process has the store.
     member: Option<Arc<ReplicaTask>>,
     /// What keeps the lease, and until when.
@@ -179,7 +183,8 @@ impl RegisteredReplica {
         }
         tasks.close();
         let (until, stop) = (member.until.clone(), stop.clone());
-        Replicas { until, cache, member: Some(member), tasks, stop }
+        let writes = InFlightWrites::following(cache.loaded_revision());
+        Replicas { until, cache, writes, member: Some(member), tasks, stop }
     }
 }
 
@@ -216,6 +221,7 @@ impl Replicas {
     pub fn alone(cache: Arc<Cache>) -> Self {
         Self {
             until: Arc::new(LeaseDeadline::new(u64::MAX)),
+            writes: InFlightWrites::following(cache.loaded_revision()),
             cache,
             member: None,
             tasks: TaskTracker::new(),
@@ -255,12 +261,17 @@ impl Replicas {
         ready
     }
 
+    /// To be called before a write is made, and kept until memory follows it.
+    pub fn begin_write(&self) -> InFlightWrite {
+        self.writes.begin()
+    }
+
     /// A decision that begins now rests on every change up to this revision, and maybe on later ones. To be
     /// asked before the first fact is looked at.
     pub fn revision(&self) -> i64 {
         match &self.member {
             Some(_) => self.until.revision.load(Ordering::Acquire),
-            None => self.cache.revision(),
+            None => self.writes.revision(),
         }
     }
 
@@ -275,7 +286,7 @@ impl Replicas {
         let followed = async {
             match &self.member {
                 Some(member) => self.followed(member, revision).await,
-                None => match self.cache.known_position().await {
+                None => match self.known_position().await {
                     Ok(known) => known >= revision,
                     Err(error) => {
                         tracing::debug!(%error, "cannot read the store's revision");

@@ -253,7 +253,13 @@ impl Replicas {
     /// # Errors
     /// The store's.
     pub async fn known_position(&self) -> store::Result<i64> {
-        let Some(member) = &self.member else { return self.cache.known_position().await };
+        let Some(member) = &self.member else {
+            let revision = self.cache.store_revision().await?;
+            // What was committed by then had begun before.
+            self.writes.followed().await;
+            self.writes.note_followed(revision);
+            return Ok(revision);
+        };
         let watch = Stopwatch::start();
         let (mut newest, mut looks) = (None, 0);
         loop {

@@ -4,7 +4,7 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Result, Services};
 use crate::clock::id_at;
-use crate::model::{Account, Invalidation};
+use crate::model::{Account, AdminsSet, Invalidation};
 use crate::policy::id::AccountId;
 
 impl Services {
@@ -31,7 +31,7 @@ impl Services {
         };
         let ctx = caller.context(now);
         let create = self.store.create_account(&ctx, &account);
-        self.change("create_account", Invalidation::Nothing, &ctx, create).await?;
+        self.writes.commit("create_account", Invalidation::Nothing, &ctx, create).await?;
         Ok(Changed::new(account, &ctx))
     }
 
@@ -78,13 +78,13 @@ impl Services {
         errors.into_result()?;
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
-        let _under_way = self.cache.changing();
         let set = self.store.set_account_admins(&ctx, id, &admins);
-        let set = self.change("set_account_admins", Invalidation::Nothing, &ctx, set).await?;
+        let touched = |set: &Option<AdminsSet>| match set {
+            Some(set) => set.touched.clone(),
+            None => Vec::new(),
+        };
+        let set = self.writes.commit_tokens("set_account_admins", &ctx, set, touched).await?;
         let set = set.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))?;
-        for token in set.touched {
-            self.cache.changed(Invalidation::Token(token)).await;
-        }
         self.outbox_wakeup.notify_one();
         Ok(Changed::new(set.account, &ctx))
     }

@@ -124,7 +124,7 @@ impl Services {
         }
         if unchanged {
             let ctx = caller.context(self.clock.now());
-            self.read("settle", self.store.settle(&ctx)).await?;
+            self.writes.confirm(&ctx).await?;
             let propagation = Some(self.propagation(request.no_wait).await?);
             let (version, revision) = (old.version(), ctx.revision());
             return Ok(AppliedCatalog { version, impacts, warnings, propagation, revision });
@@ -134,19 +134,16 @@ impl Services {
         }
         let ctx = caller.context(self.clock.now());
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
-        match self.change("apply_catalog", Invalidation::Catalog, &ctx, apply).await {
+        match self.writes.commit("apply_catalog", Invalidation::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
                 let propagation = Some(self.propagation(request.no_wait).await?);
                 let (version, revision) = (stored.version, ctx.revision());
                 Ok(AppliedCatalog { version, impacts, warnings, propagation, revision })
             }
             Ok(Err(in_use)) => Err(still_listed(&in_use)),
-            Err(StoreError::StaleCatalog) => {
-                self.catch_up().await?;
-                Err(Error::Aborted(
-                    "somebody replaced the catalogue meanwhile: read it, then decide again".into(),
-                ))
-            }
+            Err(StoreError::StaleCatalog) => Err(Error::Aborted(
+                "somebody replaced the catalogue meanwhile: read it, then decide again".into(),
+            )),
             Err(error) => Err(error.into()),
         }
     }

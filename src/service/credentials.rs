@@ -104,9 +104,13 @@ impl Services {
         let ctx = caller.context(now);
         let digest = secret.digest();
         let create = self.store.create_credential(&ctx, &credential, &digest);
-        match self.change("create_credential", Invalidation::Credential(id), &ctx, create).await? {
+        match self
+            .writes
+            .commit("create_credential", Invalidation::Credential(id), &ctx, create)
+            .await?
+        {
             Ok(()) => {
-                self.await_propagation_best_effort().await;
+                self.writes.await_propagation_best_effort().await;
                 Ok(Changed::new((credential, secret), &ctx))
             }
             Err(_) => Err(match credential.role {
@@ -161,8 +165,10 @@ impl Services {
         let id: CredentialId = validate::id("credential_id", id)?;
         let ctx = caller.context(self.clock.now());
         let revoke = self.store.revoke_credential(&ctx, id);
-        let revoked =
-            self.change("revoke_credential", Invalidation::Credential(id), &ctx, revoke).await?;
+        let revoked = self
+            .writes
+            .commit("revoke_credential", Invalidation::Credential(id), &ctx, revoke)
+            .await?;
         match revoked {
             Some(Ok(revoked)) => {
                 let propagation = self.propagation(no_wait).await?;
@@ -186,7 +192,8 @@ impl Services {
         let key = random()?;
         let ctx = caller.context(self.clock.now());
         let add = self.store.add_secret_key(&ctx, &key, false);
-        let number = self.change("add_secret_key", Invalidation::SecretKeys, &ctx, add).await?;
+        let number =
+            self.writes.commit("add_secret_key", Invalidation::SecretKeys, &ctx, add).await?;
         // A replica that does not know it takes what is made under it for forged.
         self.propagation(false).await?;
         Ok(Changed::new(number, &ctx))

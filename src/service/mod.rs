@@ -1,7 +1,6 @@
 //! The use cases: one method a call, without a word of gRPC or HTTP in it.
 //!
-//! Every change runs through `Services::change`, which times it, and makes memory follow the store
-//! before the answer. Callers are narrowed to what they may see in here; what they may call at all
+//! Every change runs through [`crate::writes`], which makes memory follow the store before the answer. Callers are narrowed to what they may see in here; what they may call at all
 //! is [`access`]'s table.
 
 pub mod access;
@@ -31,18 +30,19 @@ pub use sessions::SessionLengths;
 use tokio::sync::Notify;
 
 use crate::cache::Cache;
-use crate::clock::{Clock, Stopwatch};
+use crate::clock::Clock;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
-use crate::model::{ActiveCatalog, Context, Invalidation};
+use crate::model::{ActiveCatalog, Context};
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
 use crate::replication::{LeaseExpired, Replicas};
 use crate::secret::{Digest, Prefix};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
+use crate::writes::Writes;
 
 /// A result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -89,6 +89,8 @@ pub struct Dependencies {
     pub cache: Arc<Cache>,
     /// The other replicas, and this one's lease.
     pub replicas: Arc<Replicas>,
+    /// What changes the store.
+    pub writes: Arc<Writes>,
     /// What records the use of tokens.
     pub usage: Arc<Usage>,
     /// The last status of the lifecycle that was read.
@@ -119,6 +121,7 @@ pub struct Services {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
     replicas: Arc<Replicas>,
+    writes: Arc<Writes>,
     usage: Arc<Usage>,
     status: Arc<LifecycleStatus>,
     clock: Arc<Clock>,
@@ -139,6 +142,7 @@ impl Services {
             store,
             cache,
             replicas,
+            writes,
             usage,
             status,
             clock,
@@ -155,6 +159,7 @@ impl Services {
             store,
             cache,
             replicas,
+            writes,
             usage,
             status,
             clock,
@@ -199,38 +204,13 @@ impl Services {
         self.cache.credentials.gateway(digest)
     }
 
-    /// Times one use of the store.
-    async fn stored<T>(
-        &self,
-        operation: &'static str,
-        work: impl Future<Output = store::Result<T>>,
-    ) -> store::Result<T> {
-        let watch = Stopwatch::start();
-        let result = work.await;
-        let failed = matches!(&result, Err(e) if !matches!(e, StoreError::StaleCatalog));
-        self.metrics.stored(operation, watch.elapsed(), failed);
-        result
-    }
-
     /// Reads.
     async fn read<T>(
         &self,
         operation: &'static str,
         work: impl Future<Output = store::Result<T>>,
     ) -> Result<T> {
-        Ok(self.stored(operation, work).await?)
-    }
-
-    /// Changes what `touched` says, and makes memory follow before it returns: also where the
-    /// outcome is not known. Must run to its end, so callers spawn it.
-    async fn change<T>(
-        &self,
-        operation: &'static str,
-        touched: Invalidation,
-        ctx: &Context,
-        work: impl Future<Output = store::Result<T>>,
-    ) -> store::Result<T> {
-        self.cache.change(touched, ctx, self.stored(operation, work)).await
+        Ok(store::timed(&self.metrics, operation, work).await?)
     }
 
     /// The catalogue in force.
@@ -239,11 +219,6 @@ impl Services {
     /// [`Error::Unavailable`] where it is not known.
     pub fn in_force(&self) -> Result<Arc<ActiveCatalog>> {
         self.cache.catalog().ok_or_else(no_catalog)
-    }
-
-    /// Takes note that the catalogue at hand was not the one in force.
-    async fn catch_up(&self) -> Result<()> {
-        Ok(self.stored("catalog", self.cache.read_catalog()).await?)
     }
 
     /// What dates are computed with, now.
@@ -262,15 +237,9 @@ impl Services {
     /// # Errors
     /// [`Error::NotPropagatedYet`] where that takes longer than a call may.
     async fn propagation(&self, no_wait: bool) -> Result<Propagation> {
-        let seen = self.replicas.propagation(!no_wait).await.ok_or(Error::NotPropagatedYet)?;
+        let seen = self.writes.propagation(!no_wait).await.ok_or(Error::NotPropagatedYet)?;
         let complete_by = self.clock.now().plus(seen.within);
         Ok(Propagation { complete: seen.complete, complete_by })
-    }
-
-    /// Gives the other replicas a moment to learn of what was made, so that it can be used everywhere at
-    /// once. Promises nothing.
-    async fn await_propagation_best_effort(&self) {
-        let _ = tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(true)).await;
     }
 
     /// Returns where decisions may be made: see [`Replicas::ready`]. Rule 6.8 of docs/policy.md.
@@ -291,9 +260,6 @@ impl Services {
         self.replicas.revision()
     }
 }
-
-/// How long the making of something waits for replicas to learn of it.
-const BEST_EFFORT_WAIT: Duration = Duration::from_secs(1);
 
 fn no_catalog() -> Error {
     Error::Unavailable {

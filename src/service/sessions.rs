@@ -167,7 +167,8 @@ impl Services {
         };
         let ctx = caller.context(now);
         let create = self.store.create_session(&ctx, &new);
-        let begun = self.change("create_session", Invalidation::Nothing, &ctx, create).await?;
+        let begun =
+            self.writes.commit("create_session", Invalidation::Nothing, &ctx, create).await?;
         // Memory may be behind the store by an instant.
         begun.then_some(secret).ok_or(WRONG)
     }
@@ -203,7 +204,7 @@ impl Services {
         let ctx = signed_in.caller.context(self.clock.now());
         let digest = signed_in.secret.digest();
         let end = self.store.end_session(&ctx, &digest, everywhere);
-        self.change("end_session", Invalidation::Nothing, &ctx, end).await?;
+        self.writes.commit("end_session", Invalidation::Nothing, &ctx, end).await?;
         Ok(())
     }
 

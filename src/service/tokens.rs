@@ -10,17 +10,14 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services};
 use crate::clock::id_at;
-use crate::model::{ActiveCatalog, Invalidation, NewToken, Token, TokenFilter};
+use crate::model::{AccountNotFound, ActiveCatalog, Invalidation, NewToken, Token, TokenFilter};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::token::{Grant, TokenKind};
 use crate::secret::{Secret, SecretKind};
-use crate::store::StoreError;
 
-/// How often a change is tried on a catalogue that is replaced meanwhile.
-pub(super) const TRIES: usize = 5;
 /// The most scope names a request may list.
 const MAX_SCOPES: usize = 1_000;
 
@@ -67,38 +64,44 @@ impl Services {
         caller: &Caller,
         request: CreateToken<'_>,
     ) -> Result<Changed<(Described, Option<Secret>)>> {
-        for _ in 0..TRIES {
+        if request.validate_only {
+            return self.check_token(caller, &request).await;
+        }
+        let request = &request;
+        let attempt = move || async move {
             let in_force = self.in_force()?;
-            let (new, secret) = self.new_token(&request, &in_force.catalog)?;
-            if !caller.sees(new.account_id) {
-                return Err(no_account(new.account_id));
-            }
-            if request.validate_only {
-                let account = self.store.account(new.account_id);
-                self.read("account", account).await?.ok_or_else(|| no_account(new.account_id))?;
-                let token = self.as_it_would_be(new);
-                let outlook = self.outlook();
-                let described = Described { token, in_force, outlook };
-                return Ok(Changed { value: (described, None), revision: 0 });
-            }
+            let (new, secret) = self.new_token(caller, request, &in_force.catalog)?;
             let ctx = caller.context(self.clock.now());
             let create = self.store.create_token(&ctx, &in_force.catalog, &new);
-            match self.change("create_token", Invalidation::Token(new.id), &ctx, create).await {
-                Ok(Ok(token)) => {
-                    let outlook = self.outlook();
-                    let described = Described { token, in_force, outlook };
-                    return Ok(Changed::new((described, Some(secret)), &ctx));
-                }
-                Ok(Err(_)) => return Err(no_account(new.account_id)),
-                Err(StoreError::StaleCatalog) => self.catch_up().await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::StaleCatalog.into())
+            let changed = Invalidation::Token(new.id);
+            let created = self.writes.commit("create_token", changed, &ctx, create).await;
+            Ok::<_, Error>(created.map(|token| (token, new.account_id, secret, in_force, ctx)))
+        };
+        let (token, account_id, secret, in_force, ctx) =
+            self.writes.retry_on_stale_catalog(attempt).await?;
+        let token = token.map_err(|AccountNotFound| no_account(account_id))?;
+        let described = Described { token, in_force, outlook: self.outlook() };
+        Ok(Changed::new((described, Some(secret)), &ctx))
+    }
+
+    /// What [`Self::create_token`] would create.
+    async fn check_token(
+        &self,
+        caller: &Caller,
+        request: &CreateToken<'_>,
+    ) -> Result<Changed<(Described, Option<Secret>)>> {
+        let in_force = self.in_force()?;
+        let (new, _) = self.new_token(caller, request, &in_force.catalog)?;
+        let account = self.read("account", self.store.account(new.account_id)).await?;
+        account.ok_or_else(|| no_account(new.account_id))?;
+        let token = self.as_it_would_be(new);
+        let described = Described { token, in_force, outlook: self.outlook() };
+        Ok(Changed { value: (described, None), revision: 0 })
     }
 
     fn new_token(
         &self,
+        caller: &Caller,
         request: &CreateToken<'_>,
         catalog: &Catalog,
     ) -> Result<(NewToken, Secret)> {
@@ -141,6 +144,9 @@ impl Services {
         else {
             return Err(Error::Internal);
         };
+        if !caller.sees(account_id) {
+            return Err(no_account(account_id));
+        }
 
         let id = TokenId(id_at(self.clock.now()));
         let secret = self.make_secret(SecretKind::Token, id.0)?;
@@ -222,7 +228,8 @@ impl Services {
         let id: TokenId = validate::id("token_id", id)?;
         let ctx = caller.context(self.clock.now());
         let delete = self.store.delete_token(&ctx, id, caller.only());
-        let deleted = self.change("delete_token", Invalidation::Token(id), &ctx, delete).await?;
+        let deleted =
+            self.writes.commit("delete_token", Invalidation::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
         let propagation = self.propagation(no_wait).await?;
         Ok(Changed::new((described, propagation), &ctx))

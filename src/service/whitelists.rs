@@ -6,13 +6,12 @@
 use std::collections::HashSet;
 
 use super::error::{Obstacle, Violation};
-use super::tokens::{TRIES, no_token};
+use super::tokens::no_token;
 use super::validate::{self, FieldErrors};
 use super::{Caller, Error, Propagation, Result, Services};
 use crate::model::{Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 use crate::policy::id::TokenId;
 use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_ERRORS, TooMany};
-use crate::store::StoreError;
 
 /// What `ManageWhitelist` may be asked for.
 #[derive(Debug, Clone, Copy)]
@@ -119,48 +118,46 @@ impl Services {
         let Some(change) = change else {
             return self.read_whitelist(target).await;
         };
-        for _ in 0..TRIES {
+        let (request, change) = (&request, &change);
+        let attempt = move || async move {
             let ctx = caller.context(self.clock.now());
             let in_force = self.in_force()?;
             let work = self.store.change_whitelist(
                 &ctx,
                 &in_force.catalog,
                 target,
-                &change,
+                change,
                 &self.limits,
                 request.validate_only,
             );
-            let result = if request.validate_only {
-                self.stored("check_whitelist", work).await
+            let outcome = if request.validate_only {
+                self.writes.check("check_whitelist", work).await
             } else {
-                self.change("change_whitelist", Invalidation::Token(id), &ctx, work).await
+                let changed = Invalidation::Token(id);
+                self.writes.commit("change_whitelist", changed, &ctx, work).await
             };
-            match result {
-                Ok(None) => return Err(no_token(id)),
-                Ok(Some(Ok(outcome))) => {
-                    let propagation = if request.validate_only {
-                        None
-                    } else {
-                        Some(self.propagation(request.no_wait).await?)
-                    };
-                    return Ok(ManagedWhitelist { outcome, propagation, revision: ctx.revision() });
+            Ok::<_, Error>(outcome.map(|outcome| (outcome, ctx)))
+        };
+        let (outcome, ctx) = self.writes.retry_on_stale_catalog(attempt).await?;
+        match outcome.ok_or_else(|| no_token(id))? {
+            Ok(outcome) => {
+                let propagation = match request.validate_only {
+                    true => None,
+                    false => Some(self.propagation(request.no_wait).await?),
+                };
+                Ok(ManagedWhitelist { outcome, propagation, revision: ctx.revision() })
+            }
+            Err(refused) => {
+                let made = matches!(refused, WhitelistRefused::Rule(ChangeError::NotPresent(_)));
+                // A caller that reads that it is gone may take that for the answer to an earlier call.
+                // Rule 6.4 of docs/policy.md.
+                if made && !request.validate_only && !request.no_wait {
+                    self.writes.confirm(&ctx).await?;
+                    self.propagation(false).await?;
                 }
-                Ok(Some(Err(refused))) => {
-                    let made =
-                        matches!(refused, WhitelistRefused::Rule(ChangeError::NotPresent(_)));
-                    // Whoever hears that it is gone may take that for the answer to an earlier call.
-                    // Rule 6.4 of docs/policy.md.
-                    if made && !request.validate_only && !request.no_wait {
-                        self.read("settle", self.store.settle(&ctx)).await?;
-                        self.propagation(false).await?;
-                    }
-                    return Err(refusal(id, &change, refused));
-                }
-                Err(StoreError::StaleCatalog) => self.catch_up().await?,
-                Err(error) => return Err(error.into()),
+                Err(refusal(id, change, refused))
             }
         }
-        Err(StoreError::StaleCatalog.into())
     }
 
     async fn read_whitelist(&self, target: WhitelistTarget) -> Result<ManagedWhitelist> {

@@ -11,11 +11,13 @@
 //!   as though no other existed.
 //! - Times are the caller's `now`, which `crate::clock` carries forward from [`Store::now`].
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::clock::Stopwatch;
 use crate::model::{
     Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
     Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
@@ -30,6 +32,7 @@ use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
+use crate::telemetry::Metrics;
 
 mod error;
 mod migration;
@@ -62,6 +65,19 @@ pub enum StoreError {
 
 /// A result of the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Measures one use of the store as `operation`. A stale catalogue is no failure of the store.
+pub async fn timed<T>(
+    metrics: &Metrics,
+    operation: &'static str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let watch = Stopwatch::start();
+    let result = work.await;
+    let failed = matches!(&result, Err(e) if !matches!(e, StoreError::StaleCatalog));
+    metrics.stored(operation, watch.elapsed(), failed);
+    result
+}
 
 /// Everything that is kept. See the module for what holds of every method.
 #[async_trait]

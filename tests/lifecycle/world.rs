@@ -24,6 +24,7 @@ use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::sqlite::SqliteStore;
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::writes::Writes;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -216,15 +217,17 @@ async fn memory(
     let outbox_wakeup = Arc::new(Notify::new());
     let cache = Cache::load(store.clone(), 10_000, metrics.clone(), Handle::current()).await;
     let cache = Arc::new(cache.unwrap());
+    let replicas = Arc::new(Replicas::alone(cache.clone()));
+    let writes = Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone());
+    let writes = Arc::new(writes);
     let usage = Arc::new(Usage::new(
         store.clone(),
-        cache.clone(),
+        writes.clone(),
         clock.clone(),
         metrics.clone(),
         settings.window(),
         Handle::current(),
     ));
-    let replicas = Arc::new(Replicas::alone(cache.clone()));
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = InProcess::new(Dependencies {
         status: Arc::new(status),
@@ -232,6 +235,7 @@ async fn memory(
         store: store.clone(),
         replicas: replicas.clone(),
         cache: cache.clone(),
+        writes: writes.clone(),
         usage: usage.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
@@ -244,7 +248,8 @@ async fn memory(
     });
     let sweeper = Sweeper {
         store: store.clone(),
-        cache: cache.clone(),
+        cache,
+        writes: writes.clone(),
         replicas: replicas.clone(),
         usage,
         clock: clock.clone(),
@@ -255,7 +260,7 @@ async fn memory(
     };
     let outbox = Outbox {
         store: store.clone(),
-        cache,
+        writes,
         replicas,
         clock: clock.clone(),
         metrics,

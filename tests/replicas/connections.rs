@@ -48,7 +48,7 @@ impl Failover {
         let (new, digest) = new_credential();
         let credential = new.id;
         replica.store.create_credential(&by_system(), &new, &digest).await.unwrap().unwrap();
-        replica.cache.changed(Invalidation::Credential(credential)).await;
+        replica.cache.invalidate(Invalidation::Credential(credential)).await;
         let database = database.to_owned();
         let failover = Self { primary, standby, database, proxy, replica, credential, digest };
         assert!(failover.knows_credential());
@@ -121,7 +121,7 @@ async fn a_revoked_credential_is_not_read_back_from_the_former_primary() {
     failover.decides().await;
     assert!(!failover.knows_credential(), "it was read from the former primary");
     reading.await.unwrap();
-    replica.cache.changed(Invalidation::Credential(failover.credential)).await;
+    replica.cache.invalidate(Invalidation::Credential(failover.credential)).await;
     assert!(replica.may_decide() && !failover.knows_credential());
 }
 
@@ -142,7 +142,7 @@ async fn a_new_connection_to_the_former_primary_is_refused() {
     for _ in 0..3 {
         unavailable(replica.store.credential(failover.credential).await.unwrap_err());
         unavailable(replica.store.token_facts(token).await.unwrap_err());
-        replica.cache.changed(Invalidation::Credential(failover.credential)).await;
+        replica.cache.invalidate(Invalidation::Credential(failover.credential)).await;
         assert!(!failover.knows_credential());
     }
     proxy.lead(standby.port());

@@ -6,18 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::cache::Cache;
-use portcullis::model::{Credential, Invalidation};
+use portcullis::model::{Account, Credential, Invalidation};
 use portcullis::policy::catalog_file;
+use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::TokenState;
+use portcullis::replication::Replicas;
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::{Store, StoreError};
 use portcullis::telemetry::Metrics;
+use portcullis::writes::Writes;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use crate::replicas::proxy::{Proxy, Wire};
 use crate::replicas::stage::{by_system, new_credential, until};
-use crate::support::postgres;
+use crate::support::{decisions, postgres};
 
 const TOML: &str = "[[scope]]\nname = \"s\"\naccess = \"read\"\n";
 
@@ -27,6 +33,8 @@ struct Stage {
     proxy: Proxy,
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
+    replicas: Arc<Replicas>,
+    writes: Writes,
     credential: Credential,
     digest: Digest,
 }
@@ -46,8 +54,11 @@ impl Stage {
             catalog_file::parse(TOML).unwrap().into_iter().map(|scope| scope.name).collect();
         store.apply_catalog(&ctx, None, TOML, &names).await.unwrap().unwrap();
         let metrics = Arc::new(Metrics::new());
-        let cache = Cache::load(store.clone(), 100, metrics, Handle::current()).await.unwrap();
-        let stage = Self { url, proxy, store, cache: Arc::new(cache), credential, digest };
+        let cache = Cache::load(store.clone(), 100, metrics.clone(), Handle::current()).await;
+        let cache = Arc::new(cache.unwrap());
+        let replicas = Arc::new(Replicas::alone(cache.clone()));
+        let writes = Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics);
+        let stage = Self { url, proxy, store, cache, replicas, writes, credential, digest };
         assert!(stage.accepts());
         stage
     }
@@ -68,12 +79,12 @@ impl Stage {
             self.sql(&format!("ALTER TABLE {table} RENAME TO hidden"));
             Ok(())
         };
-        self.cache.change(touched, &by_system(), change).await.unwrap();
+        self.writes.commit("a change", touched, &by_system(), change).await.unwrap();
     }
 
     /// Connections that died may each cost one call.
     async fn known_position(&self) {
-        while self.cache.known_position().await.is_err() {}
+        while self.replicas.known_position().await.is_err() {}
     }
 
     fn show(&self, table: &str) {
@@ -93,7 +104,7 @@ async fn a_credential_that_can_not_be_read_back_is_refused_until_it_can() {
     stage.change_and_hide(Invalidation::Credential(stage.credential.id), "credential").await;
     assert!(!stage.accepts());
     stage.show("credential");
-    stage.cache.changed(Invalidation::Credential(stage.credential.id)).await;
+    stage.cache.invalidate(Invalidation::Credential(stage.credential.id)).await;
     assert!(!stage.accepts());
 }
 
@@ -123,7 +134,7 @@ async fn revoke_without_an_answer(stage: &Stage) -> PgConnection {
     sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut holder).await.unwrap();
     let (id, context) = (stage.credential.id, by_system());
     let revoke = stage.store.revoke_credential(&context, id);
-    let change = stage.cache.change(Invalidation::Credential(id), &context, revoke);
+    let change = stage.writes.commit("revoke", Invalidation::Credential(id), &context, revoke);
     let (changed, ()) = tokio::join!(change, async {
         let waits = "SELECT count(*) FROM pg_stat_activity \
             WHERE datname = current_database() AND wait_event = 'advisory'";
@@ -162,4 +173,34 @@ async fn a_commit_that_was_not_made_after_all_changes_nothing() {
     stage.known_position().await;
     assert!(stage.accepts());
     assert_eq!(stage.sql("SELECT count(*) FROM credential WHERE revoke_time IS NULL"), "1");
+}
+
+/// Rule 6.12: the answer would have said which tokens were changed, so all are read again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_a_commit_without_an_answer_are_read_again() {
+    let stage = Stage::new().await;
+    let (ctx, id) = (by_system(), TokenId(Uuid::now_v7()));
+    let account = Account {
+        id: AccountId(Uuid::now_v7()),
+        name: "x".into(),
+        admins: vec!["a@b.c".into()],
+        created: Timestamp(0),
+    };
+    stage.store.create_account(&ctx, &account).await.unwrap();
+    let new = decisions::read_only(id, account.id, [1; 32]);
+    let active = stage.cache.catalog().unwrap();
+    stage.store.create_token(&ctx, &active.catalog, &new).await.unwrap().unwrap();
+    let state = async || stage.cache.tokens.read(id).await.unwrap().unwrap().state;
+    assert_eq!(state().await, TokenState::Active);
+    let before = stage.replicas.revision();
+    let lost = async {
+        stage.store.delete_token(&ctx, id, None).await?;
+        Err::<(), _>(StoreError::Unknown(sqlx::Error::WorkerCrashed))
+    };
+    let lost = stage.writes.commit_tokens("a change", &ctx, lost, |()| Vec::new()).await;
+    assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
+    assert_eq!(stage.replicas.revision(), before, "memory does not follow it yet");
+    let known = stage.replicas.known_position().await.unwrap();
+    assert!(matches!(state().await, TokenState::Deleted { .. }));
+    assert!(known > before);
 }

@@ -20,6 +20,7 @@ use portcullis::service::{Dependencies, Error, Services, SessionLengths};
 use portcullis::store::Store;
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::writes::Writes;
 use tokio::runtime::Handle;
 
 /// The services of a server without its sockets, and what they are built over.
@@ -52,9 +53,12 @@ pub fn services(
 ) -> InProcess {
     let clock = Arc::new(Clock::starting_at(Timestamp(0)));
     let lifecycle = lifecycle::Settings::default();
+    let replicas = Arc::new(replicas);
+    let writes = Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone());
+    let writes = Arc::new(writes);
     let usage = Usage::new(
         store.clone(),
-        cache.clone(),
+        writes.clone(),
         clock.clone(),
         metrics.clone(),
         lifecycle.window(),
@@ -64,7 +68,8 @@ pub fn services(
     InProcess::new(Dependencies {
         status: Arc::new(status),
         mailbox: None,
-        replicas: Arc::new(replicas),
+        replicas,
+        writes,
         cache,
         store,
         usage: Arc::new(usage),

@@ -1,0 +1,208 @@
+//! The one way to change what is kept: commit, make memory follow, find out what is unknown, propagate.
+//!
+//! Services, sweeper, outbox and the recording of use all change the store through [`Writes`]. Two kinds of writes
+//! don't need it: those before memory is loaded (`app::bootstrap`), and those that no decision rests on and that leave
+//! no change record, such as recorded uses and claims on mails.
+//!
+//! # Invariants
+//! - Memory follows a change before the change is answered.
+//! - Where the outcome of a commit is unknown, a task finds it out and makes memory follow then. Until that, decisions
+//!   rest on what was before: the caller was not told that anything changed.
+//! - A write is in flight until memory follows it, so that no revision is said to be applied before it is (rule 6.12 of
+//!   docs/policy.md).
+//! - A write never waits for another one here: the store puts them in order.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::{Cache, REPAIR_PAUSE};
+use crate::model::{Context, Invalidation};
+use crate::policy::id::TokenId;
+use crate::replication::{InFlightWrite, Propagation, Replicas};
+use crate::shutdown;
+use crate::store::{self, Store, StoreError};
+use crate::telemetry::Metrics;
+
+/// How often a change is tried on a catalogue that is replaced meanwhile.
+const MAX_ATTEMPTS: usize = 5;
+/// How long a call that created something waits for the replicas to apply it.
+const BEST_EFFORT_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Writes {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    replicas: Arc<Replicas>,
+    metrics: Arc<Metrics>,
+}
+
+/// What to read back where the outcome of a write is unknown.
+#[derive(Debug, Clone, Copy)]
+enum Affected {
+    One(Invalidation),
+    /// Only the answer would have said which tokens.
+    SomeTokens,
+}
+
+impl Writes {
+    /// Changes `store`, which `cache` follows and `replicas` share.
+    pub fn new(
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        replicas: Arc<Replicas>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { store, cache, replicas, metrics }
+    }
+
+    /// Commits a change of `changed`, and makes memory follow it. Must run to its end, so callers spawn it.
+    ///
+    /// # Errors
+    /// Those of `change`. After [`StoreError::StaleCatalog`] memory has the catalogue in force: decide and call again.
+    pub async fn commit<T>(
+        &self,
+        operation: &'static str,
+        changed: Invalidation,
+        ctx: &Context,
+        change: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        self.write(operation, Affected::One(changed), ctx, change, |_| [changed]).await
+    }
+
+    /// The same for a change whose answer says which tokens it changed, as `tokens` reads it.
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    pub async fn commit_tokens<T>(
+        &self,
+        operation: &'static str,
+        ctx: &Context,
+        change: impl Future<Output = store::Result<T>>,
+        tokens: impl FnOnce(&T) -> Vec<TokenId>,
+    ) -> store::Result<T> {
+        let changed = |answer: &T| tokens(answer).into_iter().map(Invalidation::Token);
+        self.write(operation, Affected::SomeTokens, ctx, change, changed).await
+    }
+
+    async fn write<T, C: IntoIterator<Item = Invalidation>>(
+        &self,
+        operation: &'static str,
+        affected: Affected,
+        ctx: &Context,
+        change: impl Future<Output = store::Result<T>>,
+        changed: impl FnOnce(&T) -> C,
+    ) -> store::Result<T> {
+        let in_flight = self.replicas.begin_write();
+        match self.timed(operation, change).await {
+            Ok(answer) => {
+                for changed in changed(&answer) {
+                    self.cache.invalidate(changed).await;
+                }
+                in_flight.end(ctx.revision());
+                Ok(answer)
+            }
+            // Nothing was changed.
+            Err(StoreError::StaleCatalog) => {
+                drop(in_flight);
+                self.refresh_catalog().await?;
+                Err(StoreError::StaleCatalog)
+            }
+            Err(error) => {
+                self.find_out(affected, ctx.clone(), in_flight);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until the store says what became of a write, which may be committed, or yet be, and makes memory follow.
+    fn find_out(&self, affected: Affected, ctx: Context, in_flight: InFlightWrite) {
+        let (store, cache) = (self.store.clone(), self.cache.clone());
+        shutdown::spawn("write-outcome", async move {
+            let _in_flight = in_flight;
+            let find_out = async || {
+                store.settle(&ctx).await?;
+                match affected {
+                    Affected::One(changed) => cache.refresh(changed).await,
+                    Affected::SomeTokens => {
+                        cache.tokens.invalidate_all();
+                        Ok(())
+                    }
+                }
+            };
+            while let Err(error) = find_out().await {
+                tracing::debug!(%error, ?affected, "the outcome of a write is not known yet");
+                tokio::time::sleep(REPAIR_PAUSE).await;
+            }
+        });
+    }
+
+    /// Checks what a change would do, without making it.
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    pub async fn check<T>(
+        &self,
+        operation: &'static str,
+        check: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        let checked = self.timed(operation, check).await;
+        if matches!(checked, Err(StoreError::StaleCatalog)) {
+            self.refresh_catalog().await?;
+        }
+        checked
+    }
+
+    /// Calls `attempt`, which decides with the catalogue in memory and commits, again where the catalogue was replaced
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// Those of `attempt`; [`StoreError::StaleCatalog`] where the catalogue was replaced each time.
+    pub async fn retry_on_stale_catalog<T, E, F>(&self, attempt: impl Fn() -> F) -> Result<T, E>
+    where
+        E: From<StoreError>,
+        F: Future<Output = Result<store::Result<T>, E>>,
+    {
+        for _ in 0..MAX_ATTEMPTS {
+            match attempt().await? {
+                Err(StoreError::StaleCatalog) => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+        Err(StoreError::StaleCatalog.into())
+    }
+
+    /// Where a change was found made already: commits something that changes nothing, so that what was found is as
+    /// safe from a failover as what was answered. Its propagation can be awaited then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn confirm(&self, ctx: &Context) -> store::Result<()> {
+        self.timed("settle", self.store.settle(ctx)).await
+    }
+
+    /// How far the changes that were committed or confirmed have propagated; with `wait`, once they have. `None` where
+    /// that is not known in 25 s, or the store does not list the replicas in 5 s.
+    pub async fn propagation(&self, wait: bool) -> Option<Propagation> {
+        self.replicas.propagation(wait).await
+    }
+
+    /// Gives the other replicas a second to apply what was created, so that it can be used everywhere at once.
+    /// Promises nothing.
+    pub async fn await_propagation_best_effort(&self) {
+        let _ = tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(true)).await;
+    }
+
+    async fn refresh_catalog(&self) -> store::Result<()> {
+        self.timed("catalog", self.cache.read_catalog()).await
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        store::timed(&self.metrics, operation, work).await
+    }
+}
