@@ -236,7 +236,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         // Where a proxy speaks TLS for this server, its address says so.
         let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
         let secure = settings.tls.is_some() || proxied;
-        let routes = http::routes(services, secure);
+        let routes = http::routes(services, secure, settings.page.trusted_proxies.clone());
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
         announce(&settings, &addresses)?;
         let (grpc, ()) = tokio::join!(grpc, web);

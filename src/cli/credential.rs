@@ -250,6 +250,7 @@ async fn find(session: &Session, id: &str) -> Result<proto::Credential, Failure>
     })
 }
 
+/// A request for a credential like `credential` (Rule 9.7 of docs/policy.md).
 fn copy(credential: proto::Credential, name: Option<String>) -> proto::CreateCredentialRequest {
     proto::CreateCredentialRequest {
         role: credential.role,

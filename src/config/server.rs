@@ -254,7 +254,7 @@ pub struct ServeSettings {
     pub lifecycle: LifecycleSettings,
     /// How admins are mailed.
     pub mail: MailSettings,
-    /// How long sessions of the management page last.
+    /// The management page.
     pub page: PageSettings,
     /// How log lines are written; `None` to decide by the terminal.
     pub log_format: Option<LogFormat>,
@@ -368,7 +368,7 @@ impl ServeArgs {
         let shared = matches!(store, Some(StoreSettings::Postgres { .. }));
         let lease = lease(self.lease.as_deref(), notice, shared, &mut errors);
         let mail = self.mail.resolve(&mut errors);
-        let page = self.page.resolve(&mut errors);
+        let page = self.page.resolve(&limits, &mut errors);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),

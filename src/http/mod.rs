@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::net::Limiter;
+use crate::policy::client_source::TrustedProxies;
 use crate::service::Services;
 use crate::{net, shutdown, web};
 use unread::Unread;
@@ -43,14 +44,15 @@ const SEND_BUFFER: usize = 32 << 10;
 /// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
 const UNCONFIRMED: u32 = 15_000;
 
-/// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone.
-pub fn routes(services: Arc<Services>, secure: bool) -> Router {
+/// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone. `proxies` say where
+/// browsers are.
+pub fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProxies) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services.clone())
-        .merge(web::routes(services, secure))
+        .merge(web::routes(services, secure, proxies))
         .layer(middleware::from_fn(authority::check))
         .layer(middleware::map_response(move |response| {
             future::ready(web::guard(response, secure))

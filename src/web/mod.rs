@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
@@ -40,6 +40,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::clock::Stopwatch;
 use crate::net::Limiter;
+use crate::policy::client_source::{ClientSource, TrustedProxies};
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::PageError;
@@ -65,6 +66,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
      img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// The same for each answer. With `no-referrer`, browsers would hide where a form comes from.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -75,23 +78,43 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Where a request comes from.
+/// The other end of a request's connection: a browser, or a proxy before it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
+
+/// Where a request's browser is, as far as is known.
+#[derive(Debug, Clone, Copy)]
+struct Client(IpAddr);
 
 /// What all pages are made of.
 struct Page {
     services: Arc<Services>,
     /// Whether browsers reach it by TLS alone.
     secure: bool,
+    /// Where a browser's address is read from (Rule 9.8 of docs/policy.md).
+    client_source: ClientSource,
     attempts: Attempts,
     arrivals: Arrivals,
     room: Arc<Limiter>,
     reserve: Arc<Limiter>,
 }
 
-/// The pages. `secure`: browsers reach them by TLS alone.
-pub(super) fn routes(services: Arc<Services>, secure: bool) -> Router {
+impl Page {
+    /// Where a browser is: the peer, or what a trusted proxy says (Rule 9.8 of docs/policy.md). Where it says
+    /// nothing that can be read, those whose address is not known share that of the proxy.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let lines = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        self.client_source.client_address(Some(peer), lines).unwrap_or(peer)
+    }
+
+    /// Whether `address` is one that browsers have, rather than a proxy's that stands for all of them.
+    fn is_browser(&self, address: IpAddr) -> bool {
+        !self.client_source.trusted_proxies.contain(address.into())
+    }
+}
+
+/// The pages. `secure`: browsers reach them by TLS alone. `proxies` say where browsers are.
+pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProxies) -> Router {
     // There are pages about mails with `--dev` only.
     let mails = match services.keeps_mails() {
         false => Router::new(),
@@ -104,6 +127,7 @@ pub(super) fn routes(services: Arc<Services>, secure: bool) -> Router {
     let page = Arc::new(Page {
         services,
         secure,
+        client_source: ClientSource::behind(proxies),
         attempts: Attempts::default(),
         arrivals: Arrivals::new(largest),
         room: Limiter::new(AT_ONCE.0, AT_ONCE.1),
@@ -136,7 +160,9 @@ pub(super) fn routes(services: Arc<Services>, secure: bool) -> Router {
 /// Reads a request's form, then runs the request to its end, also where the browser goes away meanwhile: a
 /// change that was committed must reach memory.
 async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) -> Response {
-    let from = session::peer(request.extensions()).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_canonical());
+    let from = page.client(peer.unwrap_or(IpAddr::from([0, 0, 0, 0])), request.headers());
+    request.extensions_mut().insert(Client(from));
     let mut form_places = Vec::new();
     if request.method() == Method::POST {
         let form = std::mem::take(request.body_mut());

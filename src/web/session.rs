@@ -20,7 +20,7 @@ use super::answer::{PageError, Result, page, sentence};
 use super::attempts::WINDOW;
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
-use super::{Page, Peer};
+use super::{Client, Page};
 use crate::model::{Actor, Role};
 use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
@@ -46,9 +46,9 @@ impl Signed {
         self.who.caller.role == Role::Operator
     }
 
-    /// Where they are.
+    /// Where they are, if that is known.
     pub(super) fn address(&self) -> Option<IpAddr> {
-        self.who.caller.client
+        self.who.caller.client.filter(|&address| self.page.is_browser(address))
     }
 
     /// Notes that a form which may be sent once was sent: see [`Services::use_form`].
@@ -103,7 +103,7 @@ impl FromRequestParts<Arc<Page>> for Signed {
         let who = match cookie {
             None => None,
             Some(secret) => {
-                let session = page.services.session(secret, peer(&parts.extensions)).await;
+                let session = page.services.session(secret, client(&parts.extensions)).await;
                 session.map_err(|error| PageError::from(error).into_response())?
             }
         };
@@ -162,8 +162,8 @@ fn forged() -> PageError {
 }
 
 /// Where a request comes from.
-pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
-    extensions.get::<Peer>().map(|peer| peer.0.to_canonical())
+fn client(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<Client>().map(|client| client.0)
 }
 
 /// Lets pass what no other site made.
@@ -313,7 +313,7 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     own_host(&page, request.headers())?;
     own_site(request.headers())?;
     let (parts, body) = request.into_parts();
-    let (client, former) = (peer(&parts.extensions), cookie(&page, &parts.headers));
+    let (client, former) = (client(&parts.extensions), cookie(&page, &parts.headers));
     let fields = fields(Request::from_parts(parts, body), &page).await?;
     let next = fields.one("next");
     let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));

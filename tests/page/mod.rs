@@ -21,6 +21,7 @@ mod forgery;
 mod hosts;
 mod mails;
 mod many;
+mod proxies;
 mod scripts;
 mod secrets;
 mod sessions;

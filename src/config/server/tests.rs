@@ -164,6 +164,31 @@ fn sessions_last_a_week_at_most() {
     assert!(error.contains("--session-lifetime: 8d is longer than 7d"), "{error}");
 }
 
+/// Rules 9.6 and 9.8 of docs/policy.md.
+#[test]
+fn trusted_proxies_are_within_the_limits_of_whitelist_entries() {
+    let proxies = |flags: &[&str]| {
+        let settings = resolve(flags)?;
+        let entries = settings.page.trusted_proxies.entries().map(ToString::to_string);
+        Ok::<_, String>(entries.collect::<Vec<_>>())
+    };
+    assert_eq!(proxies(&[]).unwrap(), Vec::<String>::new());
+    let flags = ["--trusted-proxy", "192.0.2.1,10.0.0.0/8", "--trusted-proxy", "2001:db8::/32"];
+    assert_eq!(proxies(&flags).unwrap(), ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]);
+    let flags = ["--trusted-proxy", "0.0.0.0/0,proxy", "--trusted-proxy", "", "--lease", "0s"];
+    let error = proxies(&flags).unwrap_err();
+    for part in [
+        "--trusted-proxy: 0.0.0.0/0 allows every address",
+        "--trusted-proxy: “proxy” is a host name",
+        "--trusted-proxy: an entry is empty",
+        "--lease:",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let flags = ["--trusted-proxy", "10.0.0.0/8", "--whitelist-widest-ipv4", "16"];
+    assert!(proxies(&flags).unwrap_err().contains("10.0.0.0/8 is wider than an IPv4 /16"));
+}
+
 #[test]
 fn a_lease_is_shorter_than_the_notice() {
     let lease = |flags: &[&str]| resolve(flags).map(|settings| settings.lease);

@@ -39,7 +39,7 @@ pub const SECRETS: [SecretVariable; 2] = [
 ];
 
 /// The variables that the server reads, besides those of the client side.
-const VARIABLES: [&str; 40] = [
+const VARIABLES: [&str; 41] = [
     "PORTCULLIS_LISTEN",
     "PORTCULLIS_HTTP_LISTEN",
     DATABASE_URL,
@@ -77,6 +77,7 @@ const VARIABLES: [&str; 40] = [
     "PORTCULLIS_MAIL_RATE",
     "PORTCULLIS_PUBLIC_URL",
     "PORTCULLIS_SESSION_IDLE",
+    "PORTCULLIS_TRUSTED_PROXY",
     "PORTCULLIS_SESSION_LIFETIME",
     "PORTCULLIS_LOG_FORMAT",
     "PORTCULLIS_LOG_LEVEL",

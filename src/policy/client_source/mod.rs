@@ -21,7 +21,7 @@ pub use header_name::{HeaderName, HeaderNameError};
 
 use super::network::{Cidr, CidrError, CidrSet, ClientAddr, Limits};
 
-/// Ranges of trusted proxies that a credential, or the management page, has at most.
+/// Ranges of trusted proxies that a credential, or the management page, has at most (Rule 9.6 of docs/policy.md).
 pub const MAX_TRUSTED_PROXIES: usize = 100;
 
 /// Where a PEP's client is read from: properties of its credential (Rule 9.2 of docs/policy.md).
@@ -125,7 +125,7 @@ impl ClientSource {
         }
     }
 
-    /// The client's address (Rule 9.5 of docs/policy.md). `start` is the peer as a gateway reports it over gRPC;
+    /// The client's address (Rules 9.4 and 9.5 of docs/policy.md). `start` is the peer as a gateway reports it over gRPC;
     /// interfaces over HTTP give `None` and start at the last element of the header. `values` are those of the header
     /// [`address_header`](Self::address_header), in order; without one they are not read.
     ///
