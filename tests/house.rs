@@ -119,6 +119,32 @@ fn log_lines_are_found_however_they_are_written() {
     assert_eq!(table_below(table, "# H"), ["a", "b", "d"]);
 }
 
+/// What docs/scaling.md says is from the benchmarks stands in docs/benchmarks.md.
+#[test]
+fn quoted_benchmarks_are_those_that_were_measured() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let read = |name| fs::read_to_string(root.join(name)).expect("a readable file");
+    let (quoting, measured) = (read("scaling.md"), read("benchmarks.md"));
+    let mut figures = Vec::new();
+    for row in quoting.lines().filter(|line| line.ends_with("| benchmarks |")) {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+        let with_unit = words.windows(2).filter(|pair| {
+            is_number(pair[0]) && matches!(pair[1].trim_end_matches(','), "us" | "bytes" | "MiB")
+        });
+        figures.extend(with_unit.map(|pair| pair.join(" ").trim_end_matches(',').to_owned()));
+        let rates = words.iter().filter(|word| is_number(word) && word.ends_with("/s"));
+        figures.extend(rates.map(|&rate| rate.to_owned()));
+    }
+    assert!(figures.len() >= 4, "docs/scaling.md has its figures in another form: {figures:?}");
+    for figure in figures {
+        assert!(
+            measured.contains(&figure),
+            "docs/scaling.md quotes {figure}, docs/benchmarks.md has none such"
+        );
+    }
+}
+
 /// The levels and messages of the log lines of level info and above in a source.
 fn log_lines(source: &str) -> Vec<(String, String)> {
     let code: String = source

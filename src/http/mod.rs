@@ -170,3 +170,30 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documented_connections_are_those_of_the_code() {
+        let (operations, page) =
+            (include_str!("../../docs/operations.md"), include_str!("../../docs/page.md"));
+        let reserved = CONNECTIONS / 5;
+        let ordinary = CONNECTIONS - reserved;
+        let ordinary = format!("{},{:03}", ordinary / 1_000, ordinary % 1_000);
+        for row in [
+            format!("| HTTP connections | {ordinary} | half | |"),
+            format!("for one request each | {reserved} | {} | |", reserved.div_ceil(16)),
+        ] {
+            assert!(operations.contains(&row), "docs/operations.md lacks: {row}");
+        }
+        for text in [
+            format!("half of the {ordinary} connections"),
+            format!("{reserved} connections and"),
+            format!("at most {} KiB has {} seconds", MAX_HEAD >> 10, SILENCE.as_secs()),
+        ] {
+            assert!(page.contains(&text), "docs/page.md lacks: {text}");
+        }
+    }
+}
