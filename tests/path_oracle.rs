@@ -77,9 +77,13 @@ impl Step {
                 ['\u{ad}', '\u{200b}', '\u{200d}', '\u{feff}', '\u{fe0f}', '\u{202e}'],
                 "",
             ),
+            // The last slash stays: it is part of the routes that have one (rule 1.18).
             Self::MergeSlashes => {
-                let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
-                format!("/{}", parts.join("/"))
+                let mut merged = path.to_owned();
+                while merged.contains("//") {
+                    merged = merged.replace("//", "/");
+                }
+                merged
             }
             Self::ResolveDots => {
                 let mut kept = Vec::new();
@@ -159,7 +163,9 @@ type Routes = BTreeMap<String, usize>;
 
 /// The scope of the route that `path` takes as it stands, by trying each.
 fn obvious(routes: &Routes, path: &str, ignores_case: bool) -> Option<usize> {
-    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    let path = path.strip_prefix('/')?;
+    let slash = path.ends_with('/');
+    let segments: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
     if segments.contains(&"") {
         return None;
     }
@@ -168,17 +174,31 @@ fn obvious(routes: &Routes, path: &str, ignores_case: bool) -> Option<usize> {
             || ignores_case
                 && (a.to_lowercase() == b.to_lowercase() || a.to_uppercase() == b.to_uppercase())
     };
-    let matching = routes.iter().filter(|(route, _)| {
+    // How well a segment of a route matches one of the path, best first: a literal, then what fixes
+    // more of the end; of those that differ in case, what is written so.
+    let rank = |pattern: &str, segment: &str| match pattern.split_once('}') {
+        None => alike(pattern, segment).then(|| (0, 0, pattern != segment)),
+        Some((_, end)) => {
+            let mut ends = segment.char_indices().skip(1).map(|(at, _)| &segment[at..]);
+            let found = if end.is_empty() { Some("") } else { ends.find(|s| alike(s, end)) };
+            found.map(|found| (1, 100 - end.len(), found != end))
+        }
+    };
+    let ranks = |route: &str| {
+        let route_slash = route.ends_with('/');
+        let route = route.strip_suffix('/').unwrap_or(route);
         let pattern: Vec<&str> = route.split('/').skip(1).collect();
-        let mut pairs = pattern.iter().zip(&segments);
-        pattern.len() == segments.len() && pairs.all(|(p, s)| *p == "{x}" || alike(p, s))
-    });
-    // Literal first, left to right; of literals that differ in case, the one that is written so.
-    let (_, scope) = matching.min_by_key(|(route, _)| {
-        let pattern = route.split('/').skip(1).zip(&segments);
-        pattern.map(|(p, s)| if p == "{x}" { 2 } else { u8::from(p != *s) }).collect::<Vec<_>>()
-    })?;
-    Some(*scope)
+        let open = pattern.last() == Some(&"{x...}");
+        let fixed = if open { &pattern[..pattern.len() - 1] } else { &pattern[..] };
+        let depth = if open { segments.len() > fixed.len() } else { segments.len() == fixed.len() };
+        if route_slash != slash || !depth {
+            return None;
+        }
+        let ranks = fixed.iter().zip(&segments).map(|(p, s)| rank(p, s));
+        ranks.chain(open.then_some(Some((2, 0, false)))).collect::<Option<Vec<_>>>()
+    };
+    let matching = routes.iter().filter_map(|(route, scope)| Some((ranks(route)?, scope)));
+    matching.min_by_key(|(ranks, _)| ranks.clone()).map(|(_, scope)| *scope)
 }
 
 /// Numbers that are the same in every run.
@@ -200,6 +220,9 @@ const WORDS: [&str; 14] = [
     "strasse",
     ".a",
 ];
+
+const SUFFIXED: [&str; 8] =
+    ["{x}.a", "{x}.csv", "{x}:list", "{x}:List", "{x}:list.csv", "{x}a", "{x}-keys", "{x}.a.csv"];
 
 /// What may stand anywhere in a path.
 const HOSTILE: [&str; 48] = [
@@ -291,7 +314,17 @@ impl Dice {
             let mut route = String::new();
             for _ in 0..1 + self.below(3) {
                 route += "/";
-                route += if self.once_in(2) { "{x}" } else { self.pick(&words) };
+                route += match self.below(6) {
+                    0..2 => "{x}",
+                    2 => self.pick(&SUFFIXED),
+                    _ => self.pick(&words),
+                };
+            }
+            if self.once_in(6) {
+                route += "/{x...}";
+            }
+            if self.once_in(6) {
+                route += "/";
             }
             let scope = self.below(3);
             routes.insert(route, scope);
@@ -305,7 +338,23 @@ impl Dice {
         let route = self.pick(&names);
         let mut path = String::new();
         for segment in route.split('/').skip(1) {
-            let word = if segment == "{x}" { self.pick(&WORDS) } else { segment };
+            let word = match segment.split_once('}') {
+                None => segment.to_owned(),
+                // Another route's end, so that a suffix stands where another route has a parameter.
+                Some((_, "")) if self.once_in(3) => {
+                    self.pick(&WORDS).to_owned() + self.pick(&SUFFIXED).trim_start_matches("{x}")
+                }
+                Some((_, end)) => {
+                    self.pick(&["", "\u{e9}", " ", "\u{ad}", "x."]).to_owned()
+                        + self.pick(&WORDS)
+                        + end
+                }
+            };
+            let word = if segment == "{x...}" && self.once_in(2) {
+                word + "/" + self.pick(&WORDS)
+            } else {
+                word
+            };
             if segment == "{x}" && self.once_in(8) {
                 path = format!("{path}/{}", self.pick(&DOTS));
                 continue;
@@ -313,6 +362,10 @@ impl Dice {
             let disguised = self.once_in(2);
             path.push('/');
             for c in word.chars() {
+                if c == '/' {
+                    path.push(c);
+                    continue;
+                }
                 let c = if disguised && self.once_in(4) { self.disguise(c) } else { c.to_string() };
                 path += &if self.once_in(12) { self.encode(&c) } else { c };
             }
@@ -384,7 +437,7 @@ fn table(routes: &Routes) -> RouteTable<usize> {
 fn no_service_runs_a_route_of_another_scope() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut given, mut ambiguous, mut ran) = (0, 0, 0);
-    for _ in 0..4_000 {
+    for _ in 0..6_000 {
         let routes = dice.routes();
         let table = table(&routes);
         for _ in 0..25 {
@@ -410,7 +463,7 @@ fn no_service_runs_a_route_of_another_scope() {
         }
     }
     // The generator must not drift into paths that are never given to anything.
-    assert!(given > 20_000 && ambiguous > 3_000 && ran > 100_000, "{given} {ambiguous} {ran}");
+    assert!(given > 20_000 && ambiguous > 2_500 && ran > 100_000, "{given} {ambiguous} {ran}");
 }
 
 /// What Portcullis did before rules 2.22 and 2.23: each kind of service finds a path that it gave to
@@ -465,7 +518,7 @@ fn ordinary_paths_are_given_to_their_route() {
     let mut given = 0;
     for _ in 0..4_000 {
         let routes = dice.routes();
-        if routes.keys().any(|route| route.contains(['.', 'E'])) {
+        if routes.keys().any(|route| route.replace("...", "").contains(['.', 'E', 'L'])) {
             continue;
         }
         let table = table(&routes);
@@ -474,13 +527,21 @@ fn ordinary_paths_are_given_to_their_route() {
             let mut path = String::new();
             for segment in dice.pick(&names).split('/').skip(1) {
                 path.push('/');
-                if segment == "{x}" && !dice.once_in(4) {
-                    path.push(dice.pick(&ids));
-                    let more: String = (0..dice.below(8)).map(|_| dice.pick(&ids)).collect();
-                    path +=
-                        &format!("{more}{}", dice.pick(&["", ".", ".pdf", ".tar.gz", " ", "%20x"]));
-                } else {
-                    path += if segment == "{x}" { dice.pick(&["a", "b", "42"]) } else { segment };
+                let Some((_, end)) = segment.split_once('}') else {
+                    path += segment;
+                    continue;
+                };
+                if end.is_empty() && dice.once_in(4) {
+                    path += dice.pick(&["a", "b", "42"]);
+                    continue;
+                }
+                path.push(dice.pick(&ids));
+                path.extend((0..dice.below(8)).map(|_| dice.pick(&ids)));
+                // An id with an extension before a suffix is one that some servers cut off with it.
+                let ends = ["", ".", ".pdf", ".tar.gz", " ", "%20x"];
+                path += if end.is_empty() { dice.pick(&ends) } else { end };
+                if segment == "{x...}" && dice.once_in(2) {
+                    path += "/Q/7";
                 }
             }
             let expected = obvious(&routes, &decode(&path), false);
@@ -490,5 +551,5 @@ fn ordinary_paths_are_given_to_their_route() {
             given += 1;
         }
     }
-    assert!(given > 10_000, "{given}");
+    assert!(given > 5_000, "{given}");
 }

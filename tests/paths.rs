@@ -1,5 +1,5 @@
-//! Paths that servers read differently, asked of the real server (docs/policy.md, rules 2.7, 2.22, 2.23,
-//! 2.24 and 2.25), and what it says of catalogues with such routes (rules 1.13, 1.14 and 1.15).
+//! Paths that servers read differently, asked of the real server (docs/policy.md, rules 2.7, 2.9, 2.11, 2.22, 2.23,
+//! 2.24, 2.25 and 2.28), and what it says of catalogues with such routes (rules 1.6, 1.13, 1.14, 1.15, 1.17 and 1.18).
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
@@ -80,7 +80,6 @@ async fn no_spelling_of_a_guarded_route_passes_as_its_sibling() {
         ("/cards/a%EF%BC%8Fb", Reason::NoMatchingRoute, &["some servers turn into"]),
         ("/cards/..%20", Reason::NoMatchingRoute, &["\"..%20\""]),
         ("/cards/%E2%80%A5/limits", Reason::NoMatchingRoute, &["\"%E2%80%A5\""]),
-        ("/cards/42/", Reason::NoMatchingRoute, &["ends with \"/\""]),
         ("/cards//limits", Reason::NoMatchingRoute, &["side by side"]),
         ("/cards/a%2Fb", Reason::NoMatchingRoute, &["'/'"]),
     ] {
@@ -112,9 +111,96 @@ async fn no_spelling_of_a_guarded_route_passes_as_its_sibling() {
     }
     let lower = ask(&operator, &reader, "get", "/cards/42").await;
     assert!(lower.message.contains("send GET"), "{}", lower.message);
+    let slash = ask(&operator, &reader, "GET", "/cards/42/").await;
+    assert_eq!(slash.reason(), Reason::NoMatchingRoute);
+    assert!(slash.message.contains("the last \"/\" counts"), "{}", slash.message);
     let unknown = ask(&operator, &reader, "GET", "/accounts").await;
     assert!(unknown.message.contains("add a route for GET"), "{}", unknown.message);
     assert_eq!(server.metric("portcullis_decisions_total{reason=\"REQUEST_AMBIGUOUS\"}"), Some(8));
+}
+
+/// Rules 1.17, 2.9, 2.11, 2.23 and 2.28: suffixes, catch-alls, hyphens and slashes, as a service sees them.
+#[tokio::test]
+async fn routes_of_every_form_are_decided() {
+    const FILES: &str = r#"
+[[scope]]
+name = "files.read"
+access = "read"
+routes = ["GET /files/{file-id}", "GET /tree/{path...}", "GET /list/"]
+
+[[scope]]
+name = "files.run"
+access = "write"
+requires_whitelist = false
+routes = ["GET /files/{file-id}:run", "GET /files/{file-id}.json", "GET /tree/admin/purge", "GET /list/all"]
+"#;
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let warnings = apply(&operator, FILES, false).await.unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for word in ["GET /files/{file-id}.json", "files.run", "GET /files/{file-id} of", "files.read"]
+    {
+        assert!(warnings[0].contains(word), "{warnings:?}");
+    }
+    let account = operator.account().await.account_id;
+    let (_, reader) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let deep = format!("/tree{}", "/x".repeat(63));
+    let too_deep = format!("{deep}/x");
+    for (path, reason, scope) in [
+        ("/files/7", Reason::Allowed, "files.read"),
+        ("/files/7:stop", Reason::Allowed, "files.read"),
+        ("/files/7:run", Reason::ScopeNotGranted, "files.run"),
+        ("/files/7%3Arun", Reason::ScopeNotGranted, "files.run"),
+        ("/files/7:RUN", Reason::RequestAmbiguous, ""),
+        ("/files/7:run.json", Reason::ScopeNotGranted, "files.run"),
+        ("/files/7:run.xml", Reason::RequestAmbiguous, ""),
+        ("/files/7:run%20", Reason::RequestAmbiguous, ""),
+        ("/files/7.json", Reason::RequestAmbiguous, ""),
+        ("/files/7.xml", Reason::Allowed, "files.read"),
+        ("/tree/a", Reason::Allowed, "files.read"),
+        ("/tree/a/b/c.txt", Reason::Allowed, "files.read"),
+        (&deep, Reason::Allowed, "files.read"),
+        (&too_deep, Reason::NoMatchingRoute, ""),
+        ("/tree", Reason::NoMatchingRoute, ""),
+        ("/tree/a/", Reason::NoMatchingRoute, ""),
+        ("/tree/a/../b", Reason::NoMatchingRoute, ""),
+        ("/tree/a/b%2Fc", Reason::NoMatchingRoute, ""),
+        ("/tree/a/b;c/d", Reason::NoMatchingRoute, ""),
+        ("/tree/admin/purge", Reason::ScopeNotGranted, "files.run"),
+        ("/tree/ADMIN/purge", Reason::RequestAmbiguous, ""),
+        ("/tree/admin/purge.do", Reason::RequestAmbiguous, ""),
+        ("/list/", Reason::Allowed, "files.read"),
+        ("/list/?all", Reason::Allowed, "files.read"),
+        ("/list", Reason::NoMatchingRoute, ""),
+    ] {
+        let answer = ask(&operator, &reader, "GET", path).await;
+        assert_eq!(answer.reason(), reason, "{path}: {}", answer.message);
+        assert_eq!(answer.required_scope, scope, "{path}");
+    }
+
+    let apart = FILES.replace("GET /list/all", "GET /list");
+    let warnings = apply(&operator, &apart, true).await.unwrap().warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[1].contains("GET /list/ apart from GET /list of"), "{warnings:?}");
+}
+
+/// Rule 1.6: which of two routes comes first is always settled, unless they are the same route.
+#[tokio::test]
+async fn the_same_route_in_two_scopes_is_refused_with_both_lines() {
+    let shell = Shell::new();
+    for (one, other) in [
+        ("GET /a/{id}:run", "GET /a/{other}:run"),
+        ("GET /a/{id}.json/", "GET /a/{other}.json/"),
+        ("GET /a/{rest...}", "GET /a/{path...}"),
+    ] {
+        let toml = format!(
+            "[[scope]]\nname = \"a\"\naccess = \"read\"\nroutes = [\"{one}\"]\n\
+             [[scope]]\nname = \"b\"\naccess = \"read\"\nroutes = [\"{other}\"]\n"
+        );
+        let refused = shell.run_with(&["catalog", "check", "-"], &toml).exits(1);
+        let words = ["line 8: scope \"b\"", other, "already in scope \"a\", on line 4"];
+        assert!(words.iter().all(|word| refused.stderr.contains(word)), "{}", refused.stderr);
+    }
 }
 
 #[tokio::test]
@@ -136,7 +222,7 @@ async fn a_catalogue_is_warned_of_routes_that_are_always_ambiguous() {
     let toml = CARDS.replace("\"GET /cards/export\"", &many).replace(",,", ",");
     let warnings = apply(&operator, &toml, true).await.unwrap().warnings;
     assert_eq!(warnings.len(), 101);
-    assert!(warnings[100].contains("50 more"), "{}", warnings[100]);
+    assert!(warnings[100].contains("50 more warnings"), "{}", warnings[100]);
 }
 
 #[tokio::test]

@@ -396,8 +396,14 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn route() -> impl Strategy<Value = String> {
-    let segment = prop_oneof!["[a-zA-Z0-9~_@-][a-zA-Z0-9~_:@-]{0,7}", "\\{[a-z_][a-z0-9_]{0,8}\\}"];
-    let path = prop::collection::vec(segment, 1..=16).prop_map(|segments| segments.join("/"));
+    let segment = prop_oneof![
+        "[a-zA-Z0-9~_@-][a-zA-Z0-9~_:@-]{0,7}",
+        "\\{[a-z_][a-z0-9_-]{0,8}\\}(:[a-zA-Z]{1,4}|\\.[a-z]{1,4})?"
+    ];
+    let end =
+        prop_oneof![4 => Just(""), 1 => Just("/"), 1 => Just("/{rest...}"), 1 => Just("/{r...}/")];
+    let path = (prop::collection::vec(segment, 1..=15), end)
+        .prop_map(|(segments, end)| segments.join("/") + end);
     let method = "[A-Z]{1,20}".prop_filter("HEAD follows GET", |method| method != "HEAD");
     (method, path).prop_map(|(method, path)| format!("{method} /{path}"))
 }

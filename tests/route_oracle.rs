@@ -15,24 +15,48 @@ const CASES: usize = 200_000;
 const METHODS: [&str; 5] = ["GET", "POST", "HEAD", "get", "DELETE"];
 const WORDS: [&str; 7] = ["a", "b", "ab", "c", "invites", "a.b", ".a."];
 
+/// What a segment of a route may be.
+const FORMS: [&str; 7] = ["{x}", "{x}", "{x}", "{x}.a", "{x}b", "{x}a.b", "{x}:b"];
+
 /// The route that the request takes, by trying each.
 fn obvious<'r>(routes: &'r [String], method: &str, path: &str) -> Option<&'r String> {
-    let path = path.split('?').next().unwrap();
-    let segments: Vec<Vec<u8>> =
-        path.strip_prefix('/')?.split('/').map(obvious_segment).collect::<Option<_>>()?;
+    let path = path.split('?').next().unwrap().strip_prefix('/')?;
+    let slash = path.len() > 1 && path.ends_with('/');
+    let path = if slash { &path[..path.len() - 1] } else { path };
+    let segments: Vec<Vec<u8>> = path.split('/').map(obvious_segment).collect::<Option<_>>()?;
     let method = if method == "HEAD" { "GET" } else { method };
     let matching = routes.iter().filter(|route| {
         let (route_method, pattern) = route.split_once(" /").unwrap();
-        let pattern: Vec<&str> = pattern.split('/').collect();
+        let mut pattern: Vec<&str> = pattern.split('/').collect();
+        let route_slash = pattern.last() == Some(&"");
+        if route_slash {
+            pattern.pop();
+        }
+        // A catch-all is as many parameters as are left, and at least one.
+        while pattern.last() == Some(&"{x...}") && pattern.len() < segments.len() {
+            pattern.insert(pattern.len() - 1, "{x}");
+        }
         route_method == method
+            && route_slash == slash
             && pattern.len() == segments.len()
-            && pattern
-                .iter()
-                .zip(&segments)
-                .all(|(p, segment)| p.starts_with('{') || p.as_bytes() == segment)
+            && segments.len() <= 64
+            && pattern.iter().zip(&segments).all(|(p, segment)| match p.split_once('}') {
+                None => p.as_bytes() == segment,
+                Some((_, end)) => {
+                    segment.len() > end.len()
+                        && segment[segment.len() - end.len()..] == *end.as_bytes()
+                }
+            })
     });
-    // Literal first, left to right: `false` sorts before `true`.
-    matching.min_by_key(|route| route.split('/').map(|p| p.starts_with('{')).collect::<Vec<_>>())
+    // Literals first, then what ends with more, then parameters, then the rest; left to right.
+    matching.min_by_key(|route| {
+        let rank = |p: &str| match p {
+            "{x...}" => (2, 0),
+            p if p.starts_with('{') => (1, 100 - p.len()),
+            _ => (0, 0),
+        };
+        route.split('/').skip(1).map(rank).collect::<Vec<_>>()
+    })
 }
 
 /// The segment, decoded; `None` where rule 2.11 or 2.22 refuses it. Of Unicode it knows what
@@ -97,7 +121,16 @@ impl Dice {
             let words = if self.once_in(2) { 2 } else { WORDS.len() };
             for _ in 0..depth {
                 route.push('/');
-                route.push_str(if self.once_in(2) { "{x}" } else { self.pick(&WORDS[..words]) });
+                let words = if self.once_in(2) { &FORMS } else { &WORDS[..words] };
+                route.push_str(self.pick(words));
+            }
+            if self.once_in(8) {
+                let last = route.rfind('/').unwrap();
+                route.truncate(last);
+                route.push_str("/{x...}");
+            }
+            if self.once_in(8) {
+                route.push('/');
             }
             routes.push(route);
         }
@@ -111,10 +144,22 @@ impl Dice {
         let route = &routes[self.below(routes.len())];
         let mut path = String::new();
         for segment in route.split('/').skip(1) {
-            let word =
-                if segment == "{x}" || self.once_in(8) { self.pick(&WORDS) } else { segment };
+            let depth = if segment == "{x...}" { 1 + self.below(3) } else { 1 };
+            let more = if segment == "{x...}" && self.once_in(8) { 50 + self.below(14) } else { 0 };
+            let words: Vec<&str> = (0..depth + more).map(|_| self.pick(&WORDS)).collect();
+            let word = match segment.split_once('}') {
+                _ if self.once_in(8) => words[0].to_owned(),
+                _ if segment == "{x...}" => words.join("/"),
+                Some((_, end)) if self.once_in(4) => end.to_owned(),
+                Some((_, end)) => format!("{}{end}", words[0]),
+                None => segment.to_owned(),
+            };
             path.push('/');
             for c in word.chars() {
+                if c == '/' {
+                    path.push(c);
+                    continue;
+                }
                 if self.once_in(12) {
                     path += &format!("%{:02x}", c as u32);
                 } else if self.once_in(40) {
@@ -144,6 +189,7 @@ impl Dice {
 fn the_table_agrees_with_the_obvious_matcher() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut cases, mut hits, mut overlaps) = (0, 0, 0);
+    let (mut suffixes, mut catch_alls, mut slashes) = (0, 0, 0);
     while cases < CASES {
         let routes = dice.routes();
         let mut table = RouteTable::default();
@@ -160,12 +206,17 @@ fn the_table_agrees_with_the_obvious_matcher() {
             assert_eq!(found, expected, "{method} {path:?} in {routes:#?}");
             cases += 1;
             hits += usize::from(found.is_some());
-            let literal = |route: &&String| route.split('/').skip(1).all(|s| s != "{x}");
-            overlaps += usize::from(found.is_some_and(|route| !literal(&route)));
+            let form = |has: &dyn Fn(&str) -> bool| usize::from(found.is_some_and(|r| has(r)));
+            overlaps += form(&|route| route.contains('{'));
+            suffixes += form(&|route| FORMS[3..].iter().any(|form| route.contains(form)));
+            catch_alls += form(&|route| route.contains("..."));
+            slashes += form(&|route| route.ends_with('/'));
         }
     }
     // The generator must not drift into paths that never match.
-    assert!(hits > CASES / 10 && overlaps > CASES / 20, "{hits} and {overlaps} of {cases}");
+    let found = [hits, overlaps, suffixes, catch_alls, slashes];
+    let least = [10, 20, 30, 30, 100].map(|part| CASES / part);
+    assert!(found.iter().zip(least).all(|(found, least)| *found > least), "{found:?} of {cases}");
 }
 
 fn mercury() -> Catalog {

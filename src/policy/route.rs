@@ -9,13 +9,15 @@ use std::str::FromStr;
 
 mod explain;
 mod path;
+mod segment;
 mod table;
 mod variant;
 pub use explain::{explain_ambiguous, explain_unmatched};
-pub use path::MAX_PATH_LEN;
+pub use path::{MAX_PATH_LEN, MAX_PATH_SEGMENTS};
+pub use segment::Segment;
 pub use table::{RouteTable, Unresolved};
 
-/// The most segments a catalogue's route may have; deeper request paths match nothing.
+/// The most segments a catalogue's route may have. Deeper request paths match a catch-all or nothing.
 pub const MAX_SEGMENTS: usize = 16;
 
 /// The longest method a catalogue may name, in bytes.
@@ -64,17 +66,6 @@ impl fmt::Debug for Method {
     }
 }
 
-/// One segment of a route.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Segment {
-    /// Matches exactly this text, once escapes are decoded. Unreserved characters, sub-delimiters,
-    /// `:` and `@` of RFC 3986; never a dot segment.
-    Literal(Box<str>),
-    /// Matches any one segment. The name is for people: it plays no part in matching, and need not
-    /// be unique within the route.
-    Parameter(Box<str>),
-}
-
 /// Which rules a catalogue has to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rules {
@@ -82,95 +73,6 @@ enum Rules {
     Today,
     /// Those of the version that was least strict: a catalogue that is stored must be readable.
     Stored,
-}
-
-impl Segment {
-    fn parse(text: &str, rules: Rules) -> Result<Self, InvalidRoute> {
-        if text.is_empty() {
-            return Err(InvalidRoute::EmptySegment);
-        }
-        if is_dot_segment(text.as_bytes()) {
-            return Err(InvalidRoute::DotSegment(text.into()));
-        }
-        if rules == Rules::Today {
-            if variant::is_dots(text) {
-                return Err(InvalidRoute::DotSegment(text.into()));
-            }
-            if let Some(error) = foreign_syntax(text) {
-                return Err(error);
-            }
-        }
-        if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-            let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            if !starts || !word || name.len() > MAX_PARAMETER_LEN {
-                return Err(InvalidRoute::ParameterName(name.into()));
-            }
-            return Ok(Self::Parameter(name.into()));
-        }
-        if text.contains(['{', '}']) {
-            return Err(InvalidRoute::PartialParameter(text.into()));
-        }
-        match text.chars().find(|&c| !is_literal(c) || c == ';' && rules == Rules::Today) {
-            Some(';') => Err(InvalidRoute::Semicolon(text.into())),
-            Some('%') => Err(InvalidRoute::Escape(text.into())),
-            Some('?') => Err(InvalidRoute::Query),
-            Some(character) => Err(InvalidRoute::Character(character)),
-            None => Ok(Self::Literal(text.into())),
-        }
-    }
-
-    fn literal(&self) -> Option<&str> {
-        match self {
-            Self::Literal(text) => Some(text),
-            Self::Parameter(_) => None,
-        }
-    }
-}
-
-/// What a catalogue's literal segment may be made of: `pchar` of RFC 3986 without escapes.
-fn is_literal(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(c)
-}
-
-/// Refuses a segment in the syntax of another router (rule 1.14). Characters that real paths have
-/// stay possible: `things:batch`, `@me`, `~x`, `$metadata`, `Products(1)`.
-fn foreign_syntax(text: &str) -> Option<InvalidRoute> {
-    let inner = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
-    if text.contains('*') || inner.is_some_and(|name| name.ends_with("...")) || text == ".+" {
-        return Some(InvalidRoute::Wildcard(text.into()));
-    }
-    let starts = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    let parameter = match inner {
-        // `{id:[0-9]+}`, `{id?}`, `{{id}}`.
-        Some(name) => name.contains([':', '?', '{', '=', '(', '[', '<']),
-        // `:id`, `<int:id>`, `[id]`, `(id)`, `^id$`, `${id}`.
-        None => {
-            text.strip_prefix(':').is_some_and(starts)
-                || text.starts_with(['<', '[', '(', '^'])
-                || text.starts_with("${")
-        }
-    };
-    parameter.then(|| {
-        let words = |text: &str| {
-            let word =
-                text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(|w| starts(w));
-            word.map(|word| word[..word.len().min(MAX_PARAMETER_LEN)].to_owned())
-        };
-        // Where there is a type, it stands before the name: `<int:id>`.
-        let named =
-            text.strip_prefix('<').and_then(|text| text.rsplit_once(':')).map_or(text, |p| p.1);
-        InvalidRoute::ForeignParameter(text.into(), words(named).unwrap_or_else(|| "id".to_owned()))
-    })
-}
-
-/// Whether `segment`, decoded, is `.` or `..`. Some servers cut `;...` off a segment before they
-/// look for dots, so `..;x` counts too.
-fn is_dot_segment(segment: &[u8]) -> bool {
-    match segment {
-        [b'.', b'.', rest @ ..] | [b'.', rest @ ..] => matches!(rest, [] | [b';', ..]),
-        _ => false,
-    }
 }
 
 /// The most characters of a request or a file that a message quotes.
@@ -186,12 +88,13 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// An HTTP operation as a catalogue writes it: `GET /api/v1/cards/{card_id}/reveal`.
 ///
-/// One method, one space, and a path of 1 to [`MAX_SEGMENTS`] segments, each a literal or a
-/// parameter. Equality heeds parameter names; [`Self::shape`] does not.
+/// One method, one space, and a path of 1 to [`MAX_SEGMENTS`] segments, with a trailing slash or
+/// without. Equality heeds parameter names; [`Self::shape`] does not.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     method: Method,
     segments: Box<[Segment]>,
+    trailing_slash: bool,
 }
 
 impl Route {
@@ -200,46 +103,79 @@ impl Route {
         &self.method
     }
 
-    /// The path, segment by segment: 1 to [`MAX_SEGMENTS`].
+    /// The path, segment by segment: 1 to [`MAX_SEGMENTS`]. A catch-all is the last one.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Whether the path ends with a slash, so that only a request's path that does so matches.
+    pub fn trailing_slash(&self) -> bool {
+        self.trailing_slash
     }
 
     /// The route without its parameters' names: `GET /cards/{}/reveal`. Two routes match the same
     /// requests exactly if their shapes are equal; a catalogue has each shape once.
     pub fn shape(&self) -> String {
-        let mut shape = self.method.0.to_string();
-        shape.push(' ');
+        let mut shape = format!("{} ", self.method);
         for segment in &self.segments {
             shape.push('/');
-            shape.push_str(segment.literal().unwrap_or("{}"));
+            shape.push_str(&segment.shape());
+        }
+        if self.trailing_slash {
+            shape.push('/');
         }
         shape
     }
 
-    /// A request path that both routes match and that no third route matches without matching every
-    /// path both of them match; `None` if no request matches both. With `self` it is a path of this
-    /// route alone. Tells what a change of routes does to the requests they share.
-    pub(super) fn meet(&self, other: &Self) -> Option<String> {
-        if self.method != other.method || self.segments.len() != other.segments.len() {
-            return None;
+    /// The segment that is matched with the one at `place` of a path that this route matches.
+    fn segment_at(&self, place: usize) -> Option<&Segment> {
+        let last = self.segments.last().filter(|last| matches!(last, Segment::CatchAll(_)));
+        self.segments.get(place).or(last)
+    }
+
+    /// How many segments a path that it matches has: at least, and at most, if there is a most.
+    fn depth(&self) -> (usize, Option<usize>) {
+        let count = self.segments.len();
+        let open = matches!(self.segments.last(), Some(Segment::CatchAll(_)));
+        (count, (!open).then_some(count))
+    }
+
+    /// Request paths that stand for all that both routes match: of each number of segments one, which
+    /// no third route matches without matching every path of so many segments that both match. The
+    /// last one of two catch-alls has more segments than any other route. Empty if no request matches
+    /// both. With `self` they are paths of this route alone, unless it has a catch-all.
+    ///
+    /// Tells what a change of routes does to the requests they share.
+    pub(super) fn common_paths(&self, other: &Self) -> Vec<String> {
+        let ((least, most), (other_least, other_most)) = (self.depth(), other.depth());
+        let least = least.max(other_least);
+        let most = [most, other_most].into_iter().flatten().min().unwrap_or(MAX_SEGMENTS + 1);
+        let same_form = self.method == other.method && self.trailing_slash == other.trailing_slash;
+        if !same_form || least > most {
+            return Vec::new();
         }
         let mut path = String::new();
-        for (a, b) in self.segments.iter().zip(&other.segments) {
-            let segment = match (a.literal(), b.literal()) {
-                (Some(a), Some(b)) if a != b => return None,
-                (Some(literal), _) | (None, Some(literal)) => literal,
-                // No literal of a catalogue can hold it, and nothing that it may be read as.
-                (None, None) => "\u{e9}",
+        let mut paths = Vec::new();
+        for place in 0..most {
+            let text = match (self.segment_at(place), other.segment_at(place)) {
+                (Some(a), Some(b)) => a.common_text(b),
+                _ => None,
             };
+            let Some(text) = text else { return Vec::new() };
             path.push('/');
-            path.push_str(segment);
+            path.push_str(&text);
+            if place + 1 >= least {
+                paths.push(if self.trailing_slash { format!("{path}/") } else { path.clone() });
+            }
         }
-        Some(path)
+        paths
     }
-}
 
-impl Route {
+    /// The same route with the trailing slash that it lacks, or without the one it has.
+    pub(super) fn with_other_ending(&self) -> Self {
+        Self { trailing_slash: !self.trailing_slash, ..self.clone() }
+    }
+
     /// Reads a route of a catalogue that is stored, which an earlier version may have accepted: it
     /// may have literals that match nothing any more, or that look like another router's syntax.
     ///
@@ -256,14 +192,20 @@ impl Route {
         if path.is_empty() {
             return Err(InvalidRoute::EmptyPath);
         }
-        if path.ends_with('/') {
-            return Err(InvalidRoute::TrailingSlash);
-        }
+        let without = path.strip_suffix('/');
+        let trailing_slash = without.is_some();
+        let path = without.unwrap_or(path);
         if path.split('/').nth(MAX_SEGMENTS).is_some() {
             return Err(InvalidRoute::TooDeep);
         }
         let segments = path.split('/').map(|text| Segment::parse(text, rules));
-        Ok(Self { method, segments: segments.collect::<Result<_, _>>()? })
+        let segments = segments.collect::<Result<Box<[_]>, _>>()?;
+        if let Some((_, others)) = segments.split_last()
+            && let Some(early) = others.iter().find(|other| matches!(other, Segment::CatchAll(_)))
+        {
+            return Err(InvalidRoute::CatchAllNotLast(early.to_string()));
+        }
+        Ok(Self { method, segments, trailing_slash })
     }
 }
 
@@ -278,10 +220,8 @@ impl FromStr for Route {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.method)?;
-        self.segments.iter().try_for_each(|segment| match segment {
-            Segment::Literal(text) => write!(f, "/{text}"),
-            Segment::Parameter(name) => write!(f, "/{{{name}}}"),
-        })
+        self.segments.iter().try_for_each(|segment| write!(f, "/{segment}"))?;
+        f.write_str(if self.trailing_slash { "/" } else { "" })
     }
 }
 
@@ -310,9 +250,6 @@ pub enum InvalidRoute {
     /// The path is a slash alone.
     #[error("the path \"/\" has no segment and would match nothing")]
     EmptyPath,
-    /// The path ends with a slash.
-    #[error("a path that ends with \"/\" would match nothing, leave the last \"/\" out")]
-    TrailingSlash,
     /// Two slashes stand side by side.
     #[error("\"//\" is an empty segment and would match nothing")]
     EmptySegment,
@@ -330,12 +267,21 @@ pub enum InvalidRoute {
         "the segment {0:?} is another router's syntax; a parameter is a name in braces: {{{1}}}"
     )]
     ForeignParameter(String, String),
-    /// A segment is another router's wildcard.
+    /// A segment is another router's wildcard. With the name of a parameter in its place.
     #[error(
-        "the segment {0:?} is another router's wildcard; a parameter like {{name}} matches one \
-         segment, so write a route for each number of segments"
+        "the segment {0:?} is another router's wildcard; {{{1}}} matches one segment, and {{{1}...}} \
+         at the end of the path one or more"
     )]
-    Wildcard(String),
+    Wildcard(String, String),
+    /// A catch-all stands before another segment.
+    #[error("the catch-all {0} is not the last segment; it matches every segment up to the end")]
+    CatchAllNotLast(String),
+    /// Something stands behind a catch-all in its segment.
+    #[error("the segment {0:?} has more than a catch-all; a catch-all is a whole segment")]
+    CatchAllSuffix(String),
+    /// A suffix is made of dots.
+    #[error("the segment {0:?} ends with dots alone, which some servers remove; leave them out")]
+    DotSuffix(String),
     /// A literal has a percent sign.
     #[error("the segment {0:?} has an escape; literals have none, a parameter matches any segment")]
     Escape(String),
@@ -345,12 +291,15 @@ pub enum InvalidRoute {
     /// A literal has a character that paths do not carry unescaped.
     #[error("the character {0:?} can't stand in a path; letters, digits and -._~!$&'()*+,;=:@ can")]
     Character(char),
-    /// A brace stands within a segment.
-    #[error("the segment {0:?} has a brace; a parameter is a whole segment, like {{card_id}}")]
+    /// A brace stands where none can.
+    #[error(
+        "the segment {0:?} has a brace out of place; a segment is a parameter, like {{card_id}}, or \
+         begins with one, like {{card_id}}.pdf"
+    )]
     PartialParameter(String),
     /// A parameter's name is empty, too long or no word.
     #[error(
-        "the parameter name {0:?} is not 1 to {MAX_PARAMETER_LEN} letters, digits and \"_\", \
+        "the parameter name {0:?} is not 1 to {MAX_PARAMETER_LEN} letters, digits, \"_\" and \"-\", \
          beginning with a letter or \"_\""
     )]
     ParameterName(String),

@@ -6,7 +6,7 @@
 //! operation from a token.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -390,12 +390,42 @@ impl Catalog {
     pub fn ambiguous_routes(&self) -> Vec<(ScopeRoute<'_>, ScopeRoute<'_>)> {
         let routes = self.scopes.iter().flat_map(|scope| &scope.routes);
         let ambiguous = routes.filter_map(|route| {
-            match self.holder(route.method().as_str(), &route.meet(route)?) {
-                Err(Unresolved::Ambiguous { own, other }) => Some((own, other)),
-                Ok(_) | Err(Unresolved::NoRoute) => None,
+            let mut found = None;
+            for path in route.common_paths(route) {
+                match self.holder(route.method().as_str(), &path) {
+                    Ok(own) if own.route == route => return None,
+                    Err(Unresolved::Ambiguous { own, other }) if own.route == route => {
+                        found.get_or_insert((own, other));
+                    }
+                    _ => {}
+                }
             }
+            found
         });
         ambiguous.collect()
+    }
+
+    /// Every route whose own requests come to a route of another scope if their last slash is left
+    /// out or added, as some servers do (docs/policy.md, rule 1.18), with that route. Each pair once.
+    pub fn routes_apart_by_slash(&self) -> Vec<(ScopeRoute<'_>, ScopeRoute<'_>)> {
+        let mut pairs = Vec::new();
+        let mut known = HashSet::new();
+        for scope in &self.scopes {
+            for route in &scope.routes {
+                let other = route.with_other_ending();
+                let found = other.common_paths(&other).into_iter().find_map(|path| {
+                    let holder = self.holder(other.method().as_str(), &path).ok()?;
+                    (holder.scope.id != scope.id).then_some(holder)
+                });
+                if let Some(holder) = found
+                    && !known.contains(&(holder.route.shape(), route.shape()))
+                {
+                    known.insert((route.shape(), holder.route.shape()));
+                    pairs.push((ScopeRoute { scope, route }, holder));
+                }
+            }
+        }
+        pairs
     }
 
     /// The scopes that need a whitelist.

@@ -149,22 +149,30 @@ impl Services {
     }
 }
 
-/// The routes that no request can take (docs/policy.md, rule 1.15).
+/// What is likely not meant: routes that no request can take, and routes that only a trailing slash
+/// keeps apart (docs/policy.md, rules 1.15 and 1.18).
 fn warnings(catalog: &Catalog) -> Vec<String> {
-    let routes = catalog.ambiguous_routes();
-    let mut warnings: Vec<_> = routes
-        .iter()
-        .take(MAX_WARNINGS)
-        .map(|(own, other)| {
-            format!(
-                "scope {}: every request to {} is denied as ambiguous, since some servers run {} of \
-                 scope {} instead: give both routes to one scope, or leave one out",
-                own.scope.name, own.route, other.route, other.scope.name
-            )
-        })
-        .collect();
-    if let more @ 1.. = routes.len().saturating_sub(MAX_WARNINGS) {
-        warnings.push(format!("and {more} more routes like these"));
+    let ambiguous = catalog.ambiguous_routes();
+    let ambiguous = ambiguous.iter().map(|(own, other)| {
+        format!(
+            "scope {}: every request to {} is denied as ambiguous, since some servers run {} of \
+             scope {} instead: give both routes to one scope, or leave one out",
+            own.scope.name, own.route, other.route, other.scope.name
+        )
+    });
+    let apart = catalog.routes_apart_by_slash();
+    let apart = apart.iter().map(|(one, other)| {
+        format!(
+            "scope {}: only the last \"/\" keeps {} apart from {} of scope {}, and many servers \
+             disregard it: give both routes to one scope, unless the service heeds it",
+            one.scope.name, one.route, other.route, other.scope.name
+        )
+    });
+    let mut warnings: Vec<_> = ambiguous.chain(apart).collect();
+    let more = warnings.len().saturating_sub(MAX_WARNINGS);
+    if more > 0 {
+        warnings.truncate(MAX_WARNINGS);
+        warnings.push(format!("and {more} more warnings like these"));
     }
     warnings
 }

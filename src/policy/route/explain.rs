@@ -4,7 +4,10 @@
 //! wrong with a path is found by the same reader that refused it.
 
 use super::path;
-use super::{InvalidRoute, MAX_METHOD_LEN, MAX_SEGMENTS, Method, Route, Rules, Segment, quoted};
+use super::{
+    InvalidRoute, MAX_METHOD_LEN, MAX_PATH_SEGMENTS, MAX_SEGMENTS, Method, Route, Rules, Segment,
+    quoted,
+};
 
 /// Why a request that matches no route matches none (docs/policy.md, rule 2.25).
 pub fn explain_unmatched(method: &str, path: &str) -> String {
@@ -13,7 +16,7 @@ pub fn explain_unmatched(method: &str, path: &str) -> String {
         Err(InvalidRoute::Head) => "GET",
         Err(_) => return explain_method(method),
     };
-    let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+    let mut segments = [b"".as_slice(); MAX_PATH_SEGMENTS];
     let mut decoded = Vec::new();
     let shape = match path::read(path, &mut segments, &mut decoded) {
         Ok(shape) => shape,
@@ -22,12 +25,24 @@ pub fn explain_unmatched(method: &str, path: &str) -> String {
     let literal =
         |text: &&str| matches!(Segment::parse(text, Rules::Today), Ok(Segment::Literal(_)));
     let other = segments[..shape.count].iter().map(|text| path::text(text)).find(|t| !literal(t));
-    let parameter = other.map_or_else(String::new, |text| {
+    let mut form = other.map_or_else(String::new, |text| {
         format!(", with a parameter such as {{id}} in the place of {}", quoted(text))
     });
+    if shape.count > MAX_SEGMENTS {
+        form = format!(
+            ", with a catch-all such as {{rest...}} at its end, since a route has at most \
+             {MAX_SEGMENTS} segments"
+        );
+    }
+    let check = if shape.trailing_slash {
+        form += ", with \"/\" at its end";
+        " (the last \"/\" counts)"
+    } else {
+        ""
+    };
     format!(
-        "No scope covers this method and path. Check both for a mistake, or have an operator add a \
-         route for {method} to the catalogue{parameter}."
+        "No scope covers this method and path. Check both for a mistake{check}, or have an operator \
+         add a route for {method} to the catalogue{form}."
     )
 }
 
@@ -48,24 +63,34 @@ fn explain_method(method: &str) -> String {
 /// Why a request is given to no route that takes `own`, since another server may take `other`, a
 /// route of the scope named `scope` (docs/policy.md, rule 2.23).
 pub fn explain_ambiguous(path: &str, own: &Route, other: &Route, scope: &str) -> String {
-    let mut segments = [b"".as_slice(); MAX_SEGMENTS];
+    let mut segments = [b"".as_slice(); MAX_PATH_SEGMENTS];
     let mut decoded = Vec::new();
     // It was read before, so it can be read.
     let count = path::read(path, &mut segments, &mut decoded).map_or(0, |shape| shape.count);
-    // Where the other route's path differs: in a literal that the path doesn't spell so, or in a
-    // parameter for what is a literal of its own route.
-    let texts = segments[..count].iter().map(|text| path::text(text));
-    let differing = texts.zip(own.segments()).zip(other.segments()).find(|((text, own), other)| {
-        match other.literal() {
-            Some(literal) => literal != *text,
-            None => own.literal().is_some(),
+    // Where the other route's path differs: in what it fixes and the path doesn't spell so, or in a
+    // parameter for what its own route fixes, most likely where that can be read in another way.
+    let pairs = || {
+        segments[..count].iter().enumerate().filter_map(|(place, text)| {
+            let (own, other) = (own.segment_at(place)?, other.segment_at(place)?);
+            Some((path::text(text), own.is_fixed(), other))
+        })
+    };
+    let opened = || pairs().filter(|(_, fixed, other)| *fixed && !other.is_fixed());
+    let plain = |text: &str| text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
+    let differing = pairs().find(|(text, _, other)| !other.matches(text));
+    let differing = differing.or_else(|| opened().find(|(text, ..)| !plain(text)));
+    let differing = differing.or_else(|| opened().next());
+    let reading = differing.map_or_else(String::new, |(text, _, other)| {
+        let text = quoted(text);
+        match other {
+            Segment::Literal(literal) => format!("read {text} in this path as {literal:?} and "),
+            Segment::Suffixed { suffix, .. } => {
+                format!("read {text} in this path as a text that ends with {suffix:?} and ")
+            }
+            _ => format!("read {text} in this path as another text and "),
         }
     });
-    let reading = differing.map_or_else(String::new, |((text, _), other)| match other.literal() {
-        Some(literal) => format!("read {} in this path as {literal:?} and ", quoted(text)),
-        None => format!("read {} in this path as another text and ", quoted(text)),
-    });
-    let cure = if differing.is_some_and(|((_, own), _)| own.literal().is_some()) {
+    let cure = if differing.is_some_and(|(_, fixed, _)| fixed) {
         "Have an operator give both routes to one scope, or leave one out"
     } else {
         "Send the path as the route that is meant writes it; other spellings are not accepted"

@@ -5,12 +5,17 @@
 //! different text, is refused; what is refused matches no route. The work is linear in the path,
 //! and a plain path needs no memory.
 
+use smallvec::SmallVec;
+
 use super::variant;
 use super::{MAX_SEGMENTS, quoted};
 use crate::policy::text::is_control;
 
 /// The longest path that can match a route, in bytes, without its query string (rule 2.24).
 pub const MAX_PATH_LEN: usize = 32 * 1024;
+
+/// The most segments of a path that can match a route; more than [`MAX_SEGMENTS`] only a catch-all.
+pub const MAX_PATH_SEGMENTS: usize = 64;
 
 /// Why a path can match no route, with what is wrong and the cure. Reads after "its path".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,12 +24,11 @@ pub(super) enum InvalidPath<'p> {
     NoLeadingSlash,
     #[error("is \"/\" alone: send the path of an operation, which has a segment (rule 2.11)")]
     NoSegment,
-    #[error("ends with \"/\": send it without the last \"/\" (rule 2.11)")]
-    TrailingSlash,
     #[error("has two \"/\" side by side: send one (rule 2.11)")]
     EmptySegment,
     #[error(
-        "has more than {MAX_SEGMENTS} segments, and no route has: send a shorter path (rule 2.13)"
+        "has more than {MAX_PATH_SEGMENTS} segments, and no route matches so many: send a shorter \
+         path (rule 2.28)"
     )]
     TooDeep,
     #[error("is longer than {MAX_PATH_LEN} bytes: send a shorter path (rule 2.24)")]
@@ -67,7 +71,9 @@ pub(super) struct Shape {
     /// How many segments there are, at least 1.
     pub(super) count: usize,
     /// The segments that may be read as another text than their own (rule 2.23), a bit each.
-    pub(super) variable: u16,
+    pub(super) variable: u64,
+    /// Whether the path ends with a slash.
+    pub(super) trailing_slash: bool,
 }
 
 /// Reads `path` into `segments`, decoded: bytes of UTF-8. What had escapes is decoded into `decoded`.
@@ -91,17 +97,18 @@ pub(super) fn read<'p>(
             segments.iter().try_for_each(|segment| check(text(segment), text(segment)))?;
         }
     }
-    Ok(Shape { count: split.count, variable: split.variable })
+    let Split { count, variable, trailing_slash, .. } = split;
+    Ok(Shape { count, variable, trailing_slash })
 }
 
 fn decode_all<'p>(
     segments: &mut [&'p [u8]],
     decoded: &'p mut Vec<u8>,
 ) -> Result<(), InvalidPath<'p>> {
-    let mut ends = [0; MAX_SEGMENTS];
-    for (segment, end) in segments.iter().zip(&mut ends) {
+    let mut ends = SmallVec::<[usize; MAX_SEGMENTS]>::new();
+    for segment in segments.iter() {
         decode(text(segment), decoded)?;
-        *end = decoded.len();
+        ends.push(decoded.len());
     }
     let mut start = 0;
     for (segment, end) in segments.iter_mut().zip(ends) {
@@ -160,10 +167,11 @@ struct Split {
     count: usize,
     escaped: bool,
     /// As in [`Shape`].
-    variable: u16,
+    variable: u64,
+    trailing_slash: bool,
 }
 
-const _: () = assert!(MAX_SEGMENTS <= u16::BITS as usize);
+const _: () = assert!(MAX_PATH_SEGMENTS <= u64::BITS as usize);
 
 /// Cuts `path` into `segments`, still escaped, and its query string off. Reads no further than the
 /// first thing that is wrong.
@@ -174,17 +182,17 @@ fn split<'p>(path: &'p str, segments: &mut [&'p [u8]]) -> Result<Split, InvalidP
     let bytes = path.as_bytes();
     // With its first slash.
     let most = &bytes[..bytes.len().min(MAX_PATH_LEN)];
-    let mut split = Split { count: 0, escaped: false, variable: 0 };
+    let mut split = Split { count: 0, escaped: false, variable: 0, trailing_slash: false };
     let mut start = 0;
     let mut end = bytes.len();
     for (i, &byte) in most.iter().enumerate() {
         match CLASS[usize::from(byte)] {
             Class::Plain => {}
             // Where there are too many segments, the path is refused, whatever the bit.
-            Class::Variable => split.variable |= 1 << (split.count % MAX_SEGMENTS),
+            Class::Variable => split.variable |= 1 << (split.count % MAX_PATH_SEGMENTS),
             Class::Percent => {
                 split.escaped = true;
-                split.variable |= 1 << (split.count % MAX_SEGMENTS);
+                split.variable |= 1 << (split.count % MAX_PATH_SEGMENTS);
             }
             Class::Control => return Err(InvalidPath::Control(around(path, start, i))),
             Class::Delimiter => {
@@ -208,8 +216,11 @@ fn split<'p>(path: &'p str, segments: &mut [&'p [u8]]) -> Result<Split, InvalidP
         return Err(InvalidPath::TooLong);
     }
     if end == start {
-        let nothing = split.count == 0;
-        return Err(if nothing { InvalidPath::NoSegment } else { InvalidPath::TrailingSlash });
+        if split.count == 0 {
+            return Err(InvalidPath::NoSegment);
+        }
+        split.trailing_slash = true;
+        return Ok(split);
     }
     *segments.get_mut(split.count).ok_or(InvalidPath::TooDeep)? = &bytes[start..end];
     split.count += 1;

@@ -1,9 +1,9 @@
 //! What another server may read a segment as (docs/policy.md, rule 2.23): it may fold Unicode and
 //! case, drop what is not shown, cut an extension off, and trim dots and spaces.
 //!
-//! What must stay true: literals of a catalogue are ASCII, so only what becomes ASCII is followed
-//! up; each variant is a prefix of the folded text. The memory for one segment is bounded by the
-//! longest literal and the spaces in the segment.
+//! What must stay true: literals and suffixes of a catalogue are ASCII, so only what becomes ASCII is
+//! told apart; each variant is a prefix of the folded text. The memory for one segment is bounded by
+//! the longest literal and the spaces in the segment, or, in a table with suffixes, by the segment.
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 use smallvec::SmallVec;
@@ -87,31 +87,54 @@ pub(super) fn is_escape(text: &str) -> bool {
     }
 }
 
-/// Every ASCII text up to a length that a segment may be read as, folded.
+/// One text that a segment may be read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Variant<'v> {
+    /// Folded; what is not ASCII is [`OTHER`].
+    pub(super) folded: &'v [u8],
+    /// The same text as it was sent, which a server runs that cuts and does not fold; `None` where
+    /// that is not known.
+    pub(super) raw: Option<&'v [u8]>,
+    /// Whether something at its beginning was left out that only some servers leave out.
+    pub(super) shortened: bool,
+}
+
+/// Every text up to a length that a segment may be read as, folded.
 #[derive(Debug)]
-pub(super) struct Variants {
+pub(super) struct Variants<'p> {
+    /// The segment without spaces at its beginning.
+    raw: &'p str,
     /// The folded segment without spaces at its beginning, as far as it matters.
     folded: SmallVec<[u8; 64]>,
     /// Whether that is all of it.
     whole: bool,
+    shortened: bool,
     longest: usize,
 }
 
-impl Variants {
+impl<'p> Variants<'p> {
     /// Of `segment`, those of at most `longest` bytes.
-    pub(super) fn new(segment: &str, longest: usize) -> Self {
+    pub(super) fn new(segment: &'p str, longest: usize) -> Self {
         let mut folded = SmallVec::new();
         let mut whole = true;
+        let raw = segment.trim_start_matches(' ');
+        let mut shortened = raw.len() < segment.len();
         // What is longer ends at the first byte that is no space: whether spaces can be trimmed
         // depends on what is behind all of them.
         if segment.is_ascii() {
-            let text = segment.trim_start_matches(' ').as_bytes();
+            let text = raw.as_bytes();
             let rest = text.iter().skip(longest).position(|&byte| byte != b' ');
             whole = rest.is_none();
             folded.extend_from_slice(&text[..rest.map_or(text.len(), |at| longest + at + 1)]);
             folded.make_ascii_lowercase();
         } else {
-            for byte in fold(segment).skip_while(|&byte| byte == b' ') {
+            let is_shown = |c: char| !is_ignorable(c) && c != '\u{307}' && !c.is_whitespace();
+            shortened |= !segment.starts_with(is_shown);
+            for byte in fold(segment) {
+                if byte == b' ' && folded.is_empty() {
+                    shortened = true;
+                    continue;
+                }
                 folded.push(byte);
                 if folded.len() > longest && byte != b' ' {
                     whole = false;
@@ -119,22 +142,53 @@ impl Variants {
                 }
             }
         }
-        Self { folded, whole, longest }
+        Self { raw, folded, whole, shortened, longest }
     }
 
     /// Each once, the longest first. What is cut at a dot may be trimmed, and what is trimmed be cut
-    /// again. A dot at the beginning begins a name, not an extension.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    /// again. A dot at the beginning begins a name, not an extension, unless something was left out
+    /// before it: then the shortest variant is empty.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Variant<'_>> {
         let mut reached = self.whole;
-        (1..=self.folded.len()).rev().filter_map(move |len| {
-            match self.folded.get(len) {
-                None => {}
-                Some(b'.') => reached = true,
-                Some(b' ') => {}
-                Some(_) => reached = false,
-            }
-            (reached && len <= self.longest).then(|| &self.folded[..len])
+        let mut ends = self.ends();
+        let cut_to_nothing = self.shortened && self.folded.first() == Some(&b'.');
+        (usize::from(!cut_to_nothing)..=self.folded.len()).rev().filter_map(move |len| {
+            let end = match self.folded.get(len) {
+                None => Some(self.raw.len()),
+                Some(b'.') => {
+                    reached = true;
+                    ends.next()
+                }
+                Some(b' ') => ends.next(),
+                Some(_) => {
+                    reached = false;
+                    None
+                }
+            };
+            (reached && len <= self.longest).then(|| Variant {
+                folded: &self.folded[..len],
+                raw: end.map(|end| &self.raw.as_bytes()[..end]),
+                shortened: self.shortened,
+            })
         })
+    }
+
+    /// Whether nothing may be left of the segment, so that the path ends with a slash if it is the last
+    /// one.
+    pub(super) fn may_be_empty(&self) -> bool {
+        let is_trimmed = |byte: &u8| matches!(byte, b'.' | b' ');
+        self.iter().any(|variant| variant.folded.iter().all(is_trimmed))
+    }
+
+    /// Where the segment as it was sent has the dots and spaces that the folded one has, the last one
+    /// first; nothing where it has others.
+    fn ends(&self) -> impl Iterator<Item = usize> {
+        let raw = if self.raw.is_ascii() { &self.raw[..self.folded.len()] } else { self.raw };
+        let is_end = |byte: &u8| matches!(byte, b'.' | b' ');
+        let count = |text: &[u8]| text.iter().filter(|byte| is_end(byte)).count();
+        let same = raw.is_ascii() || count(raw.as_bytes()) == count(&self.folded);
+        let ends = raw.bytes().enumerate().rev().filter(move |(_, byte)| same && is_end(byte));
+        ends.map(|(at, _)| at)
     }
 }
 
@@ -146,7 +200,8 @@ mod tests {
 
     fn variants(segment: &str) -> Vec<String> {
         let variants = Variants::new(segment, 32);
-        variants.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+        let folded = variants.iter().map(|variant| variant.folded);
+        folded.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
     }
 
     #[test]
@@ -162,6 +217,8 @@ mod tests {
             ("export  ", &["export  ", "export ", "export"]),
             ("a b", &["a b"]),
             ("  export", &["export"]),
+            (" .a", &[".a", ""]),
+            ("\u{ad}.a.b", &[".a.b", ".a", ""]),
             (".well-known", &[".well-known"]),
             ("..a", &["..a", "."]),
             ("\u{ff25}xport", &["export"]),
@@ -185,11 +242,22 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_nothing_is_found() {
+        let may_be_empty = |text| Variants::new(text, 1).may_be_empty();
+        for text in [" .a", "  .a.b", "\u{ad}.a", "\u{a0}.a", "\u{ad}\u{2024}a", "..a", ". .a"] {
+            assert!(may_be_empty(text), "{text:?}");
+        }
+        for text in [".a", "a.b", " a.b", "\u{2024}a", "\u{ad}a.b", "\u{e9}.a", "a..", ". a"] {
+            assert!(!may_be_empty(text), "{text:?}");
+        }
+    }
+
+    #[test]
     fn long_segments_have_the_same_variants_up_to_the_limit() {
         let pad = |end: &str| format!("export{}{end}", " ".repeat(1_000));
         let short = |segment: &str| {
             let variants = Variants::new(segment, 6);
-            variants.iter().map(|text| text.to_vec()).collect::<Vec<_>>()
+            variants.iter().map(|variant| variant.folded.to_vec()).collect::<Vec<_>>()
         };
         let export = vec![b"export".to_vec()];
         assert_eq!(short(&pad("")), export);

@@ -73,8 +73,8 @@ pub enum Change {
     /// Requests that no longer come to a route it keeps, since another scope's new route comes
     /// first.
     PathsLost(Vec<Overlap>),
-    /// Routes it keeps, and whose own path no request can take any more: some servers read it so
-    /// that they run a route of another scope.
+    /// Routes it keeps, and that some request can't take any more: some servers read its path so that
+    /// they run a route of another scope.
     BecameAmbiguous(Vec<Overlap>),
     /// Routes it keeps, and for whose own path that is over.
     NoLongerAmbiguous(Vec<Overlap>),
@@ -215,18 +215,17 @@ fn scope(holder: Holder<'_>) -> Option<&Scope> {
 /// Every pair of routes of differing scopes between which requests move, once.
 ///
 /// Of the routes that match a path, the one that wins does not depend on what else the table holds.
-/// So requests go from route `a` to route `b` exactly if the plainest path that both match does
-/// (their meet: any further route that matches it also matches every other path they share), and
-/// routes that both catalogues have never change places. That leaves one path for each route, and
-/// one for each pair of which one side came or went.
+/// So requests go from route `a` to route `b` exactly if one of the plainest paths that both match
+/// does ([`Route::common_paths`]: any further route that matches it also matches every other path of
+/// as many segments that they share), and routes that both catalogues have never change places. That
+/// leaves one path for each route, and one for each pair of which one side came or went; two
+/// catch-alls have one for each number of segments.
 fn moves<'c>(old: &'c Catalog, new: &'c Catalog) -> Vec<Move<'c>> {
     let old_shapes = shapes(old);
     let new_shapes = shapes(new);
     let mut paths = HashSet::new();
     let mut meet = |a: &Route, b: &Route| {
-        if let Some(path) = a.meet(b) {
-            paths.insert((a.method().clone(), path));
-        }
+        paths.extend(a.common_paths(b).into_iter().map(|path| (a.method().clone(), path)));
     };
     for route in old_shapes.values().chain(new_shapes.values()) {
         meet(route, route);
@@ -257,6 +256,11 @@ fn shapes(catalog: &Catalog) -> HashMap<String, &Route> {
     routes.map(|route| (route.shape(), route)).collect()
 }
 
+/// Of two routes of different scopes, the one that is not of `scope`.
+fn of_another<'c>(scope: &Scope, one: ScopeRoute<'c>, other: ScopeRoute<'c>) -> ScopeRoute<'c> {
+    if other.scope.name == scope.name { one } else { other }
+}
+
 /// The changes to the routes of a scope that both catalogues have.
 fn routes(was: &Scope, is: &Scope, moves: &[Move<'_>], push: &mut impl FnMut(Change, Effects)) {
     let had: HashSet<_> = was.routes.iter().map(Route::shape).collect();
@@ -283,8 +287,8 @@ fn routes(was: &Scope, is: &Scope, moves: &[Move<'_>], push: &mut impl FnMut(Cha
                     paths_lost.0.push(overlap(own.route, other));
                     step.taken(&mut paths_lost.1);
                 }
-                Err(Unresolved::Ambiguous { other, .. }) if keeps(own.route) => {
-                    ambiguous.0.push(overlap(own.route, other));
+                Err(Unresolved::Ambiguous { own: one, other }) if keeps(own.route) => {
+                    ambiguous.0.push(overlap(own.route, of_another(is, one, other)));
                     step.taken(&mut ambiguous.1);
                 }
                 _ => step.taken(&mut lost),
@@ -294,8 +298,8 @@ fn routes(was: &Scope, is: &Scope, moves: &[Move<'_>], push: &mut impl FnMut(Cha
                     paths_gained.0.push(overlap(own.route, other));
                     step.given(&mut paths_gained.1);
                 }
-                Err(Unresolved::Ambiguous { other, .. }) if keeps(own.route) => {
-                    unambiguous.0.push(overlap(own.route, other));
+                Err(Unresolved::Ambiguous { own: one, other }) if keeps(own.route) => {
+                    unambiguous.0.push(overlap(own.route, of_another(is, one, other)));
                     step.given(&mut unambiguous.1);
                 }
                 _ => step.given(&mut gained),

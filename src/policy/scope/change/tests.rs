@@ -133,6 +133,60 @@ b: RoutesLost(["GET /r/sum"]): read-write- custom- NARROWS
 }
 
 #[test]
+fn suffixes_and_catch_alls_take_and_give() {
+    let old: &[(&str, &[&str])] = &[("a read", &["GET /r/{id}", "GET /f/{rest...}"])];
+    let new: &[(&str, &[&str])] = &[
+        ("a read", &["GET /r/{id}", "GET /f/{rest...}"]),
+        ("b write", &["GET /r/{id}:run", "GET /f/{x}/{y}", "GET /f/x/{rest...}/"]),
+    ];
+    insta::assert_snapshot!(told(old, new), @r##"
+a: PathsLost(GET /f/{rest...} / GET /f/{x}/{y} of b, GET /r/{id} / GET /r/{id}:run of b): read-only- custom- NARROWS
+b: Added: read-write+
+"##);
+    // Some servers drop the extension, so that no request can take the new route.
+    let dead: &[(&str, &[&str])] = &[
+        ("a read", &["GET /r/{id}", "GET /f/{rest...}"]),
+        ("b write", &["GET /r/{id}.json", "GET /f/{x}/a.csv"]),
+    ];
+    insta::assert_snapshot!(told(old, dead), @r##"
+a: BecameAmbiguous([Overlap { route: "GET /f/{rest...}", other: "GET /f/{x}/a.csv", other_scope: b }, Overlap { route: "GET /r/{id}", other: "GET /r/{id}.json", other_scope: b }]): read-only- read-write- custom- NARROWS
+b: Added: read-write+
+"##);
+    let ambiguous: Vec<String> = catalog(dead)
+        .ambiguous_routes()
+        .iter()
+        .map(|(own, other)| format!("{} as {}", own.route, other.route))
+        .collect();
+    assert_eq!(
+        ambiguous,
+        ["GET /r/{id}.json as GET /r/{id}", "GET /f/{x}/a.csv as GET /f/{rest...}"]
+    );
+    assert_eq!(catalog(new).ambiguous_routes(), []);
+}
+
+/// Rule 1.18 of docs/policy.md.
+#[test]
+fn routes_that_only_a_slash_keeps_apart_are_found() {
+    let apart = |scopes: &[(&str, &[&str])]| -> Vec<String> {
+        let catalog = catalog(scopes);
+        let pairs = catalog.routes_apart_by_slash();
+        pairs.iter().map(|(one, other)| format!("{} / {}", one.route, other.route)).collect()
+    };
+    assert_eq!(
+        apart(&[("a read", &["GET /a", "GET /b", "GET /c"]), ("b read", &["GET /a/", "GET /d/"])]),
+        ["GET /a / GET /a/"]
+    );
+    assert_eq!(
+        apart(&[
+            ("a read", &["GET /a/b", "GET /f/{r...}"]),
+            ("b read", &["GET /a/{x}/", "GET /f/x/"])
+        ]),
+        ["GET /a/b / GET /a/{x}/", "GET /f/x/ / GET /f/{r...}"]
+    );
+    assert_eq!(apart(&[("a read", &["GET /a", "GET /a/"]), ("b read", &["POST /a/"])]), [""; 0]);
+}
+
+#[test]
 fn order_and_parameter_names_change_nothing() {
     let old: &[(&str, &[&str])] = &[("a read", &["GET /{x}", "GET /a"]), ("b write", &[])];
     let new: &[(&str, &[&str])] = &[("b write", &[]), ("a read", &["GET /a", "GET /{y}"])];
@@ -152,9 +206,10 @@ fn a_description_alone_narrows_nothing() {
 
 /// Up to three scopes over a few routes that overlap.
 fn any_catalog() -> impl Strategy<Value = Catalog> {
-    let word = || prop::sample::select(vec!["a", "b", "{x}"]);
-    let route = prop::collection::vec(word(), 1..4)
-        .prop_map(|segments| format!("GET /{}", segments.join("/")));
+    let word = || prop::sample::select(vec!["a", "b", "ab", "{x}", "{x}b", "{x}:b"]);
+    let end = prop::sample::select(vec!["", "", "", "/", "/{x...}", "/{x...}/"]);
+    let route = (prop::collection::vec(word(), 1..4), end)
+        .prop_map(|(segments, end)| format!("GET /{}{end}", segments.join("/")));
     let routes = prop::collection::btree_map(route, 0..3usize, 0..8);
     (routes, prop::collection::vec((any::<bool>(), any::<bool>()), 3)).prop_map(
         |(routes, kinds)| {
@@ -181,12 +236,16 @@ proptest! {
     fn whoever_loses_a_request_is_told_of(old in any_catalog(), new in any_catalog()) {
         let changes = compare(&old, &new);
         // What each kind of token may do, by asking for every path there is.
-        let segments = ["a", "b", "c"];
+        let segments = ["a", "b", "ab", "c", "cb", "c:b"];
         let mut paths: Vec<String> = segments.iter().map(|a| format!("/{a}")).collect();
+        let mut deepest = paths.clone();
         for _ in 0..2 {
-            let longer = paths.iter().flat_map(|p| segments.map(|s| format!("{p}/{s}"))).collect::<Vec<_>>();
-            paths.extend(longer);
+            deepest = deepest.iter().flat_map(|p| segments.map(|s| format!("{p}/{s}"))).collect::<Vec<_>>();
+            paths.extend(deepest.iter().cloned());
         }
+        // Of what only a catch-all matches.
+        paths.extend(deepest.iter().flat_map(|p| [format!("{p}/c"), format!("{p}/c/c")]));
+        paths.extend(paths.clone().iter().map(|path| format!("{path}/")));
         let mut effects = [Effect::default(); 2];
         let mut of_custom: BTreeMap<ScopeId, Effect> = BTreeMap::new();
         for path in &paths {
