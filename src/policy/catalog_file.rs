@@ -420,28 +420,13 @@ fn shortened(text: &str, chars: usize) -> String {
     }
 }
 
-/// The known key that `key` was probably meant to be: the one with the fewest single-letter edits,
-/// if those are few for its length.
+/// The known key that `key` was probably meant to be: the one with the fewest edits of one letter, if those are few
+/// for its length.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
-    let key: Vec<char> = key.chars().take(64).flat_map(char::to_lowercase).collect();
-    let distances = known.iter().map(|&candidate| (edits(&key, candidate), candidate));
-    let (distance, candidate) = distances.min()?;
-    (distance <= candidate.len().div_ceil(3)).then_some(candidate)
-}
-
-/// Levenshtein's distance.
-fn edits(a: &[char], b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=a.len()).collect();
-    for (i, letter) in b.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, other) in a.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j].min(row[j + 1]) + 1);
-        }
-    }
-    row[a.len()]
+    let key: String = key.chars().take(64).flat_map(char::to_lowercase).collect();
+    let distances = known.iter().map(|&word| (strsim::damerau_levenshtein(&key, word), word));
+    let (distance, word) = distances.min()?;
+    (distance <= word.len().div_ceil(3)).then_some(word)
 }
 
 #[cfg(test)]

@@ -253,6 +253,32 @@ fn def() -> impl Strategy<Value = ScopeDef> {
         })
 }
 
+/// What is printed is for people as well.
+#[test]
+fn printed_scopes_are_separated_by_one_empty_line() {
+    let text = "[[scope]]\nname = \"a\"\naccess = \"read\"\nrequires_whitelist = false\n\n[[scope]]\nname = \"b\"\n\
+                access = \"write\"\nrequires_whitelist = true\nroutes = [\n  \"GET /b\",\n]\n";
+    assert_eq!(print(&parse(text).expect("a catalogue")), text);
+}
+
+#[test]
+fn a_mistyped_key_is_answered_with_the_nearest_one_or_with_all() {
+    let known = ["name", "access", "requires_whitelist", "description", "routes"];
+    for (key, nearest_one) in [
+        ("nmae", Some("name")),
+        ("Name", Some("name")),
+        ("acess", Some("access")),
+        ("rout", Some("routes")),
+        ("paths", None),
+        ("requires_whitelists", Some("requires_whitelist")),
+        ("require_list", Some("requires_whitelist")),
+        ("colour", None),
+        ("", None),
+    ] {
+        assert_eq!(nearest(key, &known), nearest_one, "{key}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_printed_reads_back(defs in prop::collection::vec(def(), 1..6)) {
