@@ -14,7 +14,7 @@
 //! - [`lease`]: who may decide from memory and whom a change waits for, where many replicas share a
 //!   store: pure as well.
 //! - [`model`]: what is kept and shown: accounts, tokens, credentials, audit events, mails, as plain values.
-//! - [`store`]: what is kept: one trait of whole use cases, written once for two databases.
+//! - [`store`]: what is kept: a trait of whole use cases for each aggregate, written once for two databases.
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
 //! - [`replication`]: how this process stands to others over the same store: its lease, and whether changes
 //!   have propagated to all of them.

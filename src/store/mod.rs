@@ -1,4 +1,4 @@
-//! Where everything is kept: one trait of whole use cases, and the two databases behind it.
+//! Where everything is kept: a trait of whole use cases for each aggregate, and the two databases behind them.
 //!
 //! Architecture invariants:
 //! - A method is one use case in one transaction. Each management change first takes the head row,
@@ -18,31 +18,35 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::Stopwatch;
-use crate::model::{
-    Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
-    Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
-    MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
-    PendingFilter, ScopesInUse, Session, SettingsCredential, StoreMode, StoredCatalog, Token,
-    TokenFilter, TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
-};
-use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
-use crate::policy::lifecycle::{Calendar, Settings};
-use crate::policy::network::{Change, Limits};
-use crate::policy::scope::{Catalog, ScopeName};
+use crate::model::{Context, StoreMode};
 use crate::policy::time::Timestamp;
-use crate::policy::token::TokenFacts;
-use crate::secret::{Digest, SecretKey};
 use crate::telemetry::Metrics;
 
+mod accounts;
+mod audit;
+mod catalogs;
+mod credentials;
 mod error;
+mod lifecycle;
+mod mails;
 mod migration;
 pub mod postgres;
 pub mod replication;
+mod sessions;
 pub mod sqlite;
+mod tokens;
 mod trouble;
 
+pub use accounts::AccountStore;
+pub use audit::AuditStore;
+pub use catalogs::CatalogStore;
+pub use credentials::CredentialStore;
 pub use error::OpenError;
+pub use lifecycle::LifecycleStore;
+pub use mails::MailStore;
 pub use replication::Replication;
+pub use sessions::SessionStore;
+pub use tokens::TokenStore;
 pub use trouble::Trouble;
 use trouble::Troubles;
 
@@ -79,9 +83,23 @@ pub async fn timed<T>(
     result
 }
 
-/// Everything that is kept. See the module for what holds of every method.
+/// Everything that is kept: the aggregates, and what concerns the store as a whole. See the module for what holds of
+/// every method.
 #[async_trait]
-pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+pub trait Store:
+    AccountStore
+    + TokenStore
+    + LifecycleStore
+    + MailStore
+    + CredentialStore
+    + SessionStore
+    + CatalogStore
+    + AuditStore
+    + Send
+    + Sync
+    + std::fmt::Debug
+    + 'static
+{
     /// The store's own time.
     async fn now(&self) -> Result<Timestamp>;
 
@@ -90,319 +108,6 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Marks the store, once. Whoever marks it as what it is already changes nothing.
     async fn set_mark(&self, mark: StoreMode) -> Result<()>;
-
-    // What decisions read. One round trip each.
-
-    /// The facts of one token; `None` where there is none. Deleted tokens have facts until purged.
-    async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>>;
-
-    /// One credential with its digest, revoked ones included.
-    async fn credential(&self, id: CredentialId) -> Result<Option<(Credential, Digest)>>;
-
-    /// Every credential that is not revoked, with its digest.
-    async fn live_credentials(&self) -> Result<Vec<(Credential, Digest)>>;
-
-    /// Every key that secrets were made under.
-    async fn secret_keys(&self) -> Result<Vec<SecretKey>>;
-
-    /// The catalogue in force; `None` where none was ever applied.
-    async fn catalog(&self) -> Result<Option<StoredCatalog>>;
-
-    // Accounts.
-
-    /// Creates an account.
-    async fn create_account(&self, ctx: &Context, new: &Account) -> Result<()>;
-
-    /// One account.
-    async fn account(&self, id: AccountId) -> Result<Option<Account>>;
-
-    /// Accounts, the oldest first; only `only` where given.
-    async fn accounts(
-        &self,
-        only: Option<AccountId>,
-        page: Page<AccountId>,
-    ) -> Result<Vec<Account>>;
-
-    /// Replaces an account's admins; `None` where there is no such account. Who joins gets a notice of
-    /// each announced action, and holds it until that is accepted; who leaves gets no more of them;
-    /// both are told of the change.
-    async fn set_account_admins(
-        &self,
-        ctx: &Context,
-        id: AccountId,
-        admins: &[String],
-    ) -> Result<Option<AdminsSet>>;
-
-    // Tokens.
-
-    /// Stores a token that `policy` was asked about with `catalog`.
-    async fn create_token(
-        &self,
-        ctx: &Context,
-        catalog: &Catalog,
-        new: &NewToken,
-    ) -> Result<Result<Token, AccountNotFound>>;
-
-    /// One token, of `only` where given.
-    async fn token(&self, id: TokenId, only: Option<AccountId>) -> Result<Option<Token>>;
-
-    /// Tokens, the oldest first.
-    async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>>;
-
-    /// Tokens, `limit` of them (1,000 at most) behind the first `offset`, and how many there are in all.
-    /// `calendar` says what takes effect first.
-    async fn search_tokens(
-        &self,
-        search: &TokenSearch,
-        calendar: &Calendar,
-        offset: u32,
-        limit: u32,
-    ) -> Result<FoundTokens>;
-
-    /// Deletes a token, with what is announced for it. A deleted one stays as it is. `None` where there
-    /// is none.
-    async fn delete_token(
-        &self,
-        ctx: &Context,
-        id: TokenId,
-        only: Option<AccountId>,
-    ) -> Result<Option<Token>>;
-
-    /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
-    /// token. A change that changes nothing keeps the version and leaves no record. With
-    /// `dry_run` everything is checked and nothing written.
-    #[allow(clippy::too_many_arguments, reason = "one use case, each argument a fact of it")]
-    async fn change_whitelist(
-        &self,
-        ctx: &Context,
-        catalog: &Catalog,
-        target: WhitelistTarget,
-        change: &Change,
-        limits: &Limits,
-        dry_run: bool,
-    ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>>;
-
-    /// Pending actions that are neither carried out nor cancelled, in the order of their announcement.
-    async fn pending_actions(
-        &self,
-        filter: &PendingFilter,
-        page: Page<PendingActionId>,
-    ) -> Result<Vec<PendingAction>>;
-
-    /// How many of them there are.
-    async fn count_pending(&self) -> Result<PendingCounts>;
-
-    // The lifecycle. Why these are safe against each other is told in `sql/lifecycle`.
-
-    /// Records uses, in any order and as often as one likes: what is known only moves forward. Tokens
-    /// that are gone are passed over. Leaves no record. The tokens with an announced action that
-    /// recorded use has overtaken: hand each to [`Self::settle_uses`].
-    async fn record_uses(&self, uses: &[Use]) -> Result<Vec<TokenId>>;
-
-    /// Ends or shrinks the announced actions that recorded use has overtaken, and takes back their
-    /// notices. `false`, and no record, where there was nothing to do.
-    async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool>;
-
-    /// The same for one use that fits an announced action, before its ALLOW is answered: records it and
-    /// settles. Whether anything was overtaken. [`Gone`], with nothing recorded, where the token is
-    /// deleted or `catalog`, which must be in force, no longer gives it the scope.
-    async fn use_noticed(
-        &self,
-        ctx: &Context,
-        catalog: &Catalog,
-        used: &Use,
-    ) -> Result<Result<bool, Gone>>;
-
-    /// Active tokens that may be idle since `before` or longer, the longest first: candidates for
-    /// [`Self::announce`], or for [`Self::defer`] where their subject says that nothing is due. Before
-    /// all others those that [`Self::record_uses`] told somebody of who did not get to settle them.
-    async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
-
-    /// Computes again since when these tokens are idle, so that [`Self::idle_tokens`] does not find
-    /// them again before their time. Leaves no record.
-    async fn defer(&self, ids: &[TokenId]) -> Result<()>;
-
-    /// Plans a token's lifecycle again, and announces what is due with a notice to each admin. `None`
-    /// where nothing is, or `settings` only observe. `catalog`, which must be in force, says what is
-    /// a write.
-    async fn announce(
-        &self,
-        ctx: &Context,
-        catalog: &Catalog,
-        id: TokenId,
-        settings: &Settings,
-    ) -> Result<Option<PendingAction>>;
-
-    /// Announced actions that may be carried out at `now`, with their tokens: deletions first, then
-    /// by acceptance. None of them is found again once [`Self::carry_out`] was called with it, except
-    /// a downgrade beside a deletion.
-    async fn due_actions(
-        &self,
-        settings: &Settings,
-        now: Timestamp,
-        limit: u32,
-    ) -> Result<Vec<(PendingActionId, TokenId)>>;
-
-    /// Carries an action out, with a mail to each admin, unless a use, an admin or the owner came
-    /// between: everything is checked again. `catalog` must be in force.
-    async fn carry_out(
-        &self,
-        ctx: &Context,
-        id: PendingActionId,
-        catalog: &Catalog,
-        settings: &Settings,
-    ) -> Result<CarriedOut>;
-
-    /// Withdraws whatever is announced, for at most `limit` tokens: those.
-    async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
-
-    /// Forgets tokens deleted before `before`, and ended mails about no token that were queued before
-    /// it; at most `limit` of each. The tokens.
-    async fn purge(&self, ctx: &Context, before: Timestamp, limit: u32) -> Result<Vec<TokenId>>;
-
-    /// Active tokens, the oldest first, as the preview needs them.
-    async fn subjects(
-        &self,
-        only: Option<AccountId>,
-        page: Page<TokenId>,
-    ) -> Result<Vec<IdleToken>>;
-
-    // Mail.
-
-    /// Mails that are to be sent at `now`: first those that did not fail for their own sake so far, the
-    /// longest waiting first, so that a failing recipient holds up nobody else's. Nobody else gets them for so
-    /// long as `claim`, or until [`Self::prolong_claim`] moved that to; then they are as they were.
-    /// `known` is the position up to which every decision rests on the changes made: a notice is not
-    /// sent before its action is known.
-    async fn claim_mails(
-        &self,
-        now: Timestamp,
-        claim: Duration,
-        known: i64,
-        limit: u32,
-    ) -> Result<Vec<Mail>>;
-
-    /// Prolongs the claim on `mail` to `until`, or leaves it where it ends later: when it ends now.
-    /// `None`, and nothing changed, where it is another's by now, or the mail was taken back.
-    async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<Option<Timestamp>>;
-
-    /// Notes that the mail server took a mail over. `ctx.now` must have been read after its answer:
-    /// the notice counts from there. The token whose facts changed, where it was the last notice that
-    /// an action waited for.
-    async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>>;
-
-    /// Notes an attempt that failed at `now`, the next being at `next`; nothing where the claim on
-    /// `mail` is another's by now. `failure` is why the mail server did not take this mail; `None` where
-    /// it took none at all, which leaves a failing mail failing. A failing mail to nobody's admin is
-    /// withdrawn: at once where the address is refused, else after a day of failing (docs/policy.md, 4.12).
-    async fn mail_deferred(
-        &self,
-        now: Timestamp,
-        mail: &Mail,
-        next: Timestamp,
-        failure: Option<MailFailure<'_>>,
-    ) -> Result<()>;
-
-    /// How the mails stand.
-    async fn mail_state(&self) -> Result<MailState>;
-
-    // Credentials and keys.
-
-    /// Stores a credential.
-    async fn create_credential(
-        &self,
-        ctx: &Context,
-        new: &Credential,
-        digest: &Digest,
-    ) -> Result<Result<(), AccountNotFound>>;
-
-    /// Stores the very first credential; `false`, and nothing stored, where there are any already
-    /// (revoked ones count).
-    async fn create_first_credential(
-        &self,
-        ctx: &Context,
-        new: &Credential,
-        digest: &Digest,
-    ) -> Result<bool>;
-
-    /// Makes the operator credential of the settings the one with `digest`, or none: a former one is
-    /// revoked. Changes nothing where it is that one already. A digest that was revoked before stays
-    /// revoked, and the answer says so.
-    async fn set_settings_credential(
-        &self,
-        ctx: &Context,
-        wanted: Option<(&Credential, &Digest)>,
-    ) -> Result<SettingsCredential>;
-
-    /// Credentials, the oldest first, revoked ones included.
-    async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>>;
-
-    /// Revokes a credential. A revoked one stays as it is. `None` where there is none; refused for the
-    /// last valid one of role operator.
-    async fn revoke_credential(
-        &self,
-        ctx: &Context,
-        id: CredentialId,
-    ) -> Result<Option<Result<Credential, LastOperatorCredential>>>;
-
-    /// Stores `key` under the next free number, of which there are `secret::MAX_KEY_NUMBER + 1`;
-    /// with `only_first`, only where there is no key yet. The number it got, or the newest that
-    /// was there.
-    async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16>;
-
-    // Sessions of the management page.
-
-    /// Begins a session, and forgets those whose time is over. `false`, and nothing stored, where its
-    /// credential is revoked or there is none.
-    async fn create_session(&self, ctx: &Context, new: &NewSession) -> Result<bool>;
-
-    /// A session that is live at `now`: not past its end, not idle for as long as `idle`, its credential
-    /// not revoked. Notes that it was seen, at most once in a tenth of `idle`, so that it may be taken for
-    /// idle by so much too early; that this can't be noted is no error.
-    async fn session(
-        &self,
-        digest: &Digest,
-        now: Timestamp,
-        idle: Duration,
-    ) -> Result<Option<Session>>;
-
-    /// Ends a session that is not past its end, or with `everywhere` all such sessions of its
-    /// credential. How many; no record where there is none.
-    async fn end_session(&self, ctx: &Context, digest: &Digest, everywhere: bool) -> Result<u64>;
-
-    /// Notes that a form was sent in a session; `false` where it was before, or there is no such
-    /// session. Whether that is live is not asked. Leaves no record.
-    async fn use_form(&self, session: &Digest, form: &[u8; 16]) -> Result<bool>;
-
-    // The catalogue.
-
-    /// Puts a catalogue in force that `policy` found faultless. `names` are all its scopes: known
-    /// ones keep their numbers, new ones get numbers that no other name ever had. `current` is the
-    /// version that the caller compared it with, `None` for none; another one is
-    /// [`StoreError::StaleCatalog`]. Refused where an active `CUSTOM` token may use a scope that
-    /// `names` lacks.
-    async fn apply_catalog(
-        &self,
-        ctx: &Context,
-        current: Option<i64>,
-        toml: &str,
-        names: &[ScopeName],
-    ) -> Result<Result<StoredCatalog, ScopesInUse>>;
-
-    /// How many active tokens have which grant: what narrowing and widening are counted by. Read
-    /// outside the transaction of `apply_catalog`, which checks the rule that must hold by itself.
-    async fn count_grants(&self) -> Result<GrantCounts>;
-
-    // The record.
-
-    /// Audit events, the newest first.
-    async fn audit_events(&self, filter: &AuditFilter, page: Page<i64>) -> Result<Vec<AuditEvent>>;
-
-    /// The position of the newest change.
-    async fn position(&self) -> Result<i64>;
-
-    /// Change records behind `after`, in order.
-    async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>>;
 
     /// Waits until every change under way has ended, committed or not: also those of which this
     /// process has lost track. Commits something that changes nothing: what could be read before it is

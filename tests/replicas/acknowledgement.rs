@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use portcullis::policy::id::TokenId;
-use portcullis::store::Store as _;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
+use portcullis::store::{CredentialStore as _, Store as _};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 

@@ -10,7 +10,7 @@ use portcullis::policy::id::{CredentialId, TokenId};
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::About;
-use portcullis::store::{Store, StoreError};
+use portcullis::store::{CredentialStore as _, Store, StoreError};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 

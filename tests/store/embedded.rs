@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use portcullis::store::sqlite::{FILE, SqliteStore, migrate};
-use portcullis::store::{OpenError, Store as _};
+use portcullis::store::{AccountStore as _, OpenError, Store as _};
 
 use crate::store::fixture::{Fixture, Place, ctx, new_account};
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis::store::postgres::{PostgresOptions, PostgresStore, migrate};
-use portcullis::store::{OpenError, Store, StoreError, Trouble};
+use portcullis::store::{
+    AccountStore as _, AuditStore as _, OpenError, Store, StoreError, Trouble,
+};
 
 use crate::store::fixture::{Fixture, all, ctx, new_account};
 use crate::support::postgres::{Cluster, database, shared};

@@ -7,7 +7,7 @@ use portcullis::lease::{Identity, LeaseDuration, Position, RowId};
 use portcullis::model::{ChangeRecord, Invalidation, Role};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::{About, ChangeNotification};
-use portcullis::store::{Replication, Store as _};
+use portcullis::store::{AuditStore as _, CredentialStore as _, Replication, Store as _};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
 

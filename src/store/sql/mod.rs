@@ -1,7 +1,7 @@
 //! The use cases of the store, written once and compiled for each database.
 //!
 //! The module that mounts this one provides:
-//! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`];
+//! - `Db`, the database's type for sqlx, and `Handle`, the store that implements [`Store`] and the aggregates;
 //! - `Handle::{decide, read, read_steadily, write, within, shared, shut}`: connections, transactions, the
 //!   time limit of a use case, what replicas share, and closing;
 //! - `NOW`, the statement that reads the database's clock in microseconds;
@@ -52,7 +52,10 @@ use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
 use crate::secret::{Digest, SecretKey};
-use crate::store::{Replication, Result, Store, Trouble};
+use crate::store::{
+    AccountStore, AuditStore, CatalogStore, CredentialStore, LifecycleStore, MailStore,
+    Replication, Result, SessionStore, Store, TokenStore, Trouble,
+};
 
 type Connection = <Db as sqlx::Database>::Connection;
 type Transaction = sqlx::Transaction<'static, Db>;
@@ -70,43 +73,7 @@ fn push_ids(query: &mut QueryBuilder, ids: impl IntoIterator<Item = Uuid>) {
 }
 
 #[async_trait]
-impl Store for Handle {
-    async fn now(&self) -> Result<Timestamp> {
-        self.within(async {
-            let micros = sqlx::query_scalar(NOW).fetch_one(&self.read()).await?;
-            Ok(Timestamp(micros))
-        })
-        .await
-    }
-
-    async fn mark(&self) -> Result<Option<StoreMode>> {
-        self.within(audit::mark(self)).await
-    }
-
-    async fn set_mark(&self, mark: StoreMode) -> Result<()> {
-        self.within(audit::set_mark(self, mark)).await
-    }
-
-    async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>> {
-        self.within(token::facts(self, id)).await
-    }
-
-    async fn credential(&self, id: CredentialId) -> Result<Option<(Credential, Digest)>> {
-        self.within(credential::one(self, id)).await
-    }
-
-    async fn live_credentials(&self) -> Result<Vec<(Credential, Digest)>> {
-        self.within(credential::live(self)).await
-    }
-
-    async fn secret_keys(&self) -> Result<Vec<SecretKey>> {
-        self.within(secret_key::all(self)).await
-    }
-
-    async fn catalog(&self) -> Result<Option<StoredCatalog>> {
-        self.within(catalog::in_force(self)).await
-    }
-
+impl AccountStore for Handle {
     async fn create_account(&self, ctx: &Context, new: &Account) -> Result<()> {
         self.within(account::create(self, ctx, new)).await
     }
@@ -130,6 +97,13 @@ impl Store for Handle {
         admins: &[String],
     ) -> Result<Option<AdminsSet>> {
         self.within(account::set_admins(self, ctx, id, admins)).await
+    }
+}
+
+#[async_trait]
+impl TokenStore for Handle {
+    async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>> {
+        self.within(token::facts(self, id)).await
     }
 
     async fn create_token(
@@ -179,7 +153,10 @@ impl Store for Handle {
     ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>> {
         self.within(whitelist::change(self, ctx, catalog, target, change, limits, dry_run)).await
     }
+}
 
+#[async_trait]
+impl LifecycleStore for Handle {
     async fn pending_actions(
         &self,
         filter: &PendingFilter,
@@ -261,7 +238,10 @@ impl Store for Handle {
     ) -> Result<Vec<IdleToken>> {
         self.within(lifecycle::subjects(self, only, page)).await
     }
+}
 
+#[async_trait]
+impl MailStore for Handle {
     async fn claim_mails(
         &self,
         now: Timestamp,
@@ -292,6 +272,17 @@ impl Store for Handle {
 
     async fn mail_state(&self) -> Result<MailState> {
         self.within(mail::state(self)).await
+    }
+}
+
+#[async_trait]
+impl CredentialStore for Handle {
+    async fn credential(&self, id: CredentialId) -> Result<Option<(Credential, Digest)>> {
+        self.within(credential::one(self, id)).await
+    }
+
+    async fn live_credentials(&self) -> Result<Vec<(Credential, Digest)>> {
+        self.within(credential::live(self)).await
     }
 
     async fn create_credential(
@@ -332,10 +323,17 @@ impl Store for Handle {
         self.within(credential::revoke(self, ctx, id)).await
     }
 
+    async fn secret_keys(&self) -> Result<Vec<SecretKey>> {
+        self.within(secret_key::all(self)).await
+    }
+
     async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16> {
         self.within(secret_key::add(self, ctx, key, only_first)).await
     }
+}
 
+#[async_trait]
+impl SessionStore for Handle {
     async fn create_session(&self, ctx: &Context, new: &NewSession) -> Result<bool> {
         self.within(session::create(self, ctx, new)).await
     }
@@ -356,6 +354,13 @@ impl Store for Handle {
     async fn use_form(&self, session: &Digest, form: &[u8; 16]) -> Result<bool> {
         self.within(session::use_form(self, session, form)).await
     }
+}
+
+#[async_trait]
+impl CatalogStore for Handle {
+    async fn catalog(&self) -> Result<Option<StoredCatalog>> {
+        self.within(catalog::in_force(self)).await
+    }
 
     async fn apply_catalog(
         &self,
@@ -370,7 +375,10 @@ impl Store for Handle {
     async fn count_grants(&self) -> Result<GrantCounts> {
         self.within(catalog::count_grants(self)).await
     }
+}
 
+#[async_trait]
+impl AuditStore for Handle {
     async fn audit_events(&self, filter: &AuditFilter, page: Page<i64>) -> Result<Vec<AuditEvent>> {
         self.within(audit::events(self, filter, page)).await
     }
@@ -381,6 +389,25 @@ impl Store for Handle {
 
     async fn changes(&self, after: i64, limit: u32) -> Result<Vec<ChangeRecord>> {
         self.within(audit::changes(self, after, limit)).await
+    }
+}
+
+#[async_trait]
+impl Store for Handle {
+    async fn now(&self) -> Result<Timestamp> {
+        self.within(async {
+            let micros = sqlx::query_scalar(NOW).fetch_one(&self.read()).await?;
+            Ok(Timestamp(micros))
+        })
+        .await
+    }
+
+    async fn mark(&self) -> Result<Option<StoreMode>> {
+        self.within(audit::mark(self)).await
+    }
+
+    async fn set_mark(&self, mark: StoreMode) -> Result<()> {
+        self.within(audit::set_mark(self, mark)).await
     }
 
     async fn settle(&self, ctx: &Context) -> Result<()> {

@@ -1,0 +1,68 @@
+//! Tokens and their whitelists.
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::model::{
+    AccountNotFound, Context, FoundTokens, NewToken, Page, Token, TokenFilter, TokenSearch,
+    WhitelistChanged, WhitelistRefused, WhitelistTarget,
+};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::lifecycle::Calendar;
+use crate::policy::network::{Change, Limits};
+use crate::policy::scope::Catalog;
+use crate::policy::token::TokenFacts;
+
+/// Tokens and their whitelists.
+#[async_trait]
+pub trait TokenStore {
+    /// The facts of one token; `None` where there is none. Deleted tokens have facts until purged.
+    async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>>;
+
+    /// Stores a token that `policy` was asked about with `catalog`.
+    async fn create_token(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        new: &NewToken,
+    ) -> Result<Result<Token, AccountNotFound>>;
+
+    /// One token, of `only` where given.
+    async fn token(&self, id: TokenId, only: Option<AccountId>) -> Result<Option<Token>>;
+
+    /// Tokens, the oldest first.
+    async fn tokens(&self, filter: &TokenFilter, page: Page<TokenId>) -> Result<Vec<Token>>;
+
+    /// Tokens, `limit` of them (1,000 at most) behind the first `offset`, and how many there are in all.
+    /// `calendar` says what takes effect first.
+    async fn search_tokens(
+        &self,
+        search: &TokenSearch,
+        calendar: &Calendar,
+        offset: u32,
+        limit: u32,
+    ) -> Result<FoundTokens>;
+
+    /// Deletes a token, with what is announced for it. A deleted one stays as it is. `None` where there
+    /// is none.
+    async fn delete_token(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+    ) -> Result<Option<Token>>;
+
+    /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
+    /// token. A change that changes nothing keeps the version and leaves no record. With
+    /// `dry_run` everything is checked and nothing written.
+    #[allow(clippy::too_many_arguments, reason = "one use case, each argument a fact of it")]
+    async fn change_whitelist(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        target: WhitelistTarget,
+        change: &Change,
+        limits: &Limits,
+        dry_run: bool,
+    ) -> Result<Option<Result<WhitelistChanged, WhitelistRefused>>>;
+}
