@@ -102,3 +102,46 @@ impl Credentials {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::time::Timestamp;
+
+    fn credential(number: u128, client_source: Option<ClientSource>) -> Credential {
+        Credential {
+            id: CredentialId(uuid::Uuid::from_u128(number)),
+            role: Role::Pep,
+            name: String::new(),
+            created: Timestamp(1),
+            revoked: None,
+            from_settings: false,
+            client_source: client_source.map(Arc::new),
+        }
+    }
+
+    /// Rules 9.2 and 9.7 of docs/policy.md.
+    #[test]
+    fn gateway_has_the_client_source_of_its_valid_credential() {
+        let (first, second) = (secret::digest(b"first"), secret::digest(b"second"));
+        let source = ClientSource::development();
+        let credentials = Credentials::new(vec![(credential(1, Some(source.clone())), first)]);
+        let known = |digest| credentials.gateway(digest).map(|gateway| gateway.client_source);
+        assert_eq!(known(&first), Some(Arc::new(source.clone())));
+        assert_eq!(known(&second), None);
+
+        let replacement = credential(2, Some(source.clone()));
+        credentials.set(replacement.id, Some((replacement.clone(), second)));
+        assert_eq!(known(&first), known(&second));
+        let mut revoked = credential(1, Some(source));
+        revoked.revoked = Some(Timestamp(2));
+        credentials.set(revoked.id, Some((revoked, first)));
+        assert_eq!(known(&first), None);
+        assert!(known(&second).is_some());
+
+        // One that says nothing names no header.
+        credentials.set_all(vec![(credential(3, None), first)]);
+        assert_eq!(known(&first), Some(Arc::new(ClientSource::default())));
+        assert_eq!(known(&second), None);
+    }
+}

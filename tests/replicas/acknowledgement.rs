@@ -99,6 +99,8 @@ async fn a_credential_is_read_before_its_change_is_acknowledged() {
     stage.acknowledged().await;
     let known = || stage.replica.cache.credentials.by_digest(&digest).is_some();
     assert!(known());
+    let gateway = stage.replica.cache.credentials.gateway(&digest).unwrap();
+    assert_eq!(Some(gateway.client_source), new.client_source);
     let mut database = PgConnection::connect(&stage.url).await.unwrap();
     let mut change = database.begin().await.unwrap();
     for statement in [

@@ -12,6 +12,7 @@ use portcullis::grpc::proto::{
     Token, TokenKind,
 };
 use portcullis::model::{Actor, Context, Credential, Role};
+use portcullis::policy::client_source::ClientSource;
 use portcullis::policy::id::CredentialId;
 use portcullis::policy::time::Timestamp;
 use portcullis::replication::{RegisteredReplica, Replicas};
@@ -232,7 +233,7 @@ pub(crate) fn new_credential() -> (Credential, Digest) {
         created: by_system().now,
         revoked: None,
         from_settings: false,
-        client_source: None,
+        client_source: Some(Arc::new(ClientSource::development())),
     };
     (credential, digest(id.as_bytes()))
 }

@@ -147,9 +147,19 @@ impl World {
             "CatalogService.ApplyCatalog" => vec![json!({
                 "toml": toml, "validate_only": true, "confirm_narrowing": true, "no_wait": true,
             })],
-            "CredentialService.CreateCredential" => vec![json!({
-                "role": "ROLE_ACCOUNT_ADMIN", "account_id": account_id, "name": "example",
-            })],
+            "CredentialService.CreateCredential" => vec![
+                json!({
+                    "role": "ROLE_ACCOUNT_ADMIN", "account_id": account_id, "name": "example",
+                }),
+                json!({
+                    "role": "ROLE_PEP",
+                    "client_source": {
+                        "address_header": "Forwarded", "trusted_proxies": ["10.0.0.0/8"],
+                        "token_header": "X-Api-Key", "method_header": "X-Method",
+                        "uri_header": "X-Uri", "forward_token": false,
+                    },
+                }),
+            ],
             "CredentialService.ListCredentials" => vec![json!({ "page_size": 10 })],
             "CredentialService.RevokeCredential" => {
                 vec![json!({ "credential_id": spare_credential_id, "no_wait": true })]

@@ -10,8 +10,9 @@ const MAX_LENGTH: usize = 128;
 const EXCERPT: usize = 60;
 
 /// Names of the connection between two hops (RFC 9110, 7.6.1), and those that say where a request goes or how long it
-/// is: no gateway can set them for another purpose.
-const UNUSABLE: [&str; 16] = [
+/// is: no gateway can set them for another purpose. And those with which clients override the method or the path
+/// (Rule 9.11 of docs/policy.md): read as the gateway's own, they would let the client choose.
+const UNUSABLE: [&str; 20] = [
     "connection",
     "content-length",
     "content-type",
@@ -28,6 +29,10 @@ const UNUSABLE: [&str; 16] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-rewrite-url",
 ];
 
 /// Headers that Portcullis itself reads and writes begin with this.

@@ -126,7 +126,8 @@ impl ClientSource {
     }
 
     /// The client's address (Rules 9.4 and 9.5 of docs/policy.md). `start` is the peer as a gateway reports it over gRPC;
-    /// interfaces over HTTP give `None` and start at the last element of the header. `values` are those of the header
+    /// interfaces over HTTP give `None` and start at the last element of the header. So `None` is not for a gateway over
+    /// gRPC that reports no peer: then the address is missing. `values` are those of the header
     /// [`address_header`](Self::address_header), in order; without one they are not read.
     ///
     /// `None` if the address is missing: nothing says it, every element is a trusted proxy, an element that had to be
@@ -157,7 +158,7 @@ fn reserved_for(header: &HeaderName) -> Option<&'static str> {
         "authorization" => Some(TOKEN_HEADER),
         "forwarded" | "x-forwarded-for" | "x-real-ip" => Some(ADDRESS_HEADER),
         "x-forwarded-method" | "x-original-method" => Some(METHOD_HEADER),
-        "x-forwarded-uri" | "x-original-uri" => Some(URI_HEADER),
+        "x-forwarded-uri" | "x-original-uri" | "x-original-url" => Some(URI_HEADER),
         _ => None,
     }
 }

@@ -254,8 +254,14 @@ fn a_header_serves_one_purpose() {
     assert_eq!(bad(fields), [("token_header", "HEADER_NOT_USABLE")]);
     let fields = ClientSourceFields { method_header: "Authorization", ..NONE };
     assert_eq!(bad(fields), [("method_header", "HEADER_NOT_USABLE")]);
-    let fields = ClientSourceFields { uri_header: "X-Forwarded-Method", ..NONE };
-    assert_eq!(bad(fields), [("uri_header", "HEADER_NOT_USABLE")]);
+    for name in ["X-Forwarded-Method", "X-Rewrite-URL", "X-Real-IP", "Content-Length"] {
+        let fields = ClientSourceFields { uri_header: name, ..NONE };
+        assert_eq!(bad(fields), [("uri_header", "HEADER_NOT_USABLE")], "{name}");
+    }
+    for name in ["X-HTTP-Method-Override", "X-Original-URL", "Connection", "Portcullis-Reason"] {
+        let fields = ClientSourceFields { method_header: name, ..NONE };
+        assert_eq!(bad(fields), [("method_header", "HEADER_NOT_USABLE")], "{name}");
+    }
 }
 
 #[test]
