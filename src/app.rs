@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ use crate::config::server::{
     FirstCredentialArgs, ListenSetting, MailSettings, MigrateArgs, RelaySettings, ServeArgs,
     ServeSettings, StoreSettings, TlsFiles,
 };
+use crate::gateway::Interfaces;
+use crate::gateway::request::OverrideHeaders;
 use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, LifecycleStatus, Outbox, REFRESH, Retries, Sweeper, Transport};
@@ -41,7 +44,7 @@ use crate::store::{OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::writes::Writes;
-use crate::{http, net, shutdown};
+use crate::{gateway, http, net, shutdown};
 use process::Descriptors;
 
 /// How often the store is asked for its time.
@@ -200,15 +203,21 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         });
     }
     let http_listener = net::bind("http-listen", &settings.http_listen).await?;
+    let gateway_listener = match &settings.gateway.listen {
+        None => None,
+        Some(addresses) => Some(net::bind("gateway-listen", addresses).await?),
+    };
     let addresses = Addresses {
         grpc: grpc_listeners.iter().map(Listener::address).collect::<Result<_, _>>()?,
         http: http_listener.local_addr()?,
+        gateway: gateway_listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
-    let (grpc_tls, http_tls) = match &settings.tls {
-        None => (None, None),
+    let (grpc_tls, http_tls, gateway_tls) = match &settings.tls {
+        None => (None, None, None),
         Some(TlsFiles { cert, key, client_ca }) => (
             Some(net::tls(cert, key, client_ca.as_deref(), &[b"h2"])?),
             Some(net::tls(cert, key, None, &[b"http/1.1"])?),
+            Some(net::tls(cert, key, None, &[b"h2", b"http/1.1"])?),
         ),
     };
 
@@ -236,10 +245,18 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         // Where a proxy speaks TLS for this server, its address says so.
         let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
         let secure = settings.tls.is_some() || proxied;
-        let routes = http::routes(services, secure, settings.page.trusted_proxies.clone());
+        let proxies = settings.page.trusted_proxies.clone();
+        let routes = http::routes(services.clone(), secure, proxies);
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
+        let gateways = async {
+            if let (Some(listener), Some(address)) = (gateway_listener, addresses.gateway) {
+                let interfaces = interfaces(&settings, services, address);
+                let connections = descriptors.gateway;
+                gateway::serve(listener, gateway_tls, connections, interfaces, stop.clone()).await;
+            }
+        };
         announce(&settings, &addresses)?;
-        let (grpc, ()) = tokio::join!(grpc, web);
+        let (grpc, (), ()) = tokio::join!(grpc, web, gateways);
         grpc.context("cannot serve gRPC")
     });
     let served = served.await.map_err(|error| name_file(error, &settings.store));
@@ -254,6 +271,7 @@ struct Addresses {
     /// Of gRPC. Never empty.
     grpc: Vec<ListenerAddress>,
     http: SocketAddr,
+    gateway: Option<SocketAddr>,
 }
 
 impl Addresses {
@@ -261,6 +279,22 @@ impl Addresses {
     fn grpc_text(&self) -> String {
         self.grpc.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
+}
+
+/// What gateways are answered with at `address`.
+fn interfaces(
+    settings: &ServeSettings,
+    services: Arc<Services>,
+    address: SocketAddr,
+) -> Arc<Interfaces> {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let own = gateway::Settings {
+        development: settings.development,
+        overrides: OverrideHeaders::new(&settings.gateway.override_headers),
+        public_url: settings.gateway.url.clone().unwrap_or_else(|| format!("{scheme}://{address}")),
+        check_timeout: settings.gateway.check_timeout,
+    };
+    Arc::new(Interfaces::new(services, own))
 }
 
 /// What a server is started with.
@@ -521,14 +555,18 @@ fn drive_lifecycle(
 
 /// Says on standard output that clients may come, and where.
 fn announce(settings: &ServeSettings, addresses: &Addresses) -> anyhow::Result<()> {
-    let (grpc, http) = (addresses.grpc_text(), addresses.http);
+    let (grpc, http, gateway) = (addresses.grpc_text(), addresses.http, addresses.gateway);
     let (store, location) = match &settings.store {
         StoreSettings::Embedded(data_dir) => ("sqlite", data_dir.display().to_string()),
         StoreSettings::Postgres { .. } => ("postgres", String::new()),
     };
     tracing::info!(%grpc, %http, store, location, version = env!("CARGO_PKG_VERSION"), "serving");
     let mut out = std::io::stdout().lock();
-    writeln!(out, "portcullis ready grpc={grpc} http={http}")?;
+    write!(out, "portcullis ready grpc={grpc} http={http}")?;
+    if let Some(gateway) = gateway {
+        write!(out, " gateway={gateway}")?;
+    }
+    writeln!(out)?;
     out.flush()?;
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 mod limiter;
 mod peer;
+pub mod server;
 mod unix;
+pub mod unread;
 
 use std::fmt;
 use std::future::Future;

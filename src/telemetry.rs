@@ -70,6 +70,13 @@ struct CodeLabels {
     code: &'static str,
 }
 
+/// The labels of answers to gateways.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GatewayLabels {
+    interface: &'static str,
+    outcome: &'static str,
+}
+
 /// The labels of pending actions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TypeLabels {
@@ -95,6 +102,8 @@ pub struct Metrics {
     pub forged: Counter,
     /// Requests refused because too much was under way.
     pub shed: Counter,
+    /// Open connections of gateways over HTTP.
+    pub gateway_connections: Gauge,
     /// Open gRPC connections.
     pub connections: Gauge,
     /// Uses told to the store.
@@ -139,6 +148,7 @@ pub struct Metrics {
     store_errors: Family<StoreLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     refused: Family<CodeLabels, Counter>,
+    gateway_answers: Family<GatewayLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -157,6 +167,7 @@ impl Metrics {
             cache_entries: Gauge::default(),
             forged: Counter::default(),
             shed: Counter::default(),
+            gateway_connections: Gauge::default(),
             connections: Gauge::default(),
             uses_recorded: Counter::default(),
             actions_announced: Counter::default(),
@@ -184,6 +195,7 @@ impl Metrics {
             store_errors: Family::default(),
             calls: Family::default(),
             refused: Family::default(),
+            gateway_answers: Family::default(),
             registry: Registry::with_prefix("portcullis"),
         };
         metrics.registered()
@@ -215,6 +227,16 @@ impl Metrics {
         );
         r.register("shed", "Requests refused because too much was under way", self.shed.clone());
         r.register("connections", "Open gRPC connections", self.connections.clone());
+        r.register(
+            "gateway_connections",
+            "Open connections of gateways over HTTP",
+            self.gateway_connections.clone(),
+        );
+        r.register(
+            "gateway_answers",
+            "Answers to gateways over HTTP, by interface and outcome",
+            self.gateway_answers.clone(),
+        );
         for (name, help, counter) in [
             ("uses_recorded", "Uses told to the store", &self.uses_recorded),
             ("actions_announced", "Downgrades and deletions announced", &self.actions_announced),
@@ -370,6 +392,11 @@ impl Metrics {
     /// Counts a management call.
     pub fn called(&self, call: &'static str, code: &'static str) {
         self.calls.get_or_create(&CallLabels { call, code }).inc();
+    }
+
+    /// Counts an answer to a gateway.
+    pub fn gateway_answered(&self, interface: &'static str, outcome: &'static str) {
+        self.gateway_answers.get_or_create(&GatewayLabels { interface, outcome }).inc();
     }
 
     /// Counts a request that was refused for its credential.

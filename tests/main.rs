@@ -14,6 +14,7 @@ mod configuration;
 mod crash;
 mod decision_matrix;
 mod exhaustion;
+mod gateway;
 mod grpcurl;
 mod house;
 mod late_readers;

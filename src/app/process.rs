@@ -3,7 +3,7 @@
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::grpc::connections::CONNECTIONS;
-use crate::{config, http};
+use crate::{config, gateway, http};
 
 const _: () = assert!(config::server::MAX_CONNECTIONS == CONNECTIONS as u64);
 
@@ -17,6 +17,8 @@ pub(super) struct Descriptors {
     pub grpc: usize,
     /// For HTTP.
     pub http: usize,
+    /// For gateways over HTTP.
+    pub gateway: usize,
 }
 
 impl Descriptors {
@@ -32,12 +34,15 @@ impl Descriptors {
         if fitted != Self::within(usize::MAX) {
             tracing::warn!(
                 limit,
-                needed = CONNECTIONS + http::CONNECTIONS + OTHERS,
+                needed = CONNECTIONS + http::CONNECTIONS + gateway::CONNECTIONS + OTHERS,
                 "the limit of open files is too low for all connections: {} for gRPC instead of \
-                 {CONNECTIONS}, {} for HTTP instead of {}; raise it (ulimit -n, LimitNOFILE)",
+                 {CONNECTIONS}, {} for HTTP instead of {}, {} for gateways instead of {}; raise it (ulimit -n, \
+                 LimitNOFILE)",
                 fitted.grpc,
                 fitted.http,
                 http::CONNECTIONS,
+                fitted.gateway,
+                gateway::CONNECTIONS,
             );
         }
         fitted
@@ -45,8 +50,10 @@ impl Descriptors {
 
     fn within(limit: usize) -> Self {
         let http = http::CONNECTIONS.min(limit / 4);
-        let others = OTHERS.min(limit / 4);
-        Self { grpc: CONNECTIONS.min(limit - http - others).max(1), http: http.max(1) }
+        let gateway = gateway::CONNECTIONS.min(limit / 8);
+        let others = OTHERS.min(limit / 8);
+        let rest = limit - http - gateway - others;
+        Self { grpc: CONNECTIONS.min(rest).max(1), http: http.max(1), gateway: gateway.max(1) }
     }
 }
 
@@ -78,15 +85,20 @@ mod tests {
     fn connections_fit_the_descriptors() {
         assert_eq!(
             Descriptors::within(1_048_576),
-            Descriptors { grpc: CONNECTIONS, http: http::CONNECTIONS }
+            Descriptors {
+                grpc: CONNECTIONS,
+                http: http::CONNECTIONS,
+                gateway: gateway::CONNECTIONS
+            }
         );
         let documented = include_str!("../../docs/operations.md");
-        let needed = CONNECTIONS + http::CONNECTIONS + OTHERS;
+        let needed = CONNECTIONS + http::CONNECTIONS + gateway::CONNECTIONS + OTHERS;
         let needed = format!("It needs {},{:03} for", needed / 1_000, needed % 1_000);
         assert!(documented.contains(&needed), "docs/operations.md lacks: {needed}");
         for limit in [16, 64, 256, 1_024, 4_096, 16_384, 18_687] {
-            let Descriptors { grpc, http } = Descriptors::within(limit);
-            assert!(grpc + http + OTHERS.min(limit / 4) <= limit, "{limit}: {grpc} and {http}");
+            let Descriptors { grpc, http, gateway } = Descriptors::within(limit);
+            let clients = grpc + http + gateway;
+            assert!(clients + OTHERS.min(limit / 8) <= limit, "{limit}: {grpc}, {http}, {gateway}");
             assert!(grpc >= limit / 2 && http >= limit.min(4_096) / 4, "{limit}: {grpc}, {http}");
         }
     }

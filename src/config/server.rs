@@ -4,6 +4,7 @@
 
 mod catalog;
 mod errors;
+mod gateway;
 mod lifecycle;
 mod listen;
 mod mail;
@@ -24,6 +25,7 @@ use crate::telemetry::LogFormat;
 pub use catalog::BUILT_IN_CATALOG;
 use errors::ConfigErrors;
 pub use errors::InvalidSettings;
+pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use listen::ListenSetting;
 pub use mail::{MailArgs, MailSettings, RelaySettings};
@@ -90,6 +92,8 @@ pub struct ServeArgs {
         default_value = "5m"
     )]
     grpc_idle: String,
+    #[command(flatten)]
+    gateway: GatewayArgs,
     #[command(flatten)]
     store: StoreArgs,
     /// Development mode: this host and the embedded store only, no credentials, a demo account with new
@@ -228,7 +232,9 @@ pub struct ServeSettings {
     pub listen: Vec<ListenSetting>,
     /// Where HTTP is served: the first of these that the host has. Never empty.
     pub http_listen: Vec<SocketAddr>,
-    /// TLS, for both.
+    /// How gateways are served over HTTP.
+    pub gateway: GatewaySettings,
+    /// TLS, for all listeners.
     pub tls: Option<TlsFiles>,
     /// gRPC connections of one address at most; `None` for half of all.
     pub connections_per_address: Option<usize>,
@@ -299,12 +305,15 @@ impl ServeArgs {
                 None
             }
         };
+        let gateway = self.gateway.resolve(self.dev, &mut errors);
         let tcp = listen.iter().flatten().filter_map(|listener| match listener {
             ListenSetting::Tcp(addresses) => Some(("listen", addresses)),
             ListenSetting::Unix { .. } => None,
         });
         let http = http_listen.iter().map(|addresses| ("http-listen", addresses));
-        for (flag, addresses) in tcp.chain(http) {
+        let gateways = gateway.iter().flat_map(|gateway| &gateway.listen);
+        let gateways = gateways.map(|addresses| ("gateway-listen", addresses));
+        for (flag, addresses) in tcp.chain(http).chain(gateways) {
             let mut ips = addresses.iter().map(|address| address.ip().to_canonical());
             if let Some(ip) = ips.find(|ip| !ip.is_loopback()) {
                 open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut errors);
@@ -384,6 +393,7 @@ impl ServeArgs {
             Some(ServeSettings {
                 listen: listen?,
                 http_listen: http_listen?,
+                gateway: gateway?,
                 tls,
                 connections_per_address,
                 connection_idle: connection_idle?,

@@ -31,7 +31,7 @@ const PENDING_ACTION: HeaderName = HeaderName::from_static("portcullis-pending-a
 const TOKEN_EXPIRES: HeaderName = HeaderName::from_static("portcullis-token-expires");
 
 const COUNT: usize = 6;
-/// The headers of every allow. Of these, a denial has the reason alone.
+/// The headers of every allow (Rule 9.14 of docs/policy.md). Of these, a denial has the reason alone.
 pub const HEADERS: [HeaderName; COUNT] =
     [TOKEN_ID, ACCOUNT_ID, SCOPE, REASON, PENDING_ACTION, TOKEN_EXPIRES];
 /// The place of the reason among them.
@@ -103,10 +103,7 @@ impl Answer {
             let facts = decision.token;
             let announced = facts.filter(|facts| !facts.announced.is_empty());
             let pending = announced.and_then(|facts| facts.upcoming(&calendar())).map(|action| {
-                let word = match action.action {
-                    PendingActionType::Downgrade => "DOWNGRADE",
-                    PendingActionType::Deletion => "DELETION",
-                };
+                let word = action_word(action.action);
                 value(format!("{word}; effective-time={}", action.effective).as_bytes())
             });
             values = [
@@ -143,6 +140,15 @@ impl Answer {
     /// Whether the client's request may go on.
     pub fn is_allow(&self) -> bool {
         self.reason == Some(Reason::Allowed)
+    }
+
+    /// The same in a word, as metrics name it.
+    pub fn outcome(&self) -> &'static str {
+        match self.reason {
+            Some(Reason::Allowed) => "allow",
+            Some(_) => "deny",
+            None => "undecided",
+        }
     }
 
     /// The reason, or [`UNDECIDED`].
@@ -195,8 +201,15 @@ fn value(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).ok().filter(|value| value.to_str().is_ok()).unwrap_or(NONE)
 }
 
+pub(super) fn action_word(action: PendingActionType) -> &'static str {
+    match action {
+        PendingActionType::Downgrade => "DOWNGRADE",
+        PendingActionType::Deletion => "DELETION",
+    }
+}
+
 /// The decision's own sentence, but for those that speak to who calls `Authorize`.
-fn detail(decision: &Decision<'_>, token: &ClientToken<'_>) -> Cow<'static, str> {
+pub(super) fn detail(decision: &Decision<'_>, token: &ClientToken<'_>) -> Cow<'static, str> {
     match (decision.verdict.reason(), token) {
         (Reason::TokenMalformed, ClientToken::Missing) => {
             "No token was sent. Send one as “Authorization: Bearer <token>”.".into()

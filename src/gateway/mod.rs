@@ -1,9 +1,199 @@
 //! Gateways that ask on behalf of services which can't be changed: adapters to [`crate::service`]
 //! (rules: docs/policy.md, section 9).
 //!
+//! `listener` serves connections, [`caller`] says who asks, [`request`] reads what is asked about, and [`answer`] says
+//! what HTTP clients learn of the decision. [`Interfaces`] has the paths.
+//!
 //! # Invariants
 //! - Every interface gives the decision that `Authorize` gives for the same token, address, method and path.
 //! - No decision is never an allow.
+//! - A caller without a valid credential waits for nothing and has no body read.
 
 pub mod answer;
+mod authzen;
+mod body;
+pub mod caller;
+mod forward_auth;
+mod listener;
 pub mod request;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use self::answer::Answer;
+use self::body::{AnswerBody, Bodies};
+use self::caller::{CallerError, Presented};
+pub use self::listener::{CONNECTIONS, serve};
+use self::request::OverrideHeaders;
+use crate::policy::client_source::ClientSource;
+use crate::policy::decide::Decision;
+use crate::service::decisions::AuthorizeInput;
+use crate::service::{Error, Result, Services};
+
+/// The header with the gateway's own credential, for forward auth and Envoy.
+pub const CREDENTIAL: HeaderName = HeaderName::from_static("portcullis-credential");
+/// How long a decision may take where the caller names no deadline of its own.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the interfaces are made with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether gateways need no credential.
+    pub development: bool,
+    /// Headers that must not differ from the request.
+    pub overrides: OverrideHeaders,
+    /// Where gateways and AuthZEN clients reach this server: a scheme and an authority.
+    pub public_url: String,
+    /// How long a decision for Envoy may take where Envoy names no deadline.
+    pub check_timeout: Duration,
+}
+
+/// The interfaces for gateways, over the services that they ask.
+#[derive(Debug)]
+pub struct Interfaces {
+    services: Arc<Services>,
+    settings: Settings,
+    bodies: Bodies,
+}
+
+/// Which interface a request is for, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interface {
+    ForwardAuth,
+    ExtAuthz,
+    AuthZen,
+}
+
+impl Interface {
+    fn word(self) -> &'static str {
+        match self {
+            Self::ForwardAuth => "forward_auth",
+            Self::ExtAuthz => "ext_authz",
+            Self::AuthZen => "authzen",
+        }
+    }
+}
+
+type HttpAnswer = Response<AnswerBody>;
+
+impl Interfaces {
+    /// The interfaces over `services`.
+    pub fn new(services: Arc<Services>, settings: Settings) -> Self {
+        Self { services, settings, bodies: Bodies::default() }
+    }
+
+    /// Answers one request of `peer`. `known` is called once its credential turns out to be valid.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let path = request.uri().path();
+        if path == forward_auth::FORWARD_AUTH {
+            return self.forward_auth(request, known).await;
+        }
+        if path.starts_with(forward_auth::EXT_AUTHZ) {
+            return self.ext_authz(request, known).await;
+        }
+        match (path, request.method()) {
+            (authzen::EVALUATION, &Method::POST) => self.evaluation(request, peer, known).await,
+            (authzen::EVALUATIONS, &Method::POST) => self.evaluations(request, peer, known).await,
+            (authzen::METADATA, &Method::GET | &Method::HEAD) => self.metadata(&request),
+            (authzen::EVALUATION | authzen::EVALUATIONS, _) => not_allowed("POST"),
+            (authzen::METADATA, _) => not_allowed("GET, HEAD"),
+            _ => problem(&Answer::undecided(StatusCode::NOT_FOUND, "There is no such path.")),
+        }
+    }
+
+    /// Who asks, with a lease that holds: what is known of credentials may be out of date without one.
+    async fn identify(
+        &self,
+        presented: std::result::Result<Presented, CallerError>,
+        known: impl Fn() + Send,
+    ) -> std::result::Result<Arc<ClientSource>, Unidentified> {
+        let presented = presented?;
+        // Strangers, as far as this replica knows, wait for nothing.
+        presented.client_source(&self.services)?;
+        self.services.ready().await.map_err(Unidentified::NotReady)?;
+        let source = presented.client_source(&self.services)?;
+        known();
+        Ok(source)
+    }
+
+    /// Decides from memory, or from the store, and makes an answer of the decision.
+    async fn decide<T>(
+        &self,
+        input: &AuthorizeInput<'_>,
+        make: impl FnOnce(&Decision<'_>) -> T + Send,
+    ) -> Result<T> {
+        if let Some(context) = self.services.decision_context()
+            && let Some(decision) = context.evaluate(input)?
+        {
+            return Ok(make(&decision));
+        }
+        // In a box: what a read needs is large, and hits would carry it around.
+        let evaluation = Box::pin(self.services.evaluate_with_store(input)).await?;
+        Ok(make(&evaluation.decision(input)?))
+    }
+
+    fn count(&self, interface: Interface, outcome: &'static str) {
+        self.services.metrics().gateway_answered(interface.word(), outcome);
+    }
+}
+
+/// Why there is no answer for a caller.
+enum Unidentified {
+    Caller(CallerError),
+    NotReady(Error),
+}
+
+impl From<CallerError> for Unidentified {
+    fn from(error: CallerError) -> Self {
+        Self::Caller(error)
+    }
+}
+
+/// What a client learns where no decision was reached: nothing of what is internal.
+fn undecided(error: &Error) -> &'static str {
+    match error {
+        Error::Overloaded => {
+            "No decision was reached: too many requests are under way. Try again later."
+        }
+        Error::DeadlineExceeded => "No decision was reached in time. Try again later.",
+        _ => "No decision was reached. Try again later.",
+    }
+}
+
+/// Waits for `work`, for so long and no longer.
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(Error::DeadlineExceeded))
+}
+
+/// An answer without a decision that allows.
+fn problem(answer: &Answer) -> HttpAnswer {
+    let mut response = Response::new(AnswerBody::from(answer.problem()));
+    *response.status_mut() = answer.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, answer::PROBLEM);
+    headers.extend(answer.headers());
+    no_store(headers);
+    response
+}
+
+/// No cache may answer for a decision.
+fn no_store(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+fn not_allowed(methods: &'static str) -> HttpAnswer {
+    let answer = Answer::undecided(StatusCode::METHOD_NOT_ALLOWED, "The path has no such method.");
+    let mut response = problem(&answer);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}

@@ -30,16 +30,6 @@ const FAMILIES: [Family; 2] = [
     Family { method: "x-original-method", uri: "x-original-uri" },
 ];
 
-/// The headers that override a request's method or path for many frameworks, where no setting names others
-/// (`--override-header`).
-pub const DEFAULT_OVERRIDE_HEADERS: [&str; 5] = [
-    "X-HTTP-Method-Override",
-    "X-HTTP-Method",
-    "X-Method-Override",
-    "X-Original-URL",
-    "X-Rewrite-URL",
-];
-
 /// Names that are refused where underscores stand for their hyphens, beside those that are read: by their beginning.
 const HYPHENATED: [&str; 5] =
     ["x-forwarded-", "x-original-", "x-http-method", "x-real-ip", "portcullis-"];
@@ -90,12 +80,6 @@ impl OverrideHeaders {
 
     fn part(&self, name: &str) -> Option<Part> {
         self.0.iter().find(|(own, _)| own == name).map(|&(_, part)| part)
-    }
-}
-
-impl Default for OverrideHeaders {
-    fn default() -> Self {
-        Self::new(&DEFAULT_OVERRIDE_HEADERS)
     }
 }
 
@@ -448,17 +432,25 @@ fn from_own_header(value: &[u8]) -> ClientToken<'_> {
 /// One token, without the prefix of RFC 8959. Proxies join the values of headers that are there several times with
 /// commas, and no token has a comma or white space.
 fn one_token(token: &[u8]) -> ClientToken<'_> {
-    const PREFIX: &[u8] = b"secret-token:";
     if token.is_empty() {
         return ClientToken::Malformed("The request's token is empty.");
     }
     if token.iter().any(|&byte| byte == b',' || byte.is_ascii_whitespace()) {
         return ClientToken::Malformed(TWO_TOKENS);
     }
-    match token.split_at_checked(PREFIX.len()) {
-        Some((prefix, token)) if prefix.eq_ignore_ascii_case(PREFIX) => ClientToken::Plain(token),
-        _ => ClientToken::Plain(token),
-    }
+    ClientToken::Plain(token.get(PREFIX.len()..).filter(|_| has_prefix(token)).unwrap_or(token))
+}
+
+/// What marks a secret as one (RFC 8959).
+const PREFIX: &[u8] = b"secret-token:";
+
+fn has_prefix(token: &[u8]) -> bool {
+    token.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+/// A token without the prefix of RFC 8959.
+pub(super) fn without_prefix(token: &str) -> &str {
+    if has_prefix(token.as_bytes()) { &token[PREFIX.len()..] } else { token }
 }
 
 fn without_query(path: &[u8]) -> &[u8] {

@@ -2,10 +2,8 @@
 
 mod authority;
 mod health;
-mod unread;
 
 use std::future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,32 +15,24 @@ use axum::{Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::net::Limiter;
+use crate::net::server::{Accepted, HttpListener, Serve};
+use crate::net::unread::Unread;
 use crate::policy::client_source::TrustedProxies;
 use crate::service::Services;
-use crate::{net, shutdown, web};
-use unread::Unread;
+use crate::{net, web};
 
-/// Connections at once; more are closed at once. A fifth of them is a reserve for addresses that have no place
-/// among the ordinary ones (all are taken, or their share): each of these is for one request, so that they are
-/// free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
+/// Connections at once; more are closed at once. See [`HttpListener`].
 pub const CONNECTIONS: usize = 1_280;
 /// How long a client may take for the head of a request, or be silent before the next one.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The largest head of a request, in bytes; what is larger is answered 431.
 const MAX_HEAD: usize = 16 << 10;
-/// What the system keeps of unread answers for each connection, in bytes. Linux doubles it.
-const SEND_BUFFER: usize = 32 << 10;
-/// How long the system waits for a peer that confirms nothing, or takes nothing, also after the connection's
-/// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
-const UNCONFIRMED: u32 = 15_000;
 
 /// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone. `proxies` say where
 /// browsers are.
@@ -85,79 +75,36 @@ pub async fn serve(
     connections: usize,
     stop: CancellationToken,
 ) {
-    // Connections take these over from the listener.
-    if let Err(error) = sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)
-        .and_then(|()| sockopt::set_tcp_user_timeout(&listener, UNCONFIRMED))
-    {
-        tracing::warn!(%error, "cannot limit what the system keeps for HTTP clients that do not read");
-    }
-    let reserved = connections / 5;
-    let ordinary = connections - reserved;
-    let room = Limiter::new(ordinary, ordinary.div_ceil(2));
-    let reserve = Limiter::new(reserved, reserved.div_ceil(16));
-    let unread = unread::room();
-    net::accept(listener, stop.clone(), |stream, peer| {
-        let (place, keep_alive) = match room.take(peer, 1) {
-            Some(place) => (place, true),
-            None => match reserve.take(peer, 1) {
-                Some(place) => (place, false),
-                None => return,
-            },
-        };
-        let connection = Connection {
-            peer,
-            keep_alive,
-            unread: unread.clone(),
-            routes: routes.clone(),
-            stop: stop.clone(),
-        };
-        let tls = tls.clone();
-        shutdown::spawn("http-connection", async move {
-            let _place = place;
-            match tls {
-                None => connection.serve(stream).await,
-                Some(tls) => match tokio::time::timeout(net::HANDSHAKE, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => connection.serve(stream).await,
-                    Ok(Err(error)) => net::log_failed_handshake(peer, &error),
-                    Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
-                },
-            }
-        });
-    })
-    .await;
+    // Pages under way end with the process.
+    let listener = HttpListener { listener, tls, connections, drain: Duration::ZERO };
+    net::server::serve(listener, Pages { routes }, stop).await;
 }
 
-/// What serves one connection.
-struct Connection {
-    peer: IpAddr,
-    /// Whether it may carry more than one request.
-    keep_alive: bool,
-    /// How many answers may wait for peers that don't read.
-    unread: Arc<Limiter>,
+#[derive(Clone)]
+struct Pages {
     routes: Router,
-    stop: CancellationToken,
 }
 
-impl Connection {
-    async fn serve<S>(self, stream: S)
+impl Serve for Pages {
+    async fn serve<S>(self, stream: Unread<S>, accepted: Accepted)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { peer, keep_alive, unread, routes, stop } = self;
+        let Accepted { peer, keep_alive, stop } = accepted;
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(SILENCE)
             .max_buf_size(MAX_HEAD)
             .keep_alive(keep_alive);
-        let service = TowerToHyperService::new(routes.map_request(
+        let service = TowerToHyperService::new(self.routes.map_request(
             move |mut request: axum::http::Request<hyper::body::Incoming>| {
                 request.extensions_mut().insert(web::Peer(peer));
                 request
             },
         ));
-        let stream = TokioIo::new(Unread::new(stream, unread, peer));
-        let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = stop.cancelled() => {

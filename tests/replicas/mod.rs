@@ -23,6 +23,6 @@ mod leaving;
 mod lifecycle;
 mod nemesis;
 mod outages;
-mod proxy;
+pub(crate) mod proxy;
 mod repair;
 mod stage;

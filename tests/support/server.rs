@@ -1,7 +1,7 @@
 //! The real binary as a child process: started, awaited, killed, started again on the same data.
 //!
 //! Once it serves, the server prints one line to stdout, and that line is all that is waited for:
-//! `portcullis ready grpc=ADDRESS:PORT http=ADDRESS:PORT`.
+//! `portcullis ready grpc=ADDRESS:PORT http=ADDRESS:PORT`, and `gateway=ADDRESS:PORT` where gateways are served.
 
 #![allow(
     dead_code,
@@ -38,6 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     listen: String,
     http_listen: String,
+    gateway_listen: Option<String>,
     flags: Vec<OsString>,
     env: Vec<(String, OsString)>,
     tls: Option<Identity>,
@@ -53,6 +54,7 @@ impl Setup {
         Self {
             listen: "127.0.0.1:0".to_owned(),
             http_listen: "127.0.0.1:0".to_owned(),
+            gateway_listen: None,
             flags: Vec::new(),
             env: Vec::new(),
             tls: None,
@@ -86,10 +88,16 @@ impl Setup {
         self
     }
 
+    /// Serves gateways over HTTP, too. A server with `--dev` does so in any case, on a port of its own.
+    pub fn gateways(mut self) -> Self {
+        self.gateway_listen = Some("127.0.0.1:0".to_owned());
+        self
+    }
+
     /// One more argument, such as `--plaintext`.
     pub fn switch(mut self, flag: impl AsRef<OsStr>) -> Self {
         self.flags.push(flag.as_ref().to_owned());
-        self
+        if flag.as_ref() == "--dev" { self.gateways() } else { self }
     }
 
     /// One more flag with its value.
@@ -171,7 +179,7 @@ pub struct Server {
     home: TempDir,
     process: Process,
     starts: usize,
-    addresses: Option<(SocketAddr, SocketAddr)>,
+    addresses: Option<Addresses>,
 }
 
 impl Server {
@@ -192,12 +200,18 @@ impl Server {
 
     /// Where it serves gRPC.
     pub fn grpc(&self) -> SocketAddr {
-        self.addresses.expect("wait_ready comes first").0
+        self.addresses.expect("wait_ready comes first").grpc
     }
 
     /// Where it serves HTTP.
     pub fn http(&self) -> SocketAddr {
-        self.addresses.expect("wait_ready comes first").1
+        self.addresses.expect("wait_ready comes first").http
+    }
+
+    /// Where it serves gateways.
+    pub fn gateway(&self) -> SocketAddr {
+        let addresses = self.addresses.expect("wait_ready comes first");
+        addresses.gateway.expect("a server that was set up with `gateways`")
     }
 
     /// The status line and the body of a page.
@@ -353,7 +367,7 @@ impl Drop for Server {
 struct Process {
     child: Child,
     /// Gives the addresses of the ready line; disconnected once stdout is closed.
-    ready: Receiver<(SocketAddr, SocketAddr)>,
+    ready: Receiver<Addresses>,
     stdout: PathBuf,
     stderr: PathBuf,
 }
@@ -379,6 +393,7 @@ impl Process {
             .args(["--http-listen", &setup.http_listen])
             .arg("--data-dir")
             .arg(data_dir(setup, home))
+            .args(setup.gateway_listen.iter().flat_map(|listen| ["--gateway-listen", listen]))
             .args(&setup.flags)
             .env_clear()
             .current_dir(home)
@@ -420,12 +435,24 @@ impl Process {
     }
 }
 
-/// The addresses of gRPC (of several listeners, the first that is an address) and HTTP, where `line` is the line of
-/// a server that is ready.
-fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (grpc, http) = line.strip_prefix("portcullis ready grpc=")?.split_once(" http=")?;
+/// Where a server listens.
+#[derive(Clone, Copy)]
+struct Addresses {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    gateway: Option<SocketAddr>,
+}
+
+/// Where a server listens (gRPC: of several listeners, the first that is an address), where `line` is the line of one
+/// that is ready.
+fn parse_ready(line: &str) -> Option<Addresses> {
+    let (grpc, rest) = line.strip_prefix("portcullis ready grpc=")?.split_once(" http=")?;
+    let (http, gateway) = match rest.split_once(" gateway=") {
+        None => (rest, None),
+        Some((http, gateway)) => (http, Some(gateway.parse().ok()?)),
+    };
     let grpc = grpc.split(',').find_map(|address| address.parse().ok());
-    Some((grpc.unwrap_or(NO_ADDRESS), http.parse().ok()?))
+    Some(Addresses { grpc: grpc.unwrap_or(NO_ADDRESS), http: http.parse().ok()?, gateway })
 }
 
 /// One sample of what `/metrics` shows.

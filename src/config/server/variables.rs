@@ -39,9 +39,13 @@ pub const SECRETS: [SecretVariable; 2] = [
 ];
 
 /// The variables that the server reads, besides those of the client side.
-const VARIABLES: [&str; 41] = [
+const VARIABLES: [&str; 45] = [
     "PORTCULLIS_LISTEN",
     "PORTCULLIS_HTTP_LISTEN",
+    "PORTCULLIS_GATEWAY_LISTEN",
+    "PORTCULLIS_GATEWAY_URL",
+    "PORTCULLIS_OVERRIDE_HEADER",
+    "PORTCULLIS_CHECK_TIMEOUT",
     DATABASE_URL,
     DATABASE_URL_FILE,
     "PORTCULLIS_DEV",

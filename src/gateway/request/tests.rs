@@ -4,6 +4,15 @@ use super::*;
 use crate::policy::client_source::ClientSourceFields;
 use crate::policy::network::Limits;
 
+/// Those of `--override-header`.
+const OVERRIDE_HEADERS: [&str; 5] = [
+    "X-HTTP-Method-Override",
+    "X-HTTP-Method",
+    "X-Method-Override",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+];
+
 const FIELDS: ClientSourceFields<'_> = ClientSourceFields {
     address_header: "X-Forwarded-For",
     trusted_proxies: &[],
@@ -22,7 +31,7 @@ fn read<'a>(
     headers: &[(&'a str, &'a [u8])],
     target: Target<'a>,
 ) -> Result<ClientRequest<'a>, MissingTarget> {
-    let overrides = OverrideHeaders::default();
+    let overrides = OverrideHeaders::new(&OVERRIDE_HEADERS);
     let reader = Reader { source, overrides: &overrides, peer: None };
     reader.read(headers.iter().copied(), target)
 }

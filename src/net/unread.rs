@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::net::{Limiter, Permit};
+use super::{Limiter, Permit};
 
 /// How long a peer may take for an answer, from when it no longer fits into the system's buffer: a page of
 /// 300 KB arrives at 20 KB a second.
@@ -25,18 +25,20 @@ const TAKE: Duration = Duration::from_secs(15);
 const WAITING: usize = 128;
 
 /// How many answers may wait.
-pub(super) fn room() -> Arc<Limiter> {
+pub fn room() -> Arc<Limiter> {
     Limiter::new(WAITING, WAITING / 4)
 }
 
 /// An answer that waits for its peer.
+#[derive(Debug)]
 struct Waiting {
     _seat: Permit,
     end: Pin<Box<Sleep>>,
 }
 
 /// A stream whose peer must take what is written. See the module.
-pub(super) struct Unread<S> {
+#[derive(Debug)]
+pub struct Unread<S> {
     stream: S,
     room: Arc<Limiter>,
     peer: IpAddr,
@@ -45,7 +47,8 @@ pub(super) struct Unread<S> {
 }
 
 impl<S: Unpin> Unread<S> {
-    pub(super) fn new(stream: S, room: Arc<Limiter>, peer: IpAddr) -> Self {
+    /// `stream`, whose answers wait in `room`.
+    pub fn new(stream: S, room: Arc<Limiter>, peer: IpAddr) -> Self {
         Self { stream, room, peer, take: TAKE, waiting: None }
     }
 

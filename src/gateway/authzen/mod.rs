@@ -1,0 +1,385 @@
+//! The Authorization API of AuthZEN 1.0 (openid.net/specs/authorization-api-1_0.html): evaluation, evaluations, and the
+//! metadata that describes them.
+//!
+//! # Invariants
+//! - Only the metadata are public, and nothing of a request is in them.
+//! - A denial and a malformed item of a batch are answers; what ends a request is a status of 400 or more.
+
+mod json;
+mod question;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+
+use self::json::{Json, Malformed};
+use self::question::{Evaluations, Question, Semantic};
+use super::answer::{self, Answer, UNDECIDED};
+use super::body::{AnswerBody, BodyError};
+use super::caller::{CallerError, Presented};
+use super::{
+    DEADLINE, HttpAnswer, Interface, Interfaces, Unidentified, in_time, no_store, problem,
+    undecided,
+};
+use crate::clock::Stopwatch;
+use crate::net::Permit;
+use crate::policy::decide::{Decision, Verdict};
+use crate::service::{Error, Result};
+
+pub(super) const EVALUATION: &str = "/access/v1/evaluation";
+pub(super) const EVALUATIONS: &str = "/access/v1/evaluations";
+pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest request id that is echoed.
+const MAX_REQUEST_ID: usize = 128;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// A request that was read, and the caller who may have it answered.
+struct Received {
+    body: Json,
+    presented: Presented,
+    /// Held until the answer is sent.
+    permit: Permit,
+}
+
+/// What became of one evaluation.
+enum Outcome {
+    Decided(bool, Value),
+    Malformed(String),
+    Undecided(&'static str),
+}
+
+impl Interfaces {
+    /// The metadata (AuthZEN 1.0, section 9.2): from the settings alone, since whoever asks names the host.
+    pub(super) fn metadata(&self, request: &Request<Incoming>) -> HttpAnswer {
+        let url = &self.settings.public_url;
+        let metadata = json!({
+            "policy_decision_point": url,
+            "access_evaluation_endpoint": format!("{url}{EVALUATION}"),
+            "access_evaluations_endpoint": format!("{url}{EVALUATIONS}"),
+        });
+        echo(request.headers(), json_answer(&metadata, None))
+    }
+
+    pub(super) async fn evaluation(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let (head, body) = request.into_parts();
+        let received = self.receive(&head.headers, body, peer).await;
+        let answer = match received {
+            Err(refusal) => refusal,
+            Ok(received) => match question::evaluation(&received.body) {
+                Err(error) => bad_request(&error),
+                Ok(question) => self.answer_one(&question, received, known).await,
+            },
+        };
+        echo(&head.headers, answer)
+    }
+
+    pub(super) async fn evaluations(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let (head, body) = request.into_parts();
+        let received = self.receive(&head.headers, body, peer).await;
+        let answer = match received {
+            Err(refusal) => refusal,
+            Ok(received) => match question::evaluations(&received.body) {
+                Err(error) => bad_request(&error),
+                Ok(Evaluations::One(question)) => self.answer_one(&question, received, known).await,
+                Ok(Evaluations::Several(semantic, questions)) => {
+                    self.answer_several(semantic, &questions, received, known).await
+                }
+            },
+        };
+        echo(&head.headers, answer)
+    }
+
+    /// Reads a request of a caller who may ask.
+    async fn receive(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+        peer: IpAddr,
+    ) -> std::result::Result<Received, HttpAnswer> {
+        let values = headers.get_all(header::AUTHORIZATION);
+        let beside = headers.get_all(super::CREDENTIAL);
+        let presented = match Presented::read(values, self.settings.development) {
+            Ok(_) if beside.iter().next().is_some() => Err(CallerError::TwoCredentials),
+            presented => presented,
+        };
+        // Before anything of the body is read.
+        let presented = presented
+            .and_then(|presented| presented.client_source(&self.services).map(|_| presented))
+            .map_err(|error| unauthorized(&error))?;
+        if !is_json(headers) {
+            let sentence = "The request's Content-Type is not application/json.";
+            return Err(problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence)));
+        }
+        let (body, permit) = self.bodies.read(headers, body, peer).await.map_err(body_error)?;
+        let body = Json::parse(&body).map_err(|error| bad_request(&error))?;
+        Ok(Received { body, presented, permit })
+    }
+
+    async fn answer_one(
+        &self,
+        question: &Question,
+        received: Received,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let Received { presented, permit, .. } = received;
+        let asked = in_time(DEADLINE, async {
+            match self.identify(Ok(presented), known).await {
+                Ok(_) => Ok(Ok(self.evaluate(question).await?)),
+                Err(Unidentified::Caller(error)) => Ok(Err(error)),
+                Err(Unidentified::NotReady(error)) => Err(error),
+            }
+        });
+        let outcome = match asked.await {
+            Ok(Ok((decision, context))) => Outcome::Decided(decision, context),
+            Ok(Err(error)) => return unauthorized(&error),
+            Err(error) => Outcome::from(error),
+        };
+        self.record(&outcome);
+        match outcome {
+            Outcome::Decided(decision, context) => {
+                json_answer(&json!({ "decision": decision, "context": context }), Some(permit))
+            }
+            Outcome::Malformed(sentence) => {
+                problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence))
+            }
+            Outcome::Undecided(sentence) => {
+                problem(&Answer::undecided(StatusCode::SERVICE_UNAVAILABLE, sentence))
+            }
+        }
+    }
+
+    async fn answer_several(
+        &self,
+        semantic: Semantic,
+        questions: &[std::result::Result<Question, Malformed>],
+        received: Received,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let Received { presented, permit, .. } = received;
+        let started = Stopwatch::start();
+        let identified =
+            in_time(DEADLINE, async { Ok(self.identify(Ok(presented), known).await) }).await;
+        let outcomes = match identified.unwrap_or_else(|error| Err(Unidentified::NotReady(error))) {
+            Err(Unidentified::Caller(error)) => return unauthorized(&error),
+            Err(Unidentified::NotReady(error)) => {
+                let outcome = |question: &std::result::Result<_, Malformed>| match question {
+                    Ok(_) => Outcome::Undecided(undecided(&error)),
+                    Err(error) => Outcome::Malformed(error.to_string()),
+                };
+                let mut outcomes: Vec<_> = questions.iter().map(outcome).collect();
+                shorten(semantic, &mut outcomes);
+                outcomes
+            }
+            Ok(_) if semantic == Semantic::ExecuteAll => {
+                let each = questions.iter().map(|question| self.outcome(question, started));
+                future::join_all(each).await
+            }
+            Ok(_) => {
+                let mut outcomes = Vec::with_capacity(questions.len());
+                for question in questions {
+                    let outcome = self.outcome(question, started).await;
+                    let ends = semantic.ends_with(outcome.decision());
+                    outcomes.push(outcome);
+                    if ends {
+                        break;
+                    }
+                }
+                outcomes
+            }
+        };
+        outcomes.iter().for_each(|outcome| self.record(outcome));
+        let evaluations: Vec<_> = outcomes.into_iter().map(Outcome::into_json).collect();
+        json_answer(&json!({ "evaluations": evaluations }), Some(permit))
+    }
+
+    /// What becomes of one evaluation of a batch that was begun at `started`.
+    async fn outcome(
+        &self,
+        question: &std::result::Result<Question, Malformed>,
+        started: Stopwatch,
+    ) -> Outcome {
+        match question {
+            Err(error) => {
+                self.services.metrics().decision_errors.inc();
+                Outcome::Malformed(error.to_string())
+            }
+            Ok(question) => {
+                let left: Duration = DEADLINE.saturating_sub(started.elapsed());
+                match in_time(left, self.evaluate(question)).await {
+                    Ok((decision, context)) => Outcome::Decided(decision, context),
+                    Err(error) => Outcome::from(error),
+                }
+            }
+        }
+    }
+
+    async fn evaluate(&self, question: &Question) -> Result<(bool, Value)> {
+        let token = question.token();
+        let context = |decision: &Decision<'_>| {
+            let allowed = matches!(decision.verdict, Verdict::Allow(_));
+            (
+                allowed,
+                context(decision, &answer::detail(decision, &token), || self.services.calendar()),
+            )
+        };
+        self.decide(&question.input(), context).await
+    }
+
+    fn record(&self, outcome: &Outcome) {
+        self.count(
+            Interface::AuthZen,
+            match outcome {
+                Outcome::Decided(true, _) => "allow",
+                Outcome::Decided(false, _) => "deny",
+                Outcome::Malformed(_) => "malformed",
+                Outcome::Undecided(_) => "undecided",
+            },
+        );
+    }
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        match error {
+            // Arguments that `Authorize` refuses: an unknown scope, or no address.
+            Error::Invalid(_) => Self::Malformed(error.to_string()),
+            error => Self::Undecided(undecided(&error)),
+        }
+    }
+}
+
+impl Outcome {
+    fn decision(&self) -> bool {
+        matches!(self, Self::Decided(true, _))
+    }
+
+    /// An item of a batch (AuthZEN 1.0, section 7.2).
+    fn into_json(self) -> Value {
+        let failed = |status: StatusCode, message: &str| json!({ "status": status.as_u16(), "message": message });
+        match self {
+            Self::Decided(decision, context) => json!({ "decision": decision, "context": context }),
+            Self::Malformed(sentence) => {
+                let error = failed(StatusCode::BAD_REQUEST, &sentence);
+                json!({ "decision": false, "context": { "error": error } })
+            }
+            Self::Undecided(sentence) => {
+                let error = failed(StatusCode::SERVICE_UNAVAILABLE, sentence);
+                json!({ "decision": false, "context": { "reason": UNDECIDED, "error": error } })
+            }
+        }
+    }
+}
+
+/// Cuts off what follows the outcome that ends a batch.
+fn shorten(semantic: Semantic, outcomes: &mut Vec<Outcome>) {
+    let last = outcomes.iter().position(|outcome| semantic.ends_with(outcome.decision()));
+    if let Some(last) = last {
+        outcomes.truncate(last + 1);
+    }
+}
+
+/// What a decision says beside its value: what `Authorize` answers, by the same names.
+fn context(
+    decision: &Decision<'_>,
+    message: &str,
+    calendar: impl FnOnce() -> crate::policy::lifecycle::Calendar,
+) -> Value {
+    let mut context = Map::new();
+    let mut put = |name: &str, value: String| context.insert(name.to_owned(), value.into());
+    put("reason", decision.verdict.reason().word().to_owned());
+    put("message", message.to_owned());
+    if let Some(facts) = decision.token {
+        put("token_id", (*facts.id).to_string());
+        put("account_id", (*facts.account_id).to_string());
+    }
+    if let Some(scope) = decision.required {
+        put("required_scope", scope.name.to_string());
+    }
+    if let Verdict::Allow(Some(entry)) = decision.verdict {
+        put("matched_entry", entry.to_string());
+    }
+    let announced = decision.token.filter(|facts| !facts.announced.is_empty());
+    if let Some(action) = announced.and_then(|facts| facts.upcoming(&calendar())) {
+        let action = json!({
+            "type": answer::action_word(action.action),
+            "effective_time": action.effective.to_string(),
+        });
+        context.insert("pending_action".to_owned(), action);
+    }
+    Value::Object(context)
+}
+
+/// Whether the body says that it is JSON, once.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let media_type = value.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(JSON.as_bytes())
+}
+
+fn json_answer(value: &Value, permit: Option<Permit>) -> HttpAnswer {
+    let text = value.to_string();
+    let mut response = Response::new(match permit {
+        Some(permit) => AnswerBody::holding(text, permit),
+        None => AnswerBody::from(text),
+    });
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    no_store(response.headers_mut());
+    response
+}
+
+fn bad_request(error: &Malformed) -> HttpAnswer {
+    problem(&Answer::undecided(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+fn body_error(error: BodyError) -> HttpAnswer {
+    let (status, sentence) = match error {
+        BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is larger than 1 MiB."),
+        BodyError::CutOff => (StatusCode::REQUEST_TIMEOUT, "The request did not arrive in time."),
+        BodyError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, undecided(&Error::Overloaded)),
+    };
+    problem(&Answer::undecided(status, sentence))
+}
+
+/// A caller who may not ask (AuthZEN 1.0, section 10.1.1).
+fn unauthorized(error: &CallerError) -> HttpAnswer {
+    let status = match error {
+        CallerError::WrongRole => StatusCode::FORBIDDEN,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    let mut response = problem(&Answer::undecided(status, error.to_string()));
+    let challenge = match error {
+        CallerError::WrongRole => return response,
+        CallerError::Missing => HeaderValue::from_static("Bearer realm=\"portcullis\""),
+        _ => HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"invalid_token\""),
+    };
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}
+
+/// The same answer with the id of its request (AuthZEN 1.0, section 10.1.4), where that is one of printable ASCII.
+fn echo(headers: &HeaderMap, mut answer: HttpAnswer) -> HttpAnswer {
+    if let Some(id) = headers.get(REQUEST_ID)
+        && id.len() <= MAX_REQUEST_ID
+        && id.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte))
+    {
+        answer.headers_mut().insert(REQUEST_ID, id.clone());
+    }
+    answer
+}

@@ -1,0 +1,127 @@
+//! Forward auth (nginx `auth_request`, Caddy, Traefik, APISIX) and Envoy's `ext_authz` over HTTP: a request about each
+//! request of the gateway's client, with its headers.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::answer::Answer;
+use super::body::{AnswerBody, discard};
+use super::caller::Presented;
+use super::request::{Reader, Target};
+use super::{
+    CREDENTIAL, DEADLINE, HttpAnswer, Interface, Interfaces, Unidentified, in_time, no_store,
+    problem, undecided,
+};
+use crate::policy::client_source::ClientSource;
+use crate::service::Result;
+use crate::service::decisions::{AuthorizeInput, RequestedOperation};
+
+/// The path of forward auth, for any method.
+pub(super) const FORWARD_AUTH: &str = "/forward-auth";
+/// What the paths of Envoy's requests begin with; the rest is the client's own.
+pub(super) const EXT_AUTHZ: &str = "/ext-authz";
+
+/// The share of its deadline that Envoy waits for an answer in, in percent.
+const SHARE: u32 = 80;
+
+impl Interfaces {
+    pub(super) async fn forward_auth(
+        &self,
+        request: Request<Incoming>,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let (head, body) = request.into_parts();
+        discard(&head.headers, body).await;
+        // nginx answers its client 500 then, the others pass it on: none of them lets the request pass.
+        let none = StatusCode::SERVICE_UNAVAILABLE;
+        let answer = self.ask(&head.headers, Target::Headers, DEADLINE, none, known).await;
+        self.http_answer(Interface::ForwardAuth, &answer)
+    }
+
+    pub(super) async fn ext_authz(
+        &self,
+        request: Request<Incoming>,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        let (head, body) = request.into_parts();
+        discard(&head.headers, body).await;
+        let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+        let target = Target::Own {
+            method: head.method.as_str().as_bytes(),
+            path: path.strip_prefix(EXT_AUTHZ).unwrap_or_default().as_bytes(),
+        };
+        let limit = envoy_timeout(&head.headers).unwrap_or(self.settings.check_timeout);
+        // A 5xx counts as an error, and Envoy may let requests pass then.
+        let answer = self.ask(&head.headers, target, limit, StatusCode::FORBIDDEN, known).await;
+        self.http_answer(Interface::ExtAuthz, &answer)
+    }
+
+    /// Decides on the request that `headers` describe. `none` is the status without a decision.
+    async fn ask(
+        &self,
+        headers: &HeaderMap,
+        target: Target<'_>,
+        limit: Duration,
+        none: StatusCode,
+        known: impl Fn() + Send,
+    ) -> Answer {
+        let presented = Presented::read(headers.get_all(CREDENTIAL), self.settings.development);
+        let asked = in_time(limit, async {
+            match self.identify(presented, known).await {
+                Ok(source) => self.decide_on(headers, target, &source, none).await,
+                Err(Unidentified::Caller(error)) => Ok(Answer::undecided(none, error.to_string())),
+                Err(Unidentified::NotReady(error)) => Err(error),
+            }
+        });
+        asked.await.unwrap_or_else(|error| Answer::undecided(none, undecided(&error)))
+    }
+
+    async fn decide_on(
+        &self,
+        headers: &HeaderMap,
+        target: Target<'_>,
+        source: &ClientSource,
+        none: StatusCode,
+    ) -> Result<Answer> {
+        let reader = Reader { source, overrides: &self.settings.overrides, peer: None };
+        let all = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let client = match reader.read(all, target) {
+            Ok(client) => client,
+            Err(missing) => return Ok(Answer::undecided(none, missing.to_string())),
+        };
+        let address = client.address.map(|address| address.to_string());
+        let input = AuthorizeInput {
+            token: client.token.secret(),
+            client_ip: address.as_deref().unwrap_or_default(),
+            operation: match &client.ambiguity {
+                Some(sentence) => RequestedOperation::Ambiguous(sentence),
+                None => RequestedOperation::Http { method: &client.method, path: &client.path },
+            },
+            dry_run: false,
+            at_least_as_fresh: 0,
+        };
+        let calendar = || self.services.calendar();
+        self.decide(&input, |decision| Answer::decided(decision, &client.token, calendar)).await
+    }
+
+    fn http_answer(&self, interface: Interface, answer: &Answer) -> HttpAnswer {
+        self.count(interface, answer.outcome());
+        if !answer.is_allow() {
+            return problem(answer);
+        }
+        let mut response = Response::new(AnswerBody::empty());
+        response.headers_mut().extend(answer.headers());
+        no_store(response.headers_mut());
+        response
+    }
+}
+
+/// What is left of Envoy's own deadline to decide in.
+fn envoy_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("x-envoy-expected-rq-timeout-ms")?.to_str().ok()?;
+    let milliseconds: u32 = value.parse().ok()?;
+    let asked = Duration::from_millis(milliseconds.into()) * SHARE / 100;
+    Some(asked.min(DEADLINE))
+}

@@ -1,0 +1,198 @@
+//! The connections of gateways: HTTP/1.1 and HTTP/2 on one port, also without TLS ("prior knowledge").
+//!
+//! # Invariants
+//! - A connection that has carried no valid credential ends after [`STRANGER_IDLE`] without a request, and any other
+//!   after [`IDLE`]; no peer keeps one by sending a head, or an HTTP/2 preface, byte by byte.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::Interfaces;
+use crate::clock::Stopwatch;
+use crate::net;
+use crate::net::server::{Accepted, HttpListener, Serve};
+use crate::net::unread::Unread;
+
+/// Connections at once; more are closed at once. See [`HttpListener`].
+pub const CONNECTIONS: usize = 2_048;
+/// How long a connection without a valid credential may be without a request.
+const STRANGER_IDLE: Duration = Duration::from_secs(10);
+/// How long any other may: longer than gateways keep connections that they do not use.
+const IDLE: Duration = Duration::from_secs(300);
+/// How often that is checked.
+const CHECK: Duration = Duration::from_secs(2);
+/// How long requests under way may take when the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// The largest head of a request, in bytes; what is larger is answered 431. Gateways send all headers of a client,
+/// which nginx, Envoy and Caddy limit to as much or more.
+const MAX_HEAD: usize = 64 << 10;
+/// Requests that one HTTP/2 connection may have under way.
+const STREAMS: u32 = 256;
+/// Bytes that a peer may send of one request's body, and of all on a connection, before they are read.
+const WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
+/// Bytes of answers that an HTTP/2 stream keeps for a peer that takes none.
+const SEND_BUFFER: usize = 64 << 10;
+/// How long a silent peer is waited for before its HTTP/2 connection counts as dead.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Serves `interfaces` to up to `connections` at once until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    connections: usize,
+    interfaces: Arc<Interfaces>,
+    stop: CancellationToken,
+) {
+    let listener = HttpListener { listener, tls, connections, drain: DRAIN };
+    net::server::serve(listener, Server { interfaces }, stop).await;
+}
+
+#[derive(Clone)]
+struct Server {
+    interfaces: Arc<Interfaces>,
+}
+
+impl Serve for Server {
+    async fn serve<S>(self, stream: Unread<S>, accepted: Accepted)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let metrics = self.interfaces.services.metrics();
+        metrics.gateway_connections.inc();
+        self.serve_connection(stream, accepted).await;
+        metrics.gateway_connections.dec();
+    }
+
+    fn refused(&self) {
+        self.interfaces.services.metrics().shed.inc();
+    }
+}
+
+impl Server {
+    async fn serve_connection<S>(&self, stream: Unread<S>, accepted: Accepted)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Accepted { peer, keep_alive, stop } = accepted;
+        let activity = Arc::new(Activity::new());
+        let service = service_fn({
+            let (interfaces, activity) = (self.interfaces.clone(), activity.clone());
+            move |request| answer(interfaces.clone(), activity.clone(), peer, request)
+        });
+        let builder = builder(keep_alive);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut stopping = false;
+        let ended = loop {
+            let check = tokio::time::sleep(CHECK);
+            tokio::select! {
+                ended = &mut connection => break ended,
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = check => match activity.is_idle() {
+                    true if stopping => return,
+                    // HTTP/2 tells the peer, so that none of its requests is lost.
+                    true => {
+                        stopping = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    false => {}
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a gateway's connection ended early");
+        }
+    }
+}
+
+fn builder(keep_alive: bool) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(keep_alive);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE);
+    // A connection of the reserve is for one request, which HTTP/2 has no way to say.
+    if keep_alive { builder } else { builder.http1_only() }
+}
+
+async fn answer(
+    interfaces: Arc<Interfaces>,
+    activity: Arc<Activity>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Result<super::HttpAnswer, Infallible> {
+    let _busy = activity.begin();
+    let known = || activity.known.store(true, Ordering::Relaxed);
+    Ok(interfaces.answer(request, peer, known).await)
+}
+
+/// What a connection has done.
+#[derive(Debug)]
+struct Activity {
+    /// Requests under way.
+    busy: AtomicUsize,
+    /// Whether it has carried a valid credential.
+    known: AtomicBool,
+    /// Since when there is no request.
+    since: Mutex<Stopwatch>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        let since = Mutex::new(Stopwatch::start());
+        Self { busy: AtomicUsize::new(0), known: AtomicBool::new(false), since }
+    }
+
+    fn begin(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self)
+    }
+
+    fn is_idle(&self) -> bool {
+        let limit = if self.known.load(Ordering::Relaxed) { IDLE } else { STRANGER_IDLE };
+        self.busy.load(Ordering::Relaxed) == 0 && self.since().elapsed() >= limit
+    }
+
+    /// What a panic elsewhere leaves is consistent.
+    fn since(&self) -> std::sync::MutexGuard<'_, Stopwatch> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way.
+struct Busy<'a>(&'a Activity);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        *self.0.since() = Stopwatch::start();
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,106 @@
+//! Connections of a listener for HTTP: how many there are at once, in all and of one subscriber, TLS, and their end.
+//!
+//! # Invariants
+//! - One subscriber never holds every place; where its share is used up, its connections are for one request each.
+//! - No connection outlives [`serve`] by being served further: it is ended, or was given the time to end by itself.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::unread::{self, Unread};
+use super::{HANDSHAKE, Limiter, accept, log_failed_handshake};
+use crate::shutdown;
+
+/// What the system keeps of unread answers for each connection, in bytes. Linux doubles it.
+const SEND_BUFFER: usize = 32 << 10;
+/// How long the system waits for a peer that confirms nothing, or takes nothing, also after the connection's
+/// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
+const UNCONFIRMED: u32 = 15_000;
+
+/// A listener that is to be served.
+pub struct HttpListener {
+    /// Where connections come from.
+    pub listener: TcpListener,
+    /// How they are secured; `None` for plain text.
+    pub tls: Option<TlsAcceptor>,
+    /// Connections at once; more are closed at once. A fifth of them is a reserve for addresses that have no place
+    /// among the ordinary ones (all are taken, or their share): each of these is for one request, so that they are
+    /// free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
+    pub connections: usize,
+    /// How long connections may take to end after the stop.
+    pub drain: Duration,
+}
+
+/// A connection that has a place.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// Whether it may carry more than one request.
+    pub keep_alive: bool,
+    /// When it is to end in order.
+    pub stop: CancellationToken,
+}
+
+/// What serves connections.
+pub trait Serve: Clone + Send + Sync + 'static {
+    /// Serves one connection until it ends.
+    fn serve<S>(self, stream: Unread<S>, accepted: Accepted) -> impl Future<Output = ()> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Notes that a connection was refused because there are too many.
+    fn refused(&self) {}
+}
+
+/// Serves connections until `stop`, then waits for their end as long as the listener says.
+pub async fn serve(listener: HttpListener, server: impl Serve, stop: CancellationToken) {
+    let HttpListener { listener, tls, connections, drain } = listener;
+    // Connections take these over from the listener.
+    if let Err(error) = sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)
+        .and_then(|()| sockopt::set_tcp_user_timeout(&listener, UNCONFIRMED))
+    {
+        tracing::warn!(%error, "cannot limit what the system keeps for HTTP clients that do not read");
+    }
+    let reserved = connections / 5;
+    let ordinary = connections - reserved;
+    let room = Limiter::new(ordinary, ordinary.div_ceil(2));
+    let reserve = Limiter::new(reserved, reserved.div_ceil(16));
+    let unread = unread::room();
+    let open = TaskTracker::new();
+    accept(listener, stop.clone(), |stream, peer| {
+        let (place, keep_alive) = match room.take(peer, 1) {
+            Some(place) => (place, true),
+            None => match reserve.take(peer, 1) {
+                Some(place) => (place, false),
+                None => return server.refused(),
+            },
+        };
+        let accepted = Accepted { peer, keep_alive, stop: stop.clone() };
+        let (server, tls, unread) = (server.clone(), tls.clone(), unread.clone());
+        let token = open.token();
+        shutdown::spawn("http-connection", async move {
+            let _held = (place, token);
+            let Some(tls) = tls else {
+                return server.serve(Unread::new(stream, unread, peer), accepted).await;
+            };
+            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => server.serve(Unread::new(stream, unread, peer), accepted).await,
+                Ok(Err(error)) => log_failed_handshake(peer, &error),
+                Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
+            }
+        });
+    })
+    .await;
+    open.close();
+    // What does not end in time ends with the process.
+    let _ = tokio::time::timeout(drain, open.wait()).await;
+}

@@ -1,0 +1,8 @@
+//! Gateways that ask over HTTP (docs/policy.md, section 9): the real server through its sockets.
+
+mod authzen;
+mod connections;
+mod ext_authz;
+mod forward_auth;
+mod http1;
+mod stage;
