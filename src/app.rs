@@ -480,7 +480,7 @@ fn transport(mail: &MailSettings, mailbox: Option<Arc<Mailbox>>) -> Option<Arc<d
     }
 }
 
-/// Starts what looks after tokens that nobody uses.
+/// Starts the tasks of the lifecycle of unused tokens.
 fn drive_lifecycle(
     settings: &ServeSettings,
     parts: &Dependencies,

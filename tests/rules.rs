@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rules of which a part is still to be built: they may lack citations.
-const UNFINISHED: &[&str] = &["9.1", "9.3"];
+const UNFINISHED: &[&str] = &["9.1", "9.9", "9.10", "9.11", "9.12", "9.13", "9.14"];
 
 #[test]
 fn every_rule_is_cited_by_code_and_by_a_test() {

@@ -36,7 +36,7 @@ pub(super) async fn store(
         let names: Vec<_> = catalog_file::parse(&settings.catalog)
             .map_err(|errors| {
                 let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-                anyhow!("the catalogue is faulty:\n  {}", errors.join("\n  "))
+                anyhow!("the catalogue is invalid:\n  {}", errors.join("\n  "))
             })?
             .into_iter()
             .map(|def| def.name)

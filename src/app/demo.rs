@@ -95,7 +95,7 @@ pub(super) async fn print(
         ListenerAddress::Tcp(address) => ("-plaintext", address.to_string()),
     };
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
-    writeln!(out, "\nLook after them in a browser:\n\n  {scheme}://{http}")?;
+    writeln!(out, "\nManage them in a browser:\n\n  {scheme}://{http}")?;
     let authorize = |secret: &Secret, ip: &str, scope: &str| {
         format!(
             "  grpcurl {transport} -d '{{\"token\": \"{}\", \"client_ip\": \"{ip}\", \"scope\": \

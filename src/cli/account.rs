@@ -28,7 +28,7 @@ enum AccountCommand {
         /// A label for people; need not be unique
         #[arg(long)]
         name: String,
-        /// Mail address of an admin, who is told before anything is taken; repeat it for more
+        /// Mail address of an admin, who is notified before anything is removed; repeat it for more
         #[arg(long = "admin", value_name = "EMAIL", required = true)]
         admins: Vec<String>,
     },

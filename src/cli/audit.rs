@@ -96,7 +96,7 @@ fn changed(before: &str, after: &str) -> String {
     gone.chain(here).collect::<Vec<_>>().join(" ")
 }
 
-/// A text without its quotes where it needs none to be told from the rest.
+/// A text without its quotes where it is clear without them.
 fn short(value: &Value) -> String {
     match value {
         Value::String(text) if !text.is_empty() && !text.contains(['"', ' ', '→']) => {

@@ -285,7 +285,7 @@ mod tests {
             )
             .add_bad_request_violation("name", "is required\u{1b}[2J")
             .set_error_info("INVALID_REQUEST", "portcullis", HashMap::new());
-        status(Code::InvalidArgument, "2 fields are faulty", details)
+        status(Code::InvalidArgument, "2 fields are invalid", details)
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
             bad_request().for_programs(),
             json!({
                 "code": "INVALID_ARGUMENT",
-                "message": "2 fields are faulty",
+                "message": "2 fields are invalid",
                 "reason": "INVALID_REQUEST",
                 "violations": [
                     { "field": "whitelist",

@@ -36,7 +36,7 @@ pub use failure::{NO_ANSWER, REFUSED};
 
 use failure::Failure;
 
-/// Decides whether API tokens may do what they ask, and looks after them
+/// Decides what API tokens may do, and manages them
 ///
 /// `portcullis serve` alone runs a server on this host. The other commands talk to a server.
 #[derive(Debug, Parser)]
@@ -90,20 +90,20 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one per process")]
 pub enum ClientCommand {
-    /// Look after the credentials with which callers of Portcullis prove who they are
+    /// Manage the credentials of callers of Portcullis
     Credential(credential::CredentialArgs),
-    /// Look after the catalogue: every scope with its routes
+    /// Manage the catalogue: every scope with its routes
     Catalog(catalog::CatalogArgs),
-    /// Look after accounts, which own tokens, and their admins
+    /// Manage accounts, which own tokens, and their admins
     Account(account::AccountArgs),
-    /// Look after tokens
+    /// Manage tokens
     Token(token::TokenArgs),
-    /// Look after the addresses a token may be used from
+    /// Manage the addresses that a token may be used from
     Whitelist(whitelist::WhitelistArgs),
-    /// List what will be taken from tokens that are not used
+    /// List pending actions on unused tokens
     ///
     /// Shows the downgrades and deletions that are planned or announced, and how far the notices to the
-    /// account's admins got. With --output json also why, and how to keep what would be taken.
+    /// account's admins got. With --output json also why, and how to prevent them.
     ///
     /// With --preview: what is due today, and a calendar of 45 days, if nobody uses anything. That changes
     /// nothing, and works where the lifecycle only observes.

@@ -28,7 +28,7 @@ pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// Tells a person something beside the answer, on standard error. A closed one is no error.
+/// Prints a note for a person beside the answer, on standard error. A closed one is no error.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -130,7 +130,7 @@ pub(super) fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase().replace('_', "-")
 }
 
-/// Tells whether a change has propagated to every replica.
+/// Prints whether a change has propagated to every replica.
 pub(super) fn note_propagation(propagation: Option<&proto::Propagation>) {
     match propagation {
         None => {}
@@ -142,7 +142,7 @@ pub(super) fn note_propagation(propagation: Option<&proto::Propagation>) {
     }
 }
 
-/// Tells that a list was cut short by its limit.
+/// Prints that a list was cut short by its limit.
 pub(super) fn note_more(next_page_token: &str) {
     if !next_page_token.is_empty() {
         note("there are more; raise --limit to see them");

@@ -80,7 +80,7 @@ pub(super) async fn run(args: PendingArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<_> = answer.pending_actions.iter().map(row).collect();
-    print(&table(["ACTION", "TOKEN", "TYPE", "EFFECTIVE", "NOTICES", "TAKES"], &rows))?;
+    print(&table(["ACTION", "TOKEN", "TYPE", "EFFECTIVE", "NOTICES", "REMOVES"], &rows))?;
     held(&answer.pending_actions).iter().for_each(|held| note(held));
     note_more(&answer.next_page_token);
     Ok(())

@@ -25,7 +25,7 @@ pub(super) async fn run(session: &Session, account_id: String) -> Result<(), Fai
     let rows = due(&preview);
     let mut text = String::new();
     if !rows.is_empty() {
-        text += &table(["TODAY", "TOKEN", "NAME", "TYPE", "EFFECTIVE", "TAKES"], &rows);
+        text += &table(["TODAY", "TOKEN", "NAME", "TYPE", "EFFECTIVE", "REMOVES"], &rows);
         if let Some(more) = unnamed(&preview) {
             text = text + &more + "\n";
         }

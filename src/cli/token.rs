@@ -265,7 +265,7 @@ fn show(token: &proto::Token) -> String {
         text.push('\n');
         text += &fields(&[
             ("pending", format!("{} at the earliest", upcoming(action))),
-            ("takes", takes),
+            ("removes", takes),
             ("why", action.why.clone()),
             ("how to keep it", action.how_to_keep.clone()),
             ("held back", action.held_because.clone()),
@@ -305,7 +305,7 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
 fn scopes(token: &proto::Token) -> Vec<[String; 3]> {
     let mut scopes: BTreeMap<&str, [String; 2]> = BTreeMap::new();
     for taken in &token.taken {
-        let now = format!("taken {}", when(taken.take_time.as_ref()));
+        let now = format!("removed {}", when(taken.take_time.as_ref()));
         scopes.extend(taken.scopes.iter().map(|s| (s.as_str(), [String::new(), now.clone()])));
     }
     let granted = token.granted_scopes.iter();

@@ -221,7 +221,7 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Private key.
     pub key: PathBuf,
-    /// Authorities that must vouch for clients.
+    /// Authorities of client certificates.
     pub client_ca: Option<PathBuf>,
 }
 

@@ -43,7 +43,7 @@ fn lifecycle_lines(Health { outlook, lifecycle, has_lease, replicas, .. }: &Heal
     }
     if outlook.calendar.settings.mode == Mode::Observe {
         line(format_args!(
-            "lifecycle: observe: nothing is announced, mailed or taken; see `portcullis pending \
+            "lifecycle: observe: nothing is announced, mailed or removed; see `portcullis pending \
              --preview`"
         ));
     }

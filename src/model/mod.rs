@@ -44,7 +44,7 @@ pub enum StoreMode {
 pub enum Role {
     /// Ask for decisions, nothing else.
     Pep,
-    /// Look after the tokens of one account.
+    /// Manage the tokens of one account.
     AccountAdmin(AccountId),
     /// Everything.
     Operator,

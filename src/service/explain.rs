@@ -161,7 +161,8 @@ fn held_because(action: &PendingAction, outlook: &LifecycleView) -> Option<Strin
     let notice = duration::in_words(outlook.calendar.settings.notice());
     if !outlook.mails {
         return Some(
-            "No mail server is configured, so no admin can be told, and nothing is taken.".into(),
+            "No mail server is configured, so no admin can be notified, and nothing is removed."
+                .into(),
         );
     }
     let failing = action.notices.iter().filter_map(|notice| match &notice.state {

@@ -111,7 +111,7 @@ pub enum OpenError {
     )]
     Pooler(&'static str),
     /// Not a usable `postgres://` URL. Never quotes it: it may hold a password.
-    #[error("the database URL is faulty: {0}")]
+    #[error("the database URL is invalid: {0}")]
     Url(&'static str),
     /// A newer program has changed the store's schema.
     #[error(

@@ -35,7 +35,7 @@ pub(super) struct PageError {
 }
 
 #[derive(Template)]
-#[template(path = "page/fault.html")]
+#[template(path = "page/error.html")]
 struct ErrorPage<'a> {
     frame: &'a Frame,
     text: &'a str,

@@ -122,7 +122,7 @@ fn words(
             ("A use cancelled what was announced".to_owned(), Vec::new())
         }
         AuditAction::LifecycleShrink => {
-            ("A use took scopes off what was announced".to_owned(), Vec::new())
+            ("A use removed scopes from what was announced".to_owned(), Vec::new())
         }
         AuditAction::LifecycleWithdraw => {
             ("What was announced was withdrawn".to_owned(), Vec::new())

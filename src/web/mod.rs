@@ -224,6 +224,6 @@ async fn not_so(method: Method) -> PageError {
     PageError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "Not like this",
-        format!("This page takes no {method} request."),
+        format!("This page accepts no {method} request."),
     )
 }

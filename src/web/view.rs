@@ -192,7 +192,7 @@ pub(super) fn pending(
             NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
             NoticeState::Accepted(at) => ("accepted", format!("accepted {}", at.to_minute())),
             NoticeState::Failing(why) => {
-                ("failing", format!("not taken by the mail server: {why}"))
+                ("failing", format!("not accepted by the mail server: {why}"))
             }
         };
         NoticeView { email: notice.email.clone(), tone, words }

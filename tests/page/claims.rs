@@ -95,7 +95,7 @@ async fn bars_end_with_something_that_is_taken() {
         let says = |words: &str| page.words().contains(words);
         assert!(says("it will be deleted"), "{page}");
         assert_eq!(says("it will become read only"), kind == TokenKind::ReadWrite, "{page}");
-        assert_eq!(says("it will be taken"), kind == TokenKind::Custom, "{page}");
+        assert_eq!(says("it will be removed"), kind == TokenKind::Custom, "{page}");
     }
     let (token, _) = named_token(
         &stage.operator,
@@ -125,7 +125,7 @@ async fn a_server_that_observes_claims_no_end() {
         stage.stranger().sign_in(&admin).get(&format!("/tokens/{}", stage.ours.token.token_id));
     let words = page.words();
     assert!(words.contains("only observes"), "{page}");
-    for claim in ["will be deleted", "will become", "will be taken", "is taken"] {
-        assert!(!words.replace("nothing is taken", "").contains(claim), "{claim}: {page}");
+    for claim in ["will be deleted", "will become", "will be removed", "is removed"] {
+        assert!(!words.replace("nothing is removed", "").contains(claim), "{claim}: {page}");
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong with the settings, collected, so that one message tells all of it.
+//! What is wrong with the settings, collected, so that one message has all of them.
 
 use std::env;
 use std::fs;
@@ -113,7 +113,7 @@ impl ConfigErrors {
         }
     }
 
-    /// Whether an error of `setting` was told already.
+    /// Whether there is an error of `setting` already.
     pub(super) fn tells(&self, setting: &str) -> bool {
         self.0.iter().any(|error| error.starts_with(setting))
     }

@@ -75,7 +75,7 @@ pub struct LifecycleArgs {
 /// the window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LifecycleSettings {
-    /// Whether and when anything is taken.
+    /// Whether and when anything is removed.
     pub rules: Settings,
     /// How often it is looked for what is due.
     pub sweep_interval: Duration,
@@ -119,7 +119,7 @@ impl LifecycleArgs {
             ));
         }
         Some(LifecycleSettings {
-            // What they could refuse is told above.
+            // What they could refuse is an error already.
             rules: Settings::new(mode?, window?, notice?).ok()?,
             sweep_interval: sweep_interval?,
             deleted_retention: deleted_retention?,

@@ -82,7 +82,7 @@ pub struct MailArgs {
 /// How admins are mailed. All durations are longer than nothing.
 #[derive(Debug, Clone)]
 pub struct MailSettings {
-    /// Through whom; `None`: nobody is mailed, and so nothing is taken.
+    /// Through whom; `None`: nobody is mailed, and so nothing is removed.
     pub relay: Option<RelaySettings>,
     /// How long the relay may take to be reached, and for each answer.
     pub timeout: Duration,
@@ -103,7 +103,7 @@ pub struct MailSettings {
 pub struct RelaySettings {
     /// The relay.
     pub endpoint: Endpoint,
-    /// Who may vouch for it.
+    /// The authorities that its certificate may be from.
     pub trust: TrustStore,
     /// Who mails.
     pub sender: Sender,
@@ -175,7 +175,7 @@ impl MailArgs {
                 None
             }
             (None, Some(_)) => {
-                // A file that can't be read has been told already.
+                // A file that can't be read is an error already.
                 if !errors.tells(SMTP_URL) {
                     errors.add(format!(
                         "--mail-from: goes with a relay: name it in {SMTP_URL}, or a file that \

@@ -167,7 +167,7 @@ fn nothing_is_left_out_where_little_is_known() {
         format!("[Portcullis] Token \"{id}\" will be deleted on 3 January 2027")
     );
     for text in [message.text.replace('\n', " "), message.html] {
-        assert!(text.contains("Nobody else was told."), "{text}");
+        assert!(text.contains("Nobody else was notified."), "{text}");
         assert!(text.contains("since it was created on"), "{text}");
         assert!(!text.contains("https://"), "{text}");
     }

@@ -64,7 +64,7 @@ impl Editor {
             let were = if refused == 1 { "was" } else { "were" };
             let rest = if ended { ", and what follows was not read" } else { "" };
             review.errors.push(format!(
-                "{} {were} refused{rest}: nothing is saved until each is corrected or taken out.",
+                "{} {were} refused{rest}: nothing is saved until each is corrected or removed.",
                 count(refused, "entry")
             ));
             return Ok(review);
