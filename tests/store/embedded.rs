@@ -73,7 +73,7 @@ async fn commits_are_durable() {
 async fn migrating_twice_is_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let applied = migrate(dir.path()).await.unwrap();
-    assert_eq!(applied, ["0001 base", "0002 lifecycle", "0004 sessions"]);
+    assert_eq!(applied, ["0001 base", "0002 lifecycle", "0004 sessions", "0006 client source"]);
     assert!(migrate(dir.path()).await.unwrap().is_empty());
 }
 
