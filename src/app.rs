@@ -38,7 +38,7 @@ use crate::replication::RegisteredReplica;
 use crate::service::{Dependencies, Services, SessionLengths};
 use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
-use crate::store::replication::About;
+use crate::store::replication::ReplicaInfo;
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
@@ -430,11 +430,11 @@ async fn serve_store(
 }
 
 /// What other replicas are told of this one.
-fn about(settings: &ServeSettings, grpc: &str) -> About {
+fn about(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
     let host = rustix::system::uname();
     let lifecycle = &settings.lifecycle;
     let rules = lifecycle.rules;
-    About {
+    ReplicaInfo {
         name: format!(
             "{} {grpc}, process {}",
             host.nodename().to_string_lossy(),

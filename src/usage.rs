@@ -1,7 +1,7 @@
 //! What tokens are used for: merged in memory, written behind.
 //!
 //! Must stay true: noting a use waits for nothing and never fails; what is noted is in the store
-//! within the flush interval, or stays here until the store takes it; what the store is told only
+//! within the flush interval, or stays here until the store takes it; what is recorded only
 //! moves forward, so telling it twice changes nothing. A use that an announced action would have to
 //! know of first does not come this way: see `service::decisions`.
 //!
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::CachedToken;
 use crate::clock::Clock;
-use crate::model::{ActiveCatalog, Actor, Context, Gone, Invalidation, Use};
+use crate::model::{ActiveCatalog, Actor, Context, Invalidation, TokenGone, Use};
 use crate::policy::id::TokenId;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
@@ -27,24 +27,24 @@ use crate::writes::Writes;
 
 /// Parts that are locked apart from each other.
 const SHARDS: usize = 16;
-/// Uses that the store is told of at once.
+/// Uses that are recorded by one call of the store.
 const BATCH: usize = 1_000;
 /// A use needs no note within so long after one that was noted, or a hundredth of the window if that
 /// is less (docs/policy.md, rule 5.6).
-const GRAIN: Duration = Duration::from_secs(60);
+const DEBOUNCE: Duration = Duration::from_secs(60);
 /// How long the last flush may take when the process ends.
-const LAST: Duration = Duration::from_secs(10);
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Noted = HashMap<(TokenId, ScopeId), (Timestamp, bool)>;
+type RecentUses = HashMap<(TokenId, ScopeId), (Timestamp, bool)>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Usage {
-    shards: [Mutex<Noted>; SHARDS],
-    /// Held while the store is told, so that a flush which returns leaves nothing under way.
+    shards: [Mutex<RecentUses>; SHARDS],
+    /// Held while uses are recorded, so that a flush which returns leaves nothing under way.
     flushing: tokio::sync::Mutex<()>,
     /// In microseconds.
-    grain: i64,
+    debounce: i64,
     store: Arc<dyn Store>,
     writes: Arc<Writes>,
     clock: Arc<Clock>,
@@ -54,8 +54,8 @@ pub struct Usage {
 
 /// What became of a use that an announced action had to know of first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
-    /// It is on disk, with whatever it cancelled, and decisions know.
+pub enum UseOutcome {
+    /// It is on disk, with what it cancelled, and decisions know.
     Yes,
     /// It is not: what it was decided on has changed, so it has to be decided again.
     DecideAgain,
@@ -75,7 +75,7 @@ impl Usage {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             flushing: tokio::sync::Mutex::default(),
-            grain: i64::try_from(GRAIN.min(window / 100).as_micros()).unwrap_or(i64::MAX),
+            debounce: i64::try_from(DEBOUNCE.min(window / 100).as_micros()).unwrap_or(i64::MAX),
             store,
             writes,
             clock,
@@ -87,7 +87,7 @@ impl Usage {
     /// Takes note that a token was used for `scope` at `now`. Nearly always that is known already,
     /// and costs a look.
     pub fn note(&self, token: &CachedToken, scope: &Scope, now: Timestamp) {
-        if token.should_record(scope.id, now, self.grain) {
+        if token.should_record(scope.id, now, self.debounce) {
             self.keep(used(token, scope, now));
         }
     }
@@ -102,7 +102,7 @@ impl Usage {
         token: &CachedToken,
         scope: &Scope,
         now: Timestamp,
-    ) -> store::Result<Recorded> {
+    ) -> store::Result<UseOutcome> {
         let used = used(token, scope, now);
         let (store, writes) = (self.store.clone(), self.writes.clone());
         // Goes on to its end also where the caller goes away; and connections belong to that runtime.
@@ -111,8 +111,8 @@ impl Usage {
             let changed = Invalidation::Token(used.token_id);
             let record = store.use_noticed(&ctx, &catalog.catalog, &used);
             match writes.commit("use_noticed", changed, &ctx, record).await {
-                Ok(Ok(_)) => Ok(Recorded::Yes),
-                Ok(Err(Gone)) | Err(StoreError::StaleCatalog) => Ok(Recorded::DecideAgain),
+                Ok(Ok(_)) => Ok(UseOutcome::Yes),
+                Ok(Err(TokenGone)) | Err(StoreError::StaleCatalog) => Ok(UseOutcome::DecideAgain),
                 Err(error) => Err(error),
             }
         });
@@ -125,10 +125,10 @@ impl Usage {
         merge(&mut shard, used);
     }
 
-    /// Tells the store what was noted before this call.
+    /// Records what was noted before this call.
     ///
     /// # Errors
-    /// The store's; what it was not told stays noted.
+    /// The store's; what was not recorded stays noted.
     pub async fn flush(&self) -> store::Result<()> {
         let _turn = self.flushing.lock().await;
         let mut uses = Vec::new();
@@ -143,17 +143,17 @@ impl Usage {
         }
         // In one order everywhere, so that two processes never wait for each other's rows.
         uses.sort_unstable_by_key(|used| (used.token_id, used.scope_id));
-        let mut told = 0;
+        let mut recorded_count = 0;
         for batch in uses.chunks(BATCH) {
             let record = self.store.record_uses(batch);
             match store::timed(&self.metrics, "record_uses", record).await {
                 Ok(overtaken) => {
-                    told += batch.len();
+                    recorded_count += batch.len();
                     self.metrics.uses_recorded.inc_by(batch.len() as u64);
                     self.settle(&overtaken).await;
                 }
                 Err(error) => {
-                    uses[told..].iter().for_each(|&used| self.keep(used));
+                    uses[recorded_count..].iter().for_each(|&used| self.keep(used));
                     return Err(error);
                 }
             }
@@ -192,7 +192,7 @@ impl Usage {
 
     /// The last flush: to be called when no decision is under way any more.
     pub async fn finish(&self) {
-        match tokio::time::timeout(LAST, self.flush()).await {
+        match tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the last uses are not recorded"),
             Err(_) => tracing::error!("the last uses are not recorded: the store takes too long"),
@@ -204,7 +204,7 @@ fn used(token: &CachedToken, scope: &Scope, now: Timestamp) -> Use {
     Use { token_id: *token.id, scope_id: scope.id, write: scope.access == Access::Write, time: now }
 }
 
-fn merge(noted: &mut Noted, used: Use) {
+fn merge(noted: &mut RecentUses, used: Use) {
     match noted.entry((used.token_id, used.scope_id)) {
         Entry::Vacant(place) => drop(place.insert((used.time, used.write))),
         Entry::Occupied(mut place) => {
@@ -231,7 +231,7 @@ mod tests {
             time: Timestamp(seconds),
         };
         for order in [[(5, true), (9, false)], [(9, false), (5, true)]] {
-            let mut noted = Noted::new();
+            let mut noted = RecentUses::new();
             for (seconds, write) in order {
                 merge(&mut noted, used(seconds, write));
             }

@@ -33,7 +33,7 @@ use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::{Caller, Error};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::About;
+use portcullis::store::replication::ReplicaInfo;
 use portcullis::telemetry::Metrics;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::runtime::Handle;
@@ -153,7 +153,8 @@ impl Stage {
         store.create_account(&ctx, &account).await.unwrap();
 
         let metrics = Arc::new(Metrics::new());
-        let about = About { name: "test".into(), version: "1".into(), lifecycle: String::new() };
+        let about =
+            ReplicaInfo { name: "test".into(), version: "1".into(), lifecycle: String::new() };
         let joined = RegisteredReplica::register(
             &*store,
             lease,

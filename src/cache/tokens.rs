@@ -34,7 +34,7 @@ const SLOTS: usize = 1 << 16;
 /// not made to bear a queue as well.
 const READS: usize = 1024;
 /// How long a read may take in all.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of so many hits in the near cache, one counts in the second-level cache, which evicts what is asked for least.
 const SAMPLE_EVERY: u64 = 256;
 
@@ -202,7 +202,7 @@ impl Tokens {
         }
     }
 
-    /// Reads what memory does not have; whoever asks for the same meanwhile shares the read.
+    /// Reads what memory does not have; concurrent calls for the same token share the read.
     ///
     /// # Errors
     /// The store's, and those of [`ReadError`]. None is remembered.
@@ -221,7 +221,7 @@ impl Tokens {
                 metrics.stored("token_facts", watch.elapsed(), fact.is_err());
                 fact
             });
-            match tokio::time::timeout(PATIENCE, read).await {
+            match tokio::time::timeout(READ_TIMEOUT, read).await {
                 Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Shared::new(CachedToken::new(facts)))),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
                 Ok(Err(panic)) => {
@@ -236,8 +236,8 @@ impl Tokens {
         Ok(fact)
     }
 
-    /// Forgets what was known of `id`: whoever asks from now on is answered from a read that began
-    /// after this call.
+    /// Forgets what was known of `id`: calls from now on are answered from a read that began after
+    /// this one.
     pub async fn invalidate(&self, id: TokenId) {
         let generation = self.generation_counter(id).fetch_add(1, Ordering::AcqRel);
         self.near.forget(id, None);

@@ -6,9 +6,9 @@
 
 mod facts;
 mod outbox;
-mod standing;
+mod status;
 mod sweeper;
 
 pub use outbox::{CLAIM, Outbox, Retries, Transport};
-pub use standing::{LifecycleStatus, REFRESH, StatusSnapshot};
+pub use status::{LifecycleStatus, REFRESH, StatusSnapshot};
 pub use sweeper::{SweepReport, Sweeper};

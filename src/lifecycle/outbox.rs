@@ -132,7 +132,7 @@ impl Outbox {
 
     async fn attempt(&self) -> store::Result<Option<Attempt>> {
         // Whose dates would the mail name?
-        if self.replicas.are_at_odds().await? {
+        if self.replicas.has_config_mismatch().await? {
             return Ok(None);
         }
         // Rule 4.17 of docs/policy.md.
@@ -210,14 +210,14 @@ impl Outbox {
     pub async fn run(&self, rate: u32, stop: CancellationToken) {
         let pause = Duration::from_secs(1) / rate.max(1);
         let mut failing = false;
-        let mut trouble = Trouble::default();
+        let mut log = DeliveryLog::default();
         while !stop.is_cancelled() {
             let sent = self.attempt().await;
             match &sent {
                 Err(error) if !failing => {
                     tracing::warn!(%error, "cannot read or mark mails; notices are late");
                 }
-                Ok(Some(attempt)) => trouble.note(attempt),
+                Ok(Some(attempt)) => log.note(attempt),
                 Ok(None) => self.relay.rest().await,
                 Err(_) => {}
             }
@@ -241,7 +241,7 @@ const REMEMBERED: usize = 10_000;
 
 /// What is wrong with mail, for the log: a line where trouble begins, not one for each mail that waits.
 #[derive(Default)]
-struct Trouble {
+struct DeliveryLog {
     /// Why no mail is taken, as the log has it.
     relay: Option<Cause>,
     /// Those whose mails failed for their own sake since the relay last took a mail, up to
@@ -257,7 +257,7 @@ enum Cause {
     TakesNobody,
 }
 
-impl Trouble {
+impl DeliveryLog {
     fn note(&mut self, Attempt { mail, to, outcome }: &Attempt) {
         match outcome {
             Outcome::Accepted => {
@@ -315,9 +315,9 @@ mod tests {
 
     use super::*;
 
-    fn noted(trouble: &mut Trouble, to: &str, outcome: Outcome) -> Option<Cause> {
-        trouble.note(&Attempt { mail: MailId(Uuid::nil()), to: to.to_owned(), outcome });
-        trouble.relay
+    fn noted(log: &mut DeliveryLog, to: &str, outcome: Outcome) -> Option<Cause> {
+        log.note(&Attempt { mail: MailId(Uuid::nil()), to: to.to_owned(), outcome });
+        log.relay
     }
 
     fn postponed() -> Outcome {
@@ -326,45 +326,45 @@ mod tests {
 
     #[test]
     fn one_recipient_is_no_trouble_of_the_relay() {
-        let mut trouble = Trouble::default();
+        let mut log = DeliveryLog::default();
         for _ in 0..9 {
             for (to, outcome) in [
                 ("ann", Outcome::Refused("550 no".to_owned())),
                 ("bob", Outcome::Rejected("554 no".to_owned())),
                 ("ann", postponed()),
             ] {
-                assert_eq!(noted(&mut trouble, to, outcome), None);
+                assert_eq!(noted(&mut log, to, outcome), None);
             }
         }
     }
 
     #[test]
     fn many_recipients_in_a_row_are_trouble_of_the_relay() {
-        let mut trouble = Trouble::default();
+        let mut log = DeliveryLog::default();
         for to in ["ann", "bob"] {
-            assert_eq!(noted(&mut trouble, to, postponed()), None);
+            assert_eq!(noted(&mut log, to, postponed()), None);
         }
-        assert_eq!(noted(&mut trouble, "cy", postponed()), Some(Cause::TakesNobody));
-        assert_eq!(noted(&mut trouble, "ann", postponed()), Some(Cause::TakesNobody));
-        assert_eq!(noted(&mut trouble, "bob", Outcome::Accepted), None);
-        assert_eq!(noted(&mut trouble, "cy", postponed()), None);
+        assert_eq!(noted(&mut log, "cy", postponed()), Some(Cause::TakesNobody));
+        assert_eq!(noted(&mut log, "ann", postponed()), Some(Cause::TakesNobody));
+        assert_eq!(noted(&mut log, "bob", Outcome::Accepted), None);
+        assert_eq!(noted(&mut log, "cy", postponed()), None);
     }
 
     #[test]
     fn a_fault_is_trouble_of_the_relay_until_it_answers() {
-        let mut trouble = Trouble::default();
+        let mut log = DeliveryLog::default();
         let error = || Outcome::RelayError("cannot be reached".to_owned());
-        assert_eq!(noted(&mut trouble, "ann", error()), Some(Cause::Fault));
-        assert_eq!(noted(&mut trouble, "ann", postponed()), None);
-        assert_eq!(noted(&mut trouble, "ann", error()), Some(Cause::Fault));
-        assert_eq!(noted(&mut trouble, "ann", Outcome::Accepted), None);
+        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Fault));
+        assert_eq!(noted(&mut log, "ann", postponed()), None);
+        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Fault));
+        assert_eq!(noted(&mut log, "ann", Outcome::Accepted), None);
     }
 
     #[test]
     fn a_recipient_is_logged_once_until_a_mail_is_accepted() {
-        let mut trouble = Trouble::default();
-        assert!(trouble.begins("ann") && trouble.begins("bob") && !trouble.begins("ann"));
-        noted(&mut trouble, "ann", Outcome::Accepted);
-        assert!(trouble.begins("ann") && !trouble.begins("bob"));
+        let mut log = DeliveryLog::default();
+        assert!(log.begins("ann") && log.begins("bob") && !log.begins("ann"));
+        noted(&mut log, "ann", Outcome::Accepted);
+        assert!(log.begins("ann") && !log.begins("bob"));
     }
 }

@@ -1,7 +1,8 @@
-//! How the lifecycle stands, for operators: read from the store now and then, kept in memory.
+//! The status of the lifecycle for operators: read from the store now and then, kept in memory.
 //!
-//! Must stay true: whoever asks, of health or metrics, is answered from memory; the store is read by
-//! this task alone, so no number of askers can burden it.
+//! # Invariants
+//! - Health and metrics are answered from memory. Only this task reads the store, so that no number of readers
+//!   can burden it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -85,7 +85,7 @@ impl Sweeper {
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
         // Rule 4.16 of docs/policy.md.
-        if self.replicas.are_at_odds().await? {
+        if self.replicas.has_config_mismatch().await? {
             return Ok(SweepReport { at_odds: true, ..swept });
         }
         match self.settings.mode {

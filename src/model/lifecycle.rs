@@ -21,7 +21,7 @@ pub struct Use {
 
 /// The token is deleted, or no longer holds the scope: the decision has to be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
+pub struct TokenGone;
 
 /// An active token, as the sweeper and the preview see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum CarriedOut {
     /// Not yet: a notice is not accepted for long enough, or a deletion comes first.
     Held,
     /// There is no such live action any more.
-    Gone,
+    TokenGone,
 }
 
 /// An account whose admins were set.

@@ -83,7 +83,7 @@ pub struct MailAction {
     pub taken: Vec<ScopeName>,
     /// The scopes that stay, sorted by name.
     pub kept: Vec<ScopeName>,
-    /// What its date is counted from: see `policy::lifecycle::Announced::basis`.
+    /// What its date is counted from: see `policy::lifecycle::PendingPlan::basis`.
     pub basis: Timestamp,
     /// When the last notice of the current admins was accepted; `None` until all are.
     pub accepted: Option<Timestamp>,

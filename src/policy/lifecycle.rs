@@ -194,7 +194,7 @@ impl ActionEffect {
 
 /// An announced action as the plan sees it: neither carried out nor cancelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announced {
+pub struct PendingPlan {
     /// What it takes.
     pub takes: ActionEffect,
     /// The last use of what it takes when it was announced, or the token's creation. Of several
@@ -209,7 +209,7 @@ pub struct LiveAction {
     pub id: PendingActionId,
     /// What it takes.
     pub takes: ActionEffect,
-    /// See [`Announced::basis`].
+    /// See [`PendingPlan::basis`].
     pub basis: Timestamp,
     /// When the last notice of the current admins was accepted; `None` until all are.
     pub accepted: Option<Timestamp>,
@@ -222,8 +222,8 @@ impl LiveAction {
     }
 
     /// The same as the plan sees it.
-    pub fn announced(&self) -> Announced {
-        Announced { takes: self.takes.clone(), basis: self.basis }
+    pub fn announced(&self) -> PendingPlan {
+        PendingPlan { takes: self.takes.clone(), basis: self.basis }
     }
 }
 
@@ -232,13 +232,13 @@ impl LiveAction {
 pub struct Planned {
     /// What it takes.
     pub takes: ActionEffect,
-    /// See [`Announced::basis`].
+    /// See [`PendingPlan::basis`].
     pub basis: Timestamp,
 }
 
 /// What became of an announced action through recorded use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Overtaken {
+pub enum Superseded {
     /// Nothing: what it takes was not used.
     No,
     /// It takes only these scopes by now: the others were used.
@@ -252,7 +252,7 @@ pub enum Overtaken {
 pub struct Forecast {
     /// What would be taken.
     pub takes: ActionEffect,
-    /// See [`Announced::basis`].
+    /// See [`PendingPlan::basis`].
     pub basis: Timestamp,
     /// When the notice would be due.
     pub notice_at: Timestamp,
@@ -270,7 +270,7 @@ pub struct UsageState {
     /// How it was used.
     pub uses: Uses,
     /// What is announced for it.
-    pub announced: Vec<Announced>,
+    pub announced: Vec<PendingPlan>,
 }
 
 impl UsageState {
@@ -303,19 +303,19 @@ impl UsageState {
     }
 
     /// What became of an announced action, given the recorded uses. Rule 4.7 of docs/policy.md.
-    pub fn overtaken(&self, action: &Announced) -> Overtaken {
+    pub fn overtaken(&self, action: &PendingPlan) -> Superseded {
         let used = |last: Option<Timestamp>| last.is_some_and(|last| last > action.basis);
         match &action.takes {
-            ActionEffect::Token if used(self.uses.last) => Overtaken::Cancelled,
-            ActionEffect::Writes if used(self.uses.last_write) => Overtaken::Cancelled,
-            ActionEffect::Token | ActionEffect::Writes => Overtaken::No,
+            ActionEffect::Token if used(self.uses.last) => Superseded::Cancelled,
+            ActionEffect::Writes if used(self.uses.last_write) => Superseded::Cancelled,
+            ActionEffect::Token | ActionEffect::Writes => Superseded::No,
             ActionEffect::Scopes(named) => {
                 let left: Vec<_> =
                     named.iter().copied().filter(|&id| !used(self.uses.of(id))).collect();
                 match left.len() {
-                    0 => Overtaken::Cancelled,
-                    n if n == named.len() => Overtaken::No,
-                    _ => Overtaken::Shrunk(left),
+                    0 => Superseded::Cancelled,
+                    n if n == named.len() => Superseded::No,
+                    _ => Superseded::Shrunk(left),
                 }
             }
         }
@@ -323,7 +323,7 @@ impl UsageState {
 
     /// Whether recorded use ends or shrinks anything that is announced.
     pub fn is_overtaken(&self) -> bool {
-        self.announced.iter().any(|action| self.overtaken(action) != Overtaken::No)
+        self.announced.iter().any(|action| self.overtaken(action) != Superseded::No)
     }
 
     /// Everything not announced yet that would happen if nobody used the token any more, in the
@@ -336,7 +336,7 @@ impl UsageState {
             let notice_at = idle.plus(settings.window - settings.notice).max(now);
             let Some(Planned { takes, basis }) = then.due(settings, notice_at) else { break };
             let effective = effective(settings, basis, Some(notice_at), now);
-            then.announced.push(Announced { takes: takes.clone(), basis });
+            then.announced.push(PendingPlan { takes: takes.clone(), basis });
             forecasts.push(Forecast { takes, basis, notice_at, effective });
         }
         forecasts
@@ -360,7 +360,7 @@ impl UsageState {
     fn scope_bases(&self) -> Vec<(ScopeId, Timestamp)> {
         let Grant::Custom { granted, .. } = &self.grant else { return Vec::new() };
         let announced = |id| {
-            let named = |action: &Announced| match &action.takes {
+            let named = |action: &PendingPlan| match &action.takes {
                 ActionEffect::Scopes(named) => named.contains(&id),
                 ActionEffect::Token | ActionEffect::Writes => false,
             };

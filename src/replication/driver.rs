@@ -22,79 +22,82 @@ use crate::lease::{Attempt, Epoch, Head, Identity, Position, RenewalOutcome, Row
 use crate::model::Invalidation;
 use crate::policy::time::Timestamp;
 use crate::store;
-use crate::store::replication::{ChangeNotification, Recorded};
+use crate::store::replication::{ChangeLogPage, ChangeNotification};
 
 /// Attempts under way at most.
-const MOST: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 /// Between two attempts at most while they fail, so that a store that is back is found soon.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two attempts at least, however many wait for one.
-const SPACING: Duration = Duration::from_millis(50);
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two tries to apply changes.
-const PAUSE: Duration = Duration::from_millis(100);
+const APPLY_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Changes that are read at once.
 const PAGE: u32 = 1_000;
 /// How often the record is pruned.
-const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An attempt that has ended: with the row that it was about, and what the store said.
-pub(super) struct Ended {
+/// The result of an attempt: its row, and the store's answer.
+pub(super) struct AttemptResult {
     attempt: Attempt,
     row: RowId,
-    said: store::Result<Option<Head>>,
+    answer: store::Result<Option<Head>>,
 }
 
 impl ReplicaTask {
     /// What must run for as long as this process may decide.
     pub(super) fn tasks(self: Arc<Self>, cache: &Arc<Cache>) -> [(&'static str, Task); 4] {
-        let (renew, follow, look) = (self.clone(), self.clone(), self.clone());
+        let (renew, follow, poll) = (self.clone(), self.clone(), self.clone());
         let cache = cache.clone();
         [
             ("lease", Box::pin(async move { renew.renew().await })),
             ("changes", Box::pin(async move { follow.follow(&cache).await })),
-            ("replicas", Box::pin(async move { look.look_on_demand().await })),
+            ("replicas", Box::pin(async move { poll.poll_on_demand().await })),
             ("record", Box::pin(async move { self.prune().await })),
         ]
     }
 
     /// Shows until when decisions may be made, and on which changes.
-    pub(super) fn publish(&self, standing: &LeaseState) {
-        let revision = standing.replica.applied().map_or(0, |applied| applied.0);
+    pub(super) fn publish(&self, state: &LeaseState) {
+        let revision = state.replica.applied().map_or(0, |applied| applied.0);
         self.until.revision.store(revision, Ordering::Release);
-        self.until.moment.store(standing.replica.until().0, Ordering::Release);
+        self.until.moment.store(state.replica.until().0, Ordering::Release);
     }
 
     /// Sends a renewal, or a registration where there is no row. It counts as made from now on, not from
-    /// when it is first waited for: whoever asks then when the next is due would make it twice.
-    pub(super) fn attempt(&self) -> impl Future<Output = Ended> {
+    /// when it is first polled: a caller that asks then when the next is due would make it twice.
+    pub(super) fn attempt(&self) -> impl Future<Output = AttemptResult> {
         let (attempt, row, registered, applied) = {
-            let mut standing = lock(&self.standing);
-            let attempt = standing.replica.attempt(moment());
+            let mut state = lock(&self.state);
+            let attempt = state.replica.attempt(moment());
             let row = if attempt.registers {
                 // Of no time at all: only that it is new counts.
                 RowId(id_at(Timestamp(0)).as_u128())
             } else {
-                standing.row
+                state.row
             };
-            (attempt, row, standing.replica.registered(), standing.replica.applied())
+            (attempt, row, state.replica.registered(), state.replica.applied())
         };
         async move {
-            let said = match registered {
+            let answer = match registered {
                 Some(store) => self.store.renew(row, store, applied).await,
                 None => self.store.register(row, self.length, applied, &self.about).await.map(Some),
             };
-            Ended { attempt, row, said }
+            AttemptResult { attempt, row, answer }
         }
     }
 
-    /// Takes an answer.
+    /// Receives the result of an attempt.
     ///
     /// # Errors
     /// The store's, where there was none.
-    pub(super) async fn heard(&self, Ended { attempt, row, said }: Ended) -> store::Result<()> {
-        let head = match said {
+    pub(super) async fn receive(
+        &self,
+        AttemptResult { attempt, row, answer }: AttemptResult,
+    ) -> store::Result<()> {
+        let head = match answer {
             Ok(head) => head,
             Err(error) => {
                 self.metrics.renewal_failures.inc();
@@ -108,21 +111,21 @@ impl ReplicaTask {
                 return Err(error);
             }
         };
-        let heard = {
-            let mut standing = lock(&self.standing);
-            let heard = standing.replica.answer(attempt, head);
-            if let (RenewalOutcome::Registered, Some(head)) = (heard, head) {
-                standing.row = row;
-                standing.registered_at = head.position;
-                if standing.replica.applied().is_none() {
+        let outcome = {
+            let mut state = lock(&self.state);
+            let outcome = state.replica.answer(attempt, head);
+            if let (RenewalOutcome::Registered, Some(head)) = (outcome, head) {
+                state.row = row;
+                state.registered_at = head.position;
+                if state.replica.applied().is_none() {
                     // What is read from now on must be read from that store.
                     self.store.reconnect();
                 }
             }
-            self.publish(&standing);
-            heard
+            self.publish(&state);
+            outcome
         };
-        match heard {
+        match outcome {
             RenewalOutcome::Registered => tracing::info!("registered as a replica"),
             RenewalOutcome::Lost => tracing::warn!(
                 "this replica was away for longer than its lease, or the database failed over: \
@@ -151,8 +154,8 @@ impl ReplicaTask {
         loop {
             let now = moment();
             let (until, due) = {
-                let standing = lock(&self.standing);
-                (standing.replica.until(), standing.replica.renew_at())
+                let state = lock(&self.state);
+                (state.replica.until(), state.replica.renew_at())
             };
             if std::mem::replace(&mut lapsed, now >= until) != lapsed {
                 if lapsed {
@@ -165,12 +168,13 @@ impl ReplicaTask {
                 }
             }
             let pause = Duration::from_micros(due.0.saturating_sub(now.0));
-            let pause = if self.failing.borrow().is_some() { pause.min(AGAIN) } else { pause };
-            let soon = SPACING.saturating_sub(sent.elapsed());
+            let pause =
+                if self.failing.borrow().is_some() { pause.min(RETRY_INTERVAL) } else { pause };
+            let soon = MIN_INTERVAL.saturating_sub(sent.elapsed());
             let pause = if wanted && attempts.is_empty() { pause.min(soon) } else { pause };
             // Looked at again when it may have run out.
             let ends = Duration::from_micros(until.0.saturating_sub(now.0));
-            let room = attempts.len() < MOST;
+            let room = attempts.len() < MAX_ATTEMPTS;
             tokio::select! {
                 () = tokio::time::sleep(pause), if room => {
                     (wanted, sent) = (false, Stopwatch::start());
@@ -178,8 +182,8 @@ impl ReplicaTask {
                 }
                 () = tokio::time::sleep(ends), if !lapsed => {}
                 Some(ended) = attempts.next() => {
-                    if self.heard(ended).await.is_ok() {
-                        // Whoever died is known by the time that somebody has to wait for it.
+                    if self.receive(ended).await.is_ok() {
+                        // A replica that died is known by the time that a change has to wait for it.
                         self.demand.notify_one();
                     }
                 }
@@ -192,18 +196,18 @@ impl ReplicaTask {
     async fn follow(&self, cache: &Arc<Cache>) {
         loop {
             let followed = match self.catch_up(cache).await {
-                Ok(()) => self.follow_what_is_told(cache).await,
+                Ok(()) => self.follow_notifications(cache).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = followed {
                 tracing::debug!(%error, "changes are not applied yet");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(APPLY_RETRY_INTERVAL).await;
             }
         }
     }
 
-    /// Follows changes that are told of one at a time, without reading the record; until it has to be read.
-    async fn follow_what_is_told(&self, cache: &Arc<Cache>) -> store::Result<()> {
+    /// Applies changes by their notifications, one at a time, until the record has to be read.
+    async fn follow_notifications(&self, cache: &Arc<Cache>) -> store::Result<()> {
         loop {
             let notification = tokio::select! {
                 () = self.behind.notified() => None,
@@ -216,8 +220,8 @@ impl ReplicaTask {
         }
     }
 
-    /// Makes memory follow a change that was told of, if it is the next one, and to forget what it touched
-    /// costs no more than a miss. Whether that is all there is to do. What was told may be untrue, or come
+    /// Makes memory follow a change by its notification, if it is the next one, and to forget what it touched
+    /// costs no more than a miss. Whether that is all there is to do. A notification may be untrue, or come
     /// early: it counts as applied only once the record, compared with it in the statement that acknowledges
     /// it, says the same, of the same writer, with the nonce that nobody knew before the commit.
     async fn follow_one(
@@ -234,11 +238,11 @@ impl ReplicaTask {
             }
         }
         let (epoch, row, store) = {
-            let standing = lock(&self.standing);
-            let replica = &standing.replica;
+            let state = lock(&self.state);
+            let replica = &state.replica;
             match (replica.registered(), replica.applied()) {
                 (Some(store), Some(applied)) if applied.next() == position => {
-                    (replica.epoch(), standing.row, store)
+                    (replica.epoch(), state.row, store)
                 }
                 // One before that may be of a store that went back in time.
                 (_, applied) => return Ok(applied == Some(position)),
@@ -254,20 +258,20 @@ impl ReplicaTask {
 
     /// Memory rests on `position` from now on.
     fn applied(&self, epoch: Epoch, position: Position) {
-        let mut standing = lock(&self.standing);
-        standing.replica.apply(epoch, position);
-        self.publish(&standing);
-        drop(standing);
+        let mut state = lock(&self.state);
+        state.replica.apply(epoch, position);
+        self.publish(&state);
+        drop(state);
         self.failing.send_modify(|_| {});
     }
 
     async fn catch_up(&self, cache: &Arc<Cache>) -> store::Result<()> {
         loop {
             let (epoch, row, registered, applied, registered_at) = {
-                let standing = lock(&self.standing);
-                let replica = &standing.replica;
+                let state = lock(&self.state);
+                let replica = &state.replica;
                 let (registered, applied) = (replica.registered(), replica.applied());
-                (replica.epoch(), standing.row, registered, applied, standing.registered_at)
+                (replica.epoch(), state.row, registered, applied, state.registered_at)
             };
             let Some(store) = registered else { return Ok(()) };
             let (position, more) = match applied {
@@ -297,7 +301,7 @@ impl ReplicaTask {
         store: Identity,
         applied: Position,
     ) -> store::Result<Option<(Position, bool)>> {
-        let Some(Recorded { changes, head }) = self.store.behind(applied, store, PAGE).await?
+        let Some(ChangeLogPage { changes, head }) = self.store.behind(applied, store, PAGE).await?
         else {
             // The next renewal says so.
             self.wanted.notify_one();
@@ -310,9 +314,9 @@ impl ReplicaTask {
                 "the store has gone back in time, as one that was restored: everything is read again, \
                  and what was changed since is lost"
             );
-            let mut standing = lock(&self.standing);
-            standing.replica.void(epoch);
-            self.publish(&standing);
+            let mut state = lock(&self.state);
+            state.replica.void(epoch);
+            self.publish(&state);
             self.wanted.notify_one();
             return Ok(None);
         }
@@ -333,7 +337,7 @@ impl ReplicaTask {
     /// Forgets, now and then, what every replica has applied.
     async fn prune(&self) {
         loop {
-            tokio::time::sleep(PRUNE).await;
+            tokio::time::sleep(PRUNE_INTERVAL).await;
             if let Err(error) = self.store.prune().await {
                 tracing::debug!(%error, "the record is not pruned yet");
             }

@@ -2,7 +2,7 @@
 //! all of them. What drives the machines of `lease` over the store and memory. The protocol, and why it
 //! holds: docs/consistency.md.
 //!
-//! Must stay true: whoever decides asks [`Replicas::may_decide`] first and looks at facts after that;
+//! Must stay true: a decision asks [`Replicas::may_decide`] first and reads facts after that;
 //! memory follows a change before that is acknowledged. Where only this process has the store, all of
 //! it is so at once.
 
@@ -29,12 +29,12 @@ use crate::clock::{Stopwatch, moment};
 use crate::failpoint::{self, Failpoint};
 use crate::lease::{LeaseDuration, MonotonicInstant, Peers, Position, Replica, RowId};
 use crate::shutdown;
-use crate::store::replication::{About, Replication};
+use crate::store::replication::{ReplicaInfo, Replication};
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 
 /// How long a request waits for a lease that lapsed while the store may be in reach.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a request waits until memory rests on the revision that it asks for.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -78,26 +78,26 @@ pub struct Replicas {
 
 /// One of many, as this process sees itself.
 struct ReplicaTask {
-    about: About,
+    about: ReplicaInfo,
     store: Arc<dyn Replication>,
     metrics: Arc<Metrics>,
     length: LeaseDuration,
     until: Arc<LeaseDeadline>,
-    standing: Mutex<LeaseState>,
+    state: Mutex<LeaseState>,
     /// Somebody needs a lease now.
     wanted: Notify,
     /// There may be changes that memory does not follow yet.
     behind: Notify,
-    /// Somebody waits for a look at the other replicas.
+    /// A change waits for a snapshot of the replicas.
     demand: Notify,
     /// Since when attempts to renew have failed; woken whenever one ends, or a lease begins to hold.
     failing: watch::Sender<Option<Stopwatch>>,
     peers: Mutex<Peers>,
-    /// When the log was last told that changes wait.
-    told: Mutex<Option<MonotonicInstant>>,
+    /// When it was last logged that changes wait.
+    logged: Mutex<Option<MonotonicInstant>>,
     /// The process is to stop.
     stop: CancellationToken,
-    looks: watch::Sender<Option<Arc<ClusterSnapshot>>>,
+    snapshots: watch::Sender<Option<Arc<ClusterSnapshot>>>,
 }
 
 struct LeaseState {
@@ -132,7 +132,7 @@ impl RegisteredReplica {
     pub async fn register(
         store: &dyn Store,
         lease: Duration,
-        about: About,
+        about: ReplicaInfo,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> store::Result<Self> {
@@ -144,7 +144,7 @@ impl RegisteredReplica {
             metrics,
             length,
             until: Arc::new(LeaseDeadline::new(0)),
-            standing: Mutex::new(LeaseState {
+            state: Mutex::new(LeaseState {
                 replica: Replica::new(length),
                 row: RowId(0),
                 registered_at: Position(0),
@@ -154,12 +154,12 @@ impl RegisteredReplica {
             demand: Notify::new(),
             failing: watch::channel(None).0,
             peers: Mutex::default(),
-            told: Mutex::default(),
+            logged: Mutex::default(),
             stop,
-            looks: watch::channel(None).0,
+            snapshots: watch::channel(None).0,
         });
         let attempt = member.attempt().await;
-        member.heard(attempt).await?;
+        member.receive(attempt).await?;
         Ok(Self(Some(member)))
     }
 
@@ -168,10 +168,10 @@ impl RegisteredReplica {
     pub fn serve(self, cache: Arc<Cache>, stop: &CancellationToken) -> Replicas {
         let Self(Some(member)) = self else { return Replicas::alone(cache) };
         {
-            let mut standing = lock(&member.standing);
-            let (epoch, position) = (standing.replica.epoch(), standing.registered_at);
-            standing.replica.apply(epoch, position);
-            member.publish(&standing);
+            let mut state = lock(&member.state);
+            let (epoch, position) = (state.replica.epoch(), state.registered_at);
+            state.replica.apply(epoch, position);
+            member.publish(&state);
         }
         let tasks = TaskTracker::new();
         for (name, task) in member.clone().tasks(&cache) {
@@ -188,7 +188,7 @@ impl RegisteredReplica {
     }
 }
 
-/// What operators are told of the replicas, this one included.
+/// A summary of the replicas for operators, this one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClusterSummary {
     /// How many there are.
@@ -199,11 +199,11 @@ pub struct ClusterSummary {
     pub at_odds: usize,
 }
 
-/// One replica as operators are told of it.
+/// One replica as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaStatus {
     /// What it said of itself.
-    pub about: About,
+    pub about: ReplicaInfo,
     /// How long it may decide without the store.
     pub lease: Duration,
     /// How many changes it has not applied yet.
@@ -252,8 +252,8 @@ impl Replicas {
         if self.may_decide(Stopwatch::start()) {
             return Ok(());
         }
-        // In a box: whoever has a lease, as nearly all have, would carry it around.
-        let renewed = Box::pin(tokio::time::timeout(PATIENCE, self.renewed(member))).await;
+        // In a box, so that callers with a lease, which are nearly all, do not carry it around.
+        let renewed = Box::pin(tokio::time::timeout(LEASE_TIMEOUT, self.renewed(member))).await;
         let ready = renewed.unwrap_or(Err(LeaseExpired));
         if ready.is_err() {
             member.metrics.lease_rejections.inc();
@@ -317,7 +317,7 @@ impl Replicas {
         let mut failing = member.failing.subscribe();
         while !self.may_decide(Stopwatch::start()) {
             let since = *failing.borrow_and_update();
-            if since.is_some_and(|since| since.elapsed() > PATIENCE) {
+            if since.is_some_and(|since| since.elapsed() > LEASE_TIMEOUT) {
                 return Err(LeaseExpired);
             }
             member.wanted.notify_one();
@@ -327,20 +327,20 @@ impl Replicas {
         Ok(())
     }
 
-    /// What was seen last; `None` where there can be no others, or nobody was seen for longer than half a
+    /// A summary of the last snapshot; `None` where there can be no others, or the snapshot is older than half a
     /// lease.
-    pub fn sight(&self) -> Option<ClusterSummary> {
+    pub fn summary(&self) -> Option<ClusterSummary> {
         let member = self.member.as_ref()?;
-        let look = member.looks.borrow().clone()?;
-        look.is_fresh(member.length).then(|| look.sight(moment(), &member.about))
+        let snapshot = member.snapshots.borrow().clone()?;
+        snapshot.is_fresh(member.length).then(|| snapshot.summary(moment(), &member.about))
     }
 
-    /// The replicas as they were seen last, by name; `None` as for [`Self::sight`].
-    pub fn seen(&self) -> Option<Vec<ReplicaStatus>> {
+    /// The replicas of the last snapshot, by name; `None` as for [`Self::summary`].
+    pub fn statuses(&self) -> Option<Vec<ReplicaStatus>> {
         let member = self.member.as_ref()?;
-        let look = member.looks.borrow().clone()?;
-        let own = lock(&member.standing).row;
-        look.is_fresh(member.length).then(|| look.seen(moment(), &member.about, own))
+        let snapshot = member.snapshots.borrow().clone()?;
+        let own = lock(&member.state).row;
+        snapshot.is_fresh(member.length).then(|| snapshot.statuses(moment(), &member.about, own))
     }
 
     /// Whether this process shares its store with none that could decide beside it.
@@ -353,10 +353,10 @@ impl Replicas {
     pub async fn leave(&self) {
         let Some(member) = &self.member else { return };
         let row = {
-            let mut standing = lock(&member.standing);
-            let row = standing.replica.registered().map(|_| standing.row);
-            standing.replica.leave();
-            member.publish(&standing);
+            let mut state = lock(&member.state);
+            let row = state.replica.registered().map(|_| state.row);
+            state.replica.leave();
+            member.publish(&state);
             row
         };
         // What is under way would register again: a row that everybody would wait for.

@@ -1,7 +1,8 @@
-//! Whether a change has propagated to every replica: looks at their rows, and who waits for what they say.
+//! Whether a change has propagated to every replica: snapshots of their rows, and the changes that wait for them.
 //!
-//! Must stay true: a change is waited for by looks that were asked for after it was known to be
-//! committed; however many changes wait, the store is asked by one task.
+//! # Invariants
+//! - A change waits for snapshots that were requested after it was known to be committed.
+//! - However many changes wait, one task reads the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,25 +11,25 @@ use super::{ClusterSummary, ReplicaStatus, ReplicaTask, Replicas, lock};
 use crate::clock::{Stopwatch, moment};
 use crate::lease::{LeaseDuration, MonotonicInstant, Position, Reading, RowId, Waiting};
 use crate::store;
-use crate::store::replication::{About, ReplicaRow};
+use crate::store::replication::{ReplicaInfo, ReplicaRow};
 
-/// Between two looks while somebody waits: this long for so many looks, during which those who are well
+/// Between two snapshots while a change waits: this long for so many polls, during which healthy replicas
 /// acknowledge; then longer each time, up to the most.
-const SOON: Duration = Duration::from_millis(1);
-const SOON_LOOKS: u32 = 12;
-const LATER: Duration = Duration::from_millis(64);
-/// How long a change waits at most, so that its caller hears of it before the call's own end.
-const PATIENCE: Duration = Duration::from_secs(25);
-/// How long it waits for the store to say who there is to wait for.
-const UNSEEN: Duration = Duration::from_secs(5);
-/// How long a notice waits for its action to be known before others are looked at.
-const MOMENT: Duration = Duration::from_secs(1);
+const POLL_FAST: Duration = Duration::from_millis(1);
+const FAST_POLLS: u32 = 12;
+const POLL_SLOW: Duration = Duration::from_millis(64);
+/// How long a change waits at most, so that its caller is answered before the call's own deadline.
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long it waits for the first snapshot.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a notice waits for its action to be known before others are sent.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A change that waits for so long is worth a line in the log, but no more than one in so long.
-const LONG: u64 = 1_000_000;
-const BETWEEN_LINES: u64 = 10_000_000;
-/// How long changes may wait still once the process is to stop: their callers are to hear of it.
-const LAST: Duration = Duration::from_secs(5);
+const LOG_AFTER: u64 = 1_000_000;
+const LOG_INTERVAL: u64 = 10_000_000;
+/// How long changes may wait once the process is to stop, so that their callers are answered.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far a committed change has propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +40,9 @@ pub struct Propagation {
     pub within: Duration,
 }
 
-/// How long to wait after so many looks.
-fn pause(looks: u32) -> Duration {
-    (SOON * (1 << looks.saturating_sub(SOON_LOOKS).min(10))).min(LATER)
+/// How long to wait after so many polls.
+fn pause(polls: u32) -> Duration {
+    (POLL_FAST * (1 << polls.saturating_sub(FAST_POLLS).min(10))).min(POLL_SLOW)
 }
 
 impl Propagation {
@@ -67,7 +68,7 @@ impl ClusterSnapshot {
     }
 
     /// The first of those whose rules for unused tokens are others than `ours`, and how many there are.
-    fn at_odds(&self, now: MonotonicInstant, ours: &About) -> (Option<&About>, usize) {
+    fn at_odds(&self, now: MonotonicInstant, ours: &ReplicaInfo) -> (Option<&ReplicaInfo>, usize) {
         let others = self.live(now).map(|row| &row.about);
         let mut others = others.filter(|theirs| theirs.lifecycle != ours.lifecycle);
         let first = others.next();
@@ -81,7 +82,7 @@ impl ClusterSnapshot {
         self.reading.live(soon).any(|id| id == row.row.id)
     }
 
-    pub(super) fn sight(&self, now: MonotonicInstant, ours: &About) -> ClusterSummary {
+    pub(super) fn summary(&self, now: MonotonicInstant, ours: &ReplicaInfo) -> ClusterSummary {
         ClusterSummary {
             count: self.rows.len(),
             late: self.rows.iter().filter(|row| !self.is_prompt(row, now)).count(),
@@ -90,13 +91,13 @@ impl ClusterSnapshot {
     }
 
     /// All of them, by name; `own` is the row of this process.
-    pub(super) fn seen(
+    pub(super) fn statuses(
         &self,
         now: MonotonicInstant,
-        ours: &About,
+        ours: &ReplicaInfo,
         own: RowId,
     ) -> Vec<ReplicaStatus> {
-        let seen = |row: &ReplicaRow| ReplicaStatus {
+        let statuses = |row: &ReplicaRow| ReplicaStatus {
             lease: Duration::from_micros(row.row.length.0),
             behind: u64::try_from(self.head.0.saturating_sub(row.row.applied.0)).unwrap_or(0),
             late: !self.is_prompt(row, now),
@@ -104,7 +105,7 @@ impl ClusterSnapshot {
             own: row.row.id == own,
             about: row.about.clone(),
         };
-        let mut all: Vec<_> = self.rows.iter().map(seen).collect();
+        let mut all: Vec<_> = self.rows.iter().map(statuses).collect();
         all.sort_by(|a, b| a.about.name.cmp(&b.about.name));
         all
     }
@@ -112,7 +113,7 @@ impl ClusterSnapshot {
 
 impl ReplicaTask {
     /// Reads all rows, and clears away those whose leases are over.
-    pub(super) async fn look(&self) -> store::Result<Arc<ClusterSnapshot>> {
+    pub(super) async fn snapshot(&self) -> store::Result<Arc<ClusterSnapshot>> {
         let asked = moment();
         let read = self.store.rows().await?;
         let answered = moment();
@@ -122,23 +123,23 @@ impl ReplicaTask {
             let reading = peers.read(asked, answered, &rows);
             (reading, peers.ended(answered).collect::<Vec<_>>())
         };
-        let look = Arc::new(ClusterSnapshot { reading, head: read.head, rows: read.rows });
-        self.show(&look, answered);
-        self.looks.send_replace(Some(look.clone()));
+        let snapshot = Arc::new(ClusterSnapshot { reading, head: read.head, rows: read.rows });
+        self.show(&snapshot, answered);
+        self.snapshots.send_replace(Some(snapshot.clone()));
         for (id, renewals) in ended {
             if self.store.remove(id, Some(renewals)).await? {
-                let row = look.rows.iter().find(|row| row.row.id == id);
+                let row = snapshot.rows.iter().find(|row| row.row.id == id);
                 let replica = row.map_or("", |row| row.about.name.as_str());
                 tracing::warn!(replica, "a replica's lease ran out: it is waited for no more");
             }
         }
-        Ok(look)
+        Ok(snapshot)
     }
 
     /// Shows operators who there is, and says in the log when rules begin and cease to be at odds.
-    fn show(&self, look: &ClusterSnapshot, now: MonotonicInstant) {
-        let (other, count) = look.at_odds(now, &self.about);
-        let before = self.metrics.replicas(look.live(now).count() as u64, count as u64);
+    fn show(&self, snapshot: &ClusterSnapshot, now: MonotonicInstant) {
+        let (other, count) = snapshot.at_odds(now, &self.about);
+        let before = self.metrics.replicas(snapshot.live(now).count() as u64, count as u64);
         match other {
             Some(other) if before == 0 => tracing::error!(
                 replica = other.name,
@@ -152,30 +153,30 @@ impl ReplicaTask {
         }
     }
 
-    /// Looks when that is asked for, and then for as long as anybody waits.
-    pub(super) async fn look_on_demand(&self) {
-        let mut looks = 0;
+    /// Takes a snapshot on demand, and then for as long as a change waits.
+    pub(super) async fn poll_on_demand(&self) {
+        let mut polls = 0;
         loop {
             tokio::select! {
-                () = self.demand.notified() => looks = 0,
-                () = tokio::time::sleep(pause(looks)), if self.looks.receiver_count() > 0 => looks += 1,
+                () = self.demand.notified() => polls = 0,
+                () = tokio::time::sleep(pause(polls)), if self.snapshots.receiver_count() > 0 => polls += 1,
             }
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.snapshot().await {
                 tracing::debug!(%error, "cannot see the other replicas");
             }
         }
     }
 
-    /// Says in the log for whom changes wait, but not for each of them.
-    fn tell_of(&self, waiting: &Waiting, now: MonotonicInstant) {
-        let mut told = lock(&self.told);
-        if told.is_some_and(|told| now <= told.plus(BETWEEN_LINES)) {
+    /// Logs the replicas that changes wait for, but not for each change.
+    fn log_waiting(&self, waiting: &Waiting, now: MonotonicInstant) {
+        let mut logged = lock(&self.logged);
+        if logged.is_some_and(|logged| now <= logged.plus(LOG_INTERVAL)) {
             return;
         }
-        *told = Some(now);
-        let Some(look) = self.looks.borrow().clone() else { return };
+        *logged = Some(now);
+        let Some(snapshot) = self.snapshots.borrow().clone() else { return };
         let late: Vec<_> = waiting.behind(now).map(|peer| peer.id).collect();
-        let late = look.rows.iter().filter(|row| late.contains(&row.row.id));
+        let late = snapshot.rows.iter().filter(|row| late.contains(&row.row.id));
         let late: Vec<_> = late.map(|row| row.about.name.as_str()).collect();
         tracing::warn!(
             replicas = late.join("; "),
@@ -185,21 +186,22 @@ impl ReplicaTask {
 
     async fn propagation(&self, wait: bool) -> Option<Propagation> {
         let committed = moment();
-        let mut looks = self.looks.subscribe();
+        let mut snapshots = self.snapshots.subscribe();
         self.demand.notify_one();
         let mut waiting: Option<Waiting> = None;
-        let mut told = false;
+        let mut logged = false;
         let stopping = async {
             self.stop.cancelled().await;
-            tokio::time::sleep(LAST).await;
+            tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
         };
         let mut stopping = std::pin::pin!(stopping);
         loop {
-            let look = looks.borrow_and_update().clone();
-            if let Some(look) = look.filter(|look| look.reading.asked() > committed) {
-                // The head that the first look shows is the change's position, or a later one.
-                let waiting = waiting.get_or_insert_with(|| Waiting::new(look.head, committed));
-                waiting.read(&look.reading);
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.reading.asked() > committed)
+            {
+                // The head that the first snapshot shows is the change's position, or a later one.
+                let waiting = waiting.get_or_insert_with(|| Waiting::new(snapshot.head, committed));
+                waiting.read(&snapshot.reading);
             }
             let now = moment();
             let until = waiting.as_ref().and_then(Waiting::until);
@@ -214,19 +216,20 @@ impl ReplicaTask {
                 _ => {}
             }
             if let Some(waiting) = &waiting
-                && now > committed.plus(LONG)
-                && !std::mem::replace(&mut told, true)
+                && now > committed.plus(LOG_AFTER)
+                && !std::mem::replace(&mut logged, true)
             {
-                self.tell_of(waiting, now);
+                self.log_waiting(waiting, now);
             }
-            let over = until
-                .map_or(UNSEEN, |until| Duration::from_micros(until.0.saturating_sub(now.0) + 1));
+            let over = until.map_or(SNAPSHOT_TIMEOUT, |until| {
+                Duration::from_micros(until.0.saturating_sub(now.0) + 1)
+            });
             // Looked at again when it is worth a line.
-            let over = if told { over } else { over.min(Duration::from_micros(LONG)) };
-            let patience = if waiting.is_some() { PATIENCE } else { UNSEEN };
-            let left = patience.checked_sub(Duration::from_micros(now.0 - committed.0))?;
+            let over = if logged { over } else { over.min(Duration::from_micros(LOG_AFTER)) };
+            let timeout = if waiting.is_some() { PROPAGATION_TIMEOUT } else { SNAPSHOT_TIMEOUT };
+            let left = timeout.checked_sub(Duration::from_micros(now.0 - committed.0))?;
             tokio::select! {
-                _ = looks.changed() => {}
+                _ = snapshots.changed() => {}
                 () = tokio::time::sleep(over.min(left)) => {}
                 () = &mut stopping => return None,
             }
@@ -237,7 +240,7 @@ impl ReplicaTask {
 impl Replicas {
     /// To be called after a change was answered by the store, or found made and something committed
     /// after that: waits until it has propagated to every replica, or says how it stands where not to `wait`.
-    /// `None` where that could not be told in 25 s, or the store does not say who there is in 5 s.
+    /// `None` where that is not known in 25 s, or the store does not list the replicas in 5 s.
     pub async fn propagation(&self, wait: bool) -> Option<Propagation> {
         let Some(member) = &self.member else { return Some(Propagation::COMPLETE) };
         let watch = Stopwatch::start();
@@ -261,16 +264,16 @@ impl Replicas {
             return Ok(revision);
         };
         let watch = Stopwatch::start();
-        let (mut newest, mut looks) = (None, 0);
+        let (mut newest, mut polls) = (None, 0);
         loop {
-            let look = member.look().await?;
-            let newest = *newest.get_or_insert(look.head);
-            let known = look.reading.propagated(moment(), look.head);
-            if known >= newest || watch.elapsed() > MOMENT {
+            let snapshot = member.snapshot().await?;
+            let newest = *newest.get_or_insert(snapshot.head);
+            let known = snapshot.reading.propagated(moment(), snapshot.head);
+            if known >= newest || watch.elapsed() > NOTICE_TIMEOUT {
                 return Ok(known.0);
             }
-            tokio::time::sleep(pause(looks)).await;
-            looks += 1;
+            tokio::time::sleep(pause(polls)).await;
+            polls += 1;
         }
     }
 
@@ -279,9 +282,9 @@ impl Replicas {
     ///
     /// # Errors
     /// The store's.
-    pub async fn are_at_odds(&self) -> store::Result<bool> {
+    pub async fn has_config_mismatch(&self) -> store::Result<bool> {
         let Some(member) = &self.member else { return Ok(false) };
-        let look = member.look().await?;
-        Ok(look.at_odds(moment(), &member.about).1 > 0)
+        let snapshot = member.snapshot().await?;
+        Ok(snapshot.at_odds(moment(), &member.about).1 > 0)
     }
 }

@@ -15,7 +15,7 @@ use super::{Caller, Error, Result, Services};
 use crate::clock::Stopwatch;
 use crate::model::{ActiveCatalog, IdleToken, Page};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
-use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Overtaken};
+use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Superseded};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::PendingActionType;
@@ -223,9 +223,9 @@ fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Comin
     // What is still announced where nothing is taken is about to be withdrawn.
     for mut action in live.into_iter().filter(|_| calendar.settings.mode == Mode::Enforce) {
         match subject.overtaken(&action.announced()) {
-            Overtaken::Cancelled => continue,
-            Overtaken::Shrunk(left) => action.takes = ActionEffect::Scopes(left),
-            Overtaken::No => {}
+            Superseded::Cancelled => continue,
+            Superseded::Shrunk(left) => action.takes = ActionEffect::Scopes(left),
+            Superseded::No => {}
         }
         standing.push(action);
     }

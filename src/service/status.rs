@@ -34,7 +34,7 @@ impl Services {
             outlook: self.outlook(),
             lifecycle: self.lifecycle_status(),
             has_lease: self.has_lease(),
-            replicas: self.replicas.sight().unwrap_or_default(),
+            replicas: self.replicas.summary().unwrap_or_default(),
             troubles: self.status.troubles(),
         }
     }
@@ -67,7 +67,7 @@ impl Services {
 
     /// The replicas by name; `None` where there can be no others, or none was seen for half a lease.
     pub fn replicas(&self) -> Option<Vec<ReplicaStatus>> {
-        self.replicas.seen()
+        self.replicas.statuses()
     }
 
     /// All metrics in the OpenMetrics text format.

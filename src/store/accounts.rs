@@ -24,7 +24,7 @@ pub trait AccountStore {
 
     /// Replaces an account's admins; `None` where there is no such account. Who joins gets a notice of
     /// each announced action, and holds it until that is accepted; who leaves gets no more of them;
-    /// both are told of the change.
+    /// both are notified of the change.
     async fn set_account_admins(
         &self,
         ctx: &Context,

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    CarriedOut, Context, Gone, IdleToken, Page, PendingAction, PendingCounts, PendingFilter, Use,
+    CarriedOut, Context, IdleToken, Page, PendingAction, PendingCounts, PendingFilter, TokenGone,
+    Use,
 };
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::Settings;
@@ -34,18 +35,18 @@ pub trait LifecycleStore {
     async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool>;
 
     /// The same for one use that fits an announced action, before its ALLOW is answered: records it and
-    /// settles. Whether anything was overtaken. [`Gone`], with nothing recorded, where the token is
+    /// settles. Whether anything was overtaken. [`TokenGone`], with nothing recorded, where the token is
     /// deleted or `catalog`, which must be in force, no longer gives it the scope.
     async fn use_noticed(
         &self,
         ctx: &Context,
         catalog: &Catalog,
         used: &Use,
-    ) -> Result<Result<bool, Gone>>;
+    ) -> Result<Result<bool, TokenGone>>;
 
     /// Active tokens that may be idle since `before` or longer, the longest first: candidates for
     /// [`Self::announce`], or for [`Self::defer`] where their subject says that nothing is due. Before
-    /// all others those that [`Self::record_uses`] told somebody of who did not get to settle them.
+    /// all others those that [`Self::record_uses`] returned and that were not settled.
     async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
 
     /// Computes again since when these tokens are idle, so that [`Self::idle_tokens`] does not find
@@ -83,7 +84,7 @@ pub trait LifecycleStore {
         settings: &Settings,
     ) -> Result<CarriedOut>;
 
-    /// Withdraws whatever is announced, for at most `limit` tokens: those.
+    /// Withdraws every announced action, for at most `limit` tokens: those.
     async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
 
     /// Forgets tokens deleted before `before`, and ended mails about no token that were queued before

@@ -106,7 +106,7 @@ pub trait Store:
     /// What the store is marked as, if it was marked.
     async fn mark(&self) -> Result<Option<StoreMode>>;
 
-    /// Marks the store, once. Whoever marks it as what it is already changes nothing.
+    /// Marks the store, once. Marking it as what it is already changes nothing.
     async fn set_mark(&self, mark: StoreMode) -> Result<()>;
 
     /// Waits until every change under way has ended, committed or not: also those of which this

@@ -1,4 +1,4 @@
-//! What the replicas that share a store tell each other through it. The protocol: docs/consistency.md.
+//! What the replicas that share a store exchange through it. The protocol: docs/consistency.md.
 //!
 //! Must stay true: each call answers or fails within some seconds; each write names the store that its writer believes in, and changes nothing in
 //! another one; the head is read after the row was written, in a statement of its own.
@@ -12,12 +12,12 @@ use crate::model::ChangeRecord;
 
 /// What a replica says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
+pub struct ReplicaInfo {
     /// Its name, for people.
     pub name: String,
     /// The version of its program.
     pub version: String,
-    /// By which rules it takes what is not used: those of all must be alike.
+    /// The lifecycle settings: those of all replicas must be the same.
     pub lifecycle: String,
 }
 
@@ -27,7 +27,7 @@ pub struct ReplicaRow {
     /// What the protocol needs.
     pub row: Row,
     /// What it said of itself.
-    pub about: About,
+    pub about: ReplicaInfo,
 }
 
 /// All rows and the head's position, as they stood at one instant.
@@ -39,12 +39,12 @@ pub struct Rows {
     pub head: Position,
 }
 
-/// A change as the store told of it, or as somebody else did.
+/// A notification of a change, sent by the store or by anybody else who may connect to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeNotification {
     /// The change.
     pub change: ChangeRecord,
-    /// The session that told of it. Only its writer's is believed, which says nothing before it is visible.
+    /// The session that sent it. Only the change's writer is believed, which sends nothing before it is visible.
     pub writer: i32,
     /// What nobody knows of it before it is committed. It tells apart what two servers gave the same position.
     pub nonce: Uuid,
@@ -52,7 +52,7 @@ pub struct ChangeNotification {
 
 /// A part of the record, and the head's position at the same instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
+pub struct ChangeLogPage {
     /// Changes in order.
     pub changes: Vec<ChangeRecord>,
     /// Of the newest change.
@@ -69,7 +69,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
         id: RowId,
         length: LeaseDuration,
         applied: Option<Position>,
-        about: &About,
+        about: &ReplicaInfo,
     ) -> Result<Head>;
 
     /// Adds one to the row's renewals, and acknowledges `applied`; then reads the head. `None` at once where
@@ -103,7 +103,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
         after: Position,
         store: Identity,
         limit: u32,
-    ) -> Result<Option<Recorded>>;
+    ) -> Result<Option<ChangeLogPage>>;
 
     /// Deletes a row; with `renewals` only if it has that many.
     async fn remove(&self, id: RowId, renewals: Option<u64>) -> Result<bool>;

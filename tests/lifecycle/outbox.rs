@@ -8,7 +8,7 @@ use portcullis::cache::Cache;
 use portcullis::clock::Stopwatch;
 use portcullis::policy::token::TokenKind::ReadOnly;
 use portcullis::replication::{RegisteredReplica, Replicas};
-use portcullis::store::replication::About;
+use portcullis::store::replication::ReplicaInfo;
 use portcullis::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +119,7 @@ async fn mails_are_sent_at_their_rate_oldest_first() {
 
 /// A replica of the same store, with these rules of the lifecycle.
 async fn join(s: &Story, lifecycle: &str, cache: Arc<Cache>) -> (Replicas, CancellationToken) {
-    let about = About {
+    let about = ReplicaInfo {
         name: lifecycle.to_owned(),
         version: String::new(),
         lifecycle: lifecycle.to_owned(),

@@ -9,7 +9,7 @@ use portcullis::model::Invalidation;
 use portcullis::policy::id::{CredentialId, TokenId};
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::About;
+use portcullis::store::replication::ReplicaInfo;
 use portcullis::store::{CredentialStore as _, Store, StoreError};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -172,7 +172,8 @@ async fn after_a_registration_nothing_is_read_from_the_former_primary() {
     store.now().await.unwrap();
     standby.promote();
     proxy.lead(standby.port());
-    let about = About { name: "here".into(), version: String::new(), lifecycle: String::new() };
+    let about =
+        ReplicaInfo { name: "here".into(), version: String::new(), lifecycle: String::new() };
     let length = LeaseDuration(1_000_000);
     replication.register(RowId(7), length, None, &about).await.unwrap();
     proxy.lead(primary.port());

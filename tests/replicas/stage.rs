@@ -19,7 +19,7 @@ use portcullis::replication::{RegisteredReplica, Replicas};
 use portcullis::secret::{Digest, digest};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::About;
+use portcullis::store::replication::ReplicaInfo;
 use portcullis::telemetry::Metrics;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -201,8 +201,11 @@ impl Replica {
     pub(crate) async fn join(url: &str, options: PostgresOptions, lease: Duration) -> Self {
         let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(url, options).await.unwrap());
         store.add_secret_key(&by_system(), &[7; 32], true).await.unwrap();
-        let about =
-            About { name: "here".to_owned(), version: String::new(), lifecycle: String::new() };
+        let about = ReplicaInfo {
+            name: "here".to_owned(),
+            version: String::new(),
+            lifecycle: String::new(),
+        };
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let joined = RegisteredReplica::register(
             &*store,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis::lease::{Identity, LeaseDuration, Position, RowId};
 use portcullis::model::{ChangeRecord, Invalidation, Role};
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
-use portcullis::store::replication::{About, ChangeNotification};
+use portcullis::store::replication::{ChangeNotification, ReplicaInfo};
 use portcullis::store::{AuditStore as _, CredentialStore as _, Replication, Store as _};
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, PgConnection};
@@ -16,8 +16,8 @@ use crate::support::postgres::database;
 
 const LENGTH: LeaseDuration = LeaseDuration(1_000_000);
 
-fn about() -> About {
-    About { name: "here".into(), version: "1".into(), lifecycle: "as usual".into() }
+fn about() -> ReplicaInfo {
+    ReplicaInfo { name: "here".into(), version: "1".into(), lifecycle: "as usual".into() }
 }
 
 async fn open() -> (PostgresStore, Arc<dyn Replication>, String) {

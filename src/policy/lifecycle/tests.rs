@@ -21,12 +21,12 @@ fn scopes(ids: &[u16]) -> ActionEffect {
     ActionEffect::Scopes(ids.iter().copied().map(ScopeId).collect())
 }
 
-fn announced(takes: ActionEffect, basis: i64) -> Announced {
-    Announced { takes, basis: day(basis) }
+fn announced(takes: ActionEffect, basis: i64) -> PendingPlan {
+    PendingPlan { takes, basis: day(basis) }
 }
 
 /// Created on day 0; `used` are (scope, whether it writes, day).
-fn subject(grant: Grant, used: &[(u16, bool, i64)], announced: &[Announced]) -> UsageState {
+fn subject(grant: Grant, used: &[(u16, bool, i64)], announced: &[PendingPlan]) -> UsageState {
     let mut uses = Uses::default();
     for &(id, write, on) in used {
         uses.note(ScopeId(id), write, day(on));
@@ -175,16 +175,16 @@ fn what_is_due_when() {
 #[test]
 fn what_use_makes_of_an_announcement() {
     let subject = |used: &[(u16, bool, i64)]| subject(custom(&[1, 2]), used, &[]);
-    let left = |ids: &[u16]| Overtaken::Shrunk(ids.iter().copied().map(ScopeId).collect());
+    let left = |ids: &[u16]| Superseded::Shrunk(ids.iter().copied().map(ScopeId).collect());
     let cases = [
-        (&[][..], announced(ActionEffect::Token, 5), Overtaken::No),
-        (&[(1, false, 5)][..], announced(ActionEffect::Token, 5), Overtaken::No),
-        (&[(1, false, 6)][..], announced(ActionEffect::Token, 5), Overtaken::Cancelled),
-        (&[(1, false, 6)][..], announced(ActionEffect::Writes, 5), Overtaken::No),
-        (&[(1, true, 6)][..], announced(ActionEffect::Writes, 5), Overtaken::Cancelled),
-        (&[(9, true, 6)][..], announced(scopes(&[1, 2]), 5), Overtaken::No),
+        (&[][..], announced(ActionEffect::Token, 5), Superseded::No),
+        (&[(1, false, 5)][..], announced(ActionEffect::Token, 5), Superseded::No),
+        (&[(1, false, 6)][..], announced(ActionEffect::Token, 5), Superseded::Cancelled),
+        (&[(1, false, 6)][..], announced(ActionEffect::Writes, 5), Superseded::No),
+        (&[(1, true, 6)][..], announced(ActionEffect::Writes, 5), Superseded::Cancelled),
+        (&[(9, true, 6)][..], announced(scopes(&[1, 2]), 5), Superseded::No),
         (&[(1, true, 6)][..], announced(scopes(&[1, 2]), 5), left(&[2])),
-        (&[(1, true, 6), (2, true, 7)][..], announced(scopes(&[1, 2]), 5), Overtaken::Cancelled),
+        (&[(1, true, 6), (2, true, 7)][..], announced(scopes(&[1, 2]), 5), Superseded::Cancelled),
     ];
     for (used, action, wanted) in cases {
         assert_eq!(subject(used).overtaken(&action), wanted, "{used:?} {action:?}");
@@ -277,7 +277,7 @@ fn uses() -> impl Strategy<Value = Vec<(u16, bool, i64)>> {
     prop::collection::vec((0u16..6, any::<bool>(), 0i64..100), 0..8)
 }
 
-fn actions() -> impl Strategy<Value = Vec<Announced>> {
+fn actions() -> impl Strategy<Value = Vec<PendingPlan>> {
     let takes = prop_oneof![
         Just(ActionEffect::Token),
         Just(ActionEffect::Writes),
@@ -317,8 +317,8 @@ proptest! {
     ) {
         let mut subject = subject;
         if let Some(Planned { takes, basis }) = subject.due(&settings, day(now)) {
-            let action = Announced { takes, basis };
-            prop_assert_eq!(subject.overtaken(&action), Overtaken::No);
+            let action = PendingPlan { takes, basis };
+            prop_assert_eq!(subject.overtaken(&action), Superseded::No);
             subject.announced.push(action);
         }
         prop_assert_eq!(subject.due(&settings, day(now)), None);
@@ -357,8 +357,8 @@ proptest! {
             // What was cancelled stays so.
             let was = subject.overtaken(action);
             let is = later.overtaken(action);
-            prop_assert!(was != Overtaken::Cancelled || is == Overtaken::Cancelled);
-            prop_assert!(was == Overtaken::No || is != Overtaken::No);
+            prop_assert!(was != Superseded::Cancelled || is == Superseded::Cancelled);
+            prop_assert!(was == Superseded::No || is != Superseded::No);
         }
         // The deletion that is due for an unused token is never due for the same token, used now.
         let now = day(on);
@@ -375,7 +375,7 @@ proptest! {
         let due = subject.due(&settings, day(now));
         let unused = last <= settings.idle_before(day(now));
         prop_assert_eq!(due.is_some_and(|planned| planned.takes == ActionEffect::Token), unused);
-        subject.announced.push(Announced { takes: ActionEffect::Token, basis: last });
+        subject.announced.push(PendingPlan { takes: ActionEffect::Token, basis: last });
         prop_assert_eq!(subject.due(&settings, day(400)), None);
         prop_assert_eq!(subject.idle_since(), None);
     }

@@ -14,7 +14,7 @@ use crate::policy::id::TokenId;
 use crate::replication::NotFreshEnough;
 use crate::secret::{ParsedSecret, SecretKind};
 use crate::service::{Error, Result, Services, no_catalog};
-use crate::usage::Recorded;
+use crate::usage::UseOutcome;
 
 /// How often a question is evaluated because its token changed meanwhile.
 const MAX_ATTEMPTS: usize = 4;
@@ -113,8 +113,8 @@ impl Services {
             // An announced action must know of this use before any caller learns that it is allowed.
             let catalog = evaluation.in_force.clone();
             match self.usage.record_first(catalog, token, scope, now).await {
-                Ok(Recorded::Yes) => persisted = true,
-                Ok(Recorded::DecideAgain) => {}
+                Ok(UseOutcome::Yes) => persisted = true,
+                Ok(UseOutcome::DecideAgain) => {}
                 Err(error) => {
                     tracing::debug!(%error, "cannot record a use that cancels");
                     return Err(use_not_persisted());

@@ -4,7 +4,7 @@
 //! after it stood idle, if at all; one whose read failed or was given up is dropped, so that no answer is ever
 //! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
 //! whose making began before a failover is not used after it. What writes through one and must outlive a crash
-//! says so: [`Lanes::keeping`].
+//! says so: [`DecisionPool::keeping`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::replicas::Writes;
+use super::replicas::PrimaryIdentity;
 use super::{KEEP_COMMITS, timed_out};
 use crate::clock::{Stopwatch, moment};
 
@@ -25,9 +25,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Since when connections count: those whose making began earlier may lead to a store that is none any
 /// more.
 #[derive(Debug, Default)]
-pub(super) struct Born(AtomicU64);
+pub(super) struct ConnectionEpoch(AtomicU64);
 
-impl Born {
+impl ConnectionEpoch {
     fn counts(&self, made: Stopwatch) -> bool {
         made.moment().0 >= self.0.load(Ordering::Acquire)
     }
@@ -39,17 +39,17 @@ impl Born {
 }
 
 /// See the module.
-pub(super) struct Lanes {
+pub(super) struct DecisionPool {
     options: PgConnectOptions,
-    patience: Duration,
+    acquire_timeout: Duration,
     permits: Semaphore,
     /// Those that stand idle, the last used last.
     idle: Mutex<Vec<Idle>>,
-    born: Arc<Born>,
+    epoch: Arc<ConnectionEpoch>,
     /// Carried out on each new connection.
     first: Option<&'static str>,
     /// Where given, no new connection may lead to a former primary.
-    writes: Option<Arc<Writes>>,
+    primary: Option<Arc<PrimaryIdentity>>,
     /// [`FRESH`], or for ever.
     fresh: Duration,
 }
@@ -60,23 +60,23 @@ struct Idle {
     since: Stopwatch,
 }
 
-impl Lanes {
+impl DecisionPool {
     /// At most `count` connections; each is made when it is first needed.
     pub(super) fn new(
         options: PgConnectOptions,
         count: u32,
-        patience: Duration,
-        born: Arc<Born>,
+        acquire_timeout: Duration,
+        epoch: Arc<ConnectionEpoch>,
     ) -> Self {
         let permits = Semaphore::new(count.max(1) as usize);
         Self {
             options,
-            patience,
+            acquire_timeout,
             permits,
             idle: Mutex::default(),
-            born,
+            epoch,
             first: None,
-            writes: None,
+            primary: None,
             fresh: FRESH,
         }
     }
@@ -87,8 +87,8 @@ impl Lanes {
     }
 
     /// For facts: a connection that leads to a former primary, which may show what was, is an error.
-    pub(super) fn refusing_former(self, writes: Arc<Writes>) -> Self {
-        Self { writes: Some(writes), ..self }
+    pub(super) fn refusing_former(self, primary: Arc<PrimaryIdentity>) -> Self {
+        Self { primary: Some(primary), ..self }
     }
 
     /// For what is soon done again where it fails: no connection is asked first whether it lives, however
@@ -101,22 +101,22 @@ impl Lanes {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for one read. After it succeeded: [`Lane::done`].
-    pub(super) async fn take(&self) -> sqlx::Result<Lane<'_>> {
+    /// A connection for one read. After it succeeded: [`PooledConnection::done`].
+    pub(super) async fn take(&self) -> sqlx::Result<PooledConnection<'_>> {
         let permit = self.permits.acquire();
         let taking = async {
             let permit = permit.await.map_err(|_| sqlx::Error::PoolClosed)?;
             self.connection().await.map(|(connection, made)| (permit, connection, made))
         };
-        let taken = tokio::time::timeout(self.patience, taking).await;
+        let taken = tokio::time::timeout(self.acquire_timeout, taking).await;
         let (permit, connection, made) = taken.map_err(|_| timed_out())??;
-        Ok(Lane { lanes: self, connection, made, _permit: permit })
+        Ok(PooledConnection { decision_pool: self, connection, made, _permit: permit })
     }
 
     async fn connection(&self) -> sqlx::Result<(PgConnection, Stopwatch)> {
         loop {
             let Some(Idle { mut connection, made, since }) = self.idle().pop() else { break };
-            if self.born.counts(made)
+            if self.epoch.counts(made)
                 && (since.elapsed() < self.fresh || connection.ping().await.is_ok())
             {
                 return Ok((connection, made));
@@ -127,8 +127,8 @@ impl Lanes {
         if let Some(first) = self.first {
             sqlx::query(first).execute(&mut connection).await?;
         }
-        if let Some(writes) = &self.writes {
-            writes.note(&mut connection).await?;
+        if let Some(primary) = &self.primary {
+            primary.note(&mut connection).await?;
         }
         Ok((connection, made))
     }
@@ -139,7 +139,7 @@ impl Lanes {
         let idle = std::mem::take(&mut *self.idle());
         for Idle { connection, .. } in idle {
             // A server that is gone takes its end of it along.
-            let _ = tokio::time::timeout(self.patience, connection.close()).await;
+            let _ = tokio::time::timeout(self.acquire_timeout, connection.close()).await;
         }
     }
 
@@ -150,24 +150,24 @@ impl Lanes {
 }
 
 /// A connection in use. Dropped, it is closed.
-pub(super) struct Lane<'l> {
-    lanes: &'l Lanes,
+pub(super) struct PooledConnection<'l> {
+    decision_pool: &'l DecisionPool,
     connection: PgConnection,
     made: Stopwatch,
     _permit: SemaphorePermit<'l>,
 }
 
-impl Lane<'_> {
+impl PooledConnection<'_> {
     /// Keeps the connection for the next read: this one got its whole answer.
     pub(super) fn done(self) {
-        if !self.lanes.permits.is_closed() {
+        if !self.decision_pool.permits.is_closed() {
             let Self { connection, made, .. } = self;
-            self.lanes.idle().push(Idle { connection, made, since: Stopwatch::start() });
+            self.decision_pool.idle().push(Idle { connection, made, since: Stopwatch::start() });
         }
     }
 }
 
-impl Deref for Lane<'_> {
+impl Deref for PooledConnection<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -175,7 +175,7 @@ impl Deref for Lane<'_> {
     }
 }
 
-impl DerefMut for Lane<'_> {
+impl DerefMut for PooledConnection<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }

@@ -1,8 +1,8 @@
-//! Hears that there are changes, over a connection of its own.
+//! Receives notifications of changes, over a connection of its own.
 //!
-//! What must stay true: what is heard is a hint, which whoever follows it compares with the record; so what
-//! it does not hear costs time only, and after a lost connection it tells of more than one change, since
-//! nobody knows what was.
+//! # Invariants
+//! - A notification is a hint, which its receiver compares with the record: one that is missed costs time only.
+//! - After a lost connection it reports more than one change, since nobody knows what was missed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,75 +19,75 @@ use crate::model::ChangeRecord;
 use crate::shutdown;
 use crate::store::replication::ChangeNotification;
 
-/// What the trigger on the record tells.
+/// The channel that the trigger on the record notifies.
 const CHANNEL: &str = "portcullis_change";
-/// One that was told nothing for so long asks whether its connection lives.
+/// After so long without a notification the connection is checked.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Between two tries to listen.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What was told since somebody last asked.
+/// The notifications that were received since the last call of `take`.
 #[derive(Debug, Default, Clone, Copy)]
 enum PendingNotice {
     #[default]
     Nothing,
     One(ChangeNotification),
-    /// Several changes, or who knows what.
+    /// Several changes, or an unknown number of them.
     More,
 }
 
 #[derive(Debug, Default)]
-struct Mailbox {
-    heard: Mutex<PendingNotice>,
-    news: Notify,
+struct Inbox {
+    pending: Mutex<PendingNotice>,
+    arrived: Notify,
     /// Whether to listen again.
-    again: Notify,
+    reconnect: Notify,
 }
 
-impl Mailbox {
-    fn hear(&self, notification: Option<ChangeNotification>) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        *heard = match (*heard, notification) {
+impl Inbox {
+    fn push(&self, notification: Option<ChangeNotification>) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        *pending = match (*pending, notification) {
             (PendingNotice::Nothing, Some(notification)) => PendingNotice::One(notification),
             _ => PendingNotice::More,
         };
-        self.news.notify_one();
+        self.arrived.notify_one();
     }
 
     fn take(&self) -> PendingNotice {
-        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Listens until it is dropped. See the module.
 pub(super) struct Listener {
-    ear: Arc<Mailbox>,
+    inbox: Arc<Inbox>,
     _listening: DropGuard,
 }
 
 impl Listener {
     pub(super) fn start(options: PgConnectOptions) -> Self {
-        let (ear, stop) = (Arc::new(Mailbox::default()), CancellationToken::new());
+        let (inbox, stop) = (Arc::new(Inbox::default()), CancellationToken::new());
         shutdown::spawn("listener", {
-            let (ear, stop) = (ear.clone(), stop.clone());
+            let (inbox, stop) = (inbox.clone(), stop.clone());
             async move {
-                stop.run_until_cancelled(listen(options, &ear)).await;
+                stop.run_until_cancelled(listen(options, &inbox)).await;
             }
         });
-        Self { ear, _listening: stop.drop_guard() }
+        Self { inbox, _listening: stop.drop_guard() }
     }
 
     /// Listens over a new connection from now on.
-    pub(super) fn again(&self) {
-        self.ear.again.notify_one();
+    pub(super) fn reconnect(&self) {
+        self.inbox.reconnect.notify_one();
     }
 
-    /// Waits until there is something to follow: one change, or `None` for whatever it may be.
+    /// Waits for a notification: of one change, or `None` for any number of them.
     pub(super) async fn next_notification(&self) -> Option<ChangeNotification> {
         loop {
-            self.ear.news.notified().await;
-            match self.ear.take() {
-                // Somebody who was told of more took it already.
+            self.inbox.arrived.notified().await;
+            match self.inbox.take() {
+                // It was taken together with an earlier one.
                 PendingNotice::Nothing => {}
                 PendingNotice::One(notification) => return Some(notification),
                 PendingNotice::More => return None,
@@ -96,7 +96,7 @@ impl Listener {
     }
 }
 
-/// A change as the trigger on the record tells of it; `None` for what cannot be read.
+/// Parses a notification of the trigger on the record; `None` where it is malformed.
 fn read(writer: i32, payload: &str) -> Option<ChangeNotification> {
     let mut words = payload.split(' ');
     let (position, nonce) = (words.next()?.parse().ok()?, words.next()?);
@@ -106,7 +106,7 @@ fn read(writer: i32, payload: &str) -> Option<ChangeNotification> {
     words.next().is_none().then_some(ChangeNotification { change, writer, nonce })
 }
 
-async fn listen(options: PgConnectOptions, ear: &Mailbox) {
+async fn listen(options: PgConnectOptions, inbox: &Inbox) {
     loop {
         // A pool of its own each time: one that was used before may lead to where nobody writes any more.
         let pool = PgPoolOptions::new()
@@ -115,8 +115,8 @@ async fn listen(options: PgConnectOptions, ear: &Mailbox) {
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
         tokio::select! {
-            () = ear.again.notified() => {}
-            Err(error) = listen_once(&pool, ear) => {
+            () = inbox.reconnect.notified() => {}
+            Err(error) = listen_once(&pool, inbox) => {
                 tracing::debug!(%error, "changes of other replicas are noticed late");
                 tokio::time::sleep(PAUSE).await;
             }
@@ -124,7 +124,7 @@ async fn listen(options: PgConnectOptions, ear: &Mailbox) {
     }
 }
 
-async fn listen_once(pool: &PgPool, ear: &Mailbox) -> sqlx::Result<std::convert::Infallible> {
+async fn listen_once(pool: &PgPool, inbox: &Inbox) -> sqlx::Result<std::convert::Infallible> {
     let begin = async {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.eager_reconnect(false);
@@ -133,11 +133,11 @@ async fn listen_once(pool: &PgPool, ear: &Mailbox) -> sqlx::Result<std::convert:
     };
     let mut listener =
         tokio::time::timeout(LATE, begin).await.unwrap_or_else(|_| Err(timed_out()))?;
-    ear.hear(None);
+    inbox.push(None);
     loop {
         match tokio::time::timeout(SILENCE, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
-                ear.hear(read(notification.process_id().cast_signed(), notification.payload()));
+                inbox.push(read(notification.process_id().cast_signed(), notification.payload()));
             }
             Ok(Ok(None)) => {
                 return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
@@ -159,7 +159,7 @@ mod tests {
     use crate::policy::id::TokenId;
 
     #[test]
-    fn what_is_told_is_read_or_is_whatever_it_may_be() {
+    fn malformed_notifications_are_no_changes() {
         let (id, nonce) = (Uuid::from_u128(7), Uuid::from_u128(9));
         let notification = |position, touched| ChangeNotification {
             change: ChangeRecord { position, touched },
@@ -199,17 +199,17 @@ mod tests {
             let change = ChangeRecord { position, touched: Invalidation::Nothing };
             Some(ChangeNotification { change, writer: 3, nonce: Uuid::nil() })
         };
-        let ear = Mailbox::default();
-        assert!(matches!(ear.take(), PendingNotice::Nothing));
-        ear.hear(one(1));
+        let inbox = Inbox::default();
+        assert!(matches!(inbox.take(), PendingNotice::Nothing));
+        inbox.push(one(1));
         assert!(
-            matches!(ear.take(), PendingNotice::One(notification) if Some(notification) == one(1))
+            matches!(inbox.take(), PendingNotice::One(notification) if Some(notification) == one(1))
         );
         for (first, second) in [(one(2), one(3)), (one(2), None), (None, one(3)), (None, None)] {
-            ear.hear(first);
-            ear.hear(second);
-            assert!(matches!(ear.take(), PendingNotice::More), "{first:?} {second:?}");
+            inbox.push(first);
+            inbox.push(second);
+            assert!(matches!(inbox.take(), PendingNotice::More), "{first:?} {second:?}");
         }
-        assert!(matches!(ear.take(), PendingNotice::Nothing));
+        assert!(matches!(inbox.take(), PendingNotice::Nothing));
     }
 }

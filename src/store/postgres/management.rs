@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
-use super::replicas::Writes;
+use super::replicas::PrimaryIdentity;
 use super::{KEEP_COMMITS, timed_out};
 
 /// See the module.
@@ -30,7 +30,7 @@ impl Management {
         connect: PgConnectOptions,
         count: u32,
         (acquire_timeout, statement_timeout): (Duration, Duration),
-        writes: Arc<Writes>,
+        primary: Arc<PrimaryIdentity>,
     ) -> Self {
         let options = PgPoolOptions::new()
             .max_connections(count)
@@ -47,10 +47,10 @@ impl Management {
                 })
             })
             .after_connect(move |connection, _| {
-                let writes = writes.clone();
+                let primary = primary.clone();
                 Box::pin(async move {
                     sqlx::query(KEEP_COMMITS).execute(&mut *connection).await?;
-                    writes.note(connection).await
+                    primary.note(connection).await
                 })
             })
             // What sqlx waits for when a connection comes back has no limit of its own: one whose

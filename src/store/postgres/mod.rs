@@ -16,7 +16,7 @@ use sqlx::{Connection as _, Row as _};
 use super::{OpenError, Replication, Result, StoreError, Trouble, Troubles, migration};
 
 mod bulk;
-mod lanes;
+mod decision_pool;
 mod listener;
 mod management;
 mod replicas;
@@ -25,9 +25,9 @@ mod replicas;
 mod sql;
 
 use PostgresStore as Handle;
-use lanes::{Born, Lane, Lanes};
+use decision_pool::{ConnectionEpoch, DecisionPool, PooledConnection};
 use management::Management;
-use replicas::{Replicas, Writes};
+use replicas::{PrimaryIdentity, Replicas};
 use sqlx::Postgres as Db;
 
 /// `clock_timestamp()` and not `now()`, which is the beginning of the transaction.
@@ -67,7 +67,7 @@ impl Default for PostgresOptions {
 /// The store in Postgres.
 pub struct PostgresStore {
     /// Decisions have connections of their own: management must never hold them up.
-    decisions: Lanes,
+    decisions: DecisionPool,
     management: Arc<Management>,
     replicas: Arc<Replicas>,
     limit: Duration,
@@ -96,7 +96,8 @@ impl PostgresStore {
     /// A faulty URL, a server out of reach, or a schema that is not this program's.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
-        let (born, writes) = (Arc::new(Born::default()), Arc::new(Writes::default()));
+        let (epoch, primary) =
+            (Arc::new(ConnectionEpoch::default()), Arc::new(PrimaryIdentity::default()));
         let PostgresOptions { max_connections, acquire_timeout, statement_timeout } = options;
         let millis = |duration: Duration| duration.as_millis().to_string();
         let connect = read_url(url)?.options([
@@ -108,27 +109,28 @@ impl PostgresStore {
             ("jit", "off".to_owned()),
         ]);
         let for_decisions = max_connections.div_ceil(3);
-        let decisions = Lanes::new(connect.clone(), for_decisions, acquire_timeout, born.clone())
-            .refusing_former(writes.clone());
+        let decisions =
+            DecisionPool::new(connect.clone(), for_decisions, acquire_timeout, epoch.clone())
+                .refusing_former(primary.clone());
         let limit = acquire_timeout + statement_timeout;
         let management = Management::new(
             connect.clone(),
             (max_connections - for_decisions).max(1),
             (acquire_timeout, statement_timeout),
-            writes.clone(),
+            primary.clone(),
         );
         let management = Arc::new(management);
         warn_of_losses(&management.pool())
             .await
             .map_err(|error| OpenError::from(error).of_address(address(&connect)))?;
-        let replicas = Replicas::new(&connect, born, management.clone(), writes);
+        let replicas = Replicas::new(&connect, epoch, management.clone(), primary);
         let replicas = Arc::new(replicas);
         let diagnosis = tokio::sync::Semaphore::new(1);
         let troubles = Troubles::default();
         Ok(Self { decisions, management, replicas, limit, troubles, connect, diagnosis })
     }
 
-    async fn decide(&self) -> Result<Lane<'_>> {
+    async fn decide(&self) -> Result<PooledConnection<'_>> {
         Ok(self.decisions.take().await?)
     }
 

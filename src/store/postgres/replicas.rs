@@ -13,7 +13,7 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::lanes::{Born, Lanes};
+use super::decision_pool::{ConnectionEpoch, DecisionPool};
 use super::listener::Listener;
 use super::management::Management;
 use super::timed_out;
@@ -22,7 +22,7 @@ use crate::model::ChangeRecord;
 use crate::store::Result;
 use crate::store::error::CorruptRow;
 use crate::store::replication::{
-    About, ChangeNotification, Recorded, ReplicaRow, Replication, Rows,
+    ChangeLogPage, ChangeNotification, ReplicaInfo, ReplicaRow, Replication, Rows,
 };
 
 /// How many statements about leases run at once: one that hangs holds up no other.
@@ -62,8 +62,8 @@ const RENEW: &str = "\
 const ACKNOWLEDGE: &str = "\
     UPDATE replica SET applied = $2 WHERE replica_id = $1 AND applied < $2 AND ($3, $4, $5) = ";
 
-/// Behind [`ACKNOWLEDGE`]: if the record says the same of the change as was told of it.
-const IF_AS_TOLD: &str = " \
+/// Behind [`ACKNOWLEDGE`]: if the record says the same of the change as its notification.
+const IF_AS_NOTIFIED: &str = " \
     AND EXISTS ( \
         SELECT FROM change \
         WHERE position = $2 AND nonce = $6 AND writer = $7 \
@@ -97,9 +97,9 @@ const PRUNE: &str = "\
 /// there. It shows rows as they were, by which a change that was made in the successor would be called bound; and
 /// facts as they were, such as a credential that was revoked since.
 #[derive(Debug, Default)]
-pub(super) struct Writes(Mutex<Option<Identity>>);
+pub(super) struct PrimaryIdentity(Mutex<Option<Identity>>);
 
-impl Writes {
+impl PrimaryIdentity {
     fn newest(&self) -> MutexGuard<'_, Option<Identity>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,13 +156,13 @@ fn follows(one: Identity, other: Identity) -> bool {
 
 /// See the module.
 pub(super) struct Replicas {
-    leases: Lanes,
+    leases: DecisionPool,
     /// These wait for no disk.
-    acknowledgements: Lanes,
+    acknowledgements: DecisionPool,
     /// Of these, and of those that read facts for decisions.
-    born: Arc<Born>,
+    epoch: Arc<ConnectionEpoch>,
     management: Arc<Management>,
-    writes: Arc<Writes>,
+    primary: Arc<PrimaryIdentity>,
     listener: Listener,
 }
 
@@ -198,7 +198,11 @@ impl Peer {
                 renewals: self.renewals?.cast_unsigned(),
                 applied: Position(self.applied?),
             },
-            about: About { name: self.name?, version: self.version?, lifecycle: self.lifecycle? },
+            about: ReplicaInfo {
+                name: self.name?,
+                version: self.version?,
+                lifecycle: self.lifecycle?,
+            },
         })
     }
 }
@@ -229,18 +233,18 @@ impl Replicas {
     /// Connects with `options` when it is first needed. Listens from now on.
     pub(super) fn new(
         options: &PgConnectOptions,
-        born: Arc<Born>,
+        epoch: Arc<ConnectionEpoch>,
         management: Arc<Management>,
-        writes: Arc<Writes>,
+        primary: Arc<PrimaryIdentity>,
     ) -> Self {
-        let lanes = |options, count| Lanes::new(options, count, LATE, born.clone());
+        let decision_pool = |options, count| DecisionPool::new(options, count, LATE, epoch.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
-            leases: lanes(options.clone(), LEASES).keeping(),
-            acknowledgements: lanes(quick, 1).unasked(),
-            born,
+            leases: decision_pool(options.clone(), LEASES).keeping(),
+            acknowledgements: decision_pool(quick, 1).unasked(),
+            epoch,
             management,
-            writes,
+            primary,
             listener: Listener::start(options.clone()),
         }
     }
@@ -293,7 +297,7 @@ impl Replication for Replicas {
         id: RowId,
         length: LeaseDuration,
         applied: Option<Position>,
-        about: &About,
+        about: &ReplicaInfo,
     ) -> Result<Head> {
         within(async {
             let mut lane = self.leases.take().await?;
@@ -312,7 +316,7 @@ impl Replication for Replicas {
             if identity(written) != head.identity {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
-            self.writes.accept(head.identity)?;
+            self.primary.accept(head.identity)?;
             Ok(head)
         })
         .await
@@ -358,7 +362,7 @@ impl Replication for Replicas {
         store: Identity,
         notification: ChangeNotification,
     ) -> Result<bool> {
-        let statement = format!("{ACKNOWLEDGE}({IDENTITY}){IF_AS_TOLD}");
+        let statement = format!("{ACKNOWLEDGE}({IDENTITY}){IF_AS_NOTIFIED}");
         let (touched, key) = notification.change.touched.written();
         let confirming =
             acknowledging(statement, id, store, Position(notification.change.position))
@@ -380,7 +384,7 @@ impl Replication for Replicas {
             let first = rows.first().ok_or(CorruptRow("the store has no head"))?;
             let head = first.head;
             let store = identity((first.system, first.timeline, first.database));
-            if !self.writes.are_shown_by(store) {
+            if !self.primary.are_shown_by(store) {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
             lane.done();
@@ -395,7 +399,7 @@ impl Replication for Replicas {
         after: Position,
         store: Identity,
         limit: u32,
-    ) -> Result<Option<Recorded>> {
+    ) -> Result<Option<ChangeLogPage>> {
         within(async {
             let mut lane = self.leases.take().await?;
             let (system, timeline, database) = named(store);
@@ -414,7 +418,7 @@ impl Replication for Replicas {
                 let change = ChangeRecord::read(row.position?, row.touched?.as_str(), row.key);
                 Some(change.ok_or(CorruptRow("a change record can't be read")))
             });
-            Ok(Some(Recorded {
+            Ok(Some(ChangeLogPage {
                 changes: changes.collect::<std::result::Result<_, _>>()?,
                 head: Position(head),
             }))
@@ -451,8 +455,8 @@ impl Replication for Replicas {
     }
 
     fn reconnect(&self) {
-        self.born.again();
+        self.epoch.again();
         self.management.again();
-        self.listener.again();
+        self.listener.reconnect();
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
-use super::mail::{self, About};
+use super::mail::{self, MailSubject};
 use super::{Connection, Db, Handle, QueryBuilder, Transaction, lifecycle, pending};
 use crate::model::{Account, AdminsSet, AuditAction, Context, Invalidation, Page};
 use crate::policy::id::{AccountId, TokenId};
@@ -116,7 +116,7 @@ pub(super) async fn set_admins(
     let (old, new) = (sorted(&before), sorted(admins));
     // Their order is nobody's news.
     if old != new {
-        let about = About::AdminsChanged(&before, admins);
+        let about = MailSubject::AdminsChanged(&before, admins);
         let everybody: Vec<_> = old.union(&new).cloned().collect();
         mail::queue(&mut change.tx, ctx.now, id, about, &everybody).await?;
     }
@@ -138,7 +138,7 @@ async fn renotify(
         return Ok(Vec::new());
     }
     for action in pending::of_account(&mut change.tx, id).await? {
-        let about = About::Notice(action.id, action.token_id, 0);
+        let about = MailSubject::Notice(action.id, action.token_id, 0);
         let now = change.ctx.now;
         mail::queue(&mut change.tx, now, id, about, &joined).await?;
         for admin in &left {

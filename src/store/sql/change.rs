@@ -17,7 +17,7 @@ use crate::store::{Result, StoreError};
 
 /// How long the database may take to make a change final. Less than a use case may take in all, so that
 /// this is what a slow one is reported as.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A change under way.
 pub(super) struct WriteTx<'c> {
@@ -108,7 +108,7 @@ impl<'c> WriteTx<'c> {
     /// Everything up to `revision` is committed when this succeeds.
     async fn end(self, revision: i64) -> Result<()> {
         let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        let committed = tokio::time::timeout(PATIENCE, self.tx.commit()).await;
+        let committed = tokio::time::timeout(COMMIT_TIMEOUT, self.tx.commit()).await;
         match committed.unwrap_or_else(|_| Err(late())) {
             Ok(()) => {
                 self.store.troubles.changed();

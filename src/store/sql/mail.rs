@@ -25,7 +25,7 @@ mod read;
 
 /// What a mail is about.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum About<'a> {
+pub(super) enum MailSubject<'a> {
     /// An action that was announced, by the change of this position; 0 for one that everybody knows.
     Notice(PendingActionId, TokenId, i64),
     /// An action that was carried out.
@@ -48,17 +48,17 @@ pub(super) async fn queue(
     connection: &mut Connection,
     now: Timestamp,
     account: AccountId,
-    about: About<'_>,
+    about: MailSubject<'_>,
     recipients: &[String],
 ) -> Result<()> {
     let mut position = 0;
     let (kind, ids, payload) = match about {
-        About::Notice(action, token, announced) => {
+        MailSubject::Notice(action, token, announced) => {
             position = announced;
             ("notice", Some((token, action)), None)
         }
-        About::CarriedOut(action, token) => ("carried_out", Some((token, action)), None),
-        About::AdminsChanged(before, after) => {
+        MailSubject::CarriedOut(action, token) => ("carried_out", Some((token, action)), None),
+        MailSubject::AdminsChanged(before, after) => {
             let payload = json!({ "before": before, "after": after });
             ("admins_changed", None, Some(payload.to_string()))
         }

@@ -40,10 +40,10 @@ use uuid::Uuid;
 
 use crate::model::{
     Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
-    Context, Credential, FoundTokens, Gone, GrantCounts, IdleToken, LastOperatorCredential, Mail,
+    Context, Credential, FoundTokens, GrantCounts, IdleToken, LastOperatorCredential, Mail,
     MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
     PendingFilter, ScopesInUse, Session, SettingsCredential, StoreMode, StoredCatalog, Token,
-    TokenFilter, TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    TokenFilter, TokenGone, TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -182,7 +182,7 @@ impl LifecycleStore for Handle {
         ctx: &Context,
         catalog: &Catalog,
         used: &Use,
-    ) -> Result<Result<bool, Gone>> {
+    ) -> Result<Result<bool, TokenGone>> {
         self.within(usage::noticed(self, ctx, catalog, used)).await
     }
 

@@ -22,7 +22,7 @@ use crate::store::error::CorruptRow;
 
 /// How long a page waits for the note that its session was seen: with what writes at that time, or for a
 /// store that takes no writes.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SEEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Their forms go with them.
 const FORGET: &str = "DELETE FROM session WHERE expire_time <= $1";
@@ -92,7 +92,7 @@ pub(super) async fn one(
     }
     let session = row.read()?;
     if seen.plus(idle / 10) <= now {
-        let noted = tokio::time::timeout(PATIENCE, see(store, digest, now)).await;
+        let noted = tokio::time::timeout(SEEN_TIMEOUT, see(store, digest, now)).await;
         match noted {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "that a session was seen can't be noted"),

@@ -1,4 +1,4 @@
-//! Recorded use. Why no use is lost to what happens beside it is told in `lifecycle`.
+//! Recorded use. `lifecycle` explains why no use is lost to what happens beside it.
 //!
 //! What must stay true: times only move forward, so the same use may be recorded twice and in any
 //! order; a row that is gone spoils no other; nothing here takes the head row after a token's, and
@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::change::WriteTx;
-use super::lifecycle::{Locked, UNSETTLED, idle_since, settle};
+use super::lifecycle::{LockedToken, UNSETTLED, idle_since, settle};
 use super::token::SELECT;
 use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
-use crate::model::{Context, Gone, Use};
+use crate::model::{Context, TokenGone, Use};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{LiveAction, Uses};
 use crate::policy::scope::{Access, Catalog};
@@ -64,7 +64,7 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
 /// Ends and shrinks what recorded use has overtaken. Whether there was anything.
 pub(super) async fn settle_uses(store: &Handle, ctx: &Context, id: TokenId) -> Result<bool> {
     let mut change = WriteTx::begin(store, ctx).await?;
-    let Some(mut locked) = Locked::take(&mut change.tx, id).await? else {
+    let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else {
         change.undo().await;
         return Ok(false);
     };
@@ -87,19 +87,19 @@ pub(super) async fn noticed(
     ctx: &Context,
     catalog: &Catalog,
     used: &Use,
-) -> Result<Result<bool, Gone>> {
+) -> Result<Result<bool, TokenGone>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
-    let locked = Locked::take(&mut change.tx, used.token_id).await?;
+    let locked = LockedToken::take(&mut change.tx, used.token_id).await?;
     let scope = catalog.by_id(used.scope_id);
     let (Some(mut locked), Some(scope)) = (locked, scope) else {
         change.undo().await;
-        return Ok(Err(Gone));
+        return Ok(Err(TokenGone));
     };
     let grant = &locked.subject.grant;
     if locked.state != TokenState::Active || grant.holding(scope) != ScopeStatus::Granted {
         change.undo().await;
-        return Ok(Err(Gone));
+        return Ok(Err(TokenGone));
     }
     let mut uses = Uses::default();
     uses.note(scope.id, scope.access == Access::Write, used.time);

@@ -49,7 +49,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub const FILE: &str = "portcullis.db";
 
 const READERS: u32 = 4;
-const PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The store in an embedded SQLite file.
 pub struct SqliteStore {
@@ -98,14 +98,14 @@ impl SqliteStore {
             .filename(file)
             .create_if_missing(false)
             .foreign_keys(true)
-            .busy_timeout(PATIENCE);
+            .busy_timeout(BUSY_TIMEOUT);
         let writing = options
             .clone()
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
         let pool = || {
             SqlitePoolOptions::new()
-                .acquire_timeout(PATIENCE)
+                .acquire_timeout(BUSY_TIMEOUT)
                 .idle_timeout(None)
                 .max_lifetime(None)
                 .test_before_acquire(false)
@@ -128,8 +128,8 @@ impl SqliteStore {
     }
 
     /// Readers of a local file wait for nobody.
-    async fn decide(&self) -> Result<Lane> {
-        Ok(Lane(self.readers.acquire().await?))
+    async fn decide(&self) -> Result<PooledConnection> {
+        Ok(PooledConnection(self.readers.acquire().await?))
     }
 
     fn read(&self) -> SqlitePool {
@@ -165,14 +165,14 @@ impl SqliteStore {
 }
 
 /// A connection for one read of a decision.
-struct Lane(PoolConnection<Db>);
+struct PooledConnection(PoolConnection<Db>);
 
-impl Lane {
+impl PooledConnection {
     /// It goes back to its pool by itself.
     fn done(self) {}
 }
 
-impl Deref for Lane {
+impl Deref for PooledConnection {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
@@ -180,7 +180,7 @@ impl Deref for Lane {
     }
 }
 
-impl DerefMut for Lane {
+impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.0
     }

@@ -74,7 +74,7 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     assert_eq!(s.due(47).await, [action.id]);
     assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::Done);
     assert_eq!(s.last_event().await, "lifecycle.delete");
-    assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::Gone);
+    assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::TokenGone);
     let facts = s.facts(id).await;
     assert_eq!(facts.state, TokenState::DeletedUnused { at: day(47) });
     assert_eq!(facts.announced, []);
@@ -183,7 +183,7 @@ async fn the_deletion_goes_before_the_downgrade(f: Fixture) {
     assert_eq!(s.due(55).await, [deletion.id, downgrade.id]);
     assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::Held);
     assert_eq!(s.carry_out(deletion.id, 55).await, CarriedOut::Done);
-    assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::Gone);
+    assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::TokenGone);
     let token = s.read(id).await;
     assert_eq!((token.kind, token.taken), (TokenKind::ReadWrite, vec![]));
     // The mails of the deletion, none of the downgrade.
@@ -200,7 +200,7 @@ async fn after_a_cancelled_deletion_downgrades_are_planned_anew(f: Fixture) {
     assert_eq!(deletion.takes, ActionEffect::Token);
     let used = s.used(id, READ, 44);
     assert_eq!(s.store.use_noticed(&on(44), &s.catalog, &used).await.unwrap(), Ok(true));
-    assert_eq!(s.carry_out(deletion.id, 45).await, CarriedOut::Gone);
+    assert_eq!(s.carry_out(deletion.id, 45).await, CarriedOut::TokenGone);
     // Overdue for long, and still with its whole notice.
     assert_eq!(s.idle(id).await, Some(day(0)));
     let downgrade = s.noticed(id, 45).await;

@@ -3,13 +3,13 @@
 use serde_json::json;
 
 use super::super::change::WriteTx;
-use super::super::mail::{self, About};
+use super::super::mail::{self, MailSubject};
 use super::super::{Handle, account, pending};
-use super::Locked;
+use super::LockedToken;
 use crate::clock::id_at;
 use crate::model::{AuditAction, Context, Notice, NoticeState, PendingAction};
 use crate::policy::id::{PendingActionId, TokenId};
-use crate::policy::lifecycle::{ActionEffect, Announced, Mode, Planned, Settings};
+use crate::policy::lifecycle::{ActionEffect, Mode, PendingPlan, Planned, Settings};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::TokenState;
 use crate::store::Result;
@@ -27,7 +27,7 @@ pub(in super::super) async fn announce(
     }
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
-    let locked = Locked::take(&mut change.tx, id).await?;
+    let locked = LockedToken::take(&mut change.tx, id).await?;
     let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
         change.undo().await;
         return Ok(None);
@@ -47,14 +47,14 @@ pub(in super::super) async fn announce(
         locked
             .subject
             .announced
-            .push(Announced { takes: ActionEffect::Writes, basis: action.basis });
+            .push(PendingPlan { takes: ActionEffect::Writes, basis: action.basis });
         locked.set_idle(&mut change.tx).await?;
         change.finish().await?;
         return Ok(None);
     }
     pending::insert(&mut change.tx, &action).await?;
     let admins = account::admins(&mut change.tx, locked.account_id).await?;
-    let about = About::Notice(action.id, id, change.position());
+    let about = MailSubject::Notice(action.id, id, change.position());
     mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
     let queued = |email: String| Notice { email, state: NoticeState::Queued };
     action.notices = admins.into_iter().map(queued).collect();
@@ -79,7 +79,7 @@ pub(in super::super) async fn announce(
 }
 
 fn action(
-    locked: &Locked,
+    locked: &LockedToken,
     ctx: &Context,
     catalog: &Catalog,
     Planned { takes, basis }: Planned,

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::super::change::WriteTx;
-use super::super::mail::{self, About};
+use super::super::mail::{self, MailSubject};
 use super::super::pending::{self, Outcome};
 use super::super::{Db, Handle, QueryBuilder, account};
 use super::announce::names;
-use super::{Locked, accepted_by, settle};
+use super::{LockedToken, accepted_by, settle};
 use crate::model::{AuditAction, CarriedOut, Context, PendingAction};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{ActionEffect, Mode, Settings, may_carry_out};
@@ -41,12 +41,12 @@ pub(in super::super) async fn carry_out(
     // Under the head row an action stays as it is.
     let token_id = pending::live(&mut change.tx, id).await?.map(|action| action.token_id);
     let locked = match token_id {
-        Some(token_id) => Locked::take(&mut change.tx, token_id).await?,
+        Some(token_id) => LockedToken::take(&mut change.tx, token_id).await?,
         None => None,
     };
     let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
         change.undo().await;
-        return Ok(CarriedOut::Gone);
+        return Ok(CarriedOut::TokenGone);
     };
 
     locked.count_writes(&mut change.tx, catalog).await?;
@@ -101,7 +101,7 @@ pub(in super::super) async fn carry_out(
         pending::withdraw(&mut change.tx, locked.id, ctx.now).await?;
         locked.set_live(Vec::new());
     }
-    let about = About::CarriedOut(id, locked.id);
+    let about = MailSubject::CarriedOut(id, locked.id);
     mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
     locked.set_idle(&mut change.tx).await?;
     let done = match action.takes {
@@ -114,7 +114,7 @@ pub(in super::super) async fn carry_out(
     Ok(CarriedOut::Done)
 }
 
-fn end_in_memory(locked: &mut Locked, id: PendingActionId) {
+fn end_in_memory(locked: &mut LockedToken, id: PendingActionId) {
     let mut live = std::mem::take(&mut locked.live);
     live.retain(|action| action.id != id);
     locked.set_live(live);
@@ -124,7 +124,7 @@ fn end_in_memory(locked: &mut Locked, id: PendingActionId) {
 /// Rule 4.9 of docs/policy.md.
 async fn take(
     change: &mut WriteTx<'_>,
-    locked: &mut Locked,
+    locked: &mut LockedToken,
     action: &PendingAction,
     catalog: &Catalog,
 ) -> Result<(Value, Value)> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::super::change::{Record, WriteTx};
 use super::super::{Db, Handle, QueryBuilder, bulk, pending};
-use super::Locked;
+use super::LockedToken;
 use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
@@ -34,7 +34,7 @@ pub(in super::super) async fn withdraw_actions(
     let mut change = WriteTx::begin(store, ctx).await?;
     let mut withdrew = Vec::new();
     for id in ids {
-        let Some(mut locked) = Locked::take(&mut change.tx, id).await? else { continue };
+        let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else { continue };
         if locked.live.is_empty() {
             // Another did it meanwhile.
             continue;

@@ -27,7 +27,7 @@
 //! *A use against the carrying out.* A use that fits a live action is answered only after
 //! `use_noticed` has committed, which holds both locks, like the carrying out. If the use is first,
 //! the carrying out reads it under the row lock and cancels. If the carrying out is first, the use
-//! finds the token deleted or the scope taken, records nothing and says [`Gone`]; the decision is
+//! finds the token deleted or the scope taken, records nothing and says [`TokenGone`]; the decision is
 //! made again, on the new facts. A use by a replica that did not know of the action is recorded
 //! within the flush interval; a notice is mailed only when every replica knows of its action, and
 //! then a whole notice period passes, so it is on record long before.
@@ -36,7 +36,7 @@
 //! and the second one finds the first one's action, beside which nothing is due. Should that ever
 //! fail, the unique index on live actions refuses a second deletion or `READ_WRITE` downgrade, and a
 //! scope that is announced is in no other plan. `carry_out` by the second one finds that the action
-//! has ended and says [`CarriedOut::Gone`]; its mails are unique by action, kind and recipient.
+//! has ended and says [`CarriedOut::TokenGone`]; its mails are unique by action, kind and recipient.
 //!
 //! *A sweeper that stalls between reading and writing.* What it read before is only a hint of which
 //! ids to try: everything is read again under the locks, with the `now` of the call. A stale `now` is
@@ -46,7 +46,7 @@
 //! *A token deleted by its owner meanwhile.* The deletion is a change like the others: it ends the
 //! live actions with it (`withdrawn`), takes back their queued notices and sets `idle_since` to null.
 //! Afterwards `announce` finds a deleted token and does nothing, `carry_out` finds no live action, and
-//! a use finds [`Gone`]. A notice that was in the hands of the mail server already cannot be called
+//! a use finds [`TokenGone`]. A notice that was in the hands of the mail server already cannot be called
 //! back; its acceptance is noted and changes nothing else.
 //!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
@@ -68,7 +68,7 @@ use super::change::{Record, WriteTx};
 use super::{Connection, account, bulk, pending, token};
 use crate::model::{AuditAction, Invalidation, NoticeState, PendingAction};
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::{Announced, Overtaken, UsageState, Uses};
+use crate::policy::lifecycle::{PendingPlan, Superseded, UsageState, Uses};
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenState;
@@ -87,10 +87,10 @@ use pending::Outcome;
 
 // For the links above.
 #[cfg(doc)]
-use crate::model::{CarriedOut, Gone};
+use crate::model::{CarriedOut, TokenGone};
 
 /// A token whose lifecycle is locked, as it stands.
-pub(super) struct Locked {
+pub(super) struct LockedToken {
     pub(super) id: TokenId,
     pub(super) account_id: AccountId,
     pub(super) name: String,
@@ -100,7 +100,7 @@ pub(super) struct Locked {
     pub(super) live: Vec<PendingAction>,
 }
 
-impl Locked {
+impl LockedToken {
     /// Takes the lock, in a change; `None` where there is no such token.
     pub(super) async fn take(connection: &mut Connection, id: TokenId) -> Result<Option<Self>> {
         bulk::lock(connection, &[id]).await?;
@@ -164,29 +164,29 @@ pub(super) fn idle_since(subject: &UsageState) -> Option<Timestamp> {
     if subject.is_overtaken() { Some(UNSETTLED) } else { subject.idle_since() }
 }
 
-fn announced(live: &[PendingAction]) -> Vec<Announced> {
+fn announced(live: &[PendingAction]) -> Vec<PendingPlan> {
     let announced =
-        |action: &PendingAction| Announced { takes: action.takes.clone(), basis: action.basis };
+        |action: &PendingAction| PendingPlan { takes: action.takes.clone(), basis: action.basis };
     live.iter().map(announced).collect()
 }
 
 /// Ends and shrinks what recorded use has overtaken. What to record, where there was anything.
 pub(super) async fn settle(
     change: &mut WriteTx<'_>,
-    locked: &mut Locked,
+    locked: &mut LockedToken,
 ) -> Result<Option<Record>> {
     let now = change.ctx.now;
     let (mut cancelled, mut shrunk) = (Vec::new(), Vec::new());
     let mut live = Vec::new();
     for mut action in std::mem::take(&mut locked.live) {
-        let announced = Announced { takes: action.takes.clone(), basis: action.basis };
+        let announced = PendingPlan { takes: action.takes.clone(), basis: action.basis };
         match locked.subject.overtaken(&announced) {
-            Overtaken::No => live.push(action),
-            Overtaken::Cancelled => {
+            Superseded::No => live.push(action),
+            Superseded::Cancelled => {
                 pending::end(&mut change.tx, action.id, now, Outcome::Cancelled).await?;
                 cancelled.push(action.id.to_string());
             }
-            Overtaken::Shrunk(left) => {
+            Superseded::Shrunk(left) => {
                 let (taken, used): (Vec<_>, Vec<_>) =
                     action.taken.iter().partition(|id| left.contains(id));
                 pending::keep(&mut change.tx, action.id, &used).await?;

@@ -7,7 +7,7 @@ use super::super::decode::{numbered_scopes, scope_times, whitelist};
 use super::super::{Connection, QueryBuilder};
 use crate::model::{IdleToken, Page, PendingAction, Token};
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::{Announced, LiveAction, UsageState, Uses};
+use crate::policy::lifecycle::{LiveAction, PendingPlan, UsageState, Uses};
 use crate::policy::network::Whitelist;
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
@@ -105,7 +105,7 @@ impl Row {
     }
 
     /// What the lifecycle of the token rests on, with these announced.
-    pub(in super::super) fn subject(&self, announced: Vec<Announced>) -> Result<UsageState> {
+    pub(in super::super) fn subject(&self, announced: Vec<PendingPlan>) -> Result<UsageState> {
         let created = Timestamp(self.create_time);
         Ok(UsageState { grant: self.grant()?, created, uses: self.uses()?, announced })
     }
