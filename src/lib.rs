@@ -9,7 +9,7 @@
 //!
 //! What decides and keeps, each importing only what stands above it:
 //!
-//! - [`policy`]: the rules, pure: scopes, routes, tokens, networks, and the decision itself.
+//! - [`policy`]: the rules, pure: scopes, routes, tokens, networks, clients of gateways, and the decision itself.
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
 //! - [`lease`]: who may decide from memory and whom a change waits for, where many replicas share a
 //!   store: pure as well.

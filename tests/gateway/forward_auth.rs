@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::http1::Connection;
 use super::stage::{INSIDE, OUTSIDE, Stage, bearer};
 use crate::support::client::Client;
+use crate::support::command::Shell;
 use crate::support::server::Setup;
 
 /// Every header that a service learns a decision from.
@@ -344,4 +345,38 @@ async fn development_server_asks_gateways_for_no_credential() {
     assert_eq!(send(&headers).outcome(), (403, "CLIENT_IP_NOT_WHITELISTED"));
     headers.push(("Portcullis-Credential", "x"));
     assert_eq!(send(&headers).outcome(), (503, "UNDECIDED"));
+}
+
+/// Rule 9.7 of docs/policy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn gateway_credential_is_replaced_without_a_restart() {
+    let stage = Stage::new().await;
+    let shell = Shell::reaching(&stage.server);
+    let shell = shell.env("PORTCULLIS_CREDENTIAL", stage.server.operator());
+    let create = ["credential", "create", "--like", &stage.pep_id];
+    let replacement = shell.run(&create).exits(0).ok();
+
+    let token = bearer(&stage.writer);
+    let ask = |connection: &mut Connection, credential: &str| {
+        let headers = [
+            ("Portcullis-Credential", credential),
+            ("Authorization", &*token),
+            ("X-Forwarded-Method", "POST"),
+            ("X-Forwarded-Uri", "/api/v1/cards"),
+            ("X-Forwarded-For", INSIDE),
+        ];
+        connection.send("GET", "/forward-auth", &headers, "").reason().to_owned()
+    };
+    // One gateway still has the former credential, another one has the new one.
+    let (mut before, mut after) = (stage.connect(), stage.connect());
+    for _ in 0..3 {
+        assert_eq!(ask(&mut before, &stage.pep), "ALLOWED");
+        assert_eq!(ask(&mut after, &replacement), "ALLOWED");
+    }
+    stage.revoke_pep().await;
+    for _ in 0..3 {
+        assert_eq!(ask(&mut before, &stage.pep), "UNDECIDED");
+        assert_eq!(ask(&mut after, &replacement), "ALLOWED");
+    }
+    assert_eq!(ask(&mut before, &replacement), "ALLOWED");
 }

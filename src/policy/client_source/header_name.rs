@@ -10,9 +10,8 @@ const MAX_LENGTH: usize = 128;
 const EXCERPT: usize = 60;
 
 /// Names of the connection between two hops (RFC 9110, 7.6.1), and those that say where a request goes or how long it
-/// is: no gateway can set them for another purpose. And those with which clients override the method or the path
-/// (Rule 9.11 of docs/policy.md): read as the gateway's own, they would let the client choose.
-const UNUSABLE: [&str; 20] = [
+/// is: no gateway can set them for another purpose.
+const UNUSABLE: [&str; 16] = [
     "connection",
     "content-length",
     "content-type",
@@ -29,10 +28,6 @@ const UNUSABLE: [&str; 20] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-rewrite-url",
 ];
 
 /// Headers that Portcullis itself reads and writes begin with this.
@@ -101,8 +96,8 @@ pub enum HeaderNameError {
     /// A name that HTTP or Portcullis uses otherwise.
     #[error("is {0}, which has another meaning and can't be used: name another header")]
     Unusable(HeaderName),
-    /// A name that gateways use for another of the fields.
-    #[error("is {0}, in which gateways send something else: name another header")]
+    /// A name that gateways use for another of the fields, or that clients override a method or a path with.
+    #[error("is {0}, in which gateways or clients send something else: name another header")]
     Reserved(HeaderName),
 }
 

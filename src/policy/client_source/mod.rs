@@ -87,9 +87,9 @@ impl ClientSource {
         ];
         let headers = names.map(|(field, text)| {
             let parsed = (!text.is_empty()).then(|| HeaderName::parse(text))?;
-            let checked = parsed.and_then(|name| match reserved_for(&name) {
-                Some(other) if other != field => Err(HeaderNameError::Reserved(name)),
-                _ => Ok(name),
+            let checked = parsed.and_then(|name| match is_usable(&name, field) {
+                true => Ok(name),
+                false => Err(HeaderNameError::Reserved(name)),
             });
             checked.map_err(|error| errors.push(FieldError::header(field, &error))).ok()
         });
@@ -152,14 +152,16 @@ const TOKEN_HEADER: &str = "token_header";
 const METHOD_HEADER: &str = "method_header";
 const URI_HEADER: &str = "uri_header";
 
-/// The field that alone may name `header`: one that gateways use for something else would be misread.
-fn reserved_for(header: &HeaderName) -> Option<&'static str> {
+/// Whether `field` may name `header`: one that gateways use for something else would be misread, and one with which
+/// clients override the method or the path (Rule 9.11 of docs/policy.md) would let the client choose.
+fn is_usable(header: &HeaderName, field: &str) -> bool {
     match header.as_str() {
-        "authorization" => Some(TOKEN_HEADER),
-        "forwarded" | "x-forwarded-for" | "x-real-ip" => Some(ADDRESS_HEADER),
-        "x-forwarded-method" | "x-original-method" => Some(METHOD_HEADER),
-        "x-forwarded-uri" | "x-original-uri" | "x-original-url" => Some(URI_HEADER),
-        _ => None,
+        "authorization" => field == TOKEN_HEADER,
+        "forwarded" | "x-forwarded-for" | "x-real-ip" => field == ADDRESS_HEADER,
+        "x-forwarded-method" | "x-original-method" => field == METHOD_HEADER,
+        "x-forwarded-uri" | "x-original-uri" | "x-original-url" => field == URI_HEADER,
+        "x-http-method" | "x-http-method-override" | "x-method-override" | "x-rewrite-url" => false,
+        _ => true,
     }
 }
 
