@@ -6,6 +6,7 @@ use std::{env, fs};
 
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
+/// The contract.
 const PROTOS: [&str; 5] = [
     "portcullis/v1/authorization_service.proto",
     "portcullis/v1/token_service.proto",
@@ -14,18 +15,24 @@ const PROTOS: [&str; 5] = [
     "portcullis/v1/credential_service.proto",
 ];
 
+/// Envoy's interface for external authorization: proto/README.md says where it comes from.
+const ENVOY: &str = "envoy/service/auth/v3/external_auth.proto";
+
 #[allow(clippy::disallowed_methods, reason = "OUT_DIR is no setting: cargo says where to write")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=migrations");
-    let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(PROTOS)?;
-    let descriptors = compiler.file_descriptor_set();
-
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    // Encoded by protox, not from `descriptors`: prost drops the options that are extensions.
-    fs::write(out.join("portcullis.bin"), compiler.encode_file_descriptor_set())?;
+    let descriptors = compile(&PROTOS, &out.join("portcullis.bin"))?;
+    let envoy = compile(&[ENVOY], &out.join("envoy.bin"))?;
+    // Tests and benchmarks alone use these messages: the server reads and writes them in place.
+    let messages = out.join("envoy");
+    fs::create_dir_all(&messages)?;
+    tonic_prost_build::configure()
+        .out_dir(messages)
+        .include_file("mod.rs")
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .compile_fds(envoy)?;
 
     frames(&descriptors, &out.join("frames"))?;
     tonic_prost_build::configure()
@@ -43,6 +50,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         .type_attribute(".portcullis.v1.AuthorizeRequest.operation", "#[derive(Debug)]")
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// The descriptors of `files` and what they import; also written to `out`.
+fn compile(files: &[&str], out: &Path) -> Result<FileDescriptorSet, Box<dyn Error>> {
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(files)?;
+    // Encoded by protox, not by prost, which drops the options that are extensions.
+    fs::write(out, compiler.encode_file_descriptor_set())?;
+    Ok(compiler.file_descriptor_set())
 }
 
 /// The streams of `AuthorizationService` with messages that stay bytes, for src/grpc/frame.rs.

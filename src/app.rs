@@ -27,6 +27,7 @@ use crate::config::server::{
 use crate::gateway::Interfaces;
 use crate::gateway::request::OverrideHeaders;
 use crate::grpc::connections::ConnectionLimits;
+use crate::grpc::envoy::EnvoySettings;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, LifecycleStatus, Outbox, REFRESH, Retries, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
@@ -383,8 +384,18 @@ async fn serve_store(
         demo::print(&services, settings, &addresses.grpc, addresses.http).await?;
     }
     let (reporter, health) = health::service();
-    let gate =
-        server::gate(&services, Handle::current(), health, settings.development, stop.clone())?;
+    let envoy = EnvoySettings {
+        check_timeout: settings.gateway.check_timeout,
+        overrides: Arc::new(OverrideHeaders::new(&settings.gateway.override_headers)),
+    };
+    let gate = server::gate(
+        &services,
+        Handle::current(),
+        health,
+        envoy,
+        settings.development,
+        stop.clone(),
+    )?;
 
     if let Some(files) = &settings.tls {
         certificates::watch(files, clock.clone(), &stop);

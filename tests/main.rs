@@ -13,6 +13,7 @@ mod cold_reads;
 mod configuration;
 mod crash;
 mod decision_matrix;
+mod envoy;
 mod exhaustion;
 mod gateway;
 mod grpcurl;

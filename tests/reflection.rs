@@ -71,7 +71,8 @@ async fn an_unknown_name_is_an_error_response_and_the_stream_goes_on() {
     let missing = || Err(Code::NotFound);
     let services = "portcullis.v1.AuthorizationService portcullis.v1.TokenService \
                     portcullis.v1.AccountService portcullis.v1.CatalogService \
-                    portcullis.v1.CredentialService grpc.health.v1.Health \
+                    portcullis.v1.CredentialService \
+                    envoy.service.auth.v3.Authorization grpc.health.v1.Health \
                     grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection";
     let cases = [
         (symbol("no.such.Service"), missing()),
@@ -87,6 +88,11 @@ async fn an_unknown_name_is_an_error_response_and_the_stream_goes_on() {
         (symbol("portcullis.v1.AuthorizeRequest.client_ip"), found(authorization)),
         (symbol("portcullis.v1.AuthorizeRequest.operation"), found(authorization)),
         (symbol("portcullis.v1.DECISION_ALLOW"), found(authorization)),
+        (
+            symbol("envoy.service.auth.v3.Authorization.Check"),
+            found("envoy/service/auth/v3/external_auth.proto"),
+        ),
+        (extensions("google.protobuf.OneofOptions"), found("google.protobuf.OneofOptions [1071]")),
         (symbol("google.rpc.BadRequest.FieldViolation"), found("error_details.proto")),
         (file("no/such.proto"), missing()),
         (file(authorization), found(authorization)),
@@ -126,6 +132,7 @@ async fn all_files_can_be_read() {
     let bearer = format!("Bearer {}", server.operator());
     let raw = Raw::connect(server.grpc()).await;
     let mut pool = DescriptorPool::decode(portcullis::grpc::proto::DESCRIPTORS).unwrap();
+    pool.decode_file_descriptor_set(portcullis::grpc::proto::ENVOY_DESCRIPTORS).unwrap();
     pool.decode_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
     let names: Vec<_> = pool.files().map(|file| file.name().to_owned()).collect();
     let messages = names

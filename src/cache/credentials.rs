@@ -88,6 +88,20 @@ impl Credentials {
         Some(GatewayPrincipal { principal: entry.principal, client_source })
     }
 
+    /// What `read` makes of where the client of a gateway is read from, without counting a reference: for decisions
+    /// over gRPC. `None` for a wrong or revoked credential.
+    pub fn with_client_source<T>(
+        &self,
+        digest: &Digest,
+        read: impl FnOnce(&ClientSource) -> T,
+    ) -> Option<T> {
+        let bearers = self.bearers.load();
+        Some(match &bearers.get(digest)?.client_source {
+            Some(source) => read(source),
+            None => read(&ClientSource::default()),
+        })
+    }
+
     /// Takes over what the store says of `id`.
     pub fn set(&self, id: CredentialId, known: Option<(Credential, Digest)>) {
         self.bearers.rcu(|bearers| {

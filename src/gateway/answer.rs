@@ -100,22 +100,8 @@ impl Answer {
         let word = HeaderValue::from_static(reason.word());
         let mut values = [const { None }; COUNT];
         if let Verdict::Allow(_) = decision.verdict {
-            let facts = decision.token;
-            let announced = facts.filter(|facts| !facts.announced.is_empty());
-            let pending = announced.and_then(|facts| facts.upcoming(&calendar())).map(|action| {
-                let word = action_word(action.action);
-                value(format!("{word}; effective-time={}", action.effective).as_bytes())
-            });
-            values = [
-                facts.map(|facts| value(facts.id.text())),
-                facts.map(|facts| value(facts.account_id.text())),
-                decision.required.map(|scope| value(scope.name.as_str().as_bytes())),
-                Some(word),
-                pending,
-                // Tokens of this version have no expiry.
-                None,
-            ]
-            .map(|value| value.or(Some(NONE)));
+            values = allow_values(decision, calendar)
+                .map(|value| Some(value.map_or(NONE, |text| header_value(&text))));
         } else {
             values[REASON_AT] = Some(word);
         }
@@ -196,8 +182,31 @@ impl Answer {
     }
 }
 
+/// The values of [`HEADERS`] on an allow, in their order; `None` where one has nothing to say and is [`NONE`].
+/// `calendar` is called only where something is announced. Does not allocate where nothing is.
+pub fn allow_values<'d>(
+    decision: &Decision<'d>,
+    calendar: impl FnOnce() -> Calendar,
+) -> [Option<Cow<'d, [u8]>>; COUNT] {
+    let facts = decision.token;
+    let announced = facts.filter(|facts| !facts.announced.is_empty());
+    let pending = announced.and_then(|facts| facts.upcoming(&calendar())).map(|action| {
+        let word = action_word(action.action);
+        format!("{word}; effective-time={}", action.effective).into_bytes()
+    });
+    [
+        facts.map(|facts| Cow::Borrowed(facts.id.text())),
+        facts.map(|facts| Cow::Borrowed(facts.account_id.text())),
+        decision.required.map(|scope| Cow::Borrowed(scope.name.as_str().as_bytes())),
+        Some(Cow::Borrowed(decision.verdict.reason().word().as_bytes())),
+        pending.map(Cow::Owned),
+        // Tokens of this version have no expiry.
+        None,
+    ]
+}
+
 /// A value of ids, names, words and dates, which are ASCII.
-fn value(text: &[u8]) -> HeaderValue {
+fn header_value(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).ok().filter(|value| value.to_str().is_ok()).unwrap_or(NONE)
 }
 
@@ -245,7 +254,7 @@ fn challenge(
         }
         (Cause::Allowed | Cause::Request, _) => return None,
     };
-    Some(value(challenge.as_bytes()))
+    Some(header_value(challenge.as_bytes()))
 }
 
 /// A sentence with the characters that `error_description` may have (RFC 6750, section 3).

@@ -21,6 +21,7 @@ use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::CallerCredential;
 use super::status::status;
+use crate::gateway::request::OverrideHeaders;
 use crate::policy::decide::Decision;
 use crate::service::access::Audience;
 use crate::service::decisions::{AuthorizeInput, MAX_BATCH};
@@ -44,12 +45,18 @@ pub(crate) struct Authorization {
     runtime: Handle,
     turns: Arc<Semaphore>,
     room: Arc<Semaphore>,
+    overrides: Arc<OverrideHeaders>,
 }
 
 impl Authorization {
     /// Answers from `services`, what is large on the blocking threads of `runtime`; streams end when `stop`
-    /// is cancelled.
-    pub(crate) fn new(services: Arc<Services>, runtime: Handle, stop: CancellationToken) -> Self {
+    /// is cancelled. `overrides` are those of requests that gateways ask about.
+    pub(crate) fn new(
+        services: Arc<Services>,
+        runtime: Handle,
+        stop: CancellationToken,
+        overrides: Arc<OverrideHeaders>,
+    ) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             services,
@@ -57,7 +64,21 @@ impl Authorization {
             runtime,
             turns: semaphore(LARGE_AT_ONCE),
             room: semaphore(LARGE_BYTES),
+            overrides,
         }
+    }
+
+    pub(super) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    pub(super) fn overrides(&self) -> &OverrideHeaders {
+        &self.overrides
+    }
+
+    /// Whether one question is so large that it is worked on [apart](Self::apart).
+    pub(super) fn is_large_request(message: &[u8]) -> bool {
+        message.len() >= LARGE_REQUEST
     }
 }
 
@@ -110,7 +131,7 @@ impl Authorization {
     }
 
     /// Counts an error of a request that was not decided on.
-    fn undecided<E>(&self, error: E) -> E {
+    pub(super) fn undecided<E>(&self, error: E) -> E {
         self.services.metrics().decision_errors.inc();
         error
     }
@@ -191,7 +212,7 @@ impl Authorization {
 
     /// Works on a message of so many bytes apart from this thread. What is begun goes on to its end, also where the
     /// caller goes away. Boxed, so that ordinary decisions do not carry its state.
-    fn apart(
+    pub(super) fn apart(
         &self,
         bytes: usize,
         work: impl Future<Output = Result<Vec<u8>>> + Send + 'static,

@@ -24,8 +24,8 @@ use crate::service::Error;
 
 /// How long a message may take from its first byte to its last.
 const ARRIVAL: Duration = Duration::from_secs(10);
-/// How long the rest of a refused request is awaited.
-const REST: Duration = Duration::from_secs(1);
+/// How long the rest of a refused request is awaited at most.
+pub(super) const REST: Duration = Duration::from_secs(1);
 /// A flag, and the length of the message in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
 pub(super) const PREFIX: usize = 5;
 
@@ -223,10 +223,10 @@ fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> Box<Status> {
 /// An answer that is sent before the request ends makes h2 reset the stream and forget it. What comes then counts
 /// as an error of the peer, and h2 closes the connection with the 1,025th of them: a client that does nothing
 /// but try again during an outage must not get there.
-pub(super) async fn discard(mut body: Incoming) {
+pub(super) async fn discard(mut body: Incoming, within: Duration) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
     // A client that sends the rest later than that is answered without it.
-    let _ = tokio::time::timeout(REST, rest).await;
+    let _ = tokio::time::timeout(within, rest).await;
 }
 
 impl Body for RequestBody {

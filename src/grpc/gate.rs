@@ -31,13 +31,15 @@ use tower::{Service, ServiceExt as _};
 
 use super::answer::{AnswerLength, HeldBody, counted};
 use super::authorization::Authorization;
-use super::body::{self, Messages, RequestBody, Room, discard};
+use super::body::{self, Messages, REST, RequestBody, Room, discard};
 use super::connections::Connection;
+use super::envoy::{self, CHECK, EnvoySettings};
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
 use super::status::{code_name, status};
-use super::unary::unary;
+use super::unary::{answered, unary};
 use super::{health, reflection};
 use crate::model::Role;
+use crate::policy::client_source::ClientSource;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
 use crate::service::{Caller, Error, Services};
@@ -57,11 +59,28 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 type Answer = Response<Body>;
 
+const REVOKED: Error = Error::Unauthenticated("the credential is not valid any more");
+
 /// What the caller presented, for calls that check it again later.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallerCredential(Option<Digest>);
 
 impl CallerCredential {
+    /// What `read` makes of where a gateway's client is read from (Rule 9.2 of docs/policy.md).
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] where the credential is not, or no longer, valid; those of `read`.
+    pub(crate) fn with_client_source<T>(
+        &self,
+        services: &Services,
+        read: impl FnOnce(&ClientSource) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &self.0 {
+            None => read(&ClientSource::development()),
+            Some(digest) => services.with_client_source(digest, read).unwrap_or(Err(REVOKED)),
+        }
+    }
+
     /// The role it has now.
     ///
     /// # Errors
@@ -69,10 +88,9 @@ impl CallerCredential {
     pub(crate) fn role(&self, services: &Services) -> Result<Role, Error> {
         match &self.0 {
             None => Ok(Role::Operator),
-            Some(digest) => services
-                .principal(digest)
-                .map(|principal| principal.role)
-                .ok_or(Error::Unauthenticated("the credential is not valid any more")),
+            Some(digest) => {
+                services.principal(digest).map(|principal| principal.role).ok_or(REVOKED)
+            }
         }
     }
 }
@@ -95,6 +113,7 @@ pub(crate) struct Behind {
 pub struct Gate {
     behind: Behind,
     services: Arc<Services>,
+    envoy: EnvoySettings,
     development: bool,
 }
 
@@ -106,8 +125,13 @@ impl std::fmt::Debug for Gate {
 
 impl Gate {
     /// A gate before `behind`. With `development`, callers without a credential are operators.
-    pub(crate) fn new(behind: Behind, services: Arc<Services>, development: bool) -> Self {
-        Self { behind, services, development }
+    pub(crate) fn new(
+        behind: Behind,
+        services: Arc<Services>,
+        envoy: EnvoySettings,
+        development: bool,
+    ) -> Self {
+        Self { behind, services, envoy, development }
     }
 
     /// The gate for one connection.
@@ -141,6 +165,7 @@ impl ConnectionGate {
             ));
         }
         let (caller, presented) = match header {
+            // May make every call.
             None if self.gate.development => (Caller::development(peer), CallerCredential(None)),
             None => {
                 return Err(Error::Unauthenticated(
@@ -161,10 +186,11 @@ impl ConnectionGate {
                     } else {
                         "the credential is not valid: mistyped, or revoked"
                     }))?;
-                (Caller::bearer(bearer, peer), CallerCredential(Some(digest)))
+                let caller = Caller::bearer(bearer, peer);
+                Audience::of(request.uri().path()).admit(caller.role)?;
+                (caller, CallerCredential(Some(digest)))
             }
         };
-        Audience::of(request.uri().path()).admit(caller.role)?;
         Ok((caller, presented))
     }
 }
@@ -222,6 +248,9 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
             let answer = std::future::ready(Ok(unsupported_media_type()));
             return DeadlineFuture::new(Box::pin(answer), None);
         }
+        if request.uri().path() == CHECK {
+            return self.check(request);
+        }
         if let Some(method) = request.uri().path().strip_prefix("/grpc.health.v1.Health/") {
             let watches = method == "Watch";
             return self.health(request, watches);
@@ -244,7 +273,7 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
                 Ok(()) => gate.pass(request).await,
                 Err(error) => {
                     if !streams(request.uri().path()) {
-                        discard(request.into_body()).await;
+                        discard(request.into_body(), REST).await;
                     }
                     Ok(reject(&error))
                 }
@@ -267,17 +296,84 @@ impl ConnectionGate {
     fn turn_away(&self, request: Request<Incoming>, error: &Error) -> DeadlineFuture {
         let refusal = status(error);
         self.gate.services.metrics().refused(code_name(refusal.code()));
+        DeadlineFuture::new(self.refuse(request, REST, error, refusal.into_http()), None)
+    }
+
+    /// Gives `answer`, which says `error`, once the request has ended, or so much time has passed.
+    fn refuse(
+        &self,
+        request: Request<Incoming>,
+        within: Duration,
+        error: &Error,
+        answer: Answer,
+    ) -> Inner {
         let known = !matches!(error, Error::Unauthenticated(_));
         let place = if known { None } else { self.connection.strangers_call() };
         let waits = (known || place.is_some()) && !streams(request.uri().path());
-        let answer = async move {
+        Box::pin(async move {
             let _place = place;
             if waits {
-                discard(request.into_body()).await;
+                discard(request.into_body(), within).await;
             }
-            Ok(refusal.into_http())
+            Ok(answer)
+        })
+    }
+
+    /// Answers a `Check` of Envoy: with a message, whatever happens, and in time (Rule 9.17 of docs/policy.md).
+    fn check(&self, request: Request<Incoming>) -> DeadlineFuture {
+        let time = self.gate.envoy.time_for_decision(timeout(&request)).min(DEADLINE);
+        let in_time = |answer| DeadlineFuture {
+            late: envoy::too_late,
+            ..DeadlineFuture::new(answer, Some(time))
         };
-        DeadlineFuture::new(Box::pin(answer), None)
+        if self.gate.services.has_lease() {
+            return in_time(self.pass_check(request, time));
+        }
+        // As for other calls: who is not known waits with the other strangers.
+        let place = match self.admit(&request) {
+            Ok(_) => None,
+            Err(_) => match self.connection.strangers_call() {
+                Some(place) => Some(place),
+                None => {
+                    let answer = envoy::no_decision(&Error::Overloaded);
+                    return in_time(Box::pin(std::future::ready(Ok(answer))));
+                }
+            },
+        };
+        let gate = self.clone();
+        in_time(Box::pin(async move {
+            let _place = place;
+            match gate.gate.services.ready().await {
+                Ok(()) => gate.pass_check(request, time).await,
+                Err(error) => {
+                    let answer = envoy::no_decision(&error);
+                    gate.refuse(request, REST.min(time / 2), &error, answer).await
+                }
+            }
+        }))
+    }
+
+    /// The same with a lease that held when the request came. It may take so much `time`.
+    fn pass_check(&self, request: Request<Incoming>, time: Duration) -> Inner {
+        let admitted = self.admit(&request).and_then(|(_, presented)| {
+            if is_compressed(&request) { Err(Error::Compressed) } else { Ok(presented) }
+        });
+        let presented = match admitted {
+            Ok(presented) => presented,
+            Err(error) => {
+                self.gate.services.metrics().refused(code_name(status(&error).code()));
+                // Half of the time, so that the answer says why and not only that it is late.
+                let within = REST.min(time / 2);
+                return self.refuse(request, within, &error, envoy::no_decision(&error));
+            }
+        };
+        self.connection.recognise();
+        let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
+        let decisions = self.decisions.clone();
+        Box::pin(async move {
+            let work = |message| decisions.check(message, presented);
+            Ok(answered(body, work, envoy::unreadable).await)
+        })
     }
 
     /// Lets a request of the health service pass: anybody's. One that is answered at once takes no place.
@@ -439,11 +535,13 @@ pub(super) struct DeadlineFuture {
     inner: Inner,
     deadline: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The answer after that.
+    late: fn() -> Answer,
 }
 
 impl DeadlineFuture {
     fn new(inner: Inner, deadline: Option<Duration>) -> Self {
-        Self { inner, deadline, timer: None }
+        Self { inner, deadline, timer: None, late: || reject(&Error::DeadlineExceeded) }
     }
 }
 
@@ -458,7 +556,7 @@ impl Future for DeadlineFuture {
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
-        timer.as_mut().poll(cx).map(|()| Ok(reject(&Error::DeadlineExceeded)))
+        timer.as_mut().poll(cx).map(|()| Ok((self.late)()))
     }
 }
 

@@ -11,11 +11,13 @@ pub mod codec;
 pub mod connections;
 mod convert;
 mod credentials;
+pub mod envoy;
 mod frame;
 mod gate;
 pub mod health;
 mod management;
 mod preface;
+mod protobuf;
 mod redacted;
 mod reflection;
 pub mod server;
@@ -33,6 +35,8 @@ pub mod proto {
 
     /// The descriptors of every service, comments included, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portcullis.bin"));
+    /// Those of Envoy's service for external authorization.
+    pub const ENVOY_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin"));
 }
 
 /// A new credential with its secret, as `CreateCredential` answers it.

@@ -42,6 +42,7 @@ impl Files {
     fn new() -> Result<Self, DescriptorError> {
         // As encoded, so that options which are extensions are kept.
         let mut pool = DescriptorPool::decode(super::proto::DESCRIPTORS)?;
+        pool.decode_file_descriptor_set(super::proto::ENVOY_DESCRIPTORS)?;
         for set in [
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_types::pb::FILE_DESCRIPTOR_SET,

@@ -26,6 +26,7 @@ use super::answer;
 use super::authority::AnyAuthority;
 use super::authorization::Authorization;
 use super::connections::{Connection, ConnectionLimits, Connections};
+use super::envoy::EnvoySettings;
 pub use super::gate::Gate;
 use super::gate::{Behind, ConnectionGate, MANAGEMENT_CALLS, MAX_MANAGEMENT_MESSAGE};
 use super::management::Management;
@@ -56,6 +57,7 @@ pub fn gate(
     services: &Arc<Services>,
     runtime: Handle,
     health: Routes,
+    envoy: EnvoySettings,
     development: bool,
     stop: CancellationToken,
 ) -> Result<Gate, prost_reflect::DescriptorError> {
@@ -74,7 +76,12 @@ pub fn gate(
         .add_service(reflection.v1alpha())
         .prepare();
     let behind = Behind {
-        authorization: Authorization::new(services.clone(), runtime.clone(), stop),
+        authorization: Authorization::new(
+            services.clone(),
+            runtime.clone(),
+            stop,
+            envoy.overrides.clone(),
+        ),
         management: ServiceBuilder::new()
             .load_shed()
             .concurrency_limit(MANAGEMENT_CALLS)
@@ -82,7 +89,7 @@ pub fn gate(
         runtime,
         open: health.prepare(),
     };
-    Ok(Gate::new(behind, services.clone(), development))
+    Ok(Gate::new(behind, services.clone(), envoy, development))
 }
 
 /// Serves until `stop`, then lets what is under way end. Only TCP connections speak TLS: nobody reads along on a Unix

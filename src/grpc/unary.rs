@@ -14,7 +14,7 @@ use prost::bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::answer::counted;
+use super::answer::{UNCOUNTED, counted};
 use super::body::{PREFIX, RequestBody, length, read};
 use super::frame::pieces;
 use super::status::status;
@@ -34,13 +34,34 @@ where
         Err(status) => return status.into_http(),
     };
     match work(message).await {
-        Ok(answer) => {
-            let mut response = Response::new(Body::new(Answer::Message(prefixed(&answer))));
-            response.headers_mut().insert(CONTENT_TYPE, GRPC);
-            counted(response, answer.len(), body.connection())
-        }
+        Ok(answer) => counted(response(&answer), answer.len(), body.connection()),
         Err(error) => status(&error).into_http(),
     }
+}
+
+/// The same for a call that never ends with an error of gRPC: `refuse` makes an answer of what is wrong with the message.
+/// Answers are small, so nothing counts them.
+pub(super) async fn answered<F>(
+    mut body: RequestBody,
+    work: impl FnOnce(Bytes) -> F,
+    refuse: impl FnOnce(&Status) -> Vec<u8>,
+) -> Response<Body>
+where
+    F: Future<Output = Vec<u8>>,
+{
+    let answer = match message(&mut body).await {
+        Ok(message) => work(message).await,
+        Err(status) => refuse(&status),
+    };
+    debug_assert!(answer.len() <= UNCOUNTED);
+    response(&answer)
+}
+
+/// A response with one message.
+pub(super) fn response(message: &[u8]) -> Response<Body> {
+    let mut response = Response::new(Body::new(Answer::Message(prefixed(message))));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
 }
 
 /// The one message of a request, once the request has ended.

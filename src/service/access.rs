@@ -67,6 +67,8 @@ pub enum Audience {
     Accounts,
     /// Operators only.
     Operators,
+    /// Enforcement points alone: gateways (docs/policy.md, rule 9.1).
+    Gateways,
     /// Whoever has a valid credential: what describes the contract itself.
     Anyone,
 }
@@ -80,6 +82,7 @@ impl Audience {
         };
         match (service, method) {
             ("portcullis.v1.AuthorizationService", _) => Self::Decisions,
+            ("envoy.service.auth.v3.Authorization", _) => Self::Gateways,
             (
                 "portcullis.v1.TokenService",
                 "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "ManageWhitelist"
@@ -99,6 +102,7 @@ impl Audience {
     /// Whether `role` belongs to it.
     pub fn includes(self, role: Role) -> bool {
         match (self, role) {
+            (Self::Gateways, role) => role == Role::Pep,
             (_, Role::Operator) | (Self::Anyone, _) => true,
             (Self::Decisions, Role::Pep) | (Self::Accounts, Role::AccountAdmin(_)) => true,
             (Self::Decisions | Self::Accounts | Self::Operators, _) => false,
@@ -115,6 +119,7 @@ impl Audience {
         }
         let needed = match self {
             Self::Decisions => "pep or operator",
+            Self::Gateways => "pep",
             Self::Accounts => "account_admin or operator",
             Self::Operators | Self::Anyone => "operator",
         };

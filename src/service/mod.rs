@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::model::{ActiveCatalog, Context};
+use crate::policy::client_source::ClientSource;
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
@@ -202,6 +203,16 @@ impl Services {
     /// The same for a gateway, with where its client is read from (docs/policy.md, section 9).
     pub fn gateway_principal(&self, digest: &Digest) -> Option<GatewayPrincipal> {
         self.cache.credentials.gateway(digest)
+    }
+
+    /// What `read` makes of the same; it runs while the credentials are borrowed, so it must not wait. `None` for a wrong
+    /// or revoked credential.
+    pub fn with_client_source<T>(
+        &self,
+        digest: &Digest,
+        read: impl FnOnce(&ClientSource) -> T,
+    ) -> Option<T> {
+        self.cache.credentials.with_client_source(digest, read)
     }
 
     /// Reads.

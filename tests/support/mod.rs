@@ -16,6 +16,7 @@ pub mod calls;
 pub mod client;
 pub mod command;
 pub mod decisions;
+pub mod envoy;
 pub mod faults;
 pub mod frames;
 pub mod html;

@@ -64,7 +64,20 @@ impl Raw {
         authorizations: &[&str],
         messages: Vec<Bytes>,
     ) -> Result<Streaming<Bytes>, Status> {
-        let mut request = Request::new(futures_util::stream::iter(messages));
+        self.open(path, authorizations, futures_util::stream::iter(messages)).await
+    }
+
+    /// The same with messages that may be still to come.
+    ///
+    /// # Errors
+    /// What ends the call before its first answer.
+    pub async fn open(
+        &self,
+        path: &str,
+        authorizations: &[&str],
+        messages: impl futures_util::Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Streaming<Bytes>, Status> {
+        let mut request = Request::new(messages);
         for value in authorizations {
             request.metadata_mut().append("authorization", value.parse().expect("a header"));
         }
