@@ -381,7 +381,8 @@ async fn serve_store(
     };
     let services = Arc::new(Services::new(parts.clone()));
     if settings.development {
-        demo::print(&services, settings, &addresses.grpc, addresses.http).await?;
+        demo::print(&services, settings, &addresses.grpc, addresses.http, addresses.gateway)
+            .await?;
     }
     let (reporter, health) = health::service();
     let envoy = EnvoySettings {

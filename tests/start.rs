@@ -32,7 +32,7 @@ fn what_dev_prints_works_when_pasted() {
         while let Some(line) = lines.next() {
             if let Some(comment) = line.trim_start().strip_prefix("# ") {
                 promise = comment;
-            } else if line.trim_start().starts_with("grpcurl ") {
+            } else if ["grpcurl ", "curl "].iter().any(|tool| line.trim_start().starts_with(tool)) {
                 let mut command = line.to_owned();
                 while command.ends_with('\\') {
                     command = format!("{command}\n{}", lines.next().expect("the line goes on"));
@@ -41,6 +41,9 @@ fn what_dev_prints_works_when_pasted() {
                 let promised = match promise.split([':', ',']).next() {
                     Some("allowed") => "\"decision\": \"DECISION_ALLOW\"",
                     Some("denied") => "\"decision\": \"DECISION_DENY\"",
+                    Some("as a gateway asks about a request of its client") => {
+                        "portcullis-reason: ALLOWED"
+                    }
                     _ => "portcullis.v1.TokenService",
                 };
                 assert!(answer.contains(promised), "# {promise}\n{command}\n{answer}");
@@ -48,7 +51,7 @@ fn what_dev_prints_works_when_pasted() {
                 pasted += 1;
             }
         }
-        assert_eq!(pasted, 5, "{printed}");
+        assert_eq!(pasted, 6, "{printed}");
         let page = format!("\n  http://{}\n", server.http());
         assert!(printed.contains(&page), "{printed}");
         // The command needs no credential either; and every start makes fresh tokens.

@@ -32,6 +32,7 @@ pub(super) async fn print(
     settings: &ServeSettings,
     grpc: &[ListenerAddress],
     http: SocketAddr,
+    gateway: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
     let caller = Caller::development(None);
     let account = account(services, &caller).await?;
@@ -116,6 +117,21 @@ pub(super) async fn print(
         writeln!(out, "  # denied: 203.0.113.7 is not in its whitelist")?;
         writeln!(out, "{}", authorize(&read_write, "203.0.113.7", guarded))?;
     }
+    let route = read.as_deref().and_then(|name| in_force.catalog.by_name(name)).and_then(|scope| {
+        let routes = scope.routes.iter().map(ToString::to_string);
+        routes
+            .filter(|route| !route.contains('{'))
+            .find_map(|route| route.strip_prefix("GET ").map(str::to_owned))
+    });
+    if let (Some(gateway), Some(path)) = (gateway, route) {
+        writeln!(
+            out,
+            "  # as a gateway asks about a request of its client: 200 lets it pass\n  \
+             curl -ki {scheme}://{gateway}/forward-auth -H 'Authorization: Bearer {}' \\\n    \
+             -H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: {path}'\n",
+            read_only.expose()
+        )?;
+    }
     writeln!(out, "  # everything else there is")?;
     writeln!(out, "  grpcurl {transport} {address} list\n")?;
     writeln!(out, "{}", lifecycle_hint(settings, grpc, &format!("{scheme}://{http}")))?;
@@ -156,6 +172,8 @@ fn lifecycle_hint(settings: &ServeSettings, grpc: &ListenerAddress, page: &str) 
             flag("listen", listener, if settings.listen.len() == 1 { DEFAULT_GRPC } else { "" });
         }
         flag("http-listen", first(&settings.http_listen), "127.0.0.1:8080");
+        let gateway = settings.gateway.listen.as_deref().map(first).unwrap_or_default();
+        flag("gateway-listen", gateway, "127.0.0.1:8081");
         if let StoreSettings::Embedded(data_dir) = &settings.store {
             flag("data-dir", data_dir.display().to_string(), "portcullis-data");
         }

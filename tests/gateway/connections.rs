@@ -3,21 +3,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::Request;
 use hyper::client::conn::http2;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::clock::Stopwatch;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::TlsConnector;
 
 use super::http1::Connection;
 use super::stage::{Stage, bearer};
 use crate::replicas::proxy::{Proxy, Wire};
 use crate::support::postgres;
 use crate::support::server::Setup;
+use crate::support::tls::Authority;
 use crate::support::wait::until;
 
 fn headers<'a>(pep: &'a str, token: &'a str) -> [(&'a str, &'a str); 4] {
@@ -240,4 +245,80 @@ async fn store_out_of_reach_is_no_decision_at_any_interface_once_the_lease_is_ov
     assert_eq!(evaluations[1]["decision"], false);
     proxy.set(Wire::default());
     until(|| stage.send("GET", "/forward-auth", &own, "").status, |status| *status == 200);
+}
+
+/// Rule 9.12 of docs/policy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn decision_that_takes_longer_than_its_deadline_is_no_decision() {
+    let cluster = postgres::shared();
+    let proxy = Proxy::new(cluster.port());
+    let setup = Setup::postgres(&proxy.url(&cluster.database())).flag("--lease", "1m");
+    let mut stage = Stage::over(setup).await;
+    let token = bearer(&stage.reader);
+    let pep = stage.pep.clone();
+    let own = headers(&pep, &token);
+    // Nothing is in memory then.
+    stage.server.restart();
+    proxy.set(Wire { held: true, ..Wire::default() });
+    let envoy = ("X-Envoy-Expected-Rq-Timeout-Ms", "500");
+    let path = "/ext-authz/api/v1/transactions";
+    let watch = Stopwatch::start();
+    let answer = stage.send("GET", path, &[own[0], own[1], envoy], "");
+    let took = watch.elapsed();
+    assert_eq!(answer.outcome(), (403, "UNDECIDED"));
+    assert!(took >= Duration::from_millis(400), "{took:?}: 80 % of the caller's deadline");
+    let watch = Stopwatch::start();
+    assert_eq!(stage.send("GET", path, &own[..2], "").outcome(), (403, "UNDECIDED"));
+    assert!(watch.elapsed() < Duration::from_secs(3), "--check-timeout: {:?}", watch.elapsed());
+    let watch = Stopwatch::start();
+    assert_eq!(stage.send("GET", "/forward-auth", &own, "").outcome(), (503, "UNDECIDED"));
+    assert!(watch.elapsed() < Duration::from_secs(15), "{:?}", watch.elapsed());
+    proxy.set(Wire::default());
+    until(|| stage.send("GET", "/forward-auth", &own, "").status, |status| *status == 200);
+}
+
+/// Rule 8.12 of docs/policy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_carries_both_versions_of_http() {
+    let authority = Authority::new("ours");
+    let server = Setup::sqlite().tls(&authority.server()).gateways().start();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    for (alpn, spoken) in [(&b"h2"[..], Version::HTTP_2), (b"http/1.1", Version::HTTP_11)] {
+        let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let stream = tokio::net::TcpStream::connect(server.gateway()).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn));
+        let request = Request::get("https://localhost/.well-known/authzen-configuration")
+            .header("host", "localhost")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let answer = if spoken == Version::HTTP_2 {
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            portcullis::shutdown::spawn("client", async {
+                let _ = connection.await;
+            });
+            sender.send_request(request).await.unwrap()
+        } else {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            portcullis::shutdown::spawn("client", async {
+                let _ = connection.await;
+            });
+            sender.send_request(request).await.unwrap()
+        };
+        assert_eq!((answer.status().as_u16(), answer.version()), (200, spoken));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let metadata: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let url = format!("https://{}", server.gateway());
+        assert_eq!(metadata["policy_decision_point"], *url);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod authzen;
 mod connections;
+mod differential;
 mod ext_authz;
 mod forward_auth;
 mod http1;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use url::Url;
 
 use super::errors::ConfigErrors;
-use crate::policy::client_source::HeaderName;
 use crate::policy::text::in_quotes;
 
 /// The listener for gateways, as written.
@@ -94,8 +93,12 @@ impl GatewayArgs {
             url
         });
         for name in &self.override_header {
-            if let Err(error) = HeaderName::parse(name) {
-                errors.add(format!("--override-header: {} {error}", in_quotes(name)));
+            // One with underscores is denied in any case.
+            if http::HeaderName::from_bytes(name.as_bytes()).is_err() || name.contains('_') {
+                errors.add(format!(
+                    "--override-header: {} is no header's name without underscores, such as X-HTTP-Method-Override",
+                    in_quotes(name)
+                ));
             }
         }
         let check_timeout = errors.duration("check-timeout", &self.check_timeout);

@@ -123,6 +123,38 @@ fn a_unix_socket_stands_beside_an_address_and_needs_no_tls() {
     assert!(error.contains("--listen: other hosts reach 0.0.0.0"), "{error}");
 }
 
+/// Rules 8.12, 9.11 and 9.15 of docs/policy.md.
+#[test]
+fn gateways_are_served_where_it_is_said_and_with_dev() {
+    assert_eq!(resolve(&[]).unwrap().gateway.listen, None);
+    let development = resolve(&["--dev"]).unwrap().gateway;
+    assert_eq!(development.listen, Some(vec!["127.0.0.1:8081".parse().unwrap()]));
+    assert_eq!(development.override_headers, OVERRIDE_HEADERS);
+    assert_eq!(development.check_timeout, Duration::from_millis(160));
+    let flags = ["--gateway-listen", "[::1]:1", "--gateway-url", " HTTPS://PDP.example:443/ "];
+    let gateway = resolve(&flags).unwrap().gateway;
+    assert_eq!(gateway.listen, Some(vec!["[::1]:1".parse().unwrap()]));
+    assert_eq!(gateway.url.as_deref(), Some("https://pdp.example"));
+    for (flag, value, part) in [
+        ("--gateway-listen", "0.0.0.0:1", "other hosts reach 0.0.0.0"),
+        ("--gateway-listen", "8081", "is not an address and a port"),
+        ("--gateway-url", "pdp.example", "write https:// and a host"),
+        ("--gateway-url", "ftp://pdp.example", "write https:// and a host"),
+        ("--gateway-url", "https://u@pdp.example", "write https:// and a host"),
+        ("--gateway-url", "https://pdp.example/pdp", "write https:// and a host"),
+        ("--gateway-url", "https://pdp.example?a", "write https:// and a host"),
+        ("--override-header", "X_Method", "is no header's name"),
+        ("--override-header", "a b", "is no header's name"),
+        ("--check-timeout", "6s", "is longer than 5s"),
+        ("--check-timeout", "fast", "--check-timeout: "),
+    ] {
+        let error = resolve(&[flag, value]).unwrap_err();
+        assert!(error.contains(flag) && error.contains(part), "{value}: {error}");
+    }
+    let named = resolve(&["--override-header", "X-A,X-B", "--override-header", "X-C-Url"]).unwrap();
+    assert_eq!(named.gateway.override_headers, ["X-A", "X-B", "X-C-Url"]);
+}
+
 #[test]
 fn lifecycle_and_mail_have_defaults() {
     let settings = resolve(&[]).unwrap();
