@@ -111,8 +111,8 @@ mod tests {
     use super::changed;
 
     #[test]
-    fn a_change_tells_what_is_not_as_it_was() {
-        for (before, after, told) in [
+    fn change_shows_only_what_differs() {
+        for (before, after, shown) in [
             (
                 "",
                 r#"{"kind":"CUSTOM","name":"a b","routes":[],"scopes":["x","y"]}"#,
@@ -131,7 +131,7 @@ mod tests {
             (r#"{"name":"a","role":"pep"}"#, "", "name=a→ role=pep→"),
             ("", "", ""),
         ] {
-            assert_eq!(changed(before, after), told);
+            assert_eq!(changed(before, after), shown);
         }
     }
 }

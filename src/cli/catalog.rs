@@ -81,7 +81,7 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
     };
     let toml = read(&file)?;
     // The server finds the same errors, but an answer has no room for many.
-    catalog_file::parse(&toml).map_err(|errors| faulty(&file, &errors))?;
+    catalog_file::parse(&toml).map_err(|errors| invalid_file(&file, &errors))?;
     let request = proto::ApplyCatalogRequest {
         toml,
         validate_only,
@@ -118,7 +118,7 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
 }
 
 /// The refusal of a file, as a server would word it, with every error.
-fn faulty(file: &str, errors: &[CatalogError]) -> Failure {
+fn invalid_file(file: &str, errors: &[CatalogError]) -> Failure {
     let mut details = ErrorDetails::new();
     for error in errors {
         details.add_bad_request_violation("toml", error.to_string());

@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// The server's error as this command's failure. What tonic makes up itself when no answer came
-    /// is told for what it is.
+    /// is shown as what it is.
     pub(super) fn failure(&self, status: Status) -> Failure {
         let status = if is_timeout(&status) {
             let timeout = duration::print(self.caller.timeout);

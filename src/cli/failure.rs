@@ -97,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// Whether nobody is left to be told: the reader of standard output went away.
+    /// Whether nobody reads the error: the reader of standard output went away.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -190,7 +190,7 @@ impl Failure {
             .map(|rule| rule.r#type.as_str())
             .chain(details.error_info().map(|info| info.reason.as_str()))
             .collect();
-        // The rules whose cure is a flag of this command; every other cure is the server's to tell.
+        // The rules whose cure is a flag of this command; every other cure is in the server's message.
         if words.iter().any(|word| word.contains("NARROWING")) {
             cures.push("repeat it with --confirm-narrowing if that is meant".to_owned());
         }

@@ -124,11 +124,11 @@ fn held(actions: &[proto::PendingAction]) -> Vec<String> {
             None => causes.push((&action.held_because, vec![id])),
         }
     }
-    let told = |(cause, ids): (&str, Vec<&str>)| match ids.as_slice() {
+    let sentence = |(cause, ids): (&str, Vec<&str>)| match ids.as_slice() {
         [id] => format!("{} is held back: {}", clean(id), clean(cause)),
         ids => format!("{} actions are held back: {}", ids.len(), clean(cause)),
     };
-    causes.into_iter().map(told).collect()
+    causes.into_iter().map(sentence).collect()
 }
 
 #[cfg(test)]

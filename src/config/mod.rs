@@ -128,12 +128,18 @@ mod tests {
             "PORTCULLIS_HTTP_SERVICE_PORT",
             "PORTCULLIS_HTTP_SERVICE_PORT_HTTP",
         ] {
-            let told = unknown(&[name]).join("");
-            assert!(told.contains(name) && told.contains("enableServiceLinks: false"), "{told}");
+            let message = unknown(&[name]).join("");
+            assert!(
+                message.contains(name) && message.contains("enableServiceLinks: false"),
+                "{message}"
+            );
         }
         for name in ["PORTCULLIS_PORTS", "PORTCULLIS_SERVICES", "PORTCULLIS_", "PORTCULLIS_XPORT"] {
-            let told = unknown(&[name]).join("");
-            assert!(told.contains("is not a setting") && !told.contains("Kubernetes"), "{told}");
+            let message = unknown(&[name]).join("");
+            assert!(
+                message.contains("is not a setting") && !message.contains("Kubernetes"),
+                "{message}"
+            );
         }
     }
 

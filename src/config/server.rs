@@ -1,5 +1,5 @@
 //! The server's settings. Each is a flag over a `PORTCULLIS_*` variable of the same name; every error
-//! is told at once, with its cure. Secrets have no flag: a variable, or a file that it names
+//! is named at once, with its cure. Secrets have no flag: a variable, or a file that it names
 //! (docs/policy.md, rule 7.9).
 
 mod catalog;
@@ -438,8 +438,8 @@ fn lease(
     }
     if notice.is_some_and(|notice| lease >= notice) {
         errors.add(format!(
-            "--lease: {text} is not less than --lifecycle-notice: a replica that is cut off must hear \
-             of what is announced before it is taken"
+            "--lease: {text} is not less than --lifecycle-notice: a replica that is cut off must \
+             learn of a pending action before it is carried out"
         ));
     }
     Some(lease)

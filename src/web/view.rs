@@ -164,7 +164,7 @@ pub(super) struct PendingView {
     /// What is left, as a badge says it: `6 days left`.
     pub(super) left: String,
     pub(super) bar: Bar,
-    pub(super) told: PendingActionView,
+    pub(super) description: PendingActionView,
     pub(super) notices: Vec<NoticeView>,
 }
 
@@ -174,15 +174,15 @@ pub(super) fn pending(
     outlook: &LifecycleView,
 ) -> PendingView {
     let now = outlook.calendar.now;
-    let told = describe(action, in_force, outlook);
+    let description = describe(action, in_force, outlook);
     let (kind, what) = match action.action() {
         PendingActionType::Deletion => ("Deletion", "Will be deleted".to_owned()),
         PendingActionType::Downgrade => {
-            ("Downgrade", format!("Will lose {}", count(told.taken.len(), "scope")))
+            ("Downgrade", format!("Will lose {}", count(description.taken.len(), "scope")))
         }
     };
-    let left = about((told.effective.0 - now.0).div_euclid(1_000_000));
-    let left = match (&told.held_because, left.as_str()) {
+    let left = about((description.effective.0 - now.0).div_euclid(1_000_000));
+    let left = match (&description.held_because, left.as_str()) {
         (Some(_), _) => "Held back".to_owned(),
         (None, "") => "Now".to_owned(),
         (None, left) => format!("{left} left"),
@@ -203,11 +203,11 @@ pub(super) fn pending(
         account_id: action.account_id.to_string(),
         kind,
         what,
-        effective: when(told.effective, now),
+        effective: when(description.effective, now),
         left,
         bar: bar(action.basis, &outlook.calendar),
         notices: action.notices.iter().map(notice).collect(),
-        told,
+        description,
     }
 }
 
@@ -219,7 +219,7 @@ pub(super) fn pending_of(
 ) -> Vec<PendingView> {
     let mut views: Vec<_> =
         token.pending.iter().map(|action| pending(action, in_force, outlook)).collect();
-    views.sort_by_key(|view| view.told.effective);
+    views.sort_by_key(|view| view.description.effective);
     views
 }
 

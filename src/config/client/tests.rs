@@ -88,16 +88,16 @@ fn the_data_directory_is_for_this_host_only() {
 }
 
 #[test]
-fn no_secret_travels_unencrypted_unless_told_so() {
+fn no_secret_travels_unencrypted_without_plaintext() {
     let dir = tempfile::tempdir().unwrap();
     let remote = || Parsed::in_dir(dir.path()).server("http://pdp.example.com:50051");
     let error = remote().resolve(variables(Some("hush-hush"), None)).unwrap_err();
     assert!(error.contains("--plaintext") && error.contains("pdp.example.com:50051"), "{error}");
     assert!(!error.contains("hush"), "{error}");
 
-    let mut told = remote();
-    told.0.plaintext = true;
-    assert!(told.resolve(variables(Some("hush-hush"), None)).is_ok());
+    let mut allowed = remote();
+    allowed.0.plaintext = true;
+    assert!(allowed.resolve(variables(Some("hush-hush"), None)).is_ok());
     let bare = remote().resolve(variables(None, None)).unwrap();
     assert!(bare.guard_secret("the token").is_err());
 }

@@ -114,7 +114,7 @@ impl ConfigErrors {
     }
 
     /// Whether there is an error of `setting` already.
-    pub(super) fn tells(&self, setting: &str) -> bool {
+    pub(super) fn names(&self, setting: &str) -> bool {
         self.0.iter().any(|error| error.starts_with(setting))
     }
 

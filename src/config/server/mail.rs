@@ -176,7 +176,7 @@ impl MailArgs {
             }
             (None, Some(_)) => {
                 // A file that can't be read is an error already.
-                if !errors.tells(SMTP_URL) {
+                if !errors.names(SMTP_URL) {
                     errors.add(format!(
                         "--mail-from: goes with a relay: name it in {SMTP_URL}, or a file that \
                          holds it in {SMTP_URL_FILE}"
