@@ -27,6 +27,7 @@ mod lifecycle_server;
 mod mail;
 mod network_oracle;
 mod on_time;
+mod openapi;
 mod overload;
 mod page;
 mod pages;

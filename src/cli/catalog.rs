@@ -5,13 +5,15 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Read as _};
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::connect::Session;
 use super::failure::Failure;
-use super::output::{clean, note, note_propagation, print, table, when, word};
-use super::{Common, proto};
+use super::output::{clean, note, note_propagation, print, print_line, table, when, word};
+use super::{Common, openapi, proto};
+use crate::config::client::Format;
 use crate::policy::catalog_file::{self, CatalogError};
 
 /// What `catalog` takes.
@@ -69,6 +71,20 @@ enum CatalogCommand {
         #[arg(value_name = "FILE")]
         file: String,
     },
+    /// Print a catalogue for the API that an OpenAPI document describes
+    ///
+    /// Reads OpenAPI 3.0 and 3.1, JSON or YAML, and asks no server. Scopes are those of the security
+    /// requirements, or else by tag and method. Whatever was derived is marked with "review:" and
+    /// needs a decision: access is not what a method says.
+    ///
+    /// Example:
+    ///   portcullis catalog from-openapi openapi.yaml > catalog.toml
+    #[command(verbatim_doc_comment)]
+    FromOpenapi {
+        /// The document, "-" for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
 }
 
 pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
@@ -78,8 +94,11 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
             (file, dry_run, confirm_narrowing, no_wait)
         }
         CatalogCommand::Check { file } => (file, true, false, false),
+        CatalogCommand::FromOpenapi { file } => {
+            return from_openapi(&file, args.common.output.format == Format::Json);
+        }
     };
-    let toml = read(&file)?;
+    let toml = read(&file, u64::MAX)?;
     // The server finds the same errors, but an answer has no room for many.
     catalog_file::parse(&toml).map_err(|errors| invalid_file(&file, &errors))?;
     let request = proto::ApplyCatalogRequest {
@@ -184,14 +203,57 @@ fn file_text(toml: &str, to_terminal: bool) -> String {
         .join("\n")
 }
 
-fn read(file: &str) -> Result<String, Failure> {
-    let text = if file == "-" {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).map(|_| text)
+/// The text of a file, of which at most `most` bytes are read.
+fn read(file: &str, most: u64) -> Result<String, Failure> {
+    let mut text = String::new();
+    let count = if file == "-" {
+        io::stdin().lock().take(most).read_to_string(&mut text)
     } else {
-        fs::read_to_string(file)
+        fs::File::open(file).and_then(|opened| opened.take(most).read_to_string(&mut text))
     };
-    text.map_err(|error| Failure::Usage(format!("{file} can't be read: {error}")))
+    count.map_err(|error| Failure::Usage(format!("{file} can't be read: {error}")))?;
+    Ok(text)
+}
+
+fn from_openapi(file: &str, as_json: bool) -> Result<(), Failure> {
+    // One byte more than there may be, so that a larger document is refused and not cut.
+    let text = read(file, openapi::MAX_LEN as u64 + 1)?;
+    let converted = openapi::convert(&text, file).map_err(|faults| {
+        let mut details = ErrorDetails::new();
+        for fault in &faults {
+            details.add_bad_request_violation(format!("{file}#{}", fault.pointer), &*fault.message);
+        }
+        details.set_error_info("FAULTY_OPENAPI", "portcullis", HashMap::new());
+        let message = format!("{file} makes no catalogue: it has {} error(s)", faults.len());
+        let status = Status::with_error_details(Code::InvalidArgument, message, details);
+        Failure::Status { status: Box::new(status), credential: None }
+    })?;
+    if as_json {
+        let left_out: Vec<_> = converted
+            .left_out
+            .iter()
+            .map(|one| {
+                json!({ "operation": one.operation, "pointer": one.pointer, "reason": one.reason })
+            })
+            .collect();
+        let renamed: Vec<_> = converted
+            .renamed
+            .iter()
+            .map(|(origin, name)| json!({ "origin": origin, "name": name }))
+            .collect();
+        return print_line(
+            &json!({
+                "toml": converted.toml,
+                "public_operations": converted.public,
+                "left_out": left_out,
+                "renamed": renamed,
+            })
+            .to_string(),
+        );
+    }
+    print(&converted.toml)?;
+    converted.summary().iter().for_each(|line| note(&clean(line)));
+    Ok(())
 }
 
 #[cfg(test)]

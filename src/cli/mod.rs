@@ -14,6 +14,7 @@ mod doctor;
 mod failure;
 mod flags;
 mod json;
+mod openapi;
 mod output;
 mod paging;
 mod pending;
