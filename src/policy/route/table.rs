@@ -27,6 +27,8 @@ pub struct RouteTable<T> {
     longest: usize,
     /// Whether some segment has a suffix, so that also what is longer than any literal matters.
     suffixes: bool,
+    /// Whether some route has a trailing slash.
+    slashes: bool,
     /// Whether some literal or suffix has upper case, so that also a plain path may be read as it.
     upper_case: bool,
 }
@@ -149,6 +151,7 @@ impl<T> Default for RouteTable<T> {
             deepest: 0,
             longest: 0,
             suffixes: false,
+            slashes: false,
             upper_case: false,
         }
     }
@@ -201,6 +204,7 @@ impl<T> RouteTable<T> {
             at = self.child(at, segment);
         }
         if route.trailing_slash {
+            self.slashes = true;
             let next = self.nodes.len();
             at = self.nodes[at].slash.get_or_insert(Child::at(next)).place();
             self.grow(at);
@@ -330,7 +334,8 @@ impl<T> RouteTable<T> {
         let ambiguous = |other| Unresolved::Ambiguous { own, other };
         self.follow_variants(0, question, &segments, &same).map_err(ambiguous)?;
         // Where nothing may be left of the last segment, the path may end with the slash before it.
-        if !question.trailing_slash
+        if self.slashes
+            && !question.trailing_slash
             && let Some((last, others)) = segments.split_last()
             && last.variable
             && self.variants(last).may_be_empty()
@@ -429,7 +434,6 @@ impl<T> RouteTable<T> {
         segment: &Reading<'_>,
         follow: impl Fn(usize) -> Result<bool, &'t T>,
     ) -> Result<bool, &'t T> {
-        let mut suffixes = Suffixes { node, nowhere: Default::default() };
         let literal = node.literal(segment.text);
         if !segment.variable && !self.upper_case {
             if let Ok(i) = literal
@@ -437,8 +441,12 @@ impl<T> RouteTable<T> {
             {
                 return Ok(false);
             }
-            return suffixes.follow_own(segment.text, follow);
+            if node.suffixes.is_empty() {
+                return Ok(true);
+            }
+            return Suffixes::new(node).follow_own(segment.text, follow);
         }
+        let mut suffixes = Suffixes::new(node);
         // Where it is a literal, that is a variant too.
         let mut nowhere = literal.is_err() && suffixes.follow_own(segment.text, &follow)?;
         for variant in self.variants(segment).iter() {
@@ -476,6 +484,10 @@ struct Suffixes<'t, T> {
 }
 
 impl<'t, T> Suffixes<'t, T> {
+    fn new(node: &'t Node<T>) -> Self {
+        Self { node, nowhere: SmallVec::new() }
+    }
+
     /// Follows those that `segment` ends with as it stands, until one leads somewhere.
     fn follow_own(
         &mut self,
