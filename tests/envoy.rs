@@ -22,9 +22,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::support::calls::credential;
 use crate::support::client::Client;
 use crate::support::envoy::{
-    Address, Gateway, HeaderValue, Outcome, Pipe, Question, address, http, outcome,
+    Address, CheckRequest, CheckResponse, Gateway, HeaderMap, HeaderValue, Outcome, Pipe, Question,
+    address, http, outcome,
 };
-use crate::support::envoy::{CheckResponse, HeaderMap};
 use crate::support::postgres::{self, Cluster};
 use crate::support::raw::Raw;
 use crate::support::server::{Server, Setup, random_credential};
@@ -530,6 +530,47 @@ impl Random {
     fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[usize::try_from(self.next()).unwrap() % of.len()]
     }
+}
+
+/// Rule 9.17, for bytes that no gateway sends. What is allowed is what a protobuf library reads in them.
+#[tokio::test]
+async fn changed_bytes_are_answered_and_allow_nothing_that_they_do_not_say() {
+    let stage = Stage::new(patient()).await;
+    let (gateway, _) = stage.gateway(None).await;
+    let (_, secret) = stage.token(TokenKind::ReadOnly, &[], &[]).await;
+    let (_, pep) = credential(&stage.operator, Role::Pep, "").await;
+    let (raw, bearer) = (Raw::connect(stage.server.grpc()).await, format!("Bearer {pep}"));
+    let question = get(&secret).header("x-request-id", "7").extension("dry_run", "true");
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut allowed = 0;
+    for round in 0..2_000 {
+        let message = if round % 2 == 0 { question.message() } else { question.raw_message() };
+        let mut bytes = message.encode_to_vec();
+        for _ in 0..=random.next() % 2 {
+            let place = usize::try_from(random.next()).unwrap() % bytes.len();
+            let end = place + usize::try_from(random.next() % 8).unwrap().min(bytes.len() - place);
+            match random.next() % 5 {
+                0 => bytes.truncate(place.max(1)),
+                1 => bytes[place] ^= 1 << (random.next() % 8),
+                2 => bytes.insert(place, random.next() as u8),
+                3 => drop(bytes.splice(place..end, [])),
+                _ => bytes.extend_from_within(place..end),
+            }
+            if bytes.is_empty() {
+                bytes.push(0);
+            }
+        }
+        let answer = raw.call(CHECK, Some(&bearer), bytes.clone()).await;
+        let answer = answer.unwrap_or_else(|status| panic!("{status:?} for {bytes:?}"));
+        let outcome = outcome(&CheckResponse::decode(answer).unwrap());
+        if outcome.allowed
+            && let Ok(read) = CheckRequest::decode(&bytes[..])
+        {
+            allowed += 1;
+            assert!(gateway.check(read.clone()).await.allowed, "{read:?}");
+        }
+    }
+    assert!(allowed > 100, "hardly any question is still one: {allowed}");
 }
 
 /// What paths are made of: what the catalogue has, and what some servers read in another way.

@@ -4,8 +4,12 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=../../proto");
-    let proto = "portcullis/v1/authorization_service.proto";
-    let descriptors = protox::compile([proto], ["../../proto"])?;
-    tonic_prost_build::configure().build_client(false).compile_fds(descriptors)?;
+    let protos =
+        ["portcullis/v1/authorization_service.proto", "envoy/service/auth/v3/external_auth.proto"];
+    let descriptors = protox::compile(protos, ["../../proto"])?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .include_file("mod.rs")
+        .compile_fds(descriptors)?;
     Ok(())
 }

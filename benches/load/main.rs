@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod changes;
+mod check;
 mod drive;
 mod fill;
 mod flush;

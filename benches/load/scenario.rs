@@ -11,7 +11,7 @@ use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, U
 use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
-use super::{MILLIONS, Stand, TOKENS, changes, flush, millions, replicas};
+use super::{MILLIONS, Stand, TOKENS, changes, check, flush, millions, replicas};
 
 const CLIENT_IP: &str = "198.51.100.23";
 const READ: &str = "transactions.read";
@@ -58,6 +58,7 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
         ("unary", Scene::unary),
         ("recording", Scene::recording),
         ("h2load", Scene::h2load),
+        ("check", Scene::check),
         ("latency", Scene::latency),
         ("misses", Scene::misses),
         ("forged", Scene::forged),
@@ -248,8 +249,28 @@ impl Scene<'_> {
     /// The same call again and again, by a load generator that is not ours.
     fn h2load(&self, report: &mut Report) -> Result<()> {
         let message = self.questions.message(&self.questions.tokens[0]);
+        let path = "/portcullis.v1.AuthorizationService/Authorize";
+        let what = "Authorize by h2load, over bare";
+        self.by_h2load((path, &message), what, Target::AtLeast(1.0), report)
+    }
+
+    /// The same for a gateway's question.
+    fn check(&self, report: &mut Report) -> Result<()> {
+        let token = &self.questions.tokens[0];
+        let message = check::message(token.secret(), CLIENT_IP);
+        let what = "Check of Envoy by h2load, over bare";
+        self.by_h2load((check::PATH, &message), what, Target::AtLeast(1.2), report)
+    }
+
+    fn by_h2load(
+        &self,
+        (path, message): (&str, &[u8]),
+        what: &str,
+        target: Target,
+        report: &mut Report,
+    ) -> Result<()> {
         let length = u32::try_from(message.len()).map_err(|error| error.to_string())?;
-        let body = [&[0][..], &length.to_be_bytes(), &message].concat();
+        let body = [&[0][..], &length.to_be_bytes(), message].concat();
         let file = self.stand.home.path().join("question.bin");
         fs::write(&file, body).map_err(|error| error.to_string())?;
         let run = |side: &Side| -> Result<f64> {
@@ -259,10 +280,7 @@ impl Scene<'_> {
                 .arg(&file)
                 .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "-H"])
                 .arg(format!("authorization: Bearer {}", self.questions.credential))
-                .arg(format!(
-                    "http://{}/portcullis.v1.AuthorizationService/Authorize",
-                    side.address
-                ))
+                .arg(format!("http://{}{path}", side.address))
                 .output()
                 .map_err(|error| format!("h2load: {error}"))?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -293,7 +311,7 @@ impl Scene<'_> {
         let bare = median(turns.iter().map(|turn| turn.1));
         let ratio = median(turns.iter().map(|turn| turn.0 / turn.1));
         let (ours, bare) = (format!("{ours:.0}/s"), format!("{bare:.0}/s"));
-        report.add("Authorize by h2load, over bare", ours, bare, ratio, Target::AtLeast(1.0));
+        report.add(what, ours, bare, ratio, target);
         Ok(())
     }
 

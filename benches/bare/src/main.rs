@@ -8,21 +8,14 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-use proto::portcullis::v1 as pb;
 use pb::authorization_service_server::{AuthorizationService, AuthorizationServiceServer};
+use proto::envoy::config::core::v3 as core;
+use proto::envoy::service::auth::v3 as auth;
+use proto::portcullis::v1 as pb;
 
-#[allow(clippy::all)]
+#[allow(clippy::all, dead_code)]
 mod proto {
-    pub mod google {
-        pub mod rpc {
-            tonic::include_proto!("google.rpc");
-        }
-    }
-    pub mod portcullis {
-        pub mod v1 {
-            tonic::include_proto!("portcullis.v1");
-        }
-    }
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }
 
 struct Bare;
@@ -78,6 +71,61 @@ impl AuthorizationService for Bare {
     }
 }
 
+/// A header that replaces the client's, as Portcullis sends it.
+fn header(name: &str, value: &str) -> core::HeaderValueOption {
+    let header =
+        core::HeaderValue { key: name.to_owned(), value: value.to_owned(), ..Default::default() };
+    #[allow(deprecated)]
+    core::HeaderValueOption {
+        header: Some(header),
+        append: Some(false),
+        append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    }
+}
+
+/// An allow for Envoy, as long in every field as Portcullis'.
+fn check_allow() -> auth::CheckResponse {
+    let text = |text: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
+    };
+    let allow = allow();
+    let headers = vec![
+        header("portcullis-token-id", &allow.token_id),
+        header("portcullis-account-id", &allow.account_id),
+        header("portcullis-scope", &allow.required_scope),
+        header("portcullis-reason", "ALLOWED"),
+        header("portcullis-pending-action", "none"),
+        header("portcullis-token-expires", "none"),
+    ];
+    let metadata = [
+        ("decision", "ALLOW"),
+        ("reason", "ALLOWED"),
+        ("token_id", &allow.token_id),
+        ("account_id", &allow.account_id),
+        ("scope", &allow.required_scope),
+    ];
+    let fields = metadata.map(|(name, value)| (name.to_owned(), text(value))).into();
+    auth::CheckResponse {
+        status: Some(proto::google::rpc::Status::default()),
+        http_response: Some(auth::check_response::HttpResponse::OkResponse(auth::OkHttpResponse {
+            headers,
+            ..Default::default()
+        })),
+        dynamic_metadata: Some(prost_types::Struct { fields }),
+    }
+}
+
+#[tonic::async_trait]
+impl auth::authorization_server::Authorization for Bare {
+    async fn check(
+        &self,
+        _: Request<auth::CheckRequest>,
+    ) -> Result<Response<auth::CheckResponse>, Status> {
+        Ok(Response::new(check_allow()))
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -85,6 +133,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::io::stdout().flush()?;
     tonic::transport::Server::builder()
         .add_service(AuthorizationServiceServer::new(Bare))
+        .add_service(auth::authorization_server::AuthorizationServer::new(Bare))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await?;
     Ok(())
