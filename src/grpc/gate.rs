@@ -9,11 +9,13 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -372,7 +374,12 @@ impl ConnectionGate {
         let decisions = self.decisions.clone();
         Box::pin(async move {
             let work = |message| decisions.check(message, presented);
-            Ok(answered(body, work, envoy::unreadable).await)
+            let answer = AssertUnwindSafe(answered(body, work, envoy::unreadable)).catch_unwind();
+            // A panic would end the call with an error of gRPC.
+            Ok(answer.await.unwrap_or_else(|_| {
+                tracing::error!("a call panicked");
+                envoy::no_decision(&Error::Internal)
+            }))
         })
     }
 
