@@ -324,9 +324,9 @@ async fn serve_store(
 
     let metrics = Arc::new(Metrics::new());
     // Before the first fact is read: from here on, changes wait for this process.
-    let about = about(settings, &addresses.grpc_text());
+    let info = replica_info(settings, &addresses.grpc_text());
     let joined =
-        RegisteredReplica::register(&*store, settings.lease, about, metrics.clone(), stop.clone())
+        RegisteredReplica::register(&*store, settings.lease, info, metrics.clone(), stop.clone())
             .await?;
     let cache =
         Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
@@ -441,8 +441,8 @@ async fn serve_store(
     served
 }
 
-/// What other replicas are told of this one.
-fn about(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
+/// What other replicas read of this one.
+fn replica_info(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
     let host = rustix::system::uname();
     let lifecycle = &settings.lifecycle;
     let rules = lifecycle.rules;

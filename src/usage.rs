@@ -109,7 +109,7 @@ impl Usage {
         let recording = self.runtime.spawn(async move {
             let ctx = Context::new(Actor::System, now, None);
             let changed = Invalidation::Token(used.token_id);
-            let record = store.use_noticed(&ctx, &catalog.catalog, &used);
+            let record = store.record_use_of_announced(&ctx, &catalog.catalog, &used);
             match writes.commit("use_noticed", changed, &ctx, record).await {
                 Ok(Ok(_)) => Ok(UseOutcome::Yes),
                 Ok(Err(TokenGone)) | Err(StoreError::StaleCatalog) => Ok(UseOutcome::DecideAgain),
@@ -166,7 +166,7 @@ impl Usage {
     pub async fn settle(&self, overtaken: &[TokenId]) {
         for &id in overtaken {
             let ctx = Context::new(Actor::System, self.clock.now(), None);
-            let settle = self.store.settle_uses(&ctx, id);
+            let settle = self.store.cancel_overtaken(&ctx, id);
             let changed = Invalidation::Token(id);
             if let Err(error) = self.writes.commit("settle_uses", changed, &ctx, settle).await {
                 tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");

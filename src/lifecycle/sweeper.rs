@@ -146,7 +146,7 @@ impl Sweeper {
         }
         let deferred: Vec<TokenId> = deferred.into_iter().map(|token| token.id).collect();
         if !deferred.is_empty() {
-            self.store.defer(&deferred).await?;
+            self.store.reschedule(&deferred).await?;
         }
         Ok(())
     }

@@ -27,17 +27,17 @@ pub trait LifecycleStore {
 
     /// Records uses, in any order and as often as one likes: what is known only moves forward. Tokens
     /// that are gone are passed over. Leaves no record. The tokens with an announced action that
-    /// recorded use has overtaken: hand each to [`Self::settle_uses`].
+    /// recorded use has overtaken: hand each to [`Self::cancel_overtaken`].
     async fn record_uses(&self, uses: &[Use]) -> Result<Vec<TokenId>>;
 
     /// Ends or shrinks the announced actions that recorded use has overtaken, and takes back their
     /// notices. `false`, and no record, where there was nothing to do.
-    async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool>;
+    async fn cancel_overtaken(&self, ctx: &Context, id: TokenId) -> Result<bool>;
 
     /// The same for one use that fits an announced action, before its ALLOW is answered: records it and
     /// settles. Whether anything was overtaken. [`TokenGone`], with nothing recorded, where the token is
     /// deleted or `catalog`, which must be in force, no longer gives it the scope.
-    async fn use_noticed(
+    async fn record_use_of_announced(
         &self,
         ctx: &Context,
         catalog: &Catalog,
@@ -45,13 +45,13 @@ pub trait LifecycleStore {
     ) -> Result<Result<bool, TokenGone>>;
 
     /// Active tokens that may be idle since `before` or longer, the longest first: candidates for
-    /// [`Self::announce`], or for [`Self::defer`] where their subject says that nothing is due. Before
+    /// [`Self::announce`], or for [`Self::reschedule`] where their subject says that nothing is due. Before
     /// all others those that [`Self::record_uses`] returned and that were not settled.
     async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
 
     /// Computes again since when these tokens are idle, so that [`Self::idle_tokens`] does not find
     /// them again before their time. Leaves no record.
-    async fn defer(&self, ids: &[TokenId]) -> Result<()>;
+    async fn reschedule(&self, ids: &[TokenId]) -> Result<()>;
 
     /// Plans a token's lifecycle again, and announces what is due with a notice to each admin. `None`
     /// where nothing is, or `settings` only observe. `catalog`, which must be in force, says what is

@@ -4,7 +4,7 @@
 //! after it stood idle, if at all; one whose read failed or was given up is dropped, so that no answer is ever
 //! taken for another's; nobody waits longer than the limit for a connection, a new one included; one
 //! whose making began before a failover is not used after it. What writes through one and must outlive a crash
-//! says so: [`DecisionPool::keeping`].
+//! says so: [`DecisionPool::durable`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(1);
 pub(super) struct ConnectionEpoch(AtomicU64);
 
 impl ConnectionEpoch {
-    fn counts(&self, made: Stopwatch) -> bool {
+    fn is_current(&self, made: Stopwatch) -> bool {
         made.moment().0 >= self.0.load(Ordering::Acquire)
     }
 
@@ -82,7 +82,7 @@ impl DecisionPool {
     }
 
     /// For writes: what is answered survives a crash, whatever the database is told to do by default.
-    pub(super) fn keeping(self) -> Self {
+    pub(super) fn durable(self) -> Self {
         Self { first: Some(KEEP_COMMITS), ..self }
     }
 
@@ -93,7 +93,7 @@ impl DecisionPool {
 
     /// For what is soon done again where it fails: no connection is asked first whether it lives, however
     /// long it stood idle.
-    pub(super) fn unasked(self) -> Self {
+    pub(super) fn skip_ping(self) -> Self {
         Self { fresh: Duration::MAX, ..self }
     }
 
@@ -101,7 +101,7 @@ impl DecisionPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for one read. After it succeeded: [`PooledConnection::done`].
+    /// A connection for one read. After it succeeded: [`PooledConnection::release`].
     pub(super) async fn take(&self) -> sqlx::Result<PooledConnection<'_>> {
         let permit = self.permits.acquire();
         let taking = async {
@@ -116,7 +116,7 @@ impl DecisionPool {
     async fn connection(&self) -> sqlx::Result<(PgConnection, Stopwatch)> {
         loop {
             let Some(Idle { mut connection, made, since }) = self.idle().pop() else { break };
-            if self.epoch.counts(made)
+            if self.epoch.is_current(made)
                 && (since.elapsed() < self.fresh || connection.ping().await.is_ok())
             {
                 return Ok((connection, made));
@@ -144,7 +144,7 @@ impl DecisionPool {
     }
 
     /// How many stand idle.
-    pub(super) fn standing(&self) -> usize {
+    pub(super) fn open_connections(&self) -> usize {
         self.idle().len()
     }
 }
@@ -159,7 +159,7 @@ pub(super) struct PooledConnection<'l> {
 
 impl PooledConnection<'_> {
     /// Keeps the connection for the next read: this one got its whole answer.
-    pub(super) fn done(self) {
+    pub(super) fn release(self) {
         if !self.decision_pool.permits.is_closed() {
             let Self { connection, made, .. } = self;
             self.decision_pool.idle().push(Idle { connection, made, since: Stopwatch::start() });

@@ -83,7 +83,7 @@ impl std::fmt::Debug for PostgresStore {
         f.debug_struct("PostgresStore")
             .field(
                 "connections",
-                &(self.decisions.standing() + self.management.pool().size() as usize),
+                &(self.decisions.open_connections() + self.management.pool().size() as usize),
             )
             .finish_non_exhaustive()
     }

@@ -121,7 +121,7 @@ impl PrimaryIdentity {
     fn accept(&self, found: Identity) -> sqlx::Result<()> {
         let mut newest = self.newest();
         match *newest {
-            Some(newest) if follows(newest, found) => {
+            Some(newest) if supersedes(newest, found) => {
                 let former = FormerPrimary { found: found.timeline, newest: newest.timeline };
                 Err(std::io::Error::new(std::io::ErrorKind::NotConnected, former).into())
             }
@@ -133,8 +133,8 @@ impl PrimaryIdentity {
     }
 
     /// Whether rows of that store say whom a change waits for that was made before they were asked for.
-    fn are_shown_by(&self, store: Identity) -> bool {
-        self.newest().is_none_or(|newest| newest == store || follows(store, newest))
+    fn is_visible_from(&self, store: Identity) -> bool {
+        self.newest().is_none_or(|newest| newest == store || supersedes(store, newest))
     }
 }
 
@@ -150,7 +150,7 @@ struct FormerPrimary {
 }
 
 /// Whether one store took over from the other: timelines of a system only grow.
-fn follows(one: Identity, other: Identity) -> bool {
+fn supersedes(one: Identity, other: Identity) -> bool {
     one.system == other.system && one.database == other.database && one.timeline > other.timeline
 }
 
@@ -240,8 +240,8 @@ impl Replicas {
         let decision_pool = |options, count| DecisionPool::new(options, count, LATE, epoch.clone());
         let quick = options.clone().options([("synchronous_commit", "off")]);
         Self {
-            leases: decision_pool(options.clone(), LEASES).keeping(),
-            acknowledgements: decision_pool(quick, 1).unasked(),
+            leases: decision_pool(options.clone(), LEASES).durable(),
+            acknowledgements: decision_pool(quick, 1).skip_ping(),
             epoch,
             management,
             primary,
@@ -252,9 +252,9 @@ impl Replicas {
     /// Whether the row was hit.
     async fn acknowledged(&self, statement: Statement) -> Result<bool> {
         within(async {
-            let mut lane = self.acknowledgements.take().await?;
-            let acknowledged = statement.execute(&mut *lane).await?;
-            lane.done();
+            let mut conn = self.acknowledgements.take().await?;
+            let acknowledged = statement.execute(&mut *conn).await?;
+            conn.release();
             Ok(acknowledged.rows_affected() == 1)
         })
         .await
@@ -300,7 +300,7 @@ impl Replication for Replicas {
         about: &ReplicaInfo,
     ) -> Result<Head> {
         within(async {
-            let mut lane = self.leases.take().await?;
+            let mut conn = self.leases.take().await?;
             let written: Named = sqlx::query_as(AssertSqlSafe(format!("{REGISTER}{IDENTITY}")))
                 .bind(uuid(id))
                 .bind(length.0.cast_signed())
@@ -308,10 +308,10 @@ impl Replication for Replicas {
                 .bind(&about.name)
                 .bind(&about.version)
                 .bind(&about.lifecycle)
-                .fetch_one(&mut *lane)
+                .fetch_one(&mut *conn)
                 .await?;
-            let head = head(&mut lane).await?;
-            lane.done();
+            let head = head(&mut conn).await?;
+            conn.release();
             // A row that another store got says nothing in this one.
             if identity(written) != head.identity {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
@@ -329,7 +329,7 @@ impl Replication for Replicas {
         applied: Option<Position>,
     ) -> Result<Option<Head>> {
         within(async {
-            let mut lane = self.leases.take().await?;
+            let mut conn = self.leases.take().await?;
             let (system, timeline, database) = named(store);
             let renewed = sqlx::query(AssertSqlSafe(format!("{RENEW}({IDENTITY})")))
                 .bind(uuid(id))
@@ -337,14 +337,14 @@ impl Replication for Replicas {
                 .bind(system)
                 .bind(timeline)
                 .bind(database)
-                .execute(&mut *lane)
+                .execute(&mut *conn)
                 .await?;
             // That there is no row is known now, whatever becomes of another statement.
             let head = match renewed.rows_affected() {
-                1 => Some(head(&mut lane).await?),
+                1 => Some(head(&mut conn).await?),
                 _ => None,
             };
-            lane.done();
+            conn.release();
             Ok(head)
         })
         .await
@@ -375,19 +375,19 @@ impl Replication for Replicas {
 
     async fn rows(&self) -> Result<Rows> {
         within(async {
-            let mut lane = self.leases.take().await?;
+            let mut conn = self.leases.take().await?;
             let rows: Vec<Peer> = sqlx::query_as(AssertSqlSafe(format!(
                 "{SELECT_ROWS}(SELECT {IDENTITY}) s (system, timeline, database) WHERE h.id = 1"
             )))
-            .fetch_all(&mut *lane)
+            .fetch_all(&mut *conn)
             .await?;
             let first = rows.first().ok_or(CorruptRow("the store has no head"))?;
             let head = first.head;
             let store = identity((first.system, first.timeline, first.database));
-            if !self.primary.are_shown_by(store) {
+            if !self.primary.is_visible_from(store) {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
-            lane.done();
+            conn.release();
             let rows = rows.into_iter().filter_map(Peer::read).collect();
             Ok(Rows { rows, head: Position(head) })
         })
@@ -401,7 +401,7 @@ impl Replication for Replicas {
         limit: u32,
     ) -> Result<Option<ChangeLogPage>> {
         within(async {
-            let mut lane = self.leases.take().await?;
+            let mut conn = self.leases.take().await?;
             let (system, timeline, database) = named(store);
             let rows: Vec<Change> =
                 sqlx::query_as(AssertSqlSafe(format!("{SELECT_RECORD}({IDENTITY}) ORDER BY 2")))
@@ -410,9 +410,9 @@ impl Replication for Replicas {
                     .bind(system)
                     .bind(timeline)
                     .bind(database)
-                    .fetch_all(&mut *lane)
+                    .fetch_all(&mut *conn)
                     .await?;
-            lane.done();
+            conn.release();
             let Some(head) = rows.first().map(|row| row.head) else { return Ok(None) };
             let changes = rows.into_iter().filter_map(|row| {
                 let change = ChangeRecord::read(row.position?, row.touched?.as_str(), row.key);
@@ -428,13 +428,13 @@ impl Replication for Replicas {
 
     async fn remove(&self, id: RowId, renewals: Option<u64>) -> Result<bool> {
         within(async {
-            let mut lane = self.leases.take().await?;
+            let mut conn = self.leases.take().await?;
             let removed = sqlx::query(REMOVE)
                 .bind(uuid(id))
                 .bind(renewals.map(u64::cast_signed))
-                .execute(&mut *lane)
+                .execute(&mut *conn)
                 .await?;
-            lane.done();
+            conn.release();
             Ok(removed.rows_affected() == 1)
         })
         .await
@@ -442,9 +442,9 @@ impl Replication for Replicas {
 
     async fn prune(&self) -> Result<u64> {
         within(async {
-            let mut lane = self.leases.take().await?;
-            let pruned = sqlx::query(PRUNE).bind(KEPT).bind(PRUNED).execute(&mut *lane).await?;
-            lane.done();
+            let mut conn = self.leases.take().await?;
+            let pruned = sqlx::query(PRUNE).bind(KEPT).bind(PRUNED).execute(&mut *conn).await?;
+            conn.release();
             Ok(pruned.rows_affected())
         })
         .await

@@ -173,11 +173,11 @@ impl LifecycleStore for Handle {
         self.within(usage::record(self, uses)).await
     }
 
-    async fn settle_uses(&self, ctx: &Context, id: TokenId) -> Result<bool> {
-        self.within(usage::settle_uses(self, ctx, id)).await
+    async fn cancel_overtaken(&self, ctx: &Context, id: TokenId) -> Result<bool> {
+        self.within(usage::cancel_overtaken(self, ctx, id)).await
     }
 
-    async fn use_noticed(
+    async fn record_use_of_announced(
         &self,
         ctx: &Context,
         catalog: &Catalog,
@@ -190,8 +190,8 @@ impl LifecycleStore for Handle {
         self.within(lifecycle::idle_tokens(self, before, limit)).await
     }
 
-    async fn defer(&self, ids: &[TokenId]) -> Result<()> {
-        self.within(usage::defer(self, ids)).await
+    async fn reschedule(&self, ids: &[TokenId]) -> Result<()> {
+        self.within(usage::reschedule(self, ids)).await
     }
 
     async fn announce(

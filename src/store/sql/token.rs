@@ -65,10 +65,10 @@ struct FactsRow {
 }
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
-    let mut lane = store.decide().await?;
+    let mut conn = store.decide().await?;
     let query = sqlx::query_as(SELECT_FACTS).bind(id.0);
-    let rows: Vec<FactsRow> = query.fetch_all(&mut *lane).await?;
-    lane.done();
+    let rows: Vec<FactsRow> = query.fetch_all(&mut *conn).await?;
+    conn.release();
     let Some(first) = rows.first() else { return Ok(None) };
     let mut facts = TokenFacts {
         id: id.into(),

@@ -62,7 +62,7 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
 }
 
 /// Ends and shrinks what recorded use has overtaken. Whether there was anything.
-pub(super) async fn settle_uses(store: &Handle, ctx: &Context, id: TokenId) -> Result<bool> {
+pub(super) async fn cancel_overtaken(store: &Handle, ctx: &Context, id: TokenId) -> Result<bool> {
     let mut change = WriteTx::begin(store, ctx).await?;
     let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else {
         change.undo().await;
@@ -119,7 +119,7 @@ pub(super) async fn noticed(
 }
 
 /// Computes again since when these tokens are idle.
-pub(super) async fn defer(store: &Handle, ids: &[TokenId]) -> Result<()> {
+pub(super) async fn reschedule(store: &Handle, ids: &[TokenId]) -> Result<()> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();

@@ -169,7 +169,7 @@ struct PooledConnection(PoolConnection<Db>);
 
 impl PooledConnection {
     /// It goes back to its pool by itself.
-    fn done(self) {}
+    fn release(self) {}
 }
 
 impl Deref for PooledConnection {

@@ -136,9 +136,9 @@ async fn a_custom_token_loses_what_its_notice_named(f: Fixture) {
 
     // One of them is used.
     assert!(s.record(id, ASK, 40).await);
-    assert!(s.store.settle_uses(&on(40), id).await.unwrap());
+    assert!(s.store.cancel_overtaken(&on(40), id).await.unwrap());
     assert_eq!(s.last_event().await, "lifecycle.shrink");
-    assert!(!s.store.settle_uses(&on(40), id).await.unwrap());
+    assert!(!s.store.cancel_overtaken(&on(40), id).await.unwrap());
     let [left] = &s.live().await[..] else { panic!() };
     assert_eq!((left.id, &left.takes), (action.id, &ActionEffect::Scopes(vec![reveal])));
     assert_eq!((&left.taken[..], &left.kept[..]), (&[reveal][..], &[read, ask][..]));
@@ -199,7 +199,10 @@ async fn after_a_cancelled_deletion_downgrades_are_planned_anew(f: Fixture) {
     let deletion = s.noticed(id, 38).await;
     assert_eq!(deletion.takes, ActionEffect::Token);
     let used = s.used(id, READ, 44);
-    assert_eq!(s.store.use_noticed(&on(44), &s.catalog, &used).await.unwrap(), Ok(true));
+    assert_eq!(
+        s.store.record_use_of_announced(&on(44), &s.catalog, &used).await.unwrap(),
+        Ok(true)
+    );
     assert_eq!(s.carry_out(deletion.id, 45).await, CarriedOut::TokenGone);
     // Overdue for long, and still with its whole notice.
     assert_eq!(s.idle(id).await, Some(day(0)));

@@ -91,8 +91,10 @@ async fn a_use_and_a_carrying_out_exclude_each_other(f: Fixture) {
         let action = s.noticed(id, 38).await;
         let write = s.used(id, ASK, 45);
         let context = on(45);
-        let (using, carrying) =
-            (s.store.use_noticed(&context, &s.catalog, &write), s.carry_out(action.id, 45));
+        let (using, carrying) = (
+            s.store.record_use_of_announced(&context, &s.catalog, &write),
+            s.carry_out(action.id, 45),
+        );
         // Who is asked first is not always who comes first.
         let (used, carried_out) = if round % 2 == 0 {
             tokio::join!(using, carrying)
@@ -124,7 +126,7 @@ async fn a_recorded_use_and_a_notice_know_of_each_other(f: Fixture) {
         let (announced, overtaken) = tokio::join!(s.announce(id, 38), s.record(id, READ, 38));
         // Either the plan knew of the use, or whoever recorded it hears of the plan.
         assert_eq!(announced.is_some(), overtaken);
-        assert_eq!(s.store.settle_uses(&on(38), id).await.unwrap(), overtaken);
+        assert_eq!(s.store.cancel_overtaken(&on(38), id).await.unwrap(), overtaken);
         assert!(s.facts(id).await.announced.is_empty());
         assert_eq!(s.idle(id).await, Some(day(38)));
     }
@@ -189,11 +191,11 @@ async fn many_at_once_wait_in_no_circle(f: Fixture) {
         let done = tokio::join!(
             s.store.record_uses(&forth),
             s.store.record_uses(&back),
-            s.store.defer(&back_ids),
+            s.store.reschedule(&back_ids),
             s.store.withdraw_actions(&context, 10),
             s.announce(ids[5], now),
-            s.store.settle_uses(&context, ids[5]),
-            s.store.defer(&ids),
+            s.store.cancel_overtaken(&context, ids[5]),
+            s.store.reschedule(&ids),
         );
         let (forth, back, first, withdrawn, _, settled, second) = done;
         assert!(forth.is_ok() && back.is_ok() && first.is_ok() && second.is_ok());
@@ -279,7 +281,7 @@ async fn a_use_waits_for_a_notice_under_way_and_overtakes_it() {
     insert.execute(&mut *tx).await.unwrap();
     let overtaken = waiting_for(&url, tx, s.record(id, READ, 38)).await;
     assert!(overtaken);
-    assert!(s.store.settle_uses(&on(38), id).await.unwrap());
+    assert!(s.store.cancel_overtaken(&on(38), id).await.unwrap());
     assert!(s.live().await.is_empty());
 }
 
@@ -326,7 +328,7 @@ async fn a_use_waits_for_a_carrying_out_under_way_and_is_told_so() {
     let mut tx = other.begin().await.unwrap();
     deletion_under_way(&mut tx, id, action.id).await;
     let (context, read) = (on(45), s.used(id, READ, 45));
-    let using = s.store.use_noticed(&context, &s.catalog, &read);
+    let using = s.store.record_use_of_announced(&context, &s.catalog, &read);
     let used = waiting_for(&url, tx, using).await;
     assert_eq!(used.unwrap(), Err(TokenGone));
     assert_eq!(s.read(id).await.uses.last, None);

@@ -116,16 +116,16 @@ async fn only_a_fitting_use_cancels(f: Fixture) {
         assert!(s.record(id, fit, 42).await);
         // Until it is settled it is still shown, and found by whoever looks.
         assert_eq!(s.live().await.len(), 1);
-        assert!(s.store.settle_uses(&on(42), id).await.unwrap());
+        assert!(s.store.cancel_overtaken(&on(42), id).await.unwrap());
         assert_eq!(s.last_event().await, "lifecycle.cancel");
         assert!(s.live().await.is_empty() && s.facts(id).await.announced.is_empty());
         assert!(s.claim(43).await.is_empty());
         assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::TokenGone);
-        assert!(!s.store.settle_uses(&on(43), id).await.unwrap());
+        assert!(!s.store.cancel_overtaken(&on(43), id).await.unwrap());
         s.store.delete_token(&on(44), id, None).await.unwrap();
     }
     let nobody = TokenId(Uuid::now_v7());
-    assert!(!s.store.settle_uses(&on(43), nobody).await.unwrap());
+    assert!(!s.store.cancel_overtaken(&on(43), nobody).await.unwrap());
     s.f.check_record().await;
 }
 
@@ -136,13 +136,19 @@ async fn a_use_is_recorded_before_its_allow(f: Fixture) {
     let action = s.noticed(id, 40).await;
     for (name, left) in [(ASK, 1), (REVEAL, 0)] {
         let used = s.used(id, name, 41);
-        assert_eq!(s.store.use_noticed(&on(41), &s.catalog, &used).await.unwrap(), Ok(true));
+        assert_eq!(
+            s.store.record_use_of_announced(&on(41), &s.catalog, &used).await.unwrap(),
+            Ok(true)
+        );
         assert_eq!(s.live().await.len(), left);
         assert_eq!(s.read(id).await.uses.of(used.scope_id), Some(day(41)));
         // The same by another replica, which did not know yet.
         let before = s.f.position().await;
         let used = s.used(id, name, 42);
-        assert_eq!(s.store.use_noticed(&on(42), &s.catalog, &used).await.unwrap(), Ok(false));
+        assert_eq!(
+            s.store.record_use_of_announced(&on(42), &s.catalog, &used).await.unwrap(),
+            Ok(false)
+        );
         assert_eq!(s.f.position().await, before);
         assert_eq!(s.read(id).await.uses.of(used.scope_id), Some(day(42)));
     }
@@ -153,7 +159,9 @@ async fn a_use_is_recorded_before_its_allow(f: Fixture) {
 
 async fn a_use_of_what_is_gone_is_told_so(f: Fixture) {
     let s = Stage::new(f).await;
-    let noticed = async |used: &Use| s.store.use_noticed(&on(90), &s.catalog, used).await.unwrap();
+    let noticed = async |used: &Use| {
+        s.store.record_use_of_announced(&on(90), &s.catalog, used).await.unwrap()
+    };
     let unused = s.token(TokenKind::ReadOnly, &[]).await;
     let action = s.noticed(unused, 38).await;
     assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::Done);
@@ -180,7 +188,8 @@ async fn a_use_of_what_is_gone_is_told_so(f: Fixture) {
     assert_eq!(s.f.position().await, before);
     assert_eq!(noticed(&s.used(custom, READ, 90)).await, Ok(false));
     s.f.catalog(&[READ, ASK, REVEAL, "more"]).await;
-    let stale = s.store.use_noticed(&on(91), &s.catalog, &s.used(custom, READ, 91)).await;
+    let stale =
+        s.store.record_use_of_announced(&on(91), &s.catalog, &s.used(custom, READ, 91)).await;
     assert!(matches!(stale, Err(StoreError::StaleCatalog)));
 }
 
@@ -199,10 +208,10 @@ async fn what_nobody_settled_is_found_again(f: Fixture) {
     assert!(s.record(a, READ, 37).await && s.record(b, READ, 44).await);
     assert_eq!(first_of(10).await, [a, b]);
     // Looked at by anybody who settles nothing, they stay so.
-    s.store.defer(&[a, b]).await.unwrap();
+    s.store.reschedule(&[a, b]).await.unwrap();
     assert_eq!(s.announce(a, 99).await, None);
     assert_eq!((first_of(10).await, first_of(1).await), (vec![a, b], vec![a]));
-    assert!(s.store.settle_uses(&on(45), b).await.unwrap());
+    assert!(s.store.cancel_overtaken(&on(45), b).await.unwrap());
     // Carrying out finds the other one itself.
     assert_eq!(s.carry_out(first.id, 45).await, CarriedOut::Cancelled);
     assert_eq!(s.last_event().await, "lifecycle.cancel");
@@ -230,8 +239,8 @@ async fn idle_tokens_are_deferred(f: Fixture) {
     let tokens = s.store.idle_tokens(day(0), 1).await.unwrap();
     assert_eq!((tokens.len(), tokens[0].subject.idle_since()), (1, Some(day(30))));
     let before = s.f.position().await;
-    s.store.defer(&[b, a, TokenId(Uuid::now_v7()), a]).await.unwrap();
-    s.store.defer(&[]).await.unwrap();
+    s.store.reschedule(&[b, a, TokenId(Uuid::now_v7()), a]).await.unwrap();
+    s.store.reschedule(&[]).await.unwrap();
     // The other one reads, and writes nothing since day 0.
     assert_eq!(idle(38).await, [b, c]);
     assert_eq!(idle(68).await, [b, c, a]);
@@ -242,6 +251,6 @@ async fn idle_tokens_are_deferred(f: Fixture) {
     assert_eq!(s.announce(c, 38).await, None);
     assert_eq!(s.idle(c).await, Some(day(33)));
     s.store.delete_token(&on(39), c, None).await.unwrap();
-    s.store.defer(&[c]).await.unwrap();
+    s.store.reschedule(&[c]).await.unwrap();
     assert_eq!(idle(999).await, [b, a]);
 }

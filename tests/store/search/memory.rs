@@ -115,7 +115,7 @@ pub(super) async fn fill(f: &Fixture) -> [AccountId; 2] {
         }
     }
     f.store.record_uses(&uses).await.unwrap();
-    f.store.defer(&deferred).await.unwrap();
+    f.store.reschedule(&deferred).await.unwrap();
     accounts
 }
 

@@ -25,7 +25,7 @@
 //! once, since it is compared with the basis and not with the time of the notice.
 //!
 //! *A use against the carrying out.* A use that fits a live action is answered only after
-//! `use_noticed` has committed, which holds both locks, like the carrying out. If the use is first,
+//! `record_use_of_announced` has committed, which holds both locks, like the carrying out. If the use is first,
 //! the carrying out reads it under the row lock and cancels. If the carrying out is first, the use
 //! finds the token deleted or the scope taken, records nothing and says [`TokenGone`]; the decision is
 //! made again, on the new facts. A use by a replica that did not know of the action is recorded
