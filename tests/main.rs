@@ -16,6 +16,7 @@ mod decision_matrix;
 mod envoy;
 mod exhaustion;
 mod gateway;
+mod gateways;
 mod grpcurl;
 mod house;
 mod late_readers;

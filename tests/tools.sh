@@ -150,6 +150,8 @@ tools_gateways() {
 
 tools_setup() {
     local missing=()
+    # For the first steps of docs/gateways.md.
+    command -v curl >/dev/null || missing+=(curl)
     # The Rust toolchain brings no linker, and SQLite, ring and mimalloc are C.
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

@@ -47,7 +47,13 @@ async fn allows_and_denies(kind: Kind) {
     let outcome = ask(UNLISTED, "GET /api/v1/accounts", &[&bearer("deleted")]);
     outcome.denied(401, "TOKEN_DELETED");
     let twice = [&*bearer("read"), &*bearer("read")];
-    ask(UNLISTED, "GET /api/v1/accounts", &twice).denied(401, "TOKEN_MALFORMED");
+    // nginx refuses them itself.
+    let outcome = ask(UNLISTED, "GET /api/v1/accounts", &twice);
+    if kind == Kind::Nginx {
+        assert_eq!(outcome.closed().status, 400, "{outcome:?}");
+    } else {
+        outcome.denied(401, "TOKEN_MALFORMED");
+    }
     let outcome = ask(UNLISTED, "GET /api/v1/nothing", &[&bearer("read")]);
     outcome.denied(403, "NO_MATCHING_ROUTE");
     let outcome = ask(LISTED, "GET /api/v1/accounts", &[&bearer("custom")]);

@@ -1,17 +1,18 @@
 //! HTTP/1.1 as bytes: what a test sends, from any address of this machine, and what comes back.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// No answer within this is no answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// No answer within this is no answer. Traefik waits for Portcullis for 30 s.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A start line and headers, as they were received.
-#[derive(Debug, Clone)]
-pub struct Head {
+#[derive(Clone)]
+pub(super) struct Head {
     start: Vec<u8>,
     /// Names in lower case.
     headers: Vec<(String, Vec<u8>)>,
@@ -19,12 +20,12 @@ pub struct Head {
 
 impl Head {
     /// The first word of a request.
-    pub fn method(&self) -> &[u8] {
+    pub(super) fn method(&self) -> &[u8] {
         self.start.split(|&byte| byte == b' ').next().unwrap_or_default()
     }
 
     /// What stands between the first and the last space of a request line.
-    pub fn target(&self) -> &[u8] {
+    pub(super) fn target(&self) -> &[u8] {
         let first = self.start.iter().position(|&byte| byte == b' ');
         let last = self.start.iter().rposition(|&byte| byte == b' ');
         match (first, last) {
@@ -34,14 +35,14 @@ impl Head {
     }
 
     /// The values of a header in order; those that aren't UTF-8, with replacements.
-    pub fn all(&self, name: &str) -> Vec<&str> {
+    pub(super) fn all(&self, name: &str) -> Vec<&str> {
         let values = self.headers.iter().filter(|(known, _)| known == name);
         values.map(|(_, value)| std::str::from_utf8(value).unwrap_or("\u{fffd}")).collect()
     }
 
     /// The value of a header that is there once.
     #[track_caller]
-    pub fn one(&self, name: &str) -> &str {
+    pub(super) fn one(&self, name: &str) -> &str {
         match self.all(name)[..] {
             [value] => value,
             ref other => panic!("{name} is there {} times: {self:?}", other.len()),
@@ -49,32 +50,45 @@ impl Head {
     }
 
     /// Every header, in order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 }
 
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n    {}", self.start.escape_ascii())?;
+        self.headers()
+            .try_for_each(|(name, value)| write!(f, "\n    {name}: {}", value.escape_ascii()))
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}\n    {}", self.head, self.text())
+    }
+}
+
 /// An answer.
-#[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     /// Its status.
-    pub status: u16,
+    pub(super) status: u16,
     /// Its headers.
-    pub head: Head,
+    pub(super) head: Head,
     /// Its body.
-    pub body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Answer {
     /// The body as text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// Sends `request` from `from`, which is an address of this machine. `None` where the connection ends without an
 /// answer.
-pub fn send(to: SocketAddr, from: Ipv4Addr, request: &[u8]) -> Option<Answer> {
+pub(super) fn send(to: SocketAddr, from: Ipv4Addr, request: &[u8]) -> Option<Answer> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of this machine");
     socket.connect_timeout(&to.into(), PATIENCE).ok()?;
@@ -96,7 +110,7 @@ pub fn send(to: SocketAddr, from: Ipv4Addr, request: &[u8]) -> Option<Answer> {
 }
 
 /// A head; `None` at the end of the connection, or where it can't be read.
-pub fn read_head(reader: &mut impl BufRead) -> Option<Head> {
+pub(super) fn read_head(reader: &mut impl BufRead) -> Option<Head> {
     let start = line(reader)?;
     let mut headers = Vec::new();
     loop {
@@ -111,7 +125,7 @@ pub fn read_head(reader: &mut impl BufRead) -> Option<Head> {
 }
 
 /// A body by its head; to the end of the connection, where nothing says how long it is and `to_end` is set.
-pub fn read_body(reader: &mut impl BufRead, head: &Head, to_end: bool) -> Option<Vec<u8>> {
+pub(super) fn read_body(reader: &mut impl BufRead, head: &Head, to_end: bool) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if head.all("transfer-encoding").iter().any(|value| value.eq_ignore_ascii_case("chunked")) {
         loop {

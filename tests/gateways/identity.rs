@@ -47,9 +47,7 @@ fn read_as<'h>(
     name: &str,
 ) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     let name = name.to_ascii_lowercase();
-    head.headers()
-        .filter(move |(known, _)| known.replace('_', "-") == name)
-        .map(|(_, value)| value)
+    head.headers().filter(move |(known, _)| known.replace('_', "-") == name).map(|(_, value)| value)
 }
 
 fn ask(stage: &Stage, gateway: &Gateway, token: &str, headers: &[String]) -> super::stage::Outcome {
@@ -124,7 +122,7 @@ async fn forged_addresses_are_not_believed(kind: Kind) {
         format!("for={LISTED}, for={LISTED}"),
     ] {
         let forwarded = format!("Forwarded: {value}");
-        let outcome = ask(&stage, &gateway, "write", &[forwarded.clone()]);
+        let outcome = ask(&stage, &gateway, "write", std::slice::from_ref(&forwarded));
         outcome.denied(403, "CLIENT_IP_NOT_WHITELISTED");
         // The service isn't misled either: gateways that leave the header as it is are named in docs/gateways.md.
         let outcome = ask(&stage, &gateway, "read", &[forwarded]);

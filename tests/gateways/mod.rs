@@ -10,6 +10,7 @@
 
 mod decisions;
 mod differential;
+mod doctor;
 mod documents;
 mod exchange;
 mod hostile;

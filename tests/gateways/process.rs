@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::wait::PATIENCE;
 
 /// The gateways that the tests start. APISIX is in none of the registries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Nginx,
     Caddy,
     Traefik,
@@ -27,48 +27,52 @@ pub enum Kind {
 
 /// What a gateway stands between.
 #[derive(Debug, Clone)]
-pub struct Backends {
+pub(super) struct Backends {
     /// `--listen` of Portcullis.
-    pub grpc: SocketAddr,
+    pub(super) grpc: SocketAddr,
     /// `--gateway-listen` of Portcullis.
-    pub http: SocketAddr,
+    pub(super) http: SocketAddr,
     /// The service.
-    pub upstream: SocketAddr,
+    pub(super) upstream: SocketAddr,
     /// The secret of the gateway's credential.
-    pub credential: String,
+    pub(super) credential: String,
 }
 
 /// Changes to the shipped files, beside those that every test makes.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Changes {
+pub(super) struct Changes {
     /// Takes the authorization out and leaves all else as it is.
-    pub unguarded: bool,
+    pub(super) unguarded: bool,
     /// Texts that stand in the files, and what stands there instead.
-    pub replaced: &'static [(&'static str, &'static str)],
+    pub(super) replaced: &'static [(&'static str, &'static str)],
 }
 
 /// A gateway that runs. Killed when dropped; a test that fails prints its log.
-pub struct Gateway {
+pub(super) struct Gateway {
     /// Which one it is.
-    pub kind: Kind,
+    pub(super) kind: Kind,
     address: SocketAddr,
     child: Child,
     home: TempDir,
 }
 
-/// Another address of this machine at each call, so that no port is fought over: neither by tests of this process nor
-/// by those of another one.
-pub fn address(port: u16) -> SocketAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let host = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(host < 255, "more addresses than 254: take another octet");
-    (Ipv4Addr::new(127, 64 | (high & 0x3f), low, host), port).into()
+/// Another address of this machine at each call, so that no port is fought over: neither by tests of this process nor,
+/// most likely, by those of another one.
+pub(super) fn address(port: u16) -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let process = 16 + (std::process::id() % 239) as u8;
+    loop {
+        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        // Not the addresses of networks and broadcasts.
+        if low != 0 && low != 255 {
+            return (Ipv4Addr::new(127, process, high, low), port).into();
+        }
+    }
 }
 
 impl Kind {
     /// Flags of `portcullis credential create` for this gateway, as docs/gateways.md gives them.
-    pub fn client_source(self) -> &'static [&'static str] {
+    pub(super) fn client_source(self) -> &'static [&'static str] {
         match self {
             Self::Nginx | Self::Caddy | Self::Traefik => {
                 &["--client-address-header", "X-Forwarded-For"]
@@ -79,7 +83,7 @@ impl Kind {
     }
 
     /// Its files in deploy/gateways, the main one first.
-    pub fn files(self) -> &'static [&'static str] {
+    pub(super) fn files(self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &["nginx/nginx.conf"],
             Self::Caddy => &["caddy/Caddyfile"],
@@ -117,7 +121,7 @@ impl Kind {
                 ),
             ],
             Self::Caddy => vec![
-                pair("127.0.0.1:8000", own.to_string()),
+                pair("bind 127.0.0.1", format!("bind {}", own.ip())),
                 pair("127.0.0.1:8081", http.to_string()),
                 pair("127.0.0.1:9000", upstream.to_string()),
                 pair("/etc/portcullis/gateway-credential", format!("{home}/credential")),
@@ -139,6 +143,16 @@ impl Kind {
                     pair(&written(9000), socket(*upstream)),
                 ]
             }
+        }
+    }
+
+    /// What the file has that asks Portcullis.
+    fn authorization(self) -> &'static str {
+        match self {
+            Self::Nginx => "auth_request /portcullis;",
+            Self::Caddy => "forward_auth 127.0.0.1:8081",
+            Self::Traefik => "middlewares: [",
+            Self::EnvoyGrpc | Self::EnvoyHttp => "envoy.filters.http.ext_authz",
         }
     }
 
@@ -210,19 +224,19 @@ impl Kind {
 }
 
 /// A shipped file.
-pub fn shipped(file: &str) -> String {
+pub(super) fn shipped(file: &str) -> String {
     let path = tools::source("deploy/gateways").join(file);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 impl Gateway {
     /// Starts it with the shipped configuration and waits until it serves.
-    pub fn start(kind: Kind, backends: &Backends) -> Self {
+    pub(super) fn start(kind: Kind, backends: &Backends) -> Self {
         Self::start_with(kind, backends, Changes::default())
     }
 
     /// The same, with `changes`.
-    pub fn start_with(kind: Kind, backends: &Backends, changes: Changes) -> Self {
+    pub(super) fn start_with(kind: Kind, backends: &Backends, changes: Changes) -> Self {
         let home = TempDir::with_prefix("portcullis-gateway-").expect("a temporary directory");
         let own = address(8000);
         write(&home, "credential", &backends.credential);
@@ -230,11 +244,9 @@ impl Gateway {
         write(&home, "credential.conf", &set);
         let mut texts: Vec<String> = kind.files().iter().map(|file| shipped(file)).collect();
         if changes.unguarded {
-            for text in &mut texts {
-                if text.contains("uthorization") || text.contains("middlewares:") {
-                    *text = kind.unguarded(text);
-                }
-            }
+            let text = texts.iter_mut().find(|text| text.contains(kind.authorization()));
+            let text = text.expect("a file with the authorization");
+            *text = kind.unguarded(text);
         }
         let extra = changes.replaced.iter().map(|&(from, to)| (from.to_owned(), to.to_owned()));
         let places = kind.places(own, backends, home.path());
@@ -266,7 +278,7 @@ impl Gateway {
     }
 
     /// Where it serves.
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -295,7 +307,8 @@ impl Drop for Gateway {
         let pid = self.child.id().to_string();
         let _ = Command::new("sh").args(["-c", r#"kill -s TERM "$1""#, "sh", &pid]).status();
         let begun = Stopwatch::start();
-        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(5) {
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(5)
+        {
             thread::sleep(Duration::from_millis(20));
         }
         let _ = self.child.kill();

@@ -14,14 +14,14 @@ use crate::support::command::Shell;
 use crate::support::server::{Server, Setup};
 
 /// The address that the whitelisted tokens may be used from.
-pub const LISTED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub(super) const LISTED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// An address that no whitelist has.
-pub const UNLISTED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+pub(super) const UNLISTED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// A server with an account, tokens, and a service for gateways to protect.
-pub struct Stage {
-    pub server: Server,
-    pub upstream: Upstream,
+pub(super) struct Stage {
+    pub(super) server: Server,
+    pub(super) upstream: Upstream,
     grpc: SocketAddr,
     http: SocketAddr,
     account_id: String,
@@ -30,23 +30,24 @@ pub struct Stage {
 
 /// What came of a request.
 #[derive(Debug)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// What the client got, where it got anything.
-    pub answer: Option<Answer>,
+    pub(super) answer: Option<Answer>,
     /// What the service received of it.
-    pub received: Vec<Head>,
+    pub(super) received: Vec<Head>,
 }
 
 impl Stage {
     /// A server over the embedded store.
-    pub async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(|setup| setup).await
     }
 
     /// The same with other settings.
-    pub async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+    pub(super) async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
         let (grpc, http) = (address(50051), address(8081));
-        let setup = Setup::sqlite().listen(&grpc.to_string()).flag("--gateway-listen", http.to_string());
+        let setup =
+            Setup::sqlite().listen(&grpc.to_string()).flag("--gateway-listen", http.to_string());
         let server = change(setup).start();
         let upstream = Upstream::start(address(9000));
         let operator = Client::connect(grpc, server.operator()).await;
@@ -72,22 +73,22 @@ impl Stage {
     }
 
     /// The secret of a token, by its name here.
-    pub fn token(&self, name: &str) -> &str {
+    pub(super) fn token(&self, name: &str) -> &str {
         &self.tokens[name]
     }
 
     /// The account of all tokens.
-    pub fn account_id(&self) -> &str {
+    pub(super) fn account_id(&self) -> &str {
         &self.account_id
     }
 
     /// The operator's client.
-    pub async fn operator(&self) -> Client {
+    pub(super) async fn operator(&self) -> Client {
         Client::connect(self.grpc, self.server.operator()).await
     }
 
     /// A new credential for a gateway: its id and its secret.
-    pub fn credential(&self, client_source: &[&str]) -> (String, String) {
+    pub(super) fn credential(&self, client_source: &[&str]) -> (String, String) {
         let mut command = vec!["credential", "create", "--role", "pep", "--output", "json"];
         command.extend(client_source);
         let shell = Shell::new()
@@ -99,7 +100,7 @@ impl Stage {
     }
 
     /// Revokes a credential.
-    pub async fn revoke(&self, credential_id: &str) {
+    pub(super) async fn revoke(&self, credential_id: &str) {
         let request = RevokeCredentialRequest {
             credential_id: credential_id.to_owned(),
             ..Default::default()
@@ -109,7 +110,7 @@ impl Stage {
     }
 
     /// What a gateway with this credential stands between.
-    pub fn backends(&self, credential: &str) -> Backends {
+    pub(super) fn backends(&self, credential: &str) -> Backends {
         Backends {
             grpc: self.grpc,
             http: self.http,
@@ -119,13 +120,19 @@ impl Stage {
     }
 
     /// A gateway with the shipped configuration and a credential as docs/gateways.md creates it.
-    pub fn gateway(&self, kind: Kind) -> Gateway {
+    pub(super) fn gateway(&self, kind: Kind) -> Gateway {
         let (_, credential) = self.credential(kind.client_source());
         Gateway::start(kind, &self.backends(&credential))
     }
 
     /// Sends a request through a gateway from `from`: a start line and headers, less those that every request has.
-    pub fn ask(&self, gateway: &Gateway, from: Ipv4Addr, line: &str, headers: &[&str]) -> Outcome {
+    pub(super) fn ask(
+        &self,
+        gateway: &Gateway,
+        from: Ipv4Addr,
+        line: &str,
+        headers: &[&str],
+    ) -> Outcome {
         let mut request = format!("{line} HTTP/1.1\r\nHost: service.example\r\n");
         for header in headers {
             request.push_str(header);
@@ -135,29 +142,39 @@ impl Stage {
         self.send(gateway, from, request.as_bytes())
     }
 
-    /// Sends bytes through a gateway from `from`, with an id behind their first line.
-    pub fn send(&self, gateway: &Gateway, from: Ipv4Addr, request: &[u8]) -> Outcome {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-        let end = request.iter().position(|&byte| byte == b'\n').map_or(request.len(), |at| at + 1);
-        let mut bytes = request[..end].to_vec();
-        bytes.extend_from_slice(format!("{ID}: {id}\r\n").as_bytes());
-        bytes.extend_from_slice(&request[end..]);
-        let answer = exchange::send(gateway.address(), from, &bytes);
-        Outcome { answer, received: self.upstream.take(&id) }
+    /// Sends bytes through a gateway from `from`.
+    pub(super) fn send(&self, gateway: &Gateway, from: Ipv4Addr, request: &[u8]) -> Outcome {
+        send(&self.upstream, gateway, from, request)
     }
+}
+
+/// Sends bytes through a gateway from `from`, with an id behind their first line by which `upstream` knows them.
+pub(super) fn send(
+    upstream: &Upstream,
+    gateway: &Gateway,
+    from: Ipv4Addr,
+    request: &[u8],
+) -> Outcome {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    let end = request.iter().position(|&byte| byte == b'\n').map_or(request.len(), |at| at + 1);
+    let mut bytes = request[..end].to_vec();
+    bytes.extend_from_slice(format!("{ID}: {id}\r\n").as_bytes());
+    bytes.extend_from_slice(&request[end..]);
+    let answer = exchange::send(gateway.address(), from, &bytes);
+    Outcome { answer, received: upstream.take(&id) }
 }
 
 impl Outcome {
     /// The answer.
     #[track_caller]
-    pub fn answer(&self) -> &Answer {
+    pub(super) fn answer(&self) -> &Answer {
         self.answer.as_ref().expect("an answer")
     }
 
     /// That the request was allowed; gives what the service received.
     #[track_caller]
-    pub fn allowed(&self) -> &Head {
+    pub(super) fn allowed(&self) -> &Head {
         assert_eq!(self.answer().status, 200, "{self:?}");
         assert_eq!(self.answer().head.all(MARK), ["reached"], "{self:?}");
         assert_eq!(self.received.len(), 1, "{self:?}");
@@ -166,7 +183,7 @@ impl Outcome {
 
     /// That the request was denied with this status and reason, and never reached the service.
     #[track_caller]
-    pub fn denied(&self, status: u16, reason: &str) -> &Answer {
+    pub(super) fn denied(&self, status: u16, reason: &str) -> &Answer {
         let answer = self.closed();
         assert_eq!(answer.status, status, "{self:?}");
         assert_eq!(answer.head.one("portcullis-reason"), reason, "{self:?}");
@@ -175,7 +192,7 @@ impl Outcome {
 
     /// That the request never reached the service.
     #[track_caller]
-    pub fn closed(&self) -> &Answer {
+    pub(super) fn closed(&self) -> &Answer {
         assert!(self.received.is_empty(), "it reached the service: {self:?}");
         let answer = self.answer();
         assert!(answer.status >= 400, "{self:?}");

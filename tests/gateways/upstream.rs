@@ -1,7 +1,7 @@
 //! The service behind a gateway: answers every request, and keeps what it received, byte for byte.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,21 +9,21 @@ use std::thread;
 use super::exchange::{Head, read_body, read_head};
 
 /// The header by which a test finds its own request again. Gateways pass it on.
-pub const ID: &str = "x-test-id";
+pub(super) const ID: &str = "x-test-id";
 
 /// The header of every answer: what has it was not answered by a gateway itself.
-pub const MARK: &str = "x-upstream";
+pub(super) const MARK: &str = "x-upstream";
 
 /// A service that serves until the process ends.
 #[derive(Clone)]
-pub struct Upstream {
+pub(super) struct Upstream {
     address: SocketAddr,
     received: Arc<Mutex<HashMap<String, Vec<Head>>>>,
 }
 
 impl Upstream {
     /// Serves at `address`.
-    pub fn start(address: SocketAddr) -> Self {
+    pub(super) fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).expect("an address for the upstream");
         let upstream = Self { address, received: Arc::default() };
         let serving = upstream.clone();
@@ -37,12 +37,12 @@ impl Upstream {
     }
 
     /// Where it serves.
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Takes the requests with this id that have reached it.
-    pub fn take(&self, id: &str) -> Vec<Head> {
+    pub(super) fn take(&self, id: &str) -> Vec<Head> {
         self.received.lock().unwrap().remove(id).unwrap_or_default()
     }
 
@@ -60,7 +60,7 @@ impl Upstream {
             let answer = format!(
                 "HTTP/1.1 200 OK\r\n{MARK}: reached\r\ncontent-type: text/plain\r\ncontent-length: 7\r\n\r\n{body}"
             );
-            let mut stream = reader.get_ref().by_ref();
+            let mut stream: &TcpStream = reader.get_ref();
             if stream.write_all(answer.as_bytes()).is_err() {
                 return;
             }

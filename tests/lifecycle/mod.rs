@@ -20,7 +20,7 @@ mod outages;
 mod outbox;
 mod post;
 mod record;
-mod rng;
+pub(crate) mod rng;
 mod rules;
 mod seen;
 mod stories;

@@ -65,7 +65,8 @@ fn printed(output: &Output) -> String {
     format!("{stdout}{stderr}")
 }
 
-fn tool(variable: &str) -> PathBuf {
+/// The program or directory that `variable` names.
+pub fn tool(variable: &str) -> PathBuf {
     let path = env::var_os(variable).map(PathBuf::from);
     match path {
         Some(path) if path.exists() => path,
