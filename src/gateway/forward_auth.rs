@@ -1,15 +1,16 @@
 //! Forward auth (nginx `auth_request`, Caddy, Traefik, APISIX) and Envoy's `ext_authz` over HTTP: a request about each
 //! request of the gateway's client, with its headers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::Answer;
 use super::body::{AnswerBody, discard};
 use super::caller::Presented;
-use super::request::{Reader, Target};
+use super::request::{Reader, Target, token_header};
 use super::{
     CREDENTIAL, DEADLINE, HttpAnswer, Interface, Interfaces, Unidentified, in_time, no_store,
     problem, undecided,
@@ -22,6 +23,9 @@ use crate::service::decisions::{AuthorizeInput, RequestedOperation};
 pub(super) const FORWARD_AUTH: &str = "/forward-auth";
 /// What the paths of Envoy's requests begin with; the rest is the client's own.
 pub(super) const EXT_AUTHZ: &str = "/ext-authz";
+
+/// Names the headers that Envoy takes off the request which goes on (`ext_authz`, HTTP service).
+const HEADERS_TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 /// The share of its deadline that Envoy waits for an answer in, in percent.
 const SHARE: u32 = 80;
@@ -36,7 +40,7 @@ impl Interfaces {
         discard(&head.headers, body).await;
         // nginx answers its client 500 then, the others pass it on: none of them lets the request pass.
         let none = StatusCode::SERVICE_UNAVAILABLE;
-        let answer = self.ask(&head.headers, Target::Headers, DEADLINE, none, known).await;
+        let (answer, _) = self.ask(&head.headers, Target::Headers, DEADLINE, none, known).await;
         self.http_answer(Interface::ForwardAuth, &answer)
     }
 
@@ -54,11 +58,20 @@ impl Interfaces {
         };
         let limit = envoy_timeout(&head.headers).unwrap_or(self.settings.check_timeout);
         // A 5xx counts as an error, and Envoy may let requests pass then.
-        let answer = self.ask(&head.headers, target, limit, StatusCode::FORBIDDEN, known).await;
-        self.http_answer(Interface::ExtAuthz, &answer)
+        let none = StatusCode::FORBIDDEN;
+        let (answer, source) = self.ask(&head.headers, target, limit, none, known).await;
+        let mut response = self.http_answer(Interface::ExtAuthz, &answer);
+        // Rule 9.3 of docs/policy.md. Other gateways know no way to say it, so their configuration does.
+        if let Some(source) = source.filter(|source| answer.is_allow() && !source.forward_token)
+            && let Ok(name) = HeaderValue::from_str(token_header(&source))
+        {
+            response.headers_mut().insert(HEADERS_TO_REMOVE, name);
+        }
+        response
     }
 
-    /// Decides on the request that `headers` describe. `none` is the status without a decision.
+    /// Decides on the request that `headers` describe, for the caller whose client source is with the answer. `none`
+    /// is the status without a decision.
     async fn ask(
         &self,
         headers: &HeaderMap,
@@ -66,16 +79,21 @@ impl Interfaces {
         limit: Duration,
         none: StatusCode,
         known: impl Fn() + Send,
-    ) -> Answer {
+    ) -> (Answer, Option<Arc<ClientSource>>) {
         let presented = Presented::read(headers.get_all(CREDENTIAL), self.settings.development);
         let asked = in_time(limit, async {
             match self.identify(presented, known).await {
-                Ok(source) => self.decide_on(headers, target, &source, none).await,
-                Err(Unidentified::Caller(error)) => Ok(Answer::undecided(none, error.to_string())),
+                Ok(source) => {
+                    let answer = self.decide_on(headers, target, &source, none).await?;
+                    Ok((answer, Some(source)))
+                }
+                Err(Unidentified::Caller(error)) => {
+                    Ok((Answer::undecided(none, error.to_string()), None))
+                }
                 Err(Unidentified::NotReady(error)) => Err(error),
             }
         });
-        asked.await.unwrap_or_else(|error| Answer::undecided(none, undecided(&error)))
+        asked.await.unwrap_or_else(|error| (Answer::undecided(none, undecided(&error)), None))
     }
 
     async fn decide_on(

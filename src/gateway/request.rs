@@ -249,6 +249,11 @@ impl Reader<'_> {
     }
 }
 
+/// The header with the client's token, in lower case.
+pub fn token_header(source: &ClientSource) -> &str {
+    source.token_header.as_ref().map_or("authorization", |name| name.as_str())
+}
+
 /// The headers that one client source names.
 struct Names<'s> {
     token: &'s str,
@@ -260,7 +265,7 @@ struct Names<'s> {
 impl<'s> Names<'s> {
     fn of(source: &'s ClientSource) -> Self {
         Self {
-            token: source.token_header.as_ref().map_or("authorization", |name| name.as_str()),
+            token: token_header(source),
             address: source.address_header.as_ref().map(|name| name.as_str()),
             method: source.method_header.as_ref().map(|name| name.as_str()),
             uri: source.uri_header.as_ref().map(|name| name.as_str()),

@@ -27,7 +27,7 @@ use super::authorization::Authorization;
 use super::gate::CallerCredential;
 use super::unary::response;
 use crate::gateway::answer::{Answer, HEADERS, NONE, PROBLEM, WARNINGS, allow_values};
-use crate::gateway::request::{ClientRequest, OverrideHeaders, Reader, Target};
+use crate::gateway::request::{ClientRequest, OverrideHeaders, Reader, Target, token_header};
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::{Decision, Verdict};
 use crate::service::decisions::{AuthorizeInput, RequestedOperation};
@@ -207,7 +207,7 @@ fn removed<'a>(
     input: &'a CheckInput<'_>,
     source: &'a ClientSource,
 ) -> impl Iterator<Item = &'a str> {
-    let token = source.token_header.as_ref().map_or("authorization", |name| name.as_str());
+    let token = token_header(source);
     let forged =
         input.headers.iter().map(|(name, _)| *name).filter(|name| {
             name.starts_with("portcullis-") && !HEADERS.iter().any(|own| own == *name)

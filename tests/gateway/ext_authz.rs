@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
+use portcullis::grpc::proto::ClientSource;
+
 use super::http1::Answer;
 use super::stage::{INSIDE, OUTSIDE, Stage, bearer};
 
@@ -82,4 +84,29 @@ async fn no_decision_is_403_so_that_envoy_never_counts_an_error() {
     stage.revoke_pep().await;
     let answer = check(&stage, "GET", "/api/v1/transactions", &[("Authorization", &token)]);
     assert_eq!(answer.outcome(), (403, "UNDECIDED"));
+}
+
+/// Rule 9.3 of docs/policy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn token_that_must_not_go_on_is_named_to_envoy_on_an_allow() {
+    let stage = Stage::new().await;
+    let token = bearer(&stage.reader);
+    let plain = stage.gateway(ClientSource::default()).await;
+    let source = |token_header: &str| ClientSource {
+        token_header: token_header.to_owned(),
+        forward_token: Some(false),
+        ..Default::default()
+    };
+    let (usual, own) = (stage.gateway(source("")).await, stage.gateway(source("X-Key")).await);
+    for (pep, header, path, removed) in [
+        (&plain, "Authorization", "/api/v1/transactions", None),
+        (&usual, "Authorization", "/api/v1/transactions", Some("authorization")),
+        (&own, "X-Key", "/api/v1/transactions", Some("x-key")),
+        (&usual, "Authorization", "/nowhere", None),
+    ] {
+        let headers = [("Portcullis-Credential", &**pep), (header, &*token)];
+        let answer = stage.send("GET", &format!("/ext-authz{path}"), &headers, "");
+        assert_eq!(answer.header("x-envoy-auth-headers-to-remove"), removed, "{header} {path}");
+        assert_eq!(answer.status == 200, path != "/nowhere");
+    }
 }

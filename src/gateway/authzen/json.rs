@@ -57,7 +57,7 @@ impl Json {
         })
     }
 
-    /// The member `name` of an object at `at`; `None` where there is none, or null.
+    /// The member `name` of an object at `at`; `None` where there is none.
     ///
     /// # Errors
     /// This is no object, or it has the member twice.
@@ -71,16 +71,16 @@ impl Json {
             let field = join(at, &quote(name, SHOWN));
             return Err(Malformed::new(&field, "is there more than once: send it once."));
         }
-        Ok(first.filter(|value| **value != Self::Null))
+        Ok(first)
     }
 
-    /// The text of the member `name`.
+    /// The text of the member `name`; `None` also where that is null.
     ///
     /// # Errors
     /// As [`Self::member`], and where it is no text.
     pub(super) fn text(&self, at: &str, name: &str) -> Result<Option<&str>, Malformed> {
         match self.member(at, name)? {
-            None => Ok(None),
+            None | Some(Self::Null) => Ok(None),
             Some(Self::Text(text)) => Ok(Some(text)),
             Some(_) => Err(Malformed::new(&join(at, name), "is no string.")),
         }
@@ -94,13 +94,13 @@ impl Json {
         self.text(at, name)?.ok_or_else(|| Malformed::new(&join(at, name), "is required."))
     }
 
-    /// The truth value of the member `name`; false where there is none.
+    /// The truth value of the member `name`; false where there is none, or null.
     ///
     /// # Errors
     /// As [`Self::member`], and where it is none.
     pub(super) fn flag(&self, at: &str, name: &str) -> Result<bool, Malformed> {
         match self.member(at, name)? {
-            None => Ok(false),
+            None | Some(Self::Null) => Ok(false),
             Some(Self::Bool(flag)) => Ok(*flag),
             Some(_) => Err(Malformed::new(&join(at, name), "is neither true nor false.")),
         }

@@ -98,7 +98,7 @@ pub(super) fn evaluation(body: &Json) -> Result<Question, Malformed> {
 /// Reads a request with any number of evaluations. Without any it is a single one (AuthZEN 1.0, section 7.1).
 pub(super) fn evaluations(body: &Json) -> Result<Evaluations, Malformed> {
     let items = match body.member(BODY, "evaluations")? {
-        None => return evaluation(body).map(Evaluations::One),
+        None | Some(Json::Null) => return evaluation(body).map(Evaluations::One),
         Some(Json::Array(items)) if items.is_empty() => {
             return evaluation(body).map(Evaluations::One);
         }
@@ -134,10 +134,10 @@ fn semantic(body: &Json) -> Result<Semantic, Malformed> {
     }
 }
 
-/// A member that has to be an object.
+/// A member that has to be an object; `None` also where it is null.
 fn entity<'j>(json: &'j Json, at: &str, name: &str) -> Result<Option<&'j Json>, Malformed> {
     match json.member(at, name)? {
-        None => Ok(None),
+        None | Some(Json::Null) => Ok(None),
         Some(entity @ Json::Object(_)) => Ok(Some(entity)),
         Some(_) => Err(Malformed::new(&join(at, name), "is no object.")),
     }
@@ -145,7 +145,14 @@ fn entity<'j>(json: &'j Json, at: &str, name: &str) -> Result<Option<&'j Json>, 
 
 /// Reads one evaluation at `at`. What it has replaces the default of that name as a whole.
 fn question(at: &str, item: &Json, defaults: &Defaults<'_>) -> Result<Question, Malformed> {
-    let part = |name, default: Option<_>| Ok(entity(item, at, name)?.or(default));
+    let part = |name, default: Option<_>| match item.member(at, name)? {
+        // A caller that writes null for nobody must not be answered for somebody else.
+        Some(Json::Null) if default.is_some() => {
+            let sentence = "is null: leave it out for the request's own, or send an object.";
+            Err(Malformed::new(&join(at, name), sentence))
+        }
+        _ => Ok(entity(item, at, name)?.or(default)),
+    };
     let required = |name, default| {
         part(name, default)?.ok_or_else(|| Malformed::new(&join(at, name), "is required."))
     };

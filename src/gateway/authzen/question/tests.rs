@@ -134,7 +134,8 @@ fn entities_replace_their_defaults_whole() {
                { "resource": { "type": "d", "id": "1" }, "subject": { "id": "U" } },
                {},
                7,
-               { "resource": { "type": "e", "id": "1" }, "context": null } ] }"#,
+               { "resource": { "type": "e", "id": "1" }, "context": null },
+               { "subject": null, "resource": { "type": "f", "id": "1" } } ] }"#,
     );
     let default =
         |name| Question { client_ip: "192.0.2.1".to_owned(), dry_run: true, ..scope("T", name) };
@@ -148,7 +149,8 @@ fn entities_replace_their_defaults_whole() {
             Err("evaluations[3].subject.type is required.".to_owned()),
             Err("evaluations[4].resource is required.".to_owned()),
             Err("evaluations[5] is no object.".to_owned()),
-            Ok(default("e.read")),
+            Err("evaluations[6].context is null: leave it out for the request's own, or send an object.".to_owned()),
+            Err("evaluations[7].subject is null: leave it out for the request's own, or send an object.".to_owned()),
         ]
     );
 }
