@@ -3,7 +3,7 @@
 //! hyper writes one answer at a time and reads no further request before it is written, so a peer that never
 //! reads costs one answer. It has no limit for how long that may take: this stream has.
 //!
-//! Must stay true: every answer is taken within [`TAKE`], or its connection ends, however slowly the peer
+//! Must stay true: every answer is taken within `TAKE`, or its connection ends, however slowly the peer
 //! reads; so no connection keeps its place by not reading.
 
 use std::io;

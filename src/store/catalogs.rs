@@ -15,7 +15,7 @@ pub trait CatalogStore {
     /// Puts a catalogue in force that `policy` found faultless. `names` are all its scopes: known
     /// ones keep their numbers, new ones get numbers that no other name ever had. `current` is the
     /// version that the caller compared it with, `None` for none; another one is
-    /// [`StoreError::StaleCatalog`]. Refused where an active `CUSTOM` token may use a scope that
+    /// [`StaleCatalog`](super::StoreError::StaleCatalog). Refused where an active `CUSTOM` token may use a scope that
     /// `names` lacks.
     async fn apply_catalog(
         &self,

@@ -1,7 +1,7 @@
 //! The token management page: HTML from the server, for account admins and operators.
 //!
 //! Must stay true: every page but the sign-in asks the store for its session first; every form of a session
-//! carries what only its pages know ([`session::Sent`]); what people chose reaches HTML only through a
+//! carries what only its pages know (`session::Sent`); what people chose reaches HTML only through a
 //! template, which escapes it; nothing here decides what may be done: that is the services' to say, asked
 //! with the caller of the session. No secret is in an address, a log line or a page that may be kept.
 //! A change that was begun runs to its end, also where the browser goes away.

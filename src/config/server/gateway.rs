@@ -16,7 +16,7 @@ pub struct GatewayArgs {
     /// [default: none; with --dev: 127.0.0.1:8081]
     #[arg(long, env = "PORTCULLIS_GATEWAY_LISTEN", hide_env_values = true, value_name = "ADDRESS")]
     gateway_listen: Option<String>,
-    /// URL at which AuthZEN clients reach that listener, such as https://pdp.example.com; its metadata name it
+    /// URL at which AuthZEN clients reach that listener, such as `https://pdp.example.com`; its metadata name it
     /// [default: the address of the listener]
     #[arg(long, env = "PORTCULLIS_GATEWAY_URL", hide_env_values = true, value_name = "URL")]
     gateway_url: Option<String>,
