@@ -410,7 +410,7 @@ async fn with_few_descriptors_both_listeners_stay_reachable() {
     let siege = Siege::of(Setup::sqlite().descriptors(300)).await;
     let log = siege.server.log();
     assert!(log.contains("the limit of open files is too low"), "{log}");
-    assert!(log.contains("150 for gRPC instead of 16384"), "{log}");
+    assert!(log.contains("151 for gRPC instead of 16384"), "{log}");
     let (grpc, http) = (siege.server.grpc(), siege.server.http());
     let held = attack(move || {
         let wires = (0..400).filter_map(|_| Wire::connect(grpc, ATTACKER).ok()).collect::<Vec<_>>();

@@ -55,7 +55,7 @@ impl ConfigErrors {
             rest.split_once('?').map_or((rest, None), |(path, after)| (path, Some(after)));
         // Written as a URL with an empty host.
         let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
-        if !path.starts_with('/') || path.ends_with('/') {
+        if !path.starts_with('/') || path.starts_with("//") || path.ends_with('/') {
             self.add(format!("--listen: {} is no Unix socket: {FORM}", in_quotes(text)));
             return None;
         }

@@ -337,7 +337,7 @@ fn a_relay_needs_a_sender_and_shows_no_password() {
 /// The bounds that the help of a flag names, "from 1 to 32", "at least 1s" or "at most 7d".
 fn documented_bounds(help: &str) -> [Option<&str>; 2] {
     let after = |words: &str| {
-        let value = help.split_once(words)?.1.split([' ', ',', ';', '.']).next()?;
+        let value = help.split_once(words)?.1.split([' ', ',', ';', ':', '.']).next()?;
         value.starts_with(|first: char| first.is_ascii_digit()).then_some(value)
     };
     let range =

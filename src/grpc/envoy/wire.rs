@@ -5,8 +5,8 @@
 //! body of the client's request are skipped unread, and no text is copied.
 //!
 //! # Invariants
-//! - Every answer that is no allow has a status code other than 0 (docs/policy.md, rule 9.17): Envoy reads nothing else, and takes a missing
-//!   code for an allow, also beside `denied_response`.
+//! - Every answer that is no allow has a status code other than 0 (docs/policy.md, rule 9.17): Envoy
+//!   reads nothing else, and takes a missing code for an allow, also beside `denied_response`.
 //! - `error_response` is never written: it would obey `failure_mode_allow`.
 //! - Every header says that it overwrites (rule 9.18): Envoy adds others beside those that the client sent.
 
@@ -169,7 +169,7 @@ impl<'a> CheckInput<'a> {
                     let name = "request.http.headers";
                     self.families[0] = true;
                     let header = http.message(&field, name, name)?;
-                    self.header(header, name)?;
+                    self.header(header, name, false)?;
                 }
                 4 => self.path = http.bytes(&field, "request.http.path")?,
                 13 => {
@@ -180,7 +180,7 @@ impl<'a> CheckInput<'a> {
                             1 => {
                                 self.families[1] = true;
                                 let header = map.message(&field, name, name)?;
-                                self.header(header, name)?;
+                                self.header(header, name, true)?;
                             }
                             _ => map.skip(&field)?,
                         }
@@ -192,14 +192,19 @@ impl<'a> CheckInput<'a> {
         Ok(())
     }
 
-    /// An entry of `headers`, or a `HeaderValue`, which alone has a third field.
-    fn header(&mut self, mut header: Reader<'a>, name: &'static str) -> Result<()> {
+    /// An entry of `headers`, or a `HeaderValue`, which alone has a third field (`has_raw_value`).
+    fn header(
+        &mut self,
+        mut header: Reader<'a>,
+        name: &'static str,
+        has_raw_value: bool,
+    ) -> Result<()> {
         let (mut key, mut value, mut raw) = (&b""[..], &b""[..], &b""[..]);
         while let Some(field) = header.next()? {
             match field.number {
                 1 => key = header.bytes(&field, name)?,
                 2 => value = header.bytes(&field, name)?,
-                3 => raw = header.bytes(&field, name)?,
+                3 if has_raw_value => raw = header.bytes(&field, name)?,
                 _ => header.skip(&field)?,
             }
         }
@@ -333,4 +338,26 @@ fn put_metadata<const N: usize>(metadata: &Metadata<'_, N>, out: &mut Vec<u8>) {
             });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(number: u8, body: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, body.len() as u8], body].concat()
+    }
+
+    /// A map's entries have a key and a value; another field is unknown there (protobuf's encoding of maps).
+    #[test]
+    fn third_field_is_a_value_in_a_header_map_and_unknown_in_headers() {
+        let header = [field(1, b"authorization"), field(3, b"Bearer T")].concat();
+        for (http, value) in
+            [(field(3, &header), &b""[..]), (field(13, &field(1, &header)), b"Bearer T")]
+        {
+            let message = field(1, &field(4, &field(2, &http)));
+            let input = parse(&message).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(input.headers[..], [("authorization", value)]);
+        }
+    }
 }
