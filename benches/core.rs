@@ -329,10 +329,10 @@ fn main() {
                 })
                 .collect();
             let context = services.decision_context().expect("a lease");
-            for evaluated in context.batch(&questions) {
-                let decision = evaluated.expect("valid").expect("in memory");
+            context.evaluate_batch(&questions, |_, evaluated| {
+                let decision = evaluated.as_ref().expect("valid").expect("in memory");
                 assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
-            }
+            });
         });
     });
     group.finish();

@@ -513,9 +513,10 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         texts.rotate_left(turn);
         let questions = texts.map(|(text, _)| Ok(asked(text)));
         let context = services.decision_context().unwrap();
-        let batch = context.batch(&questions);
-        let reasons: Vec<_> =
-            batch.map(|evaluated| evaluated.unwrap().unwrap().verdict.reason()).collect();
+        let mut reasons = Vec::new();
+        context.evaluate_batch(&questions, |_, evaluated| {
+            reasons.push(evaluated.as_ref().unwrap().unwrap().verdict.reason());
+        });
         assert_eq!(reasons, texts.map(|(_, reason)| reason));
     }
     // Four times one by one, and four times together; only one of the texts was forged.

@@ -24,6 +24,7 @@ mod check;
 mod drive;
 mod fill;
 mod flush;
+mod h2load;
 mod hpack;
 mod millions;
 #[path = "../../tests/support/postgres.rs"]
@@ -148,6 +149,11 @@ impl Stand {
             .env("PORTCULLIS_DATABASE_URL", url)
             .env("PORTCULLIS_OPERATOR_CREDENTIAL", &self.operator);
         Side::start(command, &self.home.path().join("server.log"))
+    }
+
+    /// Where the server whose Unix socket is measured has it.
+    fn unix_socket(&self) -> String {
+        self.home.path().join("grpc.sock").display().to_string()
     }
 
     fn bare(&self) -> Side {

@@ -1,7 +1,5 @@
 //! What is measured, in order.
 
-use std::fs;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +9,9 @@ use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, U
 use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
-use super::{MILLIONS, Stand, TOKENS, changes, check, flush, millions, replicas};
+use super::{MILLIONS, Stand, TOKENS, changes, flush, h2load, millions, replicas};
 
-const CLIENT_IP: &str = "198.51.100.23";
+pub const CLIENT_IP: &str = "198.51.100.23";
 const READ: &str = "transactions.read";
 const GUARDED: &str = "cards.reveal";
 /// The constant answer's.
@@ -57,8 +55,10 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
     let mut parts: Vec<(&str, Part<'_>)> = vec![
         ("unary", Scene::unary),
         ("recording", Scene::recording),
-        ("h2load", Scene::h2load),
-        ("check", Scene::check),
+        ("h2load", h2load::authorize),
+        ("check", h2load::check),
+        ("forward-auth", h2load::forward_auth),
+        ("unix", h2load::unix_socket),
         ("latency", Scene::latency),
         ("misses", Scene::misses),
         ("forged", Scene::forged),
@@ -70,7 +70,9 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
     }
     let url = stand.cluster.database();
     stand.execute(&url, "CREATE EXTENSION pg_stat_statements");
-    let ours = stand.server(&url);
+    let socket = stand.unix_socket();
+    let flags = ["--gateway-listen", "127.0.0.1:0", "--listen", &format!("unix:{socket}")];
+    let ours = stand.server_with(&stand.options.server, &url, &flags);
     let seeded = stand.seed(&ours, &url, TOKENS);
     let questions = warmed(&ours, &seeded).expect("every token is allowed");
     let (other, other_questions) = match &stand.options.against {
@@ -163,13 +165,13 @@ fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Resul
 
 type Part<'a> = fn(&Scene<'a>, &mut Report) -> Result<()>;
 
-struct Scene<'a> {
-    stand: &'a Arc<Stand>,
+pub struct Scene<'a> {
+    pub stand: &'a Arc<Stand>,
     url: &'a str,
-    ours: Side,
-    bare: Side,
+    pub ours: Side,
+    pub bare: Side,
     seeded: Seeded,
-    questions: Questions,
+    pub questions: Questions,
     /// The same for the other side.
     other_questions: Questions,
 }
@@ -185,7 +187,7 @@ impl Scene<'_> {
     }
 
     /// As many turns as there are rounds.
-    fn turns<T>(&self, mut turn: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
+    pub fn turns<T>(&self, mut turn: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
         (0..self.stand.options.rounds).map(|_| turn()).collect()
     }
 
@@ -243,75 +245,6 @@ impl Scene<'_> {
             |side: usize| format!("{:.2} us", median(turns.iter().map(|turn| turn[side].cpu)));
         let what = "CPU per decision, recorded over dry run";
         report.add(what, cpu(0), cpu(1), ratio, Target::AtMost(1.03));
-        Ok(())
-    }
-
-    /// The same call again and again, by a load generator that is not ours.
-    fn h2load(&self, report: &mut Report) -> Result<()> {
-        let message = self.questions.message(&self.questions.tokens[0]);
-        let path = "/portcullis.v1.AuthorizationService/Authorize";
-        let what = "Authorize by h2load, over bare";
-        self.by_h2load((path, &message), what, Target::AtLeast(1.0), report)
-    }
-
-    /// The same for a gateway's question.
-    fn check(&self, report: &mut Report) -> Result<()> {
-        let token = &self.questions.tokens[0];
-        let message = check::message(token.secret(), CLIENT_IP);
-        let what = "Check of Envoy by h2load, over bare";
-        self.by_h2load((check::PATH, &message), what, Target::AtLeast(1.2), report)
-    }
-
-    fn by_h2load(
-        &self,
-        (path, message): (&str, &[u8]),
-        what: &str,
-        target: Target,
-        report: &mut Report,
-    ) -> Result<()> {
-        let length = u32::try_from(message.len()).map_err(|error| error.to_string())?;
-        let body = [&[0][..], &length.to_be_bytes(), message].concat();
-        let file = self.stand.home.path().join("question.bin");
-        fs::write(&file, body).map_err(|error| error.to_string())?;
-        let run = |side: &Side| -> Result<f64> {
-            let seconds = self.stand.options.turn.as_secs().to_string();
-            let output = Command::new("h2load")
-                .args(["-c", "8", "-m", "32", "-t", "1", "-D", &seconds, "-d"])
-                .arg(&file)
-                .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "-H"])
-                .arg(format!("authorization: Bearer {}", self.questions.credential))
-                .arg(format!("http://{}{path}", side.address))
-                .output()
-                .map_err(|error| format!("h2load: {error}"))?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let number = |before: &str, after: &str| -> Option<f64> {
-                let (_, rest) = text.split_once(before)?;
-                rest.split_once(after)?.0.trim().parse().ok()
-            };
-            let done = number(", ", " req/s").ok_or_else(|| format!("h2load said {text}"))?;
-            match (number("succeeded, ", " failed"), number(" failed, ", " errored")) {
-                (Some(0.0), Some(0.0)) => Ok(done),
-                _ => Err(format!("h2load said {text}")),
-            }
-        };
-        let turns = self.turns(|| {
-            // It checks the HTTP status only; that each answer was an allow, the server's own count
-            // says. What is under way at the end may be decided without being counted by it.
-            let count = || self.ours.metric::<u64>("decisions_total{reason=\"ALLOWED\"}");
-            let before = count();
-            let ours = run(&self.ours)?;
-            let decided = (count() - before) as f64;
-            let told = ours * self.stand.options.turn.as_secs_f64();
-            if decided < told * 0.98 {
-                return Err(format!("h2load saw {told:.0} answers, of which {decided:.0} allowed"));
-            }
-            Ok((ours, run(&self.bare)?))
-        })?;
-        let ours = median(turns.iter().map(|turn| turn.0));
-        let bare = median(turns.iter().map(|turn| turn.1));
-        let ratio = median(turns.iter().map(|turn| turn.0 / turn.1));
-        let (ours, bare) = (format!("{ours:.0}/s"), format!("{bare:.0}/s"));
-        report.add(what, ours, bare, ratio, target);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portcullis::grpc::proto::account_service_client::AccountServiceClient;
 use portcullis::grpc::proto::credential_service_client::CredentialServiceClient;
-use portcullis::grpc::proto::{CreateAccountRequest, CreateCredentialRequest, Role};
+use portcullis::grpc::proto::{ClientSource, CreateAccountRequest, CreateCredentialRequest, Role};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::secret::{KeyRing, Prefix, SecretKey, SecretKind};
 use sqlx::Connection as _;
@@ -51,7 +51,10 @@ pub async fn seed(side: &Side, operator: &str, url: &str, count: usize) -> Seede
             role: Role::Pep.into(),
             account_id: String::new(),
             name: "load".to_owned(),
-            client_source: None,
+            client_source: Some(ClientSource {
+                address_header: "x-forwarded-for".to_owned(),
+                ..Default::default()
+            }),
         })
         .await
         .expect("a credential")

@@ -17,12 +17,15 @@ pub struct Side {
     child: Child,
     pub address: SocketAddr,
     http: SocketAddr,
+    /// Where gateways are answered, if anywhere.
+    pub gateway: Option<SocketAddr>,
     /// From its start until it said that it serves.
     pub started_in: Duration,
 }
 
 impl Side {
-    /// Starts `command` and waits for its line `... ready grpc=ADDRESS http=ADDRESS`.
+    /// Starts `command` and waits for its line `... ready grpc=ADDRESS http=ADDRESS`, and
+    /// `gateway=ADDRESS` where gateways are answered.
     pub fn start(mut command: Command, log: &Path) -> Self {
         let log = File::create(log).expect("a log file");
         let began = Instant::now();
@@ -39,12 +42,13 @@ impl Side {
         assert!(started_in < PATIENCE, "{command:?} took {started_in:?} to start");
         // Nothing more is expected there; if it came, the pipe must not fill up.
         std::thread::spawn(move || lines.for_each(drop));
-        let address = |name: &str| -> SocketAddr {
-            let (_, rest) = line.split_once(name).expect("the ready line");
-            rest.split(' ').next().and_then(|a| a.parse().ok()).expect("an address")
+        let address = |name: &str| -> Option<SocketAddr> {
+            let (_, rest) = line.split_once(name)?;
+            // The first of several.
+            rest.split([' ', ',']).next()?.parse().ok()
         };
-        let (address, http) = (address("grpc="), address("http="));
-        Self { child, address, http, started_in }
+        let [grpc, http] = ["grpc=", "http="].map(|name| address(name).expect("the ready line"));
+        Self { child, address: grpc, http, gateway: address("gateway="), started_in }
     }
 
     pub fn pid(&self) -> u32 {

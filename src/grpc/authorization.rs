@@ -186,16 +186,13 @@ impl Authorization {
         };
         let mut out = Vec::with_capacity(160 * inputs.len());
         let mut missing = Vec::new();
-        for ((index, input), evaluated) in inputs.iter().enumerate().zip(context.batch(inputs)) {
+        let mut index = 0;
+        context.evaluate_batch(inputs, |input, evaluated| {
             match (evaluated, input) {
                 (Ok(Some(decision)), _) => {
                     let response = |out: &mut Vec<u8>| {
-                        wire::put_response(
-                            &decision,
-                            context.revision(),
-                            || self.services.calendar(),
-                            out,
-                        );
+                        let calendar = || self.services.calendar();
+                        wire::put_response(decision, context.revision(), calendar, out);
                     };
                     wire::put_result(&mut out, |out| wire::put_decided(out, response));
                 }
@@ -204,9 +201,10 @@ impl Authorization {
                     let error = self.undecided(error);
                     wire::put_result(&mut out, |out| put_item(out, Err(error)));
                 }
-                (Err(error), _) => wire::put_result(&mut out, |out| put_item(out, Err(&error))),
+                (Err(error), _) => wire::put_result(&mut out, |out| put_item(out, Err(error))),
             }
-        }
+            index += 1;
+        });
         (out, missing)
     }
 

@@ -1,9 +1,11 @@
 //! A tonic service in its default build: the system's allocator, the runtime of `#[tokio::main]`,
-//! `tonic::transport::Server`. Its messages are Portcullis', its answer a constant allow.
+//! `tonic::transport::Server`. Its messages are Portcullis', its answer a constant allow. Beside it, an axum handler
+//! that answers a gateway's forward auth with the headers of a constant allow.
 
 use std::io::Write as _;
 use std::pin::Pin;
 
+use axum::serve::ListenerExt as _;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -126,11 +128,30 @@ impl auth::authorization_server::Authorization for Bare {
     }
 }
 
+/// The headers of an allow at `/forward-auth`.
+async fn forward_auth() -> [(&'static str, &'static str); 7] {
+    [
+        ("portcullis-token-id", "tok_0000000000000000000000"),
+        ("portcullis-account-id", "acc_0000000000000000000000"),
+        ("portcullis-scope", "transactions.read"),
+        ("portcullis-reason", "ALLOWED"),
+        ("portcullis-pending-action", "none"),
+        ("portcullis-token-expires", "none"),
+        ("cache-control", "no-store"),
+    ]
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    println!("bare ready grpc={0} http={0}", listener.local_addr()?);
+    let gateway = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let (grpc, gateway_address) = (listener.local_addr()?, gateway.local_addr()?);
+    println!("bare ready grpc={grpc} http={grpc} gateway={gateway_address}");
     std::io::stdout().flush()?;
+    let router = axum::Router::new().route("/forward-auth", axum::routing::any(forward_auth));
+    tokio::spawn(
+        axum::serve(gateway.tap_io(|socket| drop(socket.set_nodelay(true))), router).into_future(),
+    );
     tonic::transport::Server::builder()
         .add_service(AuthorizationServiceServer::new(Bare))
         .add_service(auth::authorization_server::AuthorizationServer::new(Bare))

@@ -5,7 +5,7 @@
 //!    second-level cache, and has [`crate::policy::decide`] decide.
 //! 3. Where the store is needed, [`Services::evaluate_with_store`] does the same with what it reads (`stored`).
 //!
-//! Many questions together are evaluated by a [`Batch`].
+//! Many questions together are evaluated by [`DecisionContext::evaluate_batch`] (`batch`).
 //!
 //! # Invariants
 //! - A question about a token in the near cache waits for nothing, takes no lock and reaches no other thread.
@@ -19,7 +19,6 @@ use futures_util::FutureExt as _;
 use sdd::Guard;
 
 use self::arguments::Memo;
-pub use self::batch::Batch;
 pub use self::stored::StoredEvaluation;
 use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedCatalog, CachedToken, Lookup};
@@ -158,6 +157,7 @@ impl DecisionContext<'_> {
     }
 
     /// Decides with what the near cache has of the token, and records its use.
+    #[inline]
     fn decide<'c>(
         &'c self,
         input: &AuthorizeInput<'c>,
@@ -173,9 +173,10 @@ impl DecisionContext<'_> {
         let request = arguments::check(input, catalog, memo)?;
         let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
         let decision = decide::decide(presented, catalog, &request);
-        let recorded =
-            input.dry_run || self.services.record_use(&decision, token, now, false).is_ok();
-        Ok(recorded.then_some(decision))
+        if !input.dry_run && self.services.record_use(&decision, token, now, false).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(decision))
     }
 
     /// What the presented secret turns out to be; `None` where memory does not know.
