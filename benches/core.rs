@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use portcullis::cache::{Cache, CachedToken};
+use futures_util::FutureExt as _;
+use portcullis::cache::{Cache, CacheEntry, CachedToken, Lookup};
 use portcullis::clock::Clock;
 use portcullis::grpc::proto::{
     AuthorizeRequest, HttpOperation, StreamAuthorizeRequest, authorize_request,
@@ -255,6 +256,39 @@ fn main() {
         b.iter(|| {
             let guard = Guard::new();
             black_box(look(&cache, ids[next()], &guard).account_id)
+        })
+    });
+    // What the near cache saves. The second-level cache also puts what it finds into the near cache, so that the time
+    // without is an upper bound.
+    fn look_behind(cache: &Cache, id: TokenId) -> CacheEntry {
+        match cache.tokens.get(id).now_or_never() {
+            Some(Lookup::Hit(entry)) => entry,
+            _ => panic!("a token is not in memory"),
+        }
+    }
+    group.bench_function("look up, without the near cache", |b| {
+        b.iter(|| {
+            let entry = look_behind(&cache, ids[next()]);
+            black_box(entry.as_ref().map(|token| token.account_id))
+        })
+    });
+    group.bench_function("look up and prove, with the near cache", |b| {
+        b.iter(|| {
+            let text = &secrets[next()];
+            let guard = Guard::new();
+            let token = look(&cache, claimed(text), &guard);
+            black_box(secret::digest_eq(&token.digest, &secret::digest(text.as_bytes())))
+        })
+    });
+    // A secret's tag is verified before the second-level cache is asked.
+    group.bench_function("look up and prove, without the near cache", |b| {
+        b.iter(|| {
+            let text = &secrets[next()];
+            let secret = parse(text);
+            assert!(cache.keys().made(&secret), "a token that was made here");
+            let entry = look_behind(&cache, TokenId(secret.id));
+            let token = entry.as_ref().expect("a token");
+            black_box(secret::digest_eq(&token.digest, &secret::digest(text.as_bytes())))
         })
     });
 
