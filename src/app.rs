@@ -32,7 +32,7 @@ use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, LifecycleStatus, Outbox, REFRESH, Retries, Sweeper, Transport};
 use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
 use crate::model::StoreMode;
-use crate::net::{Listener, ListenerAddress, UnixSocket};
+use crate::net::{ClientAuth, Listener, ListenerAddress, UnixSocket};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::replication::RegisteredReplica;
@@ -215,11 +215,18 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     };
     let (grpc_tls, http_tls, gateway_tls) = match &settings.tls {
         None => (None, None, None),
-        Some(TlsFiles { cert, key, client_ca }) => (
-            Some(net::tls(cert, key, client_ca.as_deref(), &[b"h2"])?),
-            Some(net::tls(cert, key, None, &[b"http/1.1"])?),
-            Some(net::tls(cert, key, None, &[b"h2", b"http/1.1"])?),
-        ),
+        Some(TlsFiles { cert, key, client_ca }) => {
+            let (grpc, gateways) = match client_ca {
+                None => (ClientAuth::None, ClientAuth::None),
+                // A gateway may present its credential in a header instead (Rule 9.20 of docs/policy.md).
+                Some(ca) => (ClientAuth::Required(ca), ClientAuth::Optional(ca)),
+            };
+            (
+                Some(net::tls(cert, key, grpc, &[b"h2"])?),
+                Some(net::tls(cert, key, ClientAuth::None, &[b"http/1.1"])?),
+                Some(net::tls(cert, key, gateways, &[b"h2", b"http/1.1"])?),
+            )
+        }
     };
 
     let store = open(&settings.store, "portcullis serve").await?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -54,15 +54,25 @@ impl Named<'_> {
     }
 }
 
-/// What a server proves itself with, speaking the protocols `alpn`; with `client_ca`, clients must
-/// prove themselves as well.
+/// Whether clients are asked for a certificate, and the file with the authorities that may have issued it.
+#[derive(Debug, Clone, Copy)]
+pub enum ClientAuth<'p> {
+    /// No.
+    None,
+    /// A client may present one; a wrong one ends the handshake.
+    Optional(&'p Path),
+    /// A client has to present one.
+    Required(&'p Path),
+}
+
+/// What a server proves itself with, speaking the protocols `alpn`.
 ///
 /// # Errors
 /// A file can't be read, or does not hold what it should.
 pub fn tls(
     cert: &Path,
     key: &Path,
-    client_ca: Option<&Path>,
+    client_auth: ClientAuth<'_>,
     alpn: &[&[u8]],
 ) -> Result<TlsAcceptor, TlsError> {
     let (cert, key) = (Named("tls-cert", cert), Named("tls-key", key));
@@ -79,9 +89,9 @@ pub fn tls(
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| cert.error(error))?;
-    let builder = match client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
+    let builder = match client_auth {
+        ClientAuth::None => builder.with_no_client_auth(),
+        ClientAuth::Optional(path) | ClientAuth::Required(path) => {
             let file = Named("tls-client-ca", path);
             let unusable = |error: &dyn std::fmt::Display| {
                 format!("has an authority that can't be used: {error}")
@@ -92,13 +102,21 @@ pub fn tls(
                     InvalidAuthorities::Unusable(error) => unusable(&error),
                 })
             })?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(trust.roots(), provider)
-                .build()
-                .map_err(|error| file.error(unusable(&error)))?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(trust.roots(), provider);
+            let verifier = match client_auth {
+                ClientAuth::Optional(_) => verifier.allow_unauthenticated(),
+                ClientAuth::None | ClientAuth::Required(_) => verifier,
+            };
+            let verifier = verifier.build().map_err(|error| file.error(unusable(&error)))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder.with_single_cert(chain, private).map_err(|error| cert.error(error))?;
+    if let ClientAuth::Optional(_) = client_auth {
+        // A resumed session keeps its certificate, also once that has expired: here, it identifies the caller.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

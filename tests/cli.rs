@@ -7,7 +7,9 @@ use std::fs;
 use crate::support::command::Shell;
 use crate::support::postgres;
 use crate::support::server::{Server, Setup, random_credential};
+use crate::support::tls::Authority;
 use clap::CommandFactory as _;
+use portcullis::policy::client_certificate::Fingerprint;
 use serde_json::Value;
 
 #[test]
@@ -231,6 +233,37 @@ fn credentials(server: &Server, shell: &Shell, account: &str) {
     shell.run(&revoke).exits(0).tells(&["revoked", "in effect on every replica"]);
     assert_eq!(json(shell, &revoke)["propagation"]["complete"], true);
     admin.run(&["account", "list"]).exits(2).tells(&["revoked"]);
+}
+
+/// Rule 9.20 of docs/policy.md.
+#[test]
+fn client_certificates_are_named_by_file_or_fingerprint_and_not_copied() {
+    let server = Setup::sqlite().start();
+    let shell = Shell::reaching(&server).env("PORTCULLIS_CREDENTIAL", server.operator());
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("gateway.pem");
+    let identity = Authority::new("clients").client("gateway");
+    // As many keep them: with the key, which is not read.
+    std::fs::write(&file, format!("{}{}", identity.key(), identity.certificate())).unwrap();
+    let file = file.to_str().unwrap();
+    let other = format!("sha256:{}", "ab".repeat(32));
+    let create = ["credential", "create", "--role", "pep", "--client-certificate"];
+    let both = [&create[..], &[file, "--client-certificate", &other]].concat();
+    let fingerprint = Fingerprint::of(&identity.der()).to_string();
+    shell.run(&both).exits(0).tells(&[file, &fingerprint]);
+    shell
+        .run(&["credential", "list"])
+        .exits(0)
+        .shows(&[&format!("certificate={fingerprint} certificate={other}")]);
+    shell.run(&[&create[..], &[&other]].concat()).exits(1).tells(&["another valid credential"]);
+    for wrong in ["sha256:ab", "absent.pem", &format!("{file}/"), "/dev/null"] {
+        shell.run(&[&create[..], &[wrong]].concat()).exits(2).tells(&["--client-certificate"]);
+    }
+
+    let listed = json(&shell, &["credential", "list"]);
+    let id = listed["credentials"][1]["credential_id"].as_str().unwrap();
+    let copied = json(&shell, &["credential", "create", "--like", id]);
+    assert_eq!(copied["credential"]["client_certificate_sha256s"], serde_json::json!([]));
 }
 
 /// Rules 9.2 and 9.7 of docs/policy.md.

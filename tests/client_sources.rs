@@ -173,3 +173,42 @@ async fn replaced_under_load(server: &Server) {
     };
     tokio::join!(running, replacing);
 }
+
+/// Rule 9.20 of docs/policy.md.
+#[tokio::test]
+async fn client_certificates_are_refused_with_each_bad_field_named_and_never_whose_they_are() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let bind = async |role: Role, list: &[&[u8]]| {
+        let request = CreateCredentialRequest {
+            role: role.into(),
+            name: "ours".to_owned(),
+            client_certificate_sha256s: list.iter().map(|bytes| bytes.to_vec()).collect(),
+            ..Default::default()
+        };
+        operator.credentials().create_credential(request).await
+    };
+    let [one, two, three] = [[1; 32], [2; 32], [3; 32]];
+    let made = bind(Role::Pep, &[&one, &two]).await.unwrap().into_inner();
+    let made = made.credential.unwrap();
+    assert_eq!(made.client_certificate_sha256s, [one, two]);
+    let before = position(&operator).await;
+
+    let refused = bind(Role::Pep, &[&three, &[1; 31], &three, &[]]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let fields: Vec<_> = violations(&refused).into_iter().map(|(field, _)| field).collect();
+    assert_eq!(fields, [1, 2, 3].map(|index| format!("client_certificate_sha256s[{index}]")));
+    let five = [[5; 32], [6; 32], [7; 32], [8; 32], [9; 32]];
+    let refused = bind(Role::Pep, &five.each_ref().map(|bytes| &bytes[..])).await.unwrap_err();
+    assert!(violations(&refused)[0].1.contains("has 5 entries, and 4 are allowed"), "{refused:?}");
+    let refused = bind(Role::Operator, &[&three]).await.unwrap_err();
+    assert_eq!(violations(&refused)[0].0, "client_certificate_sha256s");
+
+    let refused = bind(Role::Pep, &[&three, &two]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let details = refused.get_error_details();
+    let violation = &details.precondition_failure().unwrap().violations[0];
+    assert_eq!(violation.r#type, "CLIENT_CERTIFICATE_IN_USE");
+    assert!(!format!("{refused:?}").contains(&made.credential_id), "{refused:?}");
+    assert_eq!(position(&operator).await, before);
+}

@@ -26,7 +26,7 @@ const MODULES: &[(&str, &str)] = &[
     ("telemetry", "policy"),
     ("shutdown", "policy telemetry"),
     ("pem", ""),
-    ("net", "pem shutdown"),
+    ("net", "policy pem shutdown"),
     ("config", "policy secret telemetry mail pem"),
     ("store", "policy secret lease model clock telemetry shutdown"),
     ("cache", "policy secret model clock telemetry shutdown store"),

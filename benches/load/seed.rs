@@ -55,6 +55,7 @@ pub async fn seed(side: &Side, operator: &str, url: &str, count: usize) -> Seede
                 address_header: "x-forwarded-for".to_owned(),
                 ..Default::default()
             }),
+            ..Default::default()
         })
         .await
         .expect("a credential")

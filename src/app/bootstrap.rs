@@ -87,6 +87,7 @@ fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
         revoked: None,
         from_settings,
         client_source: None,
+        client_certificates: Vec::new(),
     }
 }
 

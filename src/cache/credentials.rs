@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::model::{Credential, Role};
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::id::CredentialId;
 use crate::secret::{self, Digest};
@@ -31,7 +32,12 @@ pub struct GatewayPrincipal {
     pub client_source: Arc<ClientSource>,
 }
 
-type ByDigest = HashMap<Digest, Entry>;
+/// Every valid credential, and which one each certificate identifies.
+#[derive(Debug, Clone, Default)]
+struct Bearers {
+    by_digest: HashMap<Digest, Entry>,
+    by_certificate: HashMap<Fingerprint, Digest>,
+}
 
 /// What is known of a valid credential.
 #[derive(Debug, Clone)]
@@ -47,25 +53,49 @@ impl From<Credential> for Entry {
     }
 }
 
-fn by_digest(live: Vec<(Credential, Digest)>) -> ByDigest {
-    live.into_iter().map(|(credential, digest)| (digest, credential.into())).collect()
+impl FromIterator<(Credential, Digest)> for Bearers {
+    fn from_iter<T: IntoIterator<Item = (Credential, Digest)>>(live: T) -> Self {
+        let mut bearers = Self::default();
+        live.into_iter().for_each(|(credential, digest)| bearers.insert(credential, digest));
+        bearers
+    }
+}
+
+impl Bearers {
+    fn insert(&mut self, credential: Credential, digest: Digest) {
+        let certificates = credential.client_certificates.iter();
+        self.by_certificate.extend(certificates.map(|&certificate| (certificate, digest)));
+        self.by_digest.insert(digest, credential.into());
+    }
+
+    fn remove(&mut self, id: CredentialId) {
+        self.by_digest.retain(|_, entry| entry.principal.id != id);
+        let by_digest = &self.by_digest;
+        self.by_certificate.retain(|_, digest| by_digest.contains_key(digest));
+    }
+
+    fn gateway(&self, digest: &Digest) -> Option<GatewayPrincipal> {
+        let entry = self.by_digest.get(digest)?;
+        let client_source = entry.client_source.clone().unwrap_or_default();
+        Some(GatewayPrincipal { principal: entry.principal, client_source })
+    }
 }
 
 /// Every valid credential. See the module.
 #[derive(Debug)]
 pub struct Credentials {
-    bearers: ArcSwap<ByDigest>,
+    bearers: ArcSwap<Bearers>,
 }
 
 impl Credentials {
     /// Knows these, of which none is revoked.
     pub fn new(live: Vec<(Credential, Digest)>) -> Self {
-        Self { bearers: ArcSwap::from_pointee(by_digest(live)) }
+        Self { bearers: ArcSwap::from_pointee(live.into_iter().collect()) }
     }
 
     /// Knows these from now on, and no others.
     pub fn set_all(&self, live: Vec<(Credential, Digest)>) {
-        self.bearers.store(Arc::new(by_digest(live)));
+        self.bearers.store(Arc::new(live.into_iter().collect()));
     }
 
     /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
@@ -76,16 +106,19 @@ impl Credentials {
 
     /// The same for a digest that was taken before.
     pub fn by_digest(&self, digest: &Digest) -> Option<Principal> {
-        self.bearers.load().get(digest).map(|entry| entry.principal)
+        self.bearers.load().by_digest.get(digest).map(|entry| entry.principal)
     }
 
     /// The same with where its client is read from. Apart from [`Self::by_digest`], which decisions over gRPC need at
     /// each request: it counts a reference that all threads share.
     pub fn gateway(&self, digest: &Digest) -> Option<GatewayPrincipal> {
+        self.bearers.load().gateway(digest)
+    }
+
+    /// The credential that a gateway with this certificate bears. Rules 9.20 and 9.21 of docs/policy.md.
+    pub fn gateway_by_certificate(&self, certificate: &Fingerprint) -> Option<GatewayPrincipal> {
         let bearers = self.bearers.load();
-        let entry = bearers.get(digest)?;
-        let client_source = entry.client_source.clone().unwrap_or_default();
-        Some(GatewayPrincipal { principal: entry.principal, client_source })
+        bearers.gateway(bearers.by_certificate.get(certificate)?)
     }
 
     /// What `read` makes of where the client of a gateway is read from, without counting a reference: for decisions
@@ -96,7 +129,7 @@ impl Credentials {
         read: impl FnOnce(&ClientSource) -> T,
     ) -> Option<T> {
         let bearers = self.bearers.load();
-        Some(match &bearers.get(digest)?.client_source {
+        Some(match &bearers.by_digest.get(digest)?.client_source {
             Some(source) => read(source),
             None => read(&ClientSource::default()),
         })
@@ -105,12 +138,12 @@ impl Credentials {
     /// Takes over what the store says of `id`.
     pub fn set(&self, id: CredentialId, known: Option<(Credential, Digest)>) {
         self.bearers.rcu(|bearers| {
-            let mut bearers = ByDigest::clone(bearers);
-            bearers.retain(|_, entry| entry.principal.id != id);
+            let mut bearers = Bearers::clone(bearers);
+            bearers.remove(id);
             if let Some((credential, digest)) = &known
                 && credential.revoked.is_none()
             {
-                bearers.insert(*digest, credential.clone().into());
+                bearers.insert(credential.clone(), *digest);
             }
             bearers
         });
@@ -131,6 +164,7 @@ mod tests {
             revoked: None,
             from_settings: false,
             client_source: client_source.map(Arc::new),
+            client_certificates: Vec::new(),
         }
     }
 
@@ -157,5 +191,31 @@ mod tests {
         credentials.set_all(vec![(credential(3, None), first)]);
         assert_eq!(known(&first), Some(Arc::new(ClientSource::default())));
         assert_eq!(known(&second), None);
+    }
+    /// Rule 9.21 of docs/policy.md. What was revoked may be learned of after what took its certificate over.
+    #[test]
+    fn certificate_identifies_the_valid_credential_in_any_order_of_changes() {
+        let (first, second) = (secret::digest(b"first"), secret::digest(b"second"));
+        let [one, other] = [Fingerprint::of(b"one"), Fingerprint::of(b"other")];
+        let bound = |number, certificates: &[Fingerprint]| Credential {
+            client_certificates: certificates.to_vec(),
+            ..credential(number, None)
+        };
+        let credentials = Credentials::new(vec![(bound(1, &[one, other]), first)]);
+        let known = |certificate| {
+            let gateway = credentials.gateway_by_certificate(&certificate)?;
+            Some(gateway.principal.id.0.as_u128())
+        };
+        assert_eq!((known(one), known(other)), (Some(1), Some(1)));
+        assert_eq!(known(Fingerprint::of(b"none")), None);
+
+        let successor = bound(2, &[one]);
+        credentials.set(successor.id, Some((successor.clone(), second)));
+        let mut revoked = bound(1, &[one, other]);
+        revoked.revoked = Some(Timestamp(2));
+        credentials.set(revoked.id, Some((revoked, first)));
+        assert_eq!((known(one), known(other)), (Some(2), None));
+        credentials.set_all(Vec::new());
+        assert_eq!(known(one), None);
     }
 }

@@ -11,6 +11,8 @@ use super::paging::{Limit, pages};
 use super::{Common, missing, proto};
 use crate::config::client::Format;
 use crate::config::server::FirstCredentialArgs;
+use crate::pem;
+use crate::policy::client_certificate::Fingerprint;
 
 /// What `credential` takes.
 #[derive(Debug, Args)]
@@ -34,8 +36,10 @@ enum CredentialCommand {
     ///   portcullis credential create --role account-admin --account acc_...
     ///   portcullis credential create --role pep --name nginx --client-address-header X-Forwarded-For
     ///   portcullis credential create --like crd_... > nginx.credential
+    ///   portcullis credential create --role pep --name traefik --client-certificate traefik.pem \
+    ///     --client-address-header X-Forwarded-For > traefik.credential
     #[command(verbatim_doc_comment)]
-    Create(Create),
+    Create(Box<Create>),
     /// List credentials, the oldest first; never their secrets
     List(Limit),
     /// End a credential, on every replica
@@ -67,13 +71,18 @@ struct Create {
     #[arg(long)]
     name: Option<String>,
     /// Take role, account, client source and, without --name, the name from this credential: then give its secret to the
-    /// gateway, and revoke the other
+    /// gateway, and revoke the other. Not its client certificates: no two valid credentials may have one in common
     #[arg(
         long,
         value_name = "CREDENTIAL",
         conflicts_with_all = ["role", "account", "ClientSourceArgs"]
     )]
     like: Option<String>,
+    /// A certificate with which a gateway may identify itself on --gateway-listen instead of sending the secret: a PEM
+    /// file, of which the first certificate counts, or sha256: and the fingerprint of its DER form. Repeat it, up to 4
+    /// times. The server has to accept its authority (--tls-client-ca)
+    #[arg(long, value_name = "FILE", help_heading = "Gateways (--role pep)")]
+    client_certificate: Vec<String>,
     #[command(flatten)]
     client_source: ClientSourceArgs,
 }
@@ -83,6 +92,7 @@ impl Create {
     fn may_be_first(&self) -> bool {
         self.role == Some(Role::Operator)
             && self.account.is_none()
+            && self.client_certificate.is_empty()
             && self.client_source == ClientSourceArgs::default()
     }
 }
@@ -176,15 +186,18 @@ where
     let mut client = session.credentials();
     match args.command {
         CredentialCommand::Create(create) => {
-            let request = match &create.like {
+            let certificates = fingerprints(&create.client_certificate)?;
+            let mut request = match &create.like {
                 Some(id) => copy(find(&session, id).await?, create.name),
                 None => proto::CreateCredentialRequest {
                     role: create.role.map_or(proto::Role::Unspecified, Into::into).into(),
                     account_id: create.account.unwrap_or_default(),
                     name: create.name.unwrap_or_default(),
                     client_source: create.client_source.message(),
+                    client_certificate_sha256s: Vec::new(),
                 },
             };
+            request.client_certificate_sha256s = certificates;
             let answer = client.create_credential(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? { Ok(()) } else { created(answer) }
@@ -257,7 +270,26 @@ fn copy(credential: proto::Credential, name: Option<String>) -> proto::CreateCre
         account_id: credential.account_id,
         name: name.unwrap_or(credential.name),
         client_source: credential.client_source,
+        client_certificate_sha256s: Vec::new(),
     }
+}
+
+/// The fingerprints of certificates that are given as files or as fingerprints. Notes those of files.
+fn fingerprints(certificates: &[String]) -> Result<Vec<Vec<u8>>, Failure> {
+    let read = |given: &String| -> Result<Fingerprint, String> {
+        if given.starts_with("sha256:") {
+            return given.parse().map_err(|error| format!("{} {error}", clean(given)));
+        }
+        let pem =
+            std::fs::read(given).map_err(|error| format!("{given} can't be read: {error}"))?;
+        let chain = pem::certificates(&pem).map_err(|why| format!("{given} {why}"))?;
+        let fingerprint = Fingerprint::of(&chain[0]);
+        note(&format!("{}: {fingerprint}", clean(given)));
+        Ok(fingerprint)
+    };
+    let read = certificates.iter().map(read).collect::<Result<Vec<_>, _>>();
+    let read = read.map_err(|why| Failure::Usage(format!("--client-certificate: {why}")))?;
+    Ok(read.iter().map(|fingerprint| fingerprint.as_bytes().to_vec()).collect())
 }
 
 fn created(answer: proto::CreateCredentialResponse) -> Result<(), Failure> {
@@ -287,16 +319,26 @@ fn list(answer: &proto::ListCredentialsResponse) -> Result<(), Failure> {
                 when(credential.create_time.as_ref()),
                 when(credential.revoke_time.as_ref()),
                 if credential.from_settings { "settings" } else { "created" }.to_owned(),
-                credential.client_source.as_ref().map(client_source).unwrap_or_default(),
+                gateway(credential),
             ]
         })
         .collect();
     print(&table(
-        ["CREDENTIAL", "ROLE", "NAME", "ACCOUNT", "CREATED", "REVOKED", "ORIGIN", "CLIENT SOURCE"],
+        ["CREDENTIAL", "ROLE", "NAME", "ACCOUNT", "CREATED", "REVOKED", "ORIGIN", "GATEWAY"],
         &rows,
     ))?;
     note_more(&answer.next_page_token);
     Ok(())
+}
+
+/// In one line: the client source, and the client certificates as the flag takes them.
+fn gateway(credential: &proto::Credential) -> String {
+    let sha256s = credential.client_certificate_sha256s.iter();
+    let certificates = sha256s
+        .filter_map(|bytes| Fingerprint::try_from(&**bytes).ok())
+        .map(|fingerprint| format!("certificate={fingerprint}"));
+    let source = credential.client_source.as_ref().map(client_source);
+    source.into_iter().chain(certificates).collect::<Vec<_>>().join(" ")
 }
 
 /// In one line, as the flags would be written: what is not said is the default.

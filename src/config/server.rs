@@ -67,7 +67,7 @@ pub struct ServeArgs {
     #[arg(long, env = "PORTCULLIS_TLS_KEY", hide_env_values = true, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// PEM file with the authorities of client certificates; if it is set, gRPC clients must present one
-    /// (mutual TLS)
+    /// (mutual TLS), and gateways on --gateway-listen may present one that their credential is bound to
     #[arg(long, env = "PORTCULLIS_TLS_CLIENT_CA", hide_env_values = true, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     /// Listen without TLS on addresses that other hosts can reach

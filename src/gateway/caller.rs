@@ -1,4 +1,5 @@
-//! Who asks: the gateway, by the one credential in its request (Rules 9.1 and 9.12 of docs/policy.md).
+//! Who asks: the gateway, by the one credential in its request or by its client certificate (Rules 9.1, 9.12, 9.20 and
+//! 9.21 of docs/policy.md).
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use http::HeaderValue;
 use http::header::GetAll;
 
 use crate::model::Role;
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::secret::{self, Digest};
 use crate::service::Services;
@@ -19,6 +21,12 @@ pub enum CallerError {
     /// There is none.
     #[error("The gateway presents no credential: its configuration has to send one of role pep.")]
     Missing,
+    /// There is none, and the certificate of its connection stands for none.
+    #[error(
+        "The gateway presents no credential, and no valid credential is bound to its client certificate: \
+         create one with --client-certificate for it."
+    )]
+    UnboundCertificate,
     /// Which one counts would be a guess.
     #[error(
         "The request has more than one credential of a gateway: the gateway has to send its own alone."
@@ -40,20 +48,28 @@ pub enum CallerError {
 /// What a caller presented, to be looked up, and looked up again once this replica may decide.
 #[derive(Debug, Clone, Copy)]
 pub struct Presented {
-    /// `None` where no credentials are needed.
+    /// Of the credential in a header.
     digest: Option<Digest>,
+    /// The client certificate of the connection. Where both are `None`, no credentials are needed.
+    certificate: Option<Fingerprint>,
 }
 
 impl Presented {
-    /// Reads the credential from the values of its header: bare, or as `Bearer <credential>`. With `development`, there
+    /// Reads the credential from the values of its header, bare or as `Bearer <credential>`, beside the client
+    /// certificate of the connection. With `development`, there
     /// is to be none.
     ///
     /// # Errors
     /// Where there is none, or more than one.
-    pub fn read(values: GetAll<'_, HeaderValue>, development: bool) -> Result<Self, CallerError> {
+    pub fn read(
+        values: GetAll<'_, HeaderValue>,
+        certificate: Option<Fingerprint>,
+        development: bool,
+    ) -> Result<Self, CallerError> {
         let mut values = values.iter().map(HeaderValue::as_bytes);
         let value = match (values.next(), values.next()) {
-            (None, _) if development => return Ok(Self { digest: None }),
+            (None, _) if development => return Ok(Self { digest: None, certificate: None }),
+            (None, _) if certificate.is_some() => return Ok(Self { digest: None, certificate }),
             (None, _) => return Err(CallerError::Missing),
             (Some(_), _) if development => return Err(CallerError::Development),
             (Some(_), Some(_)) => return Err(CallerError::TwoCredentials),
@@ -70,7 +86,7 @@ impl Presented {
         if secret.is_empty() || secret.len() > MAX_CREDENTIAL {
             return Err(CallerError::Invalid);
         }
-        Ok(Self { digest: Some(secret::digest(secret)) })
+        Ok(Self { digest: Some(secret::digest(secret)), certificate })
     }
 
     /// Where the caller's clients are read from, as far as this replica knows now.
@@ -78,10 +94,21 @@ impl Presented {
     /// # Errors
     /// Where the credential is not valid or not one of a gateway.
     pub fn client_source(&self, services: &Services) -> Result<Arc<ClientSource>, CallerError> {
-        let Some(digest) = &self.digest else {
-            return Ok(Arc::new(ClientSource::development()));
+        let bound = |certificate| services.gateway_principal_by_certificate(certificate);
+        let gateway = match (&self.digest, &self.certificate) {
+            (None, None) => return Ok(Arc::new(ClientSource::development())),
+            (None, Some(certificate)) => {
+                bound(certificate).ok_or(CallerError::UnboundCertificate)?
+            }
+            (Some(digest), certificate) => {
+                let gateway = services.gateway_principal(digest).ok_or(CallerError::Invalid)?;
+                let bound = certificate.as_ref().and_then(bound);
+                if bound.is_some_and(|bound| bound.principal.id != gateway.principal.id) {
+                    return Err(CallerError::TwoCredentials);
+                }
+                gateway
+            }
         };
-        let gateway = services.gateway_principal(digest).ok_or(CallerError::Invalid)?;
         match gateway.principal.role {
             Role::Pep => Ok(gateway.client_source),
             Role::Operator | Role::AccountAdmin(_) => Err(CallerError::WrongRole),

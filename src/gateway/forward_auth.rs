@@ -12,8 +12,8 @@ use super::body::{AnswerBody, discard};
 use super::caller::Presented;
 use super::request::{Reader, Target, token_header};
 use super::{
-    CREDENTIAL, DEADLINE, HttpAnswer, Interface, Interfaces, Unidentified, in_time, no_store,
-    problem, undecided,
+    CREDENTIAL, DEADLINE, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, in_time,
+    no_store, problem, undecided,
 };
 use crate::policy::client_source::ClientSource;
 use crate::service::Result;
@@ -34,19 +34,22 @@ impl Interfaces {
     pub(super) async fn forward_auth(
         &self,
         request: Request<Incoming>,
+        peer: PeerIdentity,
         known: impl Fn() + Send,
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
         discard(&head.headers, body).await;
         // nginx answers its client 500 then, the others pass it on: none of them lets the request pass.
         let none = StatusCode::SERVICE_UNAVAILABLE;
-        let (answer, _) = self.ask(&head.headers, Target::Headers, DEADLINE, none, known).await;
+        let (answer, _) =
+            self.ask(&head.headers, peer, Target::Headers, DEADLINE, none, known).await;
         self.http_answer(Interface::ForwardAuth, &answer)
     }
 
     pub(super) async fn ext_authz(
         &self,
         request: Request<Incoming>,
+        peer: PeerIdentity,
         known: impl Fn() + Send,
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
@@ -59,7 +62,7 @@ impl Interfaces {
         let limit = envoy_timeout(&head.headers).unwrap_or(self.settings.check_timeout);
         // A 5xx counts as an error, and Envoy may let requests pass then.
         let none = StatusCode::FORBIDDEN;
-        let (answer, source) = self.ask(&head.headers, target, limit, none, known).await;
+        let (answer, source) = self.ask(&head.headers, peer, target, limit, none, known).await;
         let mut response = self.http_answer(Interface::ExtAuthz, &answer);
         // Rule 9.3 of docs/policy.md. Other gateways know no way to say it, so their configuration does.
         if let Some(source) = source.filter(|source| answer.is_allow() && !source.forward_token)
@@ -75,12 +78,17 @@ impl Interfaces {
     async fn ask(
         &self,
         headers: &HeaderMap,
+        peer: PeerIdentity,
         target: Target<'_>,
         limit: Duration,
         none: StatusCode,
         known: impl Fn() + Send,
     ) -> (Answer, Option<Arc<ClientSource>>) {
-        let presented = Presented::read(headers.get_all(CREDENTIAL), self.settings.development);
+        let presented = Presented::read(
+            headers.get_all(CREDENTIAL),
+            peer.certificate,
+            self.settings.development,
+        );
         let asked = in_time(limit, async {
             match self.identify(presented, known).await {
                 Ok(source) => {

@@ -5,7 +5,6 @@
 //!   after [`IDLE`]; no peer keeps one by sending a head, or an HTTP/2 preface, byte by byte.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::Interfaces;
+use super::{Interfaces, PeerIdentity};
 use crate::clock::Stopwatch;
 use crate::net;
 use crate::net::server::{Accepted, HttpListener, Serve};
@@ -87,7 +86,8 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Accepted { peer, keep_alive, stop } = accepted;
+        let Accepted { peer, certificate, keep_alive, stop } = accepted;
+        let peer = PeerIdentity { address: peer, certificate };
         let activity = Arc::new(Activity::new());
         let service = service_fn({
             let (interfaces, activity) = (self.interfaces.clone(), activity.clone());
@@ -146,7 +146,7 @@ fn builder(keep_alive: bool) -> auto::Builder<TokioExecutor> {
 async fn answer(
     interfaces: Arc<Interfaces>,
     activity: Arc<Activity>,
-    peer: IpAddr,
+    peer: PeerIdentity,
     request: Request<Incoming>,
 ) -> Result<super::HttpAnswer, Infallible> {
     let _busy = activity.begin();

@@ -30,6 +30,7 @@ use self::body::{AnswerBody, Bodies};
 use self::caller::{CallerError, Presented};
 pub use self::listener::{CONNECTIONS, serve};
 use self::request::OverrideHeaders;
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Decision;
 use crate::service::decisions::AuthorizeInput;
@@ -79,6 +80,14 @@ impl Interface {
     }
 }
 
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+struct PeerIdentity {
+    address: IpAddr,
+    /// The client certificate that it proved to have.
+    certificate: Option<Fingerprint>,
+}
+
 type HttpAnswer = Response<AnswerBody>;
 
 impl Interfaces {
@@ -91,15 +100,15 @@ impl Interfaces {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        peer: IpAddr,
+        peer: PeerIdentity,
         known: impl Fn() + Send,
     ) -> HttpAnswer {
         let path = request.uri().path();
         if path == forward_auth::FORWARD_AUTH {
-            return self.forward_auth(request, known).await;
+            return self.forward_auth(request, peer, known).await;
         }
         if path.starts_with(forward_auth::EXT_AUTHZ) {
-            return self.ext_authz(request, known).await;
+            return self.ext_authz(request, peer, known).await;
         }
         match (path, request.method()) {
             (authzen::EVALUATION, &Method::POST) => self.evaluation(request, peer, known).await,

@@ -173,6 +173,11 @@ pub(super) fn credential(credential: Credential) -> pb::Credential {
         revoke_time: credential.revoked.map(time),
         from_settings: credential.from_settings,
         client_source: credential.client_source.map(|source| client_source(&source)),
+        client_certificate_sha256s: credential
+            .client_certificates
+            .iter()
+            .map(|certificate| certificate.as_bytes().to_vec())
+            .collect(),
     }
 }
 

@@ -25,6 +25,7 @@ impl CredentialService for Management {
                 account_id: &r.account_id,
                 name: &r.name,
                 client_source: r.client_source.as_ref().map(convert::client_source_fields),
+                client_certificate_sha256s: &r.client_certificate_sha256s,
             };
             let created = services.create_credential(&caller, create).await?;
             let (credential, secret) = created.value;

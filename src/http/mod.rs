@@ -90,7 +90,7 @@ impl Serve for Pages {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Accepted { peer, keep_alive, stop } = accepted;
+        let Accepted { peer, keep_alive, stop, .. } = accepted;
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::lifecycle::Uses;
@@ -213,6 +214,17 @@ pub struct Credential {
     pub from_settings: bool,
     /// Where a gateway that presents it reads its client from; only of role `pep` (Rule 9.2 of docs/policy.md).
     pub client_source: Option<Arc<ClientSource>>,
+    /// Certificates that identify a gateway as this credential's secret does; only of role `pep` (Rule 9.20 of docs/policy.md).
+    pub client_certificates: Vec<Fingerprint>,
+}
+
+/// Why a credential is not created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialRefusal {
+    /// There is no such account.
+    AccountNotFound,
+    /// Another valid credential is bound to this certificate.
+    CertificateInUse(Fingerprint),
 }
 
 /// What became of the settings' operator credential.

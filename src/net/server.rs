@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::unread::{self, Unread};
 use super::{HANDSHAKE, Limiter, accept, log_failed_handshake};
+use crate::policy::client_certificate::Fingerprint;
 use crate::shutdown;
 
 /// What the system keeps of unread answers for each connection, in bytes. Linux doubles it.
@@ -44,6 +45,8 @@ pub struct HttpListener {
 pub struct Accepted {
     /// Where it comes from.
     pub peer: IpAddr,
+    /// The certificate that the peer proved to have, of an authority that the listener accepts.
+    pub certificate: Option<Fingerprint>,
     /// Whether it may carry more than one request.
     pub keep_alive: bool,
     /// When it is to end in order.
@@ -84,7 +87,7 @@ pub async fn serve(listener: HttpListener, server: impl Serve, stop: Cancellatio
                 None => return server.refused(),
             },
         };
-        let accepted = Accepted { peer, keep_alive, stop: stop.clone() };
+        let mut accepted = Accepted { peer, certificate: None, keep_alive, stop: stop.clone() };
         let (server, tls, unread) = (server.clone(), tls.clone(), unread.clone());
         let token = open.token();
         shutdown::spawn("http-connection", async move {
@@ -93,7 +96,12 @@ pub async fn serve(listener: HttpListener, server: impl Serve, stop: Cancellatio
                 return server.serve(Unread::new(stream, unread, peer), accepted).await;
             };
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => server.serve(Unread::new(stream, unread, peer), accepted).await,
+                Ok(Ok(stream)) => {
+                    let chain = stream.get_ref().1.peer_certificates();
+                    let own = chain.and_then(|chain| chain.first());
+                    accepted.certificate = own.map(|own| Fingerprint::of(own));
+                    server.serve(Unread::new(stream, unread, peer), accepted).await;
+                }
                 Ok(Err(error)) => log_failed_handshake(peer, &error),
                 Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
             }

@@ -4,6 +4,7 @@
 //! a reason outside its arguments. Every rule of `docs/policy.md` is decided here and only here.
 
 pub mod catalog_file;
+pub mod client_certificate;
 pub mod client_source;
 pub mod decide;
 pub mod duration;

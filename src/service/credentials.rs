@@ -10,7 +10,8 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services};
 use crate::clock::id_at;
-use crate::model::{Credential, Invalidation, Role};
+use crate::model::{Credential, CredentialRefusal, Invalidation, Role};
+use crate::policy::client_certificate::{Fingerprint, InvalidFingerprints, fingerprints};
 use crate::policy::client_source::{ClientSource, ClientSourceFields, FieldError};
 use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{Secret, SecretKind};
@@ -39,10 +40,14 @@ pub struct CreateCredential<'a> {
     pub name: &'a str,
     /// Only for [`AskedRole::Pep`].
     pub client_source: Option<ClientSourceFields<'a>>,
+    /// SHA-256 of each certificate in DER, 32 bytes; only for [`AskedRole::Pep`].
+    pub client_certificate_sha256s: &'a [Vec<u8>],
 }
 
 /// The field of a request with the client source.
 const CLIENT_SOURCE: &str = "client_source";
+/// The field of a request with the client certificates.
+const CLIENT_CERTIFICATES: &str = "client_certificate_sha256s";
 
 impl Services {
     /// A new secret for `id`.
@@ -57,7 +62,8 @@ impl Services {
     /// Creates a credential.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for bad fields, [`Error::NotFound`] for no such account; the store's.
+    /// [`Error::Invalid`] for bad fields, [`Error::NotFound`] for no such account, [`Error::Refused`] for a certificate
+    /// of another credential; the store's.
     pub async fn create_credential(
         &self,
         caller: &Caller,
@@ -72,6 +78,7 @@ impl Services {
             }
             self.client_source(&fields, &mut errors).map(Arc::new)
         });
+        let client_certificates = client_certificates(&create, &mut errors);
         let role = match (create.role, create.account_id) {
             (AskedRole::AccountAdmin, id) => {
                 errors.take(validate::id("account_id", id)).map(Role::AccountAdmin)
@@ -100,6 +107,7 @@ impl Services {
             revoked: None,
             from_settings: false,
             client_source,
+            client_certificates,
         };
         let ctx = caller.context(now);
         let digest = secret.digest();
@@ -113,10 +121,16 @@ impl Services {
                 self.writes.await_propagation_best_effort().await;
                 Ok(Changed::new((credential, secret), &ctx))
             }
-            Err(_) => Err(match credential.role {
+            Err(CredentialRefusal::AccountNotFound) => Err(match credential.role {
                 Role::AccountAdmin(account) => no_account(account),
                 Role::Pep | Role::Operator => Error::Internal,
             }),
+            Err(CredentialRefusal::CertificateInUse(certificate)) => Err(Error::refused(
+                "CLIENT_CERTIFICATE_IN_USE",
+                format!("{CLIENT_CERTIFICATES}/{certificate}"),
+                "another valid credential is bound to this certificate: make a certificate for this \
+                 credential, or revoke the other credential first",
+            )),
         }
     }
 
@@ -198,6 +212,35 @@ impl Services {
         self.propagation(false).await?;
         Ok(Changed::new(number, &ctx))
     }
+}
+
+/// The certificates that a credential is to be bound to. Rule 9.20 of docs/policy.md.
+fn client_certificates(
+    create: &CreateCredential<'_>,
+    errors: &mut FieldErrors,
+) -> Vec<Fingerprint> {
+    let list = create.client_certificate_sha256s;
+    if !list.is_empty() && !matches!(create.role, AskedRole::Pep | AskedRole::Unspecified) {
+        let only = "goes with ROLE_PEP only: leave it out";
+        errors.add(CLIENT_CERTIFICATES, "NOT_FOR_THIS_ROLE", only);
+    }
+    let invalid = match fingerprints(list) {
+        Ok(certificates) => return certificates,
+        Err(invalid) => invalid,
+    };
+    for error in invalid {
+        let (field, reason) = match error {
+            InvalidFingerprints::TooMany(_) => (CLIENT_CERTIFICATES.to_owned(), "TOO_MANY"),
+            InvalidFingerprints::Malformed(index) => {
+                (format!("{CLIENT_CERTIFICATES}[{index}]"), "INVALID_FINGERPRINT")
+            }
+            InvalidFingerprints::Duplicate(index) => {
+                (format!("{CLIENT_CERTIFICATES}[{index}]"), "DUPLICATE")
+            }
+        };
+        errors.add(field, reason, error.to_string());
+    }
+    Vec::new()
 }
 
 /// Random bytes from the system.

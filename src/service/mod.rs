@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::model::{ActiveCatalog, Context};
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
@@ -205,7 +206,15 @@ impl Services {
         self.cache.credentials.gateway(digest)
     }
 
-    /// What `read` makes of the same; it runs while the credentials are borrowed, so it must not wait. `None` for a wrong
+    /// The same for the valid credential that is bound to this certificate; `None` where there is none.
+    pub fn gateway_principal_by_certificate(
+        &self,
+        certificate: &Fingerprint,
+    ) -> Option<GatewayPrincipal> {
+        self.cache.credentials.gateway_by_certificate(certificate)
+    }
+
+    /// What `read` makes of [`Self::gateway_principal`]; it runs while the credentials are borrowed, so it must not wait. `None` for a wrong
     /// or revoked credential.
     pub fn with_client_source<T>(
         &self,

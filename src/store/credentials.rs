@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    AccountNotFound, Context, Credential, LastOperatorCredential, Page, SettingsCredential,
+    Context, Credential, CredentialRefusal, LastOperatorCredential, Page, SettingsCredential,
 };
 use crate::policy::id::CredentialId;
 use crate::secret::{Digest, SecretKey};
@@ -18,13 +18,13 @@ pub trait CredentialStore {
     /// Every credential that is not revoked, with its digest.
     async fn live_credentials(&self) -> Result<Vec<(Credential, Digest)>>;
 
-    /// Stores a credential.
+    /// Stores a credential. Refused where another valid one is bound to one of its certificates.
     async fn create_credential(
         &self,
         ctx: &Context,
         new: &Credential,
         digest: &Digest,
-    ) -> Result<Result<(), AccountNotFound>>;
+    ) -> Result<Result<(), CredentialRefusal>>;
 
     /// Stores the very first credential; `false`, and nothing stored, where there are any already
     /// (revoked ones count).

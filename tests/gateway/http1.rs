@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -44,9 +44,14 @@ impl Answer {
     }
 }
 
+/// Bytes in both directions, with TLS or without.
+pub(super) trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
 /// A connection that stays open.
 pub(super) struct Connection {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Stream>>,
 }
 
 impl Connection {
@@ -55,9 +60,17 @@ impl Connection {
     }
 
     pub(super) fn over(stream: TcpStream) -> Self {
+        Self::secured(stream, |stream| stream)
+    }
+
+    /// Over what `secure` makes of a stream.
+    pub(super) fn secured<S: Stream + 'static>(
+        stream: TcpStream,
+        secure: impl FnOnce(TcpStream) -> S,
+    ) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { reader: BufReader::new(stream) }
+        Self { reader: BufReader::new(Box::new(secure(stream))) }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) {

@@ -1,6 +1,7 @@
 //! Gateways that ask over HTTP (docs/policy.md, section 9): the real server through its sockets.
 
 mod authzen;
+mod client_certificates;
 mod connections;
 mod differential;
 mod ext_authz;

@@ -38,6 +38,11 @@ impl Stage {
     pub(super) async fn over(setup: Setup) -> Self {
         let server = setup.gateways().start();
         let operator = Client::operator(&server).await;
+        Self::of(server, operator).await
+    }
+
+    /// The same with a server that runs.
+    pub(super) async fn of(server: Server, operator: Client) -> Self {
         let account = operator.account().await.account_id;
         let (reader_token, reader) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
         let (_, writer) = operator.token(&account, TokenKind::ReadWrite, &[], &[INSIDE]).await;

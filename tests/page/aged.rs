@@ -214,7 +214,7 @@ async fn scene(
         role: Role::AccountAdmin.into(),
         account_id: account.clone(),
         name: "Ann, by night".to_owned(),
-        client_source: None,
+        ..Default::default()
     };
     let credential = operator.credentials().create_credential(request).await.unwrap();
     let admin = credential.into_inner().secret;

@@ -157,7 +157,7 @@ async fn a_whole_lifecycle_is_seen_without_a_mail_server() {
         role: portcullis::grpc::proto::Role::AccountAdmin.into(),
         account_id: account.clone(),
         name: String::new(),
-        client_source: None,
+        ..Default::default()
     };
     let admin = client.credentials().create_credential(request).await.unwrap().into_inner();
     let mut admin = browser.stranger().sign_in(&admin.secret);

@@ -90,14 +90,14 @@ pub(crate) async fn hostile(sink: &Sink) -> (Server, String, String) {
         role: Role::AccountAdmin.into(),
         account_id: accounts[0].clone(),
         name: HOSTILE[0].to_owned(),
-        client_source: None,
+        ..Default::default()
     };
     let admin = operator.credentials().create_credential(request).await.unwrap().into_inner();
     let request = CreateCredentialRequest {
         role: Role::Operator.into(),
         account_id: String::new(),
         name: HOSTILE[1].to_owned(),
-        client_source: None,
+        ..Default::default()
     };
     let person = operator.credentials().create_credential(request).await.unwrap().into_inner();
     let shell = Shell::operator(&server);

@@ -315,7 +315,7 @@ async fn two_credentials_of_one_label_are_two() {
             role: Role::AccountAdmin.into(),
             account_id: stage.ours.account.clone(),
             name: "laptop".to_owned(),
-            client_source: None,
+            ..Default::default()
         };
         let answer = stage.operator.credentials().create_credential(request).await.unwrap();
         made.push(stage.stranger().sign_in(&answer.into_inner().secret));

@@ -237,6 +237,7 @@ pub(crate) fn new_credential() -> (Credential, Digest) {
         revoked: None,
         from_settings: false,
         client_source: Some(Arc::new(ClientSource::development())),
+        client_certificates: Vec::new(),
     };
     (credential, digest(id.as_bytes()))
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use portcullis::model::{
-    AccountNotFound, AuditEvent, Credential, Invalidation, LastOperatorCredential, Role,
+    AuditEvent, Credential, CredentialRefusal, Invalidation, LastOperatorCredential, Role,
     SettingsCredential,
 };
+use portcullis::policy::client_certificate::Fingerprint;
 use portcullis::policy::client_source::{ClientSource, ClientSourceFields};
 use portcullis::policy::id::{AccountId, CredentialId};
 use portcullis::policy::network::Limits;
@@ -19,6 +20,9 @@ on_both!(
     credentials_read_back,
     client_sources_read_back_and_stand_in_the_audit_record,
     client_source_of_another_role_is_not_stored,
+    client_certificates_read_back_and_stand_in_the_audit_record,
+    client_certificate_of_a_valid_credential_is_refused_until_that_is_revoked,
+    client_certificate_of_another_role_is_not_stored,
     a_credential_is_revoked_once,
     the_last_operator_stays,
     there_is_one_first_credential,
@@ -55,7 +59,7 @@ async fn credentials_read_back(f: Fixture) {
     let nobody = Role::AccountAdmin(AccountId(Uuid::now_v7()));
     let (credential, digest) = new_credential(nobody);
     let refused = f.store.create_credential(&ctx(4), &credential, &digest).await;
-    assert_eq!(refused.unwrap(), Err(AccountNotFound));
+    assert_eq!(refused.unwrap(), Err(CredentialRefusal::AccountNotFound));
     let absent = CredentialId(Uuid::now_v7());
     assert_eq!(f.store.credential(absent).await.unwrap(), None);
     assert_eq!(f.position().await, before);
@@ -117,6 +121,50 @@ async fn client_source_of_another_role_is_not_stored(f: Fixture) {
     let (credential, digest) = new_credential(Role::Operator);
     let source = Some(Arc::new(ClientSource::default()));
     let credential = Credential { client_source: source, ..credential };
+    f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap_err();
+    assert_eq!(f.store.credential(credential.id).await.unwrap(), None);
+}
+
+async fn client_certificates_read_back_and_stand_in_the_audit_record(f: Fixture) {
+    let (credential, digest) = new_credential(Role::Pep);
+    let certificates = [&b"one"[..], b"two"].map(Fingerprint::of);
+    let credential = Credential { client_certificates: certificates.to_vec(), ..credential };
+    f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap().unwrap();
+    let after: Value = serde_json::from_str(&f.last().await.0.after.unwrap()).unwrap();
+    let recorded = json!([certificates[0].to_string(), certificates[1].to_string()]);
+    assert_eq!(after["client_certificates"], recorded);
+    let read = f.store.credential(credential.id).await.unwrap();
+    assert_eq!(read, Some((credential.clone(), digest)));
+    assert_eq!(f.store.credentials(all()).await.unwrap().last(), Some(&credential));
+    let live = f.store.live_credentials().await.unwrap();
+    assert!(live.contains(&(credential, digest)));
+}
+
+/// Rule 9.20 of docs/policy.md.
+async fn client_certificate_of_a_valid_credential_is_refused_until_that_is_revoked(f: Fixture) {
+    let [one, two, three] = [&b"one"[..], b"two", b"three"].map(Fingerprint::of);
+    let bound = |certificates: &[Fingerprint]| {
+        let (credential, digest) = new_credential(Role::Pep);
+        let client_certificates = certificates.to_vec();
+        (Credential { client_certificates, ..credential }, digest)
+    };
+    let (first, first_digest) = bound(&[one, two]);
+    f.store.create_credential(&ctx(4), &first, &first_digest).await.unwrap().unwrap();
+    let before = f.last().await;
+    let (second, second_digest) = bound(&[three, two]);
+    let refused = f.store.create_credential(&ctx(5), &second, &second_digest).await.unwrap();
+    assert_eq!(refused, Err(CredentialRefusal::CertificateInUse(two)));
+    assert_eq!(f.last().await, before);
+    assert_eq!(f.store.credential(second.id).await.unwrap(), None);
+    f.store.revoke_credential(&ctx(6), first.id).await.unwrap().unwrap().unwrap();
+    let stored = f.store.create_credential(&ctx(7), &second, &second_digest).await.unwrap();
+    assert_eq!(stored, Ok(()));
+}
+
+async fn client_certificate_of_another_role_is_not_stored(f: Fixture) {
+    let (credential, digest) = new_credential(Role::Operator);
+    let client_certificates = vec![Fingerprint::of(b"one")];
+    let credential = Credential { client_certificates, ..credential };
     f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap_err();
     assert_eq!(f.store.credential(credential.id).await.unwrap(), None);
 }

@@ -246,6 +246,7 @@ pub(crate) fn new_credential(role: Role) -> (Credential, [u8; 32]) {
         revoked: None,
         from_settings: false,
         client_source: None,
+        client_certificates: Vec::new(),
     };
     (credential, portcullis::secret::digest(id.as_bytes()))
 }

@@ -109,7 +109,7 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
     only("sqlite", &BEFORE_SESSIONS).await.run(&mut old).await.unwrap();
     old.close().await.unwrap();
     let applied = portcullis::store::sqlite::migrate(dir.path()).await.unwrap();
-    assert_eq!(applied, ["0004 sessions", "0006 client source"]);
+    assert_eq!(applied, ["0004 sessions", "0006 client source", "0007 client certificates"]);
 }
 
 #[tokio::test]
@@ -119,7 +119,10 @@ async fn sessions_come_to_an_earlier_store_in_postgres_and_its_programs_stay() {
     let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
     only("postgres", &replicas).await.run(&mut old).await.unwrap();
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
-    assert_eq!(applied, ["0004 sessions", "0005 told", "0006 client source"]);
+    assert_eq!(
+        applied,
+        ["0004 sessions", "0005 told", "0006 client source", "0007 client certificates"]
+    );
     let oldest: i64 =
         sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
     assert_eq!(oldest, 3);
@@ -141,5 +144,5 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
     assert!(format!("{refused} {told}").contains("lock timeout"), "{refused}: {told}");
     dump.rollback().await.unwrap();
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
-    assert_eq!(applied, ["0005 told", "0006 client source"]);
+    assert_eq!(applied, ["0005 told", "0006 client source", "0007 client certificates"]);
 }

@@ -183,7 +183,7 @@ pub async fn credential(operator: &Client, role: Role, account_id: &str) -> (Cre
         role: role.into(),
         account_id: account_id.to_owned(),
         name: "test".to_owned(),
-        client_source: None,
+        ..Default::default()
     };
     let made = operator.credentials().create_credential(request).await.expect("a credential");
     let made = made.into_inner();

@@ -8,7 +8,6 @@
 mod json;
 mod question;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future;
@@ -22,8 +21,8 @@ use super::answer::{self, Answer, UNDECIDED};
 use super::body::{AnswerBody, BodyError};
 use super::caller::{CallerError, Presented};
 use super::{
-    DEADLINE, HttpAnswer, Interface, Interfaces, Unidentified, in_time, no_store, problem,
-    undecided,
+    DEADLINE, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, in_time, no_store,
+    problem, undecided,
 };
 use crate::clock::Stopwatch;
 use crate::net::Permit;
@@ -69,7 +68,7 @@ impl Interfaces {
     pub(super) async fn evaluation(
         &self,
         request: Request<Incoming>,
-        peer: IpAddr,
+        peer: PeerIdentity,
         known: impl Fn() + Send,
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
@@ -87,7 +86,7 @@ impl Interfaces {
     pub(super) async fn evaluations(
         &self,
         request: Request<Incoming>,
-        peer: IpAddr,
+        peer: PeerIdentity,
         known: impl Fn() + Send,
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
@@ -110,11 +109,11 @@ impl Interfaces {
         &self,
         headers: &HeaderMap,
         body: Incoming,
-        peer: IpAddr,
+        peer: PeerIdentity,
     ) -> std::result::Result<Received, HttpAnswer> {
         let values = headers.get_all(header::AUTHORIZATION);
         let beside = headers.get_all(super::CREDENTIAL);
-        let presented = match Presented::read(values, self.settings.development) {
+        let presented = match Presented::read(values, peer.certificate, self.settings.development) {
             Ok(_) if beside.iter().next().is_some() => Err(CallerError::TwoCredentials),
             presented => presented,
         };
@@ -126,7 +125,8 @@ impl Interfaces {
             let sentence = "The request's Content-Type is not application/json.";
             return Err(problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence)));
         }
-        let (body, permit) = self.bodies.read(headers, body, peer).await.map_err(body_error)?;
+        let (body, permit) =
+            self.bodies.read(headers, body, peer.address).await.map_err(body_error)?;
         let body = Json::parse(&body).map_err(|error| bad_request(&error))?;
         Ok(Received { body, presented, permit })
     }
@@ -366,7 +366,9 @@ fn unauthorized(error: &CallerError) -> HttpAnswer {
     let mut response = problem(&Answer::undecided(status, error.to_string()));
     let challenge = match error {
         CallerError::WrongRole => return response,
-        CallerError::Missing => HeaderValue::from_static("Bearer realm=\"portcullis\""),
+        CallerError::Missing | CallerError::UnboundCertificate => {
+            HeaderValue::from_static("Bearer realm=\"portcullis\"")
+        }
         _ => HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"invalid_token\""),
     };
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

@@ -9,9 +9,10 @@ use uuid::Uuid;
 use super::change::{Record, WriteTx};
 use super::{Connection, Db, Handle, QueryBuilder, account, client_source, decode};
 use crate::model::{
-    AccountNotFound, AuditAction, Context, Credential, Invalidation, LastOperatorCredential, Page,
-    Role, SettingsCredential,
+    AuditAction, Context, Credential, CredentialRefusal, Invalidation, LastOperatorCredential,
+    Page, Role, SettingsCredential,
 };
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
@@ -28,19 +29,20 @@ struct Row {
     create_time: i64,
     revoke_time: Option<i64>,
     client_source: Option<String>,
+    client_certificates: Option<String>,
 }
 
 const SELECT: &str = "\
     SELECT credential_id, role, account_id, name, digest, from_settings, create_time, \
-        revoke_time, client_source \
+        revoke_time, client_source, client_certificates \
     FROM credential WHERE ";
 
 const COUNT: &str = "SELECT count(*) FROM credential";
 
 const INSERT: &str = "\
     INSERT INTO credential (credential_id, role, account_id, name, digest, from_settings, \
-        create_time, revoke_time, client_source) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        create_time, revoke_time, client_source, client_certificates) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 const REVOKE: &str = "UPDATE credential SET revoke_time = $2 WHERE credential_id = $1";
 
@@ -74,13 +76,17 @@ pub(super) async fn create(
     ctx: &Context,
     new: &Credential,
     digest: &Digest,
-) -> Result<Result<(), AccountNotFound>> {
+) -> Result<Result<(), CredentialRefusal>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     if let Role::AccountAdmin(id) = new.role
         && !account::exists(&mut change.tx, id).await?
     {
         change.undo().await;
-        return Ok(Err(AccountNotFound));
+        return Ok(Err(CredentialRefusal::AccountNotFound));
+    }
+    if let Some(taken) = certificate_in_use(&mut change.tx, new).await? {
+        change.undo().await;
+        return Ok(Err(CredentialRefusal::CertificateInUse(taken)));
     }
     insert(&mut change.tx, new, digest).await?;
     change.commit(created(new)).await?;
@@ -102,6 +108,29 @@ pub(super) async fn create_first(
     insert(&mut change.tx, new, digest).await?;
     change.commit(created(new)).await?;
     Ok(true)
+}
+
+const LIVE_CERTIFICATES: &str = "\
+    SELECT client_certificates FROM credential \
+    WHERE revoke_time IS NULL AND client_certificates IS NOT NULL";
+
+/// A certificate of `new` that a valid credential is bound to. Rule 9.20 of docs/policy.md.
+async fn certificate_in_use(
+    connection: &mut Connection,
+    new: &Credential,
+) -> Result<Option<Fingerprint>> {
+    if new.client_certificates.is_empty() {
+        return Ok(None);
+    }
+    let live: Vec<String> =
+        sqlx::query_scalar::<Db, String>(LIVE_CERTIFICATES).fetch_all(connection).await?;
+    for text in live {
+        let known = decode::client_certificates(&text)?;
+        if let Some(taken) = new.client_certificates.iter().find(|&new| known.contains(new)) {
+            return Ok(Some(*taken));
+        }
+    }
+    Ok(None)
 }
 
 /// Rule 8.6 of docs/policy.md.
@@ -210,6 +239,7 @@ async fn insert(connection: &mut Connection, new: &Credential, digest: &Digest) 
         .bind(new.created.0)
         .bind(new.revoked.map(|at| at.0))
         .bind(new.client_source.as_deref().map(|source| client_source::json(source).to_string()))
+        .bind(decode::client_certificates_text(&new.client_certificates))
         .execute(connection)
         .await?;
     Ok(())
@@ -265,6 +295,10 @@ fn summary(credential: &Credential, state: &str) -> Value {
     if let Some(source) = &credential.client_source {
         summary["client_source"] = client_source::json(source);
     }
+    if !credential.client_certificates.is_empty() {
+        let certificates = credential.client_certificates.iter();
+        summary["client_certificates"] = certificates.map(ToString::to_string).collect();
+    }
     summary
 }
 
@@ -280,6 +314,10 @@ impl Row {
             client_source: match &self.client_source {
                 Some(text) => Some(Arc::new(client_source::read(text)?)),
                 None => None,
+            },
+            client_certificates: match &self.client_certificates {
+                Some(text) => decode::client_certificates(text)?,
+                None => Vec::new(),
             },
         };
         Ok((credential, decode::digest(&self.digest)?))

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::model::Role;
+use crate::policy::client_certificate::Fingerprint;
 use crate::policy::id::AccountId;
 use crate::policy::lifecycle::ActionEffect;
 use crate::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
@@ -40,6 +41,17 @@ pub(super) fn whitelist(text: &str) -> Result<Whitelist> {
 pub(super) fn digest(bytes: &[u8]) -> Result<Digest> {
     let digest = bytes.try_into();
     Ok(digest.map_err(|_| CorruptRow("a stored digest has not 32 bytes"))?)
+}
+
+/// The certificates that a credential is bound to; `None` where there is none.
+pub(super) fn client_certificates_text(certificates: &[Fingerprint]) -> Option<String> {
+    let texts: Vec<String> = certificates.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
+pub(super) fn client_certificates(text: &str) -> Result<Vec<Fingerprint>> {
+    let certificates = text.split(',').map(str::parse).collect::<std::result::Result<_, _>>();
+    Ok(certificates.map_err(|_| CorruptRow("a stored certificate's fingerprint can't be read"))?)
 }
 
 /// A credential's role; of an account's admins, with the account.

@@ -40,10 +40,11 @@ use uuid::Uuid;
 
 use crate::model::{
     Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
-    Context, Credential, FoundTokens, GrantCounts, IdleToken, LastOperatorCredential, Mail,
-    MailFailure, MailState, NewSession, NewToken, Page, PendingAction, PendingCounts,
-    PendingFilter, ScopesInUse, Session, SettingsCredential, StoreMode, StoredCatalog, Token,
-    TokenFilter, TokenGone, TokenSearch, Use, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    Context, Credential, CredentialRefusal, FoundTokens, GrantCounts, IdleToken,
+    LastOperatorCredential, Mail, MailFailure, MailState, NewSession, NewToken, Page,
+    PendingAction, PendingCounts, PendingFilter, ScopesInUse, Session, SettingsCredential,
+    StoreMode, StoredCatalog, Token, TokenFilter, TokenGone, TokenSearch, Use, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -290,7 +291,7 @@ impl CredentialStore for Handle {
         ctx: &Context,
         new: &Credential,
         digest: &Digest,
-    ) -> Result<Result<(), AccountNotFound>> {
+    ) -> Result<Result<(), CredentialRefusal>> {
         self.within(credential::create(self, ctx, new, digest)).await
     }
 
