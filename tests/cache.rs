@@ -131,6 +131,27 @@ async fn every_change_shows_in_the_next_decision() {
     }
 }
 
+/// Rule 2.29 of docs/policy.md.
+#[tokio::test]
+async fn a_batch_without_items_or_with_more_than_1000_is_refused_and_counted() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let item = || question("pcl_t1_mistyped", HERE, SCOPE);
+    let batch = async |items: usize| {
+        let requests = std::iter::repeat_with(item).take(items).collect();
+        operator.authorization().batch_authorize(BatchAuthorizeRequest { requests }).await
+    };
+    for (items, text) in [(0, "is empty"), (1_001, "has 1001 items; the most is 1000")] {
+        let error = batch(items).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(error.message().contains(text), "{error}");
+    }
+    assert_eq!(server.metric("portcullis_decision_errors_total"), Some(2));
+    for items in [1, 1_000] {
+        assert_eq!(batch(items).await.unwrap().into_inner().results.len(), items);
+    }
+}
+
 /// What of a batch's questions is alike is read once, and what is not is not taken for it.
 #[tokio::test]
 async fn a_batch_answers_each_question_as_it_is_answered_alone() {

@@ -1,7 +1,7 @@
 //! Every decision in one table that a person can audit: what the token is, where it may be used
 //! from, where the request comes from, and what it asks for (docs/policy.md, section 2).
 //!
-//! The table is `snapshots/decision_matrix__matrix.snap`. Each scope is asked for by name and by its
+//! The table is `snapshots/it__decision_matrix__matrix.snap`. Each scope is asked for by name and by its
 //! route; a cell holds both answers where they differ. Lines that do not depend on the address, or
 //! on the whitelist and the address, are written once, with `any`.
 

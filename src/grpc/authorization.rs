@@ -95,6 +95,20 @@ fn item_error(error: &Error) -> ItemStatus {
     })
 }
 
+/// The items of a batch. Rule 2.29 of docs/policy.md.
+fn batch_items(message: &[u8]) -> Result<Vec<&[u8]>> {
+    let requests = wire::split_batch(message)?;
+    let (reason, text) = match requests.len() {
+        0 => ("REQUIRED", "is empty: send at least one".to_owned()),
+        1..=MAX_BATCH => return Ok(requests),
+        many => (
+            "TOO_MANY",
+            format!("has {many} items; the most is {MAX_BATCH}: send them in several batches"),
+        ),
+    };
+    Err(Error::invalid("requests", reason, text))
+}
+
 /// Writes what became of one item. Rule 2.21 of docs/policy.md.
 fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
     match decided {
@@ -147,14 +161,7 @@ impl Authorization {
     }
 
     async fn batch(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let requests = wire::split_batch(message)?;
-        if requests.is_empty() {
-            return Err(Error::invalid("requests", "REQUIRED", "is empty: send at least one"));
-        }
-        if requests.len() > MAX_BATCH {
-            let text = format!("has {} items; the most is {MAX_BATCH}", requests.len());
-            return Err(Error::invalid("requests", "TOO_MANY", text));
-        }
+        let requests = batch_items(message).map_err(|error| self.undecided(error))?;
         let inputs: Vec<_> =
             requests.iter().map(|request| wire::parse_batch_item(request)).collect();
         let (out, missing) = self.batch_from_memory(&inputs);

@@ -229,6 +229,16 @@ async fn denial_is_an_answer_with_its_reason_and_an_unknown_scope_is_an_error() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_malformed_as_a_whole_are_counted() {
+    let stage = Stage::new().await;
+    let sample = "portcullis_gateway_answers_total{interface=\"authzen\",outcome=\"malformed\"}";
+    for (number, body) in ["{", "[]", "{\"evaluations\":1}"].into_iter().enumerate() {
+        assert_eq!(post(&stage, EVALUATIONS, &[], body).status, 400);
+        assert_eq!(stage.server.metric(sample), Some(number as i64 + 1));
+    }
+}
+
 /// Rule 9.15 of docs/policy.md.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_end_where_their_semantic_says() {

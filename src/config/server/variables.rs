@@ -2,6 +2,9 @@
 
 use std::env;
 
+use clap::Args as _;
+
+use super::ServeArgs;
 use super::errors::ConfigErrors;
 use super::mail::{SMTP_URL, SMTP_URL_FILE};
 use crate::config::{client, unknown_variables};
@@ -38,62 +41,19 @@ pub const SECRETS: [SecretVariable; 2] = [
     },
 ];
 
-/// The variables that the server reads, besides those of the client side.
-const VARIABLES: [&str; 45] = [
-    "PORTCULLIS_LISTEN",
-    "PORTCULLIS_HTTP_LISTEN",
-    "PORTCULLIS_GATEWAY_LISTEN",
-    "PORTCULLIS_GATEWAY_URL",
-    "PORTCULLIS_OVERRIDE_HEADER",
-    "PORTCULLIS_CHECK_TIMEOUT",
-    DATABASE_URL,
-    DATABASE_URL_FILE,
-    "PORTCULLIS_DEV",
-    "PORTCULLIS_CATALOG",
-    OPERATOR,
-    OPERATOR_FILE,
-    "PORTCULLIS_TOKEN_PREFIX",
-    "PORTCULLIS_TLS_CERT",
-    "PORTCULLIS_TLS_KEY",
-    "PORTCULLIS_TLS_CLIENT_CA",
-    "PORTCULLIS_PLAINTEXT",
-    "PORTCULLIS_GRPC_CONNECTIONS_PER_ADDRESS",
-    "PORTCULLIS_GRPC_IDLE",
-    "PORTCULLIS_CACHE_CAPACITY",
-    "PORTCULLIS_DATABASE_CONNECTIONS",
-    "PORTCULLIS_WHITELIST_MAX_ENTRIES",
-    "PORTCULLIS_WHITELIST_WIDEST_IPV4",
-    "PORTCULLIS_WHITELIST_WIDEST_IPV6",
-    "PORTCULLIS_LIFECYCLE_MODE",
-    "PORTCULLIS_LIFECYCLE_WINDOW",
-    "PORTCULLIS_LIFECYCLE_NOTICE",
-    "PORTCULLIS_LIFECYCLE_SWEEP_INTERVAL",
-    "PORTCULLIS_DELETED_RETENTION",
-    "PORTCULLIS_USAGE_FLUSH_INTERVAL",
-    SMTP_URL,
-    SMTP_URL_FILE,
-    "PORTCULLIS_SMTP_CA",
-    "PORTCULLIS_MAIL_FROM",
-    "PORTCULLIS_MAIL_TIMEOUT",
-    "PORTCULLIS_MAIL_RETRY_INITIAL",
-    "PORTCULLIS_MAIL_RETRY_MAX",
-    "PORTCULLIS_MAIL_REFUSED_RETRY",
-    "PORTCULLIS_MAIL_RATE",
-    "PORTCULLIS_PUBLIC_URL",
-    "PORTCULLIS_SESSION_IDLE",
-    "PORTCULLIS_TRUSTED_PROXY",
-    "PORTCULLIS_SESSION_LIFETIME",
-    "PORTCULLIS_LOG_FORMAT",
-    "PORTCULLIS_LOG_LEVEL",
-];
-
-/// Every variable that is read, on either side.
-pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    VARIABLES.iter().chain(&client::VARIABLES).copied()
+/// Every variable that is read, on either side: those of the flags, and those of what has no flag.
+pub(super) fn all() -> Vec<String> {
+    let command = ServeArgs::augment_args(clap::Command::new("serve"));
+    let flags = command.get_arguments().filter_map(clap::Arg::get_env);
+    let flags = flags.map(|name| name.to_string_lossy().into_owned());
+    let secrets = SECRETS.iter().flat_map(|secret| [secret.name, secret.file]);
+    let own = secrets.chain([DATABASE_URL, DATABASE_URL_FILE]).chain(client::VARIABLES);
+    flags.chain(own.map(str::to_owned)).collect()
 }
 
 pub(super) fn known_variables(errors: &mut ConfigErrors) {
-    let known: Vec<_> = all().collect();
+    let known = all();
+    let known: Vec<_> = known.iter().map(String::as_str).collect();
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     errors.extend(unknown_variables(&known, names));
 }

@@ -8,6 +8,7 @@
 mod json;
 mod question;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures_util::future;
@@ -76,7 +77,7 @@ impl Interfaces {
         let answer = match received {
             Err(refusal) => refusal,
             Ok(received) => match question::evaluation(&received.body) {
-                Err(error) => bad_request(&error),
+                Err(error) => self.malformed(error.to_string()),
                 Ok(question) => self.answer_one(&question, received, known).await,
             },
         };
@@ -94,7 +95,7 @@ impl Interfaces {
         let answer = match received {
             Err(refusal) => refusal,
             Ok(received) => match question::evaluations(&received.body) {
-                Err(error) => bad_request(&error),
+                Err(error) => self.malformed(error.to_string()),
                 Ok(Evaluations::One(question)) => self.answer_one(&question, received, known).await,
                 Ok(Evaluations::Several(semantic, questions)) => {
                     self.answer_several(semantic, &questions, received, known).await
@@ -123,11 +124,11 @@ impl Interfaces {
             .map_err(|error| unauthorized(&error))?;
         if !is_json(headers) {
             let sentence = "The request's Content-Type is not application/json.";
-            return Err(problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence)));
+            return Err(self.malformed(sentence));
         }
         let (body, permit) =
             self.bodies.read(headers, body, peer.address).await.map_err(body_error)?;
-        let body = Json::parse(&body).map_err(|error| bad_request(&error))?;
+        let body = Json::parse(&body).map_err(|error| self.malformed(error.to_string()))?;
         Ok(Received { body, presented, permit })
     }
 
@@ -241,6 +242,12 @@ impl Interfaces {
         self.decide(&question.input(), context).await
     }
 
+    /// The answer to a request that is malformed as a whole.
+    fn malformed(&self, sentence: impl Into<Cow<'static, str>>) -> HttpAnswer {
+        self.count(Interface::AuthZen, "malformed");
+        problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence))
+    }
+
     fn record(&self, outcome: &Outcome) {
         self.count(
             Interface::AuthZen,
@@ -342,10 +349,6 @@ fn json_answer(value: &Value, permit: Option<Permit>) -> HttpAnswer {
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     no_store(response.headers_mut());
     response
-}
-
-fn bad_request(error: &Malformed) -> HttpAnswer {
-    problem(&Answer::undecided(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 fn body_error(error: BodyError) -> HttpAnswer {
