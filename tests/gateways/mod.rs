@@ -8,6 +8,7 @@
     reason = "test support: a failure here is the test's failure"
 )]
 
+mod client_certificate;
 mod decisions;
 mod differential;
 mod doctor;

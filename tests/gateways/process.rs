@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Nginx,
     Caddy,
     Traefik,
+    /// Traefik that identifies itself by a client certificate.
+    TraefikCertificate,
     EnvoyGrpc,
     EnvoyHttp,
 }
@@ -36,6 +38,16 @@ pub(super) struct Backends {
     pub(super) upstream: SocketAddr,
     /// The secret of the gateway's credential.
     pub(super) credential: String,
+    /// What it identifies itself with instead.
+    pub(super) client_tls: Option<ClientTls>,
+}
+
+/// A client certificate, its key, and the authority of the server, in PEM.
+#[derive(Debug, Clone)]
+pub(super) struct ClientTls {
+    pub(super) server_ca: String,
+    pub(super) certificate: String,
+    pub(super) key: String,
 }
 
 /// Changes to the shipped files, beside those that every test makes.
@@ -74,7 +86,7 @@ impl Kind {
     /// Flags of `portcullis credential create` for this gateway, as docs/gateways.md gives them.
     pub(super) fn client_source(self) -> &'static [&'static str] {
         match self {
-            Self::Nginx | Self::Caddy | Self::Traefik => {
+            Self::Nginx | Self::Caddy | Self::Traefik | Self::TraefikCertificate => {
                 &["--client-address-header", "X-Forwarded-For"]
             }
             Self::EnvoyHttp => &["--client-address-header", "X-Client-Address"],
@@ -92,6 +104,9 @@ impl Kind {
                 "traefik/dynamic/portcullis.yml",
                 "traefik/dynamic/portcullis-credential.yml",
             ],
+            Self::TraefikCertificate => {
+                &["traefik/traefik.yml", "traefik/client-certificate/portcullis.yml"]
+            }
             Self::EnvoyGrpc => &["envoy-grpc/envoy.yaml"],
             Self::EnvoyHttp => &["envoy-http/envoy.yaml"],
         }
@@ -100,7 +115,7 @@ impl Kind {
     /// Addresses and places that differ from those of the files.
     fn places(self, own: SocketAddr, backends: &Backends, home: &Path) -> Vec<(String, String)> {
         let home = home.to_str().expect("a path in UTF-8");
-        let Backends { grpc, http, upstream, credential } = backends;
+        let Backends { grpc, http, upstream, credential, client_tls: _ } = backends;
         let pair = |from: &str, to: String| (from.to_owned(), to);
         let socket = |address: SocketAddr| {
             format!("{{ address: {}, port_value: {} }}", address.ip(), address.port())
@@ -133,6 +148,13 @@ impl Kind {
                 pair("127.0.0.1:9000", upstream.to_string()),
                 pair("pclpep_...", credential.clone()),
             ],
+            Self::TraefikCertificate => vec![
+                pair("127.0.0.1:8000", own.to_string()),
+                pair("/etc/traefik/dynamic", format!("{home}/client-certificate")),
+                pair("/etc/traefik/", format!("{home}/")),
+                pair("127.0.0.1:8081", http.to_string()),
+                pair("127.0.0.1:9000", upstream.to_string()),
+            ],
             Self::EnvoyGrpc | Self::EnvoyHttp => {
                 let (port, portcullis) =
                     if self == Self::EnvoyGrpc { (50051, *grpc) } else { (8081, *http) };
@@ -151,7 +173,7 @@ impl Kind {
         match self {
             Self::Nginx => "auth_request /portcullis;",
             Self::Caddy => "forward_auth 127.0.0.1:8081",
-            Self::Traefik => "middlewares: [",
+            Self::Traefik | Self::TraefikCertificate => "middlewares: [",
             Self::EnvoyGrpc | Self::EnvoyHttp => "envoy.filters.http.ext_authz",
         }
     }
@@ -184,6 +206,9 @@ impl Kind {
                 "[portcullis-headers, portcullis-credential, portcullis, portcullis-credential-removed]",
                 "[portcullis-headers]",
             ),
+            Self::TraefikCertificate => {
+                text.replace("[portcullis-headers, portcullis]", "[portcullis-headers]")
+            }
             Self::EnvoyGrpc | Self::EnvoyHttp => between(
                 text,
                 "                  - name: envoy.filters.http.ext_authz",
@@ -206,7 +231,7 @@ impl Kind {
                 command.args(["run", "--adapter", "caddyfile", "--config"]).arg(main);
                 command
             }
-            Self::Traefik => {
+            Self::Traefik | Self::TraefikCertificate => {
                 let mut command = Command::new(tools::tool("TEST_TRAEFIK"));
                 command.arg(format!("--configFile={}", main.display()));
                 command
@@ -242,6 +267,11 @@ impl Gateway {
         write(&home, "credential", &backends.credential);
         let set = format!("set $portcullis_credential \"{}\";\n", backends.credential);
         write(&home, "credential.conf", &set);
+        if let Some(ClientTls { server_ca, certificate, key }) = &backends.client_tls {
+            write(&home, "portcullis-ca.pem", server_ca);
+            write(&home, "client.pem", certificate);
+            write(&home, "client.key", key);
+        }
         let mut texts: Vec<String> = kind.files().iter().map(|file| shipped(file)).collect();
         if changes.unguarded {
             let text = texts.iter_mut().find(|text| text.contains(kind.authorization()));

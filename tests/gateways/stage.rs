@@ -116,6 +116,7 @@ impl Stage {
             http: self.http,
             upstream: self.upstream.address(),
             credential: credential.to_owned(),
+            client_tls: None,
         }
     }
 
