@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Interfaces, PeerIdentity};
 use crate::clock::Stopwatch;
 use crate::net;
-use crate::net::server::{Accepted, HttpListener, Serve};
+use crate::net::server::{Accepted, HttpListener, PeerCertificate, Serve};
 use crate::net::unread::Unread;
 
 /// Connections at once; more are closed at once. See [`HttpListener`].
@@ -87,11 +87,16 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Accepted { peer, certificate, keep_alive, stop } = accepted;
-        let peer = PeerIdentity { address: peer, certificate };
         let activity = Arc::new(Activity::new());
         let service = service_fn({
             let (interfaces, activity) = (self.interfaces.clone(), activity.clone());
-            move |request| answer(interfaces.clone(), activity.clone(), peer, request)
+            move |request| {
+                // Rule 9.21 of docs/policy.md: a connection may outlive its certificate.
+                let is_valid = |own: &PeerCertificate| interfaces.services.now() <= own.valid_until;
+                let certificate = certificate.filter(is_valid).map(|own| own.fingerprint);
+                let peer = PeerIdentity { address: peer, certificate };
+                answer(interfaces.clone(), activity.clone(), peer, request)
+            }
         });
         let builder = builder(keep_alive);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));

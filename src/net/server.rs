@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -18,7 +19,8 @@ use tokio_util::task::TaskTracker;
 use super::unread::{self, Unread};
 use super::{HANDSHAKE, Limiter, accept, log_failed_handshake};
 use crate::policy::client_certificate::Fingerprint;
-use crate::shutdown;
+use crate::policy::time::Timestamp;
+use crate::{pem, shutdown};
 
 /// What the system keeps of unread answers for each connection, in bytes. Linux doubles it.
 const SEND_BUFFER: usize = 32 << 10;
@@ -46,11 +48,30 @@ pub struct Accepted {
     /// Where it comes from.
     pub peer: IpAddr,
     /// The certificate that the peer proved to have, of an authority that the listener accepts.
-    pub certificate: Option<Fingerprint>,
+    pub certificate: Option<PeerCertificate>,
     /// Whether it may carry more than one request.
     pub keep_alive: bool,
     /// When it is to end in order.
     pub stop: CancellationToken,
+}
+
+/// A peer's own certificate, which was valid at the handshake.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerCertificate {
+    /// Which one it is.
+    pub fingerprint: Fingerprint,
+    /// The last instant at which it is valid: connections may last longer.
+    pub valid_until: Timestamp,
+}
+
+impl PeerCertificate {
+    /// That of a certificate in DER; `None` for what is none, which no handshake accepts.
+    fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, until, _) = pem::validity(der)?;
+        // Its last second belongs to it (RFC 5280, section 4.1.2.5).
+        let valid_until = Timestamp(until.saturating_mul(1_000_000).saturating_add(999_999));
+        Some(Self { fingerprint: Fingerprint::of(der), valid_until })
+    }
 }
 
 /// What serves connections.
@@ -99,7 +120,7 @@ pub async fn serve(listener: HttpListener, server: impl Serve, stop: Cancellatio
                 Ok(Ok(stream)) => {
                     let chain = stream.get_ref().1.peer_certificates();
                     let own = chain.and_then(|chain| chain.first());
-                    accepted.certificate = own.map(|own| Fingerprint::of(own));
+                    accepted.certificate = own.and_then(PeerCertificate::read);
                     server.serve(Unread::new(stream, unread, peer), accepted).await;
                 }
                 Ok(Err(error)) => log_failed_handshake(peer, &error),

@@ -21,6 +21,7 @@ use super::stage::{INSIDE, Stage, bearer};
 use crate::support::client::Client;
 use crate::support::server::Setup;
 use crate::support::tls::{Authority, Identity};
+use crate::support::wait::until;
 
 /// A server with TLS that accepts certificates of `clients`.
 struct Secured {
@@ -227,6 +228,21 @@ async fn expired_certificate_and_one_of_another_authority_end_the_handshake() {
         matches!(alert, AlertDescription::UnknownCA | AlertDescription::DecryptError),
         "{alert:?}"
     );
+}
+
+/// Rule 9.21 of docs/policy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_that_expires_on_an_open_connection_counts_no_longer() {
+    let secured = Secured::new().await;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let identity = secured.clients.client_until("gateway", now + 4);
+    let (_, secret) = secured.bind(&[&identity]).await;
+    let mut connection = secured.connect(Some(&identity));
+    assert_eq!(secured.ask(&mut connection, &[]).outcome(), (200, "ALLOWED"));
+    until(|| secured.ask(&mut connection, &[]).status, |&status| status == 503);
+    // The connection itself stays, for a credential in a header.
+    let answer = secured.ask(&mut connection, &[("Portcullis-Credential", &secret)]);
+    assert_eq!(answer.outcome(), (200, "ALLOWED"));
 }
 
 /// A resumed session would keep a certificate that has expired meanwhile (Rule 9.21 of docs/policy.md).

@@ -65,6 +65,14 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// A client whose certificate was valid from 2020 until `seconds` after the Unix epoch.
+    pub fn client_until(&self, name: &str, seconds: u64) -> Identity {
+        let mut params = client(name);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds);
+        self.sign(&params)
+    }
+
     fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
