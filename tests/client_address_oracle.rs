@@ -10,6 +10,7 @@
     reason = "a test that panics fails"
 )]
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use portcullis::policy::client_source::{
@@ -69,6 +70,10 @@ fn expected(forwarded: bool, start: Option<u128>, lines: &[String]) -> Option<u1
         };
         let address = if forwarded {
             let pairs = pairs(&list[from..])?;
+            let names: HashSet<_> = pairs.iter().map(|(name, _)| name.to_lowercase()).collect();
+            if names.len() < pairs.len() {
+                return None;
+            }
             let named: Vec<_> =
                 pairs.iter().filter(|(name, _)| name.to_lowercase() == "for").collect();
             let [(_, value)] = named[..] else { return None };
@@ -97,7 +102,7 @@ fn pairs(element: &str) -> Option<Vec<(String, String)>> {
     // Cut at the semicolons that stand outside quotation marks.
     let mut parts = vec![String::new()];
     let (mut quoted, mut escaped) = (false, false);
-    for c in element.chars() {
+    for c in element.trim_matches([' ', '\t']).chars() {
         if c == ';' && !quoted {
             parts.push(String::new());
             continue;
@@ -113,7 +118,6 @@ fn pairs(element: &str) -> Option<Vec<(String, String)>> {
     }
     let mut pairs = Vec::new();
     for part in &parts {
-        let part = part.trim_matches([' ', '\t']);
         if part.is_empty() {
             continue;
         }
@@ -304,12 +308,12 @@ fn element(random: &mut Random, address: u128, forwarded: bool) -> String {
         _ => node,
     };
     let name = random.pick(&["for", "For", "FOR"]);
-    let before = random.pick(&["", "", "by=10.0.0.1;", "proto=https; ", "x=\"a, \\\"b;c\" ;"]);
+    let before = random.pick(&["", "", "by=10.0.0.1;", "proto=https;", "x=\"a, \\\"b;c\";"]);
     let after = random.pick(&["", "", ";proto=http", ";host=\"a,b\"", ";y=\"\\\\\"", ";"]);
     format!("{before}{name}={node}{after}")
 }
 
-const HOSTILE: [&str; 32] = [
+const HOSTILE: [&str; 35] = [
     "",
     " ",
     "\t",
@@ -334,6 +338,9 @@ const HOSTILE: [&str; 32] = [
     "[::1",
     "fe80::1%eth0",
     "for=198.51.100.1;for=198.51.100.2",
+    "for=198.51.100.1;proto=http;Proto=http",
+    "for=198.51.100.1; proto=http",
+    "for=198.51.100.1 ;proto=http",
     "x=\"",
     "x=\", for=198.51.100.1",
     "\u{e9}",

@@ -11,7 +11,8 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
-use super::request::ClientToken;
+use super::request::{ClientToken, shown, token_header};
+use crate::policy::client_source::ClientSource;
 use crate::policy::decide::{Decision, Reason, Verdict};
 use crate::policy::lifecycle::Calendar;
 use crate::policy::token::PendingActionType;
@@ -77,6 +78,15 @@ pub fn status(reason: Reason) -> StatusCode {
     }
 }
 
+/// Where a client's token and address were read from, so that a sentence names the cure there.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'s> {
+    /// From what the gateway's credential names.
+    Gateway(&'s ClientSource),
+    /// From the body of an AuthZEN request.
+    AuthZen,
+}
+
 /// What one decision comes to for HTTP clients, or that there is none.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -90,10 +100,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer with a decision about `token`. `calendar` is called only where something is announced.
+    /// The answer with a decision about `token`, which came from `origin`. `calendar` is called only where something
+    /// is announced.
     pub fn decided(
         decision: &Decision<'_>,
         token: &ClientToken<'_>,
+        origin: Origin<'_>,
         calendar: impl FnOnce() -> Calendar,
     ) -> Self {
         let reason = decision.verdict.reason();
@@ -105,7 +117,7 @@ impl Answer {
         } else {
             values[REASON_AT] = Some(word);
         }
-        let detail = detail(decision, token);
+        let detail = detail(decision, token, origin);
         Self {
             reason: Some(reason),
             status: status(reason),
@@ -217,20 +229,50 @@ pub(super) fn action_word(action: PendingActionType) -> &'static str {
     }
 }
 
-/// The decision's own sentence, but for those that speak to who calls `Authorize`.
-pub(super) fn detail(decision: &Decision<'_>, token: &ClientToken<'_>) -> Cow<'static, str> {
+/// The decision's own sentence, but for those that name fields of `Authorize`.
+pub(super) fn detail(
+    decision: &Decision<'_>,
+    token: &ClientToken<'_>,
+    origin: Origin<'_>,
+) -> Cow<'static, str> {
     match (decision.verdict.reason(), token) {
-        (Reason::TokenMalformed, ClientToken::Missing) => {
-            "No token was sent. Send one as “Authorization: Bearer <token>”.".into()
-        }
+        (Reason::TokenMalformed, ClientToken::Missing) => match origin {
+            Origin::Gateway(source) if source.token_header.is_some() => {
+                let header = shown(token_header(source));
+                format!("No token was sent. Send one in the header {header}.").into()
+            }
+            Origin::Gateway(_) => {
+                "No token was sent. Send one as “Authorization: Bearer <token>”.".into()
+            }
+            Origin::AuthZen => "No token was sent. Send one as subject.id.".into(),
+        },
         (Reason::TokenMalformed, ClientToken::Malformed(cause)) => (*cause).into(),
-        (Reason::ClientIpMissing, _) => {
-            "This token may be used from whitelisted addresses only, and the gateway names no address of \
-             its client. Its operator has to set client_source.address_header and trusted_proxies of the \
-             gateway's credential."
-                .into()
-        }
+        (Reason::ClientIpMissing, _) => no_address(origin),
         _ => decision.message(),
+    }
+}
+
+/// The sentence of [`Reason::ClientIpMissing`].
+fn no_address(origin: Origin<'_>) -> Cow<'static, str> {
+    const WHITELISTED: &str = "This token may be used from whitelisted addresses only, and";
+    match origin {
+        Origin::AuthZen => {
+            format!("{WHITELISTED} the request names no address. Send context.client_ip.").into()
+        }
+        Origin::Gateway(ClientSource { address_header: Some(name), .. }) => {
+            let header = shown(name.as_str());
+            format!(
+                "{WHITELISTED} the header {header} of the gateway names no address of its client. The \
+                 gateway's operator has to have it set for each request, and to trust only proxies \
+                 that append to it."
+            )
+            .into()
+        }
+        Origin::Gateway(_) => format!(
+            "{WHITELISTED} the gateway names no address of its client. Its operator has to set \
+             client_source.address_header and trusted_proxies of the gateway's credential."
+        )
+        .into(),
     }
 }
 

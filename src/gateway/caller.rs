@@ -38,11 +38,6 @@ pub enum CallerError {
     /// It is one of another role.
     #[error("The gateway's credential has another role than pep: create one of that role for it.")]
     WrongRole,
-    /// There are no credentials with `--dev`.
-    #[error(
-        "The gateway's credential is not valid here: this server runs with --dev, so leave it out."
-    )]
-    Development,
 }
 
 /// What a caller presented, to be looked up, and looked up again once this replica may decide.
@@ -56,8 +51,7 @@ pub struct Presented {
 
 impl Presented {
     /// Reads the credential from the values of its header, bare or as `Bearer <credential>`, beside the client
-    /// certificate of the connection. With `development`, there
-    /// is to be none.
+    /// certificate of the connection. With `development`, there may be none.
     ///
     /// # Errors
     /// Where there is none, or more than one.
@@ -71,7 +65,6 @@ impl Presented {
             (None, _) if development => return Ok(Self { digest: None, certificate: None }),
             (None, _) if certificate.is_some() => return Ok(Self { digest: None, certificate }),
             (None, _) => return Err(CallerError::Missing),
-            (Some(_), _) if development => return Err(CallerError::Development),
             (Some(_), Some(_)) => return Err(CallerError::TwoCredentials),
             (Some(value), None) => value.trim_ascii(),
         };

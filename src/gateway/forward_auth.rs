@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::answer::Answer;
+use super::answer::{Answer, Origin};
 use super::body::{AnswerBody, discard};
 use super::caller::Presented;
 use super::request::{Reader, Target, token_header};
@@ -26,6 +26,9 @@ pub(super) const EXT_AUTHZ: &str = "/ext-authz";
 
 /// Names the headers that Envoy takes off the request which goes on (`ext_authz`, HTTP service).
 const HEADERS_TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+
+const NO_PATH: &str = "The path has nothing behind /ext-authz: the gateway has to append that of its client's request \
+                       (path_prefix of Envoy).";
 
 /// The share of its deadline that Envoy waits for an answer in, in percent.
 const SHARE: u32 = 80;
@@ -55,10 +58,13 @@ impl Interfaces {
         let (head, body) = request.into_parts();
         discard(&head.headers, body).await;
         let path = head.uri.path_and_query().map_or("", |path| path.as_str());
-        let target = Target::Own {
-            method: head.method.as_str().as_bytes(),
-            path: path.strip_prefix(EXT_AUTHZ).unwrap_or_default().as_bytes(),
-        };
+        let path = path.strip_prefix(EXT_AUTHZ).unwrap_or_default();
+        // Envoy appends the client's path, which is never empty.
+        if path.is_empty() {
+            let answer = Answer::undecided(StatusCode::FORBIDDEN, NO_PATH);
+            return self.http_answer(Interface::ExtAuthz, &answer);
+        }
+        let target = Target::Own { method: head.method.as_str().as_bytes(), path: path.as_bytes() };
         let limit = envoy_timeout(&head.headers).unwrap_or(self.settings.check_timeout);
         // A 5xx counts as an error, and Envoy may let requests pass then.
         let none = StatusCode::FORBIDDEN;
@@ -129,7 +135,9 @@ impl Interfaces {
             at_least_as_fresh: 0,
         };
         let calendar = || self.services.calendar();
-        self.decide(&input, |decision| Answer::decided(decision, &client.token, calendar)).await
+        let origin = Origin::Gateway(source);
+        self.decide(&input, |decision| Answer::decided(decision, &client.token, origin, calendar))
+            .await
     }
 
     fn http_answer(&self, interface: Interface, answer: &Answer) -> HttpAnswer {

@@ -175,6 +175,10 @@ fn undecided(error: &Error) -> &'static str {
             "No decision was reached: too many requests are under way. Try again later."
         }
         Error::DeadlineExceeded => "No decision was reached in time. Try again later.",
+        Error::Invalid(_) => {
+            "No decision can be reached about what the gateway asks: its operator has to correct its \
+             configuration."
+        }
         _ => "No decision was reached. Try again later.",
     }
 }

@@ -377,7 +377,7 @@ impl<'a> Found<'a> {
 const TWO_TOKENS: &str = "The request has more than one token: send one.";
 
 /// A header's name as people write it: `X-Forwarded-Uri`.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     let mut start = true;
     let capital = |c: char| {
         let shown = if start { c.to_ascii_uppercase() } else { c };

@@ -26,7 +26,7 @@ use self::wire::CheckInput;
 use super::authorization::Authorization;
 use super::gate::CallerCredential;
 use super::unary::response;
-use crate::gateway::answer::{Answer, HEADERS, NONE, PROBLEM, WARNINGS, allow_values};
+use crate::gateway::answer::{Answer, HEADERS, NONE, Origin, PROBLEM, WARNINGS, allow_values};
 use crate::gateway::request::{ClientRequest, OverrideHeaders, Reader, Target, token_header};
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::{Decision, Verdict};
@@ -177,7 +177,10 @@ impl<'a> Question<'a> {
             ("scope", decision.required.map_or(&[], |scope| scope.name.as_str().as_bytes())),
         ];
         if let Verdict::Deny(_) = decision.verdict {
-            let answer = Answer::decided(decision, &self.client.token, || services.calendar());
+            let answer =
+                Answer::decided(decision, &self.client.token, Origin::Gateway(source), || {
+                    services.calendar()
+                });
             let code = match answer.status() {
                 StatusCode::UNAUTHORIZED => Code::Unauthenticated,
                 _ => Code::PermissionDenied,

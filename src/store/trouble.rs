@@ -21,8 +21,10 @@ pub enum Trouble {
     Busy,
     /// The database takes no more connections.
     NoConnection,
-    /// A row, a table or the file is locked by somebody else for too long.
+    /// A row or a table is locked by another session for too long.
     Locked,
+    /// The file of an embedded store is locked by another program for too long.
+    FileLocked,
     /// A statement took longer than it may.
     Slow,
     /// It takes no changes, as a standby.
@@ -62,7 +64,7 @@ impl Trouble {
     fn of_sqlite(code: &str) -> Option<Self> {
         let code: u32 = code.parse().ok()?;
         Some(match code & 0xff {
-            5 | 6 => Self::Locked,
+            5 | 6 => Self::FileLocked,
             7 => Self::NoResource,
             8 => Self::ReadOnly,
             // SQLite calls only ENOSPC a full disk. A write, a truncation or a mapping that fails for another
@@ -106,7 +108,7 @@ impl Trouble {
             Self::OutOfReach => "out of reach",
             Self::Busy => "busy",
             Self::NoConnection => "out of connections",
-            Self::Locked => "locked",
+            Self::Locked | Self::FileLocked => "locked",
             Self::Slow => "slow",
             Self::ReadOnly => "read-only",
             Self::DiskFull => "disk full",
@@ -130,6 +132,9 @@ impl Trouble {
             }
             Self::Locked => {
                 "find the session that holds the lock (pg_locks, pg_blocking_pids) and end it"
+            }
+            Self::FileLocked => {
+                "find the program that has the database file open (lsof, fuser) and end it"
             }
             Self::Slow => "see what the database is busy with, and whether a lock is waited for",
             Self::ReadOnly => {
@@ -158,6 +163,10 @@ impl Trouble {
             Self::Locked => {
                 "another session of the store holds a lock that this needs; try again, and if it stays so \
                  the store's operator must end that session"
+            }
+            Self::FileLocked => {
+                "another program holds a lock on the store's file; try again, and if it stays so the \
+                 store's operator must end that program"
             }
             Self::Slow => {
                 "the store took too long; try again, and if it stays so its operator must see what it is \
@@ -346,9 +355,9 @@ mod tests {
             assert_eq!(Trouble::of_postgres(code), None, "{code}");
         }
         for (code, trouble) in [
-            ("5", Trouble::Locked),
-            ("517", Trouble::Locked),
-            ("6", Trouble::Locked),
+            ("5", Trouble::FileLocked),
+            ("517", Trouble::FileLocked),
+            ("6", Trouble::FileLocked),
             ("7", Trouble::NoResource),
             ("8", Trouble::ReadOnly),
             ("1032", Trouble::ReadOnly),

@@ -40,6 +40,7 @@ async fn decision_is_that_of_authorize_for_the_clients_own_method_and_path() {
             if path.is_empty() {
                 // Envoy always names a path.
                 assert_eq!(answer.outcome(), (403, "UNDECIDED"));
+                assert!(answer.body.contains("nothing behind /ext-authz"), "{answer:?}");
                 continue;
             }
             let same = stage.authorize(token, client, method, path).await;

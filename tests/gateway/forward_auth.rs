@@ -9,7 +9,7 @@ use portcullis::secret::{KeyRing, SecretKey, SecretKind};
 use uuid::Uuid;
 
 use super::http1::Connection;
-use super::stage::{INSIDE, OUTSIDE, Stage, bearer};
+use super::stage::{INSIDE, OUTSIDE, Stage, bearer, credential};
 use crate::support::client::Client;
 use crate::support::command::Shell;
 use crate::support::server::Setup;
@@ -163,6 +163,8 @@ async fn tokens_come_as_bearer_or_basic_or_in_the_named_header_and_once() {
     assert_eq!(ask(&[("X-Api-Key", &token)]), "ALLOWED");
     assert_eq!(ask(&[("X-Api-Key", reader), ("Authorization", "Bearer x")]), "ALLOWED");
     assert_eq!(ask(&[("Authorization", &token)]), "TOKEN_MALFORMED");
+    let none = stage.send("GET", "/forward-auth", &own, "");
+    assert!(none.body.contains("Send one in the header X-Api-Key."), "{none:?}");
     assert_eq!(ask(&[("X-Api-Key", reader), ("X-Api-Key", reader)]), "TOKEN_MALFORMED");
 }
 
@@ -345,6 +347,23 @@ async fn development_server_asks_gateways_for_no_credential() {
     assert_eq!(send(&headers).outcome(), (403, "CLIENT_IP_NOT_WHITELISTED"));
     headers.push(("Portcullis-Credential", "x"));
     assert_eq!(send(&headers).outcome(), (503, "UNDECIDED"));
+
+    // One that is valid is used: it names another header for the address.
+    let source = ClientSource { address_header: "X-Real-IP".to_owned(), ..Default::default() };
+    let (_, pep) = credential(&anyone, Role::Pep, "", Some(source)).await;
+    headers[4].1 = &pep;
+    assert_eq!(send(&headers).outcome(), (403, "CLIENT_IP_MISSING"));
+    headers.push(("X-Real-IP", INSIDE));
+    assert_eq!(send(&headers).outcome(), (200, "ALLOWED"));
+
+    let body = r#"{"subject": {"type": "token", "id": "x"}, "action": {"name": "GET"},
+                   "resource": {"type": "route", "id": "/api/v1/transactions"}}"#;
+    let evaluate = |credential: &str| {
+        let headers = [("Portcullis-Credential", credential), ("Content-Type", "application/json")];
+        let mut connection = Connection::open(server.gateway());
+        connection.send("POST", "/access/v1/evaluation", &headers, body).status
+    };
+    assert_eq!((evaluate(&pep), evaluate("x")), (200, 401));
 }
 
 /// Rule 9.7 of docs/policy.md.

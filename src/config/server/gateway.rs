@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::errors::ConfigErrors;
-use crate::policy::text::in_quotes;
+use crate::policy::client_source::{HeaderName, Purpose};
 
 /// The listener for gateways, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -94,11 +94,10 @@ impl GatewayArgs {
         });
         for name in &self.override_header {
             // One with underscores is denied in any case.
-            if http::HeaderName::from_bytes(name.as_bytes()).is_err() || name.contains('_') {
-                errors.add(format!(
-                    "--override-header: {} is no header's name without underscores, such as X-HTTP-Method-Override",
-                    in_quotes(name)
-                ));
+            let checked =
+                HeaderName::parse(name).and_then(|header| header.check(Purpose::Override));
+            if let Err(error) = checked {
+                errors.add(format!("--override-header {error}"));
             }
         }
         let check_timeout = errors.duration("check-timeout", &self.check_timeout);

@@ -145,6 +145,19 @@ fn gateways_are_served_where_it_is_said_and_with_dev() {
         ("--gateway-url", "https://pdp.example?a", "write https:// and a host"),
         ("--override-header", "X_Method", "is no header's name"),
         ("--override-header", "a b", "is no header's name"),
+        (
+            "--override-header",
+            "Authorization",
+            "clients use for something else: name another header",
+        ),
+        ("--override-header", "x-api-key", "clients use for something else: name another header"),
+        ("--override-header", "X-Forwarded-For", "clients use for something else: name another"),
+        (
+            "--override-header",
+            "Host",
+            "for its own connection: name another header, such as X-HTTP",
+        ),
+        ("--override-header", "X-A,Content-Type", "is content-type, which describes the body"),
         ("--check-timeout", "6s", "is longer than 5s"),
         ("--check-timeout", "fast", "--check-timeout: "),
     ] {

@@ -46,7 +46,7 @@ fn facts() -> TokenFacts {
 fn answer(presented: Presented<'_>, operation: Operation<'_>, token: &ClientToken<'_>) -> Answer {
     let catalog = catalog();
     let decision = decide(presented, &catalog, &Request { client: None, operation });
-    Answer::decided(&decision, token, calendar)
+    Answer::decided(&decision, token, Origin::Gateway(&ClientSource::default()), calendar)
 }
 
 fn text(answer: &Answer) -> String {

@@ -50,6 +50,7 @@ impl Question {
     pub(super) fn token(&self) -> ClientToken<'_> {
         match &self.token {
             None => ClientToken::Malformed(TWO_TOKENS),
+            Some(token) if token.is_empty() => ClientToken::Missing,
             Some(token) => ClientToken::Plain(token.as_bytes()),
         }
     }

@@ -238,7 +238,13 @@ impl<'a> CheckInput<'a> {
             SCOPE => {
                 let scope = std::str::from_utf8(value).ok().filter(|scope| !scope.is_empty());
                 let cause = "has a `scope` that is no name of one";
-                self.scope = Some(scope.ok_or_else(|| malformed(NAME, cause))?);
+                let scope = scope.ok_or_else(|| malformed(NAME, cause))?;
+                // `Authorize` ignores white space here, but in a route's configuration it is a mistake.
+                if scope.trim() != scope {
+                    let cause = "has a `scope` with white space around it: leave that out";
+                    return Err(malformed(NAME, cause));
+                }
+                self.scope = Some(scope);
             }
             DRY_RUN => {
                 self.dry_run = match value {

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use smallvec::SmallVec;
+
 use super::header_name::is_token_byte;
 use crate::policy::network::ClientAddr;
 
@@ -16,29 +18,41 @@ pub(super) fn address(element: &[u8]) -> Option<ClientAddr> {
 }
 
 /// The address in the `for` of an element of `Forwarded` (RFC 7239, 4). `None` for an element that breaks its syntax,
-/// has no `for` or two, or whose `for` is `unknown` or an obfuscated name.
+/// has no `for` or a parameter twice, or whose `for` is `unknown` or an obfuscated name.
 pub(super) fn forwarded_for(element: &[u8]) -> Option<ClientAddr> {
     let mut rest = trim(element);
+    let mut names: SmallVec<[&[u8]; 4]> = SmallVec::new();
     let mut found = None;
     while !rest.is_empty() {
-        // Empty pairs between semicolons are allowed.
+        // Empty pairs between semicolons are allowed; white space around them is not.
         if let Some(after) = rest.strip_prefix(b";") {
-            rest = trim(after);
+            rest = after;
             continue;
         }
         let (name, after) = take_token(rest)?;
         let (value, after) = take_value(after.strip_prefix(b"=")?)?;
-        let after = trim(after);
         if !after.is_empty() && after[0] != b';' {
             return None;
         }
-        if name.eq_ignore_ascii_case(b"for") && found.replace(value).is_some() {
-            return None;
+        names.push(name);
+        if name.eq_ignore_ascii_case(b"for") {
+            found = Some(value);
         }
         rest = after;
     }
+    if has_duplicates(&mut names) {
+        return None;
+    }
     let found = found?;
     node(str::from_utf8(&found).ok()?, |port| is_port(port) || is_obfuscated(port))
+}
+
+/// Whether two names differ in case at most. Sorted first: a client may send thousands.
+fn has_duplicates(names: &mut [&[u8]]) -> bool {
+    names.sort_unstable_by(|a, b| {
+        a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
+    });
+    names.windows(2).any(|pair| pair[0].eq_ignore_ascii_case(pair[1]))
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]` or `[2001:db8::1]:80`.

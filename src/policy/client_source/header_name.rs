@@ -9,39 +9,15 @@ const MAX_LENGTH: usize = 128;
 /// Bytes of a caller's text that a message repeats.
 const EXCERPT: usize = 60;
 
-/// Names of the connection between two hops (RFC 9110, 7.6.1), and those that say where a request goes or how long it
-/// is: no gateway can set them for another purpose.
-const UNUSABLE: [&str; 16] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "date",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Headers that Portcullis itself reads and writes begin with this.
-const OWN_PREFIX: &str = "portcullis-";
-
 /// A header's name in lower case: a token (RFC 9110, 5.6.2) without underscores.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HeaderName(Box<str>);
 
 impl HeaderName {
-    /// Reads a name; upper and lower case are one.
+    /// Reads a name; upper and lower case are one. What it may be named for says [`HeaderName::check`].
     ///
     /// # Errors
-    /// With the cure, if it is no name or one that can't be used.
+    /// With the cure, if it is no name or has underscores.
     pub fn parse(text: &str) -> Result<Self, HeaderNameError> {
         let excerpt = || quote(text, EXCERPT);
         if text.len() > MAX_LENGTH {
@@ -53,11 +29,7 @@ impl HeaderName {
         if text.contains('_') {
             return Err(HeaderNameError::Underscore(excerpt()));
         }
-        let name = Self(text.to_ascii_lowercase().into());
-        if name.0.starts_with(OWN_PREFIX) || UNUSABLE.contains(&name.as_str()) {
-            return Err(HeaderNameError::Unusable(name));
-        }
-        Ok(name)
+        Ok(Self(text.to_ascii_lowercase().into()))
     }
 
     /// In lower case.
@@ -85,20 +57,24 @@ impl fmt::Display for HeaderName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderNameError {
     /// Longer than any header's name.
-    #[error("has more than {MAX_LENGTH} bytes: write one name, such as X-Forwarded-For")]
+    #[error("has more than {MAX_LENGTH} bytes: write one name of letters, digits and hyphens")]
     TooLong,
     /// A character that no name has.
-    #[error("is {0}, which is no header's name: write one name, such as X-Forwarded-For")]
+    #[error("is {0}, which is no header's name: write one name of letters, digits and hyphens")]
     NotAToken(String),
     /// Servers take `_` and `-` for one another, so that a client could send the same name beside it.
     #[error("is {0}: many servers take _ and - for the same: write the name with -")]
     Underscore(String),
-    /// A name that HTTP or Portcullis uses otherwise.
-    #[error("is {0}, which has another meaning and can't be used: name another header")]
-    Unusable(HeaderName),
-    /// A name that gateways use for another of the fields, or that clients override a method or a path with.
-    #[error("is {0}, in which gateways or clients send something else: name another header")]
-    Reserved(HeaderName),
+    /// A name that has another meaning.
+    #[error("is {name}, which {meaning}: name another header, such as {example}")]
+    Reserved {
+        /// The name.
+        name: HeaderName,
+        /// What it is for, as the end of "which ...".
+        meaning: &'static str,
+        /// A name that would do.
+        example: &'static str,
+    },
 }
 
 impl HeaderNameError {
@@ -108,7 +84,7 @@ impl HeaderNameError {
             Self::TooLong => "TOO_LONG",
             Self::NotAToken(_) => "NOT_A_HEADER_NAME",
             Self::Underscore(_) => "UNDERSCORE",
-            Self::Unusable(_) | Self::Reserved(_) => "HEADER_NOT_USABLE",
+            Self::Reserved { .. } => "HEADER_NOT_USABLE",
         }
     }
 }

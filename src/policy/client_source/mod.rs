@@ -13,11 +13,13 @@
 mod chain;
 mod element;
 mod header_name;
+mod purpose;
 
 use std::net::IpAddr;
 
 pub use chain::{MAX_ELEMENTS, MAX_HEADER_BYTES};
 pub use header_name::{HeaderName, HeaderNameError};
+pub use purpose::Purpose;
 
 use super::network::{Cidr, CidrError, CidrSet, ClientAddr, Limits};
 
@@ -80,17 +82,14 @@ impl ClientSource {
     ) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
         let names = [
-            (ADDRESS_HEADER, fields.address_header),
-            (TOKEN_HEADER, fields.token_header),
-            (METHOD_HEADER, fields.method_header),
-            (URI_HEADER, fields.uri_header),
+            ("address_header", Purpose::Address, fields.address_header),
+            ("token_header", Purpose::Token, fields.token_header),
+            ("method_header", Purpose::Method, fields.method_header),
+            ("uri_header", Purpose::Uri, fields.uri_header),
         ];
-        let headers = names.map(|(field, text)| {
+        let headers = names.map(|(field, purpose, text)| {
             let parsed = (!text.is_empty()).then(|| HeaderName::parse(text))?;
-            let checked = parsed.and_then(|name| match is_usable(&name, field) {
-                true => Ok(name),
-                false => Err(HeaderNameError::Reserved(name)),
-            });
+            let checked = parsed.and_then(|name| name.check(purpose).map(|()| name));
             checked.map_err(|error| errors.push(FieldError::header(field, &error))).ok()
         });
         for (at, header) in headers.iter().enumerate() {
@@ -144,24 +143,6 @@ impl ClientSource {
         }
         let name = self.address_header.as_ref()?;
         chain::first_untrusted(name, values, &self.trusted_proxies).map(IpAddr::from)
-    }
-}
-
-const ADDRESS_HEADER: &str = "address_header";
-const TOKEN_HEADER: &str = "token_header";
-const METHOD_HEADER: &str = "method_header";
-const URI_HEADER: &str = "uri_header";
-
-/// Whether `field` may name `header`: one that gateways use for something else would be misread, and one with which
-/// clients override the method or the path (Rule 9.11 of docs/policy.md) would let the client choose.
-fn is_usable(header: &HeaderName, field: &str) -> bool {
-    match header.as_str() {
-        "authorization" => field == TOKEN_HEADER,
-        "forwarded" | "x-forwarded-for" | "x-real-ip" => field == ADDRESS_HEADER,
-        "x-forwarded-method" | "x-original-method" => field == METHOD_HEADER,
-        "x-forwarded-uri" | "x-original-uri" | "x-original-url" => field == URI_HEADER,
-        "x-http-method" | "x-http-method-override" | "x-method-override" | "x-rewrite-url" => false,
-        _ => true,
     }
 }
 

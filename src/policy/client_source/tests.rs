@@ -97,7 +97,7 @@ fn client_address_is_the_last_element_that_is_not_a_trusted_proxy() {
         ("forwarded", &["for=\"[2001:db8:cafe::17]:4711\""], "2001:db8:cafe::17"),
         ("forwarded", &["for=\"[::ffff:198.51.100.7]:_obf-1.x\""], "198.51.100.7"),
         ("forwarded", &["for=\"198.51.100\\.7\""], "198.51.100.7"),
-        ("forwarded", &["for=198.51.100.7; proto=http ;by=_a"], "198.51.100.7"),
+        ("forwarded", &[" for=198.51.100.7;proto=http;by=_a "], "198.51.100.7"),
         ("forwarded", &["for=198.51.100.7;;proto=http;"], "198.51.100.7"),
         ("forwarded", &["for=198.51.100.7;ext=\"\\\", for=203.0.113.1\""], "198.51.100.7"),
         ("forwarded", &["for=203.0.113.1, for=198.51.100.7, for=192.0.2.1"], "198.51.100.7"),
@@ -124,6 +124,12 @@ fn client_address_is_the_last_element_that_is_not_a_trusted_proxy() {
         ("forwarded", &["for=\"_198.51.100.7\""], ""),
         ("forwarded", &["for=198.51.100.7;for=203.0.113.1"], ""),
         ("forwarded", &["for=198.51.100.7;For=198.51.100.7"], ""),
+        ("forwarded", &["by=_a;for=198.51.100.7;proto=http;By=_b"], ""),
+        ("forwarded", &["ext=1;for=198.51.100.7;ext=1"], ""),
+        ("forwarded", &["for=198.51.100.7; proto=http"], ""),
+        ("forwarded", &["for=198.51.100.7 ;proto=http"], ""),
+        ("forwarded", &["for=198.51.100.7;\t"], "198.51.100.7"),
+        ("forwarded", &["for=198.51.100.7; ;"], ""),
         ("forwarded", &["for=198.51.100.7:80"], ""),
         ("forwarded", &["for=[2001:db8::7]"], ""),
         ("forwarded", &["for=\"2001:db8::7\""], ""),
@@ -262,6 +268,38 @@ fn a_header_serves_one_purpose() {
         let fields = ClientSourceFields { method_header: name, ..NONE };
         assert_eq!(bad(fields), [("method_header", "HEADER_NOT_USABLE")], "{name}");
     }
+}
+
+/// Rule 9.2 of docs/policy.md.
+#[test]
+fn header_with_another_meaning_is_refused_for_every_field() {
+    let names = "Accept Accept-Language Access-Control-Request-Method Baggage Cache-Control Connection Content-Length \
+                 Content-Type Cookie Date Expect From Grpc-Timeout Host If-Match If-None-Match Keep-Alive Link Origin \
+                 Portcullis-Credential Proxy-Authorization Proxy-Connection Range Referer Sec-Fetch-Mode Set-Cookie TE \
+                 Traceparent Tracestate Transfer-Encoding Upgrade User-Agent Via WWW-Authenticate X-B3-TraceId \
+                 X-Envoy-Expected-Rq-Timeout-Ms X-Forwarded-Host X-Forwarded-Proto X-Request-Id";
+    for name in names.split_whitespace() {
+        for (field, fields) in [
+            ("address_header", ClientSourceFields { address_header: name, ..NONE }),
+            ("token_header", ClientSourceFields { token_header: name, ..NONE }),
+            ("method_header", ClientSourceFields { method_header: name, ..NONE }),
+            ("uri_header", ClientSourceFields { uri_header: name, ..NONE }),
+        ] {
+            let errors = ClientSource::parse(&fields, &Limits::default()).unwrap_err();
+            let [error] = &errors[..] else { panic!("{name}: {errors:?}") };
+            assert_eq!((error.field, error.reason), (field, "HEADER_NOT_USABLE"), "{name}");
+            let cure = ": name another header, such as ";
+            assert!(error.description.contains(cure), "{}", error.description);
+        }
+        let name = HeaderName::parse(name).unwrap();
+        assert!(name.check(Purpose::Override).is_err(), "{name}");
+    }
+    let error = HeaderName::parse("Set-Cookie").unwrap().check(Purpose::Token).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "is set-cookie, which is for answers, not for requests: name another header, such as \
+         Authorization or X-Api-Key"
+    );
 }
 
 #[test]

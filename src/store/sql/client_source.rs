@@ -66,3 +66,20 @@ fn parse(value: Value) -> Option<ClientSource> {
     source.forward_token = forward_token?;
     Some(source)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
+    use super::*;
+
+    #[test]
+    fn header_that_is_refused_by_now_stays_readable() {
+        let stored =
+            r#"{"forward_token":true,"token_header":"content-type","uri_header":"grpc-timeout"}"#;
+        let source = read(stored).unwrap();
+        assert_eq!(source.token_header.as_ref().unwrap().as_str(), "content-type");
+        assert_eq!(json(&source).to_string(), stored);
+        assert!(read(r#"{"forward_token":true,"token_header":"x token"}"#).is_err());
+    }
+}
