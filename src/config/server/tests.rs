@@ -143,7 +143,7 @@ fn gateways_are_served_where_it_is_said_and_with_dev() {
         ("--gateway-url", "https://u@pdp.example", "write https:// and a host"),
         ("--gateway-url", "https://pdp.example/pdp", "write https:// and a host"),
         ("--gateway-url", "https://pdp.example?a", "write https:// and a host"),
-        ("--override-header", "X_Method", "is no header's name"),
+        ("--override-header", "X_Method", "write the name with -"),
         ("--override-header", "a b", "is no header's name"),
         (
             "--override-header",
