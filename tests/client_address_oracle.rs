@@ -309,7 +309,7 @@ fn element(random: &mut Random, address: u128, forwarded: bool) -> String {
     };
     let name = random.pick(&["for", "For", "FOR"]);
     let before = random.pick(&["", "", "by=10.0.0.1;", "proto=https;", "x=\"a, \\\"b;c\";"]);
-    let after = random.pick(&["", "", ";proto=http", ";host=\"a,b\"", ";y=\"\\\\\"", ";"]);
+    let after = random.pick(&["", "", ";secure=1", ";host=\"a,b\"", ";y=\"\\\\\"", ";"]);
     format!("{before}{name}={node}{after}")
 }
 
