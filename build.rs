@@ -7,12 +7,13 @@ use std::{env, fs};
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 /// The contract.
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "portcullis/v1/authorization_service.proto",
     "portcullis/v1/token_service.proto",
     "portcullis/v1/account_service.proto",
     "portcullis/v1/catalog_service.proto",
     "portcullis/v1/credential_service.proto",
+    "portcullis/v1/self_service.proto",
 ];
 
 /// Envoy's interface for external authorization: proto/README.md says where it comes from.

@@ -1,5 +1,6 @@
 //! Listeners, TLS and limits, for gRPC and HTTP alike. Must stay true: each error of a TLS file names its flag.
 
+mod attempts;
 mod limiter;
 mod peer;
 pub mod server;
@@ -20,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::pem::{self, InvalidAuthorities, TrustStore};
+pub use attempts::{Attempts, WINDOW as ATTEMPTS_WINDOW};
 pub use limiter::{Limiter, Permit};
 pub use peer::Peer;
 pub use unix::UnixSocket;

@@ -101,7 +101,9 @@ impl Stage {
     }
 
     async fn call(&self, method: &MethodDescriptor, message: impl Into<Bytes>) -> Answer {
-        let answer = self.raw.call(&calls::path(method), Some(&self.bearer), message).await;
+        let own = self.world.own_secret(method).map(|secret| format!("Bearer {secret}"));
+        let bearer = own.as_ref().unwrap_or(&self.bearer);
+        let answer = self.raw.call(&calls::path(method), Some(bearer), message).await;
         answer.and_then(|bytes| match item_error(method, &bytes) {
             Some(error) => Err(error),
             None => Ok(bytes),

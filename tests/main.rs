@@ -30,6 +30,7 @@ mod network_oracle;
 mod on_time;
 mod openapi;
 mod overload;
+mod own_calls;
 mod page;
 mod pages;
 mod path_oracle;

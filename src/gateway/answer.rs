@@ -300,7 +300,7 @@ fn challenge(
 }
 
 /// A sentence with the characters that `error_description` may have (RFC 6750, section 3).
-fn quotable(text: &str) -> String {
+pub(super) fn quotable(text: &str) -> String {
     let character = |c| match c {
         '“' | '”' | '"' => '\'',
         '\\' => '/',

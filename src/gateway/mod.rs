@@ -15,6 +15,7 @@ mod body;
 pub mod caller;
 mod forward_auth;
 mod listener;
+mod own_calls;
 pub mod request;
 
 use std::future::Future;
@@ -68,6 +69,7 @@ enum Interface {
     ForwardAuth,
     ExtAuthz,
     AuthZen,
+    OwnCalls,
 }
 
 impl Interface {
@@ -76,6 +78,7 @@ impl Interface {
             Self::ForwardAuth => "forward_auth",
             Self::ExtAuthz => "ext_authz",
             Self::AuthZen => "authzen",
+            Self::OwnCalls => "self",
         }
     }
 }
@@ -114,6 +117,10 @@ impl Interfaces {
             (authzen::EVALUATION, &Method::POST) => self.evaluation(request, peer, known).await,
             (authzen::EVALUATIONS, &Method::POST) => self.evaluations(request, peer, known).await,
             (authzen::METADATA, &Method::GET | &Method::HEAD) => self.metadata(&request),
+            (own_calls::OWN_CALLS, &Method::GET | &Method::DELETE) => {
+                self.own_call(request, peer, known).await
+            }
+            (own_calls::OWN_CALLS, _) => not_allowed("GET, DELETE"),
             (authzen::EVALUATION | authzen::EVALUATIONS, _) => not_allowed("POST"),
             (authzen::METADATA, _) => not_allowed("GET, HEAD"),
             _ => problem(&Answer::undecided(StatusCode::NOT_FOUND, "There is no such path.")),

@@ -1,7 +1,8 @@
 //! The gate that every request passes before anything of its body is read: who calls, whether they
 //! may, and whether there is room.
 //!
-//! Must stay true: only the health service is open. The lease is looked at before any credential: what
+//! Must stay true: only the health service is open, and the calls of a token's bearer need the token's secret instead of a
+//! credential. The lease is looked at before any credential: what
 //! is known of those may be out of date without one. A decision takes no detour: it goes straight to
 //! its service, without routing, queueing or a thread's hop. Decisions come before management, which
 //! is limited and shed by itself, and is read and done on other threads. Whatever has to wait for a caller,
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service as HyperService;
@@ -37,6 +38,7 @@ use super::body::{self, Messages, REST, RequestBody, Room, discard};
 use super::connections::Connection;
 use super::envoy::{self, CHECK, EnvoySettings};
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
+use super::own_calls::{self, OwnCall};
 use super::status::{code_name, status};
 use super::unary::{answered, unary};
 use super::{health, reflection};
@@ -61,6 +63,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 type Answer = Response<Body>;
 
+const NO_TOKEN: Error =
+    Error::Unauthenticated("this call needs a token's secret: send authorization: Bearer <secret>");
 const REVOKED: Error = Error::Unauthenticated("the credential is not valid any more");
 
 /// What the caller presented, for calls that check it again later.
@@ -158,14 +162,8 @@ pub(super) struct ConnectionGate {
 impl ConnectionGate {
     /// Who calls, if they may. Rule 8.1 of docs/policy.md.
     fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, CallerCredential), Error> {
-        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
-        let header = headers.next();
+        let header = authorization(request)?;
         let peer = self.connection.peer().ip();
-        if headers.next().is_some() {
-            return Err(Error::Unauthenticated(
-                "there is more than one authorization header: send one",
-            ));
-        }
         let (caller, presented) = match header {
             // May make every call.
             None if self.gate.development => (Caller::development(peer), CallerCredential(None)),
@@ -197,6 +195,18 @@ impl ConnectionGate {
     }
 }
 
+/// The one `authorization` header, if there is any.
+fn authorization<B>(request: &Request<B>) -> Result<Option<&HeaderValue>, Error> {
+    let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+    let header = headers.next();
+    match headers.next() {
+        None => Ok(header),
+        Some(_) => {
+            Err(Error::Unauthenticated("there is more than one authorization header: send one"))
+        }
+    }
+}
+
 /// What follows `Bearer` (RFC 6750, section 2.1; the scheme's case does not matter, RFC 9110).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(6)?;
@@ -207,6 +217,8 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
 
 /// The beginning of the paths of reflection.
 const REFLECTION: &str = "/grpc.reflection.";
+/// The beginning of the paths of a bearer's own calls.
+const OWN_CALLS: &str = "/portcullis.v1.SelfService/";
 /// The beginning of the paths of decisions.
 const DECISIONS: &str = "/portcullis.v1.AuthorizationService/";
 
@@ -256,6 +268,10 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
         if let Some(method) = request.uri().path().strip_prefix("/grpc.health.v1.Health/") {
             let watches = method == "Watch";
             return self.health(request, watches);
+        }
+        if let Some(method) = request.uri().path().strip_prefix(OWN_CALLS) {
+            let call = OwnCall::named(method);
+            return self.own_call(request, call);
         }
         if self.gate.services.has_lease() {
             return self.pass(request);
@@ -309,7 +325,10 @@ impl ConnectionGate {
         error: &Error,
         answer: Answer,
     ) -> Inner {
-        let known = !matches!(error, Error::Unauthenticated(_));
+        let known = !matches!(
+            error,
+            Error::Unauthenticated(_) | Error::TokenDenied { .. } | Error::TooManyFailures { .. }
+        );
         let place = if known { None } else { self.connection.strangers_call() };
         let waits = (known || place.is_some()) && !streams(request.uri().path());
         Box::pin(async move {
@@ -416,6 +435,35 @@ impl ConnectionGate {
             };
             let held = (place, watches.then(|| connection.stream()));
             Ok(answer.map(|body| Body::new(HeldBody::new(body, held))))
+        };
+        DeadlineFuture::new(Box::pin(answer), Some(deadline))
+    }
+
+    /// Answers a call of a token's bearer. One whose secret was not made here is refused before it waits for anything;
+    /// the others wait with the strangers. Rule 11.20 of docs/policy.md.
+    fn own_call(&self, request: Request<Incoming>, call: Option<OwnCall>) -> DeadlineFuture {
+        let Gate { services, behind, .. } = &self.gate;
+        let peer = self.connection.peer();
+        let bearer = authorization(&request).and_then(|header| {
+            let secret = header.and_then(|header| bearer(header.as_bytes()));
+            services.bearer(secret.ok_or(NO_TOKEN)?, peer.ip(), peer)
+        });
+        let (bearer, call) = match (bearer, call) {
+            (Err(error), _) => return self.turn_away(request, &error),
+            (Ok(_), None) => return self.turn_away(request, &Error::UnknownCall),
+            (Ok(_), _) if is_compressed(&request) => {
+                return self.turn_away(request, &Error::Compressed);
+            }
+            (Ok(bearer), Some(call)) => (bearer, call),
+        };
+        let Some(place) = self.connection.strangers_call() else { return Self::shed() };
+        let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
+        let body = self.body(request.into_body(), Messages::One, own_calls::MAX_MESSAGE);
+        let (services, runtime) = (services.clone(), behind.runtime.clone());
+        let work = move |message| own_calls::answer(services, runtime, bearer, call, message);
+        let answer = async move {
+            let _place = place;
+            Ok(unary(body, work).await)
         };
         DeadlineFuture::new(Box::pin(answer), Some(deadline))
     }

@@ -16,6 +16,7 @@ mod frame;
 mod gate;
 pub mod health;
 mod management;
+mod own_calls;
 mod preface;
 mod protobuf;
 mod redacted;

@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::gateway::answer;
 use crate::service::Error;
 use crate::service::error::{Obstacle, Violation};
 
@@ -39,6 +41,17 @@ pub(crate) fn status(error: &Error) -> Status {
         }
         Error::Aborted(_) => (Code::Aborted, "CHANGED_MEANWHILE"),
         Error::Unauthenticated(_) => (Code::Unauthenticated, "NO_VALID_CREDENTIAL"),
+        Error::TokenDenied { reason, .. } => {
+            let code = match answer::status(*reason) {
+                StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+                _ => Code::PermissionDenied,
+            };
+            (code, reason.word())
+        }
+        Error::TooManyFailures { retry } => {
+            details.set_retry_info(Some(*retry));
+            (Code::ResourceExhausted, "TOO_MANY_FAILURES")
+        }
         Error::Forbidden(_) => (Code::PermissionDenied, "ROLE_NOT_ALLOWED"),
         Error::Unavailable { retry, .. } => {
             details.set_retry_info(Some(*retry));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::Role;
-use crate::policy::id::CredentialId;
+use crate::policy::id::{CredentialId, TokenId};
 use crate::policy::time::Timestamp;
 
 /// Who makes a change, when, and from where: what its audit record says.
@@ -43,6 +43,8 @@ impl Context {
 pub enum Actor {
     /// The bearer of a credential.
     Credential(CredentialId, Role),
+    /// The bearer of a token, acting on that token.
+    Bearer(TokenId),
     /// A server with `--dev`, which asks for no credential.
     Development,
     /// Portcullis itself, on its own account.

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::network::{Cidr, ClientAddr, Whitelist};
+use super::network::{Cidr, CidrSet, ClientAddr, Whitelist};
 use super::route::{Unresolved, explain_ambiguous, explain_unmatched};
 use super::scope::{Catalog, Scope, ScopeRoute};
 use super::time::Timestamp;
@@ -200,11 +200,7 @@ fn check<'a>(
         Presented::Token(token) => token,
     };
     seen.token = Some(token);
-    match token.state {
-        TokenState::Active => {}
-        TokenState::Deleted { at } => return Err(Denial::TokenDeleted(at)),
-        TokenState::DeletedUnused { at } => return Err(Denial::TokenDeletedUnused(at)),
-    }
+    check_state(token)?;
 
     // Rule 2.7 of docs/policy.md.
     let scope = match request.operation {
@@ -237,13 +233,42 @@ fn check<'a>(
         }
         // Rule 1.11 of docs/policy.md.
         Whitelist::Unrestricted => Ok(None),
-        // Rules 2.16 and 3.2 of docs/policy.md.
-        Whitelist::Only(entries) => {
-            let client = request.client.ok_or(Denial::ClientIpMissing)?;
-            let entry = entries.find(client).ok_or(Denial::ClientIpNotWhitelisted(client))?;
-            Ok(Some(*entry))
-        }
+        Whitelist::Only(entries) => check_address(entries, request.client).map(Some),
     }
+}
+
+fn check_state(token: &TokenFacts) -> Result<(), Denial> {
+    match token.state {
+        TokenState::Active => Ok(()),
+        TokenState::Deleted { at } => Err(Denial::TokenDeleted(at)),
+        TokenState::DeletedUnused { at } => Err(Denial::TokenDeletedUnused(at)),
+    }
+}
+
+/// Rules 2.16 and 3.2 of docs/policy.md.
+fn check_address(entries: &CidrSet, client: Option<ClientAddr>) -> Result<Cidr, Denial> {
+    let client = client.ok_or(Denial::ClientIpMissing)?;
+    entries.find(client).copied().ok_or(Denial::ClientIpNotWhitelisted(client))
+}
+
+/// Decides whether the bearer of a token may read what it is: the checks of [`decide`] that don't depend on an operation.
+/// Rule 11.22 of docs/policy.md.
+pub fn decide_for_bearer(presented: Presented<'_>, client: Option<ClientAddr>) -> Decision<'_> {
+    let token = match presented {
+        Presented::Token(token) => Some(token),
+        Presented::Malformed | Presented::Unknown => None,
+    };
+    let verdict = match token.ok_or(Denial::TokenNotFound).and_then(|token| {
+        check_state(token)?;
+        match &token.whitelist {
+            Whitelist::Unrestricted => Ok(None),
+            Whitelist::Only(entries) => check_address(entries, client).map(Some),
+        }
+    }) {
+        Ok(entry) => Verdict::Allow(entry),
+        Err(denial) => Verdict::Deny(denial),
+    };
+    Decision { verdict, token, required: None, unresolved: None }
 }
 
 impl Decision<'_> {

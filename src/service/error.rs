@@ -1,8 +1,10 @@
 //! Why a call did nothing. A denial is not in here: it is an answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use crate::policy::decide::Reason;
 use crate::store::StoreError;
 
 /// What is wrong with one field of a request.
@@ -50,6 +52,20 @@ pub enum Error {
     /// No credential, or a wrong one.
     #[error("{0}")]
     Unauthenticated(&'static str),
+    /// The bearer of a token is denied an own call, for the reason that a decision would have.
+    #[error("{message}")]
+    TokenDenied {
+        /// Why.
+        reason: Reason,
+        /// The same in a sentence with the cure.
+        message: Cow<'static, str>,
+    },
+    /// Too many secrets that were no token's came from one address.
+    #[error("too many attempts from this address have failed: wait, or send a valid token")]
+    TooManyFailures {
+        /// When the address has a fresh number of them at the latest.
+        retry: Duration,
+    },
     /// The caller's role does not reach this far.
     #[error("{0}")]
     Forbidden(String),

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod bearer;
 pub mod catalogs;
 pub mod credentials;
 pub mod decisions;
@@ -34,6 +35,7 @@ use crate::clock::Clock;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::model::{ActiveCatalog, Context};
+use crate::net::Attempts;
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::lifecycle::{self, Calendar};
@@ -135,6 +137,8 @@ pub struct Services {
     outbox_wakeup: Arc<Notify>,
     lifecycle: lifecycle::Settings,
     sessions: SessionLengths,
+    /// Own calls with secrets that were no token's.
+    failed_bearers: Attempts,
 }
 
 impl Services {
@@ -173,6 +177,7 @@ impl Services {
             outbox_wakeup,
             lifecycle,
             sessions,
+            failed_bearers: Attempts::new(bearer::MAX_FAILURES),
         }
     }
 
@@ -267,17 +272,21 @@ impl Services {
     /// # Errors
     /// [`Error::Unavailable`] where the lease has run out.
     pub async fn ready(&self) -> Result<()> {
-        self.replicas.ready().await.map_err(|LeaseExpired| Error::Unavailable {
-            why: "this replica could not reach the store for longer than its lease: it decides nothing \
-                  and answers no call",
-            retry: Duration::from_secs(1),
-        })
+        self.replicas.ready().await.map_err(|LeaseExpired| no_lease())
     }
 
     /// A decision that begins now rests on every change up to this revision, and maybe on later ones; 0
     /// where none is known.
     pub fn revision(&self) -> i64 {
         self.replicas.revision()
+    }
+}
+
+fn no_lease() -> Error {
+    Error::Unavailable {
+        why: "this replica could not reach the store for longer than its lease: it decides nothing \
+              and answers no call",
+        retry: Duration::from_secs(1),
     }
 }
 

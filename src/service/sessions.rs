@@ -161,7 +161,7 @@ impl Services {
             digest: secret.digest(),
             credential_id: match caller.actor {
                 Actor::Credential(id, _) => Some(id),
-                Actor::Development | Actor::System | Actor::CommandLine => None,
+                Actor::Bearer(_) | Actor::Development | Actor::System | Actor::CommandLine => None,
             },
             expires: now.plus(self.sessions.lifetime),
         };

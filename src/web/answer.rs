@@ -92,7 +92,10 @@ impl From<Error> for PageError {
             Error::Refused(..) => (StatusCode::UNPROCESSABLE_ENTITY, "Refused"),
             Error::NotFound { .. } => (StatusCode::NOT_FOUND, "Not found"),
             Error::Aborted(_) => (StatusCode::CONFLICT, "Changed meanwhile"),
-            Error::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "Sign in"),
+            Error::Unauthenticated(_) | Error::TokenDenied { .. } => {
+                (StatusCode::UNAUTHORIZED, "Sign in")
+            }
+            Error::TooManyFailures { .. } => (StatusCode::TOO_MANY_REQUESTS, "Too many attempts"),
             Error::Forbidden(_) => (StatusCode::FORBIDDEN, "Not allowed"),
             Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
             Error::UnknownCall => (StatusCode::NOT_FOUND, "Not found"),

@@ -10,7 +10,6 @@ mod accounts;
 mod answer;
 mod arrival;
 mod assets;
-mod attempts;
 mod create;
 mod delete;
 mod form;
@@ -39,13 +38,12 @@ use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
 use crate::clock::Stopwatch;
-use crate::net::Limiter;
+use crate::net::{Attempts, Limiter};
 use crate::policy::client_source::{ClientSource, TrustedProxies};
 use crate::service::{Error, Services};
 use crate::shutdown;
 use answer::PageError;
 use arrival::{Arrivals, Arrived};
-use attempts::Attempts;
 use frame::Place;
 use session::Signed;
 
@@ -128,7 +126,7 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
         services,
         secure,
         client_source: ClientSource::behind(proxies),
-        attempts: Attempts::default(),
+        attempts: Attempts::new(session::MAX_FAILURES),
         arrivals: Arrivals::new(largest),
         room: Limiter::new(AT_ONCE.0, AT_ONCE.1),
         reserve: Limiter::new(RESERVE.0, RESERVE.1),

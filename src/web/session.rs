@@ -17,14 +17,17 @@ use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use cookie::{Cookie, SameSite};
 
 use super::answer::{PageError, Result, page, sentence};
-use super::attempts::WINDOW;
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
 use super::{Client, Page};
 use crate::model::{Actor, Role};
+use crate::net::ATTEMPTS_WINDOW;
 use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};
+
+/// Failed attempts to sign in from one address within [`ATTEMPTS_WINDOW`], after which it is asked to wait.
+pub(super) const MAX_FAILURES: u32 = 10;
 
 /// Somebody who is signed in, and what their pages are made of.
 #[derive(Clone)]
@@ -67,7 +70,9 @@ impl Signed {
         let name = match caller.actor {
             _ if !self.who.name.is_empty() => self.who.name.clone(),
             Actor::Credential(id, _) => id.to_string(),
-            Actor::Development | Actor::System | Actor::CommandLine => "development".to_owned(),
+            Actor::Bearer(_) | Actor::Development | Actor::System | Actor::CommandLine => {
+                "development".to_owned()
+            }
         };
         let who = Who {
             name,
@@ -325,11 +330,11 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
         Ok(secret) => secret,
         Err(error @ (Error::Unauthenticated(_) | Error::Forbidden(_))) => {
             metrics.sign_in_failures.inc();
-            if page.attempts.failed(from) {
+            if page.attempts.failed(from.into()) {
                 let error = "Too many attempts from your address have failed: wait five minutes, or \
                              sign in with the right credential.";
                 let mut response = sign_in_page(&page, StatusCode::TOO_MANY_REQUESTS, next, error);
-                let after = HeaderValue::from(WINDOW.as_secs());
+                let after = HeaderValue::from(ATTEMPTS_WINDOW.as_secs());
                 response.headers_mut().insert(header::RETRY_AFTER, after);
                 return Ok(response);
             }

@@ -7,4 +7,5 @@ mod differential;
 mod ext_authz;
 mod forward_auth;
 mod http1;
+mod own_calls;
 mod stage;

@@ -25,4 +25,4 @@ mod nemesis;
 mod outages;
 pub(crate) mod proxy;
 mod repair;
-mod stage;
+pub(crate) mod stage;

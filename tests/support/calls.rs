@@ -62,6 +62,10 @@ pub struct World {
     pub spare_credential_id: String,
     /// The catalogue in force.
     pub toml: String,
+    /// The secret of a token that may be used from anywhere, for its bearer's own calls.
+    pub bearer: String,
+    /// The same for a token that its bearer may revoke.
+    pub spare_bearer: String,
 }
 
 impl World {
@@ -72,6 +76,8 @@ impl World {
         let (token, secret) = operator.token(&account, TokenKind::ReadWrite, &[], &whitelist).await;
         let (spare, _) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
         let (credential, _) = credential(operator, Role::Pep, "").await;
+        let (_, bearer) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+        let (_, spare_bearer) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
         let catalog = operator.catalog().get_catalog(GetCatalogRequest {}).await;
         Self {
             account_id: account,
@@ -80,12 +86,25 @@ impl World {
             spare_token_id: spare.token_id,
             spare_credential_id: credential.credential_id,
             toml: catalog.expect("the catalogue").into_inner().toml,
+            bearer,
+            spare_bearer,
+        }
+    }
+
+    /// The secret that `method` is called with instead of a credential, if it is.
+    pub fn own_secret(&self, method: &MethodDescriptor) -> Option<&str> {
+        match method.full_name().trim_start_matches("portcullis.v1.") {
+            "SelfService.GetSelf" => Some(&self.bearer),
+            "SelfService.RevokeSelf" => Some(&self.spare_bearer),
+            _ => None,
         }
     }
 
     /// Valid requests, which together set every field. All can be repeated.
     pub fn examples(&self, method: &MethodDescriptor) -> Vec<Value> {
-        let Self { account_id, token_id, secret, spare_token_id, spare_credential_id, toml } = self;
+        let Self {
+            account_id, token_id, secret, spare_token_id, spare_credential_id, toml, ..
+        } = self;
         let ask = json!({
             "token": secret, "client_ip": "10.1.2.3", "scope": "transactions.read", "dry_run": true,
         });
@@ -165,6 +184,7 @@ impl World {
                 vec![json!({ "credential_id": spare_credential_id, "no_wait": true })]
             }
             "CredentialService.RotateSecretKey" => vec![json!({})],
+            "SelfService.GetSelf" | "SelfService.RevokeSelf" => vec![json!({})],
             "grpc.health.v1.Health.Check"
             | "grpc.health.v1.Health.List"
             | "grpc.health.v1.Health.Watch" => vec![json!({})],

@@ -15,6 +15,7 @@ use portcullis::grpc::proto::account_service_client::AccountServiceClient;
 use portcullis::grpc::proto::authorization_service_client::AuthorizationServiceClient;
 use portcullis::grpc::proto::catalog_service_client::CatalogServiceClient;
 use portcullis::grpc::proto::credential_service_client::CredentialServiceClient;
+use portcullis::grpc::proto::self_service_client::SelfServiceClient;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
 use portcullis::grpc::proto::{
     Account, AuditEvent, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest,
@@ -133,6 +134,11 @@ impl Client {
     /// Calls of the CredentialService.
     pub fn credentials(&self) -> CredentialServiceClient<Authorized> {
         CredentialServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Calls of the SelfService: the credential is a token's secret.
+    pub fn own(&self) -> SelfServiceClient<Authorized> {
+        SelfServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// A new account with one admin.

@@ -94,7 +94,7 @@ impl Services {
 
     /// Whether `secret` was made here. Checked before the second-level cache is asked: forged ones are to cost as
     /// little as can be. Rule 2.6 of docs/policy.md.
-    fn verify_tag(&self, secret: &ParsedSecret<'_>) -> bool {
+    pub(super) fn verify_tag(&self, secret: &ParsedSecret<'_>) -> bool {
         let made = self.cache.keys().made(secret);
         if !made {
             self.metrics.forged.inc();

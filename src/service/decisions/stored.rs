@@ -129,6 +129,14 @@ impl Services {
         if !self.verify_tag(secret) {
             return Ok(None);
         }
+        self.read_facts(id).await
+    }
+
+    /// What is known of the token with this id, from memory or from the store; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and [`Error::Overloaded`] where that can't be said.
+    pub(in crate::service) async fn read_facts(&self, id: TokenId) -> Result<CacheEntry> {
         Ok(match self.cache.tokens.get(id).await {
             Lookup::Hit(entry) => entry,
             Lookup::Miss => self.cache.tokens.read(id).await.map_err(|error| match error {

@@ -134,6 +134,7 @@ impl<'c> WriteTx<'c> {
         let ctx = self.ctx;
         let (actor, role) = match ctx.actor {
             Actor::Credential(id, role) => (id.to_string(), role.name()),
+            Actor::Bearer(id) => (id.to_string(), "bearer"),
             Actor::Development => ("development".into(), ""),
             Actor::System => ("system".into(), ""),
             Actor::CommandLine => ("command line".into(), ""),

@@ -1,0 +1,116 @@
+//! `SelfService`: what the bearer of a token asks with its secret. The gate has checked that the secret was made here.
+
+use std::sync::Arc;
+
+use prost::Message;
+use prost::bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::convert::{action_type, kind, propagation, time};
+use super::proto as pb;
+use super::status::{code_name, status};
+use crate::policy::token::TokenState;
+use crate::service::bearer::{Bearer, SelfPendingAction, SelfToken};
+use crate::service::{Error, Result, Services};
+
+/// The largest request, in bytes: both are empty, and later versions may add a little.
+pub(super) const MAX_MESSAGE: usize = 1 << 10;
+
+/// The methods.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OwnCall {
+    GetSelf,
+    RevokeSelf,
+}
+
+impl OwnCall {
+    /// The method of that name, if there is one.
+    pub(super) fn named(method: &str) -> Option<Self> {
+        match method {
+            "GetSelf" => Some(Self::GetSelf),
+            "RevokeSelf" => Some(Self::RevokeSelf),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::GetSelf => "GetSelf",
+            Self::RevokeSelf => "RevokeSelf",
+        }
+    }
+}
+
+/// Answers a call of `bearer`. It runs to its end on `runtime`, also where the caller goes away meanwhile.
+///
+/// # Errors
+/// Where the message is malformed; those of the call.
+pub(super) async fn answer(
+    services: Arc<Services>,
+    runtime: Handle,
+    bearer: Bearer,
+    call: OwnCall,
+    message: Bytes,
+) -> Result<Vec<u8>> {
+    let metrics = services.metrics().clone();
+    let work = async move {
+        match call {
+            OwnCall::GetSelf => {
+                decode::<pb::GetSelfRequest>(message)?;
+                let token = services.get_self(&bearer).await?;
+                let answer = pb::GetSelfResponse { token: Some(self_token(token)) };
+                Ok(answer.encode_to_vec())
+            }
+            OwnCall::RevokeSelf => {
+                decode::<pb::RevokeSelfRequest>(message)?;
+                let (token, propagated) = services.revoke_self(&bearer).await?;
+                let answer = pb::RevokeSelfResponse {
+                    token: Some(self_token(token)),
+                    propagation: Some(propagation(propagated)),
+                };
+                Ok(answer.encode_to_vec())
+            }
+        }
+    };
+    let answer = runtime.spawn(work).await.unwrap_or_else(|panic| {
+        tracing::error!(call = call.name(), %panic, "a call panicked");
+        Err(Error::Internal)
+    });
+    let code = answer.as_ref().map_or_else(|error| status(error).code(), |_| tonic::Code::Ok);
+    metrics.called(call.name(), code_name(code));
+    answer
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M> {
+    let malformed = |error| {
+        Error::invalid("", "MALFORMED_MESSAGE", format!("the request is no message: {error}"))
+    };
+    M::decode(message).map_err(malformed)
+}
+
+fn self_token(token: SelfToken) -> pb::SelfToken {
+    let (state, deleted) = match token.state {
+        TokenState::Active => (pb::TokenState::Active, None),
+        TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
+        TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
+    };
+    pb::SelfToken {
+        token_id: token.id.to_string(),
+        name: token.name,
+        kind: kind(token.kind).into(),
+        state: state.into(),
+        granted_scopes: token.scopes,
+        delete_time: deleted.map(time),
+        pending_actions: token.pending.into_iter().map(self_pending_action).collect(),
+    }
+}
+
+fn self_pending_action(action: SelfPendingAction) -> pb::SelfPendingAction {
+    pb::SelfPendingAction {
+        r#type: action_type(action.action).into(),
+        scopes_taken: action.taken,
+        effective_time: Some(time(action.effective)),
+        why: action.why,
+        how_to_keep: action.how_to_keep,
+    }
+}

@@ -1,0 +1,212 @@
+//! A token's bearer over gRPC: reads what the token is, and revokes it (docs/policy.md, section 11).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+
+use std::net::IpAddr;
+
+use portcullis::grpc::proto::{
+    DeleteTokenRequest, GetSelfRequest, GetTokenRequest, PendingActionType, RevokeSelfRequest,
+    RevokeSelfResponse, SelfToken, TokenKind, TokenState,
+};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::replicas::stage::Stage;
+use crate::roles::plan_deletion;
+use crate::support::client::Client;
+use crate::support::postgres;
+use crate::support::server::{Server, Setup, random_credential};
+use crate::support::wait::until_async;
+
+/// Failures after which an address is limited.
+const MOST: usize = 20;
+
+async fn get(client: &Client, secret: &str) -> Result<SelfToken, Status> {
+    let answer = client.with(secret).own().get_self(GetSelfRequest {}).await?;
+    Ok(answer.into_inner().token.unwrap())
+}
+
+async fn revoke(client: &Client, secret: &str) -> Result<RevokeSelfResponse, Status> {
+    let answer = client.with(secret).own().revoke_self(RevokeSelfRequest {}).await?;
+    Ok(answer.into_inner())
+}
+
+/// Code and stable word.
+fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
+    let status = answer.unwrap_err();
+    (status.code(), status.get_error_details().error_info().unwrap().reason.clone())
+}
+
+async fn delete(operator: &Client, token_id: &str) {
+    let request = DeleteTokenRequest { token_id: token_id.to_owned(), no_wait: false };
+    operator.tokens().delete_token(request).await.unwrap();
+}
+
+/// A connection from another address of this host.
+async fn from(server: &Server, address: &str) -> Client {
+    let address: IpAddr = address.parse().unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.grpc())).unwrap();
+    Client::over(endpoint.local_address(Some(address)).connect().await.unwrap(), "nobody")
+}
+
+/// Rules 11.20 and 11.22.
+#[tokio::test]
+async fn the_bearer_learns_what_the_token_is_and_nothing_of_that_is_a_use() {
+    let url = postgres::database();
+    let server = Setup::postgres(&url).start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (token, secret) =
+        operator.token(&account, TokenKind::Custom, &["transactions.read"], &["127.0.0.1"]).await;
+    plan_deletion(&url, &account, &token.token_id).await;
+    let stored = async || {
+        let request = GetTokenRequest { token_id: token.token_id.clone() };
+        operator.tokens().get_token(request).await.unwrap().into_inner().token.unwrap()
+    };
+    let before = stored().await;
+    assert_eq!(before.pending_actions.len(), 1);
+
+    let own = get(&operator, &secret).await.unwrap();
+    assert_eq!(
+        (&own.token_id, &own.name, own.kind(), own.state(), &own.granted_scopes[..]),
+        (
+            &token.token_id,
+            &token.name,
+            TokenKind::Custom,
+            TokenState::Active,
+            &["transactions.read".to_owned()][..]
+        )
+    );
+    let [action] = &own.pending_actions[..] else { panic!("{own:?}") };
+    assert_eq!(action.r#type(), PendingActionType::Deletion);
+    assert!(action.effective_time.is_some() && !action.how_to_keep.is_empty(), "{action:?}");
+    let all = format!("{own:?}");
+    assert!(!all.contains("127.0.0.1") && !all.contains("example.com"), "{all}");
+    assert!(!all.contains(&account), "{all}");
+
+    // Uses are written every second, and the last ones when the server ends.
+    let mut server = server;
+    server.terminate();
+    server.restart();
+    let operator = Client::operator(&server).await;
+    let request = GetTokenRequest { token_id: token.token_id.clone() };
+    let after = operator.tokens().get_token(request).await.unwrap().into_inner().token.unwrap();
+    assert_eq!((after.last_use_time, after.pending_actions.len()), (None, 1));
+}
+
+/// Rule 11.22.
+#[tokio::test]
+async fn reading_obeys_the_whitelist_and_the_state_and_revoking_neither() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (elsewhere, secret) =
+        operator.token(&account, TokenKind::ReadWrite, &[], &["192.0.2.1"]).await;
+    assert_eq!(
+        refusal(get(&operator, &secret).await),
+        (Code::PermissionDenied, "CLIENT_IP_NOT_WHITELISTED".to_owned())
+    );
+    let (deleted, gone) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    get(&operator, &gone).await.unwrap();
+    delete(&operator, &deleted.token_id).await;
+    let denied = (Code::Unauthenticated, "TOKEN_DELETED".to_owned());
+    assert_eq!(refusal(get(&operator, &gone).await), denied);
+
+    // Rule 11.23.
+    for (token, secret) in [(&elsewhere, &secret), (&deleted, &gone)] {
+        for _ in 0..2 {
+            let revoked = revoke(&operator, secret).await.unwrap();
+            let own = revoked.token.unwrap();
+            assert_eq!((&own.token_id, own.state()), (&token.token_id, TokenState::Deleted));
+            assert!(own.delete_time.is_some() && own.granted_scopes.is_empty(), "{own:?}");
+            assert!(revoked.propagation.unwrap().complete);
+        }
+        assert_eq!(refusal(get(&operator, secret).await), denied);
+    }
+    let events = operator.audit().await;
+    let deletions: Vec<_> = events.iter().filter(|event| event.action == "token.delete").collect();
+    let [by_operator, by_bearer] = &deletions[..] else { panic!("{deletions:?}") };
+    assert_eq!((&*by_operator.actor_role, &by_operator.token_id), ("operator", &deleted.token_id));
+    assert_eq!(
+        (&*by_bearer.actor, &*by_bearer.actor_role, &*by_bearer.client_address),
+        (&*elsewhere.token_id, "bearer", "127.0.0.1")
+    );
+}
+
+/// Rule 11.21.
+#[tokio::test]
+async fn strangers_get_one_answer_and_are_limited_by_address_and_bearers_are_not() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (_, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let elsewhere = Setup::sqlite().start();
+    let other = Client::operator(&elsewhere).await;
+    let other_account = other.account().await.account_id;
+    let (_, forged) = other.token(&other_account, TokenKind::ReadOnly, &[], &[]).await;
+    let mut mistyped = secret.clone();
+    mistyped.replace_range(30..31, if &secret[30..31] == "0" { "1" } else { "0" });
+
+    let stranger = from(&server, "127.0.0.2").await;
+    let reads = server.metric("portcullis_cache_misses_total");
+    let strange =
+        [forged, mistyped, "x".to_owned(), random_credential(), server.operator().to_owned()];
+    let mut answers = Vec::new();
+    for secret in &strange {
+        for status in [
+            get(&stranger, secret).await.unwrap_err(),
+            revoke(&stranger, secret).await.unwrap_err(),
+        ] {
+            let mut headers = status.metadata().clone().into_headers();
+            headers.remove("date");
+            answers.push((status.code(), status.message().to_owned(), headers));
+        }
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let unknown = (Code::Unauthenticated, "TOKEN_NOT_FOUND".to_owned());
+    assert_eq!(refusal(get(&stranger, "x").await), unknown);
+    assert_eq!(server.metric("portcullis_cache_misses_total"), reads, "a stranger was looked up");
+
+    for _ in answers.len() + 1..MOST {
+        assert_eq!(refusal(get(&stranger, &strange[0]).await), unknown);
+    }
+    for secret in &strange {
+        let status = revoke(&stranger, secret).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        assert!(status.get_error_details().retry_info().unwrap().retry_delay.is_some());
+    }
+    // Another address, and a valid secret from the same one.
+    assert_eq!(refusal(get(&from(&server, "127.0.0.3").await, "x").await), unknown);
+    get(&stranger, &secret).await.unwrap();
+    revoke(&stranger, &secret).await.unwrap();
+}
+
+/// Rules 11.20 and 11.23.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_binds_on_every_replica_and_one_without_a_lease_answers_nothing() {
+    let stage = Stage::new(2).await;
+    let (_, secret) = stage.token(0).await;
+    let (_, kept) = stage.token(0).await;
+    stage.allows(1, &secret).await;
+    assert!(revoke(&stage.clients[0], &secret).await.unwrap().propagation.unwrap().complete);
+    stage.denies(1, &secret).await;
+
+    // From memory, for as long as the lease holds.
+    stage.allows(1, &kept).await;
+    stage.cut(1, true);
+    let undecided = |answer: &Result<_, Status>| {
+        answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable)
+    };
+    let answer = until_async(async || stage.ask(1, &kept).await, undecided).await;
+    assert!(undecided(&answer));
+    for secret in [&*kept, "x"] {
+        let refused = get(&stage.clients[1], secret).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        let refused = revoke(&stage.clients[1], secret).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    }
+    stage.cut(1, false);
+    stage.comes_back(1, &kept).await;
+    get(&stage.clients[1], &kept).await.unwrap();
+}
