@@ -274,6 +274,7 @@ async fn whatever_is_wrong_with_a_call_it_is_answered_and_lets_nothing_pass() {
         (named(""), "not in lower case"),
         (get(&secret).extension("scope", "no.such").message(), "the catalogue has no scope"),
         (get(&secret).extension("scope", "").message(), "no name of one"),
+        (get(&secret).extension("scope", " cards.reveal").message(), "white space around it"),
         (get(&secret).extension("dry_run", "yes").message(), "other than \"true\" or \"false\""),
     ] {
         assert_undecided(&gateway.check(message).await, cause);
