@@ -33,6 +33,28 @@ fn everything(server: &Server) {
     records(&shell, &account, &read_only, &secret);
 }
 
+/// Rules 11.20 and 11.23.
+#[test]
+fn a_bearer_reads_and_revokes_its_token_without_a_credential() {
+    let server = Setup::sqlite().start();
+    let operator = Shell::operator(&server);
+    let account = accounts(&operator);
+    let create = ["token", "create", "--account", &account, "--name", "n", "--kind", "read-only"];
+    let secret = operator.run(&create).exits(0).ok();
+    let bearer = Shell::reaching(&server);
+    let own = bearer.run_with(&["token", "self"], &secret).exits(0);
+    own.shows(&["tok_", "read-only", "active", "transactions.read"]);
+    bearer.run_with(&["token", "self"], "nobody").exits(2).tells(&["No such token"]);
+    bearer.run_with(&["token", "self"], "").exits(2).tells(&["no token was given"]);
+    for _ in 0..2 {
+        let revoked = bearer.run_with(&["token", "revoke-self"], &secret).exits(0);
+        revoked.tells(&["is deleted since", "in effect on every replica"]);
+    }
+    let revoked = bearer.run_with(&["token", "revoke-self", "--output", "json"], &secret).json();
+    assert_eq!(revoked["token"]["state"], "TOKEN_STATE_DELETED");
+    bearer.run_with(&["token", "self"], &secret).exits(2).tells(&["was deleted"]);
+}
+
 fn json(shell: &Shell, args: &[&str]) -> Value {
     shell.run(&[args, &["--output", "json"]].concat()).json()
 }

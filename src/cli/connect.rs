@@ -24,6 +24,7 @@ use proto::account_service_client::AccountServiceClient;
 use proto::authorization_service_client::AuthorizationServiceClient;
 use proto::catalog_service_client::CatalogServiceClient;
 use proto::credential_service_client::CredentialServiceClient;
+use proto::self_service_client::SelfServiceClient;
 use proto::token_service_client::TokenServiceClient;
 
 /// Largest answer that is read, in bytes: well above a whole page, and small enough for any host.
@@ -102,6 +103,8 @@ impl Session {
         catalog: CatalogServiceClient,
         /// Calls `CredentialService`.
         credentials: CredentialServiceClient,
+        /// Calls `SelfService`.
+        own: SelfServiceClient,
         /// Calls `TokenService`.
         tokens: TokenServiceClient,
     }

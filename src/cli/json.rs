@@ -35,6 +35,8 @@ named!(
     CreateCredentialResponse,
     CreateTokenResponse,
     DeleteTokenResponse,
+    GetSelfResponse,
+    RevokeSelfResponse,
     GetAccountResponse,
     GetCatalogResponse,
     GetTokenResponse,

@@ -16,6 +16,7 @@ mod flags;
 mod json;
 mod openapi;
 mod output;
+mod own_token;
 mod paging;
 mod pending;
 mod preview;

@@ -11,7 +11,8 @@ use super::output::{
     clean, fields, note, note_more, note_propagation, print, print_secret, table, when, word,
 };
 use super::paging::{Limit, pages};
-use super::{Common, missing, proto};
+use super::{Common, missing, own_token, proto};
+use crate::config::client::TokenArgs as SecretArgs;
 
 /// What `token` takes.
 #[derive(Debug, Args)]
@@ -69,6 +70,22 @@ enum TokenCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Show what a token is, with its secret and without a credential
+    ///
+    /// The secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file, or standard
+    /// input; on a terminal it is asked for and not shown. This is no use of the token.
+    #[command(name = "self")]
+    Own {
+        #[command(flatten)]
+        token: SecretArgs,
+    },
+    /// Delete a token, with its secret and without a credential, on every replica
+    ///
+    /// For whoever finds a leaked token. The secret is read as for `token self`. Nothing brings it back.
+    RevokeSelf {
+        #[command(flatten)]
+        token: SecretArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -116,8 +133,15 @@ impl From<Kind> for proto::TokenKind {
 }
 
 pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
+    let command = match args.command {
+        TokenCommand::Own { token } => return own_token::show(args.common, token).await,
+        TokenCommand::RevokeSelf { token } => return own_token::revoke(args.common, token).await,
+        command => command,
+    };
     let session = Session::open(args.common).await?;
-    match args.command {
+    match command {
+        // Answered above: their credential is the token itself.
+        TokenCommand::Own { .. } | TokenCommand::RevokeSelf { .. } => Ok(()),
         TokenCommand::Create(args) => create(&session, args).await,
         TokenCommand::Show { token_id } => {
             let answer = get(&session, token_id).await?;

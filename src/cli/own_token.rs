@@ -1,0 +1,68 @@
+//! `portcullis token self` and `token revoke-self`: what the bearer of a token asks with its secret.
+
+use secrecy::SecretString;
+
+use super::check::read_token;
+use super::connect::Session;
+use super::failure::Failure;
+use super::output::{clean, fields, note, note_propagation, print, when, word};
+use super::{Common, missing, proto};
+use crate::config::client::{Credential, TokenArgs};
+
+/// Shows what the token is.
+pub(super) async fn show(common: Common, token: TokenArgs) -> Result<(), Failure> {
+    let session = open(common, token).await?;
+    let answer = session.own().get_self(proto::GetSelfRequest {}).await;
+    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
+}
+
+/// Deletes the token.
+pub(super) async fn revoke(common: Common, token: TokenArgs) -> Result<(), Failure> {
+    let session = open(common, token).await?;
+    let answer = session.own().revoke_self(proto::RevokeSelfRequest {}).await;
+    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    let token = answer.token.ok_or_else(|| missing("token"))?;
+    let time = when(token.delete_time.as_ref());
+    note(&format!("{} is deleted since {time}", clean(&token.token_id)));
+    note_propagation(answer.propagation.as_ref());
+    Ok(())
+}
+
+/// A session whose credential is the token's secret.
+async fn open(common: Common, token: TokenArgs) -> Result<Session, Failure> {
+    let format = common.output.format;
+    let mut settings = common.client.resolve()?;
+    settings.guard_secret("the token's secret")?;
+    let secret: SecretString = read_token(token)?;
+    let source = "the input of the token".to_owned();
+    settings.credential = Some(Credential { secret, source });
+    Session::connect(settings, format).await
+}
+
+fn describe(token: &proto::SelfToken) -> String {
+    let mut text = fields(&[
+        ("token", token.token_id.clone()),
+        ("name", token.name.clone()),
+        ("kind", word(token.kind().as_str_name(), "TOKEN_KIND_")),
+        ("state", word(token.state().as_str_name(), "TOKEN_STATE_")),
+        ("scopes", token.granted_scopes.join(", ")),
+    ]);
+    for action in &token.pending_actions {
+        text.push('\n');
+        text += &fields(&[
+            ("pending", word(action.r#type().as_str_name(), "PENDING_ACTION_TYPE_")),
+            ("at the earliest", when(action.effective_time.as_ref())),
+            ("removes", action.scopes_taken.join(", ")),
+            ("why", action.why.clone()),
+            ("how to keep it", action.how_to_keep.clone()),
+        ]);
+    }
+    text
+}
