@@ -28,7 +28,8 @@ use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle;
 use portcullis::policy::network::{CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId};
-use portcullis::policy::token::{Grant, TokenFacts, TokenState};
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::{Expiry, Grant, TokenFacts, TokenState};
 use portcullis::replication::Replicas;
 use portcullis::secret::{self, KeyRing, ParsedSecret, SecretKey, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
@@ -141,6 +142,7 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
     let secrets = secrets.iter().map(String::clone).collect();
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = Services::new(Dependencies {
+        token_max_lifetime: None,
         store,
         replicas,
         writes,
@@ -175,6 +177,7 @@ fn whitelisted(entries: usize) -> TokenFacts {
         account_id: AccountId(Uuid::now_v7()).into(),
         digest: [0; 32],
         state: TokenState::Active,
+        expiry: Expiry::NEVER,
         grant: Grant::ReadWrite,
         whitelist: Whitelist::Only(entries),
         announced: Vec::new(),
@@ -305,7 +308,8 @@ fn main() {
     group.bench_function("decide, 100 entries", |b| {
         b.iter(|| {
             let presented = Presented::Token(black_box(&facts));
-            let decision = decide::decide(presented, &catalog, black_box(&request));
+            let decision =
+                decide::decide(presented, &catalog, black_box(&request), black_box(Timestamp(1)));
             assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
         });
     });
@@ -330,7 +334,8 @@ fn main() {
             let guard = Guard::new();
             let facts = look(&cache, claimed(presented), &guard);
             assert!(secret::digest_eq(&facts.digest, &secret::digest(presented.as_bytes())));
-            let decision = decide::decide(Presented::Token(facts), &catalog, &request);
+            let decision =
+                decide::decide(Presented::Token(facts), &catalog, &request, Timestamp(1));
             assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
         });
     });

@@ -376,6 +376,7 @@ async fn serve_store(
         metrics,
         prefix: settings.prefix.clone(),
         limits: settings.limits,
+        token_max_lifetime: settings.lifecycle.token_max_lifetime,
         lifecycle: settings.lifecycle.rules,
         mails: settings.mail.relay.is_some() || mailbox.is_some(),
         sessions: SessionLengths {
@@ -461,14 +462,19 @@ fn replica_info(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
         ),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lifecycle: format!(
-            "{}, window {}, notice {}, retention {}",
+            "{}, window {}, notice {}, retention {}{}",
             match rules.mode {
                 Mode::Enforce => "enforce",
                 Mode::Observe => "observe",
             },
             duration::print(rules.window()),
             duration::print(rules.notice()),
-            duration::print(lifecycle.deleted_retention)
+            duration::print(lifecycle.deleted_retention),
+            // Replicas that bound nothing are like those of before that setting.
+            lifecycle.token_max_lifetime.map_or_else(String::new, |lifetime| format!(
+                ", token lifetime {}",
+                duration::print(lifetime)
+            ))
         ),
     }
 }

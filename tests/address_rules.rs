@@ -130,6 +130,8 @@ impl Stage {
         entries: &[&str],
     ) -> Result<Vec<String>, Status> {
         let request = CreateTokenRequest {
+            expire_time: None,
+            ttl: None,
             account_id: self.account.clone(),
             name: "test".to_owned(),
             kind: kind.into(),

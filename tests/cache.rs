@@ -362,6 +362,7 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
     let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     let account_id = account.id.to_string();
     let create = CreateToken {
+        expires: None,
         account_id: &account_id,
         name: "x",
         kind: Some(Kind::ReadOnly),
@@ -440,6 +441,7 @@ async fn make_neighbours(services: &InProcess, account_id: AccountId, id: TokenI
     let in_force = services.parts.cache.catalog().unwrap();
     for (number, id) in (0..).zip(neighbours(id)) {
         let new = NewToken {
+            expires: None,
             id,
             account_id,
             name: "neighbour".into(),
@@ -469,6 +471,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
     let caller = Caller::development(None);
     let account = services.create_account(&caller, "x", &["a@b.c".into()]).await.unwrap().value;
     let create = CreateToken {
+        expires: None,
         account_id: &account.id.to_string(),
         name: "x",
         kind: Some(Kind::ReadOnly),

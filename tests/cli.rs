@@ -4,11 +4,13 @@
 
 use std::fs;
 
+use crate::support::client::{Client, question};
 use crate::support::command::Shell;
 use crate::support::postgres;
 use crate::support::server::{Server, Setup, random_credential};
 use crate::support::tls::Authority;
 use clap::CommandFactory as _;
+use portcullis::grpc::proto::Reason;
 use portcullis::policy::client_certificate::Fingerprint;
 use serde_json::Value;
 
@@ -572,4 +574,48 @@ fn migrate_prepares_either_store() {
     let answer = nowhere.run(&["migrate"]).exits(2);
     assert!(answer.stderr.starts_with("error: "), "{answer}");
     Setup::postgres(&url).start();
+}
+
+/// Rules 11.1, 11.2 and 11.3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_expire_and_their_expiry_only_comes_nearer() {
+    let server = Setup::sqlite().flag("--token-max-lifetime", "90d").start();
+    let client = Client::operator(&server).await;
+    let account = client.account().await.account_id;
+    let shell = Shell::operator(&server);
+    let create = ["token", "create", "--account", &account, "--name", "a", "--kind", "read-only"];
+    let created = |more: &[&str]| shell.run(&[&create[..], more, &["--output", "json"]].concat());
+    // Without an expiry it gets the latest one; a later one is refused, naming the setting.
+    let bounded = created(&[]).json();
+    assert!(bounded["token"]["expire_time"].is_string(), "{bounded}");
+    let refused = created(&["--expires", "91d"]);
+    assert!(refused.stderr.contains("--token-max-lifetime"), "{}", refused.stderr);
+    let refused = created(&["--expires", "2020-01-01T00:00:00Z"]);
+    assert!(refused.stderr.contains("must lie in the future"), "{}", refused.stderr);
+
+    let answer = created(&["--expires", "60d"]).json();
+    let (id, secret) = (answer["token"]["token_id"].as_str(), answer["secret"].as_str());
+    let (id, secret) = (id.unwrap().to_owned(), secret.unwrap().to_owned());
+    let expires = answer["token"]["expire_time"].as_str().unwrap();
+    shell.run(&["token", "show", &id]).exits(0).shows(&["expires"]);
+    shell.run(&["token", "list"]).exits(0).shows(&["EXPIRES"]);
+    shell.run(&["token", "expire", &id, expires]).exits(0).shows(&[]);
+    let later = shell.run(&["token", "expire", &id, "2999-01-01T00:00:00Z"]);
+    assert!(later.stderr.contains("brought nearer"), "{}", later.stderr);
+    let past = shell.run(&["token", "expire", &id, "2020-01-01T00:00:00Z"]);
+    assert!(past.stderr.contains("DeleteToken"), "{}", past.stderr);
+
+    shell.run(&["token", "expire", &id, "2s"]).exits(0);
+    let ask = async || {
+        let ask = question(&secret, "192.0.2.1", "transactions.read");
+        client.authorization().authorize(ask).await.unwrap().into_inner()
+    };
+    assert_eq!(ask().await.reason(), Reason::Allowed);
+    let began = portcullis::clock::Stopwatch::start();
+    while ask().await.reason() == Reason::Allowed {
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "it goes on");
+    }
+    let denied = ask().await;
+    assert_eq!(denied.reason(), Reason::TokenExpired, "{denied:?}");
+    shell.run(&["token", "show", &id]).exits(0).shows(&["expired"]);
 }

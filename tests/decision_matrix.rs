@@ -18,7 +18,7 @@ use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId, ScopeSet};
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{Grant, TokenFacts, TokenState};
+use portcullis::policy::token::{Expiry, Grant, TokenFacts, TokenState};
 use uuid::Uuid;
 
 const CATALOG: &str = r#"
@@ -96,12 +96,13 @@ fn whitelist(texts: &[&str]) -> Whitelist {
     entries.map_or(Whitelist::Unrestricted, Whitelist::Only)
 }
 
-fn facts(state: TokenState, grant: &Grant, texts: &[&str]) -> TokenFacts {
+fn facts(state: TokenState, expiry: Expiry, grant: &Grant, texts: &[&str]) -> TokenFacts {
     TokenFacts {
         id: TokenId(Uuid::from_u128(1)).into(),
         account_id: AccountId(Uuid::from_u128(2)).into(),
         digest: [0; 32],
         state,
+        expiry,
         grant: grant.clone(),
         whitelist: whitelist(texts),
         announced: Vec::new(),
@@ -134,8 +135,9 @@ impl Seen {
     ) -> Vec<String> {
         let client = ip.map(|ip| ip.parse().unwrap());
         let cells = OPERATIONS.map(|(_, scope, (method, path))| {
-            let mut ask =
-                |operation| self.cell(&decide(presented, catalog, &Request { client, operation }));
+            let mut ask = |operation| {
+                self.cell(&decide(presented, catalog, &Request { client, operation }, AT))
+            };
             let by_route = ask(Operation::Http { method, path });
             let by_name = scope.map(|name| ask(Operation::Scope(catalog.by_name(name).unwrap())));
             match by_name {
@@ -169,7 +171,7 @@ fn lines(table: &mut String, label: &str, rows: &[(&str, Vec<String>)]) {
     }
 }
 
-/// Rules 1.9, 1.11, 2.4, 2.14, 2.16, 2.17, 2.19 and 3.2.
+/// Rules 1.9, 1.11, 2.4, 2.14, 2.16, 2.17, 2.19, 3.2 and 11.1.
 #[test]
 fn matrix() {
     let catalog = catalog();
@@ -188,16 +190,20 @@ fn matrix() {
         lines(&mut table, "any", &all(presented, &mut seen));
     }
     for (title, grant) in grants(&catalog) {
-        for (state, of) in [
-            ("active", TokenState::Active),
-            ("deleted", TokenState::Deleted { at: AT }),
-            ("deleted unused", TokenState::DeletedUnused { at: AT }),
+        let later = Some(AT.plus(std::time::Duration::from_micros(1)));
+        for (state, of, expiry) in [
+            ("active", TokenState::Active, None),
+            ("active, expires later", TokenState::Active, later),
+            ("expired", TokenState::Active, Some(AT)),
+            ("deleted", TokenState::Deleted { at: AT }, None),
+            ("deleted, expired", TokenState::Deleted { at: AT }, Some(AT)),
+            ("deleted unused", TokenState::DeletedUnused { at: AT }, None),
         ] {
             let _ = writeln!(table, "\n{title}; {state}");
             let rows: Vec<_> = WHITELISTS
                 .iter()
                 .map(|texts| {
-                    let token = facts(of, &grant, texts);
+                    let token = facts(of, expiry.into(), &grant, texts);
                     (texts.join(" "), all(Presented::Token(&token), &mut seen))
                 })
                 .collect();

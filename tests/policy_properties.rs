@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{Operation, Presented, Reason, Request, Verdict, decide};
@@ -13,7 +14,9 @@ use portcullis::policy::route::Route;
 use portcullis::policy::scope::{Access, Catalog, ScopeDef, ScopeId, ScopeName, ScopeSet};
 use portcullis::policy::text;
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{Grant, TokenFacts, TokenState};
+use portcullis::policy::token::{
+    Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenState,
+};
 use portcullis::secret::{KeyRing, ParsedSecret, Prefix, SecretKey, SecretKind, peek_id};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -58,6 +61,14 @@ fn state() -> impl Strategy<Value = TokenState> {
     ]
 }
 
+/// When every question is asked.
+const NOW: Timestamp = Timestamp(1_000);
+
+fn expiry() -> impl Strategy<Value = Expiry> {
+    let close = (NOW.0 - 2..=NOW.0 + 2).prop_map(|at| Some(Timestamp(at)).into());
+    prop_oneof![4 => Just(Expiry::NEVER), 1 => close]
+}
+
 /// Entries and addresses in few places, so that addresses hit and ranges nest.
 const ENTRIES: [&str; 8] = [
     "10.0.0.0/8",
@@ -90,11 +101,12 @@ fn entries() -> impl Strategy<Value = Vec<&'static str>> {
 }
 
 fn token() -> impl Strategy<Value = TokenFacts> {
-    (grant(), state(), entries()).prop_map(|(grant, state, entries)| TokenFacts {
+    (grant(), state(), expiry(), entries()).prop_map(|(grant, state, expiry, entries)| TokenFacts {
         id: TokenId(Uuid::from_u128(1)).into(),
         account_id: AccountId(Uuid::from_u128(2)).into(),
         digest: [0; 32],
         state,
+        expiry,
         grant,
         whitelist: only(&entries),
         announced: Vec::new(),
@@ -117,13 +129,17 @@ fn question() -> impl Strategy<Value = Question> {
 
 impl Question {
     fn ask(&self, catalog: &Catalog, presented: Presented<'_>) -> Verdict {
+        self.ask_at(catalog, presented, NOW)
+    }
+
+    fn ask_at(&self, catalog: &Catalog, presented: Presented<'_>, now: Timestamp) -> Verdict {
         let path = format!("/s{}/x", self.scope);
         let operation = match catalog.by_id(ScopeId(self.scope)) {
             Some(scope) if self.by_name => Operation::Scope(scope),
             _ => Operation::Http { method: "POST", path: &path },
         };
         let client = self.ip.map(|ip| ip.parse().unwrap());
-        decide(presented, catalog, &Request { client, operation }).verdict
+        decide(presented, catalog, &Request { client, operation }, now).verdict
     }
 
     fn reason(&self, catalog: &Catalog, token: &TokenFacts) -> Reason {
@@ -138,6 +154,9 @@ fn failing(catalog: &Catalog, token: &TokenFacts, question: &Question) -> BTreeS
         TokenState::Active => {}
         TokenState::Deleted { .. } => drop(failing.insert(Reason::TokenDeleted)),
         TokenState::DeletedUnused { .. } => drop(failing.insert(Reason::TokenDeletedUnused)),
+    }
+    if token.expiry.time().is_some_and(|at| at <= NOW) {
+        failing.insert(Reason::TokenExpired);
     }
     let scope = catalog.by_id(ScopeId(question.scope));
     let reads = scope.is_some_and(|scope| scope.access == Access::Read);
@@ -196,6 +215,51 @@ proptest! {
         prop_assert_eq!(verdict.reason(), Reason::TokenMalformed);
         let verdict = question.ask(&catalog, Presented::Unknown);
         prop_assert_eq!(verdict.reason(), Reason::TokenNotFound);
+    }
+
+    /// From its expiry on a token is denied, whatever else is true of it and of the request. Rule 11.1.
+    #[test]
+    fn an_expired_token_is_never_allowed(
+        catalog in catalog(), token in token(), question in question(), late in 0..i64::MAX - NOW.0
+    ) {
+        let at = token.expiry.time().unwrap_or(NOW);
+        let token = TokenFacts { expiry: Some(at).into(), ..token };
+        let now = Timestamp(at.0.saturating_add(late));
+        let verdict = question.ask_at(&catalog, Presented::Token(&token), now);
+        prop_assert_ne!(verdict.reason(), Reason::Allowed);
+        // And an instant before it, the expiry makes no difference.
+        let before = Timestamp(at.0 - 1);
+        let endless = TokenFacts { expiry: Expiry::NEVER, ..token.clone() };
+        prop_assert_eq!(
+            question.ask_at(&catalog, Presented::Token(&token), before),
+            question.ask_at(&catalog, Presented::Token(&endless), before)
+        );
+    }
+
+    /// A change of the expiry only ever brings it nearer, and into the future. Rule 11.2.
+    #[test]
+    fn an_expiry_is_only_brought_nearer(token in token(), new in NOW.0 - 4..=NOW.0 + 4) {
+        let new = Timestamp(new);
+        if new > NOW {
+            let length = RequestedExpiry::After(Duration::from_micros((new.0 - NOW.0) as u64));
+            if !token.expiry.is_reached(NOW) {
+                let shortened = token.expiry.shorten(length, NOW);
+                prop_assert_eq!(shortened, Ok(token.expiry.min(Some(new).into())));
+            }
+        }
+        match token.expiry.shorten(RequestedExpiry::At(new), NOW) {
+            Ok(expiry) => {
+                prop_assert!(expiry <= token.expiry);
+                prop_assert_eq!(expiry.time(), Some(new));
+                prop_assert!(expiry == token.expiry || new > NOW);
+            }
+            Err(ExpiryRefused::Past) => prop_assert!(new <= NOW),
+            Err(ExpiryRefused::Later(at)) => prop_assert!(token.expiry.time() == Some(at) && new > at),
+            Err(ExpiryRefused::Expired(at)) => {
+                prop_assert!(token.expiry.time() == Some(at) && at <= NOW);
+            }
+            Err(ExpiryRefused::Deleted | ExpiryRefused::TooFar) => prop_assert!(false),
+        }
     }
 
     /// Taking scopes never opens anything, also not a `CUSTOM` token that lacks the whitelist that its
@@ -276,7 +340,7 @@ proptest! {
         let ask = |text: String| {
             let client = Some(text.parse().unwrap());
             let operation = Operation::Scope(catalog.by_id(ScopeId(scope)).unwrap());
-            decide(Presented::Token(&token), &catalog, &Request { client, operation }).verdict
+            decide(Presented::Token(&token), &catalog, &Request { client, operation }, NOW).verdict
         };
         prop_assert_eq!(ask(v4.to_string()), ask(format!("::ffff:{v4}")));
     }
@@ -296,7 +360,7 @@ proptest! {
         for (method, path) in [(method.as_str(), path.as_str()), ("POST", &path), (&method, "/s0/x")] {
             let request = Request { client, operation: Operation::Http { method, path } };
             for presented in [presented, Presented::Token(&token)] {
-                let decision = decide(presented, &catalog, &request);
+                let decision = decide(presented, &catalog, &request, NOW);
                 prop_assert!(!decision.message().is_empty());
                 prop_assert!(client.is_some() || decision.verdict.reason() != Reason::Allowed);
             }

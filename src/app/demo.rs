@@ -52,6 +52,7 @@ pub(super) async fn print(
 
     let create = async |name: &str, kind: TokenKind, scopes: &[String], whitelist: &[String]| {
         let request = CreateToken {
+            expires: None,
             account_id: &account_id,
             name,
             kind: Some(kind),

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::policy::id::{AccountId, TokenId};
     use crate::policy::network::Whitelist;
-    use crate::policy::token::{Grant, TokenState};
+    use crate::policy::token::{Expiry, Grant, TokenState};
 
     #[test]
     fn facts_begin_with_a_cache_line_and_end_with_one() {
@@ -98,6 +98,7 @@ mod tests {
             account_id: AccountId(Uuid::from_u128(1)).into(),
             digest: [0; 32],
             state: TokenState::Active,
+            expiry: Expiry::NEVER,
             grant: Grant::ReadWrite,
             whitelist: Whitelist::Unrestricted,
             announced: Vec::new(),

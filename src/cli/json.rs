@@ -37,6 +37,7 @@ named!(
     DeleteTokenResponse,
     GetSelfResponse,
     RevokeSelfResponse,
+    SetTokenExpiryResponse,
     GetAccountResponse,
     GetCatalogResponse,
     GetTokenResponse,

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::connect::Session;
 use super::failure::Failure;
 use super::output::{
-    clean, fields, note, note_more, note_propagation, print, print_secret, table, when, word,
+    clean, fields, note, note_more, note_propagation, parse_time, print, print_secret, table, when,
+    word,
 };
 use super::paging::{Limit, pages};
 use super::{Common, missing, own_token, proto};
 use crate::config::client::TokenArgs as SecretArgs;
+use crate::policy::duration;
 
 /// What `token` takes.
 #[derive(Debug, Args)]
@@ -86,6 +89,25 @@ enum TokenCommand {
         #[command(flatten)]
         token: SecretArgs,
     },
+    /// Bring the end of a token nearer
+    ///
+    /// An expiry is never moved to a later time, and never removed. `token delete` ends a token at once.
+    ///
+    /// Examples:
+    ///   portcullis token expire tok_... 30d
+    ///   portcullis token expire tok_... 2027-01-31T12:00:00Z
+    #[command(verbatim_doc_comment)]
+    Expire {
+        /// The token's id, such as tok_...
+        #[arg(value_name = "TOKEN")]
+        token_id: String,
+        /// A duration from now, such as 30d, or a time, such as 2027-01-31T12:00:00Z
+        #[arg(value_name = "TIME|DURATION", value_parser = parse_expiry)]
+        expiry: Expiry,
+        /// Answer before it is in effect on every replica
+        #[arg(long)]
+        no_wait: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -106,9 +128,47 @@ struct CreateArgs {
     /// Required for read-write, and for custom with a scope that requires it
     #[arg(long = "whitelist", value_name = "ENTRY")]
     whitelist: Vec<String>,
+    /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. It can be
+    /// brought nearer later, and never moved on
+    #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry)]
+    expires: Option<Expiry>,
     /// Check everything, create nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// When a token ends.
+#[derive(Debug, Clone, Copy)]
+enum Expiry {
+    At(prost_types::Timestamp),
+    /// From now on, by the server's time: the clock of this machine decides nothing.
+    After(Duration),
+}
+
+impl Expiry {
+    /// The fields `expire_time` and `ttl` of a request.
+    fn fields(
+        self,
+    ) -> Result<(Option<prost_types::Timestamp>, Option<prost_types::Duration>), Failure> {
+        match self {
+            Self::At(time) => Ok((Some(time), None)),
+            Self::After(length) => {
+                let ttl = length
+                    .try_into()
+                    .map_err(|_| Failure::Usage("the duration is too long".to_owned()))?;
+                Ok((None, Some(ttl)))
+            }
+        }
+    }
+}
+
+/// Fits clap's `value_parser`.
+fn parse_expiry(text: &str) -> Result<Expiry, String> {
+    if text.contains(['-', ':']) {
+        return parse_time(text).map(Expiry::At);
+    }
+    let length = duration::parse(text).map_err(|error| format!("{error}, or write a time"))?;
+    Ok(Expiry::After(length))
 }
 
 /// What a new token may do.
@@ -169,17 +229,37 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             note_propagation(answer.propagation.as_ref());
             Ok(())
         }
+        TokenCommand::Expire { token_id, expiry, no_wait } => {
+            let (expire_time, ttl) = expiry.fields()?;
+            let request = proto::SetTokenExpiryRequest { token_id, expire_time, ttl, no_wait };
+            let answer = session.tokens().set_token_expiry(request).await;
+            let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            let token = answer.token.ok_or_else(|| missing("token"))?;
+            let time = when(token.expire_time.as_ref());
+            note(&format!("{} expires at {time}", clean(&token.token_id)));
+            note_propagation(answer.propagation.as_ref());
+            Ok(())
+        }
     }
 }
 
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
     let validate_only = args.dry_run;
+    let (expire_time, ttl) = match args.expires {
+        Some(expiry) => expiry.fields()?,
+        None => (None, None),
+    };
     let request = proto::CreateTokenRequest {
         account_id: args.account,
         name: args.name,
         kind: proto::TokenKind::from(args.kind).into(),
         scopes: args.scopes,
         whitelist: args.whitelist,
+        expire_time,
+        ttl,
         validate_only,
     };
     let answer = session.tokens().create_token(request).await;
@@ -227,14 +307,24 @@ async fn list(
     }
     let rows: Vec<_> = answer.tokens.iter().map(row).collect();
     print(&table(
-        ["TOKEN", "ACCOUNT", "NAME", "KIND", "STATE", "WHITELIST", "LAST USE", "PENDING"],
+        [
+            "TOKEN",
+            "ACCOUNT",
+            "NAME",
+            "KIND",
+            "STATE",
+            "WHITELIST",
+            "LAST USE",
+            "EXPIRES",
+            "PENDING",
+        ],
         &rows,
     ))?;
     note_more(&answer.next_page_token);
     Ok(())
 }
 
-fn row(token: &proto::Token) -> [String; 8] {
+fn row(token: &proto::Token) -> [String; 9] {
     let whitelist = match token.whitelist.as_slice() {
         [] => String::new(),
         [entry] => entry.clone(),
@@ -248,6 +338,7 @@ fn row(token: &proto::Token) -> [String; 8] {
         state(token),
         whitelist,
         when(token.last_use_time.as_ref()),
+        when(token.expire_time.as_ref()),
         token.pending_actions.first().map(upcoming).unwrap_or_default(),
     ]
 }
@@ -321,6 +412,7 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
                 used => when(used.as_ref()),
             },
         ),
+        ("expires", when(token.expire_time.as_ref())),
         ("deleted", when(token.delete_time.as_ref())),
     ]
 }
@@ -364,7 +456,6 @@ async fn confirm(session: &Session, token_id: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::parse_time;
 
     fn token() -> proto::Token {
         proto::Token {
@@ -426,6 +517,6 @@ mod tests {
         let row = row(&token());
         assert_eq!(row[5], "2 entries");
         assert_eq!(row[6], "");
-        assert_eq!(row[7], "downgrade 2026-02-15T00:00:00Z");
+        assert_eq!(row[8], "downgrade 2026-02-15T00:00:00Z");
     }
 }

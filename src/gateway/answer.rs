@@ -38,7 +38,7 @@ pub const HEADERS: [HeaderName; COUNT] =
 /// The place of the reason among them.
 const REASON_AT: usize = 3;
 /// Those of them that a client is to see on its response, where the gateway can pass them on.
-pub const WARNINGS: [HeaderName; 2] = [PENDING_ACTION, TOKEN_EXPIRES];
+const WARNINGS: [HeaderName; 2] = [PENDING_ACTION, TOKEN_EXPIRES];
 
 /// What is wrong, as far as the status tells (Rule 9.13 of docs/policy.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,8 @@ fn cause(reason: Reason) -> Cause {
         Reason::TokenMalformed
         | Reason::TokenNotFound
         | Reason::TokenDeleted
-        | Reason::TokenDeletedUnused => Cause::Token,
+        | Reason::TokenDeletedUnused
+        | Reason::TokenExpired => Cause::Token,
         Reason::ScopeNotGranted | Reason::ScopeLostInDowngrade => Cause::Permission,
         Reason::NoMatchingRoute
         | Reason::RequestAmbiguous
@@ -95,24 +96,26 @@ pub struct Answer {
     detail: Cow<'static, str>,
     /// `WWW-Authenticate` (RFC 6750, section 3).
     challenge: Option<HeaderValue>,
+    /// Whether the token expires within the notice period.
+    expires_soon: bool,
     /// Those of [`HEADERS`], in their order; a denial has the reason alone.
     values: [Option<HeaderValue>; COUNT],
 }
 
 impl Answer {
     /// The answer with a decision about `token`, which came from `origin`. `calendar` is called only where something
-    /// is announced.
+    /// is announced, and for a token that expires.
     pub fn decided(
         decision: &Decision<'_>,
         token: &ClientToken<'_>,
         origin: Origin<'_>,
-        calendar: impl FnOnce() -> Calendar,
+        calendar: impl Fn() -> Calendar,
     ) -> Self {
         let reason = decision.verdict.reason();
         let word = HeaderValue::from_static(reason.word());
         let mut values = [const { None }; COUNT];
         if let Verdict::Allow(_) = decision.verdict {
-            values = allow_values(decision, calendar)
+            values = allow_values(decision, &calendar)
                 .map(|value| Some(value.map_or(NONE, |text| header_value(&text))));
         } else {
             values[REASON_AT] = Some(word);
@@ -121,6 +124,7 @@ impl Answer {
         Self {
             reason: Some(reason),
             status: status(reason),
+            expires_soon: expires_soon(decision, calendar),
             challenge: challenge(decision, token, &detail),
             detail,
             values,
@@ -132,7 +136,8 @@ impl Answer {
     pub fn undecided(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         let mut values = [const { None }; COUNT];
         values[REASON_AT] = Some(HeaderValue::from_static(UNDECIDED));
-        Self { reason: None, status, detail: detail.into(), challenge: None, values }
+        let detail = detail.into();
+        Self { reason: None, status, detail, challenge: None, expires_soon: false, values }
     }
 
     /// Whether the client's request may go on.
@@ -175,7 +180,7 @@ impl Answer {
     /// Those of [`WARNINGS`] that have something to say.
     pub fn warnings(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
         let is_warning = |name: &HeaderName, value: &HeaderValue| {
-            self.is_allow() && WARNINGS.contains(name) && value != NONE
+            self.is_allow() && is_warning(name.as_str(), value.as_bytes(), self.expires_soon)
         };
         self.headers().filter(move |(name, value)| is_warning(name, value))
     }
@@ -195,7 +200,8 @@ impl Answer {
 }
 
 /// The values of [`HEADERS`] on an allow, in their order; `None` where one has nothing to say and is [`NONE`].
-/// `calendar` is called only where something is announced. Does not allocate where nothing is.
+/// `calendar` is called only where something is announced. Does not allocate where nothing is, and the
+/// token has no expiry.
 pub fn allow_values<'d>(
     decision: &Decision<'d>,
     calendar: impl FnOnce() -> Calendar,
@@ -212,9 +218,27 @@ pub fn allow_values<'d>(
         decision.required.map(|scope| Cow::Borrowed(scope.name.as_str().as_bytes())),
         Some(Cow::Borrowed(decision.verdict.reason().word().as_bytes())),
         pending.map(Cow::Owned),
-        // Tokens of this version have no expiry.
-        None,
+        facts
+            .and_then(|facts| facts.expiry.time())
+            .map(|at| Cow::Owned(at.to_string().into_bytes())),
     ]
+}
+
+/// Whether the token expires within the notice period, so that its client is to be warned. `calendar` is called only
+/// where it expires at all.
+pub fn expires_soon(decision: &Decision<'_>, calendar: impl FnOnce() -> Calendar) -> bool {
+    let expiry = decision.token.and_then(|facts| facts.expiry.time());
+    expiry.is_some_and(|at| {
+        let Calendar { settings, now } = calendar();
+        at <= now.plus(settings.notice())
+    })
+}
+
+/// Whether a header of an allow is to be on the client's response too. Rule 9.14 of docs/policy.md.
+pub fn is_warning(name: &str, value: &[u8], expires_soon: bool) -> bool {
+    WARNINGS.iter().any(|own| own == name)
+        && value != NONE.as_bytes()
+        && (expires_soon || TOKEN_EXPIRES != name)
 }
 
 /// A value of ids, names, words and dates, which are ASCII.

@@ -1,5 +1,7 @@
 //! Domain values as messages, and back.
 
+use std::time::Duration;
+
 use prost::Message;
 
 use super::proto as pb;
@@ -12,7 +14,7 @@ use crate::policy::lifecycle::Uses;
 use crate::policy::network::Cidr;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{PendingActionType, TokenKind, TokenState};
+use crate::policy::token::{PendingActionType, RequestedExpiry, TokenKind, TokenState};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{describe, granted, names};
 use crate::service::lists::{PAGE_BYTES, PageItem};
@@ -73,6 +75,36 @@ pub(super) fn instant(
         .ok_or_else(|| Error::invalid(field, "NOT_A_TIME", "is no time from year 1 to 9999"))
 }
 
+/// The expiry that a request asks for.
+///
+/// # Errors
+/// [`Error::Invalid`] for both forms at once, and for what is no time or no length.
+pub(super) fn requested_expiry(
+    expire_time: Option<prost_types::Timestamp>,
+    ttl: Option<prost_types::Duration>,
+) -> Result<Option<RequestedExpiry>> {
+    let Some(ttl) = ttl else {
+        return Ok(instant("expire_time", expire_time)?.map(RequestedExpiry::At));
+    };
+    if expire_time.is_some() {
+        let text = "does not go with expire_time: name one of them";
+        return Err(Error::invalid("ttl", "NOT_TOGETHER", text));
+    }
+    // Not by `Duration::try_from`, which panics on the most negative one and takes mixed signs.
+    let refused = |field, text| Err(Error::invalid(field, "NOT_A_LENGTH", text));
+    let Ok(seconds) = u64::try_from(ttl.seconds) else {
+        return refused("ttl.seconds", "is negative: name a length from now on");
+    };
+    let nanos = u32::try_from(ttl.nanos).ok().filter(|&nanos| nanos < 1_000_000_000);
+    let Some(nanos) = nanos else { return refused("ttl.nanos", "is not from 0 to 999999999") };
+    match Duration::new(seconds, nanos) {
+        Duration::ZERO => {
+            refused("ttl.seconds", "is 0: name a length; DeleteToken ends a token now")
+        }
+        length => Ok(Some(RequestedExpiry::After(length))),
+    }
+}
+
 pub(super) fn reason(reason: Reason) -> pb::Reason {
     match reason {
         Reason::Allowed => pb::Reason::Allowed,
@@ -80,6 +112,7 @@ pub(super) fn reason(reason: Reason) -> pb::Reason {
         Reason::TokenNotFound => pb::Reason::TokenNotFound,
         Reason::TokenDeleted => pb::Reason::TokenDeleted,
         Reason::TokenDeletedUnused => pb::Reason::TokenDeletedUnused,
+        Reason::TokenExpired => pb::Reason::TokenExpired,
         Reason::NoMatchingRoute => pb::Reason::NoMatchingRoute,
         Reason::RequestAmbiguous => pb::Reason::RequestAmbiguous,
         Reason::ScopeNotGranted => pb::Reason::ScopeNotGranted,
@@ -259,6 +292,9 @@ pub(super) fn token(
     let calendar = &outlook.calendar;
     token.pending.sort_by_key(|action| (action.live().effective(calendar), action.id));
     let (state, deleted) = match token.state {
+        TokenState::Active if token.expired(calendar.now).is_some() => {
+            (pb::TokenState::Expired, None)
+        }
         TokenState::Active => (pb::TokenState::Active, None),
         TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
         TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
@@ -268,7 +304,10 @@ pub(super) fn token(
         account_id: token.account_id.to_string(),
         kind: kind(token.kind).into(),
         state: state.into(),
-        granted_scopes: names(in_force, granted(&token, in_force).map(|scope| scope.id)),
+        granted_scopes: names(
+            in_force,
+            granted(&token, in_force, calendar.now).map(|scope| scope.id),
+        ),
         taken: taken(&token, in_force),
         whitelist: entries(token.whitelist.entries()),
         whitelist_version: token.whitelist_version,
@@ -276,6 +315,7 @@ pub(super) fn token(
         last_use_time: token.uses.last.map(time),
         scope_uses: scope_uses(&token.uses, in_force),
         delete_time: deleted.map(time),
+        expire_time: token.expires.map(time),
         pending_actions: first(
             token.pending.into_iter().map(|action| pending_action(action, in_force, outlook)),
         ),
@@ -440,6 +480,7 @@ mod tests {
             account_id: AccountId(Uuid::nil()),
             name: "t".into(),
             state: TokenState::Active,
+            expires: None,
             kind: TokenKind::ReadWrite,
             downgraded: None,
             scopes: Vec::new(),

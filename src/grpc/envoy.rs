@@ -26,7 +26,9 @@ use self::wire::CheckInput;
 use super::authorization::Authorization;
 use super::gate::CallerCredential;
 use super::unary::response;
-use crate::gateway::answer::{Answer, HEADERS, NONE, Origin, PROBLEM, WARNINGS, allow_values};
+use crate::gateway::answer::{
+    Answer, HEADERS, NONE, Origin, PROBLEM, allow_values, expires_soon, is_warning,
+};
 use crate::gateway::request::{ClientRequest, OverrideHeaders, Reader, Target, token_header};
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::{Decision, Verdict};
@@ -194,9 +196,8 @@ impl<'a> Question<'a> {
         let names = HEADERS;
         let headers =
             || names.iter().map(HeaderName::as_str).zip(values.iter().map(|value| &**value));
-        let warnings = headers().filter(|(name, value)| {
-            WARNINGS.iter().any(|own| own == name) && *value != none.as_bytes()
-        });
+        let expires_soon = expires_soon(decision, || services.calendar());
+        let warnings = headers().filter(|(name, value)| is_warning(name, value, expires_soon));
         let remove = removed(input, source);
         let mut out = Vec::with_capacity(USUAL);
         wire::put_allow(headers(), remove, warnings, &metadata, &mut out);

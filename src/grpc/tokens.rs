@@ -10,7 +10,7 @@ use super::proto::{
     GetTokenRequest, GetTokenResponse, ListAuditEventsRequest, ListAuditEventsResponse,
     ListPendingActionsRequest, ListPendingActionsResponse, ListTokensRequest, ListTokensResponse,
     ManageWhitelistRequest, ManageWhitelistResponse, PreviewLifecycleRequest,
-    PreviewLifecycleResponse,
+    PreviewLifecycleResponse, SetTokenExpiryRequest, SetTokenExpiryResponse,
 };
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::tokens::CreateToken;
@@ -24,12 +24,14 @@ impl TokenService for Management {
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         self.run("CreateToken", request, async |services, caller, r| {
+            let expires = convert::requested_expiry(r.expire_time, r.ttl)?;
             let create = CreateToken {
                 account_id: &r.account_id,
                 name: &r.name,
                 kind: convert::asked_kind(r.kind),
                 scopes: &r.scopes,
                 whitelist: &r.whitelist,
+                expires,
                 validate_only: r.validate_only,
             };
             let created = services.create_token(&caller, create).await?;
@@ -82,6 +84,23 @@ impl TokenService for Management {
                 token: Some(convert::described(described)),
                 propagation: Some(convert::propagation(propagation)),
                 revision: caller.shown_revision(deleted.revision),
+            })
+        })
+        .await
+    }
+
+    async fn set_token_expiry(
+        &self,
+        request: Request<SetTokenExpiryRequest>,
+    ) -> Result<Response<SetTokenExpiryResponse>, Status> {
+        self.run("SetTokenExpiry", request, async |services, caller, r| {
+            let expires = convert::requested_expiry(r.expire_time, r.ttl)?;
+            let set = services.set_token_expiry(&caller, &r.token_id, expires, r.no_wait).await?;
+            let (described, propagation) = set.value;
+            Ok(SetTokenExpiryResponse {
+                token: Some(convert::described(described)),
+                propagation: Some(convert::propagation(propagation)),
+                revision: caller.shown_revision(set.revision),
             })
         })
         .await

@@ -38,6 +38,8 @@ pub struct SweepReport {
     pub carried_out: u32,
     /// Tokens whose actions were withdrawn.
     pub withdrawn: u32,
+    /// Tokens whose expiry was recorded.
+    pub expired: u32,
     /// Tokens forgotten.
     pub purged: u32,
     /// Whether there may be more to do at once.
@@ -88,6 +90,7 @@ impl Sweeper {
         if self.replicas.has_config_mismatch().await? {
             return Ok(SweepReport { at_odds: true, ..swept });
         }
+        self.record_expiries(&mut swept).await?;
         match self.settings.mode {
             // Rule 4.13 of docs/policy.md.
             Mode::Observe => self.withdraw(&mut swept).await?,
@@ -162,7 +165,18 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Rule 4.10 of docs/policy.md.
+    /// Nothing stays announced for what can't be used any more. Rule 11.5 of docs/policy.md.
+    async fn record_expiries(&self, swept: &mut SweepReport) -> store::Result<()> {
+        let ctx = self.ctx();
+        let record = self.store.record_expiries(&ctx, BATCH);
+        let expired =
+            self.writes.commit_tokens("record_expiries", &ctx, record, Vec::clone).await?;
+        swept.expired = expired.len() as u32;
+        swept.more |= expired.len() == BATCH as usize;
+        Ok(())
+    }
+
+    /// Rules 4.10 and 11.6 of docs/policy.md.
     async fn purge(&self, swept: &mut SweepReport) -> store::Result<()> {
         let ctx = self.ctx();
         let before = ctx.now.minus(self.retention);
@@ -208,8 +222,10 @@ impl Sweeper {
                 Ok(swept) => {
                     failing = false;
                     if !swept.at_odds && swept != SweepReport::default() {
-                        let SweepReport { announced, carried_out, withdrawn, purged, .. } = swept;
-                        tracing::info!(announced, carried_out, withdrawn, purged, "swept");
+                        let SweepReport {
+                            announced, carried_out, withdrawn, expired, purged, ..
+                        } = swept;
+                        tracing::info!(announced, carried_out, withdrawn, expired, purged, "swept");
                     }
                     // Time for others between two rounds of a long queue.
                     if swept.more { interval.min(Duration::from_millis(100)) } else { interval }

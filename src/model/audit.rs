@@ -66,8 +66,12 @@ audit_actions! {
     TokenCreate = "token.create",
     /// Its owner deleted a token.
     TokenDelete = "token.delete",
-    /// A deleted token's row was removed.
+    /// A token reached its expiry.
+    TokenExpire = "token.expire",
+    /// A deleted or expired token's row was removed.
     TokenPurge = "token.purge",
+    /// A token's expiry was brought nearer.
+    TokenSetExpiry = "token.set_expiry",
     /// A whitelist was changed.
     WhitelistChange = "whitelist.change",
 }

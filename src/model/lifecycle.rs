@@ -19,7 +19,7 @@ pub struct Use {
     pub time: Timestamp,
 }
 
-/// The token is deleted, or no longer holds the scope: the decision has to be made again.
+/// The token is deleted or expired, or no longer holds the scope: the decision has to be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenGone;
 
@@ -34,6 +34,8 @@ pub struct IdleToken {
     pub name: String,
     /// As stored: what [`UsageState::idle_since`] was when it was last computed, or earlier.
     pub idle_since: Option<Timestamp>,
+    /// From when on it is denied; `None` for never.
+    pub expires: Option<Timestamp>,
     /// The facts that its lifecycle rests on.
     pub subject: UsageState,
     /// What is announced for it, with how far its notices got.

@@ -92,6 +92,8 @@ pub struct NewToken {
     pub scopes: Vec<ScopeId>,
     /// From where it may be used.
     pub whitelist: Whitelist,
+    /// From when on it is denied; `None` for never.
+    pub expires: Option<Timestamp>,
 }
 
 /// A token as its owner sees it.
@@ -119,6 +121,8 @@ pub struct Token {
     pub whitelist_version: i64,
     /// When it was created.
     pub created: Timestamp,
+    /// From when on it is denied; `None` for never.
+    pub expires: Option<Timestamp>,
     /// How it was used, as far as recorded.
     pub uses: Uses,
     /// What is announced for it, in the order of announcement.
@@ -126,6 +130,16 @@ pub struct Token {
 }
 
 impl Token {
+    /// When it ended by itself, if it has by `now`; a deleted token was deleted.
+    pub fn expired(&self, now: Timestamp) -> Option<Timestamp> {
+        self.expires.filter(|&at| self.state == TokenState::Active && at <= now)
+    }
+
+    /// Whether it can be used at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.state == TokenState::Active && self.expired(now).is_none()
+    }
+
     /// What it may do now; meaningless for a deleted token.
     pub fn grant(&self) -> Grant {
         match self.kind {

@@ -92,6 +92,8 @@ pub enum Denial {
     TokenDeleted(Timestamp),
     /// Deleted for disuse.
     TokenDeletedUnused(Timestamp),
+    /// It ended at the instant that its owner set.
+    TokenExpired(Timestamp),
     /// The method and path match no route.
     NoMatchingRoute,
     /// The path matches a route, and some servers read the request so that they run a route of another scope.
@@ -117,6 +119,7 @@ pub enum Reason {
     TokenNotFound,
     TokenDeleted,
     TokenDeletedUnused,
+    TokenExpired,
     NoMatchingRoute,
     RequestAmbiguous,
     ScopeNotGranted,
@@ -128,12 +131,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which the checks run, with its stable word.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::Allowed, "ALLOWED"),
         (Self::TokenMalformed, "TOKEN_MALFORMED"),
         (Self::TokenNotFound, "TOKEN_NOT_FOUND"),
         (Self::TokenDeleted, "TOKEN_DELETED"),
         (Self::TokenDeletedUnused, "TOKEN_DELETED_UNUSED"),
+        (Self::TokenExpired, "TOKEN_EXPIRED"),
         (Self::NoMatchingRoute, "NO_MATCHING_ROUTE"),
         (Self::RequestAmbiguous, "REQUEST_AMBIGUOUS"),
         (Self::ScopeNotGranted, "SCOPE_NOT_GRANTED"),
@@ -161,6 +165,7 @@ impl Verdict {
             Denial::TokenNotFound => Reason::TokenNotFound,
             Denial::TokenDeleted(_) => Reason::TokenDeleted,
             Denial::TokenDeletedUnused(_) => Reason::TokenDeletedUnused,
+            Denial::TokenExpired(_) => Reason::TokenExpired,
             Denial::NoMatchingRoute => Reason::NoMatchingRoute,
             Denial::RequestAmbiguous => Reason::RequestAmbiguous,
             Denial::ScopeNotGranted => Reason::ScopeNotGranted,
@@ -172,15 +177,16 @@ impl Verdict {
     }
 }
 
-/// Decides (docs/policy.md, section 2).
+/// Decides at `now`, the store's time (docs/policy.md, section 2).
 pub fn decide<'a>(
     presented: Presented<'a>,
     catalog: &'a Catalog,
     request: &Request<'a>,
+    now: Timestamp,
 ) -> Decision<'a> {
     let verdict = Verdict::Allow(None);
     let mut decision = Decision { verdict, token: None, required: None, unresolved: None };
-    decision.verdict = match check(presented, catalog, request, &mut decision) {
+    decision.verdict = match check(presented, catalog, request, now, &mut decision) {
         Ok(entry) => Verdict::Allow(entry),
         Err(denial) => Verdict::Deny(denial),
     };
@@ -191,6 +197,7 @@ fn check<'a>(
     presented: Presented<'a>,
     catalog: &'a Catalog,
     request: &Request<'a>,
+    now: Timestamp,
     seen: &mut Decision<'a>,
 ) -> Result<Option<Cidr>, Denial> {
     // Rule 2.4 of docs/policy.md.
@@ -200,7 +207,7 @@ fn check<'a>(
         Presented::Token(token) => token,
     };
     seen.token = Some(token);
-    check_state(token)?;
+    check_state(token, now)?;
 
     // Rule 2.7 of docs/policy.md.
     let scope = match request.operation {
@@ -237,12 +244,17 @@ fn check<'a>(
     }
 }
 
-fn check_state(token: &TokenFacts) -> Result<(), Denial> {
+fn check_state(token: &TokenFacts, now: Timestamp) -> Result<(), Denial> {
     match token.state {
-        TokenState::Active => Ok(()),
-        TokenState::Deleted { at } => Err(Denial::TokenDeleted(at)),
-        TokenState::DeletedUnused { at } => Err(Denial::TokenDeletedUnused(at)),
+        TokenState::Active => {}
+        TokenState::Deleted { at } => return Err(Denial::TokenDeleted(at)),
+        TokenState::DeletedUnused { at } => return Err(Denial::TokenDeletedUnused(at)),
     }
+    // Rule 11.1 of docs/policy.md.
+    if token.expiry.is_reached(now) {
+        return Err(Denial::TokenExpired(token.expiry.time().unwrap_or(now)));
+    }
+    Ok(())
 }
 
 /// Rules 2.16 and 3.2 of docs/policy.md.
@@ -253,13 +265,17 @@ fn check_address(entries: &CidrSet, client: Option<ClientAddr>) -> Result<Cidr, 
 
 /// Decides whether the bearer of a token may read what it is: the checks of [`decide`] that don't depend on an operation.
 /// Rule 11.22 of docs/policy.md.
-pub fn decide_for_bearer(presented: Presented<'_>, client: Option<ClientAddr>) -> Decision<'_> {
+pub fn decide_for_bearer(
+    presented: Presented<'_>,
+    client: Option<ClientAddr>,
+    now: Timestamp,
+) -> Decision<'_> {
     let token = match presented {
         Presented::Token(token) => Some(token),
         Presented::Malformed | Presented::Unknown => None,
     };
     let verdict = match token.ok_or(Denial::TokenNotFound).and_then(|token| {
-        check_state(token)?;
+        check_state(token, now)?;
         match &token.whitelist {
             Whitelist::Unrestricted => Ok(None),
             Whitelist::Only(entries) => check_address(entries, client).map(Some),
@@ -293,6 +309,9 @@ impl Decision<'_> {
             Denial::TokenDeletedUnused(at) => format!(
                 "This token was deleted at {at} because it had not been used. Create a new one."
             ).into(),
+            Denial::TokenExpired(at) => {
+                format!("This token expired at {at}. Create a new one.").into()
+            }
             Denial::NoMatchingRoute | Denial::RequestAmbiguous => {
                 self.unresolved.map_or_else(String::new, |http| http.message()).into()
             }

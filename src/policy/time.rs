@@ -3,13 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
 use ::time::format_description::BorrowedFormatItem;
 use ::time::format_description::well_known::Rfc3339;
 use ::time::macros::format_description;
+use ::time::{Date, OffsetDateTime};
 
 const DAY: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year]");
+const ISO_DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const MINUTE: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
 
@@ -18,6 +19,9 @@ const MINUTE: &[BorrowedFormatItem<'_>] =
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// The last second of the year 9999, which is the last that `google.protobuf.Timestamp` can be.
+    pub const LAST: Self = Self(253_402_300_799_000_000);
+
     /// This instant and `duration` later; stops at the last representable instant.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
@@ -48,6 +52,13 @@ impl Timestamp {
         }
         let micros = seconds.checked_mul(1_000_000)?;
         Some(Self(micros.checked_add(i64::from(nanos / 1_000))?))
+    }
+
+    /// The beginning in UTC of a day such as `2027-01-31`; `None` for what is no day from 1970 to 9999.
+    pub fn parse_day(text: &str) -> Option<Self> {
+        let day =
+            Date::parse(text, ISO_DAY).ok().filter(|day| (1970..=9999).contains(&day.year()))?;
+        Some(Self(day.midnight().assume_utc().unix_timestamp() * 1_000_000))
     }
 
     /// `3 January 2027`.

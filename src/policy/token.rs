@@ -2,6 +2,7 @@
 //! Rules: docs/policy.md, sections 1 and 3.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use super::id::{AccountId, PendingActionId, RenderedId, TokenId};
 use super::lifecycle::{Calendar, LiveAction, Mode};
@@ -121,6 +122,96 @@ pub enum TokenState {
     },
 }
 
+/// From when on a token is denied, by the store's time (docs/policy.md, rule 11.1). One number, so that a decision
+/// compares it without asking whether there is any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Expiry(Timestamp);
+
+/// From when on a token is to be denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestedExpiry {
+    /// From this instant.
+    At(Timestamp),
+    /// That long after the call at the latest, by the store's time.
+    After(Duration),
+}
+
+impl RequestedExpiry {
+    /// The instant; `None` where it is after the year 9999, which the contract can't say.
+    pub fn time(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::At(time) => Some(time),
+            Self::After(length) => Some(now.plus(length)).filter(|&time| time <= Timestamp::LAST),
+        }
+    }
+}
+
+/// Why a token does not get the expiry that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExpiryRefused {
+    /// It is not in the future.
+    #[error("lies in the past: a token can't have ended before now; use DeleteToken to end it now")]
+    Past,
+    /// It is after the year 9999.
+    #[error("ends after the year 9999")]
+    TooFar,
+    /// The token ends earlier than that.
+    #[error(
+        "is later than the token's expiry, {0}, which can only be brought nearer: create a new token"
+    )]
+    Later(Timestamp),
+    /// The token has ended.
+    #[error("the token expired at {0}: create a new one")]
+    Expired(Timestamp),
+    /// The token is deleted.
+    #[error("the token is deleted")]
+    Deleted,
+}
+
+impl Expiry {
+    /// The token does not end by itself.
+    pub const NEVER: Self = Self(Timestamp(i64::MAX));
+
+    /// The instant; `None` for [`Self::NEVER`].
+    pub fn time(self) -> Option<Timestamp> {
+        (self != Self::NEVER).then_some(self.0)
+    }
+
+    /// Whether the token is denied at `now`.
+    pub fn is_reached(self, now: Timestamp) -> bool {
+        now >= self.0
+    }
+
+    /// Brings it nearer at `now`. The same one changes nothing, even if it is reached; nor does a length that ends later.
+    /// Rule 11.2 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`ExpiryRefused`], where it is reached, or the requested one is later or not in the future.
+    pub fn shorten(
+        self,
+        requested: RequestedExpiry,
+        now: Timestamp,
+    ) -> Result<Self, ExpiryRefused> {
+        let new = requested.time(now).ok_or(ExpiryRefused::TooFar)?;
+        match self.time() {
+            Some(current) if current == new => Ok(self),
+            Some(current) if current <= now => Err(ExpiryRefused::Expired(current)),
+            _ if new <= now => Err(ExpiryRefused::Past),
+            Some(current) if current < new => match requested {
+                RequestedExpiry::At(_) => Err(ExpiryRefused::Later(current)),
+                RequestedExpiry::After(_) => Ok(self),
+            },
+            _ => Ok(Self(new)),
+        }
+    }
+}
+
+impl From<Option<Timestamp>> for Expiry {
+    fn from(time: Option<Timestamp>) -> Self {
+        time.map_or(Self::NEVER, Self)
+    }
+}
+
 /// What a pending action will take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PendingActionType {
@@ -152,6 +243,8 @@ pub struct TokenFacts {
     pub digest: [u8; 32],
     /// Whether it can be used at all.
     pub state: TokenState,
+    /// From when on it can't. Checked after `state`, by the time of the decision: no change has to propagate.
+    pub expiry: Expiry,
     /// What it may do.
     pub grant: Grant,
     /// From where.

@@ -85,8 +85,8 @@ impl Audience {
             ("envoy.service.auth.v3.Authorization", _) => Self::Gateways,
             (
                 "portcullis.v1.TokenService",
-                "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "ManageWhitelist"
-                | "ListPendingActions" | "PreviewLifecycle" | "ListAuditEvents",
+                "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "SetTokenExpiry"
+                | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle" | "ListAuditEvents",
             )
             | ("portcullis.v1.AccountService", "GetAccount" | "ListAccounts")
             | ("portcullis.v1.CatalogService", "GetCatalog") => Self::Accounts,

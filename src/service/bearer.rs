@@ -113,8 +113,9 @@ impl Services {
 
     async fn permit(&self, bearer: &Bearer) -> Result<()> {
         let client = bearer.client.map(Into::into);
+        let now = self.clock.now();
         self.with_facts(bearer, |presented| {
-            permitted(&decide::decide_for_bearer(presented, client))
+            permitted(&decide::decide_for_bearer(presented, client, now))
         })
         .await?
     }
@@ -140,13 +141,16 @@ impl Services {
         if self.failed_bearers.failed(from) {
             return Error::TooManyFailures { retry: ATTEMPTS_WINDOW };
         }
-        let decision = decide::decide_for_bearer(Presented::Unknown, None);
+        let decision = decide::decide_for_bearer(Presented::Unknown, None, self.clock.now());
         permitted(&decision).err().unwrap_or(Error::Internal)
     }
 
     fn shown_to_bearer(&self, token: Token) -> Result<SelfToken> {
         let (in_force, outlook) = (self.in_force()?, self.outlook());
-        let scopes = names(&in_force, granted(&token, &in_force).map(|scope| scope.id));
+        let scopes = names(
+            &in_force,
+            granted(&token, &in_force, outlook.calendar.now).map(|scope| scope.id),
+        );
         let pending = token.pending.iter().map(|action| {
             let view = describe(action, &in_force, &outlook);
             SelfPendingAction {

@@ -8,7 +8,7 @@ use crate::policy::duration;
 use crate::policy::lifecycle::{self, ActionEffect, Settings};
 use crate::policy::scope::{Scope, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{ScopeStatus, TokenState};
+use crate::policy::token::ScopeStatus;
 
 /// The names of these scopes, sorted.
 pub fn names(in_force: &ActiveCatalog, ids: impl IntoIterator<Item = ScopeId>) -> Vec<String> {
@@ -18,9 +18,13 @@ pub fn names(in_force: &ActiveCatalog, ids: impl IntoIterator<Item = ScopeId>) -
     names
 }
 
-/// What `token` may do now, in the catalogue's order; nothing where it is deleted.
-pub fn granted<'a>(token: &Token, in_force: &'a ActiveCatalog) -> impl Iterator<Item = &'a Scope> {
-    let grant = (token.state == TokenState::Active).then(|| token.grant());
+/// What `token` may do at `now`, in the catalogue's order; nothing where it is deleted or expired.
+pub fn granted<'a>(
+    token: &Token,
+    in_force: &'a ActiveCatalog,
+    now: Timestamp,
+) -> impl Iterator<Item = &'a Scope> {
+    let grant = token.is_live(now).then(|| token.grant());
     let scopes = in_force.catalog.scopes().iter();
     scopes.filter(move |scope| {
         grant.as_ref().is_some_and(|grant| grant.holding(scope) == ScopeStatus::Granted)

@@ -107,6 +107,8 @@ pub struct Dependencies {
     pub prefix: Prefix,
     /// How large whitelists may be.
     pub limits: Limits,
+    /// The longest that a new token may last; `None` for no bound.
+    pub token_max_lifetime: Option<Duration>,
     /// Whether mails can be sent; if not, announced actions are held.
     pub mails: bool,
     /// Where mails are kept instead of being sent, with `--dev` only.
@@ -132,6 +134,7 @@ pub struct Services {
     metrics: Arc<Metrics>,
     prefix: Prefix,
     limits: Limits,
+    token_max_lifetime: Option<Duration>,
     mails: bool,
     mailbox: Option<Arc<Mailbox>>,
     outbox_wakeup: Arc<Notify>,
@@ -155,6 +158,7 @@ impl Services {
             metrics,
             prefix,
             limits,
+            token_max_lifetime,
             mails,
             mailbox,
             outbox_wakeup,
@@ -172,6 +176,7 @@ impl Services {
             metrics,
             prefix,
             limits,
+            token_max_lifetime,
             mails,
             mailbox,
             outbox_wakeup,
@@ -194,6 +199,11 @@ impl Services {
     /// How large whitelists may be.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// The longest that a new token may last; `None` for no bound.
+    pub fn token_max_lifetime(&self) -> Option<Duration> {
+        self.token_max_lifetime
     }
 
     /// How long sessions of the management page last.

@@ -183,6 +183,10 @@ impl Preview {
     }
 
     fn add(&mut self, token: IdleToken) {
+        // Rule 11.5 of docs/policy.md.
+        if token.expires.is_some_and(|at| at <= self.calendar.now) {
+            return;
+        }
         self.tokens += 1;
         for coming in coming(token, &self.in_force.catalog, &self.calendar) {
             let action = coming.takes.action();
@@ -216,7 +220,7 @@ impl Preview {
 
 /// Everything that happens to a token that nobody uses any more.
 fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Coming> {
-    let IdleToken { id, account_id, name, mut subject, live, .. } = token;
+    let IdleToken { id, account_id, name, mut subject, live, expires, .. } = token;
     // As the store counts writes when it announces.
     subject.uses.last_write = subject.uses.last_write_in(catalog);
     let mut standing: Vec<LiveAction> = Vec::new();
@@ -260,13 +264,21 @@ fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Comin
         new(planned.takes, planned.basis, Some(planned.notice_at), planned.effective, None)
     });
     let mut coming: Vec<Coming> = live.chain(planned).collect();
+    // Nothing is announced for an expired token, and nothing of it carried out.
+    coming.retain(|coming| {
+        let begins = coming.notice.unwrap_or(calendar.now);
+        expires.is_none_or(|expiry| begins < expiry)
+    });
+    for coming in &mut coming {
+        coming.carried_out = expires.is_none_or(|expiry| coming.effective < expiry);
+    }
     // Where the catalogue has nothing to write with, no downgrade is announced or carried out.
     coming.retain(|coming| coming.takes != ActionEffect::Writes || !coming.taken.is_empty());
     // The deletion says it all: it ends every downgrade that is not due before it.
     let deletion = coming.iter().filter(|coming| coming.takes == ActionEffect::Token);
     if let Some(deletion) = deletion.map(|coming| coming.effective).min() {
         for coming in coming.iter_mut().filter(|coming| coming.takes != ActionEffect::Token) {
-            coming.carried_out = coming.effective < deletion;
+            coming.carried_out &= coming.effective < deletion;
         }
     }
     coming

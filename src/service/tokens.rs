@@ -15,7 +15,8 @@ use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
-use crate::policy::token::{Grant, TokenKind};
+use crate::policy::time::Timestamp;
+use crate::policy::token::{ExpiryRefused, Grant, RequestedExpiry, TokenKind};
 use crate::secret::{Secret, SecretKind};
 
 /// The most scope names a request may list.
@@ -34,6 +35,8 @@ pub struct CreateToken<'a> {
     pub scopes: &'a [String],
     /// Whitelist entries.
     pub whitelist: &'a [String],
+    /// From when on it is denied; `None` for as long as the settings allow.
+    pub expires: Option<RequestedExpiry>,
     /// Check only.
     pub validate_only: bool,
 }
@@ -122,6 +125,8 @@ impl Services {
             errors.add("whitelist", "TOO_MANY_ENTRIES", too_many);
         }
 
+        let expires = errors.take(self.new_expiry(request.expires)).flatten();
+
         // Whether a whitelist is needed is asked only of what is otherwise understood.
         if let (Some(kind), Some(scopes)) = (request.kind, &scopes)
             && request.whitelist.is_empty()
@@ -158,8 +163,33 @@ impl Services {
             kind,
             scopes,
             whitelist: entries.map_or(Whitelist::Unrestricted, Whitelist::Only),
+            expires,
         };
         Ok((new, secret))
+    }
+
+    /// The expiry of a new token that was asked for with this one. Rules 11.2 and 11.3 of docs/policy.md.
+    fn new_expiry(&self, asked: Option<RequestedExpiry>) -> Result<Option<Timestamp>> {
+        const FIELD: &str = "expire_time";
+        let now = self.clock.now();
+        let too_far = || Error::invalid("ttl.seconds", "TOO_LATE", "ends after the year 9999");
+        let asked = asked.map(|asked| asked.time(now).ok_or_else(too_far)).transpose()?;
+        let latest = self.token_max_lifetime.map(|lifetime| now.plus(lifetime));
+        match (asked, latest) {
+            (Some(asked), _) if asked <= now => {
+                Err(Error::invalid(FIELD, "IN_THE_PAST", "must lie in the future"))
+            }
+            (Some(asked), Some(latest)) if asked > latest => Err(Error::invalid(
+                FIELD,
+                "TOO_LATE",
+                format_args!(
+                    "is later than this server allows, {latest} (setting --token-max-lifetime): name an \
+                     earlier time, or none for the latest"
+                ),
+            )),
+            (Some(asked), _) => Ok(Some(asked)),
+            (None, latest) => Ok(latest),
+        }
     }
 
     fn as_it_would_be(&self, new: NewToken) -> Token {
@@ -175,6 +205,7 @@ impl Services {
             whitelist: new.whitelist,
             whitelist_version: 1,
             created: self.clock.now(),
+            expires: new.expires,
             uses: Default::default(),
             pending: Vec::new(),
         }
@@ -231,6 +262,48 @@ impl Services {
         let deleted =
             self.writes.commit("delete_token", Invalidation::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
+        let propagation = self.propagation(no_wait).await?;
+        Ok(Changed::new((described, propagation), &ctx))
+    }
+
+    /// Brings a token's expiry nearer; with `no_wait`, answers before that has propagated. Rule 11.2 of
+    /// docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no time, a past one, or one after the token's expiry; [`Error::Refused`] for a token that
+    /// has ended; [`Error::NotFound`] where there is none that the caller sees; the store's.
+    pub async fn set_token_expiry(
+        &self,
+        caller: &Caller,
+        id: &str,
+        expires: Option<RequestedExpiry>,
+        no_wait: bool,
+    ) -> Result<Changed<(Described, Propagation)>> {
+        const FIELD: &str = "expire_time";
+        let mut errors = FieldErrors::default();
+        let id = errors.take(validate::id::<TokenId>("token_id", id));
+        if expires.is_none() {
+            errors.add(FIELD, "REQUIRED", "is required: an expiry can't be removed");
+            errors.add("ttl", "REQUIRED", "is required where there is no expire_time");
+        }
+        errors.into_result()?;
+        let (Some(id), Some(expires)) = (id, expires) else { return Err(Error::Internal) };
+        let ctx = caller.context(self.clock.now());
+        let set = self.store.set_token_expiry(&ctx, id, caller.only(), expires);
+        let set =
+            self.writes.commit("set_token_expiry", Invalidation::Token(id), &ctx, set).await?;
+        let token = set.ok_or_else(|| no_token(id))?.map_err(|refused| match refused {
+            ExpiryRefused::Past => Error::invalid(FIELD, "IN_THE_PAST", refused),
+            ExpiryRefused::Later(_) => Error::invalid(FIELD, "TOO_LATE", refused),
+            ExpiryRefused::TooFar => Error::invalid("ttl.seconds", "TOO_LATE", refused),
+            ExpiryRefused::Expired(_) => {
+                Error::refused("TOKEN_EXPIRED", format!("tokens/{id}"), refused)
+            }
+            ExpiryRefused::Deleted => {
+                Error::refused("TOKEN_DELETED", format!("tokens/{id}"), refused)
+            }
+        })?;
+        let described = self.described(token)?;
         let propagation = self.propagation(no_wait).await?;
         Ok(Changed::new((described, propagation), &ctx))
     }

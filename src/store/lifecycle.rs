@@ -36,7 +36,7 @@ pub trait LifecycleStore {
 
     /// The same for one use that fits an announced action, before its ALLOW is answered: records it and
     /// settles. Whether anything was overtaken. [`TokenGone`], with nothing recorded, where the token is
-    /// deleted or `catalog`, which must be in force, no longer gives it the scope.
+    /// deleted or expired, or `catalog`, which must be in force, no longer gives it the scope.
     async fn record_use_of_announced(
         &self,
         ctx: &Context,
@@ -87,7 +87,11 @@ pub trait LifecycleStore {
     /// Withdraws every announced action, for at most `limit` tokens: those.
     async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
 
-    /// Forgets tokens deleted before `before`, and ended mails about no token that were queued before
+    /// Records that tokens reached their expiry, at most `limit`, and withdraws what is announced for them, so that
+    /// [`Self::idle_tokens`] no longer finds them. The tokens.
+    async fn record_expiries(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
+
+    /// Forgets tokens deleted or expired before `before`, and ended mails about no token that were queued before
     /// it; at most `limit` of each. The tokens.
     async fn purge(&self, ctx: &Context, before: Timestamp, limit: u32) -> Result<Vec<TokenId>>;
 

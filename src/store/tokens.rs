@@ -11,12 +11,13 @@ use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Calendar;
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::Catalog;
-use crate::policy::token::TokenFacts;
+use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
 
 /// Tokens and their whitelists.
 #[async_trait]
 pub trait TokenStore {
-    /// The facts of one token; `None` where there is none. Deleted tokens have facts until purged.
+    /// The facts of one token; `None` where there is none. Deleted and expired tokens have facts until
+    /// purged.
     async fn token_facts(&self, id: TokenId) -> Result<Option<TokenFacts>>;
 
     /// Stores a token that `policy` was asked about with `catalog`.
@@ -51,6 +52,16 @@ pub trait TokenStore {
         id: TokenId,
         only: Option<AccountId>,
     ) -> Result<Option<Token>>;
+
+    /// Brings a token's expiry nearer, as [`crate::policy::token::Expiry::shorten`] says; `None` where there is no
+    /// such token. The expiry that it has leaves no record.
+    async fn set_token_expiry(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+        expires: RequestedExpiry,
+    ) -> Result<Option<Result<Token, ExpiryRefused>>>;
 
     /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
     /// token. A change that changes nothing keeps the version and leaves no record. With

@@ -17,7 +17,8 @@ use super::view::{FromWhere, from_where, kind_words};
 use crate::model::Role;
 use crate::policy::duration;
 use crate::policy::scope::Access;
-use crate::policy::token::TokenKind;
+use crate::policy::time::Timestamp;
+use crate::policy::token::{RequestedExpiry, TokenKind};
 use crate::service::error::Violation;
 use crate::service::lists::{PageItem, Paging};
 use crate::service::sessions::FormId;
@@ -32,6 +33,7 @@ struct Draft {
     kind: String,
     scopes: Vec<String>,
     whitelist: String,
+    expires: String,
 }
 
 struct ScopeChoice {
@@ -59,6 +61,8 @@ struct NewPage {
     window: String,
     /// The most entries.
     entries: usize,
+    /// The longest that a token may last, in words.
+    lifetime: Option<String>,
     address: String,
 }
 
@@ -70,6 +74,7 @@ struct Faulty {
     kind: Vec<String>,
     scopes: Vec<String>,
     whitelist: Vec<String>,
+    expires: Vec<String>,
     other: Vec<String>,
 }
 
@@ -84,6 +89,7 @@ impl Faulty {
                 "kind" => &mut faulty.kind,
                 "scopes" => &mut faulty.scopes,
                 "whitelist" => &mut faulty.whitelist,
+                "expire_time" => &mut faulty.expires,
                 _ => &mut faulty.other,
             };
             place.push(match (violation.reason, field) {
@@ -94,6 +100,7 @@ impl Faulty {
                 ("WHITELIST_REQUIRED", _) => {
                     sentence(&format!("a whitelist {}", violation.description))
                 }
+                ("IN_THE_PAST", _) => "Choose a day in the future.".to_owned(),
                 _ => sentence(&violation.description),
             });
         }
@@ -101,8 +108,10 @@ impl Faulty {
     }
 
     fn any(&self) -> bool {
-        let Self { account, name, kind, scopes, whitelist, other } = self;
-        [account, name, kind, scopes, whitelist, other].iter().any(|errors| !errors.is_empty())
+        let Self { account, name, kind, scopes, whitelist, expires, other } = self;
+        [account, name, kind, scopes, whitelist, expires, other]
+            .iter()
+            .any(|errors| !errors.is_empty())
     }
 }
 
@@ -177,6 +186,7 @@ async fn form(
         errors,
         window: duration::in_words(services.calendar().settings.window()),
         entries: services.limits().max_entries,
+        lifetime: services.token_max_lifetime().map(duration::in_words),
         address: signed.address().map(|ip| ip.to_string()).unwrap_or_default(),
     };
     Ok(page(status, &view))
@@ -217,6 +227,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         kind: fields.one("kind").to_owned(),
         scopes: fields.all("scope"),
         whitelist: fields.one("whitelist").to_owned(),
+        expires: fields.one("expires").trim().to_owned(),
     };
     let Some(form_id) = FormId::read(fields.one("form")) else {
         let text = "This form is not whole, so nothing was done: load its page again.";
@@ -230,12 +241,24 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
     let none = Vec::new();
     let scopes = if kind == Some(TokenKind::Custom) { &draft.scopes } else { &none };
     let whitelist = services.read_entries(&draft.whitelist).texts();
+    let expires = match draft.expires.as_str() {
+        "" => None,
+        day => match Timestamp::parse_day(day) {
+            Some(day) => Some(RequestedExpiry::At(day)),
+            None => {
+                let text = "is no day, such as 2027-01-31";
+                let error = Error::invalid("expire_time", "NOT_A_TIME", text);
+                return refused(&signed, draft, error).await;
+            }
+        },
+    };
     let request = CreateToken {
         account_id: &draft.account,
         name: &draft.name,
         kind,
         scopes,
         whitelist: &whitelist,
+        expires,
         validate_only: false,
     };
     // A form with errors makes nothing, and can be sent again.

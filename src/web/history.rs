@@ -107,6 +107,11 @@ fn words(
             ("Created".to_owned(), vec![may, from])
         }
         AuditAction::TokenDelete => ("Deleted by its owner".to_owned(), Vec::new()),
+        AuditAction::TokenExpire => ("Expired".to_owned(), Vec::new()),
+        AuditAction::TokenSetExpiry => {
+            let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
+            ("Its expiry was brought nearer".to_owned(), vec![at.to_owned()])
+        }
         AuditAction::WhitelistChange => whitelist_words(before, after),
         AuditAction::LifecycleAnnounce => match after.get("type").and_then(Value::as_str) {
             Some("deletion") => ("Its deletion was announced".to_owned(), Vec::new()),

@@ -11,7 +11,7 @@ use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
 use super::session::Signed;
-use super::view::{Bar, PendingView, When, bar, deleted, kind_words, pending_of, when};
+use super::view::{Bar, PendingView, When, bar, ended, kind_words, pending_of, when};
 use crate::model::{AuditAction, RecordedAction};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
@@ -52,7 +52,9 @@ struct TokenPage {
     custom: bool,
     /// Whether the server only observes, and takes nothing.
     observes: bool,
-    deleted: Option<(When, &'static str)>,
+    ended: Option<(When, &'static str)>,
+    /// When it expires, where it does.
+    expires: Option<When>,
     bar: Bar,
     pending: Vec<PendingView>,
     scopes: Vec<ScopeRow>,
@@ -105,7 +107,7 @@ pub(super) async fn show(
                 .then(|| bar(last.unwrap_or(token.created), calendar)),
         }
     };
-    let mut scopes: Vec<_> = granted(&token, &in_force).map(row).collect();
+    let mut scopes: Vec<_> = granted(&token, &in_force, now).map(row).collect();
     // Those that were used, then the others; each by name.
     scopes.sort_by(|a, b| (a.last_use.is_none(), &a.name).cmp(&(b.last_use.is_none(), &b.name)));
     let taken = token.taken.chunk_by(|(_, a), (_, b)| a == b).map(|together| {
@@ -145,7 +147,8 @@ pub(super) async fn show(
             .then(|| bar(last_write.unwrap_or(token.created), calendar)),
         custom: token.kind == TokenKind::Custom,
         observes: calendar.settings.mode == Mode::Observe,
-        deleted: deleted(&token).map(|(at, what)| (when(at, now), what)),
+        ended: ended(&token, now).map(|(at, what)| (when(at, now), what)),
+        expires: token.expires.map(|at| when(at, now)),
         bar: bar(token.uses.last.unwrap_or(token.created), calendar),
         pending: pending_of(&token, &in_force, &outlook),
         taken: taken.collect(),

@@ -10,7 +10,7 @@ use super::form::{Fields, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{
-    Bar, FromWhere, Pages, PendingView, When, bar, deleted, from_where, may_words, number,
+    Bar, FromWhere, Pages, PendingView, When, bar, ended, from_where, may_words, number,
     pending_of, when,
 };
 use crate::model::{Token, TokenOrder, TokenShow};
@@ -34,8 +34,10 @@ struct Row {
     /// The action that takes effect first, and how many there are besides.
     pending: Option<PendingView>,
     more: usize,
-    /// When it was deleted, and what happened.
-    deleted: Option<(When, &'static str)>,
+    /// When it expires, where it does.
+    expires: Option<When>,
+    /// When it ended, and what happened.
+    ended: Option<(When, &'static str)>,
 }
 
 impl Row {
@@ -151,7 +153,8 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
             bar: bar(token.uses.last.unwrap_or(token.created), &outlook.calendar),
             pending: first,
             more: pending.count(),
-            deleted: deleted(token).map(|(at, what)| (when(at, now), what)),
+            expires: token.expires.map(|at| when(at, now)),
+            ended: ended(token, now).map(|(at, what)| (when(at, now), what)),
         }
     };
     let rows: Vec<_> = found.tokens.iter().map(row).collect();

@@ -131,10 +131,10 @@ pub(super) fn from_where(whitelist: &Whitelist) -> FromWhere {
     FromWhere { entries, more: all.len() - shown }
 }
 
-/// When it was deleted, if it was, and what happened then.
-pub(super) fn deleted(token: &Token) -> Option<(Timestamp, &'static str)> {
+/// When it ended, if it has by `now`, and what happened then.
+pub(super) fn ended(token: &Token, now: Timestamp) -> Option<(Timestamp, &'static str)> {
     match token.state {
-        TokenState::Active => None,
+        TokenState::Active => token.expired(now).map(|at| (at, "Expired")),
         TokenState::Deleted { at } => Some((at, "Deleted")),
         TokenState::DeletedUnused { at } => Some((at, "Deleted, as it was not used")),
     }

@@ -157,6 +157,7 @@ impl World {
         scopes: &[String],
     ) -> Held {
         let create = CreateToken {
+            expires: None,
             account_id: &account.to_string(),
             name,
             kind: Some(kind),
@@ -230,6 +231,7 @@ async fn memory(
     ));
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = InProcess::new(Dependencies {
+        token_max_lifetime: None,
         status: Arc::new(status),
         mailbox: None,
         store: store.clone(),

@@ -120,6 +120,8 @@ pub(crate) async fn named_token(
     whitelist: &[&str],
 ) -> (Token, String) {
     let request = CreateTokenRequest {
+        expire_time: None,
+        ttl: None,
         account_id: account.to_owned(),
         name: name.to_owned(),
         kind: kind.into(),

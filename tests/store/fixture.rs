@@ -226,6 +226,7 @@ pub(crate) fn new_token(
 ) -> NewToken {
     let id = Uuid::now_v7();
     NewToken {
+        expires: None,
         id: TokenId(id),
         account_id,
         name: "a token".into(),

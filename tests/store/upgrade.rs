@@ -109,11 +109,14 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
     only("sqlite", &BEFORE_SESSIONS).await.run(&mut old).await.unwrap();
     old.close().await.unwrap();
     let applied = portcullis::store::sqlite::migrate(dir.path()).await.unwrap();
-    assert_eq!(applied, ["0004 sessions", "0006 client source", "0007 client certificates"]);
+    assert_eq!(
+        applied,
+        ["0004 sessions", "0006 client source", "0007 client certificates", "0008 token expiry"]
+    );
 }
 
 #[tokio::test]
-async fn sessions_come_to_an_earlier_store_in_postgres_and_its_programs_stay() {
+async fn sessions_come_to_an_earlier_store_in_postgres() {
     let url = database();
     let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
     let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
@@ -121,11 +124,14 @@ async fn sessions_come_to_an_earlier_store_in_postgres_and_its_programs_stay() {
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
     assert_eq!(
         applied,
-        ["0004 sessions", "0005 told", "0006 client source", "0007 client certificates"]
+        [
+            "0004 sessions",
+            "0005 told",
+            "0006 client source",
+            "0007 client certificates",
+            "0008 token expiry"
+        ]
     );
-    let oldest: i64 =
-        sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
-    assert_eq!(oldest, 3);
 }
 
 /// A dump reads the record for long, and whoever waits to alter it holds up every change meanwhile.
@@ -144,5 +150,38 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
     assert!(format!("{refused} {told}").contains("lock timeout"), "{refused}: {told}");
     dump.rollback().await.unwrap();
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
-    assert_eq!(applied, ["0005 told", "0006 client source", "0007 client certificates"]);
+    assert_eq!(
+        applied,
+        ["0005 told", "0006 client source", "0007 client certificates", "0008 token expiry"]
+    );
+}
+
+/// Rule 11.4.
+#[tokio::test]
+async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
+    let url = database();
+    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
+    let before = [
+        "0003_replicas.sql",
+        "0004_sessions.sql",
+        "0005_told.sql",
+        "0006_client_source.sql",
+        "0007_client_certificates.sql",
+    ];
+    only("postgres", &[&BEFORE_SESSIONS[..], &before].concat()).await.run(&mut old).await.unwrap();
+    let register = "INSERT INTO replica (replica_id, lease, renewals, applied, name, version, create_time, \
+                    lifecycle) VALUES (gen_random_uuid(), 1, 0, 0, 'old', '0', 0, '')";
+    sqlx::query(register).execute(&mut old).await.unwrap();
+    portcullis::store::postgres::migrate(&url).await.unwrap();
+    let oldest: i64 =
+        sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
+    assert_eq!(oldest, 8);
+    // As an earlier program renews, and comes back.
+    let renew = "UPDATE replica SET renewals = renewals + 1";
+    for refused in [renew, register] {
+        let error = sqlx::query(refused).execute(&mut old).await.unwrap_err();
+        assert!(error.to_string().contains("replica_knows_expiry"), "{error}");
+    }
+    // Its row can be removed once its lease is over.
+    sqlx::query("DELETE FROM replica").execute(&mut old).await.unwrap();
 }

@@ -123,11 +123,17 @@ impl World {
             "AuthorizationService.StreamAuthorize" => {
                 vec![json!({ "request": ask }), json!({ "request": ask_http })]
             }
-            "TokenService.CreateToken" => vec![json!({
-                "account_id": account_id, "name": "example", "kind": "TOKEN_KIND_CUSTOM",
-                "scopes": ["transactions.read", "cards.reveal"], "whitelist": ["10.0.0.0/8"],
-                "validate_only": true,
-            })],
+            "TokenService.CreateToken" => vec![
+                json!({
+                    "account_id": account_id, "name": "example", "kind": "TOKEN_KIND_CUSTOM",
+                    "scopes": ["transactions.read", "cards.reveal"], "whitelist": ["10.0.0.0/8"],
+                    "validate_only": true, "expire_time": until,
+                }),
+                json!({
+                    "account_id": account_id, "name": "example", "kind": "TOKEN_KIND_READ_ONLY",
+                    "validate_only": true, "ttl": "3600s",
+                }),
+            ],
             "TokenService.GetToken" => vec![json!({ "token_id": token_id })],
             "TokenService.ListTokens" => vec![json!({
                 "account_id": account_id, "page_size": 10, "show_deleted": true,
@@ -135,6 +141,11 @@ impl World {
             "TokenService.DeleteToken" => {
                 vec![json!({ "token_id": spare_token_id, "no_wait": true })]
             }
+            // The token ends sooner than the length says, which then changes nothing.
+            "TokenService.SetTokenExpiry" => vec![
+                json!({ "token_id": token_id, "expire_time": until, "no_wait": true }),
+                json!({ "token_id": token_id, "ttl": "220000000000s" }),
+            ],
             "TokenService.ManageWhitelist" => vec![
                 json!({
                     "token_id": token_id, "add": ["10.0.0.0/8"], "remove": ["192.0.2.1"],

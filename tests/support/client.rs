@@ -190,6 +190,8 @@ impl Client {
         whitelist: &[&str],
     ) -> Result<(Token, String), Status> {
         let request = CreateTokenRequest {
+            expire_time: None,
+            ttl: None,
             account_id: account_id.to_owned(),
             name: "test".to_owned(),
             kind: kind.into(),

@@ -66,6 +66,7 @@ pub fn services(
     );
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     InProcess::new(Dependencies {
+        token_max_lifetime: None,
         status: Arc::new(status),
         mailbox: None,
         replicas,
@@ -87,6 +88,7 @@ pub fn services(
 /// A token that may read, from anywhere.
 pub fn read_only(id: TokenId, account_id: AccountId, digest: Digest) -> NewToken {
     NewToken {
+        expires: None,
         id,
         account_id,
         name: "x".into(),

@@ -12,7 +12,7 @@ use super::entry::CachedToken;
 use super::near::*;
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::Whitelist;
-use crate::policy::token::{Grant, TokenFacts, TokenState};
+use crate::policy::token::{Expiry, Grant, TokenFacts, TokenState};
 
 fn facts(id: u128) -> Shared<CachedToken> {
     Shared::new(CachedToken::new(TokenFacts {
@@ -20,6 +20,7 @@ fn facts(id: u128) -> Shared<CachedToken> {
         account_id: AccountId(Uuid::from_u128(1)).into(),
         digest: [0; 32],
         state: TokenState::Active,
+        expiry: Expiry::NEVER,
         grant: Grant::ReadWrite,
         whitelist: Whitelist::Unrestricted,
         announced: Vec::new(),

@@ -50,7 +50,7 @@ pub struct LifecycleArgs {
         default_value = "60s"
     )]
     lifecycle_sweep_interval: String,
-    /// How long a deleted token is denied as deleted; after that it is unknown
+    /// How long a deleted token is denied as deleted, and an expired one as expired; after that it is unknown
     #[arg(
         long,
         env = "PORTCULLIS_DELETED_RETENTION",
@@ -59,6 +59,15 @@ pub struct LifecycleArgs {
         default_value = "90d"
     )]
     deleted_retention: String,
+    /// The longest that a new token may last: the expiry of one that is created without any, and the latest
+    /// that may be asked for. Without it, tokens need not expire
+    #[arg(
+        long,
+        env = "PORTCULLIS_TOKEN_MAX_LIFETIME",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
+    token_max_lifetime: Option<String>,
     /// How long a use may wait to be written to the store, at most 1m; one that cancels a pending action
     /// does not wait
     #[arg(
@@ -79,8 +88,10 @@ pub struct LifecycleSettings {
     pub rules: Settings,
     /// How often it is looked for what is due.
     pub sweep_interval: Duration,
-    /// How long a deleted token keeps a reason of its own.
+    /// How long a deleted or expired token keeps a reason of its own.
     pub deleted_retention: Duration,
+    /// The longest that a new token may last; `None` for no bound.
+    pub token_max_lifetime: Option<Duration>,
     /// How long a use may wait to be written.
     pub usage_flush_interval: Duration,
 }
@@ -101,6 +112,10 @@ impl LifecycleArgs {
         let sweep_interval =
             errors.duration("lifecycle-sweep-interval", &self.lifecycle_sweep_interval);
         let deleted_retention = errors.duration("deleted-retention", &self.deleted_retention);
+        let token_max_lifetime = match &self.token_max_lifetime {
+            None => Some(None),
+            Some(text) => errors.duration("token-max-lifetime", text).map(Some),
+        };
         let usage_flush_interval =
             errors.duration("usage-flush-interval", &self.usage_flush_interval);
         if usage_flush_interval.is_some_and(|interval| interval > LONGEST_FLUSH_INTERVAL) {
@@ -123,6 +138,7 @@ impl LifecycleArgs {
             rules: Settings::new(mode?, window?, notice?).ok()?,
             sweep_interval: sweep_interval?,
             deleted_retention: deleted_retention?,
+            token_max_lifetime: token_max_lifetime?,
             usage_flush_interval: usage_flush_interval?,
         })
     }

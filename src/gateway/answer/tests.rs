@@ -12,7 +12,7 @@ use crate::policy::lifecycle::{ActionEffect, LiveAction, Settings};
 use crate::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Grant, TokenFacts, TokenState};
+use crate::policy::token::{Expiry, Grant, TokenFacts, TokenState};
 
 const AT: Timestamp = Timestamp(1_790_000_000_000_000);
 const TOKEN: ClientToken<'_> = ClientToken::Plain(b"T");
@@ -37,6 +37,7 @@ fn facts() -> TokenFacts {
         account_id: AccountId(Uuid::from_u128(2)).into(),
         digest: [0; 32],
         state: TokenState::Active,
+        expiry: Expiry::NEVER,
         grant: Grant::ReadOnly { downgraded: false },
         whitelist: Whitelist::Unrestricted,
         announced: Vec::new(),
@@ -45,7 +46,7 @@ fn facts() -> TokenFacts {
 
 fn answer(presented: Presented<'_>, operation: Operation<'_>, token: &ClientToken<'_>) -> Answer {
     let catalog = catalog();
-    let decision = decide(presented, &catalog, &Request { client: None, operation });
+    let decision = decide(presented, &catalog, &Request { client: None, operation }, AT);
     Answer::decided(&decision, token, Origin::Gateway(&ClientSource::default()), calendar)
 }
 
@@ -99,6 +100,28 @@ fn an_allow_has_every_header_and_its_warnings() {
         assert_eq!(names, HEADERS);
     }
     insta::assert_snapshot!([text(&plain), text(&announced)].join("\n"));
+}
+
+/// Rules 9.14 and 11.1.
+#[test]
+fn an_expiry_is_a_header_of_each_allow_and_a_warning_within_the_notice_period() {
+    let mut facts = facts();
+    let notice = calendar().settings.notice();
+    let second = std::time::Duration::from_secs(1);
+    let soon = AT.plus(notice);
+    for (expiry, warns) in [(soon, true), (soon.plus(second), false)] {
+        facts.expiry = Some(expiry).into();
+        let answer = answer(Presented::Token(&facts), READ, &TOKEN);
+        let expires = answer.headers().find(|(name, _)| *name == TOKEN_EXPIRES).unwrap().1;
+        assert_eq!(expires.to_str().unwrap(), expiry.to_string());
+        let warnings: Vec<_> = answer.warnings().collect();
+        let expected = if warns { vec![(TOKEN_EXPIRES, expires)] } else { Vec::new() };
+        assert_eq!(warnings, expected);
+    }
+    facts.expiry = Some(AT).into();
+    let expired = answer(Presented::Token(&facts), READ, &TOKEN);
+    assert_eq!((expired.status(), expired.reason()), (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED"));
+    assert_eq!(expired.warnings().count(), 0);
 }
 
 #[test]

@@ -342,6 +342,9 @@ fn context(
         });
         context.insert("pending_action".to_owned(), action);
     }
+    if let Some(at) = decision.token.and_then(|facts| facts.expiry.time()) {
+        context.insert("token_expire_time".to_owned(), at.to_string().into());
+    }
     Value::Object(context)
 }
 

@@ -172,7 +172,7 @@ impl DecisionContext<'_> {
         let catalog = &(*self.catalog).as_ref().ok_or_else(no_catalog)?.catalog;
         let request = arguments::check(input, catalog, memo)?;
         let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
-        let decision = decide::decide(presented, catalog, &request);
+        let decision = decide::decide(presented, catalog, &request, now);
         if !input.dry_run && self.services.record_use(&decision, token, now, false).is_err() {
             return Ok(None);
         }

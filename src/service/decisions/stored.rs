@@ -11,6 +11,7 @@ use crate::clock::Stopwatch;
 use crate::model::ActiveCatalog;
 use crate::policy::decide::{self, Decision, Presented};
 use crate::policy::id::TokenId;
+use crate::policy::time::Timestamp;
 use crate::replication::NotFreshEnough;
 use crate::secret::{ParsedSecret, SecretKind};
 use crate::service::{Error, Result, Services, no_catalog};
@@ -29,6 +30,8 @@ pub struct StoredEvaluation {
     /// Whether the secret has the shape and checksum of one.
     well_formed: bool,
     entry: CacheEntry,
+    /// The store's time that it was made at.
+    now: Timestamp,
 }
 
 impl StoredEvaluation {
@@ -43,7 +46,7 @@ impl StoredEvaluation {
             true => proven(input, self.entry.as_deref()).0,
             false => Presented::Malformed,
         };
-        Ok(decide::decide(presented, catalog, &request))
+        Ok(decide::decide(presented, catalog, &request, self.now))
     }
 }
 
@@ -101,7 +104,8 @@ impl Services {
             };
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
-            let evaluation = StoredEvaluation { in_force, well_formed: secret.is_some(), entry };
+            let well_formed = secret.is_some();
+            let evaluation = StoredEvaluation { in_force, well_formed, entry, now };
             let decision = evaluation.decision(input)?;
             if input.dry_run {
                 return Ok(evaluation);

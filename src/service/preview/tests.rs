@@ -41,6 +41,7 @@ fn token(number: u128, grant: Grant, uses: &[(u16, i64)], live: Vec<LiveAction>)
     }
     let announced = live.iter().map(LiveAction::announced).collect();
     IdleToken {
+        expires: None,
         id: TokenId(Uuid::from_u128(number)),
         account_id: AccountId(Uuid::nil()),
         name: format!("token {number}"),

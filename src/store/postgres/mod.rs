@@ -260,6 +260,12 @@ async fn migrate_at(options: PgConnectOptions) -> Result<Vec<String>, OpenError>
     Ok(applied)
 }
 
+/// The number of the newest migration that this program knows: its registration says so, since the schema refuses that
+/// of programs that would allow more than it does. Rule 11.4 of docs/policy.md.
+fn newest_migration() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
 /// The migrations that SQLite does not have, as [`migrate`] names them, in order.
 pub fn migrations_of_its_own() -> impl Iterator<Item = String> {
     let others = super::sqlite::migration_numbers();

@@ -49,9 +49,9 @@ const IDENTITY: &str = "\
 const REGISTER: &str = "\
     WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended($4, 0))) \
     INSERT INTO replica \
-        (replica_id, lease, renewals, applied, name, version, create_time, lifecycle) \
+        (replica_id, lease, renewals, applied, name, version, create_time, lifecycle, program) \
     SELECT $1, $2, 0, least($3, (SELECT position FROM head WHERE id = 1)), $4, $5, \
-        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6 \
+        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT), $6, $7 \
     FROM turn \
     RETURNING ";
 
@@ -308,6 +308,7 @@ impl Replication for Replicas {
                 .bind(&about.name)
                 .bind(&about.version)
                 .bind(&about.lifecycle)
+                .bind(super::newest_migration())
                 .fetch_one(&mut *conn)
                 .await?;
             let head = head(&mut conn).await?;

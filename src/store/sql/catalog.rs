@@ -29,11 +29,11 @@ const PUT_IN_FORCE: &str = "UPDATE head SET catalog_version = $1 WHERE id = 1";
 /// Active `CUSTOM` tokens by a scope that they may use.
 const FROM_HOLDERS: &str = "\
     FROM token_scope s JOIN token t ON t.token_id = s.token_id \
-    WHERE s.taken_time IS NULL AND t.kind = 'CUSTOM' AND t.delete_time IS NULL";
+    WHERE s.taken_time IS NULL AND t.kind = 'CUSTOM' AND t.delete_time IS NULL AND t.expiry_done = 0";
 
 const COUNT_KINDS: &str = "\
     SELECT kind, count(*) FROM token \
-    WHERE delete_time IS NULL AND kind <> 'CUSTOM' GROUP BY kind";
+    WHERE delete_time IS NULL AND expiry_done = 0 AND kind <> 'CUSTOM' GROUP BY kind";
 
 pub(super) async fn in_force(store: &Handle) -> Result<Option<StoredCatalog>> {
     let mut tx = store.read_steadily().await?;

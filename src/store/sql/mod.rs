@@ -51,7 +51,7 @@ use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::TokenFacts;
+use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
     AccountStore, AuditStore, CatalogStore, CredentialStore, LifecycleStore, MailStore,
@@ -143,6 +143,16 @@ impl TokenStore for Handle {
         self.within(token::delete(self, ctx, id, only)).await
     }
 
+    async fn set_token_expiry(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+        expires: RequestedExpiry,
+    ) -> Result<Option<Result<Token, ExpiryRefused>>> {
+        self.within(token::set_expiry(self, ctx, id, only, expires)).await
+    }
+
     async fn change_whitelist(
         &self,
         ctx: &Context,
@@ -226,6 +236,10 @@ impl LifecycleStore for Handle {
 
     async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>> {
         self.within(lifecycle::withdraw_actions(self, ctx, limit)).await
+    }
+
+    async fn record_expiries(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>> {
+        self.within(lifecycle::record_expiries(self, ctx, limit)).await
     }
 
     async fn purge(&self, ctx: &Context, before: Timestamp, limit: u32) -> Result<Vec<TokenId>> {

@@ -75,9 +75,9 @@ pub(super) async fn tokens(
 
 fn push_conditions(query: &mut QueryBuilder, search: &TokenSearch) {
     query.push(match search.show {
-        TokenShow::Deleted => " WHERE t.delete_time IS NOT NULL",
+        TokenShow::Deleted => " WHERE (t.delete_time IS NOT NULL OR t.expiry_done = 1)",
         TokenShow::Active | TokenShow::Pending | TokenShow::Unrestricted => {
-            " WHERE t.delete_time IS NULL"
+            " WHERE t.delete_time IS NULL AND t.expiry_done = 0"
         }
     });
     match search.show {

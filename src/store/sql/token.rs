@@ -16,7 +16,10 @@ use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
-use crate::policy::token::{Grant, TokenFacts, TokenKind, TokenState};
+use crate::policy::time::Timestamp;
+use crate::policy::token::{
+    Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenKind, TokenState,
+};
 use crate::store::Result;
 use crate::store::error::CorruptRow;
 
@@ -25,7 +28,7 @@ pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
 /// Each part by its key: the token, its scopes, and its live actions, a row for each.
 const SELECT_FACTS: &str = "\
     SELECT t.account_id, t.kind, t.digest, t.whitelist, \
-        t.delete_time, t.delete_cause, t.downgrade_time, \
+        t.delete_time, t.delete_cause, t.expire_time, t.downgrade_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
@@ -38,8 +41,8 @@ const SELECT_FACTS: &str = "\
 
 const INSERT: &str = "\
     INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
-        create_time) \
-    VALUES ($1, $2, $3, $4, $5, $6, 1, $7)";
+        create_time, expire_time) \
+    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8)";
 
 const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
 
@@ -50,6 +53,8 @@ const END_USE: &str = "UPDATE token_use SET idle_since = NULL WHERE token_id = $
 const DELETE: &str =
     "UPDATE token SET delete_time = $2, delete_cause = 'owner' WHERE token_id = $1";
 
+const SET_EXPIRY: &str = "UPDATE token SET expire_time = $2 WHERE token_id = $1";
+
 #[derive(FromRow)]
 struct FactsRow {
     account_id: Uuid,
@@ -58,6 +63,7 @@ struct FactsRow {
     whitelist: String,
     delete_time: Option<i64>,
     delete_cause: Option<String>,
+    expire_time: Option<i64>,
     downgrade_time: Option<i64>,
     scopes: Option<String>,
     #[sqlx(flatten)]
@@ -75,6 +81,7 @@ pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFac
         account_id: AccountId(first.account_id).into(),
         digest: digest(&first.digest)?,
         state: row::state(first.delete_time, first.delete_cause.as_deref())?,
+        expiry: first.expire_time.map(Timestamp).into(),
         grant: row::grant(&first.kind, first.downgrade_time, first.scopes.as_deref())?,
         whitelist: whitelist(&first.whitelist)?,
         announced: Vec::new(),
@@ -112,6 +119,7 @@ pub(super) async fn create(
         whitelist: new.whitelist.clone(),
         whitelist_version: 1,
         created: ctx.now,
+        expires: new.expires,
         uses: Uses::default(),
         pending: Vec::new(),
     };
@@ -134,6 +142,7 @@ pub(super) async fn create(
         .bind(&new.digest[..])
         .bind(whitelist_text(&token.whitelist))
         .bind(token.created.0)
+        .bind(token.expires.map(|at| at.0))
         .execute(&mut *change.tx)
         .await?;
     sqlx::query::<Db>(INSERT_USE)
@@ -154,12 +163,15 @@ pub(super) async fn create(
         .filter_map(|&id| catalog.by_id(id))
         .map(|scope| scope.name.as_str())
         .collect();
-    let after = json!({
+    let mut after = json!({
         "name": token.name,
         "kind": token.kind.word(),
         "scopes": names,
         "whitelist": whitelist_json(&token.whitelist),
     });
+    if let Some(at) = token.expires {
+        after["expire_time"] = json!(at.to_string());
+    }
     change.commit(record(AuditAction::TokenCreate, &token, None, Some(after))).await?;
     Ok(Ok(token))
 }
@@ -227,6 +239,45 @@ pub(super) async fn delete(
     let after = json!({ "name": token.name, "state": "deleted" });
     change.commit(record(AuditAction::TokenDelete, &token, Some(before), Some(after))).await?;
     Ok(Some(token))
+}
+
+/// Brings a token's expiry nearer. Rule 11.2 of docs/policy.md.
+pub(super) async fn set_expiry(
+    store: &Handle,
+    ctx: &Context,
+    id: TokenId,
+    only: Option<AccountId>,
+    expires: RequestedExpiry,
+) -> Result<Option<Result<Token, ExpiryRefused>>> {
+    let mut change = WriteTx::begin(store, ctx).await?;
+    let Some(mut token) = find(&mut change.tx, id, only).await? else {
+        change.undo().await;
+        return Ok(None);
+    };
+    let shortened = match token.state {
+        TokenState::Active => Expiry::from(token.expires).shorten(expires, ctx.now),
+        TokenState::Deleted { .. } | TokenState::DeletedUnused { .. } => {
+            Err(ExpiryRefused::Deleted)
+        }
+    };
+    let shortened = match shortened {
+        Ok(expiry) => expiry.time(),
+        Err(refused) => {
+            change.undo().await;
+            return Ok(Some(Err(refused)));
+        }
+    };
+    if shortened == token.expires {
+        change.finish().await?;
+        return Ok(Some(Ok(token)));
+    }
+    let query = sqlx::query::<Db>(SET_EXPIRY).bind(id.0).bind(shortened.map(|at| at.0));
+    query.execute(&mut *change.tx).await?;
+    let text = |at: Option<Timestamp>| json!({ "expire_time": at.map(|at| at.to_string()) });
+    let (before, after) = (text(token.expires), text(shortened));
+    token.expires = shortened;
+    change.commit(record(AuditAction::TokenSetExpiry, &token, Some(before), Some(after))).await?;
+    Ok(Some(Ok(token)))
 }
 
 fn record(

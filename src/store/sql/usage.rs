@@ -16,7 +16,7 @@ use crate::model::{Context, TokenGone, Use};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{LiveAction, Uses};
 use crate::policy::scope::{Access, Catalog};
-use crate::policy::token::{ScopeStatus, TokenState};
+use crate::policy::token::ScopeStatus;
 use crate::store::Result;
 
 /// Live actions that recorded use has overtaken, as `UsageState::overtaken` says.
@@ -97,7 +97,9 @@ pub(super) async fn noticed(
         return Ok(Err(TokenGone));
     };
     let grant = &locked.subject.grant;
-    if locked.state != TokenState::Active || grant.holding(scope) != ScopeStatus::Granted {
+    // Rule 11.1 of docs/policy.md.
+    let usable = locked.is_live(used.time.max(ctx.now));
+    if !usable || grant.holding(scope) != ScopeStatus::Granted {
         change.undo().await;
         return Ok(Err(TokenGone));
     }
@@ -128,7 +130,7 @@ pub(super) async fn reschedule(store: &Handle, ids: &[TokenId]) -> Result<()> {
     let mut idle = Vec::with_capacity(ids.len());
     for ids in ids.chunks(super::IDS_AT_ONCE) {
         let mut query = QueryBuilder::new(SELECT);
-        query.push(" AND t.delete_time IS NULL AND t.token_id IN (");
+        query.push(" AND t.delete_time IS NULL AND t.expiry_done = 0 AND t.token_id IN (");
         push_ids(&mut query, ids.iter().map(|id| id.0));
         query.push(")");
         let rows: Vec<token::Row> =

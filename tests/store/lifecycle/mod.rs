@@ -22,6 +22,7 @@ use crate::store::fixture::{
 mod actions;
 mod admins;
 mod between;
+mod expiry;
 mod mails;
 mod races;
 mod uses;

@@ -11,7 +11,6 @@ use crate::model::{AuditAction, Context, Notice, NoticeState, PendingAction};
 use crate::policy::id::{PendingActionId, TokenId};
 use crate::policy::lifecycle::{ActionEffect, Mode, PendingPlan, Planned, Settings};
 use crate::policy::scope::{Catalog, ScopeId};
-use crate::policy::token::TokenState;
 use crate::store::Result;
 
 /// Announces what is due; `None` where nothing is.
@@ -28,7 +27,7 @@ pub(in super::super) async fn announce(
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     let locked = LockedToken::take(&mut change.tx, id).await?;
-    let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
+    let Some(mut locked) = locked.filter(|locked| locked.is_live(ctx.now)) else {
         change.undo().await;
         return Ok(None);
     };

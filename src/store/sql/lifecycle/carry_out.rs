@@ -44,7 +44,7 @@ pub(in super::super) async fn carry_out(
         Some(token_id) => LockedToken::take(&mut change.tx, token_id).await?,
         None => None,
     };
-    let Some(mut locked) = locked.filter(|locked| locked.state == TokenState::Active) else {
+    let Some(mut locked) = locked.filter(|locked| locked.is_live(ctx.now)) else {
         change.undo().await;
         return Ok(CarriedOut::TokenGone);
     };

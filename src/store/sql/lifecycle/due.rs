@@ -18,7 +18,7 @@ pub(in super::super) async fn idle_tokens(
 ) -> Result<Vec<IdleToken>> {
     let mut query = QueryBuilder::new(SELECT);
     query
-        .push(" AND t.delete_time IS NULL AND u.idle_since <= ")
+        .push(" AND t.delete_time IS NULL AND t.expiry_done = 0 AND u.idle_since <= ")
         .push_bind(before.0)
         .push(" ORDER BY u.idle_since, u.token_id LIMIT ")
         .push_bind(i64::from(limit));
@@ -32,7 +32,7 @@ pub(in super::super) async fn subjects(
     page: Page<TokenId>,
 ) -> Result<Vec<IdleToken>> {
     let mut query = QueryBuilder::new(SELECT);
-    query.push(" AND t.delete_time IS NULL");
+    query.push(" AND t.delete_time IS NULL AND t.expiry_done = 0");
     if let Some(only) = only {
         query.push(" AND t.account_id = ").push_bind(only.0);
     }

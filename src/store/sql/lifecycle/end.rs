@@ -1,4 +1,4 @@
-//! Taking back what was announced, and forgetting what was deleted long ago.
+//! Taking back what was announced, recording expiries, and forgetting what ended long ago.
 //!
 //! Must stay true: where there is nothing to do, no change waits for it; every replica looks often.
 
@@ -11,6 +11,7 @@ use super::LockedToken;
 use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
+use crate::policy::token::TokenState;
 use crate::store::Result;
 
 const SELECT_ANNOUNCED: &str = "\
@@ -51,9 +52,69 @@ pub(in super::super) async fn withdraw_actions(
     Ok(withdrew)
 }
 
-const SELECT_DELETED: &str = "\
-    SELECT token_id, account_id, name FROM token WHERE delete_time < $1 \
-    ORDER BY delete_time, token_id LIMIT $2";
+/// Not those that another sweep has just recorded.
+const SELECT_EXPIRING: &str = "\
+    SELECT token_id FROM token \
+    WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL AND expire_time <= $1 \
+    ORDER BY expire_time, token_id LIMIT $2";
+
+const END: &str = "UPDATE token SET expiry_done = 1 WHERE token_id = $1";
+
+/// Records that tokens reached their expiry by now, at most `limit`, and takes back what is announced for them. The
+/// tokens. Rule 11.5 of docs/policy.md.
+pub(in super::super) async fn record_expiries(
+    store: &Handle,
+    ctx: &Context,
+    limit: u32,
+) -> Result<Vec<TokenId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_EXPIRING)
+        .bind(ctx.now.0)
+        .bind(i64::from(limit))
+        .fetch_all(&store.read())
+        .await?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut ids: Vec<_> = ids.into_iter().map(TokenId).collect();
+    ids.sort_unstable();
+    let mut change = WriteTx::begin(store, ctx).await?;
+    let mut recorded = Vec::new();
+    for id in ids {
+        let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else { continue };
+        let expired = locked.expiry.time().filter(|_| locked.expiry.is_reached(ctx.now));
+        let Some(expired) = expired.filter(|_| locked.state == TokenState::Active && !locked.ended)
+        else {
+            // Another did it meanwhile.
+            continue;
+        };
+        sqlx::query::<Db>(END).bind(id.0).execute(&mut *change.tx).await?;
+        locked.ended = true;
+        let withdrawn: Vec<_> = locked.live.iter().map(|action| action.id.to_string()).collect();
+        pending::withdraw(&mut change.tx, id, ctx.now).await?;
+        locked.set_live(Vec::new());
+        locked.set_idle(&mut change.tx).await?;
+        let before = json!({ "name": locked.name, "state": "active", "withdrawn": withdrawn });
+        let mut record = locked.record(AuditAction::TokenExpire, before);
+        let expired = expired.to_string();
+        record.after =
+            Some(json!({ "name": locked.name, "state": "expired", "expire_time": expired }));
+        change.commit_part(record).await?;
+        recorded.push(id);
+    }
+    change.finish().await?;
+    Ok(recorded)
+}
+
+/// Those that ended before an instant, each group by an index of its own.
+const SELECT_ENDED: &str = "\
+    SELECT token_id, account_id, name, state FROM ( \
+        SELECT * FROM (SELECT token_id, account_id, name, 'deleted' AS state, delete_time AS end_time \
+            FROM token WHERE delete_time < $1 ORDER BY delete_time, token_id LIMIT $2) d \
+        UNION ALL \
+        SELECT * FROM (SELECT token_id, account_id, name, 'expired' AS state, expire_time AS end_time \
+            FROM token WHERE expire_time IS NOT NULL AND delete_time IS NULL AND expire_time < $1 \
+            ORDER BY expire_time, token_id LIMIT $2) e \
+    ) ended ORDER BY end_time, token_id LIMIT $2";
 
 /// Uses, actions and mails go with it.
 const PURGE: &str = "DELETE FROM token WHERE token_id = $1";
@@ -75,7 +136,7 @@ async fn purge_mails(store: &Handle, before: Timestamp, limit: u32) -> Result<()
     Ok(tx.commit().await?)
 }
 
-/// Forgets tokens that were deleted before `before`, at most `limit`, and ended mails that are about
+/// Forgets tokens that were deleted or expired before `before`, at most `limit`, and ended mails that are about
 /// no token likewise. The tokens.
 pub(in super::super) async fn purge(
     store: &Handle,
@@ -84,7 +145,7 @@ pub(in super::super) async fn purge(
     limit: u32,
 ) -> Result<Vec<TokenId>> {
     purge_mails(store, before, limit).await?;
-    let mut rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(SELECT_DELETED)
+    let mut rows: Vec<(Uuid, Uuid, String, String)> = sqlx::query_as(SELECT_ENDED)
         .bind(before.0)
         .bind(i64::from(limit))
         .fetch_all(&store.read())
@@ -97,7 +158,7 @@ pub(in super::super) async fn purge(
     let mut change = WriteTx::begin(store, ctx).await?;
     bulk::lock(&mut change.tx, &ids).await?;
     let mut purged = Vec::new();
-    for (id, account_id, name) in rows {
+    for (id, account_id, name, state) in rows {
         let purge = sqlx::query::<Db>(PURGE).bind(id).execute(&mut *change.tx);
         if purge.await?.rows_affected() == 0 {
             // Another did it meanwhile.
@@ -109,7 +170,7 @@ pub(in super::super) async fn purge(
                 touched: Invalidation::Token(TokenId(id)),
                 account_id: Some(AccountId(account_id)),
                 token_id: Some(TokenId(id)),
-                before: Some(json!({ "name": name, "state": "deleted" })),
+                before: Some(json!({ "name": name, "state": state })),
                 after: None,
             })
             .await?;

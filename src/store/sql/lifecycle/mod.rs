@@ -49,6 +49,10 @@
 //! a use finds [`TokenGone`]. A notice that was in the hands of the mail server already cannot be called
 //! back; its acceptance is noted and changes nothing else.
 //!
+//! *A token that expires meanwhile.* Its expiry binds by the time of each decision and each transaction, whether or not
+//! a sweep has recorded it: `announce` and `carry_out` do nothing with it, and a use finds [`TokenGone`]. Recording
+//! the expiry is a change like the deletion: it ends the live actions and sets `idle_since` to null.
+//!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
 //! notices for those who joined, takes back those of who left, and computes `accepted_time` again:
 //! null while any current admin's notice is not accepted, else the newest acceptance among the
@@ -71,7 +75,7 @@ use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{PendingPlan, Superseded, UsageState, Uses};
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
-use crate::policy::token::TokenState;
+use crate::policy::token::{Expiry, TokenState};
 use crate::store::Result;
 
 mod announce;
@@ -82,7 +86,7 @@ mod end;
 pub(super) use announce::announce;
 pub(super) use carry_out::carry_out;
 pub(super) use due::{due_actions, idle_tokens, subjects};
-pub(super) use end::{purge, withdraw_actions};
+pub(super) use end::{purge, record_expiries, withdraw_actions};
 use pending::Outcome;
 
 // For the links above.
@@ -95,6 +99,10 @@ pub(super) struct LockedToken {
     pub(super) account_id: AccountId,
     pub(super) name: String,
     pub(super) state: TokenState,
+    /// From when on it is denied.
+    pub(super) expiry: Expiry,
+    /// Whether that is reached and recorded.
+    ended: bool,
     /// Whose `announced` is always `live`.
     pub(super) subject: UsageState,
     pub(super) live: Vec<PendingAction>,
@@ -112,9 +120,16 @@ impl LockedToken {
             account_id: row.account_id(),
             name: row.name().to_owned(),
             state: row.state()?,
+            expiry: row.expires().into(),
+            ended: row.is_ended(),
             subject: row.subject(announced(&live))?,
             live,
         }))
+    }
+
+    /// Whether it can be used, and anything be announced for it, at `now`. Rule 11.5 of docs/policy.md.
+    pub(super) fn is_live(&self, now: Timestamp) -> bool {
+        self.state == TokenState::Active && !self.expiry.is_reached(now)
     }
 
     /// The live actions are these from now on.
@@ -137,7 +152,7 @@ impl LockedToken {
 
     /// Stores since when it is idle, as it stands now.
     async fn set_idle(&self, connection: &mut Connection) -> Result<()> {
-        let active = self.state == TokenState::Active;
+        let active = self.state == TokenState::Active && !self.ended;
         let since = idle_since(&self.subject).filter(|_| active);
         bulk::set_idle(connection, &[(self.id, since)]).await
     }

@@ -27,6 +27,8 @@ pub(in super::super) struct Row {
     create_time: i64,
     delete_time: Option<i64>,
     delete_cause: Option<String>,
+    expire_time: Option<i64>,
+    expiry_done: i16,
     downgrade_time: Option<i64>,
     scopes: Option<String>,
     last_use: Option<i64>,
@@ -38,7 +40,7 @@ pub(in super::super) struct Row {
 /// To be followed by ` AND ...`.
 pub(in super::super) const SELECT: &str = "\
     SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
-        t.create_time, t.delete_time, t.delete_cause, t.downgrade_time, \
+        t.create_time, t.delete_time, t.delete_cause, t.expire_time, t.expiry_done, t.downgrade_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
@@ -88,6 +90,15 @@ impl Row {
         state(self.delete_time, self.delete_cause.as_deref())
     }
 
+    pub(in super::super) fn expires(&self) -> Option<Timestamp> {
+        self.expire_time.map(Timestamp)
+    }
+
+    /// Whether the end that its expiry brought is dealt with, so that nothing of it falls due any more.
+    pub(in super::super) fn is_ended(&self) -> bool {
+        self.expiry_done != 0
+    }
+
     pub(in super::super) fn grant(&self) -> Result<Grant> {
         grant(&self.kind, self.downgrade_time, self.scopes.as_deref())
     }
@@ -116,6 +127,7 @@ impl Row {
             account_id: self.account_id(),
             name: self.name.clone(),
             idle_since: self.idle_since.map(Timestamp),
+            expires: self.expires(),
             subject: self.subject(live.iter().map(LiveAction::announced).collect())?,
             live,
         })
@@ -139,6 +151,7 @@ impl Row {
             whitelist: self.whitelist()?,
             whitelist_version: self.whitelist_version,
             created: Timestamp(self.create_time),
+            expires: self.expires(),
             uses: self.uses()?,
             name: self.name,
             pending,
