@@ -18,16 +18,15 @@
 //! - [`cache`]: what decisions are made from, in memory, and how it follows the store.
 //! - [`replication`]: how this process stands to others over the same store: its lease, and whether changes
 //!   have propagated to all of them.
-//! - [`writes`]: the one way to change what is kept: commit, make memory follow, propagate.
+//! - [`writes`]: how everything above the store changes it: commit, and make memory follow.
 //! - [`usage`]: what was used, merged in memory and written behind.
 //! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
-//! - [`lifecycle`]: what drives the taking of what is not used: the sweeper, the outbox, and how they
-//!   stand.
+//! - [`lifecycle`]: what downgrades and deletes unused tokens: the sweeper, the outbox, and their status.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
 //! - [`gateway`]: what gateways ask over HTTP, and the answers for their clients.
 //! - [`web`]: the management page.
-//! - [`http`]: its listener, and metrics and health for operators' tools.
+//! - [`http`]: the listener of the page, and metrics and health for operators' tools.
 //! - [`app`]: the only wiring, and the order of start and end.
 //!
 //! What serves them all:
@@ -36,7 +35,7 @@
 //! - [`clock`]: the store's time, carried forward by a monotonic clock.
 //! - [`net`]: listeners and TLS.
 //! - [`pem`]: certificates and keys in files, and what is wrong with them.
-//! - [`html`]: what templates show of any text.
+//! - [`html`]: how templates escape text.
 //! - [`failpoint`]: errors planted to see that the tests find them; not in what is deployed.
 //! - [`shutdown`]: tasks that can't die silently, and how the process ends.
 //! - [`telemetry`]: logs and metrics.
@@ -47,8 +46,7 @@
 //!
 //! # What must stay true
 //!
-//! - Imports run one way: `policy <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <-
-//!   service <- {gateway <- grpc, web <- http} <- app`, with `mail` beside the store; `tests/layers.rs` checks them.
+//! - Imports run one way: `tests/layers.rs` has the table and checks it.
 //! - [`policy`] is pure. Every rule about tokens is decided there and nowhere else.
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was

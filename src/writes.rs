@@ -1,8 +1,15 @@
-//! The one way to change what is kept: commit, make memory follow, find out what is unknown, propagate.
+//! How everything above the store changes it: commits, makes memory follow, and finds out what became of a commit whose
+//! answer is missing. Below it, in the store, every change is one `WriteTx` (`store/sql/change.rs`).
 //!
 //! Services, sweeper, outbox and the recording of use all change the store through [`Writes`]. Two kinds of writes
 //! don't need it: those before memory is loaded (`app::bootstrap`), and those that no decision rests on and that leave
 //! no change record, such as recorded uses and claims on mails.
+//!
+//! # Who waits for propagation
+//! [`Writes::commit`] does not: a use case that must (rule 6.3 of docs/policy.md) calls [`Writes::propagation`] after it,
+//! as do deletions, whitelists, revocations, the catalogue and new secret keys. Sweeper, outbox and the recording of use
+//! do not wait. Every replica knows of an action before its notice is sent (`Replicas::known_position`, in the outbox), so
+//! one that has not applied a removal yet records a use of what was removed in the store first, and finds it there.
 //!
 //! # Invariants
 //! - Memory follows a change before the change is answered.

@@ -177,7 +177,7 @@ impl Answer {
         own.chain(self.challenge.clone().map(|value| (http::header::WWW_AUTHENTICATE, value)))
     }
 
-    /// Those of [`WARNINGS`] that have something to say.
+    /// The announced action and the expiry, where there is something to say about them.
     pub fn warnings(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
         let is_warning = |name: &HeaderName, value: &HeaderValue| {
             self.is_allow() && is_warning(name.as_str(), value.as_bytes(), self.expires_soon)

@@ -49,6 +49,7 @@ impl Management {
             let _room = room;
             work.await
         };
+        // The task that called this, of `gate.rs`, is aborted where the caller goes away; this one is not.
         let answer = match self.runtime.spawn(work).await {
             Ok(answer) => answer.map_err(|error| status(&error)),
             Err(panic) => {

@@ -115,7 +115,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BufferedIo<S> {
         true
     }
 
-    /// It is the outlet that sends.
+    /// It is the flusher that sends.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

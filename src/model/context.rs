@@ -1,4 +1,8 @@
-//! What comes with a call: who makes a change, and which rows of a list are asked for.
+//! What comes with a call: who makes a change, and which rows of a list are requested.
+//!
+//! The store also returns something by it: a commit stores the revision that it made in the [`Context`]
+//! (`store/sql/change.rs`), and the service reads it there for its answer. Clones share that revision, so that it is also
+//! known where a change is found out to be committed later.
 
 use std::net::IpAddr;
 use std::sync::Arc;

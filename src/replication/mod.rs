@@ -2,6 +2,11 @@
 //! all of them. What drives the machines of `lease` over the store and memory. The protocol, and why it
 //! holds: docs/consistency.md.
 //!
+//! The verbs here: memory *follows* a change when it forgets, or reads again, what the change touched
+//! (`make_effective`); it has then *applied* the change (`applied`), which is *acknowledged* in the store. `catch_up`
+//! reads the record and follows all of it; `catch_up_to` waits, for one request, until a revision is applied. The cache
+//! *invalidates* one fact, *refreshes* it by reading it again, and *reloads* everything.
+//!
 //! Must stay true: a decision asks [`Replicas::may_decide`] first and reads facts after that;
 //! memory follows a change before that is acknowledged. Where only this process has the store, all of
 //! it is so at once.

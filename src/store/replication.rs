@@ -84,7 +84,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// Acknowledges `applied`. Changes nothing where there is no such row in that store.
     async fn acknowledge(&self, id: RowId, store: Identity, applied: Position) -> Result<()>;
 
-    /// Acknowledges one change that was made effective after it was told of, if the record says the same of
+    /// Acknowledges one change that was made effective after its notification, if the record says the same of
     /// it. Whether it did; `false` as well where there is no such row in that store.
     async fn confirm(
         &self,
@@ -112,9 +112,9 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// changes were forgotten.
     async fn prune(&self) -> Result<u64>;
 
-    /// Waits until the store tells of changes. Which one, where it was one; `None` where there may be more
-    /// than that. It may be told of none, of one twice, and late, and anybody who may connect to the
-    /// database can tell what is not so.
+    /// Waits until the store notifies of changes: of which one, where it was one; `None` where there may be more
+    /// than that. Notifications may be missing, repeated and late, and anybody who may connect to the
+    /// database can send an untrue one.
     async fn next_notification(&self) -> Option<ChangeNotification>;
 
     /// Makes new connections from now on, for whatever is read or heard: those that there are, and those that

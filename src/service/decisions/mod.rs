@@ -132,7 +132,9 @@ impl DecisionContext<'_> {
         self.revision
     }
 
-    /// Decides from memory; `None` where the store has to be asked first.
+    /// Decides from memory. `None` where that is not possible, for one of three reasons: the token is not in memory; its
+    /// use has to be recorded first, since it cancels an announced action; or memory does not rest on the revision that
+    /// `at_least_as_fresh` names. [`Services::evaluate_with_store`] then finds out itself which it is.
     ///
     /// # Errors
     /// [`super::Error::Invalid`] for malformed arguments, [`super::Error::Unavailable`] without a catalogue.

@@ -1,5 +1,8 @@
-//! Decisions that need the store: the token is not in memory, its use has to be persisted first, or this replica waits
-//! for a lease.
+//! Decisions that have to wait: the token is not in memory, its use has to be recorded first, memory does not rest on
+//! the requested revision yet, or this replica has no lease.
+//!
+//! A use that cancels an announced action takes two rounds of the loop: the first decides and records it in the store,
+//! the second decides on the facts as they are after that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +27,8 @@ const MAX_ATTEMPTS: usize = 4;
 /// way at the same time, and nobody can tell which came first.
 const LONG_READ: Duration = Duration::from_millis(20);
 
-/// What a decision that needed the store was made with.
+/// What a decision that had to wait was made with. It owns its facts, and computes the decision, which borrows them,
+/// once for the metrics and once for the caller.
 pub struct StoredEvaluation {
     in_force: Arc<ActiveCatalog>,
     /// Whether the secret has the shape and checksum of one.

@@ -19,7 +19,8 @@ use crate::model::ChangeRecord;
 use crate::shutdown;
 use crate::store::replication::ChangeNotification;
 
-/// The channel that the trigger on the record notifies.
+/// The channel that a trigger on the record notifies with each change: `portcullis_tell_of_change` in
+/// `migrations/postgres/0005_told.sql`. No statement of this program does.
 const CHANNEL: &str = "portcullis_change";
 /// After so long without a notification the connection is checked.
 const SILENCE: Duration = Duration::from_secs(10);

@@ -94,7 +94,7 @@ const PRUNE: &str = "\
 
 /// Where this process writes: the newest store that one of its connections leads to, or that it has registered
 /// in. A connection to a former primary may live on beside one to its successor, and a new one may still be led
-/// there. It shows rows as they were, by which a change that was made in the successor would be called bound; and
+/// there. It shows rows as they were, by which a change that was made in the successor would be called propagated; and
 /// facts as they were, such as a credential that was revoked since.
 #[derive(Debug, Default)]
 pub(super) struct PrimaryIdentity(Mutex<Option<Identity>>);

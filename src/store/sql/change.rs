@@ -1,5 +1,17 @@
-//! The one way to change anything: a transaction that takes the head row first and leaves an audit
-//! record and a change record for each position it takes.
+//! The one transaction by which the store's use cases change anything: it takes the head row first and leaves an audit
+//! record and a change record for each position it takes. The layer above that also makes memory follow is
+//! `crate::writes`.
+//!
+//! A change holds one position that it may use. How it goes on:
+//!
+//! | call | records | position | transaction |
+//! | --- | --- | --- | --- |
+//! | [`WriteTx::commit_part`] | one part, at the position | the next one is taken | goes on |
+//! | [`WriteTx::commit`] | the rest, at the position | used | committed |
+//! | [`WriteTx::finish`] | nothing | given back: nobody has seen it | committed |
+//! | [`WriteTx::undo`] | nothing, not even parts | given back | rolled back |
+//!
+//! `commit` and `finish` store the revision that was reached in the [`Context`], from which the caller reads it.
 //!
 //! What must stay true: changes are made one after another, because each holds the head row until it
 //! ends; a position is in the record exactly if its change was committed; what is dropped half-way
@@ -51,6 +63,8 @@ const INSERT_AUDIT_EVENT: &str = "\
         account_id, token_id, before_json, after_json) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
+/// On Postgres the columns `writer` and `nonce` have defaults, and a trigger on the table notifies the replicas
+/// (`migrations/postgres/0005_told.sql`).
 const INSERT_CHANGE: &str =
     "INSERT INTO change (position, time, touched, key) VALUES ($1, $2, $3, $4)";
 
@@ -81,8 +95,8 @@ impl<'c> WriteTx<'c> {
         }
     }
 
-    /// Ends a change that is refused, or that changed nothing which anybody waits for: where the caller
-    /// is told that something is so, [`Self::finish`]. That it fails changes nothing either.
+    /// Ends a change that is refused, or that changed nothing. Where the caller is answered that the state is as wanted
+    /// already, [`Self::finish`] is called instead, which secures that. A failed rollback changes nothing either.
     pub(super) async fn undo(self) {
         if let Err(error) = self.tx.rollback().await {
             tracing::debug!(%error, "a rollback failed; the database ends the transaction itself");
@@ -96,9 +110,9 @@ impl<'c> WriteTx<'c> {
         self.end(revision).await
     }
 
-    /// Makes final what was recorded in parts, what needs no record since nobody caches it, and what was
-    /// found to be so already: a failover could yet lose that, until something is committed after it. The
-    /// position that was taken for more goes back: nobody has seen it.
+    /// Commits without another record, for one of three reasons: the change was recorded in parts; nobody caches what it
+    /// changed; or the state was found as wanted, which a failover could lose until something is committed after it.
+    /// Gives the unused position back.
     pub(super) async fn finish(mut self) -> Result<()> {
         sqlx::query::<Db>(GIVE_BACK).execute(&mut *self.tx).await?;
         let revision = self.position - 1;

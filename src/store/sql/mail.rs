@@ -3,6 +3,10 @@
 //! What must stay true: a mail is queued in the transaction of what it tells, so there is neither
 //! without the other; its id is made once; what was accepted stays accepted. Whoever has the head row
 //! may wait for a mail's row, never the other way round.
+//!
+//! The state `failing` covers whatever the relay did not take after `MAIL`, for now (4xx) or for good (5xx), and addresses
+//! that it has no way to take (rule 4.12 of docs/policy.md). The comment in `migrations/postgres/0002_lifecycle.sql` names
+//! only refused addresses: a released file stays as it is.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
