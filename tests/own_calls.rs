@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use portcullis::grpc::proto::{
     DeleteTokenRequest, GetSelfRequest, GetTokenRequest, PendingActionType, RevokeSelfRequest,
-    RevokeSelfResponse, SelfToken, TokenKind, TokenState,
+    RevokeSelfResponse, SelfToken, SetTokenExpiryRequest, TokenKind, TokenState,
 };
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -93,6 +93,32 @@ async fn the_bearer_learns_what_the_token_is_and_nothing_of_that_is_a_use() {
     let request = GetTokenRequest { token_id: token.token_id.clone() };
     let after = operator.tokens().get_token(request).await.unwrap().into_inner().token.unwrap();
     assert_eq!((after.last_use_time, after.pending_actions.len()), (None, 1));
+}
+
+/// Rules 11.1, 11.20 and 11.22.
+#[tokio::test]
+async fn the_bearer_learns_when_the_token_expires_and_can_revoke_it_after_that() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (token, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    assert_eq!(get(&operator, &secret).await.unwrap().expire_time, None);
+
+    let ttl = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+    let token_id = token.token_id;
+    let request = SetTokenExpiryRequest { token_id, ttl, ..Default::default() };
+    let changed = operator.tokens().set_token_expiry(request).await.unwrap().into_inner();
+    let expires = changed.token.unwrap().expire_time;
+    assert!(expires.is_some());
+    match get(&operator, &secret).await {
+        Ok(own) => assert_eq!(own.expire_time, expires),
+        // Where this took longer than two seconds.
+        denied => assert_eq!(refusal(denied).1, "TOKEN_EXPIRED"),
+    }
+    until_async(async || get(&operator, &secret).await.is_err(), |denied| *denied).await;
+    let expired = (Code::Unauthenticated, "TOKEN_EXPIRED".to_owned());
+    assert_eq!(refusal(get(&operator, &secret).await), expired);
+    assert!(revoke(&operator, &secret).await.unwrap().propagation.unwrap().complete);
 }
 
 /// Rule 11.22.

@@ -53,6 +53,7 @@ fn describe(token: &proto::SelfToken) -> String {
         ("kind", word(token.kind().as_str_name(), "TOKEN_KIND_")),
         ("state", word(token.state().as_str_name(), "TOKEN_STATE_")),
         ("scopes", token.granted_scopes.join(", ")),
+        ("expires", when(token.expire_time.as_ref())),
     ]);
     for action in &token.pending_actions {
         text.push('\n');

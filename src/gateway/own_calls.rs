@@ -173,8 +173,10 @@ fn shown(token: &SelfToken) -> Value {
         "granted_scopes": token.scopes,
         "pending_actions": token.pending.iter().map(pending).collect::<Vec<_>>(),
     });
-    if let Some(at) = deleted {
-        shown["delete_time"] = at.to_string().into();
+    for (name, at) in [("delete_time", deleted), ("expire_time", token.expires)] {
+        if let Some(at) = at {
+            shown[name] = at.to_string().into();
+        }
     }
     shown
 }

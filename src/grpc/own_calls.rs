@@ -102,6 +102,7 @@ fn self_token(token: SelfToken) -> pb::SelfToken {
         granted_scopes: token.scopes,
         delete_time: deleted.map(time),
         pending_actions: token.pending.into_iter().map(self_pending_action).collect(),
+        expire_time: token.expires.map(time),
     }
 }
 

@@ -44,6 +44,8 @@ pub struct SelfToken {
     pub state: TokenState,
     /// The names of the scopes that it may use now, sorted; none for a deleted token.
     pub scopes: Vec<String>,
+    /// From when on it is denied; `None` where it never expires.
+    pub expires: Option<Timestamp>,
     /// What is announced for it, the earliest first.
     pub pending: Vec<SelfPendingAction>,
 }
@@ -163,8 +165,8 @@ impl Services {
         });
         let mut pending: Vec<_> = pending.collect();
         pending.sort_by_key(|action| action.effective);
-        let Token { id, name, kind, state, .. } = token;
-        Ok(SelfToken { id, name, kind, state, scopes, pending })
+        let Token { id, name, kind, state, expires, .. } = token;
+        Ok(SelfToken { id, name, kind, state, scopes, expires, pending })
     }
 }
 

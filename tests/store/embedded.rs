@@ -73,7 +73,15 @@ async fn commits_are_durable() {
 async fn migrating_twice_is_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let applied = migrate(dir.path()).await.unwrap();
-    assert_eq!(applied, ["0001 base", "0002 lifecycle", "0004 sessions", "0006 client source"]);
+    let all = [
+        "0001 base",
+        "0002 lifecycle",
+        "0004 sessions",
+        "0006 client source",
+        "0007 client certificates",
+        "0008 token expiry",
+    ];
+    assert_eq!(applied, all);
     assert!(migrate(dir.path()).await.unwrap().is_empty());
 }
 

@@ -211,6 +211,8 @@ async fn migrating_twice_or_at_once_is_harmless() {
         "0004 sessions",
         "0005 told",
         "0006 client source",
+        "0007 client certificates",
+        "0008 token expiry",
     ];
     assert_eq!(applied, all);
     assert!(migrate(&url).await.unwrap().is_empty());
