@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use futures_util::future;
 use portcullis::grpc::proto::{
     DeleteTokenRequest, GetSelfRequest, GetTokenRequest, PendingActionType, RevokeSelfRequest,
     RevokeSelfResponse, SelfToken, SetTokenExpiryRequest, TokenKind, TokenState,
 };
+use sqlx::{Connection as _, PgConnection};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -21,6 +24,8 @@ use crate::support::wait::until_async;
 
 /// Failures after which an address is limited.
 const MOST: usize = 20;
+/// Calls of one address at once.
+const AT_ONCE: usize = 16;
 
 async fn get(client: &Client, secret: &str) -> Result<SelfToken, Status> {
     let answer = client.with(secret).own().get_self(GetSelfRequest {}).await?;
@@ -158,6 +163,44 @@ async fn reading_obeys_the_whitelist_and_the_state_and_revoking_neither() {
         (&*by_bearer.actor, &*by_bearer.actor_role, &*by_bearer.client_address),
         (&*elsewhere.token_id, "bearer", "127.0.0.1")
     );
+}
+
+/// Rule 11.20.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_are_bounded_by_address_also_once_their_callers_have_gone_away() {
+    let url = postgres::database();
+    let server = Setup::postgres(&url).start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (_, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let elsewhere = from(&server, "127.0.0.2").await;
+
+    let mut lock = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT 1 FROM head FOR UPDATE").execute(&mut lock).await.unwrap();
+    let overloaded = (Code::Unavailable, "OVERLOADED".to_owned());
+    let refused = until_async(
+        async || {
+            let impatient =
+                || tokio::time::timeout(Duration::from_millis(200), revoke(&operator, &secret));
+            future::join_all((0..AT_ONCE).map(|_| impatient())).await;
+            get(&operator, &secret).await.map_err(|error| refusal::<()>(Err(error)))
+        },
+        |answer| answer.as_ref().err() == Some(&overloaded),
+    )
+    .await;
+    assert_eq!(refused.unwrap_err(), overloaded);
+    assert_eq!(refusal(get(&operator, &secret).await), overloaded);
+    get(&elsewhere, &secret).await.unwrap();
+
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    let ended =
+        |error: &Status| error.get_error_details().error_info().unwrap().reason == "TOKEN_DELETED";
+    let revoked = until_async(
+        async || get(&operator, &secret).await,
+        |answer| answer.as_ref().err().is_some_and(ended),
+    )
+    .await;
+    assert_eq!(revoked.unwrap_err().code(), Code::Unauthenticated);
 }
 
 /// Rule 11.21.

@@ -192,6 +192,7 @@ mod tests {
         assert_eq!(known(&first), Some(Arc::new(ClientSource::default())));
         assert_eq!(known(&second), None);
     }
+
     /// Rule 9.21 of docs/policy.md. What was revoked may be learned of after what took its certificate over.
     #[test]
     fn certificate_identifies_the_valid_credential_in_any_order_of_changes() {

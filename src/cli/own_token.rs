@@ -1,5 +1,6 @@
 //! `portcullis token self` and `token revoke-self`: what the bearer of a token asks with its secret.
 
+use clap::Subcommand;
 use secrecy::SecretString;
 
 use super::check::read_token;
@@ -9,8 +10,36 @@ use super::output::{clean, fields, note, note_propagation, print, when, word};
 use super::{Common, missing, proto};
 use crate::config::client::{Credential, TokenArgs};
 
+/// The commands for a token's bearer.
+#[derive(Debug, Subcommand)]
+pub(super) enum OwnCommand {
+    /// Show what a token is, with its secret and without a credential
+    ///
+    /// The secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file, or standard
+    /// input; on a terminal it is asked for and not shown. This is no use of the token.
+    #[command(name = "self")]
+    Show {
+        #[command(flatten)]
+        token: TokenArgs,
+    },
+    /// Delete a token, with its secret and without a credential, on every replica
+    ///
+    /// For anyone who finds a leaked token. The secret is read as for `token self`. Nothing brings it back.
+    RevokeSelf {
+        #[command(flatten)]
+        token: TokenArgs,
+    },
+}
+
+pub(super) async fn run(common: Common, command: OwnCommand) -> Result<(), Failure> {
+    match command {
+        OwnCommand::Show { token } => show(common, token).await,
+        OwnCommand::RevokeSelf { token } => revoke(common, token).await,
+    }
+}
+
 /// Shows what the token is.
-pub(super) async fn show(common: Common, token: TokenArgs) -> Result<(), Failure> {
+async fn show(common: Common, token: TokenArgs) -> Result<(), Failure> {
     let session = open(common, token).await?;
     let answer = session.own().get_self(proto::GetSelfRequest {}).await;
     let answer = answer.map_err(|s| session.failure(s))?.into_inner();
@@ -21,7 +50,7 @@ pub(super) async fn show(common: Common, token: TokenArgs) -> Result<(), Failure
 }
 
 /// Deletes the token.
-pub(super) async fn revoke(common: Common, token: TokenArgs) -> Result<(), Failure> {
+async fn revoke(common: Common, token: TokenArgs) -> Result<(), Failure> {
     let session = open(common, token).await?;
     let answer = session.own().revoke_self(proto::RevokeSelfRequest {}).await;
     let answer = answer.map_err(|s| session.failure(s))?.into_inner();

@@ -12,9 +12,9 @@ use super::output::{
     clean, fields, note, note_more, note_propagation, parse_time, print, print_secret, table, when,
     word,
 };
+use super::own_token::{self, OwnCommand};
 use super::paging::{Limit, pages};
-use super::{Common, missing, own_token, proto};
-use crate::config::client::TokenArgs as SecretArgs;
+use super::{Common, missing, proto};
 use crate::policy::duration;
 
 /// What `token` takes.
@@ -28,6 +28,14 @@ pub struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
+    #[command(flatten)]
+    Managed(ManagedCommand),
+    #[command(flatten)]
+    Own(OwnCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ManagedCommand {
     /// Create a token, and print its secret, this once
     ///
     /// The secret stands alone on standard output, everything else on standard error; with
@@ -72,22 +80,6 @@ enum TokenCommand {
         /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
-    },
-    /// Show what a token is, with its secret and without a credential
-    ///
-    /// The secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file, or standard
-    /// input; on a terminal it is asked for and not shown. This is no use of the token.
-    #[command(name = "self")]
-    Own {
-        #[command(flatten)]
-        token: SecretArgs,
-    },
-    /// Delete a token, with its secret and without a credential, on every replica
-    ///
-    /// For whoever finds a leaked token. The secret is read as for `token self`. Nothing brings it back.
-    RevokeSelf {
-        #[command(flatten)]
-        token: SecretArgs,
     },
     /// Bring the end of a token nearer
     ///
@@ -193,29 +185,28 @@ impl From<Kind> for proto::TokenKind {
 }
 
 pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
-    let command = match args.command {
-        TokenCommand::Own { token } => return own_token::show(args.common, token).await,
-        TokenCommand::RevokeSelf { token } => return own_token::revoke(args.common, token).await,
-        command => command,
-    };
-    let session = Session::open(args.common).await?;
+    match args.command {
+        TokenCommand::Managed(command) => manage(&Session::open(args.common).await?, command).await,
+        TokenCommand::Own(command) => own_token::run(args.common, command).await,
+    }
+}
+
+async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failure> {
     match command {
-        // Answered above: their credential is the token itself.
-        TokenCommand::Own { .. } | TokenCommand::RevokeSelf { .. } => Ok(()),
-        TokenCommand::Create(args) => create(&session, args).await,
-        TokenCommand::Show { token_id } => {
-            let answer = get(&session, token_id).await?;
+        ManagedCommand::Create(args) => create(session, args).await,
+        ManagedCommand::Show { token_id } => {
+            let answer = get(session, token_id).await?;
             if session.print_json(&answer)? {
                 return Ok(());
             }
             print(&show(&answer.token.ok_or_else(|| missing("token"))?))
         }
-        TokenCommand::List { account, deleted, limit } => {
-            list(&session, account.unwrap_or_default(), deleted, limit).await
+        ManagedCommand::List { account, deleted, limit } => {
+            list(session, account.unwrap_or_default(), deleted, limit).await
         }
-        TokenCommand::Delete { token_id, yes, no_wait } => {
+        ManagedCommand::Delete { token_id, yes, no_wait } => {
             if !yes {
-                confirm(&session, &token_id).await?;
+                confirm(session, &token_id).await?;
             }
             let request = proto::DeleteTokenRequest { token_id, no_wait };
             let answer = session.tokens().delete_token(request).await;
@@ -229,7 +220,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             note_propagation(answer.propagation.as_ref());
             Ok(())
         }
-        TokenCommand::Expire { token_id, expiry, no_wait } => {
+        ManagedCommand::Expire { token_id, expiry, no_wait } => {
             let (expire_time, ttl) = expiry.fields()?;
             let request = proto::SetTokenExpiryRequest { token_id, expire_time, ttl, no_wait };
             let answer = session.tokens().set_token_expiry(request).await;

@@ -179,24 +179,28 @@ impl Answer {
 
     /// The announced action and the expiry, where there is something to say about them.
     pub fn warnings(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
-        let is_warning = |name: &HeaderName, value: &HeaderValue| {
+        self.headers().filter(|(name, value)| {
             self.is_allow() && is_warning(name.as_str(), value.as_bytes(), self.expires_soon)
-        };
-        self.headers().filter(move |(name, value)| is_warning(name, value))
+        })
     }
 
-    /// Problem details (RFC 9457) in JSON, for what is no allow.
+    /// Problem details in JSON, for what is no allow.
     pub fn problem(&self) -> String {
-        json!({
-            // What the status means says it all (RFC 9457, section 4.2.1).
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("Denied"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-            "reason": self.reason(),
-        })
-        .to_string()
+        problem_json(self.status, &self.detail, self.reason())
     }
+}
+
+/// Problem details (RFC 9457) in JSON.
+pub(super) fn problem_json(status: StatusCode, detail: &str, reason: &str) -> String {
+    json!({
+        // What the status means says it all (RFC 9457, section 4.2.1).
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Denied"),
+        "status": status.as_u16(),
+        "detail": detail,
+        "reason": reason,
+    })
+    .to_string()
 }
 
 /// The values of [`HEADERS`] on an allow, in their order; `None` where one has nothing to say and is [`NONE`].

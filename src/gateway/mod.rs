@@ -25,12 +25,14 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use serde_json::Value;
 
 use self::answer::Answer;
 use self::body::{AnswerBody, Bodies};
 use self::caller::{CallerError, Presented};
 pub use self::listener::{CONNECTIONS, serve};
 use self::request::OverrideHeaders;
+use crate::net::Permit;
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Decision;
@@ -90,6 +92,8 @@ struct PeerIdentity {
     /// The client certificate that it proved to have.
     certificate: Option<Fingerprint>,
 }
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 type HttpAnswer = Response<AnswerBody>;
 
@@ -197,12 +201,30 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> R
 
 /// An answer without a decision that allows.
 fn problem(answer: &Answer) -> HttpAnswer {
-    let mut response = Response::new(AnswerBody::from(answer.problem()));
-    *response.status_mut() = answer.status();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, answer::PROBLEM);
-    headers.extend(answer.headers());
-    no_store(headers);
+    let mut response = problem_details(answer.status(), answer.detail(), answer.reason());
+    response.headers_mut().extend(answer.headers());
+    response
+}
+
+/// Problem details (RFC 9457).
+fn problem_details(status: StatusCode, detail: &str, reason: &str) -> HttpAnswer {
+    let text = answer::problem_json(status, detail, reason);
+    let mut response = Response::new(AnswerBody::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, answer::PROBLEM);
+    no_store(response.headers_mut());
+    response
+}
+
+/// An answer in JSON, which holds `permit` until it was sent.
+fn json_answer(value: &Value, permit: Option<Permit>) -> HttpAnswer {
+    let text = value.to_string();
+    let mut response = Response::new(match permit {
+        Some(permit) => AnswerBody::holding(text, permit),
+        None => AnswerBody::from(text),
+    });
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    no_store(response.headers_mut());
     response
 }
 

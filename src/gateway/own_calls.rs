@@ -8,19 +8,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::answer::{self, action_word, quotable};
-use super::body::{AnswerBody, discard};
+use super::body::discard;
 use super::caller::{CallerError, Presented};
 use super::request::{ClientToken, Reader, Target};
-use super::{CREDENTIAL, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, no_store};
+use super::{
+    CREDENTIAL, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, json_answer,
+    problem_details,
+};
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Reason;
-use crate::policy::token::{TokenKind, TokenState};
+use crate::policy::text::sentence;
+use crate::policy::token::TokenState;
 use crate::service::bearer::{Bearer, SelfPendingAction, SelfToken};
 use crate::service::{Error, Result, Services};
 use crate::shutdown;
@@ -56,18 +60,14 @@ impl Interfaces {
         let (head, body) = request.into_parts();
         let revokes = head.method == Method::DELETE;
         let request = Request::from_parts(head, ());
-        let answered = match self.identify_bearer(&request, peer, revokes, known).await {
-            Ok(bearer) => {
-                discard(request.headers(), body).await;
-                run(self.services.clone(), bearer, revokes).await.map_err(Refused::from)
-            }
-            Err(refused) => {
-                discard(request.headers(), body).await;
-                Err(refused)
-            }
+        let identified = self.identify_bearer(&request, peer, revokes, known).await;
+        discard(request.headers(), body).await;
+        let answered = match identified {
+            Ok(bearer) => run(self.services.clone(), bearer, revokes).await.map_err(Refused::from),
+            Err(refused) => Err(refused),
         };
         let (outcome, answer) = match answered {
-            Ok(value) => ("allow", success(&value)),
+            Ok(value) => ("allow", json_answer(&value, None)),
             Err(refused) => refusal(&refused),
         };
         self.count(Interface::OwnCalls, outcome);
@@ -146,11 +146,6 @@ async fn run(services: Arc<Services>, bearer: Bearer, revokes: bool) -> Result<V
 
 /// The JSON form of `SelfToken` (proto/portcullis/v1/self_service.proto), with the fields' own names.
 fn shown(token: &SelfToken) -> Value {
-    let kind = match token.kind {
-        TokenKind::ReadOnly => "TOKEN_KIND_READ_ONLY",
-        TokenKind::ReadWrite => "TOKEN_KIND_READ_WRITE",
-        TokenKind::Custom => "TOKEN_KIND_CUSTOM",
-    };
     let (state, deleted) = match token.state {
         TokenState::Active => ("TOKEN_STATE_ACTIVE", None),
         TokenState::Deleted { at } => ("TOKEN_STATE_DELETED", Some(at)),
@@ -168,7 +163,7 @@ fn shown(token: &SelfToken) -> Value {
     let mut shown = json!({
         "token_id": token.id.to_string(),
         "name": token.name,
-        "kind": kind,
+        "kind": format!("TOKEN_KIND_{}", token.kind.word()),
         "state": state,
         "granted_scopes": token.scopes,
         "pending_actions": token.pending.iter().map(pending).collect::<Vec<_>>(),
@@ -179,14 +174,6 @@ fn shown(token: &SelfToken) -> Value {
         }
     }
     shown
-}
-
-fn success(value: &Value) -> HttpAnswer {
-    let mut response = Response::new(AnswerBody::from(value.to_string()));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    no_store(response.headers_mut());
-    response
 }
 
 /// Problem details (RFC 9457), and the outcome as metrics name it. Rule 11.25 of docs/policy.md.
@@ -212,10 +199,10 @@ fn refusal(refused: &Refused) -> (&'static str, HttpAnswer) {
             (status, reason.word(), message.clone().into_owned(), challenge)
         }
         Refused::Error(error @ Error::TooManyFailures { .. }) => {
-            (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_FAILURES", sentence(error), None)
+            (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_FAILURES", sentence(&error.to_string()), None)
         }
         Refused::Error(error @ (Error::NotPropagatedYet | Error::OutcomeUnknown)) => {
-            (StatusCode::GATEWAY_TIMEOUT, answer::UNDECIDED, sentence(error), None)
+            (StatusCode::GATEWAY_TIMEOUT, answer::UNDECIDED, sentence(&error.to_string()), None)
         }
         Refused::Error(_) => {
             let text = "The call could not be answered. Try again later.".to_owned();
@@ -223,18 +210,8 @@ fn refusal(refused: &Refused) -> (&'static str, HttpAnswer) {
         }
     };
     let outcome = if reason == answer::UNDECIDED { "undecided" } else { "deny" };
-    let problem = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or("Denied"),
-        "status": status.as_u16(),
-        "detail": detail,
-        "reason": reason,
-    });
-    let mut response = Response::new(AnswerBody::from(problem.to_string()));
-    *response.status_mut() = status;
+    let mut response = problem_details(status, &detail, reason);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, answer::PROBLEM);
-    no_store(headers);
     if let Some(challenge) = challenge.and_then(|text| HeaderValue::try_from(text).ok()) {
         headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
@@ -249,12 +226,4 @@ fn refusal(refused: &Refused) -> (&'static str, HttpAnswer) {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
     (outcome, response)
-}
-
-/// The clause of an error with a capital and a full stop.
-fn sentence(error: &Error) -> String {
-    let clause = error.to_string();
-    let mut rest = clause.chars();
-    let first: String = rest.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
-    format!("{first}{}.", rest.as_str())
 }

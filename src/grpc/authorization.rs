@@ -193,24 +193,20 @@ impl Authorization {
         };
         let mut out = Vec::with_capacity(160 * inputs.len());
         let mut missing = Vec::new();
-        let mut index = 0;
-        context.evaluate_batch(inputs, |input, evaluated| {
-            match (evaluated, input) {
-                (Ok(Some(decision)), _) => {
-                    let response = |out: &mut Vec<u8>| {
-                        let calendar = || self.services.calendar();
-                        wire::put_response(decision, context.revision(), calendar, out);
-                    };
-                    wire::put_result(&mut out, |out| wire::put_decided(out, response));
-                }
-                (Ok(None), Ok(_)) => missing.push((out.len(), index)),
-                (Ok(None), Err(error)) => {
-                    let error = self.undecided(error);
-                    wire::put_result(&mut out, |out| put_item(out, Err(error)));
-                }
-                (Err(error), _) => wire::put_result(&mut out, |out| put_item(out, Err(error))),
+        context.evaluate_batch(inputs, |index, evaluated| match (evaluated, &inputs[index]) {
+            (Ok(Some(decision)), _) => {
+                let response = |out: &mut Vec<u8>| {
+                    let calendar = || self.services.calendar();
+                    wire::put_response(decision, context.revision(), calendar, out);
+                };
+                wire::put_result(&mut out, |out| wire::put_decided(out, response));
             }
-            index += 1;
+            (Ok(None), Ok(_)) => missing.push((out.len(), index)),
+            (Ok(None), Err(error)) => {
+                let error = self.undecided(error);
+                wire::put_result(&mut out, |out| put_item(out, Err(error)));
+            }
+            (Err(error), _) => wire::put_result(&mut out, |out| put_item(out, Err(error))),
         });
         (out, missing)
     }

@@ -25,6 +25,7 @@ use tonic::body::Body;
 use self::wire::CheckInput;
 use super::authorization::Authorization;
 use super::gate::CallerCredential;
+use super::status::denial_code;
 use super::unary::response;
 use crate::gateway::answer::{
     Answer, HEADERS, NONE, Origin, PROBLEM, allow_values, expires_soon, is_warning,
@@ -183,10 +184,7 @@ impl<'a> Question<'a> {
                 Answer::decided(decision, &self.client.token, Origin::Gateway(source), || {
                     services.calendar()
                 });
-            let code = match answer.status() {
-                StatusCode::UNAUTHORIZED => Code::Unauthenticated,
-                _ => Code::PermissionDenied,
-            };
+            let code = denial_code(decision.verdict.reason());
             return refusal(&answer, code, answer.detail(), &metadata);
         }
         metadata[0].1 = b"ALLOW";

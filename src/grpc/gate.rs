@@ -1,9 +1,8 @@
 //! The gate that every request passes before anything of its body is read: who calls, whether they
 //! may, and whether there is room.
 //!
-//! Must stay true: only the health service is open, and the calls of a token's bearer need the token's secret instead of a
-//! credential. The lease is looked at before any credential: what
-//! is known of those may be out of date without one. A decision takes no detour: it goes straight to
+//! Must stay true: only the health service is open, and the calls of a token's bearer need the token's secret instead of
+//! a credential. The lease is looked at before any credential: what is known of those may be out of date without one. A decision takes no detour: it goes straight to
 //! its service, without routing, queueing or a thread's hop. Decisions come before management, which
 //! is limited and shed by itself, and is read and done on other threads. Whatever has to wait for a caller,
 //! known or not, has a bound and a share ([`super::connections`]).
@@ -195,6 +194,11 @@ impl ConnectionGate {
     }
 }
 
+/// Whether a caller who is refused for this has a valid credential, as far as this replica knows.
+fn is_known(error: &Error) -> bool {
+    !matches!(error, Error::Unauthenticated(_))
+}
+
 /// The one `authorization` header, if there is any.
 fn authorization<B>(request: &Request<B>) -> Result<Option<&HeaderValue>, Error> {
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
@@ -312,23 +316,29 @@ impl ConnectionGate {
 
     /// Refuses a caller who may not make this call.
     fn turn_away(&self, request: Request<Incoming>, error: &Error) -> DeadlineFuture {
-        let refusal = status(error);
-        self.gate.services.metrics().refused(code_name(refusal.code()));
-        DeadlineFuture::new(self.refuse(request, REST, error, refusal.into_http()), None)
+        self.turn_away_as(is_known(error), request, error)
     }
 
-    /// Gives `answer`, which says `error`, once the request has ended, or so much time has passed.
+    /// The same for a caller with a credential (`known`), or one who waits with the other strangers.
+    fn turn_away_as(
+        &self,
+        known: bool,
+        request: Request<Incoming>,
+        error: &Error,
+    ) -> DeadlineFuture {
+        let refusal = status(error);
+        self.gate.services.metrics().refused(code_name(refusal.code()));
+        DeadlineFuture::new(self.refuse(request, REST, known, refusal.into_http()), None)
+    }
+
+    /// Gives `answer` once the request has ended, or so much time has passed.
     fn refuse(
         &self,
         request: Request<Incoming>,
         within: Duration,
-        error: &Error,
+        known: bool,
         answer: Answer,
     ) -> Inner {
-        let known = !matches!(
-            error,
-            Error::Unauthenticated(_) | Error::TokenDenied { .. } | Error::TooManyFailures { .. }
-        );
         let place = if known { None } else { self.connection.strangers_call() };
         let waits = (known || place.is_some()) && !streams(request.uri().path());
         Box::pin(async move {
@@ -368,7 +378,7 @@ impl ConnectionGate {
                 Ok(()) => gate.pass_check(request, time).await,
                 Err(error) => {
                     let answer = envoy::no_decision(&error);
-                    gate.refuse(request, REST.min(time / 2), &error, answer).await
+                    gate.refuse(request, REST.min(time / 2), is_known(&error), answer).await
                 }
             }
         }))
@@ -385,7 +395,8 @@ impl ConnectionGate {
                 self.gate.services.metrics().refused(code_name(status(&error).code()));
                 // Half of the time, so that the answer says why and not only that it is late.
                 let within = REST.min(time / 2);
-                return self.refuse(request, within, &error, envoy::no_decision(&error));
+                let answer = envoy::no_decision(&error);
+                return self.refuse(request, within, is_known(&error), answer);
             }
         };
         self.connection.recognise();
@@ -448,13 +459,16 @@ impl ConnectionGate {
             let secret = header.and_then(|header| bearer(header.as_bytes()));
             services.bearer(secret.ok_or(NO_TOKEN)?, peer.ip(), peer)
         });
-        let (bearer, call) = match (bearer, call) {
-            (Err(error), _) => return self.turn_away(request, &error),
-            (Ok(_), None) => return self.turn_away(request, &Error::UnknownCall),
-            (Ok(_), _) if is_compressed(&request) => {
-                return self.turn_away(request, &Error::Compressed);
-            }
-            (Ok(bearer), Some(call)) => (bearer, call),
+        let admitted = match (bearer, call) {
+            (Err(error), _) => Err(error),
+            (Ok(_), None) => Err(Error::UnknownCall),
+            (Ok(_), _) if is_compressed(&request) => Err(Error::Compressed),
+            (Ok(bearer), Some(call)) => Ok((bearer, call)),
+        };
+        let (bearer, call) = match admitted {
+            Ok(admitted) => admitted,
+            // Without a credential, whatever the error.
+            Err(error) => return self.turn_away_as(false, request, &error),
         };
         let Some(place) = self.connection.strangers_call() else { return Self::shed() };
         let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));

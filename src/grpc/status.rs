@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::gateway::answer;
+use crate::policy::decide::Reason;
 use crate::service::Error;
 use crate::service::error::{Obstacle, Violation};
 
@@ -41,13 +42,7 @@ pub(crate) fn status(error: &Error) -> Status {
         }
         Error::Aborted(_) => (Code::Aborted, "CHANGED_MEANWHILE"),
         Error::Unauthenticated(_) => (Code::Unauthenticated, "NO_VALID_CREDENTIAL"),
-        Error::TokenDenied { reason, .. } => {
-            let code = match answer::status(*reason) {
-                StatusCode::UNAUTHORIZED => Code::Unauthenticated,
-                _ => Code::PermissionDenied,
-            };
-            (code, reason.word())
-        }
+        Error::TokenDenied { reason, .. } => (denial_code(*reason), reason.word()),
         Error::TooManyFailures { retry } => {
             details.set_retry_info(Some(*retry));
             (Code::ResourceExhausted, "TOO_MANY_FAILURES")
@@ -120,6 +115,14 @@ fn cut(text: &str, most: usize) -> String {
         end -= 1;
     }
     format!("{} ...", &text[..end])
+}
+
+/// The code of a denial: whether another token is needed, or this one is not allowed it.
+pub(super) fn denial_code(reason: Reason) -> Code {
+    match answer::status(reason) {
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        _ => Code::PermissionDenied,
+    }
 }
 
 /// The code's name, for metrics.

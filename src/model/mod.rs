@@ -12,7 +12,7 @@ use crate::policy::lifecycle::Uses;
 use crate::policy::network::{ChangeError, Cidr, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Grant, TokenKind, TokenState};
+use crate::policy::token::{Expiry, Grant, TokenKind, TokenState};
 use crate::secret::Digest;
 
 mod audit;
@@ -132,7 +132,8 @@ pub struct Token {
 impl Token {
     /// When it ended by itself, if it has by `now`; a deleted token was deleted.
     pub fn expired(&self, now: Timestamp) -> Option<Timestamp> {
-        self.expires.filter(|&at| self.state == TokenState::Active && at <= now)
+        let expiry = Expiry::from(self.expires);
+        expiry.time().filter(|_| self.state == TokenState::Active && expiry.is_reached(now))
     }
 
     /// Whether it can be used at `now`.

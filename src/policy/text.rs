@@ -127,6 +127,22 @@ fn escape_all_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// With a capital and a full stop: services speak in clauses. What begins with no plain word, such as with
+/// an address or a name, stays as it is.
+pub fn sentence(clause: &str) -> String {
+    let first = clause.split(' ').next().unwrap_or_default();
+    let mut text = clause.to_owned();
+    if first.bytes().all(|b| b.is_ascii_lowercase())
+        && let Some(letter) = text.get_mut(..1)
+    {
+        letter.make_ascii_uppercase();
+    }
+    if !text.ends_with(['.', '?', '!']) {
+        text.push('.');
+    }
+    text
+}
+
 /// `text` as a message repeats it: as it was typed but for [`escape`], without white space around it, and
 /// cut so that it has `most` bytes, or a few more. Between quotation marks, unless it can't be taken for a
 /// word of the message: letters, digits and `. : / _ -` with at least one that is no letter.

@@ -150,7 +150,7 @@ impl RequestedExpiry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExpiryRefused {
     /// It is not in the future.
-    #[error("lies in the past: a token can't have ended before now; use DeleteToken to end it now")]
+    #[error("must lie in the future: name a later time; DeleteToken ends a token now")]
     Past,
     /// It is after the year 9999.
     #[error("ends after the year 9999")]

@@ -5,13 +5,19 @@
 //! - A forged secret costs an HMAC: it waits for nothing, and reaches neither the second-level cache nor the store.
 //! - What is answered has nothing of the whitelist, the account or its admins: [`SelfToken`] has no place for it.
 //! - No call here records a use.
+//! - A call has one of `PLACES` until it has ended, also where its caller has gone away.
+//! - However many there are, most connections to the store are left to others (`TURNS`).
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::explain::{describe, granted, names};
 use super::{Error, Propagation, Result, Services};
 use crate::model::{Actor, Context, Invalidation, Token};
-use crate::net::{ATTEMPTS_WINDOW, Peer};
+use crate::net::{ATTEMPTS_WINDOW, Attempts, Limiter, Peer, Permit};
 use crate::policy::decide::{self, Decision, Presented, Reason, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
@@ -20,15 +26,43 @@ use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 
 /// Failures of one address within [`ATTEMPTS_WINDOW`], after which further ones are answered
 /// [`Error::TooManyFailures`].
-pub(super) const MAX_FAILURES: u32 = 20;
+const MAX_FAILURES: u32 = 20;
+/// Calls that are under way at once, and those of one address: each may wait for the store, and for propagation.
+const PLACES: (usize, usize) = (256, 16);
+/// Calls that read from the store at once, and as many that change it; others wait for their turn, so long.
+const TURNS: usize = 2;
+const TURN: Duration = Duration::from_secs(5);
 
-/// Somebody who presented a secret that was made here. Whether it is a token's is checked by each call.
-#[derive(Debug, Clone, Copy)]
+/// What bounds the calls of bearers.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    /// Secrets that were no token's.
+    failures: Attempts,
+    places: Arc<Limiter>,
+    reads: Semaphore,
+    changes: Semaphore,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            failures: Attempts::new(MAX_FAILURES),
+            places: Limiter::new(PLACES.0, PLACES.1),
+            reads: Semaphore::new(TURNS),
+            changes: Semaphore::new(TURNS),
+        }
+    }
+}
+
+/// Somebody who presented a secret that was made here, and has a place for one call. Whether it is a token's is checked
+/// by the call.
+#[derive(Debug)]
 pub struct Bearer {
     id: TokenId,
     digest: Digest,
     client: Option<IpAddr>,
     from: Peer,
+    _place: Permit,
 }
 
 /// A token as its bearer may see it.
@@ -71,12 +105,14 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::TokenDenied`] with [`Reason::TokenNotFound`] for any other secret, [`Error::TooManyFailures`] where
-    /// there were too many of them, [`Error::Unavailable`] for it on a replica without a lease.
+    /// there were too many of them, [`Error::Unavailable`] for it on a replica without a lease; [`Error::Overloaded`]
+    /// where the address, or all of them, have too many calls under way.
     pub fn bearer(&self, secret: &[u8], client: Option<IpAddr>, from: Peer) -> Result<Bearer> {
         match ParsedSecret::parse(secret, SecretKind::Token) {
             Some(parsed) if self.verify_tag(&parsed) => {
+                let place = self.bearers.places.take(from, 1).ok_or_else(|| self.shed())?;
                 let (id, digest) = (TokenId(parsed.id), secret::digest(secret));
-                Ok(Bearer { id, digest, client, from })
+                Ok(Bearer { id, digest, client, from, _place: place })
             }
             // It may be made under a key that this replica does not know of.
             _ if !self.has_lease() => Err(super::no_lease()),
@@ -91,7 +127,9 @@ impl Services {
     /// [`Self::bearer`]; the store's.
     pub async fn get_self(&self, bearer: &Bearer) -> Result<SelfToken> {
         self.permit(bearer).await?;
+        let turn = self.turn(&self.bearers.reads).await?;
         let token = self.read("token", self.store.token(bearer.id, None)).await?;
+        drop(turn);
         // A read may take long, and the token may have changed meanwhile.
         self.permit(bearer).await?;
         self.shown_to_bearer(token.ok_or_else(|| self.unknown_bearer(bearer.from))?)
@@ -105,12 +143,27 @@ impl Services {
     pub async fn revoke_self(&self, bearer: &Bearer) -> Result<(SelfToken, Propagation)> {
         let Bearer { id, client, from, .. } = *bearer;
         self.with_facts(bearer, |_| ()).await?;
+        let turn = self.turn(&self.bearers.changes).await?;
         let ctx = Context::new(Actor::Bearer(id), self.clock.now(), client);
         let delete = self.store.delete_token(&ctx, id, None);
         let deleted =
             self.writes.commit("delete_token", Invalidation::Token(id), &ctx, delete).await?;
+        drop(turn);
         let token = self.shown_to_bearer(deleted.ok_or_else(|| self.unknown_bearer(from))?)?;
         Ok((token, self.propagation(false).await?))
+    }
+
+    /// Waits for one of the turns at the store.
+    async fn turn<'t>(&self, turns: &'t Semaphore) -> Result<SemaphorePermit<'t>> {
+        match tokio::time::timeout(TURN, turns.acquire()).await {
+            Ok(turn) => turn.map_err(|_| Error::Internal),
+            Err(_) => Err(self.shed()),
+        }
+    }
+
+    fn shed(&self) -> Error {
+        self.metrics.shed.inc();
+        Error::Overloaded
     }
 
     async fn permit(&self, bearer: &Bearer) -> Result<()> {
@@ -140,7 +193,7 @@ impl Services {
 
     /// Counts a failure: one answer for every secret that is no token's. Rule 11.21 of docs/policy.md.
     fn unknown_bearer(&self, from: Peer) -> Error {
-        if self.failed_bearers.failed(from) {
+        if self.bearers.failures.failed(from) {
             return Error::TooManyFailures { retry: ATTEMPTS_WINDOW };
         }
         let decision = decide::decide_for_bearer(Presented::Unknown, None, self.clock.now());

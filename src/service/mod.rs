@@ -35,7 +35,6 @@ use crate::clock::Clock;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::model::{ActiveCatalog, Context};
-use crate::net::Attempts;
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::lifecycle::{self, Calendar};
@@ -140,8 +139,7 @@ pub struct Services {
     outbox_wakeup: Arc<Notify>,
     lifecycle: lifecycle::Settings,
     sessions: SessionLengths,
-    /// Own calls with secrets that were no token's.
-    failed_bearers: Attempts,
+    bearers: bearer::Bounds,
 }
 
 impl Services {
@@ -182,7 +180,7 @@ impl Services {
             outbox_wakeup,
             lifecycle,
             sessions,
-            failed_bearers: Attempts::new(bearer::MAX_FAILURES),
+            bearers: bearer::Bounds::default(),
         }
     }
 
@@ -229,8 +227,8 @@ impl Services {
         self.cache.credentials.gateway_by_certificate(certificate)
     }
 
-    /// What `read` makes of [`Self::gateway_principal`]; it runs while the credentials are borrowed, so it must not wait. `None` for a wrong
-    /// or revoked credential.
+    /// What `read` makes of [`Self::gateway_principal`]; it runs while the credentials are borrowed, so it must not wait.
+    /// `None` for a wrong or revoked credential.
     pub fn with_client_source<T>(
         &self,
         digest: &Digest,

@@ -18,7 +18,7 @@ use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{ActionEffect, Calendar, LiveAction, Mode, Superseded};
 use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::PendingActionType;
+use crate::policy::token::{Expiry, PendingActionType};
 
 /// How many days the calendar has, the one of `now` included.
 pub const DAYS: usize = 45;
@@ -184,7 +184,7 @@ impl Preview {
 
     fn add(&mut self, token: IdleToken) {
         // Rule 11.5 of docs/policy.md.
-        if token.expires.is_some_and(|at| at <= self.calendar.now) {
+        if Expiry::from(token.expires).is_reached(self.calendar.now) {
             return;
         }
         self.tokens += 1;

@@ -16,7 +16,7 @@ use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::time::Timestamp;
-use crate::policy::token::{ExpiryRefused, Grant, RequestedExpiry, TokenKind};
+use crate::policy::token::{Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenKind};
 use crate::secret::{Secret, SecretKind};
 
 /// The most scope names a request may list.
@@ -50,6 +50,19 @@ pub struct Described {
     pub in_force: Arc<ActiveCatalog>,
     /// What its pending actions are told with.
     pub outlook: LifecycleView,
+}
+
+/// The field of a request with the expiry.
+const EXPIRE_TIME: &str = "expire_time";
+
+/// An expiry that no token can have, or not this one.
+fn invalid_expiry(refused: &ExpiryRefused) -> Error {
+    let (field, reason) = match refused {
+        ExpiryRefused::Past => (EXPIRE_TIME, "IN_THE_PAST"),
+        ExpiryRefused::TooFar => ("ttl.seconds", "TOO_LATE"),
+        _ => (EXPIRE_TIME, "TOO_LATE"),
+    };
+    Error::invalid(field, reason, refused)
 }
 
 impl Services {
@@ -170,17 +183,13 @@ impl Services {
 
     /// The expiry of a new token that was asked for with this one. Rules 11.2 and 11.3 of docs/policy.md.
     fn new_expiry(&self, asked: Option<RequestedExpiry>) -> Result<Option<Timestamp>> {
-        const FIELD: &str = "expire_time";
         let now = self.clock.now();
-        let too_far = || Error::invalid("ttl.seconds", "TOO_LATE", "ends after the year 9999");
-        let asked = asked.map(|asked| asked.time(now).ok_or_else(too_far)).transpose()?;
+        let asked = asked.map(|asked| Expiry::NEVER.shorten(asked, now)).transpose();
+        let asked = asked.map_err(|refused| invalid_expiry(&refused))?.and_then(Expiry::time);
         let latest = self.token_max_lifetime.map(|lifetime| now.plus(lifetime));
         match (asked, latest) {
-            (Some(asked), _) if asked <= now => {
-                Err(Error::invalid(FIELD, "IN_THE_PAST", "must lie in the future"))
-            }
             (Some(asked), Some(latest)) if asked > latest => Err(Error::invalid(
-                FIELD,
+                EXPIRE_TIME,
                 "TOO_LATE",
                 format_args!(
                     "is later than this server allows, {latest} (setting --token-max-lifetime): name an \
@@ -279,11 +288,10 @@ impl Services {
         expires: Option<RequestedExpiry>,
         no_wait: bool,
     ) -> Result<Changed<(Described, Propagation)>> {
-        const FIELD: &str = "expire_time";
         let mut errors = FieldErrors::default();
         let id = errors.take(validate::id::<TokenId>("token_id", id));
         if expires.is_none() {
-            errors.add(FIELD, "REQUIRED", "is required: an expiry can't be removed");
+            errors.add(EXPIRE_TIME, "REQUIRED", "is required: an expiry can't be removed");
             errors.add("ttl", "REQUIRED", "is required where there is no expire_time");
         }
         errors.into_result()?;
@@ -293,9 +301,9 @@ impl Services {
         let set =
             self.writes.commit("set_token_expiry", Invalidation::Token(id), &ctx, set).await?;
         let token = set.ok_or_else(|| no_token(id))?.map_err(|refused| match refused {
-            ExpiryRefused::Past => Error::invalid(FIELD, "IN_THE_PAST", refused),
-            ExpiryRefused::Later(_) => Error::invalid(FIELD, "TOO_LATE", refused),
-            ExpiryRefused::TooFar => Error::invalid("ttl.seconds", "TOO_LATE", refused),
+            ExpiryRefused::Past | ExpiryRefused::TooFar | ExpiryRefused::Later(_) => {
+                invalid_expiry(&refused)
+            }
             ExpiryRefused::Expired(_) => {
                 Error::refused("TOKEN_EXPIRED", format!("tokens/{id}"), refused)
             }

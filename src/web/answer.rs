@@ -7,6 +7,7 @@ use axum::response::{Html, IntoResponse, Response};
 
 use super::frame::{Frame, Place};
 use super::session::Signed;
+use crate::policy::text::sentence;
 use crate::service::Error;
 
 pub(super) type Result<T> = std::result::Result<T, PageError>;
@@ -117,22 +118,6 @@ impl From<Error> for PageError {
             _ => page,
         }
     }
-}
-
-/// With a capital and a full stop: services speak in clauses. What begins with no plain word, such as with
-/// an address or a name, stays as it is.
-pub(super) fn sentence(clause: &str) -> String {
-    let first = clause.split(' ').next().unwrap_or_default();
-    let mut text = clause.to_owned();
-    if first.bytes().all(|b| b.is_ascii_lowercase())
-        && let Some(letter) = text.get_mut(..1)
-    {
-        letter.make_ascii_uppercase();
-    }
-    if !text.ends_with(['.', '?', '!']) {
-        text.push('.');
-    }
-    text
 }
 
 impl IntoResponse for PageError {

@@ -8,7 +8,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{PageError, Result, page, sentence};
+use super::answer::{PageError, Result, page};
 use super::form::Fields;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
@@ -17,6 +17,7 @@ use super::view::{FromWhere, from_where, kind_words};
 use crate::model::Role;
 use crate::policy::duration;
 use crate::policy::scope::Access;
+use crate::policy::text::sentence;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{RequestedExpiry, TokenKind};
 use crate::service::error::Violation;

@@ -16,12 +16,13 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use cookie::{Cookie, SameSite};
 
-use super::answer::{PageError, Result, page, sentence};
+use super::answer::{PageError, Result, page};
 use super::form::{Fields, link};
 use super::frame::{Frame, Place, Who};
 use super::{Client, Page};
 use crate::model::{Actor, Role};
 use crate::net::ATTEMPTS_WINDOW;
+use crate::policy::text::sentence;
 use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};

@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use tokio::sync::OnceCell;
 
-use super::answer::{PageError, Result, page, sentence};
+use super::answer::{PageError, Result, page};
 use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
 use super::history::{Event, Version, event, events, versions};
@@ -23,6 +23,7 @@ use super::session::{Sent, Signed};
 use super::token::find;
 use super::view::listed;
 use crate::model::{AuditAction, AuditEvent, RecordedAction};
+use crate::policy::text::sentence;
 use crate::policy::token::TokenState;
 use crate::service::Error;
 use crate::service::tokens::Described;

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
 use portcullis::grpc::proto::{ClientSource, TokenKind};
+use sqlx::{Connection as _, PgConnection};
 
 use super::http1::Answer;
 use super::stage::{INSIDE, OUTSIDE, Stage, bearer};
+use crate::support::postgres;
 use crate::support::server::Setup;
+use crate::support::wait::until;
 
 fn own(stage: &Stage, method: &str, secret: &str, more: &[(&str, &str)]) -> Answer {
     let authorization = bearer(secret);
@@ -21,6 +24,41 @@ fn refused(answer: &Answer) -> (u16, String) {
     let problem = answer.json();
     assert_eq!(problem["status"], answer.status);
     (answer.status, problem["reason"].as_str().unwrap().to_owned())
+}
+
+/// Rules 11.20 and 11.25.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_are_bounded_also_once_their_clients_have_gone_away() {
+    let url = postgres::database();
+    let stage = Stage::over(Setup::postgres(&url)).await;
+    // In memory, so that its bearer waits for nothing but the store.
+    let (_, other) = stage.operator.token(&stage.account, TokenKind::ReadOnly, &[], &[]).await;
+    assert_eq!(own(&stage, "GET", &other, &[]).status, 200);
+    let mut lock = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT 1 FROM head FOR UPDATE").execute(&mut lock).await.unwrap();
+    let head = format!(
+        "DELETE /self HTTP/1.1\r\nHost: portcullis\r\nAuthorization: {}\r\n\r\n",
+        bearer(&stage.reader)
+    );
+    // One more each time: a question meanwhile may have taken the last place.
+    let mut waiting = Vec::new();
+    let refusal = until(
+        || {
+            let mut connection = stage.connect();
+            connection.write(head.as_bytes());
+            waiting.push(connection);
+            own(&stage, "GET", &other, &[])
+        },
+        |answer| answer.status == 503,
+    );
+    drop(waiting);
+    assert_eq!(refused(&refusal), (503, "UNDECIDED".to_owned()));
+    assert_eq!(refusal.header("retry-after"), Some("1"));
+    for _ in 0..3 {
+        assert_eq!(own(&stage, "GET", &other, &[]).status, 503);
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    until(|| own(&stage, "GET", &stage.reader, &[]).status, |status| *status == 401);
 }
 
 /// Rules 11.22, 11.23 and 11.25.

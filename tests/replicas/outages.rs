@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::grpc::proto::{Decision, Reason};
+use portcullis::grpc::proto::{CreateTokenRequest, Decision, Reason, TokenKind};
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -48,6 +48,35 @@ async fn an_outage_shorter_than_the_lease_costs_no_decision() {
     // It takes a second to be there again.
     stage.cluster().start();
     decides_for(Duration::from_secs(10)).await;
+    assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
+}
+
+/// Rule 11.1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expiry_binds_on_another_replica_while_the_store_is_out_of_reach() {
+    let stage = Stage::with_own_cluster(Duration::from_secs(15), 2).await;
+    let request = CreateTokenRequest {
+        account_id: stage.account.clone(),
+        name: "short".to_owned(),
+        kind: TokenKind::ReadOnly.into(),
+        ttl: Some(prost_types::Duration { seconds: 6, nanos: 0 }),
+        ..Default::default()
+    };
+    let secret = stage.clients[1].tokens().create_token(request).await.unwrap().into_inner().secret;
+    stage.allows(0, &secret).await;
+    // The change is announced to it once more, and the token read again.
+    tokio::time::sleep(PROMPT).await;
+    stage.allows(0, &secret).await;
+    stage.cluster().kill();
+    let began = Instant::now();
+    let denied = loop {
+        let answer = stage.ask(0, &secret).await.unwrap();
+        if answer.decision() == Decision::Deny {
+            break answer;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{answer:?}");
+    };
+    assert_eq!(denied.reason(), Reason::TokenExpired);
     assert_eq!(stage.servers[0].metric("portcullis_lease_lapses_total"), Some(0));
 }
 

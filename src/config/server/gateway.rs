@@ -12,7 +12,7 @@ use crate::policy::client_source::{HeaderName, Purpose};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Gateways")]
 pub struct GatewayArgs {
-    /// Address and port of the listener for gateways: forward auth, Envoy over HTTP and AuthZEN
+    /// Address and port of the listener for gateways: forward auth, Envoy over HTTP, AuthZEN and the calls of bearers
     /// [default: none; with --dev: 127.0.0.1:8081]
     #[arg(long, env = "PORTCULLIS_GATEWAY_LISTEN", hide_env_values = true, value_name = "ADDRESS")]
     gateway_listen: Option<String>,

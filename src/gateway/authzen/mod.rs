@@ -13,18 +13,18 @@ use std::time::Duration;
 
 use futures_util::future;
 use http::header::GetAll;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use self::json::{Json, Malformed};
 use self::question::{Evaluations, Question, Semantic};
 use super::answer::{self, Answer, Origin, UNDECIDED};
-use super::body::{AnswerBody, BodyError};
+use super::body::BodyError;
 use super::caller::{CallerError, Presented};
 use super::{
-    DEADLINE, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, in_time, no_store,
-    problem, undecided,
+    DEADLINE, HttpAnswer, Interface, Interfaces, JSON, PeerIdentity, Unidentified, in_time,
+    json_answer, problem, undecided,
 };
 use crate::clock::Stopwatch;
 use crate::net::Permit;
@@ -38,8 +38,6 @@ pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
 /// A request that was read, and the caller who may have it answered.
 struct Received {
     body: Json,
@@ -354,17 +352,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let media_type = value.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(JSON.as_bytes())
-}
-
-fn json_answer(value: &Value, permit: Option<Permit>) -> HttpAnswer {
-    let text = value.to_string();
-    let mut response = Response::new(match permit {
-        Some(permit) => AnswerBody::holding(text, permit),
-        None => AnswerBody::from(text),
-    });
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    no_store(response.headers_mut());
-    response
 }
 
 fn body_error(error: BodyError) -> HttpAnswer {

@@ -14,7 +14,7 @@ const EXCERPT: usize = 60;
 pub struct HeaderName(Box<str>);
 
 impl HeaderName {
-    /// Reads a name; upper and lower case are one. What it may be named for says [`HeaderName::check`].
+    /// Reads a name; upper and lower case are one. [`HeaderName::check`] says what it may be named for.
     ///
     /// # Errors
     /// With the cure, if it is no name or has underscores.

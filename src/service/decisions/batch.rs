@@ -28,15 +28,15 @@ struct Batch<'c> {
 }
 
 impl<'c> DecisionContext<'c> {
-    /// Evaluates `inputs`, at most [`MAX_BATCH`], of which the malformed ones are errors. `answer` gets what each came
-    /// to, in their order: `None` where the store has to be asked first, and for a malformed input. An error is as of
-    /// [`DecisionContext::evaluate`].
+    /// Evaluates `inputs`, at most [`MAX_BATCH`], of which the malformed ones are errors. `answer` gets the index of each,
+    /// in order, and its evaluation: `None` where the store has to be asked first, and for a malformed input. An error
+    /// is as of [`DecisionContext::evaluate`].
     ///
     /// Decisions are lent and not returned: moving one costs as much as a twentieth of making it.
     pub fn evaluate_batch(
         &'c self,
         inputs: &'c [Result<AuthorizeInput<'c>>],
-        mut answer: impl FnMut(&'c Result<AuthorizeInput<'c>>, &Result<Option<Decision<'c>>>),
+        mut answer: impl FnMut(usize, &Result<Option<Decision<'c>>>),
     ) {
         debug_assert!(inputs.len() <= MAX_BATCH, "the caller checks how many there are");
         let mut batch = Batch {
@@ -45,12 +45,13 @@ impl<'c> DecisionContext<'c> {
             now: self.services.clock.at(self.started),
             decided: Tally::default(),
         };
-        for group in inputs.chunks(GROUP) {
+        let groups = inputs.chunks(GROUP).zip((0..).step_by(GROUP));
+        for (group, first) in groups {
             let near = batch.prefetched(group);
-            for (input, near) in group.iter().zip(near) {
+            for ((input, near), index) in group.iter().zip(near).zip(first..) {
                 match input {
-                    Ok(valid) => answer(input, &batch.evaluate(valid, near)),
-                    Err(_) => answer(input, &Ok(None)),
+                    Ok(input) => answer(index, &batch.evaluate(input, near)),
+                    Err(_) => answer(index, &Ok(None)),
                 }
             }
         }

@@ -3,11 +3,12 @@
 
 use askama::Template;
 
-use super::super::answer::{PageError, Result, sentence};
+use super::super::answer::{PageError, Result};
 use super::super::frame::Place;
 use super::super::view::{count, listed};
 use super::{Draft, Editor};
 use crate::policy::network::{Cidr, TooMany, nested};
+use crate::policy::text::sentence;
 use crate::service::Error;
 use crate::service::error::Violation;
 use crate::service::whitelists::ManageWhitelist;

@@ -84,7 +84,7 @@ pub(in super::super) async fn record_expiries(
         let expired = locked.expiry.time().filter(|_| locked.expiry.is_reached(ctx.now));
         let Some(expired) = expired.filter(|_| locked.state == TokenState::Active && !locked.ended)
         else {
-            // Another did it meanwhile.
+            // Another sweep has recorded it meanwhile, or the token was deleted.
             continue;
         };
         sqlx::query::<Db>(END).bind(id.0).execute(&mut *change.tx).await?;
@@ -105,14 +105,14 @@ pub(in super::super) async fn record_expiries(
     Ok(recorded)
 }
 
-/// Those that ended before an instant, each group by an index of its own.
+/// Those that ended before an instant, each group by an index of its own; expired ones once that is recorded.
 const SELECT_ENDED: &str = "\
     SELECT token_id, account_id, name, state FROM ( \
         SELECT * FROM (SELECT token_id, account_id, name, 'deleted' AS state, delete_time AS end_time \
             FROM token WHERE delete_time < $1 ORDER BY delete_time, token_id LIMIT $2) d \
         UNION ALL \
         SELECT * FROM (SELECT token_id, account_id, name, 'expired' AS state, expire_time AS end_time \
-            FROM token WHERE expire_time IS NOT NULL AND delete_time IS NULL AND expire_time < $1 \
+            FROM token WHERE expire_time IS NOT NULL AND delete_time IS NULL AND expiry_done = 1 AND expire_time < $1 \
             ORDER BY expire_time, token_id LIMIT $2) e \
     ) ended ORDER BY end_time, token_id LIMIT $2";
 
