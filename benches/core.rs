@@ -153,6 +153,7 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
         clock,
         mails: false,
         outbox_wakeup: Arc::default(),
+        sweep_wakeup: Arc::default(),
         metrics,
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),

@@ -386,6 +386,7 @@ async fn serve_store(
         },
         mailbox: mailbox.clone(),
         outbox_wakeup: Arc::new(Notify::new()),
+        sweep_wakeup: Arc::new(Notify::new()),
     };
     let services = Arc::new(Services::new(parts.clone()));
     if settings.development {
@@ -523,6 +524,7 @@ fn drive_lifecycle(
         metrics,
         lifecycle,
         outbox_wakeup,
+        sweep_wakeup,
         ..
     } = parts;
     shutdown::spawn_essential("usage", stop.clone(), {
@@ -541,6 +543,7 @@ fn drive_lifecycle(
         settings: *lifecycle,
         retention: settings.lifecycle.deleted_retention,
         outbox_wakeup: outbox_wakeup.clone(),
+        sweep_wakeup: sweep_wakeup.clone(),
     };
     shutdown::spawn_essential("sweeper", stop.clone(), {
         let (interval, stop) = (settings.lifecycle.sweep_interval, stop.clone());

@@ -117,6 +117,35 @@ async fn a_whole_lifecycle() {
     assert_eq!((status.as_str(), health.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
 }
 
+/// Rules 11.7 and 11.9: within the notice period the mail does not wait for the next sweep, and the token for no mail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_expires_soon_is_mailed_at_once() {
+    let sink = Sink::start();
+    let server = mailing(Setup::sqlite().flag("--lifecycle-sweep-interval", "1h"), &sink).start();
+    let client = Client::operator(&server).await;
+    let shell = Shell::operator(&server);
+    let account = client.account().await.account_id;
+    // The first sweep, which is at the start, is over.
+    until(
+        || server.metric("portcullis_last_sweep_timestamp_seconds"),
+        |at| at.is_some_and(|at| at > 0),
+    );
+    let create =
+        ["token", "create", "--account", &account, "--name", "short", "--kind", "read-only"];
+    let created =
+        shell.run(&[&create[..], &["--expires", "1h", "--output", "json"]].concat()).json();
+    let id = created["token"]["token_id"].as_str().unwrap();
+    let mails = sink.wait_for(1);
+    assert!(mails[0].header("Subject").unwrap().contains("\"short\" expires on"));
+    assert!(mails[0].text().contains(&format!("portcullis token replace {id}")));
+    // Brought nearer: the mail with the new date follows, and then the one of the end.
+    shell.run(&["token", "expire", id, "3s"]).exits(0);
+    let mails = sink.wait_for(2);
+    assert!(mails[1].header("Subject").unwrap().contains("expires on"));
+    assert_ne!(mails[0].header("Message-ID"), mails[1].header("Message-ID"));
+    shell.run(&["audit", "--token", id]).exits(0).shows(&["token.expiry_notice"]);
+}
+
 /// Rule 4.13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn observing_shows_everything_and_does_nothing() {

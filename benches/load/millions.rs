@@ -144,6 +144,7 @@ async fn once(url: &str, what: What) -> f64 {
         settings,
         retention: Duration::from_secs(90 * 24 * 60 * 60),
         outbox_wakeup: Arc::default(),
+        sweep_wakeup: Arc::default(),
     };
     let began = Instant::now();
     if what == What::LifecycleStatus {

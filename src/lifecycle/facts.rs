@@ -4,6 +4,7 @@ use crate::mail::{self, Facts, Notice, ScopeUse, Subject};
 use crate::model::{Mail, MailAction, MailContent, MailToken};
 use crate::policy::lifecycle::{self, ActionEffect, Calendar};
 use crate::policy::scope::ScopeName;
+use crate::policy::time::Timestamp;
 use crate::policy::token::TokenKind;
 
 /// Everything that `mail` says when it is sent now.
@@ -24,6 +25,8 @@ pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
             noticed: announced.accepted,
             action: action(token, announced, calendar),
         },
+        MailContent::ExpiryNotice(token, at) => Subject::Expiry(expiry(token, *at, false)),
+        MailContent::Expired(token, at) => Subject::Expiry(expiry(token, *at, true)),
         MailContent::AdminsChanged { before, after } => Subject::AdminsChanged {
             before: before.clone(),
             after: after.clone(),
@@ -37,6 +40,21 @@ pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
         account: mail::Account { id: mail.account.id, name: mail.account.name.clone() },
         told: mail.account.admins.clone(),
         subject,
+    }
+}
+
+fn expiry(token: &MailToken, at: Timestamp, reached: bool) -> mail::Expiry {
+    let scopes = token.scopes.iter().map(ToString::to_string).collect();
+    mail::Expiry { token: shown(token, token.kind), scopes, at, reached }
+}
+
+fn shown(token: &MailToken, kind: TokenKind) -> mail::Token {
+    mail::Token {
+        id: token.id,
+        name: token.name.clone(),
+        kind,
+        created: token.created,
+        last_use: token.last_use,
     }
 }
 
@@ -56,13 +74,7 @@ fn action(token: &MailToken, announced: &MailAction, calendar: &Calendar) -> mai
         ActionEffect::Scopes(_) => (mail::Takes::Scopes, token.kind),
     };
     mail::Action {
-        token: mail::Token {
-            id: token.id,
-            name: token.name.clone(),
-            kind,
-            created: token.created,
-            last_use: token.last_use,
-        },
+        token: shown(token, kind),
         takes,
         lost: uses(&announced.taken),
         kept: uses(&announced.kept),

@@ -143,7 +143,7 @@ impl Outbox {
                 return Ok(None);
             };
             let notice = matches!(mail.content, MailContent::Notice(..));
-            // Where nothing will be taken, the next sweep takes the notice back.
+            // Where nothing will be taken, the next sweep takes the notice back. Tokens expire in either mode.
             if !(notice && self.settings.mode == Mode::Observe) {
                 break (mail, now);
             }

@@ -29,6 +29,9 @@ use crate::writes::Writes;
 /// Candidates that are looked at in one go, and the most of each step in a round.
 const BATCH: u32 = 200;
 
+/// Between two rounds at least, however often the sweeper is woken.
+const WAKEUP_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SweepReport {
@@ -38,6 +41,8 @@ pub struct SweepReport {
     pub carried_out: u32,
     /// Tokens whose actions were withdrawn.
     pub withdrawn: u32,
+    /// Tokens of whose expiry notices were queued.
+    pub expiring: u32,
     /// Tokens whose expiry was recorded.
     pub expired: u32,
     /// Tokens forgotten.
@@ -71,6 +76,8 @@ pub struct Sweeper {
     pub retention: Duration,
     /// Wakes the outbox when mails are queued.
     pub outbox_wakeup: Arc<Notify>,
+    /// Notified where a token expires so soon that its admins are to be mailed at once.
+    pub sweep_wakeup: Arc<Notify>,
 }
 
 impl Sweeper {
@@ -90,7 +97,9 @@ impl Sweeper {
         if self.replicas.has_config_mismatch().await? {
             return Ok(SweepReport { at_odds: true, ..swept });
         }
+        // Expiry is no part of the lifecycle's mode. Rule 11.7 of docs/policy.md.
         self.record_expiries(&mut swept).await?;
+        self.announce_expiries(&mut swept).await?;
         match self.settings.mode {
             // Rule 4.13 of docs/policy.md.
             Mode::Observe => self.withdraw(&mut swept).await?,
@@ -173,6 +182,24 @@ impl Sweeper {
             self.writes.commit_tokens("record_expiries", &ctx, record, Vec::clone).await?;
         swept.expired = expired.len() as u32;
         swept.more |= expired.len() == BATCH as usize;
+        if !expired.is_empty() {
+            self.outbox_wakeup.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Rule 11.7 of docs/policy.md.
+    async fn announce_expiries(&self, swept: &mut SweepReport) -> store::Result<()> {
+        let ctx = self.ctx();
+        let until = ctx.now.plus(self.settings.notice());
+        let announce = self.store.announce_expiries(&ctx, until, BATCH);
+        let announce =
+            self.writes.commit("announce_expiries", Invalidation::Nothing, &ctx, announce);
+        swept.expiring = announce.await?;
+        swept.more |= swept.expiring == BATCH;
+        if swept.expiring > 0 {
+            self.outbox_wakeup.notify_one();
+        }
         Ok(())
     }
 
@@ -223,9 +250,23 @@ impl Sweeper {
                     failing = false;
                     if !swept.at_odds && swept != SweepReport::default() {
                         let SweepReport {
-                            announced, carried_out, withdrawn, expired, purged, ..
+                            announced,
+                            carried_out,
+                            withdrawn,
+                            expiring,
+                            expired,
+                            purged,
+                            ..
                         } = swept;
-                        tracing::info!(announced, carried_out, withdrawn, expired, purged, "swept");
+                        tracing::info!(
+                            announced,
+                            carried_out,
+                            withdrawn,
+                            expiring,
+                            expired,
+                            purged,
+                            "swept"
+                        );
                     }
                     // Time for others between two rounds of a long queue.
                     if swept.more { interval.min(Duration::from_millis(100)) } else { interval }
@@ -239,7 +280,13 @@ impl Sweeper {
                     interval
                 }
             };
-            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            let rest = async {
+                if tokio::time::timeout(pause, self.sweep_wakeup.notified()).await.is_ok() {
+                    // Many tokens that expire soon are no reason to sweep all the time.
+                    tokio::time::sleep(pause.min(WAKEUP_PAUSE)).await;
+                }
+            };
+            stop.run_until_cancelled(rest).await;
         }
     }
 }

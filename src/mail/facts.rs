@@ -48,6 +48,8 @@ pub enum Subject {
         /// When the last admin's notice was accepted.
         noticed: Option<Timestamp>,
     },
+    /// A token ends by itself.
+    Expiry(Expiry),
     /// The account has other admins.
     AdminsChanged {
         /// Those it had.
@@ -57,6 +59,19 @@ pub enum Subject {
         /// When.
         at: Timestamp,
     },
+}
+
+/// A token ends by itself, or has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// The token.
+    pub token: Token,
+    /// The scopes that it lists, where it is `CUSTOM`.
+    pub scopes: Vec<String>,
+    /// From when on it is denied.
+    pub at: Timestamp,
+    /// Whether that is over.
+    pub reached: bool,
 }
 
 /// That something will be taken.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use askama::Template;
 use url::Url;
 
-use super::facts::{Action, Facts, ScopeUse, Subject, Takes};
+use super::facts::{Action, Expiry, Facts, ScopeUse, Subject, Takes, Token};
 use super::message::Message;
 use super::text::{cut, one_line, scopes, shell_word, wrap};
 use crate::policy::duration;
@@ -138,6 +138,21 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
                 ),
             }
         }
+        Subject::Expiry(expiry) => {
+            let view = ExpiryView::new(facts, expiry, page);
+            let (name, day) = (short_name(&view.name), expiry.at.to_day());
+            if expiry.reached {
+                let (text, html) =
+                    (ExpiredText { v: &view }.render()?, ExpiredHtml { v: &view }.render()?);
+                (format!("{name} expired on {day}"), text, html)
+            } else {
+                (
+                    format!("{name} expires on {day}"),
+                    ExpiryNoticeText { v: &view }.render()?,
+                    ExpiryNoticeHtml { v: &view }.render()?,
+                )
+            }
+        }
         Subject::AdminsChanged { before, after, at } => {
             let view = AdminsView::new(facts, before, after, *at);
             (
@@ -155,6 +170,10 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
         text: wrap(&text),
         html,
     })
+}
+
+fn short_name(name: &str) -> String {
+    format!("Token {}", quoted(name))
 }
 
 fn quoted(name: &str) -> String {
@@ -194,6 +213,23 @@ enum Whitelist {
     No,
 }
 
+impl Whitelist {
+    fn of(kind: TokenKind) -> Self {
+        match kind {
+            TokenKind::ReadOnly => Self::No,
+            TokenKind::ReadWrite => Self::Needed,
+            TokenKind::Custom => Self::Maybe,
+        }
+    }
+}
+
+fn name_or_id(token: &Token) -> String {
+    match one_line(&token.name) {
+        name if name.is_empty() => token.id.to_string(),
+        name => name,
+    }
+}
+
 impl View {
     fn new(
         facts: &Facts,
@@ -210,10 +246,7 @@ impl View {
             }
             None => format!("since the token was created on {}", token.created.to_minute()),
         };
-        let name = match one_line(&token.name) {
-            name if name.is_empty() => token.id.to_string(),
-            name => name,
-        };
+        let name = name_or_id(token);
         Self {
             id: token.id.to_string(),
             kind: token.kind.word(),
@@ -231,18 +264,17 @@ impl View {
             kept: Scopes::new(&action.kept),
             others: others(facts),
             page: page.map(|page| page.token(token.id)),
-            create: create(facts, action, &name),
-            whitelist: match token.kind {
-                TokenKind::ReadOnly => Whitelist::No,
-                TokenKind::ReadWrite => Whitelist::Needed,
-                TokenKind::Custom => Whitelist::Maybe,
+            create: {
+                let scopes = action.lost.iter().chain(&action.kept);
+                create(facts, token, &name, scopes.map(|of| of.scope.as_str()))
             },
+            whitelist: Whitelist::of(token.kind),
             name,
         }
     }
 
     fn short_name(&self) -> String {
-        format!("Token {}", quoted(&self.name))
+        short_name(&self.name)
     }
 
     fn needs_whitelist(&self) -> bool {
@@ -291,8 +323,13 @@ impl Scopes {
 }
 
 /// The command that makes a token like this one was.
-fn create(facts: &Facts, action: &Action, name: &str) -> String {
-    let kind = match action.token.kind {
+fn create<'a>(
+    facts: &Facts,
+    token: &Token,
+    name: &str,
+    scopes: impl Iterator<Item = &'a str>,
+) -> String {
+    let kind = match token.kind {
         TokenKind::ReadOnly => "read-only",
         TokenKind::ReadWrite => "read-write --whitelist ADDRESS",
         TokenKind::Custom => "custom",
@@ -302,15 +339,64 @@ fn create(facts: &Facts, action: &Action, name: &str) -> String {
     let (account, name) = (facts.account.id, shell_word(name));
     let mut command =
         format!("portcullis token create --account {account} --name{equals}{name} --kind {kind}");
-    if action.token.kind == TokenKind::Custom {
-        let mut scopes: Vec<_> = action.lost.iter().chain(&action.kept).collect();
-        scopes.sort_by(|one, other| one.scope.cmp(&other.scope));
+    if token.kind == TokenKind::Custom {
+        let mut scopes: Vec<_> = scopes.collect();
+        scopes.sort_unstable();
         for scope in scopes {
             command.push_str(" --scope ");
-            command.push_str(&shell_word(&one_line(&scope.scope)));
+            command.push_str(&shell_word(&one_line(scope)));
         }
     }
     command
+}
+
+/// What the mails about an expiry show.
+struct ExpiryView {
+    name: String,
+    id: String,
+    kind: &'static str,
+    created: String,
+    last_use: String,
+    /// Whether any use of it is recorded.
+    used: bool,
+    account_name: String,
+    account_id: String,
+    at: String,
+    others: Vec<String>,
+    page: Option<String>,
+    create: String,
+    /// What stands in `create` to be replaced, or to be added.
+    whitelist: Whitelist,
+}
+
+impl ExpiryView {
+    fn new(facts: &Facts, expiry: &Expiry, page: Option<&PublicUrl>) -> Self {
+        let token = &expiry.token;
+        let name = name_or_id(token);
+        Self {
+            id: token.id.to_string(),
+            kind: token.kind.word(),
+            created: token.created.to_minute(),
+            last_use: token.last_use.map_or_else(|| "never".to_owned(), Timestamp::to_minute),
+            used: token.last_use.is_some(),
+            account_name: one_line(&facts.account.name),
+            account_id: facts.account.id.to_string(),
+            at: expiry.at.to_minute(),
+            others: others(facts),
+            page: page.map(|page| page.token(token.id)),
+            create: create(facts, token, &name, expiry.scopes.iter().map(String::as_str)),
+            whitelist: Whitelist::of(token.kind),
+            name,
+        }
+    }
+
+    fn needs_whitelist(&self) -> bool {
+        self.whitelist == Whitelist::Needed
+    }
+
+    fn may_need_whitelist(&self) -> bool {
+        self.whitelist == Whitelist::Maybe
+    }
 }
 
 /// Whoever else is told.
@@ -391,6 +477,8 @@ templates! {
     View: DowngradeNoticeText "mail/downgrade_notice.txt", DowngradeNoticeHtml "mail/downgrade_notice.html";
     View: DeletedText "mail/deleted.txt", DeletedHtml "mail/deleted.html";
     View: DowngradedText "mail/downgraded.txt", DowngradedHtml "mail/downgraded.html";
+    ExpiryView: ExpiryNoticeText "mail/expiry_notice.txt", ExpiryNoticeHtml "mail/expiry_notice.html";
+    ExpiryView: ExpiredText "mail/expired.txt", ExpiredHtml "mail/expired.html";
     AdminsView: AdminsChangedText "mail/admins_changed.txt", AdminsChangedHtml "mail/admins_changed.html";
 }
 

@@ -68,6 +68,8 @@ audit_actions! {
     TokenDelete = "token.delete",
     /// A token reached its expiry.
     TokenExpire = "token.expire",
+    /// The admins are to be notified of a token's expiry.
+    TokenExpiryNotice = "token.expiry_notice",
     /// A deleted or expired token's row was removed.
     TokenPurge = "token.purge",
     /// A token's expiry was brought nearer.

@@ -35,6 +35,10 @@ pub enum MailContent {
     Notice(MailToken, MailAction),
     /// Something was taken.
     CarriedOut(MailToken, MailAction),
+    /// The token expires at this instant.
+    ExpiryNotice(MailToken, Timestamp),
+    /// The token expired at this instant.
+    Expired(MailToken, Timestamp),
     /// The account has other admins.
     AdminsChanged {
         /// Who they were.
@@ -70,6 +74,8 @@ pub struct MailToken {
     pub last_use: Option<Timestamp>,
     /// The last recorded use of each scope that was used, sorted by name.
     pub uses: Vec<(ScopeName, Timestamp)>,
+    /// The scopes that a `CUSTOM` token may use now, sorted by name; empty for other kinds.
+    pub scopes: Vec<ScopeName>,
 }
 
 /// The action that a mail is about, as it is now.

@@ -114,6 +114,8 @@ pub struct Dependencies {
     pub mailbox: Option<Arc<Mailbox>>,
     /// Wakes the outbox when mails are queued.
     pub outbox_wakeup: Arc<Notify>,
+    /// Wakes the sweeper where a token expires within the notice period.
+    pub sweep_wakeup: Arc<Notify>,
     /// How long things may go unused.
     pub lifecycle: lifecycle::Settings,
     /// How long sessions of the management page last.
@@ -137,6 +139,7 @@ pub struct Services {
     mails: bool,
     mailbox: Option<Arc<Mailbox>>,
     outbox_wakeup: Arc<Notify>,
+    sweep_wakeup: Arc<Notify>,
     lifecycle: lifecycle::Settings,
     sessions: SessionLengths,
     bearers: bearer::Bounds,
@@ -160,6 +163,7 @@ impl Services {
             mails,
             mailbox,
             outbox_wakeup,
+            sweep_wakeup,
             lifecycle,
             sessions,
         } = dependencies;
@@ -178,6 +182,7 @@ impl Services {
             mails,
             mailbox,
             outbox_wakeup,
+            sweep_wakeup,
             lifecycle,
             sessions,
             bearers: bearer::Bounds::default(),

@@ -96,6 +96,7 @@ impl Services {
         let (token, account_id, secret, in_force, ctx) =
             self.writes.retry_on_stale_catalog(attempt).await?;
         let token = token.map_err(|AccountNotFound| no_account(account_id))?;
+        self.notify_of_expiry(&token);
         let described = Described { token, in_force, outlook: self.outlook() };
         Ok(Changed::new((described, Some(secret)), &ctx))
     }
@@ -311,9 +312,19 @@ impl Services {
                 Error::refused("TOKEN_DELETED", format!("tokens/{id}"), refused)
             }
         })?;
+        self.notify_of_expiry(&token);
         let described = self.described(token)?;
         let propagation = self.propagation(no_wait).await?;
         Ok(Changed::new((described, propagation), &ctx))
+    }
+
+    /// Has the admins mailed without waiting for the next sweep, where the token's expiry is nearer than the notice period.
+    /// Rule 11.7 of docs/policy.md.
+    fn notify_of_expiry(&self, token: &Token) {
+        let soon = self.clock.now().plus(self.lifecycle.notice());
+        if token.expires.is_some_and(|at| at <= soon) {
+            self.sweep_wakeup.notify_one();
+        }
     }
 }
 

@@ -87,8 +87,12 @@ pub trait LifecycleStore {
     /// Withdraws every announced action, for at most `limit` tokens: those.
     async fn withdraw_actions(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
 
-    /// Records that tokens reached their expiry, at most `limit`, and withdraws what is announced for them, so that
-    /// [`Self::idle_tokens`] no longer finds them. The tokens.
+    /// Queues a notice to each admin for tokens that expire by `until` and whose present expiry has none, at most
+    /// `limit`. How many tokens these were.
+    async fn announce_expiries(&self, ctx: &Context, until: Timestamp, limit: u32) -> Result<u32>;
+
+    /// Records that tokens reached their expiry, at most `limit`, with a mail to each admin, and withdraws what is
+    /// announced for them, so that [`Self::idle_tokens`] no longer finds them. The tokens.
     async fn record_expiries(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>>;
 
     /// Forgets tokens deleted or expired before `before`, and ended mails about no token that were queued before

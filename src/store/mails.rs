@@ -16,7 +16,7 @@ pub trait MailStore {
     /// longest waiting first, so that a failing recipient holds up nobody else's. Nobody else gets them for so
     /// long as `claim`, or until [`Self::prolong_claim`] moved that to; then they are as they were.
     /// `known` is the position up to which every decision rests on the changes made: a notice is not
-    /// sent before its action is known.
+    /// sent before its action is known. Nor is a notice of an expiry that is not the token's any more.
     async fn claim_mails(
         &self,
         now: Timestamp,

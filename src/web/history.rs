@@ -108,6 +108,10 @@ fn words(
         }
         AuditAction::TokenDelete => ("Deleted by its owner".to_owned(), Vec::new()),
         AuditAction::TokenExpire => ("Expired".to_owned(), Vec::new()),
+        AuditAction::TokenExpiryNotice => {
+            let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
+            ("The admins are notified of its expiry".to_owned(), vec![at.to_owned()])
+        }
         AuditAction::TokenSetExpiry => {
             let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
             ("Its expiry was brought nearer".to_owned(), vec![at.to_owned()])

@@ -13,6 +13,7 @@
 )]
 
 mod batch;
+mod expiry;
 mod histories;
 mod history;
 mod model;

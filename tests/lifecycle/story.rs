@@ -108,6 +108,15 @@ impl Story {
         Token { held, name }
     }
 
+    /// A new `READ_ONLY` token of the account that expires on that day.
+    pub(crate) async fn expiring(&mut self, name: &'static str, day: u32) -> Token {
+        let expires = Some(START.plus(DAY * day));
+        let kind = TokenKind::ReadOnly;
+        let held = self.world.token_until(self.account, name, kind, &[], expires).await;
+        self.names.push((held.id.to_string(), format!("tok_{}", name.to_uppercase())));
+        Token { held, name }
+    }
+
     pub(crate) async fn admins(&self, admins: &[&str]) {
         let admins: Vec<_> = admins.iter().map(|&admin| admin.to_owned()).collect();
         self.world.set_admins(self.account, &admins).await;

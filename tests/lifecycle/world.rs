@@ -14,7 +14,7 @@ use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle::Settings;
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{TokenKind, UpcomingAction};
+use portcullis::policy::token::{RequestedExpiry, TokenKind, UpcomingAction};
 use portcullis::replication::Replicas;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::tokens::CreateToken;
@@ -156,8 +156,20 @@ impl World {
         kind: TokenKind,
         scopes: &[String],
     ) -> Held {
+        self.token_until(account, name, kind, scopes, None).await
+    }
+
+    /// The same, which expires then.
+    pub(crate) async fn token_until(
+        &self,
+        account: AccountId,
+        name: &str,
+        kind: TokenKind,
+        scopes: &[String],
+        expires: Option<Timestamp>,
+    ) -> Held {
         let create = CreateToken {
-            expires: None,
+            expires: expires.map(RequestedExpiry::At),
             account_id: &account.to_string(),
             name,
             kind: Some(kind),
@@ -216,6 +228,7 @@ async fn memory(
 ) -> (InProcess, Sweeper, Outbox) {
     let metrics = Arc::new(Metrics::new());
     let outbox_wakeup = Arc::new(Notify::new());
+    let sweep_wakeup = Arc::new(Notify::new());
     let cache = Cache::load(store.clone(), 10_000, metrics.clone(), Handle::current()).await;
     let cache = Arc::new(cache.unwrap());
     let replicas = Arc::new(Replicas::alone(cache.clone()));
@@ -245,6 +258,7 @@ async fn memory(
         limits: Limits::default(),
         mails: true,
         outbox_wakeup: outbox_wakeup.clone(),
+        sweep_wakeup: sweep_wakeup.clone(),
         lifecycle: settings,
         sessions: SessionLengths::default(),
     });
@@ -259,6 +273,7 @@ async fn memory(
         settings,
         retention: RETENTION,
         outbox_wakeup: outbox_wakeup.clone(),
+        sweep_wakeup,
     };
     let outbox = Outbox {
         store: store.clone(),

@@ -111,7 +111,13 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
     let applied = portcullis::store::sqlite::migrate(dir.path()).await.unwrap();
     assert_eq!(
         applied,
-        ["0004 sessions", "0006 client source", "0007 client certificates", "0008 token expiry"]
+        [
+            "0004 sessions",
+            "0006 client source",
+            "0007 client certificates",
+            "0008 token expiry",
+            "0009 expiry mails"
+        ]
     );
 }
 
@@ -129,7 +135,8 @@ async fn sessions_come_to_an_earlier_store_in_postgres() {
             "0005 told",
             "0006 client source",
             "0007 client certificates",
-            "0008 token expiry"
+            "0008 token expiry",
+            "0009 expiry mails"
         ]
     );
 }
@@ -152,7 +159,13 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
     assert_eq!(
         applied,
-        ["0005 told", "0006 client source", "0007 client certificates", "0008 token expiry"]
+        [
+            "0005 told",
+            "0006 client source",
+            "0007 client certificates",
+            "0008 token expiry",
+            "0009 expiry mails"
+        ]
     );
 }
 
@@ -175,7 +188,7 @@ async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
     portcullis::store::postgres::migrate(&url).await.unwrap();
     let oldest: i64 =
         sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
-    assert_eq!(oldest, 8);
+    assert_eq!(oldest, 9);
     // As an earlier program renews, and comes back.
     let renew = "UPDATE replica SET renewals = renewals + 1";
     for refused in [renew, register] {
@@ -184,4 +197,40 @@ async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
     }
     // Its row can be removed once its lease is over.
     sqlx::query("DELETE FROM replica").execute(&mut old).await.unwrap();
+}
+
+/// What came before mails about expiries.
+const BEFORE_EXPIRY_MAILS: [&str; 6] = [
+    "0001_base.sql",
+    "0002_lifecycle.sql",
+    "0004_sessions.sql",
+    "0006_client_source.sql",
+    "0007_client_certificates.sql",
+    "0008_token_expiry.sql",
+];
+
+const QUEUED: &str = "\
+    INSERT INTO mail (mail_id, kind, account_id, recipient, position, payload_json, create_time, state, attempts, \
+        next_time) \
+    VALUES ($2, 'admins_changed', $1, 'zoe@acme.test', 0, '{\"before\":[],\"after\":[\"zoe@acme.test\"]}', 5, \
+        'queued', 3, 6)";
+
+/// The table is made anew there, since SQLite changes no constraint.
+#[tokio::test]
+async fn mails_that_wait_survive_the_upgrade_in_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(dir.path().join(FILE))
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    only("sqlite", &BEFORE_EXPIRY_MAILS).await.run(&mut old).await.unwrap();
+    fill!(old);
+    sqlx::query(QUEUED).bind(ACCOUNT).bind(LIVE).execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    let store = Place::Sqlite(dir).open().await;
+    let claim = std::time::Duration::from_secs(1);
+    let mails = store.claim_mails(Timestamp(7), claim, 0, 9).await.unwrap();
+    let [mail] = &mails[..] else { panic!("{mails:?}") };
+    assert_eq!((mail.id.0, mail.attempts, mail.created), (LIVE, 3, Timestamp(5)));
+    assert_eq!(mail.recipient, "zoe@acme.test");
 }

@@ -78,6 +78,7 @@ pub fn services(
         metrics,
         mails: false,
         outbox_wakeup: Arc::default(),
+        sweep_wakeup: Arc::default(),
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         lifecycle,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::mail::message::Sender;
-use crate::mail::{Account, Notice, Token};
+use crate::mail::{Account, Notice};
 use crate::policy::id::AccountId;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -98,6 +98,15 @@ fn carried_out(action: Action) -> Facts {
     facts
 }
 
+fn expiry(kind: TokenKind, reached: bool) -> Facts {
+    let scopes = match kind {
+        TokenKind::Custom => vec!["payments.send".to_owned(), "cards.read".to_owned()],
+        TokenKind::ReadOnly | TokenKind::ReadWrite => Vec::new(),
+    };
+    let token = token(kind);
+    facts(Subject::Expiry(Expiry { token, scopes, at: EFFECTIVE, reached }))
+}
+
 fn admins_changed(to: &str) -> Facts {
     let list = |names: &[&str]| names.iter().map(|name| format!("{name}@acme.example")).collect();
     let mut facts = facts(Subject::AdminsChanged {
@@ -137,6 +146,8 @@ snapshots! {
     a_token_was_deleted: carried_out(deletion());
     a_token_became_read_only: carried_out(writes());
     a_token_lost_scopes: carried_out(some_scopes());
+    a_token_expires: expiry(TokenKind::Custom, false);
+    a_token_expired: expiry(TokenKind::Custom, true);
     an_admin_is_told_of_others: admins_changed("ann");
     a_former_admin_is_told: admins_changed("bob");
     a_new_admin_is_told: admins_changed("cy");
@@ -147,6 +158,7 @@ fn all() -> Vec<Facts> {
     [deletion(), writes(), some_scopes()]
         .into_iter()
         .flat_map(|action| [notice(action.clone()), carried_out(action)])
+        .chain([false, true].map(|reached| expiry(TokenKind::ReadWrite, reached)))
         .chain(admins)
         .collect()
 }
@@ -173,6 +185,20 @@ fn nothing_is_left_out_where_little_is_known() {
     }
     assert!(message.text.contains("Last used:  never"), "{}", message.text);
     assert!(message.text.contains("1 scope:\n\n- never used: cards.read\n"), "{}", message.text);
+}
+
+#[test]
+fn an_unused_token_that_expires_says_so() {
+    for reached in [false, true] {
+        let mut facts = expiry(TokenKind::ReadOnly, reached);
+        let Subject::Expiry(expiry) = &mut facts.subject else { panic!() };
+        expiry.token.last_use = None;
+        let message = render(&facts, None).unwrap();
+        for text in [message.text.replace('\n', " "), message.html] {
+            assert!(text.contains("No use of it is recorded."), "{text}");
+            assert!(text.contains("3 January 2027, 14:05 UTC"), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -219,6 +245,10 @@ fn a_name_is_only_a_name() {
                 action.token.name = evil.to_owned();
                 action.lost.push(unused(evil));
                 action.kept.push(used(evil, 1));
+            }
+            Subject::Expiry(expiry) => {
+                expiry.token.name = evil.to_owned();
+                expiry.scopes.push(evil.to_owned());
             }
             Subject::AdminsChanged { before, after, .. } => {
                 before.push(evil.to_owned());

@@ -31,6 +31,10 @@ const DELETE_ADMINS: &str = "DELETE FROM account_admin WHERE account_id = $1";
 const SELECT_ADMINS: &str =
     "SELECT email FROM account_admin WHERE account_id = $1 ORDER BY ordinal";
 
+const RENOTICE_EXPIRIES: &str = "\
+    UPDATE token SET noticed_expiry = NULL WHERE account_id = $1 \
+        AND noticed_expiry IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL";
+
 const EXISTS: &str = "SELECT count(*) FROM account WHERE account_id = $1";
 
 pub(super) async fn create(store: &Handle, ctx: &Context, new: &Account) -> Result<()> {
@@ -136,6 +140,12 @@ async fn renotify(
     let mut touched = BTreeMap::new();
     if joined.is_empty() && left.is_empty() {
         return Ok(Vec::new());
+    }
+    mail::withdraw_expiry_notices_of_others(&mut change.tx, id).await?;
+    if !joined.is_empty() {
+        // The next sweep queues the notices of those who joined. Rule 11.8 of docs/policy.md.
+        let query = sqlx::query::<Db>(RENOTICE_EXPIRIES).bind(id.0);
+        query.execute(&mut *change.tx).await?;
     }
     for action in pending::of_account(&mut change.tx, id).await? {
         let about = MailSubject::Notice(action.id, action.token_id, 0);

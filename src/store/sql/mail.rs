@@ -34,17 +34,32 @@ pub(super) enum MailSubject<'a> {
     Notice(PendingActionId, TokenId, i64),
     /// An action that was carried out.
     CarriedOut(PendingActionId, TokenId),
+    /// A token that expires at this instant.
+    ExpiryNotice(TokenId, Timestamp),
+    /// A token that expired at this instant.
+    Expired(TokenId, Timestamp),
     /// Other admins: who they were, and who they are.
     AdminsChanged(&'a [String], &'a [String]),
 }
 
-/// An admin who comes back gets the notice that was taken back, with its old id.
+impl MailSubject<'_> {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Notice(..) => "notice",
+            Self::CarriedOut(..) => "carried_out",
+            Self::ExpiryNotice(..) => "expiry_notice",
+            Self::Expired(..) => "expired",
+            Self::AdminsChanged(..) => "admins_changed",
+        }
+    }
+}
+
 const INSERT: &str = "\
     INSERT INTO mail (mail_id, kind, account_id, token_id, pending_action_id, recipient, \
-        payload_json, create_time, state, attempts, next_time, position) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 0, $8, $9) \
-    ON CONFLICT (pending_action_id, kind, recipient) DO UPDATE \
-    SET state = 'queued', attempts = 0, next_time = excluded.next_time \
+        payload_json, create_time, state, attempts, next_time, position, expire_time) ";
+
+/// An admin who comes back gets the notice that was taken back, with its old id.
+const REVIVE: &str = " DO UPDATE SET state = 'queued', attempts = 0, next_time = excluded.next_time \
     WHERE mail.state = 'withdrawn'";
 
 /// Queues one mail for each recipient; nothing where they have it already.
@@ -55,31 +70,42 @@ pub(super) async fn queue(
     about: MailSubject<'_>,
     recipients: &[String],
 ) -> Result<()> {
-    let mut position = 0;
-    let (kind, ids, payload) = match about {
-        MailSubject::Notice(action, token, announced) => {
-            position = announced;
-            ("notice", Some((token, action)), None)
+    let (mut position, mut action, mut token, mut payload, mut expiry) =
+        (0, None, None, None, None);
+    match about {
+        MailSubject::Notice(id, of, announced) => {
+            (action, token, position) = (Some(id.0), Some(of.0), announced);
         }
-        MailSubject::CarriedOut(action, token) => ("carried_out", Some((token, action)), None),
+        MailSubject::CarriedOut(id, of) => (action, token) = (Some(id.0), Some(of.0)),
+        MailSubject::ExpiryNotice(of, at) | MailSubject::Expired(of, at) => {
+            (token, expiry) = (Some(of.0), Some(at.0));
+        }
         MailSubject::AdminsChanged(before, after) => {
-            let payload = json!({ "before": before, "after": after });
-            ("admins_changed", None, Some(payload.to_string()))
+            payload = Some(json!({ "before": before, "after": after }).to_string());
         }
-    };
-    for recipient in recipients {
-        sqlx::query::<Db>(INSERT)
-            .bind(id_at(now))
-            .bind(kind)
-            .bind(account.0)
-            .bind(ids.map(|(token, _)| token.0))
-            .bind(ids.map(|(_, action)| action.0))
-            .bind(recipient)
-            .bind(payload.clone())
-            .bind(now.0)
-            .bind(position)
-            .execute(&mut *connection)
-            .await?;
+    }
+    for recipients in recipients.chunks(super::IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new(INSERT);
+        query.push_values(recipients, |mut row, recipient| {
+            row.push_bind(id_at(now))
+                .push_bind(about.kind())
+                .push_bind(account.0)
+                .push_bind(token)
+                .push_bind(action)
+                .push_bind(recipient.clone())
+                .push_bind(payload.clone())
+                .push_bind(now.0)
+                .push_bind("queued")
+                .push_bind(0)
+                .push_bind(now.0)
+                .push_bind(position)
+                .push_bind(expiry);
+        });
+        query.push(" ON CONFLICT ").push(match expiry {
+            Some(_) => "(token_id, expire_time, kind, recipient) WHERE expire_time IS NOT NULL",
+            None => "(pending_action_id, kind, recipient)",
+        });
+        query.push(REVIVE).build().persistent(false).execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -112,8 +138,41 @@ pub(super) async fn withdraw_notice(
     Ok(withdraw.execute(connection).await?.rows_affected() > 0)
 }
 
+const WITHDRAW_EXPIRY_NOTICES: &str = "\
+    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+    WHERE token_id = $1 AND kind = 'expiry_notice' AND state IN ('queued', 'failing')";
+
+/// Takes back the notices of a token's expiry that were not accepted.
+pub(super) async fn withdraw_expiry_notices(
+    connection: &mut Connection,
+    token: TokenId,
+) -> Result<()> {
+    sqlx::query::<Db>(WITHDRAW_EXPIRY_NOTICES).bind(token.0).execute(connection).await?;
+    Ok(())
+}
+
+const WITHDRAW_EXPIRY_NOTICES_OF_OTHERS: &str = "\
+    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+    WHERE account_id = $1 AND kind = 'expiry_notice' AND state IN ('queued', 'failing') \
+        AND recipient NOT IN (SELECT email FROM account_admin WHERE account_id = $1)";
+
+/// The same of an account, to those who are not its admins.
+pub(super) async fn withdraw_expiry_notices_of_others(
+    connection: &mut Connection,
+    account: AccountId,
+) -> Result<()> {
+    let withdraw = sqlx::query::<Db>(WITHDRAW_EXPIRY_NOTICES_OF_OTHERS).bind(account.0);
+    withdraw.execute(connection).await?;
+    Ok(())
+}
+
 const SELECT_DUE: &str = "\
     SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND state = ";
+
+/// A notice says what is to come: not one of an expiry that was changed, or that is reached and not yet recorded.
+const IS_TRUE: &str = "\
+    (kind <> 'expiry_notice' OR EXISTS (SELECT 1 FROM token t WHERE t.token_id = mail.token_id \
+        AND t.delete_time IS NULL AND t.expire_time = mail.expire_time AND t.expire_time > ";
 
 /// Takes mails that are to be sent now; nobody else gets them for so long. Those that fail for their own
 /// sake come last, and so hold up no others.
@@ -138,6 +197,10 @@ pub(super) async fn claim(
             .push_bind(now.0)
             .push(" AND position <= ")
             .push_bind(known)
+            .push(" AND ")
+            .push(IS_TRUE)
+            .push_bind(now.0)
+            .push("))")
             .push(" ORDER BY next_time, mail_id LIMIT ")
             .push_bind(left)
             .push(bulk::SKIP_LOCKED);

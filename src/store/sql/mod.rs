@@ -238,6 +238,10 @@ impl LifecycleStore for Handle {
         self.within(lifecycle::withdraw_actions(self, ctx, limit)).await
     }
 
+    async fn announce_expiries(&self, ctx: &Context, until: Timestamp, limit: u32) -> Result<u32> {
+        self.within(lifecycle::announce_expiries(self, ctx, until, limit)).await
+    }
+
     async fn record_expiries(&self, ctx: &Context, limit: u32) -> Result<Vec<TokenId>> {
         self.within(lifecycle::record_expiries(self, ctx, limit)).await
     }

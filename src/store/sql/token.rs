@@ -8,7 +8,7 @@ mod row;
 
 use super::change::{Record, WriteTx};
 use super::decode::{digest, whitelist, whitelist_text};
-use super::{Connection, Db, Handle, QueryBuilder, account, pending};
+use super::{Connection, Db, Handle, QueryBuilder, account, mail, pending};
 use crate::model::{
     AccountNotFound, AuditAction, Context, Invalidation, NewToken, Page, Token, TokenFilter,
 };
@@ -233,6 +233,7 @@ pub(super) async fn delete(
     sqlx::query::<Db>(DELETE).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
     sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
     pending::withdraw(&mut change.tx, id, ctx.now).await?;
+    mail::withdraw_expiry_notices(&mut change.tx, id).await?;
     token.state = TokenState::Deleted { at: ctx.now };
     token.pending = Vec::new();
     let before = json!({ "name": token.name, "state": "active" });
@@ -273,6 +274,7 @@ pub(super) async fn set_expiry(
     }
     let query = sqlx::query::<Db>(SET_EXPIRY).bind(id.0).bind(shortened.map(|at| at.0));
     query.execute(&mut *change.tx).await?;
+    mail::withdraw_expiry_notices(&mut change.tx, id).await?;
     let text = |at: Option<Timestamp>| json!({ "expire_time": at.map(|at| at.to_string()) });
     let (before, after) = (text(token.expires), text(shortened));
     token.expires = shortened;

@@ -1,11 +1,11 @@
 //! Tokens that end by themselves: by the time of each transaction, whether or not a sweep has recorded it.
 
-use portcullis::model::{AuditFilter, CarriedOut, NewToken, TokenFilter, TokenGone};
+use portcullis::model::{AuditFilter, CarriedOut, MailContent, NewToken, TokenFilter, TokenGone};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Expiry, ExpiryRefused, RequestedExpiry, TokenKind, TokenState};
 
-use super::{Stage, day, on};
+use super::{HOUR, Stage, at, day, on, refused};
 use crate::store::fixture::{Fixture, READ, all, new_token};
 
 on_both!(
@@ -13,6 +13,11 @@ on_both!(
     an_expired_token_is_neither_announced_nor_taken,
     a_use_after_the_expiry_is_not_recorded,
     an_expiry_is_recorded_once_and_ends_what_is_announced,
+    admins_are_mailed_before_an_expiry_and_after_it,
+    a_notice_of_an_expiry_that_came_nearer_is_superseded,
+    a_notice_of_an_expiry_ends_with_its_token,
+    notices_of_an_expiry_follow_the_admins,
+    a_failing_notice_of_an_expiry_holds_nothing_back,
     expired_tokens_are_purged_like_deleted_ones,
     a_token_that_was_deleted_before_its_expiry_stays_deleted,
     a_scope_that_only_expired_tokens_have_can_be_dropped,
@@ -38,6 +43,27 @@ impl Stage {
     /// What the sweep records on that day.
     async fn expire(&self, n: i64) -> Vec<TokenId> {
         self.store.record_expiries(&on(n), 100).await.unwrap()
+    }
+
+    /// Of how many tokens the sweep queues notices on that day.
+    async fn announce_expiries(&self, n: i64) -> u32 {
+        let until = day(n).plus(self.settings.notice());
+        self.store.announce_expiries(&on(n), until, 100).await.unwrap()
+    }
+
+    /// Who is mailed on that day of which expiry, and whether it is reached; the mail server takes all of them.
+    async fn told(&self, n: i64) -> Vec<(String, Timestamp, bool)> {
+        let mut told = Vec::new();
+        for mail in self.claim(n).await {
+            match &mail.content {
+                MailContent::ExpiryNotice(_, at) => told.push((mail.recipient.clone(), *at, false)),
+                MailContent::Expired(_, at) => told.push((mail.recipient.clone(), *at, true)),
+                _ => {}
+            }
+            self.store.mail_accepted(&on(n), mail.id).await.unwrap();
+        }
+        told.sort();
+        told
     }
 }
 
@@ -117,7 +143,11 @@ async fn an_expiry_is_recorded_once_and_ends_what_is_announced(f: Fixture) {
     let event = s.f.last().await.0;
     assert_eq!((event.action.as_str(), event.token_id), ("token.expire", Some(id)));
     assert!(s.live().await.is_empty());
-    assert!(s.claim(41).await.is_empty(), "nobody is notified of what can't be kept");
+    let mails = s.claim(41).await;
+    assert!(
+        mails.iter().all(|mail| matches!(mail.content, MailContent::Expired(..))),
+        "nobody is notified of what can't be kept"
+    );
     assert!(s.expire(41).await.is_empty(), "once");
     let idle = s.store.idle_tokens(day(99), 10).await.unwrap();
     assert_eq!(idle.iter().map(|token| token.id).collect::<Vec<_>>(), [other]);
@@ -128,6 +158,118 @@ async fn an_expiry_is_recorded_once_and_ends_what_is_announced(f: Fixture) {
     assert!(idle.iter().all(|token| token.id != id));
     let live = s.store.subjects(None, all()).await.unwrap();
     assert_eq!(live.iter().map(|token| token.id).collect::<Vec<_>>(), [other]);
+    s.f.check_record().await;
+}
+
+/// Both admins of the stage.
+fn both(at: Timestamp, reached: bool) -> Vec<(String, Timestamp, bool)> {
+    ["adam@acme.test", "zoe@acme.test"].map(|to| (to.to_owned(), at, reached)).to_vec()
+}
+
+/// Rule 11.7.
+async fn admins_are_mailed_before_an_expiry_and_after_it(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.expiring(40).await;
+    s.expiring(60).await;
+    assert_eq!(s.announce_expiries(32).await, 0);
+    assert_eq!(s.announce_expiries(33).await, 1);
+    let event = s.f.last().await.0;
+    assert_eq!((event.action.as_str(), event.token_id), ("token.expiry_notice", Some(id)));
+    assert_eq!(s.told(33).await, both(day(40), false));
+    assert_eq!(s.announce_expiries(34).await, 0, "once");
+    assert_eq!(s.expire(40).await, [id]);
+    assert_eq!(s.told(40).await, both(day(40), true));
+    assert_eq!((s.announce_expiries(41).await, s.expire(41).await.len()), (0, 0));
+    assert_eq!(s.told(99).await, []);
+    // One whose expiry no sweep foresaw gets the second mail alone.
+    let late = s.expiring(42).await;
+    assert_eq!(s.expire(43).await, [late]);
+    assert_eq!(s.announce_expiries(43).await, 0);
+    assert_eq!(s.told(43).await, both(day(42), true));
+    s.f.check_record().await;
+}
+
+/// Rule 11.8.
+async fn a_notice_of_an_expiry_that_came_nearer_is_superseded(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.expiring(40).await;
+    // Queued and not sent: nobody reads of the former date.
+    s.announce_expiries(33).await;
+    s.set_expiry(id, 39, 33).await.unwrap();
+    assert_eq!(s.claim(33).await, []);
+    assert_eq!(s.announce_expiries(33).await, 1);
+    let mails = s.claim(33).await;
+    assert_eq!(mails.len(), 2);
+    // In the hands of the mail server while the date changes: its acceptance is noted, and another mail follows.
+    s.set_expiry(id, 38, 33).await.unwrap();
+    let later = day(34);
+    assert_eq!(s.store.prolong_claim(&mails[0], later).await.unwrap(), None, "it is taken back");
+    s.store.mail_accepted(&on(33), mails[0].id).await.unwrap();
+    assert_eq!(s.announce_expiries(34).await, 1);
+    assert_eq!(s.told(34).await, both(day(38), false));
+    // The one that it has is no other.
+    s.set_expiry(id, 38, 34).await.unwrap();
+    assert_eq!((s.announce_expiries(34).await, s.told(35).await.len()), (0, 0));
+    s.f.check_record().await;
+}
+
+/// Rule 11.8.
+async fn a_notice_of_an_expiry_ends_with_its_token(f: Fixture) {
+    let s = Stage::new(f).await;
+    let (deleted, expired) = (s.expiring(40).await, s.expiring(41).await);
+    assert_eq!(s.announce_expiries(35).await, 2);
+    s.store.delete_token(&on(36), deleted, None).await.unwrap();
+    // Reached, and not yet recorded: nothing is to come.
+    assert_eq!(s.claim(41).await, []);
+    let before = day(41).minus(HOUR);
+    let mails = s.store.claim_mails(before, HOUR / 2, i64::MAX, 9).await.unwrap();
+    assert_eq!(mails.len(), 2);
+    assert_eq!(s.expire(41).await, [expired]);
+    assert_eq!(s.told(41).await, both(day(41), true));
+    assert_eq!(s.told(99).await, []);
+    assert_eq!(s.store.mail_state().await.unwrap().waiting, 0);
+    s.f.check_record().await;
+}
+
+/// Rule 11.8.
+async fn notices_of_an_expiry_follow_the_admins(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.expiring(40).await;
+    s.announce_expiries(33).await;
+    // One is told, and the other leaves before that.
+    for mail in s.claim(33).await {
+        if mail.recipient == "adam@acme.test" {
+            s.store.mail_accepted(&on(33), mail.id).await.unwrap();
+        }
+    }
+    s.set_admins(&["adam@acme.test", "new@acme.test"], 34).await;
+    assert_eq!(s.announce_expiries(34).await, 1);
+    assert_eq!(s.told(34).await, [("new@acme.test".to_owned(), day(40), false)]);
+    // Who comes back untold is told; the others are told already.
+    s.set_admins(&["adam@acme.test", "new@acme.test", "zoe@acme.test"], 35).await;
+    assert_eq!(s.announce_expiries(35).await, 1);
+    assert_eq!(s.told(35).await, [("zoe@acme.test".to_owned(), day(40), false)]);
+    assert_eq!(s.expire(40).await, [id]);
+    assert_eq!(s.told(40).await.len(), 3);
+    s.set_admins(&["late@acme.test"], 41).await;
+    assert_eq!((s.announce_expiries(41).await, s.told(42).await.len()), (0, 0));
+    s.f.check_record().await;
+}
+
+/// Rule 11.9.
+async fn a_failing_notice_of_an_expiry_holds_nothing_back(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.expiring(40).await;
+    s.announce_expiries(33).await;
+    for mail in s.claim(33).await {
+        s.store.mail_deferred(day(33), &mail, day(34), refused("550 no")).await.unwrap();
+    }
+    assert_eq!(s.store.mail_state().await.unwrap().failing.len(), 2);
+    assert!(s.facts(id).await.expiry.is_reached(day(40)));
+    let queued = at(day(40));
+    assert_eq!(s.store.record_expiries(&queued, 9).await.unwrap(), [id]);
+    assert_eq!(s.store.mail_state().await.unwrap().failing, []);
+    assert_eq!(s.told(40).await, both(day(40), true));
     s.f.check_record().await;
 }
 

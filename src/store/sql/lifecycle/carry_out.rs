@@ -99,6 +99,7 @@ pub(in super::super) async fn carry_out(
     end_in_memory(&mut locked, id);
     if action.takes == ActionEffect::Token {
         pending::withdraw(&mut change.tx, locked.id, ctx.now).await?;
+        mail::withdraw_expiry_notices(&mut change.tx, locked.id).await?;
         locked.set_live(Vec::new());
     }
     let about = MailSubject::CarriedOut(id, locked.id);

@@ -1,4 +1,4 @@
-//! Taking back what was announced, recording expiries, and forgetting what ended long ago.
+//! Taking back what was announced, and forgetting what ended long ago.
 //!
 //! Must stay true: where there is nothing to do, no change waits for it; every replica looks often.
 
@@ -11,7 +11,6 @@ use super::LockedToken;
 use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::TokenState;
 use crate::store::Result;
 
 const SELECT_ANNOUNCED: &str = "\
@@ -50,59 +49,6 @@ pub(in super::super) async fn withdraw_actions(
     }
     change.finish().await?;
     Ok(withdrew)
-}
-
-/// Not those that another sweep has just recorded.
-const SELECT_EXPIRING: &str = "\
-    SELECT token_id FROM token \
-    WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL AND expire_time <= $1 \
-    ORDER BY expire_time, token_id LIMIT $2";
-
-const END: &str = "UPDATE token SET expiry_done = 1 WHERE token_id = $1";
-
-/// Records that tokens reached their expiry by now, at most `limit`, and takes back what is announced for them. The
-/// tokens. Rule 11.5 of docs/policy.md.
-pub(in super::super) async fn record_expiries(
-    store: &Handle,
-    ctx: &Context,
-    limit: u32,
-) -> Result<Vec<TokenId>> {
-    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_EXPIRING)
-        .bind(ctx.now.0)
-        .bind(i64::from(limit))
-        .fetch_all(&store.read())
-        .await?;
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut ids: Vec<_> = ids.into_iter().map(TokenId).collect();
-    ids.sort_unstable();
-    let mut change = WriteTx::begin(store, ctx).await?;
-    let mut recorded = Vec::new();
-    for id in ids {
-        let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else { continue };
-        let expired = locked.expiry.time().filter(|_| locked.expiry.is_reached(ctx.now));
-        let Some(expired) = expired.filter(|_| locked.state == TokenState::Active && !locked.ended)
-        else {
-            // Another sweep has recorded it meanwhile, or the token was deleted.
-            continue;
-        };
-        sqlx::query::<Db>(END).bind(id.0).execute(&mut *change.tx).await?;
-        locked.ended = true;
-        let withdrawn: Vec<_> = locked.live.iter().map(|action| action.id.to_string()).collect();
-        pending::withdraw(&mut change.tx, id, ctx.now).await?;
-        locked.set_live(Vec::new());
-        locked.set_idle(&mut change.tx).await?;
-        let before = json!({ "name": locked.name, "state": "active", "withdrawn": withdrawn });
-        let mut record = locked.record(AuditAction::TokenExpire, before);
-        let expired = expired.to_string();
-        record.after =
-            Some(json!({ "name": locked.name, "state": "expired", "expire_time": expired }));
-        change.commit_part(record).await?;
-        recorded.push(id);
-    }
-    change.finish().await?;
-    Ok(recorded)
 }
 
 /// Those that ended before an instant, each group by an index of its own; expired ones once that is recorded.

@@ -53,6 +53,11 @@
 //! a sweep has recorded it: `announce` and `carry_out` do nothing with it, and a use finds [`TokenGone`]. Recording
 //! the expiry is a change like the deletion: it ends the live actions and sets `idle_since` to null.
 //!
+//! *A notice of an expiry against its change.* Queueing the notices, bringing the expiry nearer, deleting the token and
+//! recording the expiry are changes. `token.noticed_expiry` says which expiry the notices are for, so that any change of
+//! the expiry leads to other notices, without knowing of mails. A mail keeps the expiry that it states, and is claimed
+//! only while that is the token's, so that none that begins to be sent is wrong.
+//!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
 //! notices for those who joined, takes back those of who left, and computes `accepted_time` again:
 //! null while any current admin's notice is not accepted, else the newest acceptance among the
@@ -82,11 +87,13 @@ mod announce;
 mod carry_out;
 mod due;
 mod end;
+mod expiry;
 
 pub(super) use announce::announce;
 pub(super) use carry_out::carry_out;
 pub(super) use due::{due_actions, idle_tokens, subjects};
-pub(super) use end::{purge, record_expiries, withdraw_actions};
+pub(super) use end::{purge, withdraw_actions};
+pub(super) use expiry::{announce_expiries, record_expiries};
 use pending::Outcome;
 
 // For the links above.
@@ -103,6 +110,8 @@ pub(super) struct LockedToken {
     pub(super) expiry: Expiry,
     /// Whether that is reached and recorded.
     ended: bool,
+    /// The expiry whose notices are queued.
+    noticed: Option<Timestamp>,
     /// Whose `announced` is always `live`.
     pub(super) subject: UsageState,
     pub(super) live: Vec<PendingAction>,
@@ -122,6 +131,7 @@ impl LockedToken {
             state: row.state()?,
             expiry: row.expires().into(),
             ended: row.is_ended(),
+            noticed: row.noticed_expiry(),
             subject: row.subject(announced(&live))?,
             live,
         }))

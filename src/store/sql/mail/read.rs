@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::super::catalog;
-use super::super::decode::{scope_times, takes};
+use super::super::decode::{scope_ids, scope_times, takes};
 use super::super::pending::taken_and_kept;
 use super::super::token::grant;
 use super::super::{Connection, IDS_AT_ONCE, QueryBuilder, push_ids};
@@ -31,6 +31,7 @@ struct Row {
     attempts: i32,
     state: String,
     next_time: i64,
+    expire_time: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -49,6 +50,7 @@ struct TokenRow {
     create_time: i64,
     last_use: Option<i64>,
     scope_uses: Option<String>,
+    scopes: Option<String>,
 }
 
 #[derive(FromRow)]
@@ -65,7 +67,7 @@ struct ActionRow {
 
 const SELECT: &str = "\
     SELECT mail_id, kind, account_id, token_id, pending_action_id, recipient, payload_json, \
-        create_time, attempts, state, next_time \
+        create_time, attempts, state, next_time, expire_time \
     FROM mail WHERE mail_id IN (";
 
 const SELECT_ADMINS: &str = "\
@@ -75,7 +77,9 @@ const SELECT_ADMINS: &str = "\
 const SELECT_TOKENS: &str = "\
     SELECT t.token_id, t.name, t.kind, t.downgrade_time, t.create_time, u.last_use, \
         (SELECT string_agg(CAST(x.scope_id AS TEXT) || ':' || CAST(x.last_use AS TEXT), ',') \
-         FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses \
+         FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses, \
+        (SELECT string_agg(CAST(s.scope_id AS TEXT), ',') FROM token_scope s \
+         WHERE s.token_id = t.token_id AND s.taken_time IS NULL) AS scopes \
     FROM token t JOIN token_use u ON u.token_id = t.token_id WHERE t.token_id IN (";
 
 const SELECT_ACTIONS: &str = "\
@@ -167,6 +171,7 @@ impl TokenRow {
             created: Timestamp(self.create_time),
             last_use: self.last_use.map(Timestamp),
             uses,
+            scopes: named(&scope_ids(self.scopes.as_deref())?, names)?,
         })
     }
 }
@@ -198,12 +203,17 @@ impl Row {
         let unreadable = || CorruptRow("a mail can't be read");
         let token = self.token_id.and_then(|id| tokens.get(&id).cloned());
         let action = self.pending_action_id.and_then(|id| actions.get(&id).cloned());
-        let content = match (self.kind.as_str(), token, action, self.payload_json) {
-            ("notice", Some(token), Some(action), None) => MailContent::Notice(token, action),
-            ("carried_out", Some(token), Some(action), None) => {
+        let expiry = self.expire_time.map(Timestamp);
+        let content = match (self.kind.as_str(), token, action, expiry, self.payload_json) {
+            ("notice", Some(token), Some(action), None, None) => MailContent::Notice(token, action),
+            ("carried_out", Some(token), Some(action), None, None) => {
                 MailContent::CarriedOut(token, action)
             }
-            ("admins_changed", None, None, Some(json)) => {
+            ("expiry_notice", Some(token), None, Some(at), None) => {
+                MailContent::ExpiryNotice(token, at)
+            }
+            ("expired", Some(token), None, Some(at), None) => MailContent::Expired(token, at),
+            ("admins_changed", None, None, None, Some(json)) => {
                 let mut lists: HashMap<String, Vec<String>> =
                     serde_json::from_str(&json).map_err(|_| unreadable())?;
                 let mut list = |name| lists.remove(name).ok_or_else(unreadable);

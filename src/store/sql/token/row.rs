@@ -29,6 +29,7 @@ pub(in super::super) struct Row {
     delete_cause: Option<String>,
     expire_time: Option<i64>,
     expiry_done: i16,
+    noticed_expiry: Option<i64>,
     downgrade_time: Option<i64>,
     scopes: Option<String>,
     last_use: Option<i64>,
@@ -40,7 +41,8 @@ pub(in super::super) struct Row {
 /// To be followed by ` AND ...`.
 pub(in super::super) const SELECT: &str = "\
     SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
-        t.create_time, t.delete_time, t.delete_cause, t.expire_time, t.expiry_done, t.downgrade_time, \
+        t.create_time, t.delete_time, t.delete_cause, t.expire_time, t.expiry_done, t.noticed_expiry, \
+        t.downgrade_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
@@ -97,6 +99,11 @@ impl Row {
     /// Whether the end that its expiry brought is dealt with, so that nothing of it falls due any more.
     pub(in super::super) fn is_ended(&self) -> bool {
         self.expiry_done != 0
+    }
+
+    /// The expiry whose notices are queued.
+    pub(in super::super) fn noticed_expiry(&self) -> Option<Timestamp> {
+        self.noticed_expiry.map(Timestamp)
     }
 
     pub(in super::super) fn grant(&self) -> Result<Grant> {
