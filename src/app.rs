@@ -35,7 +35,7 @@ use crate::model::StoreMode;
 use crate::net::{ClientAuth, Listener, ListenerAddress, UnixSocket};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
-use crate::replication::RegisteredReplica;
+use crate::replication::{RegisteredReplica, Wait};
 use crate::service::{Dependencies, Services, SessionLengths};
 use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
@@ -350,7 +350,7 @@ async fn serve_store(
     });
     let writes =
         Arc::new(Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone()));
-    if revoked && writes.propagation(true).await.is_none() {
+    if revoked && writes.propagation(Wait::UntilComplete).await.is_none() {
         tracing::warn!(
             "the operator credential was replaced, and a replica that is out of reach may accept the \
              former one until its lease has run out"

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::CachedToken;
 use crate::clock::Clock;
-use crate::model::{ActiveCatalog, Actor, Context, Invalidation, TokenGone, Use};
+use crate::model::{ActiveCatalog, Actor, Context, Invalidation, NoLongerHeld, Use};
 use crate::policy::id::TokenId;
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
@@ -56,7 +56,7 @@ pub struct Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UseOutcome {
     /// It is on disk, with what it cancelled, and decisions know.
-    Yes,
+    Recorded,
     /// It is not: what it was decided on has changed, so it has to be decided again.
     DecideAgain,
 }
@@ -87,8 +87,8 @@ impl Usage {
     /// Takes note that a token was used for `scope` at `now`. Nearly always that is known already,
     /// and costs a look.
     pub fn note(&self, token: &CachedToken, scope: &Scope, now: Timestamp) {
-        if token.should_record(scope.id, now, self.debounce) {
-            self.keep(used(token, scope, now));
+        if token.try_mark_noted(scope.id, now, self.debounce) {
+            self.buffer(used(token, scope, now));
         }
     }
 
@@ -96,7 +96,7 @@ impl Usage {
     ///
     /// # Errors
     /// The store's: it is not known whether it is recorded, so nothing may be allowed.
-    pub async fn record_first(
+    pub async fn record_use_of_announced(
         &self,
         catalog: Arc<ActiveCatalog>,
         token: &CachedToken,
@@ -110,16 +110,18 @@ impl Usage {
             let ctx = Context::new(Actor::System, now, None);
             let changed = Invalidation::Token(used.token_id);
             let record = store.record_use_of_announced(&ctx, &catalog.catalog, &used);
-            match writes.commit("use_noticed", changed, &ctx, record).await {
-                Ok(Ok(_)) => Ok(UseOutcome::Yes),
-                Ok(Err(TokenGone)) | Err(StoreError::StaleCatalog) => Ok(UseOutcome::DecideAgain),
+            match writes.commit("record_use_of_announced", changed, &ctx, record).await {
+                Ok(Ok(_)) => Ok(UseOutcome::Recorded),
+                Ok(Err(NoLongerHeld)) | Err(StoreError::StaleCatalog) => {
+                    Ok(UseOutcome::DecideAgain)
+                }
                 Err(error) => Err(error),
             }
         });
         recording.await.unwrap_or_else(|panic| Err(StoreError::Internal(Box::new(panic))))
     }
 
-    fn keep(&self, used: Use) {
+    fn buffer(&self, used: Use) {
         let shard = used.token_id.0.as_u64_pair().1 as usize % SHARDS;
         let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
         merge(&mut shard, used);
@@ -150,10 +152,10 @@ impl Usage {
                 Ok(overtaken) => {
                     recorded_count += batch.len();
                     self.metrics.uses_recorded.inc_by(batch.len() as u64);
-                    self.settle(&overtaken).await;
+                    self.cancel_overtaken(&overtaken).await;
                 }
                 Err(error) => {
-                    uses[recorded_count..].iter().for_each(|&used| self.keep(used));
+                    uses[recorded_count..].iter().for_each(|&used| self.buffer(used));
                     return Err(error);
                 }
             }
@@ -163,13 +165,14 @@ impl Usage {
 
     /// Cancels what these tokens' recorded uses have overtaken. What fails is found again by the next
     /// sweep, and nothing is carried out against a recorded use.
-    pub async fn settle(&self, overtaken: &[TokenId]) {
+    pub async fn cancel_overtaken(&self, overtaken: &[TokenId]) {
         for &id in overtaken {
             let ctx = Context::new(Actor::System, self.clock.now(), None);
-            let settle = self.store.cancel_overtaken(&ctx, id);
+            let cancel = self.store.cancel_overtaken(&ctx, id);
             let changed = Invalidation::Token(id);
-            if let Err(error) = self.writes.commit("settle_uses", changed, &ctx, settle).await {
-                tracing::warn!(%error, token = %id, "cannot settle what a use cancels yet");
+            if let Err(error) = self.writes.commit("cancel_overtaken", changed, &ctx, cancel).await
+            {
+                tracing::warn!(%error, token = %id, "cannot cancel what a use has overtaken yet");
             }
         }
     }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::cache::{Cache, REPAIR_PAUSE};
 use crate::model::{Context, Invalidation};
 use crate::policy::id::TokenId;
-use crate::replication::{InFlightWrite, Propagation, Replicas};
+use crate::replication::{InFlightWrite, PropagationStatus, Replicas, Wait};
 use crate::shutdown;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -129,7 +129,7 @@ impl Writes {
         shutdown::spawn("write-outcome", async move {
             let _in_flight = in_flight;
             let find_out = async || {
-                store.settle(&ctx).await?;
+                store.await_pending_changes(&ctx).await?;
                 match affected {
                     Affected::One(changed) => cache.refresh(changed).await,
                     Affected::SomeTokens => {
@@ -180,25 +180,27 @@ impl Writes {
         Err(StoreError::StaleCatalog.into())
     }
 
-    /// Where a change was found made already: commits something that changes nothing, so that what was found is as
-    /// safe from a failover as what was answered. Its propagation can be awaited then.
+    /// Where a change was found made already: waits for what is under way, and commits something that changes nothing,
+    /// so that what was found is as safe from a failover as what was answered. Its propagation can be awaited then.
     ///
     /// # Errors
     /// The store's.
-    pub async fn confirm(&self, ctx: &Context) -> store::Result<()> {
-        self.timed("settle", self.store.settle(ctx)).await
+    pub async fn await_pending_changes(&self, ctx: &Context) -> store::Result<()> {
+        self.timed("await_pending_changes", self.store.await_pending_changes(ctx)).await
     }
 
-    /// How far the changes that were committed or confirmed have propagated; with `wait`, once they have. `None` where
-    /// that is not known in 25 s, or the store does not list the replicas in 5 s.
-    pub async fn propagation(&self, wait: bool) -> Option<Propagation> {
+    /// How far what was committed, or found made and secured by [`Self::await_pending_changes`], has propagated. `None`
+    /// where that is not known in 25 s, or the store does not list the replicas in 5 s.
+    pub async fn propagation(&self, wait: Wait) -> Option<PropagationStatus> {
         self.replicas.propagation(wait).await
     }
 
     /// Gives the other replicas a second to apply what was created, so that it can be used everywhere at once.
     /// Promises nothing.
     pub async fn await_propagation_best_effort(&self) {
-        let _ = tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(true)).await;
+        let _ =
+            tokio::time::timeout(BEST_EFFORT_WAIT, self.replicas.propagation(Wait::UntilComplete))
+                .await;
     }
 
     async fn refresh_catalog(&self) -> store::Result<()> {

@@ -44,9 +44,9 @@ impl CachedToken {
         (0..size_of::<Self>() / size_of::<Line>()).for_each(|at| prefetch_index(&self.lines, at));
     }
 
-    /// Whether a use of `scope` at `now` is to be noted: none was within `grain` microseconds
-    /// before. Takes note that it is.
-    pub fn should_record(&self, scope: ScopeId, now: Timestamp, grain: i64) -> bool {
+    /// Marks a use of `scope` at `now` as noted. `false`, and nothing is marked, where one was noted within `grain`
+    /// microseconds before.
+    pub fn try_mark_noted(&self, scope: ScopeId, now: Timestamp, grain: i64) -> bool {
         let millis = |micros: i64| u64::try_from(micros / 1_000).unwrap_or(0) & TIME;
         let now = millis(now.0);
         let place = self
@@ -104,7 +104,7 @@ mod tests {
             announced: Vec::new(),
         });
         let at = |scope, seconds: i64| {
-            known.should_record(ScopeId(scope), Timestamp(seconds * 1_000_000), 60_000_000)
+            known.try_mark_noted(ScopeId(scope), Timestamp(seconds * 1_000_000), 60_000_000)
         };
         // Scopes 1 and 5 share a place; 0 looks like a place that is empty.
         for scope in [0, 1, 65_535] {

@@ -85,7 +85,8 @@ impl Replica {
         self.until
     }
 
-    /// Whether a decision that begins at `now` may be made from memory. Rule 6.7 of docs/policy.md.
+    /// Whether a decision that begins at `now` may be made from memory, as `replication::Replicas::may_decide` says by
+    /// the published end.
     pub fn may_decide(&self, now: MonotonicInstant) -> bool {
         now < self.until
     }
@@ -140,7 +141,7 @@ impl Replica {
         self.pending.retain(|renewal| renewal.ends > attempt.sent);
         let ends = attempt.sent.plus(self.length.held());
         self.pending.push(Renewal { ends, position: head.position });
-        self.settle();
+        self.extend_lease();
         if attempt.registers { RenewalOutcome::Registered } else { RenewalOutcome::Renewed }
     }
 
@@ -152,7 +153,7 @@ impl Replica {
         {
             let applied = self.applied().map_or(position, |applied| applied.max(position));
             self.memory = Some((identity, applied));
-            self.settle();
+            self.extend_lease();
         }
     }
 
@@ -172,7 +173,7 @@ impl Replica {
         self.left = true;
     }
 
-    fn settle(&mut self) {
+    fn extend_lease(&mut self) {
         let Some(applied) = self.applied() else { return };
         let held = self.pending.iter().filter(|renewal| renewal.position <= applied);
         self.until = held.map(|renewal| renewal.ends).fold(self.until, MonotonicInstant::max);

@@ -136,7 +136,7 @@ impl Outbox {
             return Ok(None);
         }
         // Rule 4.17 of docs/policy.md.
-        let known = self.replicas.known_position().await?;
+        let known = self.replicas.await_propagated_revision().await?;
         let (mut mail, now) = loop {
             let now = self.clock.now();
             let Some(mail) = self.store.claim_mails(now, self.claim, known, 1).await?.pop() else {
@@ -158,12 +158,12 @@ impl Outbox {
                     return Ok(None);
                 }
             },
-            Err(error) => Outcome::Rejected(format!("the mail can't be written: {error}")),
+            Err(error) => Outcome::MessageRefused(format!("the mail can't be written: {error}")),
         };
         let now = self.clock.now();
         let counter = match &outcome {
             Outcome::Accepted => &self.metrics.mails_accepted,
-            Outcome::Refused(_) | Outcome::Rejected(_) | Outcome::Postponed(_) => {
+            Outcome::RecipientRefused(_) | Outcome::MessageRefused(_) | Outcome::Postponed(_) => {
                 &self.metrics.mails_refused
             }
             Outcome::RelayError(_) => &self.metrics.mail_errors,
@@ -178,9 +178,11 @@ impl Outbox {
                 self.writes.commit_tokens("mail_accepted", &ctx, accept, token).await?;
                 return Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }));
             }
-            Outcome::Refused(text) => (refused, Some(MailFailure { text, address_refused: true })),
+            Outcome::RecipientRefused(text) => {
+                (refused, Some(MailFailure { text, address_refused: true }))
+            }
             // At first soon, since a relay that was set up wrongly may reject every mail.
-            Outcome::Rejected(text) => {
+            Outcome::MessageRefused(text) => {
                 let wait = self.retries.after(&mail, max.max(refused));
                 (wait, Some(MailFailure { text, address_refused: false }))
             }
@@ -273,13 +275,13 @@ impl DeliveryLog {
                     tracing::warn!(why, "the relay takes no mail; notices are late");
                 }
             }
-            Outcome::Refused(why) => {
+            Outcome::RecipientRefused(why) => {
                 if self.begins(to) {
                     tracing::warn!(%mail, to, why, "the address is refused");
                 }
                 self.failed(to, why);
             }
-            Outcome::Rejected(why) | Outcome::Postponed(why) => {
+            Outcome::MessageRefused(why) | Outcome::Postponed(why) => {
                 if self.begins(to) {
                     tracing::warn!(%mail, to, why, "the relay does not take a mail to this address");
                 }
@@ -329,8 +331,8 @@ mod tests {
         let mut log = DeliveryLog::default();
         for _ in 0..9 {
             for (to, outcome) in [
-                ("ann", Outcome::Refused("550 no".to_owned())),
-                ("bob", Outcome::Rejected("554 no".to_owned())),
+                ("ann", Outcome::RecipientRefused("550 no".to_owned())),
+                ("bob", Outcome::MessageRefused("554 no".to_owned())),
                 ("ann", postponed()),
             ] {
                 assert_eq!(noted(&mut log, to, outcome), None);

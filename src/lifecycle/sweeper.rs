@@ -136,13 +136,14 @@ impl Sweeper {
         let now = self.clock.now();
         let idle = self.store.idle_tokens(self.settings.idle_before(now), BATCH).await?;
         swept.more |= idle.len() == BATCH as usize;
-        // Somebody recorded a use and did not get to settle it.
+        // Somebody recorded a use and did not get to cancel what it overtook.
         let (overtaken, idle): (Vec<_>, Vec<_>) =
-            idle.iter().partition(|token| token.subject.is_overtaken());
+            idle.iter().partition(|token| token.usage_state.is_overtaken());
         let overtaken: Vec<TokenId> = overtaken.into_iter().map(|token| token.id).collect();
-        self.usage.settle(&overtaken).await;
-        let (due, deferred): (Vec<_>, Vec<_>) =
-            idle.into_iter().partition(|token| token.subject.due(&self.settings, now).is_some());
+        self.usage.cancel_overtaken(&overtaken).await;
+        let (due, deferred): (Vec<_>, Vec<_>) = idle
+            .into_iter()
+            .partition(|token| token.usage_state.due(&self.settings, now).is_some());
         for token in due {
             let announced = self
                 .step("announce", token.id, async |ctx, catalog| {

@@ -8,7 +8,7 @@
 //! - The same facts make the same message, byte for byte: one that is mailed again has the same
 //!   `Message-ID`, so that it is shown once.
 //! - Nothing but the relay's word for the message itself is [`Outcome::Accepted`], and only a permanent refusal
-//!   of the recipient is [`Outcome::Refused`].
+//!   of the recipient is [`Outcome::RecipientRefused`].
 //! - What people chose (names of tokens and accounts) can't add a header, a line, a tag or a command.
 //! - No secret of a token, and no password of the relay, is in a message, an error, a `Debug` or a log.
 

@@ -41,10 +41,10 @@ pub enum Outcome {
     /// The relay has it and answers for it from here on.
     Accepted,
     /// The relay refused the recipient for good (5xx to RCPT): what it said.
-    Refused(String),
+    RecipientRefused(String),
     /// The relay will not take this message to this recipient as things are: a 5xx answer to DATA or to the
     /// message, or an address that the relay has no way to take. What it said.
-    Rejected(String),
+    MessageRefused(String),
     /// The relay did not take this message this time: a 4xx answer to RCPT, DATA or the message, or no
     /// proper answer to one of them. What it said. After a connection that broke, the relay may still have
     /// the message.
@@ -114,7 +114,7 @@ impl Relay {
     pub async fn send(&self, message: &Message) -> Outcome {
         let composed = match message.compose(&self.sender) {
             Ok(composed) => composed,
-            Err(text) => return Outcome::Rejected(self.redactor.redact(&text)),
+            Err(text) => return Outcome::MessageRefused(self.redactor.redact(&text)),
         };
         let (session, mut outcome) = self.transact(&composed).await;
         if let Some(session) = session {
@@ -176,7 +176,7 @@ impl Relay {
         let mut fresh = connected.map_err(|failure| (None, self.error(failure, "MAIL")))?;
         if !fresh.takes(mail) {
             let text = "it doesn't take addresses with letters beyond ASCII (no SMTPUTF8)";
-            return Err((Some(fresh), Outcome::Rejected(text.to_owned())));
+            return Err((Some(fresh), Outcome::MessageRefused(text.to_owned())));
         }
         match self.mail(&mut fresh, mail).await {
             Ok(()) => Ok(fresh),
@@ -238,10 +238,10 @@ impl Relay {
         let answer = format!("{code} {text}");
         let for_good = (500..600).contains(&code);
         match step {
-            RCPT if for_good => Outcome::Refused(self.redactor.redact(&answer)),
+            RCPT if for_good => Outcome::RecipientRefused(self.redactor.redact(&answer)),
             RCPT => Outcome::Postponed(self.redactor.redact(&answer)),
             step if for_good => {
-                Outcome::Rejected(self.redactor.redact(&format!("{answer} (to {step})")))
+                Outcome::MessageRefused(self.redactor.redact(&format!("{answer} (to {step})")))
             }
             step => Outcome::Postponed(self.redactor.redact(&format!("{answer} (to {step})"))),
         }

@@ -21,7 +21,7 @@ pub struct Use {
 
 /// The token is deleted or expired, or no longer holds the scope: the decision has to be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenGone;
+pub struct NoLongerHeld;
 
 /// An active token, as the sweeper and the preview see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct IdleToken {
     /// From when on it is denied; `None` for never.
     pub expires: Option<Timestamp>,
     /// The facts that its lifecycle rests on.
-    pub subject: UsageState,
+    pub usage_state: UsageState,
     /// What is announced for it, with how far its notices got.
     pub live: Vec<LiveAction>,
 }
@@ -51,8 +51,8 @@ pub enum CarriedOut {
     Cancelled,
     /// Not yet: a notice is not accepted for long enough, or a deletion comes first.
     Held,
-    /// There is no such live action any more.
-    TokenGone,
+    /// It has ended already, or its token is deleted.
+    ActionEnded,
 }
 
 /// An account whose admins were set.

@@ -173,12 +173,21 @@ impl ActionEffect {
         (held && announced && !taken.is_empty()).then_some(taken)
     }
 
+    /// Whether a use of `scope` cancels the action, or takes that scope off it.
+    pub fn is_cancelled_by(&self, scope: &Scope) -> bool {
+        match self {
+            Self::Token => true,
+            Self::Writes => scope.access == Access::Write,
+            Self::Scopes(named) => named.contains(&scope.id),
+        }
+    }
+
     /// What its notice names: the scopes that a token with `grant` would lose, and those that would
     /// stay, both sorted by id.
     pub fn taken_and_kept(&self, grant: &Grant, catalog: &Catalog) -> (Vec<ScopeId>, Vec<ScopeId>) {
         let held =
             catalog.scopes().iter().filter(|scope| grant.holding(scope) == ScopeStatus::Granted);
-        let (taken, kept): (Vec<_>, Vec<_>) = held.partition(|scope| fits(self, scope));
+        let (taken, kept): (Vec<_>, Vec<_>) = held.partition(|scope| self.is_cancelled_by(scope));
         let ids = |scopes: Vec<&Scope>| {
             let mut ids: Vec<_> = scopes.into_iter().map(|scope| scope.id).collect();
             ids.sort_unstable();
@@ -394,13 +403,4 @@ pub fn may_carry_out(
     now: Timestamp,
 ) -> bool {
     accepted.is_some() && effective(settings, basis, accepted, now) <= now
-}
-
-/// Whether a use of `scope` cancels or shrinks an action that takes `takes`.
-pub fn fits(takes: &ActionEffect, scope: &Scope) -> bool {
-    match takes {
-        ActionEffect::Token => true,
-        ActionEffect::Writes => scope.access == Access::Write,
-        ActionEffect::Scopes(named) => named.contains(&scope.id),
-    }
 }

@@ -1,8 +1,8 @@
 //! What keeps the lease: renewals by one task, and changes applied and acknowledged by another, so that
 //! neither waits for the other.
 //!
-//! Must stay true: everything that was read is handed to the machine with the turn in which it was
-//! asked for; what is published as the lease's end is what the machine says, under its lock.
+//! Must stay true: everything that was read is handed to the machine with the epoch in which it was
+//! requested; what is published as the lease's end is what the machine says, under its lock.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -249,20 +249,21 @@ impl ReplicaTask {
             }
         };
         make_effective(cache, [notification.change.touched]).await;
-        if !self.store.confirm(row, store, notification).await? {
+        if !self.store.acknowledge_notified(row, store, notification).await? {
             return Ok(false);
         }
-        self.applied(epoch, position);
+        self.mark_applied(epoch, position);
         Ok(true)
     }
 
-    /// Memory rests on `position` from now on.
-    fn applied(&self, epoch: Epoch, position: Position) {
+    /// Marks that memory rests on `position` from now on; a lease may begin to hold by that.
+    fn mark_applied(&self, epoch: Epoch, position: Position) {
         let mut state = lock(&self.state);
         state.replica.apply(epoch, position);
         self.publish(&state);
         drop(state);
         self.failing.send_modify(|_| {});
+        self.applied.send_replace(());
     }
 
     async fn catch_up(&self, cache: &Arc<Cache>) -> store::Result<()> {
@@ -284,7 +285,7 @@ impl ReplicaTask {
                     (registered_at, true)
                 }
             };
-            self.applied(epoch, position);
+            self.mark_applied(epoch, position);
             self.store.acknowledge(row, store, position).await?;
             if !more {
                 return Ok(());

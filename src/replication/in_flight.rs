@@ -58,7 +58,7 @@ impl InFlightWrites {
     }
 
     /// Waits until memory follows every write that has begun by now.
-    pub(super) async fn followed(&self) {
+    pub(super) async fn await_followed(&self) {
         let mut state = self.state.subscribe();
         let next = state.borrow().next;
         // It ends with an error only where the sender is gone, which is borrowed here.
@@ -105,9 +105,9 @@ mod tests {
     #[test]
     fn only_earlier_writes_are_awaited_and_no_write_waits() {
         let writes = InFlightWrites::default();
-        assert!(writes.followed().now_or_never().is_some());
+        assert!(writes.await_followed().now_or_never().is_some());
         let (first, second) = (writes.begin(), writes.begin());
-        let mut followed = Box::pin(writes.followed());
+        let mut followed = Box::pin(writes.await_followed());
         assert!(followed.as_mut().now_or_never().is_none());
         // One that never ends, begun while somebody waits.
         let endless = writes.begin();
@@ -115,9 +115,9 @@ mod tests {
         assert!(followed.as_mut().now_or_never().is_none());
         drop(first);
         assert!(followed.now_or_never().is_some());
-        assert!(writes.followed().now_or_never().is_none());
+        assert!(writes.await_followed().now_or_never().is_none());
         drop(endless);
-        assert!(writes.followed().now_or_never().is_some());
+        assert!(writes.await_followed().now_or_never().is_some());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 pub use in_flight::InFlightWrite;
 use in_flight::InFlightWrites;
 use propagation::ClusterSnapshot;
-pub use propagation::Propagation;
+pub use propagation::{PropagationStatus, Wait};
 
 use crate::cache::Cache;
 use crate::clock::{Stopwatch, moment};
@@ -97,6 +97,8 @@ struct ReplicaTask {
     demand: Notify,
     /// Since when attempts to renew have failed; woken whenever one ends, or a lease begins to hold.
     failing: watch::Sender<Option<Stopwatch>>,
+    /// Woken whenever memory has followed more changes.
+    applied: watch::Sender<()>,
     peers: Mutex<Peers>,
     /// When it was last logged that changes wait.
     logged: Mutex<Option<MonotonicInstant>>,
@@ -158,6 +160,7 @@ impl RegisteredReplica {
             behind: Notify::new(),
             demand: Notify::new(),
             failing: watch::channel(None).0,
+            applied: watch::channel(()).0,
             peers: Mutex::default(),
             logged: Mutex::default(),
             stop,
@@ -235,7 +238,7 @@ impl Replicas {
     }
 
     /// Whether a decision that begins with `watch` may be made from memory. To be asked before the first
-    /// fact is looked at.
+    /// fact is looked at. Rule 6.7 of docs/policy.md.
     pub fn may_decide(&self, watch: Stopwatch) -> bool {
         watch.moment().0 < self.until.moment.load(Ordering::Acquire)
             || failpoint::is_active(Failpoint::NoLease)
@@ -290,8 +293,8 @@ impl Replicas {
         }
         let followed = async {
             match &self.member {
-                Some(member) => self.followed(member, revision).await,
-                None => match self.known_position().await {
+                Some(member) => self.await_applied(member, revision).await,
+                None => match self.catch_up_alone().await {
                     Ok(known) => known >= revision,
                     Err(error) => {
                         tracing::debug!(%error, "cannot read the store's revision");
@@ -307,9 +310,8 @@ impl Replicas {
     }
 
     /// Has changes applied until memory rests on `revision`, which may be never.
-    async fn followed(&self, member: &ReplicaTask, revision: i64) -> bool {
-        // It is woken when changes were applied, too.
-        let mut applied = member.failing.subscribe();
+    async fn await_applied(&self, member: &ReplicaTask, revision: i64) -> bool {
+        let mut applied = member.applied.subscribe();
         member.behind.notify_one();
         while self.revision() < revision {
             // It ends with an error only where the sender is gone, which is borrowed here.

@@ -22,8 +22,8 @@ const POLL_SLOW: Duration = Duration::from_millis(64);
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long it waits for the first snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a notice waits for its action to be known before others are sent.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the changes of one instant are waited for where the position up to which all have propagated is read.
+const POSITION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A change that waits for so long is worth a line in the log, but no more than one in so long.
 const LOG_AFTER: u64 = 1_000_000;
@@ -33,11 +33,20 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far a committed change has propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Propagation {
+pub struct PropagationStatus {
     /// Whether no replica decides on what was before it.
     pub complete: bool,
     /// In how long it is complete at the latest.
     pub within: Duration,
+}
+
+/// Whether the caller of a change waits until it has propagated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until no replica decides on what was before the change.
+    UntilComplete,
+    /// Only until it is known by when that is so at the latest.
+    No,
 }
 
 /// How long to wait after so many polls.
@@ -45,7 +54,7 @@ fn pause(polls: u32) -> Duration {
     (POLL_FAST * (1 << polls.saturating_sub(FAST_POLLS).min(10))).min(POLL_SLOW)
 }
 
-impl Propagation {
+impl PropagationStatus {
     const COMPLETE: Self = Self { complete: true, within: Duration::ZERO };
 }
 
@@ -184,7 +193,7 @@ impl ReplicaTask {
         );
     }
 
-    async fn propagation(&self, wait: bool) -> Option<Propagation> {
+    async fn wait_for_rows(&self, wait: Wait) -> Option<PropagationStatus> {
         let committed = moment();
         let mut snapshots = self.snapshots.subscribe();
         self.demand.notify_one();
@@ -207,11 +216,11 @@ impl ReplicaTask {
             let until = waiting.as_ref().and_then(Waiting::until);
             match (&waiting, until) {
                 (Some(waiting), _) if waiting.is_complete(now) => {
-                    return Some(Propagation::COMPLETE);
+                    return Some(PropagationStatus::COMPLETE);
                 }
-                (_, Some(until)) if !wait => {
+                (_, Some(until)) if wait == Wait::No => {
                     let within = Duration::from_micros(until.0.saturating_sub(now.0) + 1);
-                    return Some(Propagation { complete: false, within });
+                    return Some(PropagationStatus { complete: false, within });
                 }
                 _ => {}
             }
@@ -239,42 +248,50 @@ impl ReplicaTask {
 
 impl Replicas {
     /// To be called after a change was answered by the store, or found made and something committed
-    /// after that: waits until it has propagated to every replica, or says how it stands where not to `wait`.
-    /// `None` where that is not known in 25 s, or the store does not list the replicas in 5 s.
-    pub async fn propagation(&self, wait: bool) -> Option<Propagation> {
-        let Some(member) = &self.member else { return Some(Propagation::COMPLETE) };
+    /// after that: how far it has propagated, after the wait that `wait` says. `None` where that is not known in 25 s,
+    /// or the store does not list the replicas in 5 s.
+    pub async fn propagation(&self, wait: Wait) -> Option<PropagationStatus> {
+        let Some(member) = &self.member else { return Some(PropagationStatus::COMPLETE) };
         let watch = Stopwatch::start();
-        let propagation = member.propagation(wait).await;
-        if wait {
+        let status = member.wait_for_rows(wait).await;
+        if wait == Wait::UntilComplete {
             member.metrics.propagated(watch.elapsed());
         }
-        propagation
+        status
     }
 
-    /// The position up to which every change has propagated. Those of this instant are waited for, but not long.
+    /// The revision up to which every change has propagated. Waits for the changes of this instant, for a second at
+    /// most; then the revision may be an earlier one.
     ///
     /// # Errors
     /// The store's.
-    pub async fn known_position(&self) -> store::Result<i64> {
-        let Some(member) = &self.member else {
-            let revision = self.cache.store_revision().await?;
-            // What was committed by then had begun before.
-            self.writes.followed().await;
-            self.writes.note_followed(revision);
-            return Ok(revision);
-        };
+    pub async fn await_propagated_revision(&self) -> store::Result<i64> {
+        let Some(member) = &self.member else { return self.catch_up_alone().await };
         let watch = Stopwatch::start();
         let (mut newest, mut polls) = (None, 0);
         loop {
             let snapshot = member.snapshot().await?;
             let newest = *newest.get_or_insert(snapshot.head);
             let known = snapshot.reading.propagated(moment(), snapshot.head);
-            if known >= newest || watch.elapsed() > NOTICE_TIMEOUT {
+            if known >= newest || watch.elapsed() > POSITION_TIMEOUT {
                 return Ok(known.0);
             }
             tokio::time::sleep(pause(polls)).await;
             polls += 1;
         }
+    }
+
+    /// Waits until memory follows the revision that the store has now, and notes it: where only this process has the
+    /// store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn catch_up_alone(&self) -> store::Result<i64> {
+        let revision = self.cache.store_revision().await?;
+        // What was committed by then had begun before.
+        self.writes.await_followed().await;
+        self.writes.note_followed(revision);
+        Ok(revision)
     }
 
     /// Whether a replica takes unused tokens by other rules than this one: while there is any, nobody takes

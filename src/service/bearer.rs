@@ -22,6 +22,7 @@ use crate::policy::decide::{self, Decision, Presented, Reason, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind, TokenState};
+use crate::replication::Wait;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 
 /// Failures of one address within [`ATTEMPTS_WINDOW`], after which further ones are answered
@@ -150,7 +151,7 @@ impl Services {
             self.writes.commit("delete_token", Invalidation::Token(id), &ctx, delete).await?;
         drop(turn);
         let token = self.shown_to_bearer(deleted.ok_or_else(|| self.unknown_bearer(from))?)?;
-        Ok((token, self.propagation(false).await?))
+        Ok((token, self.propagation(Wait::UntilComplete).await?))
     }
 
     /// Waits for one of the turns at the store.

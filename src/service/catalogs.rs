@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::error::Obstacle;
-use super::{Caller, Error, Propagation, Result, Services};
+use super::{Caller, Error, Propagation, Result, Services, wait_unless};
 use crate::model::{ActiveCatalog, GrantCounts, Invalidation, ScopesInUse};
 use crate::policy::catalog_file;
 use crate::policy::scope::{
@@ -124,8 +124,8 @@ impl Services {
         }
         if unchanged {
             let ctx = caller.context(self.clock.now());
-            self.writes.confirm(&ctx).await?;
-            let propagation = Some(self.propagation(request.no_wait).await?);
+            self.writes.await_pending_changes(&ctx).await?;
+            let propagation = Some(self.propagation(wait_unless(request.no_wait)).await?);
             let (version, revision) = (old.version(), ctx.revision());
             return Ok(AppliedCatalog { version, impacts, warnings, propagation, revision });
         }
@@ -136,7 +136,7 @@ impl Services {
         let apply = self.store.apply_catalog(&ctx, Some(old.version()), request.toml, &names);
         match self.writes.commit("apply_catalog", Invalidation::Catalog, &ctx, apply).await {
             Ok(Ok(stored)) => {
-                let propagation = Some(self.propagation(request.no_wait).await?);
+                let propagation = Some(self.propagation(wait_unless(request.no_wait)).await?);
                 let (version, revision) = (stored.version, ctx.revision());
                 Ok(AppliedCatalog { version, impacts, warnings, propagation, revision })
             }

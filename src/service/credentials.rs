@@ -8,12 +8,13 @@ use zeroize::Zeroizing;
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
-use super::{Caller, Changed, Error, Propagation, Result, Services};
+use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
 use crate::model::{Credential, CredentialRefusal, Invalidation, Role};
 use crate::policy::client_certificate::{Fingerprint, InvalidFingerprints, fingerprints};
 use crate::policy::client_source::{ClientSource, ClientSourceFields, FieldError};
 use crate::policy::id::{AccountId, CredentialId};
+use crate::replication::Wait;
 use crate::secret::{Secret, SecretKind};
 
 /// Which role was asked for.
@@ -185,7 +186,7 @@ impl Services {
             .await?;
         match revoked {
             Some(Ok(revoked)) => {
-                let propagation = self.propagation(no_wait).await?;
+                let propagation = self.propagation(wait_unless(no_wait)).await?;
                 Ok(Changed::new((revoked, propagation), &ctx))
             }
             Some(Err(_)) => Err(Error::refused(
@@ -209,7 +210,7 @@ impl Services {
         let number =
             self.writes.commit("add_secret_key", Invalidation::SecretKeys, &ctx, add).await?;
         // A replica that does not know it takes what is made under it for forged.
-        self.propagation(false).await?;
+        self.propagation(Wait::UntilComplete).await?;
         Ok(Changed::new(number, &ctx))
     }
 }

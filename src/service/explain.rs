@@ -5,7 +5,7 @@
 use super::LifecycleView;
 use crate::model::{ActiveCatalog, NoticeState, PendingAction, Token};
 use crate::policy::duration;
-use crate::policy::lifecycle::{self, ActionEffect, Settings};
+use crate::policy::lifecycle::{ActionEffect, Settings};
 use crate::policy::scope::{Scope, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::ScopeStatus;
@@ -56,7 +56,7 @@ pub fn describe(
     outlook: &LifecycleView,
 ) -> PendingActionView {
     let still = |&id: &ScopeId| {
-        in_force.catalog.by_id(id).is_some_and(|scope| lifecycle::fits(&action.takes, scope))
+        in_force.catalog.by_id(id).is_some_and(|scope| action.takes.is_cancelled_by(scope))
     };
     let (taken, spared): (Vec<_>, Vec<_>) = action.taken.iter().copied().partition(still);
     let taken = names(in_force, taken);

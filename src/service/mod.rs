@@ -40,7 +40,7 @@ use crate::policy::client_source::ClientSource;
 use crate::policy::lifecycle::{self, Calendar};
 use crate::policy::network::Limits;
 use crate::policy::time::Timestamp;
-use crate::replication::{LeaseExpired, Replicas};
+use crate::replication::{LeaseExpired, Replicas, Wait};
 use crate::secret::{Digest, Prefix};
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
@@ -269,15 +269,15 @@ impl Services {
         LifecycleView { calendar: self.calendar(), mails: self.mails }
     }
 
-    /// How far a change has propagated that was committed, or found made. Waits until that is complete,
-    /// unless `no_wait`. Rules 6.3, 6.5 and 6.6 of docs/policy.md.
+    /// How far a change has propagated that was committed, or found made, after the wait that `wait` says. Rules 6.3,
+    /// 6.5 and 6.6 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::NotPropagatedYet`] where that takes longer than a call may.
-    async fn propagation(&self, no_wait: bool) -> Result<Propagation> {
-        let seen = self.writes.propagation(!no_wait).await.ok_or(Error::NotPropagatedYet)?;
-        let complete_by = self.clock.now().plus(seen.within);
-        Ok(Propagation { complete: seen.complete, complete_by })
+    async fn propagation(&self, wait: Wait) -> Result<Propagation> {
+        let status = self.writes.propagation(wait).await.ok_or(Error::NotPropagatedYet)?;
+        let complete_by = self.clock.now().plus(status.within);
+        Ok(Propagation { complete: status.complete, complete_by })
     }
 
     /// Returns where decisions may be made: see [`Replicas::ready`]. Rule 6.8 of docs/policy.md.
@@ -301,6 +301,11 @@ fn no_lease() -> Error {
               and answers no call",
         retry: Duration::from_secs(1),
     }
+}
+
+/// What the field `no_wait` of a call asks for.
+fn wait_unless(no_wait: bool) -> Wait {
+    if no_wait { Wait::No } else { Wait::UntilComplete }
 }
 
 fn no_catalog() -> Error {

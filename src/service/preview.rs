@@ -145,8 +145,8 @@ impl Services {
         let watch = Stopwatch::start();
         let mut after = None;
         loop {
-            let page = self.store.subjects(only, Page { after, limit: PAGE });
-            let page = self.read("subjects", page).await?;
+            let page = self.store.active_tokens(only, Page { after, limit: PAGE });
+            let page = self.read("active_tokens", page).await?;
             let full = page.len() == PAGE as usize;
             after = page.last().map(|token| token.id);
             page.into_iter().for_each(|token| preview.add(token));
@@ -220,33 +220,35 @@ impl Preview {
 
 /// Everything that happens to a token that nobody uses any more.
 fn coming(token: IdleToken, catalog: &Catalog, calendar: &Calendar) -> Vec<Coming> {
-    let IdleToken { id, account_id, name, mut subject, live, expires, .. } = token;
+    let IdleToken { id, account_id, name, mut usage_state, live, expires, .. } = token;
     // As the store counts writes when it announces.
-    subject.uses.last_write = subject.uses.last_write_in(catalog);
+    usage_state.uses.last_write = usage_state.uses.last_write_in(catalog);
     let mut standing: Vec<LiveAction> = Vec::new();
     // What is still announced where nothing is taken is about to be withdrawn.
     for mut action in live.into_iter().filter(|_| calendar.settings.mode == Mode::Enforce) {
-        match subject.overtaken(&action.announced()) {
+        match usage_state.overtaken(&action.announced()) {
             Superseded::Cancelled => continue,
             Superseded::Shrunk(left) => action.takes = ActionEffect::Scopes(left),
             Superseded::No => {}
         }
         standing.push(action);
     }
-    subject.announced = standing.iter().map(LiveAction::announced).collect();
-    let forecast = subject.forecast(&calendar.settings, calendar.now);
+    usage_state.announced = standing.iter().map(LiveAction::announced).collect();
+    let forecast = usage_state.forecast(&calendar.settings, calendar.now);
 
     let new = |takes: ActionEffect, basis, notice, effective, announced| {
         let used = match &takes {
-            ActionEffect::Token => subject.uses.last,
-            ActionEffect::Writes => subject.uses.last_write,
-            ActionEffect::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
+            ActionEffect::Token => usage_state.uses.last,
+            ActionEffect::Writes => usage_state.uses.last_write,
+            ActionEffect::Scopes(named) => {
+                named.iter().filter_map(|&id| usage_state.uses.of(id)).max()
+            }
         };
         Coming {
             token_id: id,
             token_name: name.clone(),
             account_id,
-            taken: takes.taken_and_kept(&subject.grant, catalog).0,
+            taken: takes.taken_and_kept(&usage_state.grant, catalog).0,
             takes,
             basis,
             used: used.is_some(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::accounts::no_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
-use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services};
+use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
 use crate::model::{AccountNotFound, ActiveCatalog, Invalidation, NewToken, Token, TokenFilter};
 use crate::policy::id::{AccountId, TokenId};
@@ -272,7 +272,7 @@ impl Services {
         let deleted =
             self.writes.commit("delete_token", Invalidation::Token(id), &ctx, delete).await?;
         let described = self.described(deleted.ok_or_else(|| no_token(id))?)?;
-        let propagation = self.propagation(no_wait).await?;
+        let propagation = self.propagation(wait_unless(no_wait)).await?;
         Ok(Changed::new((described, propagation), &ctx))
     }
 
@@ -314,7 +314,7 @@ impl Services {
         })?;
         self.notify_of_expiry(&token);
         let described = self.described(token)?;
-        let propagation = self.propagation(no_wait).await?;
+        let propagation = self.propagation(wait_unless(no_wait)).await?;
         Ok(Changed::new((described, propagation), &ctx))
     }
 

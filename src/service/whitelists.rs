@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use super::error::{Obstacle, Violation};
 use super::tokens::no_token;
 use super::validate::{self, FieldErrors};
-use super::{Caller, Error, Propagation, Result, Services};
+use super::{Caller, Error, Propagation, Result, Services, wait_unless};
 use crate::model::{Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget};
 use crate::policy::id::TokenId;
 use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_ERRORS, TooMany};
+use crate::replication::Wait;
 
 /// What `ManageWhitelist` may be asked for.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +144,7 @@ impl Services {
             Ok(outcome) => {
                 let propagation = match request.validate_only {
                     true => None,
-                    false => Some(self.propagation(request.no_wait).await?),
+                    false => Some(self.propagation(wait_unless(request.no_wait)).await?),
                 };
                 Ok(ManagedWhitelist { outcome, propagation, revision: ctx.revision() })
             }
@@ -152,8 +153,8 @@ impl Services {
                 // A caller that reads that it is gone may take that for the answer to an earlier call.
                 // Rule 6.4 of docs/policy.md.
                 if made && !request.validate_only && !request.no_wait {
-                    self.writes.confirm(&ctx).await?;
-                    self.propagation(false).await?;
+                    self.writes.await_pending_changes(&ctx).await?;
+                    self.propagation(Wait::UntilComplete).await?;
                 }
                 Err(refusal(id, change, refused))
             }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    CarriedOut, Context, IdleToken, Page, PendingAction, PendingCounts, PendingFilter, TokenGone,
-    Use,
+    CarriedOut, Context, IdleToken, NoLongerHeld, Page, PendingAction, PendingCounts,
+    PendingFilter, Use,
 };
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::Settings;
@@ -35,18 +35,18 @@ pub trait LifecycleStore {
     async fn cancel_overtaken(&self, ctx: &Context, id: TokenId) -> Result<bool>;
 
     /// The same for one use that fits an announced action, before its ALLOW is answered: records it and
-    /// settles. Whether anything was overtaken. [`TokenGone`], with nothing recorded, where the token is
+    /// cancels. Whether anything was overtaken. [`NoLongerHeld`], with nothing recorded, where the token is
     /// deleted or expired, or `catalog`, which must be in force, no longer gives it the scope.
     async fn record_use_of_announced(
         &self,
         ctx: &Context,
         catalog: &Catalog,
         used: &Use,
-    ) -> Result<Result<bool, TokenGone>>;
+    ) -> Result<Result<bool, NoLongerHeld>>;
 
     /// Active tokens that may be idle since `before` or longer, the longest first: candidates for
-    /// [`Self::announce`], or for [`Self::reschedule`] where their subject says that nothing is due. Before
-    /// all others those that [`Self::record_uses`] returned and that were not settled.
+    /// [`Self::announce`], or for [`Self::reschedule`] where their usage state says that nothing is due. Before
+    /// all others those that [`Self::record_uses`] returned and whose actions were not cancelled yet.
     async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>>;
 
     /// Computes again since when these tokens are idle, so that [`Self::idle_tokens`] does not find
@@ -100,7 +100,7 @@ pub trait LifecycleStore {
     async fn purge(&self, ctx: &Context, before: Timestamp, limit: u32) -> Result<Vec<TokenId>>;
 
     /// Active tokens, the oldest first, as the preview needs them.
-    async fn subjects(
+    async fn active_tokens(
         &self,
         only: Option<AccountId>,
         page: Page<TokenId>,

@@ -112,7 +112,7 @@ pub trait Store:
     /// Waits until every change under way has ended, committed or not: also those of which this
     /// process has lost track. Commits something that changes nothing: what could be read before it is
     /// as safe from a failover as what was answered.
-    async fn settle(&self, ctx: &Context) -> Result<()>;
+    async fn await_pending_changes(&self, ctx: &Context) -> Result<()>;
 
     /// What ails the database now, and for how long, as use cases found. Read from memory.
     fn troubles(&self) -> Vec<(Trouble, Duration)>;

@@ -86,7 +86,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
 
     /// Acknowledges one change that was made effective after its notification, if the record says the same of
     /// it. Whether it did; `false` as well where there is no such row in that store.
-    async fn confirm(
+    async fn acknowledge_notified(
         &self,
         id: RowId,
         store: Identity,

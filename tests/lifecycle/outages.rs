@@ -112,7 +112,7 @@ async fn no_use_is_allowed_that_sqlite_can_not_keep() {
     database.close().await.unwrap();
     kept(&s, &tokens, at).await;
     // Once it is known what became of the uses that were refused, decisions know both tokens again.
-    s.world.services.parts.replicas.known_position().await.unwrap();
+    s.world.services.parts.replicas.await_propagated_revision().await.unwrap();
     assert_eq!(s.warning(&tokens.0).await, "deletion on day 45");
     assert_eq!(s.warning(&tokens.1).await, "downgrade on day 45");
     // It answers nothing at all, and the process ends before it does again.

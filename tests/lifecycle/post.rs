@@ -74,8 +74,10 @@ impl Post {
 impl Transport for Post {
     async fn send(&self, message: &Message) -> Outcome {
         match self.take(message) {
-            Fate::Refused => Outcome::Refused("550 no such user".to_owned()),
-            Fate::Rejected => Outcome::Rejected("554 not this one (to the message)".to_owned()),
+            Fate::Refused => Outcome::RecipientRefused("550 no such user".to_owned()),
+            Fate::Rejected => {
+                Outcome::MessageRefused("554 not this one (to the message)".to_owned())
+            }
             Fate::Postponed => Outcome::Postponed("450 busy".to_owned()),
             Fate::Fault => Outcome::RelayError("450 later".to_owned()),
             Fate::Lost => {

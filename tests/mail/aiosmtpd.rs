@@ -129,9 +129,12 @@ async fn a_relay_that_refuses_one_recipients_mails_takes_the_others() {
     for _ in 0..2 {
         let bob = relay.send(&message("bob@acme.example")).await;
         let text = "554 5.7.1 message refused by policy (to the message)".to_owned();
-        assert_eq!(bob, Outcome::Rejected(text));
+        assert_eq!(bob, Outcome::MessageRefused(text));
         let zoe = relay.send(&message("zo\u{eb}@acme.example")).await;
-        assert!(matches!(&zoe, Outcome::Rejected(text) if text.contains("no SMTPUTF8")), "{zoe:?}");
+        assert!(
+            matches!(&zoe, Outcome::MessageRefused(text) if text.contains("no SMTPUTF8")),
+            "{zoe:?}"
+        );
         assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
         assert_eq!(server.next()["to"], serde_json::json!(["ann@acme.example"]));
     }

@@ -24,7 +24,7 @@ async fn a_code_is_an_answer_without_a_text() {
     }
     sink.at(Step::Rcpt).to("bob@acme.example").says("550");
     let refused = relay.send(&message("bob@acme.example")).await;
-    assert_eq!(refused, Outcome::Refused("550".to_owned()));
+    assert_eq!(refused, Outcome::RecipientRefused("550".to_owned()));
     assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
 }
 
@@ -34,7 +34,7 @@ async fn a_recipient_that_is_refused_for_good_is_the_only_refusal() {
     let relay = relay(&sink.url());
     sink.at(Step::Rcpt).to("bob@acme.example").says("550 5.1.1 no such user");
     let refused = relay.send(&message("bob@acme.example")).await;
-    assert_eq!(refused, Outcome::Refused("550 5.1.1 no such user".to_owned()));
+    assert_eq!(refused, Outcome::RecipientRefused("550 5.1.1 no such user".to_owned()));
     // The connection is as good as before.
     assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
     assert_eq!(sink.connections(), 1);
@@ -80,8 +80,8 @@ async fn what_fails_after_that_concerns_one_message() {
             sink.at(step).to("bob@acme.example").says(answer);
             let outcome = relay.send(&message("bob@acme.example")).await;
             let as_expected = match (step, answer.starts_with('5')) {
-                (Step::Rcpt, true) => matches!(outcome, Outcome::Refused(_)),
-                (_, true) => matches!(outcome, Outcome::Rejected(_)),
+                (Step::Rcpt, true) => matches!(outcome, Outcome::RecipientRefused(_)),
+                (_, true) => matches!(outcome, Outcome::MessageRefused(_)),
                 (_, false) => matches!(outcome, Outcome::Postponed(_)),
             };
             assert!(as_expected, "{step:?} {answer}: {outcome:?}");
@@ -119,7 +119,7 @@ async fn mail_that_is_refused_for_an_address_beyond_ascii_concerns_that_message(
         let relay = relay(&sink.url());
         sink.at(Step::Mail).times(1).says(answer);
         let outcome = relay.send(&message("zo\u{eb}@acme.example")).await;
-        assert_eq!(matches!(outcome, Outcome::Rejected(_)), for_good, "{outcome:?}");
+        assert_eq!(matches!(outcome, Outcome::MessageRefused(_)), for_good, "{outcome:?}");
         assert!(of_message(outcome).starts_with(answer));
         assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
         assert_eq!(sink.connections(), 1);
@@ -199,7 +199,7 @@ async fn texts_of_a_relay_are_one_short_line() {
     let answer =
         format!("550-no\u{7}\r\n550-such\u{1b}[31m \u{202e}user ü\r\n550 {}", "x".repeat(900));
     sink.at(Step::Rcpt).times(1).says(&answer);
-    let Outcome::Refused(text) = relay.send(&message("ann@acme.example")).await else {
+    let Outcome::RecipientRefused(text) = relay.send(&message("ann@acme.example")).await else {
         panic!("it was refused");
     };
     assert!(text.starts_with("550 no such[31m ???user ?? xxx"), "{text}");

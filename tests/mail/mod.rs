@@ -49,7 +49,9 @@ fn message(to: &str) -> Message {
 #[track_caller]
 fn of_message(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Refused(text) | Outcome::Rejected(text) | Outcome::Postponed(text) => text,
+        Outcome::RecipientRefused(text)
+        | Outcome::MessageRefused(text)
+        | Outcome::Postponed(text) => text,
         other => panic!("{other:?} does not concern one message"),
     }
 }

@@ -165,7 +165,10 @@ async fn addresses_may_have_other_letters() {
     // Neither says anything about other recipients.
     for (to, why) in [("zoë@acme.example", "no SMTPUTF8"), ("nobody", "no mail address")] {
         let outcome = relay.send(&message(to)).await;
-        assert!(matches!(&outcome, Outcome::Rejected(text) if text.contains(why)), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::MessageRefused(text) if text.contains(why)),
+            "{outcome:?}"
+        );
     }
     assert_eq!(sink.messages().len(), 2);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portcullis::clock::{Clock, Stopwatch};
 use portcullis::model::{Actor, Context};
+use portcullis::replication::Wait;
 use portcullis::store::postgres::PostgresOptions;
 
 use crate::replicas::stage::Replica;
@@ -34,7 +35,7 @@ async fn a_time_that_jumps_by_hours_moves_no_lease() {
             assert!(replicas.may_decide(Stopwatch::start()));
             assert!(replicas.lease_left().unwrap() <= LEASE);
         }
-        let propagation = one.propagation(true).await.unwrap();
+        let propagation = one.propagation(Wait::UntilComplete).await.unwrap();
         assert!(propagation.complete);
     }
     // The other one dies: what that costs is a lease, whatever the time.
@@ -43,7 +44,7 @@ async fn a_time_that_jumps_by_hours_moves_no_lease() {
     let watch = Stopwatch::start();
     clock.learn(before.plus(hours), watch);
     store.add_secret_key(&ctx(&clock), &[9; 32], false).await.unwrap();
-    assert!(one.propagation(true).await.unwrap().complete);
+    assert!(one.propagation(Wait::UntilComplete).await.unwrap().complete);
     let waited = watch.elapsed();
     assert!(waited > LEASE / 2 && waited < LEASE * 2, "{waited:?}");
     store.close().await;

@@ -75,7 +75,7 @@ impl Stage {
     /// Makes a change of what `touched` says, after which the table can't be read until it has its name again.
     async fn change_and_hide(&self, touched: Invalidation, table: &str) {
         let change = async {
-            self.store.settle(&by_system()).await?;
+            self.store.await_pending_changes(&by_system()).await?;
             self.sql(&format!("ALTER TABLE {table} RENAME TO hidden"));
             Ok(())
         };
@@ -83,8 +83,8 @@ impl Stage {
     }
 
     /// Connections that died may each cost one call.
-    async fn known_position(&self) {
-        while self.replicas.known_position().await.is_err() {}
+    async fn await_propagated_revision(&self) {
+        while self.replicas.await_propagated_revision().await.is_err() {}
     }
 
     fn show(&self, table: &str) {
@@ -153,7 +153,7 @@ async fn a_commit_without_an_answer_is_found_out() {
     let mut holder = revoke_without_an_answer(&stage).await;
     // Nobody was told that it is revoked, and it may not be. Whoever asks what decisions rest on waits.
     assert!(stage.accepts());
-    let mut position = Box::pin(stage.known_position());
+    let mut position = Box::pin(stage.await_propagated_revision());
     let early = tokio::time::timeout(Duration::from_millis(700), &mut position).await;
     assert!(early.is_err(), "decisions don't rest on that change yet: {early:?}");
     sqlx::query("SELECT pg_advisory_unlock(7)").execute(&mut holder).await.unwrap();
@@ -170,7 +170,7 @@ async fn a_commit_that_was_not_made_after_all_changes_nothing() {
         WHERE datname = current_database() AND wait_event = 'advisory'";
     assert_eq!(stage.sql(ended), "1");
     // Waits until that is known.
-    stage.known_position().await;
+    stage.await_propagated_revision().await;
     assert!(stage.accepts());
     assert_eq!(stage.sql("SELECT count(*) FROM credential WHERE revoke_time IS NULL"), "1");
 }
@@ -200,7 +200,7 @@ async fn tokens_of_a_commit_without_an_answer_are_read_again() {
     let lost = stage.writes.commit_tokens("a change", &ctx, lost, |()| Vec::new()).await;
     assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
     assert_eq!(stage.replicas.revision(), before, "memory does not follow it yet");
-    let known = stage.replicas.known_position().await.unwrap();
+    let known = stage.replicas.await_propagated_revision().await.unwrap();
     assert!(matches!(state().await, TokenState::Deleted { .. }));
     assert!(known > before);
 }

@@ -165,7 +165,7 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
     let confirm = async |row, identity, position, touched, nonce| {
         let told =
             ChangeNotification { change: ChangeRecord { position, touched }, nonce, ..first };
-        replication.confirm(RowId(row), identity, told).await.unwrap()
+        replication.acknowledge_notified(RowId(row), identity, told).await.unwrap()
     };
     let (here, keys) = (head.identity, Invalidation::SecretKeys);
     let elsewhere = Identity { timeline: here.timeline + 1, ..here };
@@ -189,11 +189,11 @@ async fn what_was_told_counts_as_acknowledged_if_the_record_says_the_same() {
     }
     // By another session than the one that made it.
     let another = ChangeNotification { writer: first.writer + 1, ..first };
-    assert!(!replication.confirm(RowId(7), here, another).await.unwrap());
+    assert!(!replication.acknowledge_notified(RowId(7), here, another).await.unwrap());
     assert_eq!(rows(&replication).await, [(7, 0, 0)]);
     assert!(confirm(7, here, 1, keys, first.nonce).await);
     assert_eq!(rows(&replication).await, [(7, 0, 1)]);
-    assert!(replication.confirm(RowId(7), here, second).await.unwrap());
+    assert!(replication.acknowledge_notified(RowId(7), here, second).await.unwrap());
     assert_eq!(rows(&replication).await, [(7, 0, 2)]);
     // Once is enough.
     assert!(!confirm(7, here, 1, keys, first.nonce).await);
@@ -211,7 +211,7 @@ async fn changes_without_a_nonce_are_read_from_the_record() {
     sqlx::query("UPDATE change SET nonce = NULL").execute(&mut database).await.unwrap();
     let change = ChangeRecord { position: 1, touched: Invalidation::SecretKeys };
     let told = ChangeNotification { change, writer: 0, nonce: uuid::Uuid::nil() };
-    assert!(!replication.confirm(RowId(7), head.identity, told).await.unwrap());
+    assert!(!replication.acknowledge_notified(RowId(7), head.identity, told).await.unwrap());
     let read = replication.behind(Position(0), head.identity, 10).await.unwrap().unwrap();
     assert_eq!(read.changes, [change]);
     store.close().await;
@@ -259,7 +259,9 @@ async fn settling_waits_for_a_change_under_way_and_commits() {
     let mut change = other.begin().await.unwrap();
     sqlx::query("UPDATE head SET position = position").execute(&mut *change).await.unwrap();
     let context = ctx(1);
-    let early = tokio::time::timeout(Duration::from_millis(500), store.settle(&context)).await;
+    let early =
+        tokio::time::timeout(Duration::from_millis(500), store.await_pending_changes(&context))
+            .await;
     assert!(early.is_err(), "it did not wait");
     change.commit().await.unwrap();
     let written = async |database: &mut PgConnection| -> i64 {
@@ -267,7 +269,7 @@ async fn settling_waits_for_a_change_under_way_and_commits() {
         xmin.fetch_one(database).await.unwrap()
     };
     let before = written(&mut other).await;
-    store.settle(&context).await.unwrap();
+    store.await_pending_changes(&context).await.unwrap();
     assert_eq!(store.position().await.unwrap(), 0, "settling changes nothing");
     assert!(written(&mut other).await > before, "nothing was committed");
     store.close().await;

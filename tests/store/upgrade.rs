@@ -58,7 +58,7 @@ async fn check(store: &dyn Store) {
     let idle = store.idle_tokens(Timestamp(100), 10).await.unwrap();
     let [token] = &idle[..] else { panic!("{idle:?}") };
     assert_eq!((token.id.0, token.idle_since), (LIVE, Some(Timestamp(7))));
-    assert_eq!(token.subject.created, Timestamp(7));
+    assert_eq!(token.usage_state.created, Timestamp(7));
     for id in [LIVE, DELETED].map(portcullis::policy::id::TokenId) {
         assert!(store.token(id, None).await.unwrap().is_some());
         let used = Use {

@@ -26,7 +26,7 @@ fn announced(takes: ActionEffect, basis: i64) -> PendingPlan {
 }
 
 /// Created on day 0; `used` are (scope, whether it writes, day).
-fn subject(grant: Grant, used: &[(u16, bool, i64)], announced: &[PendingPlan]) -> UsageState {
+fn usage_state(grant: Grant, used: &[(u16, bool, i64)], announced: &[PendingPlan]) -> UsageState {
     let mut uses = Uses::default();
     for &(id, write, on) in used {
         uses.note(ScopeId(id), write, day(on));
@@ -94,63 +94,68 @@ fn what_is_due_when() {
     let read_write = || Grant::ReadWrite;
     let both = || custom(&[1, 2]);
     let cases = [
-        ("never used, a day early", subject(read_only(), &[], &[]), 37, None),
-        ("never used", subject(read_only(), &[], &[]), 38, Some((ActionEffect::Token, 0))),
-        ("used", subject(read_only(), &[(1, false, 10)], &[]), 47, None),
+        ("never used, a day early", usage_state(read_only(), &[], &[]), 37, None),
+        ("never used", usage_state(read_only(), &[], &[]), 38, Some((ActionEffect::Token, 0))),
+        ("used", usage_state(read_only(), &[(1, false, 10)], &[]), 47, None),
         (
             "unused",
-            subject(read_only(), &[(1, false, 10)], &[]),
+            usage_state(read_only(), &[(1, false, 10)], &[]),
             48,
             Some((ActionEffect::Token, 10)),
         ),
         (
             "the deletion is announced",
-            subject(read_only(), &[], &[announced(ActionEffect::Token, 0)]),
+            usage_state(read_only(), &[], &[announced(ActionEffect::Token, 0)]),
             400,
             None,
         ),
         (
             "read alone",
-            subject(read_write(), &[(1, false, 30)], &[]),
+            usage_state(read_write(), &[(1, false, 30)], &[]),
             38,
             Some((ActionEffect::Writes, 0)),
         ),
-        ("written", subject(read_write(), &[(1, true, 5)], &[]), 42, None),
+        ("written", usage_state(read_write(), &[(1, true, 5)], &[]), 42, None),
         (
             "unused, both due",
-            subject(read_write(), &[(1, true, 5)], &[]),
+            usage_state(read_write(), &[(1, true, 5)], &[]),
             43,
             Some((ActionEffect::Token, 5)),
         ),
         (
             "the downgrade is announced, the deletion comes later",
-            subject(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Writes, 0)]),
+            usage_state(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Writes, 0)]),
             47,
             None,
         ),
         (
             "and then",
-            subject(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Writes, 0)]),
+            usage_state(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Writes, 0)]),
             48,
             Some((ActionEffect::Token, 10)),
         ),
         (
             "no downgrade beside a deletion",
-            subject(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Token, 10)]),
+            usage_state(read_write(), &[(1, false, 10)], &[announced(ActionEffect::Token, 10)]),
             400,
             None,
         ),
-        ("a custom token, unused", subject(both(), &[], &[]), 38, Some((ActionEffect::Token, 0))),
-        ("one scope used", subject(both(), &[(1, false, 9)], &[]), 38, Some((scopes(&[2]), 0))),
+        (
+            "a custom token, unused",
+            usage_state(both(), &[], &[]),
+            38,
+            Some((ActionEffect::Token, 0)),
+        ),
+        ("one scope used", usage_state(both(), &[(1, false, 9)], &[]), 38, Some((scopes(&[2]), 0))),
         (
             "two scopes unused since different days are one action, with the newer basis",
-            subject(custom(&[1, 2, 3]), &[(1, false, 30), (2, true, 1)], &[]),
+            usage_state(custom(&[1, 2, 3]), &[(1, false, 30), (2, true, 1)], &[]),
             39,
             Some((scopes(&[2, 3]), 1)),
         ),
         (
             "a scope that falls idle later has its own",
-            subject(
+            usage_state(
                 custom(&[1, 2, 3]),
                 &[(1, false, 30), (2, true, 1)],
                 &[announced(scopes(&[3]), 0)],
@@ -160,13 +165,13 @@ fn what_is_due_when() {
         ),
         (
             "the deletion comes even with every other scope announced",
-            subject(both(), &[(1, false, 9)], &[announced(scopes(&[2]), 0)]),
+            usage_state(both(), &[(1, false, 9)], &[announced(scopes(&[2]), 0)]),
             47,
             Some((ActionEffect::Token, 9)),
         ),
     ];
-    for (what, subject, at, wanted) in cases {
-        let due = subject.due(&Settings::default(), day(at));
+    for (what, usage_state, at, wanted) in cases {
+        let due = usage_state.due(&Settings::default(), day(at));
         let wanted = wanted.map(|(takes, basis)| Planned { takes, basis: day(basis) });
         assert_eq!(due, wanted, "{what}");
     }
@@ -174,7 +179,7 @@ fn what_is_due_when() {
 
 #[test]
 fn what_use_makes_of_an_announcement() {
-    let subject = |used: &[(u16, bool, i64)]| subject(custom(&[1, 2]), used, &[]);
+    let usage_state = |used: &[(u16, bool, i64)]| usage_state(custom(&[1, 2]), used, &[]);
     let left = |ids: &[u16]| Superseded::Shrunk(ids.iter().copied().map(ScopeId).collect());
     let cases = [
         (&[][..], announced(ActionEffect::Token, 5), Superseded::No),
@@ -187,7 +192,7 @@ fn what_use_makes_of_an_announcement() {
         (&[(1, true, 6), (2, true, 7)][..], announced(scopes(&[1, 2]), 5), Superseded::Cancelled),
     ];
     for (used, action, wanted) in cases {
-        assert_eq!(subject(used).overtaken(&action), wanted, "{used:?} {action:?}");
+        assert_eq!(usage_state(used).overtaken(&action), wanted, "{used:?} {action:?}");
     }
 }
 
@@ -206,7 +211,11 @@ fn a_use_fits_what_it_would_lose() {
         (scopes(&[1, 9]), true, false),
         (scopes(&[9]), false, false),
     ] {
-        assert_eq!((fits(&takes, read), fits(&takes, write)), (by_read, by_write), "{takes:?}");
+        assert_eq!(
+            (takes.is_cancelled_by(read), takes.is_cancelled_by(write)),
+            (by_read, by_write),
+            "{takes:?}"
+        );
     }
     // What was used while it was a read scope is a write by now, and the other way round.
     let mut uses = Uses::default();
@@ -247,7 +256,7 @@ fn a_forecast_tells_everything_to_the_end() {
         notice_at: day(notice_at),
         effective: day(effective),
     };
-    let token = subject(custom(&[1, 2, 3]), &[(1, false, 30), (2, true, 1)], &[]);
+    let token = usage_state(custom(&[1, 2, 3]), &[(1, false, 30), (2, true, 1)], &[]);
     assert_eq!(
         token.forecast(&settings, day(31)),
         [
@@ -261,7 +270,7 @@ fn a_forecast_tells_everything_to_the_end() {
         token.forecast(&settings, day(60)),
         [forecast(scopes(&[2, 3]), 1, 60, 67), forecast(ActionEffect::Token, 30, 68, 75)]
     );
-    let token = subject(Grant::ReadWrite, &[(1, false, 2)], &[]);
+    let token = usage_state(Grant::ReadWrite, &[(1, false, 2)], &[]);
     assert_eq!(token.forecast(&settings, day(90)), [forecast(ActionEffect::Token, 2, 90, 97)]);
 }
 
@@ -289,9 +298,9 @@ fn actions() -> impl Strategy<Value = Vec<PendingPlan>> {
     })
 }
 
-fn subjects() -> impl Strategy<Value = UsageState> {
+fn usage_states() -> impl Strategy<Value = UsageState> {
     (grants(), uses(), actions())
-        .prop_map(|(grant, used, announced)| subject(grant, &used, &announced))
+        .prop_map(|(grant, used, announced)| usage_state(grant, &used, &announced))
 }
 
 fn all_settings() -> impl Strategy<Value = Settings> {
@@ -304,31 +313,31 @@ fn all_settings() -> impl Strategy<Value = Settings> {
 proptest! {
     #[test]
     fn something_is_due_exactly_when_something_is_idle(
-        subject in subjects(), settings in all_settings(), now in 0i64..300,
+        usage_state in usage_states(), settings in all_settings(), now in 0i64..300,
     ) {
         let now = day(now);
-        let idle = subject.idle_since().is_some_and(|since| since <= settings.idle_before(now));
-        prop_assert_eq!(subject.due(&settings, now).is_some(), idle);
+        let idle = usage_state.idle_since().is_some_and(|since| since <= settings.idle_before(now));
+        prop_assert_eq!(usage_state.due(&settings, now).is_some(), idle);
     }
 
     #[test]
     fn a_plan_that_was_applied_is_empty(
-        subject in subjects(), settings in all_settings(), now in 0i64..300,
+        usage_state in usage_states(), settings in all_settings(), now in 0i64..300,
     ) {
-        let mut subject = subject;
-        if let Some(Planned { takes, basis }) = subject.due(&settings, day(now)) {
+        let mut usage_state = usage_state;
+        if let Some(Planned { takes, basis }) = usage_state.due(&settings, day(now)) {
             let action = PendingPlan { takes, basis };
-            prop_assert_eq!(subject.overtaken(&action), Superseded::No);
-            subject.announced.push(action);
+            prop_assert_eq!(usage_state.overtaken(&action), Superseded::No);
+            usage_state.announced.push(action);
         }
-        prop_assert_eq!(subject.due(&settings, day(now)), None);
+        prop_assert_eq!(usage_state.due(&settings, day(now)), None);
     }
 
     #[test]
     fn the_notice_precedes_the_action_by_the_whole_period(
-        subject in subjects(), settings in all_settings(), now in 0i64..300, late in 0i64..100,
+        usage_state in usage_states(), settings in all_settings(), now in 0i64..300, late in 0i64..100,
     ) {
-        if let Some(planned) = subject.due(&settings, day(now)) {
+        if let Some(planned) = usage_state.due(&settings, day(now)) {
             prop_assert!(planned.basis.plus(settings.window() - settings.notice()) <= day(now));
             prop_assert!(!may_carry_out(&settings, planned.basis, None, day(now + late)));
             let accepted = day(now + late);
@@ -338,7 +347,7 @@ proptest! {
             prop_assert!(!may_carry_out(&settings, planned.basis, Some(accepted), Timestamp(taken.0 - 1)));
             prop_assert!(may_carry_out(&settings, planned.basis, Some(accepted), taken));
         }
-        for forecast in subject.forecast(&settings, day(now)) {
+        for forecast in usage_state.forecast(&settings, day(now)) {
             prop_assert!(forecast.notice_at >= day(now));
             prop_assert!(forecast.effective >= forecast.notice_at.plus(settings.notice()));
         }
@@ -346,16 +355,16 @@ proptest! {
 
     #[test]
     fn a_use_makes_nothing_due_earlier(
-        subject in subjects(), settings in all_settings(), used in (0u16..6, any::<bool>(), 0i64..300),
+        usage_state in usage_states(), settings in all_settings(), used in (0u16..6, any::<bool>(), 0i64..300),
     ) {
         let (id, write, on) = used;
-        let mut later = subject.clone();
+        let mut later = usage_state.clone();
         later.uses.note(ScopeId(id), write, day(on));
-        prop_assert!(later.idle_since() >= subject.idle_since());
-        prop_assert_eq!(later.idle_since().is_some(), subject.idle_since().is_some());
-        for action in &subject.announced {
+        prop_assert!(later.idle_since() >= usage_state.idle_since());
+        prop_assert_eq!(later.idle_since().is_some(), usage_state.idle_since().is_some());
+        for action in &usage_state.announced {
             // What was cancelled stays so.
-            let was = subject.overtaken(action);
+            let was = usage_state.overtaken(action);
             let is = later.overtaken(action);
             prop_assert!(was != Superseded::Cancelled || is == Superseded::Cancelled);
             prop_assert!(was == Superseded::No || is != Superseded::No);
@@ -370,22 +379,22 @@ proptest! {
     fn the_deletion_says_it_all(
         grant in grants(), used in uses(), settings in all_settings(), now in 0i64..300,
     ) {
-        let mut subject = subject(grant, &used, &[]);
-        let last = subject.uses.last.unwrap_or(subject.created);
-        let due = subject.due(&settings, day(now));
+        let mut usage_state = usage_state(grant, &used, &[]);
+        let last = usage_state.uses.last.unwrap_or(usage_state.created);
+        let due = usage_state.due(&settings, day(now));
         let unused = last <= settings.idle_before(day(now));
         prop_assert_eq!(due.is_some_and(|planned| planned.takes == ActionEffect::Token), unused);
-        subject.announced.push(PendingPlan { takes: ActionEffect::Token, basis: last });
-        prop_assert_eq!(subject.due(&settings, day(400)), None);
-        prop_assert_eq!(subject.idle_since(), None);
+        usage_state.announced.push(PendingPlan { takes: ActionEffect::Token, basis: last });
+        prop_assert_eq!(usage_state.due(&settings, day(400)), None);
+        prop_assert_eq!(usage_state.idle_since(), None);
     }
 
     #[test]
     fn an_unused_custom_token_gets_one_deletion_and_no_downgrade(
         ids in prop::collection::vec(0u16..6, 1..6), settings in all_settings(), now in 0i64..300,
     ) {
-        let subject = subject(custom(&ids), &[], &[]);
-        let forecast = subject.forecast(&settings, day(now));
+        let usage_state = usage_state(custom(&ids), &[], &[]);
+        let forecast = usage_state.forecast(&settings, day(now));
         prop_assert_eq!(forecast.len(), 1);
         prop_assert_eq!(&forecast[0].takes, &ActionEffect::Token);
     }
@@ -400,8 +409,8 @@ proptest! {
         let used: Vec<_> =
             used.into_iter().filter(|&(id, ..)| granted.contains(ScopeId(id))).collect();
         let count = granted.len();
-        let subject = subject(grant.clone(), &used, &[]);
-        if let Some(Planned { takes: ActionEffect::Scopes(named), .. }) = subject.due(&settings, day(now)) {
+        let usage_state = usage_state(grant.clone(), &used, &[]);
+        if let Some(Planned { takes: ActionEffect::Scopes(named), .. }) = usage_state.due(&settings, day(now)) {
             prop_assert!(named.len() < count);
             prop_assert!(named.is_sorted());
         }

@@ -19,13 +19,13 @@ use futures_util::FutureExt as _;
 use sdd::Guard;
 
 use self::arguments::Memo;
-pub use self::stored::StoredEvaluation;
+pub use self::stored::OwnedEvaluation;
 use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Presented, Verdict};
 use crate::policy::id::TokenId;
-use crate::policy::lifecycle::{self, LiveAction};
+use crate::policy::lifecycle::LiveAction;
 use crate::policy::scope::Scope;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
@@ -102,12 +102,12 @@ impl Services {
         made
     }
 
-    /// Records the use that an allowed decision is (docs/policy.md, rule 1.12).
+    /// Notes in memory the use that an allowed decision is (docs/policy.md, rule 1.12).
     ///
     /// # Errors
     /// The token and the scope, where their use has to be persisted first: it cancels an announced action, or takes
     /// the scope off it.
-    fn record_use<'d>(
+    fn note_use<'d>(
         &self,
         decision: &Decision<'d>,
         token: Option<&'d CachedToken>,
@@ -116,7 +116,7 @@ impl Services {
     ) -> std::result::Result<(), (&'d CachedToken, &'d Scope)> {
         let allowed = matches!(decision.verdict, Verdict::Allow(_));
         if let (true, Some(token), Some(scope)) = (allowed, token, decision.required) {
-            let cancels = |action: &LiveAction| lifecycle::fits(&action.takes, scope);
+            let cancels = |action: &LiveAction| action.takes.is_cancelled_by(scope);
             if !persisted && token.announced.iter().any(cancels) {
                 return Err((token, scope));
             }
@@ -175,7 +175,7 @@ impl DecisionContext<'_> {
         let request = arguments::check(input, catalog, memo)?;
         let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
         let decision = decide::decide(presented, catalog, &request, now);
-        if !input.dry_run && self.services.record_use(&decision, token, now, false).is_err() {
+        if !input.dry_run && self.services.note_use(&decision, token, now, false).is_err() {
             return Ok(None);
         }
         Ok(Some(decision))

@@ -29,7 +29,7 @@ const LONG_READ: Duration = Duration::from_millis(20);
 
 /// What a decision that had to wait was made with. It owns its facts, and computes the decision, which borrows them,
 /// once for the metrics and once for the caller.
-pub struct StoredEvaluation {
+pub struct OwnedEvaluation {
     in_force: Arc<ActiveCatalog>,
     /// Whether the secret has the shape and checksum of one.
     well_formed: bool,
@@ -38,7 +38,7 @@ pub struct StoredEvaluation {
     now: Timestamp,
 }
 
-impl StoredEvaluation {
+impl OwnedEvaluation {
     /// The decision: the same at each call.
     ///
     /// # Errors
@@ -60,10 +60,7 @@ impl Services {
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments; [`Error::Unavailable`] and [`Error::Overloaded`] where no decision
     /// was reached.
-    pub async fn evaluate_with_store(
-        &self,
-        input: &AuthorizeInput<'_>,
-    ) -> Result<StoredEvaluation> {
+    pub async fn evaluate_with_store(&self, input: &AuthorizeInput<'_>) -> Result<OwnedEvaluation> {
         let started = Stopwatch::start();
         let evaluated = self.try_store(input).await.and_then(|evaluation| {
             let reason = evaluation.decision(input)?.verdict.reason();
@@ -81,7 +78,7 @@ impl Services {
         }
     }
 
-    async fn try_store(&self, input: &AuthorizeInput<'_>) -> Result<StoredEvaluation> {
+    async fn try_store(&self, input: &AuthorizeInput<'_>) -> Result<OwnedEvaluation> {
         let caught_up = self.replicas.catch_up_to(input.at_least_as_fresh).await;
         caught_up.map_err(|NotFreshEnough| not_fresh_enough())?;
         let secret = ParsedSecret::parse(input.token, SecretKind::Token);
@@ -109,19 +106,19 @@ impl Services {
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
             let well_formed = secret.is_some();
-            let evaluation = StoredEvaluation { in_force, well_formed, entry, now };
+            let evaluation = OwnedEvaluation { in_force, well_formed, entry, now };
             let decision = evaluation.decision(input)?;
             if input.dry_run {
                 return Ok(evaluation);
             }
             let token = evaluation.entry.as_deref();
-            let Err((token, scope)) = self.record_use(&decision, token, now, persisted) else {
+            let Err((token, scope)) = self.note_use(&decision, token, now, persisted) else {
                 return Ok(evaluation);
             };
             // An announced action must know of this use before any caller learns that it is allowed.
             let catalog = evaluation.in_force.clone();
-            match self.usage.record_first(catalog, token, scope, now).await {
-                Ok(UseOutcome::Yes) => persisted = true,
+            match self.usage.record_use_of_announced(catalog, token, scope, now).await {
+                Ok(UseOutcome::Recorded) => persisted = true,
                 Ok(UseOutcome::DecideAgain) => {}
                 Err(error) => {
                     tracing::debug!(%error, "cannot record a use that cancels");

@@ -46,7 +46,7 @@ fn token(number: u128, grant: Grant, uses: &[(u16, i64)], live: Vec<LiveAction>)
         account_id: AccountId(Uuid::nil()),
         name: format!("token {number}"),
         idle_since: None,
-        subject: UsageState { grant, created: day(-200), uses: known, announced },
+        usage_state: UsageState { grant, created: day(-200), uses: known, announced },
         live,
     }
 }

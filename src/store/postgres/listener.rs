@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// The notifications that were received since the last call of `take`.
 #[derive(Debug, Default, Clone, Copy)]
-enum PendingNotice {
+enum PendingNotification {
     #[default]
     Nothing,
     One(ChangeNotification),
@@ -39,7 +39,7 @@ enum PendingNotice {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    pending: Mutex<PendingNotice>,
+    pending: Mutex<PendingNotification>,
     arrived: Notify,
     /// Whether to listen again.
     reconnect: Notify,
@@ -49,13 +49,15 @@ impl Inbox {
     fn push(&self, notification: Option<ChangeNotification>) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         *pending = match (*pending, notification) {
-            (PendingNotice::Nothing, Some(notification)) => PendingNotice::One(notification),
-            _ => PendingNotice::More,
+            (PendingNotification::Nothing, Some(notification)) => {
+                PendingNotification::One(notification)
+            }
+            _ => PendingNotification::More,
         };
         self.arrived.notify_one();
     }
 
-    fn take(&self) -> PendingNotice {
+    fn take(&self) -> PendingNotification {
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -89,9 +91,9 @@ impl Listener {
             self.inbox.arrived.notified().await;
             match self.inbox.take() {
                 // It was taken together with an earlier one.
-                PendingNotice::Nothing => {}
-                PendingNotice::One(notification) => return Some(notification),
-                PendingNotice::More => return None,
+                PendingNotification::Nothing => {}
+                PendingNotification::One(notification) => return Some(notification),
+                PendingNotification::More => return None,
             }
         }
     }
@@ -201,16 +203,16 @@ mod tests {
             Some(ChangeNotification { change, writer: 3, nonce: Uuid::nil() })
         };
         let inbox = Inbox::default();
-        assert!(matches!(inbox.take(), PendingNotice::Nothing));
+        assert!(matches!(inbox.take(), PendingNotification::Nothing));
         inbox.push(one(1));
         assert!(
-            matches!(inbox.take(), PendingNotice::One(notification) if Some(notification) == one(1))
+            matches!(inbox.take(), PendingNotification::One(notification) if Some(notification) == one(1))
         );
         for (first, second) in [(one(2), one(3)), (one(2), None), (None, one(3)), (None, None)] {
             inbox.push(first);
             inbox.push(second);
-            assert!(matches!(inbox.take(), PendingNotice::More), "{first:?} {second:?}");
+            assert!(matches!(inbox.take(), PendingNotification::More), "{first:?} {second:?}");
         }
-        assert!(matches!(inbox.take(), PendingNotice::Nothing));
+        assert!(matches!(inbox.take(), PendingNotification::Nothing));
     }
 }

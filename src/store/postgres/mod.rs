@@ -130,7 +130,7 @@ impl PostgresStore {
         Ok(Self { decisions, management, replicas, limit, troubles, connect, diagnosis })
     }
 
-    async fn decide(&self) -> Result<PooledConnection<'_>> {
+    async fn decision_connection(&self) -> Result<PooledConnection<'_>> {
         Ok(self.decisions.take().await?)
     }
 

@@ -357,7 +357,7 @@ impl Replication for Replicas {
         Ok(())
     }
 
-    async fn confirm(
+    async fn acknowledge_notified(
         &self,
         id: RowId,
         store: Identity,

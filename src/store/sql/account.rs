@@ -106,7 +106,7 @@ pub(super) async fn set_admins(
     insert_admins(&mut change.tx, id, admins).await?;
     let before = std::mem::replace(&mut account.admins, admins.to_vec());
     change
-        .commit_part(Record {
+        .record_part(Record {
             action: AuditAction::AccountSetAdmins,
             touched: Invalidation::Nothing,
             account_id: Some(id),
@@ -163,7 +163,7 @@ async fn renotify(
     }
     for (&token_id, actions) in &touched {
         change
-            .commit_part(Record {
+            .record_part(Record {
                 action: AuditAction::LifecycleRenotify,
                 touched: Invalidation::Token(token_id),
                 account_id: Some(id),

@@ -6,7 +6,7 @@
 //!
 //! | call | records | position | transaction |
 //! | --- | --- | --- | --- |
-//! | [`WriteTx::commit_part`] | one part, at the position | the next one is taken | goes on |
+//! | [`WriteTx::record_part`] | one part, at the position | the next one is taken | goes on |
 //! | [`WriteTx::commit`] | the rest, at the position | used | committed |
 //! | [`WriteTx::finish`] | nothing | given back: nobody has seen it | committed |
 //! | [`WriteTx::undo`] | nothing, not even parts | given back | rolled back |
@@ -69,7 +69,7 @@ const INSERT_CHANGE: &str =
     "INSERT INTO change (position, time, touched, key) VALUES ($1, $2, $3, $4)";
 
 /// Waits until every change that took the head row before this call has ended.
-pub(super) async fn settle(store: &Handle, ctx: &Context) -> Result<()> {
+pub(super) async fn await_pending_changes(store: &Handle, ctx: &Context) -> Result<()> {
     WriteTx::begin(store, ctx).await?.finish().await
 }
 
@@ -138,7 +138,7 @@ impl<'c> WriteTx<'c> {
 
     /// Records a part of the change that replicas must learn of by itself, and takes the next
     /// position for the rest.
-    pub(super) async fn commit_part(&mut self, record: Record) -> Result<()> {
+    pub(super) async fn record_part(&mut self, record: Record) -> Result<()> {
         self.record(record).await?;
         (self.position, _) = take_head(&mut self.tx).await?;
         Ok(())

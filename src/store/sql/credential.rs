@@ -173,7 +173,7 @@ pub(super) async fn set_of_settings(
         }
         (Some(former), Some((new, digest))) => {
             set_revoked(&mut change.tx, former.id, ctx.now).await?;
-            change.commit_part(revoked(&former)).await?;
+            change.record_part(revoked(&former)).await?;
             insert(&mut change.tx, new, digest).await?;
             change.commit(created(new)).await?;
         }

@@ -41,9 +41,9 @@ use uuid::Uuid;
 use crate::model::{
     Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
     Context, Credential, CredentialRefusal, FoundTokens, GrantCounts, IdleToken,
-    LastOperatorCredential, Mail, MailFailure, MailState, NewSession, NewToken, Page,
+    LastOperatorCredential, Mail, MailFailure, MailState, NewSession, NewToken, NoLongerHeld, Page,
     PendingAction, PendingCounts, PendingFilter, ScopesInUse, Session, SettingsCredential,
-    StoreMode, StoredCatalog, Token, TokenFilter, TokenGone, TokenSearch, Use, WhitelistChanged,
+    StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use, WhitelistChanged,
     WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
@@ -193,8 +193,8 @@ impl LifecycleStore for Handle {
         ctx: &Context,
         catalog: &Catalog,
         used: &Use,
-    ) -> Result<Result<bool, TokenGone>> {
-        self.within(usage::noticed(self, ctx, catalog, used)).await
+    ) -> Result<Result<bool, NoLongerHeld>> {
+        self.within(usage::record_use_of_announced(self, ctx, catalog, used)).await
     }
 
     async fn idle_tokens(&self, before: Timestamp, limit: u32) -> Result<Vec<IdleToken>> {
@@ -250,12 +250,12 @@ impl LifecycleStore for Handle {
         self.within(lifecycle::purge(self, ctx, before, limit)).await
     }
 
-    async fn subjects(
+    async fn active_tokens(
         &self,
         only: Option<AccountId>,
         page: Page<TokenId>,
     ) -> Result<Vec<IdleToken>> {
-        self.within(lifecycle::subjects(self, only, page)).await
+        self.within(lifecycle::active_tokens(self, only, page)).await
     }
 }
 
@@ -429,8 +429,8 @@ impl Store for Handle {
         self.within(audit::set_mark(self, mark)).await
     }
 
-    async fn settle(&self, ctx: &Context) -> Result<()> {
-        self.within(change::settle(self, ctx)).await
+    async fn await_pending_changes(&self, ctx: &Context) -> Result<()> {
+        self.within(change::await_pending_changes(self, ctx)).await
     }
 
     fn troubles(&self) -> Vec<(Trouble, Duration)> {
@@ -438,7 +438,7 @@ impl Store for Handle {
     }
 
     async fn probe(&self, ctx: &Context) {
-        if !self.troubles.current().is_empty() && self.settle(ctx).await.is_ok() {
+        if !self.troubles.current().is_empty() && self.await_pending_changes(ctx).await.is_ok() {
             self.troubles.probed();
         }
     }

@@ -71,7 +71,7 @@ struct FactsRow {
 }
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
-    let mut conn = store.decide().await?;
+    let mut conn = store.decision_connection().await?;
     let query = sqlx::query_as(SELECT_FACTS).bind(id.0);
     let rows: Vec<FactsRow> = query.fetch_all(&mut *conn).await?;
     conn.release();

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::change::WriteTx;
-use super::lifecycle::{LockedToken, UNSETTLED, idle_since, settle};
+use super::lifecycle::{LockedToken, OVERTAKEN, idle_since};
 use super::token::SELECT;
 use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
-use crate::model::{Context, TokenGone, Use};
+use crate::model::{Context, NoLongerHeld, Use};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{LiveAction, Uses};
 use crate::policy::scope::{Access, Catalog};
@@ -53,9 +53,9 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
         overtaken.extend(found.into_iter().map(TokenId));
     }
     if !overtaken.is_empty() {
-        // Where nobody gets to settle them, the next sweep finds them.
-        let unsettled: Vec<_> = overtaken.iter().map(|&id| (id, Some(UNSETTLED))).collect();
-        bulk::set_idle(&mut tx, &unsettled).await?;
+        // Where nobody gets to cancel those actions, the next sweep finds them.
+        let overtaken_tokens: Vec<_> = overtaken.iter().map(|&id| (id, Some(OVERTAKEN))).collect();
+        bulk::set_idle(&mut tx, &overtaken_tokens).await?;
     }
     tx.commit().await?;
     Ok(overtaken)
@@ -68,7 +68,7 @@ pub(super) async fn cancel_overtaken(store: &Handle, ctx: &Context, id: TokenId)
         change.undo().await;
         return Ok(false);
     };
-    match settle(&mut change, &mut locked).await? {
+    match locked.cancel_overtaken(&mut change).await? {
         Some(record) => {
             change.commit(record).await?;
             Ok(true)
@@ -80,34 +80,34 @@ pub(super) async fn cancel_overtaken(store: &Handle, ctx: &Context, id: TokenId)
     }
 }
 
-/// Records one use and settles what it overtakes, before its ALLOW is answered. Whether anything was
+/// Records one use and cancels what it overtakes, before its ALLOW is answered. Whether anything was
 /// overtaken.
-pub(super) async fn noticed(
+pub(super) async fn record_use_of_announced(
     store: &Handle,
     ctx: &Context,
     catalog: &Catalog,
     used: &Use,
-) -> Result<Result<bool, TokenGone>> {
+) -> Result<Result<bool, NoLongerHeld>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     let locked = LockedToken::take(&mut change.tx, used.token_id).await?;
     let scope = catalog.by_id(used.scope_id);
     let (Some(mut locked), Some(scope)) = (locked, scope) else {
         change.undo().await;
-        return Ok(Err(TokenGone));
+        return Ok(Err(NoLongerHeld));
     };
-    let grant = &locked.subject.grant;
+    let grant = &locked.usage_state.grant;
     // Rule 11.1 of docs/policy.md.
     let usable = locked.is_live(used.time.max(ctx.now));
     if !usable || grant.holding(scope) != ScopeStatus::Granted {
         change.undo().await;
-        return Ok(Err(TokenGone));
+        return Ok(Err(NoLongerHeld));
     }
     let mut uses = Uses::default();
     uses.note(scope.id, scope.access == Access::Write, used.time);
     bulk::record(&mut change.tx, &[(used.token_id, uses)]).await?;
-    locked.subject.uses.note(scope.id, scope.access == Access::Write, used.time);
-    match settle(&mut change, &mut locked).await? {
+    locked.usage_state.uses.note(scope.id, scope.access == Access::Write, used.time);
+    match locked.cancel_overtaken(&mut change).await? {
         Some(record) => {
             change.commit(record).await?;
             Ok(Ok(true))
@@ -139,7 +139,7 @@ pub(super) async fn reschedule(store: &Handle, ids: &[TokenId]) -> Result<()> {
         for row in rows {
             let live = live.remove(&row.id()).unwrap_or_default();
             let announced = live.iter().map(LiveAction::announced).collect();
-            idle.push((row.id(), idle_since(&row.subject(announced)?)));
+            idle.push((row.id(), idle_since(&row.usage_state(announced)?)));
         }
     }
     bulk::set_idle(&mut tx, &idle).await?;

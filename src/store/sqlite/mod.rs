@@ -128,7 +128,7 @@ impl SqliteStore {
     }
 
     /// Readers of a local file wait for nobody.
-    async fn decide(&self) -> Result<PooledConnection> {
+    async fn decision_connection(&self) -> Result<PooledConnection> {
         Ok(PooledConnection(self.readers.acquire().await?))
     }
 

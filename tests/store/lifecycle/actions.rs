@@ -18,7 +18,7 @@ on_both!(
     observing_takes_nothing,
     what_was_announced_is_withdrawn,
     what_was_deleted_is_purged,
-    subjects_are_listed,
+    active_tokens_are_listed,
 );
 
 async fn an_unused_token_is_deleted(f: Fixture) {
@@ -74,7 +74,7 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     assert_eq!(s.due(47).await, [action.id]);
     assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::Done);
     assert_eq!(s.last_event().await, "lifecycle.delete");
-    assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::ActionEnded);
     let facts = s.facts(id).await;
     assert_eq!(facts.state, TokenState::DeletedUnused { at: day(47) });
     assert_eq!(facts.announced, []);
@@ -183,7 +183,7 @@ async fn the_deletion_goes_before_the_downgrade(f: Fixture) {
     assert_eq!(s.due(55).await, [deletion.id, downgrade.id]);
     assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::Held);
     assert_eq!(s.carry_out(deletion.id, 55).await, CarriedOut::Done);
-    assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(downgrade.id, 55).await, CarriedOut::ActionEnded);
     let token = s.read(id).await;
     assert_eq!((token.kind, token.taken), (TokenKind::ReadWrite, vec![]));
     // The mails of the deletion, none of the downgrade.
@@ -203,7 +203,7 @@ async fn after_a_cancelled_deletion_downgrades_are_planned_anew(f: Fixture) {
         s.store.record_use_of_announced(&on(44), &s.catalog, &used).await.unwrap(),
         Ok(true)
     );
-    assert_eq!(s.carry_out(deletion.id, 45).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(deletion.id, 45).await, CarriedOut::ActionEnded);
     // Overdue for long, and still with its whole notice.
     assert_eq!(s.idle(id).await, Some(day(0)));
     let downgrade = s.noticed(id, 45).await;
@@ -290,7 +290,7 @@ async fn what_was_deleted_is_purged(f: Fixture) {
     s.f.check_record().await;
 }
 
-async fn subjects_are_listed(f: Fixture) {
+async fn active_tokens_are_listed(f: Fixture) {
     let s = Stage::new(f).await;
     let mut ids = Vec::new();
     for _ in 0..4 {
@@ -299,18 +299,18 @@ async fn subjects_are_listed(f: Fixture) {
     s.store.delete_token(&on(1), ids[1], None).await.unwrap();
     s.record(ids[2], ASK, 7).await;
     let action = s.announce(ids[2], 40).await.unwrap();
-    let list = async |only, page| s.store.subjects(only, page).await.unwrap();
+    let list = async |only, page| s.store.active_tokens(only, page).await.unwrap();
     let listed = list(None, all()).await;
     let of = |tokens: &[portcullis::model::IdleToken]| -> Vec<_> {
         tokens.iter().map(|token| token.id).collect()
     };
     assert_eq!(of(&listed), [ids[0], ids[2], ids[3]]);
     assert_eq!(of(&list(Some(s.account), page(Some(ids[0]), 1)).await), [ids[2]]);
-    let subject = &listed[1].subject;
-    assert_eq!((subject.created, subject.uses.last), (day(0), Some(day(7))));
-    assert_eq!(subject.uses.scopes, [(s.scope(ASK), day(7))]);
-    assert_eq!(subject.announced.len(), 1);
-    assert_eq!((&subject.announced[0].takes, subject.announced[0].basis), (&action.takes, day(0)));
+    let state = &listed[1].usage_state;
+    assert_eq!((state.created, state.uses.last), (day(0), Some(day(7))));
+    assert_eq!(state.uses.scopes, [(s.scope(ASK), day(7))]);
+    assert_eq!(state.announced.len(), 1);
+    assert_eq!((&state.announced[0].takes, state.announced[0].basis), (&action.takes, day(0)));
     let theirs = s.f.account("theirs").await;
     assert!(list(Some(theirs), all()).await.is_empty());
     let stale = s.f.catalog(&[READ, ASK, REVEAL, "more"]).await;

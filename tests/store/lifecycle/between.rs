@@ -24,7 +24,7 @@ async fn the_owner_was_quicker(f: Fixture) {
     let action = s.announce(id, 38).await.unwrap();
     s.store.delete_token(&on(39), id, None).await.unwrap();
     assert!(s.live().await.is_empty() && s.claim(40).await.is_empty());
-    assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::ActionEnded);
     assert_eq!(s.announce(id, 99).await, None);
     assert!(s.store.idle_tokens(day(99), 10).await.unwrap().is_empty());
     assert!(s.due(999).await.is_empty());

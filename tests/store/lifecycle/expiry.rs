@@ -1,6 +1,6 @@
 //! Tokens that end by themselves: by the time of each transaction, whether or not a sweep has recorded it.
 
-use portcullis::model::{AuditFilter, CarriedOut, MailContent, NewToken, TokenFilter, TokenGone};
+use portcullis::model::{AuditFilter, CarriedOut, MailContent, NewToken, NoLongerHeld, TokenFilter};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Expiry, ExpiryRefused, RequestedExpiry, TokenKind, TokenState};
@@ -105,7 +105,7 @@ async fn an_expired_token_is_neither_announced_nor_taken(f: Fixture) {
     assert_eq!(s.announce(id, 38).await, None, "the sweep has not recorded its expiry yet");
     let id = s.expiring(40).await;
     let action = s.noticed(id, 38).await;
-    assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(action.id, 45).await, CarriedOut::ActionEnded);
     assert_eq!(s.facts(id).await.state, TokenState::Active);
     // One that lives longer is announced as ever.
     let id = s.expiring(46).await;
@@ -120,11 +120,11 @@ async fn a_use_after_the_expiry_is_not_recorded(f: Fixture) {
     s.noticed(id, 38).await;
     let late = s.used(id, READ, 40);
     let recorded = s.store.record_use_of_announced(&on(40), &s.catalog, &late).await.unwrap();
-    assert_eq!(recorded, Err(TokenGone));
+    assert_eq!(recorded, Err(NoLongerHeld));
     // Nor one that was decided before it and comes too late to be recorded.
     let early = s.used(id, READ, 39);
     let recorded = s.store.record_use_of_announced(&on(40), &s.catalog, &early).await.unwrap();
-    assert_eq!(recorded, Err(TokenGone));
+    assert_eq!(recorded, Err(NoLongerHeld));
     assert_eq!((s.read(id).await.uses.last, s.live().await.len()), (None, 1));
     let recorded = s.store.record_use_of_announced(&on(39), &s.catalog, &early).await.unwrap();
     assert_eq!(recorded, Ok(true));
@@ -156,7 +156,7 @@ async fn an_expiry_is_recorded_once_and_ends_what_is_announced(f: Fixture) {
     s.store.reschedule(&[id]).await.unwrap();
     let idle = s.store.idle_tokens(day(99), 10).await.unwrap();
     assert!(idle.iter().all(|token| token.id != id));
-    let live = s.store.subjects(None, all()).await.unwrap();
+    let live = s.store.active_tokens(None, all()).await.unwrap();
     assert_eq!(live.iter().map(|token| token.id).collect::<Vec<_>>(), [other]);
     s.f.check_record().await;
 }

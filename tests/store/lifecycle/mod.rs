@@ -139,8 +139,8 @@ impl Stage {
     }
 
     async fn idle(&self, id: TokenId) -> Option<Timestamp> {
-        let subjects = self.store.subjects(None, all()).await.unwrap();
-        subjects.into_iter().find(|token| token.id == id).unwrap().idle_since
+        let tokens = self.store.active_tokens(None, all()).await.unwrap();
+        tokens.into_iter().find(|token| token.id == id).unwrap().idle_since
     }
 
     async fn set_admins(&self, admins: &[&str], n: i64) -> Vec<TokenId> {

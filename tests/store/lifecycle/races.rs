@@ -4,7 +4,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use portcullis::model::{CarriedOut, TokenGone};
+use portcullis::model::{CarriedOut, NoLongerHeld};
 use portcullis::policy::id::{PendingActionId, TokenId};
 use portcullis::policy::token::{TokenKind, TokenState};
 use sqlx::{Connection as _, PgConnection};
@@ -52,7 +52,7 @@ async fn two_sweepers_carry_out_once(f: Fixture) {
         let (a, b) = tokio::join!(s.carry_out(action.id, 45), s.carry_out(action.id, 45));
         let mut outcomes = [a, b];
         outcomes.sort_by_key(|outcome| *outcome != CarriedOut::Done);
-        assert_eq!(outcomes, [CarriedOut::Done, CarriedOut::TokenGone]);
+        assert_eq!(outcomes, [CarriedOut::Done, CarriedOut::ActionEnded]);
         // One mail for each admin.
         assert_eq!(s.deliver(45).await.len(), 2);
     }
@@ -105,11 +105,11 @@ async fn a_use_and_a_carrying_out_exclude_each_other(f: Fixture) {
         match used.unwrap() {
             Ok(cancelled) => {
                 assert!(cancelled);
-                assert_eq!(carried_out, CarriedOut::TokenGone);
+                assert_eq!(carried_out, CarriedOut::ActionEnded);
                 assert_eq!(s.read(id).await.kind, TokenKind::ReadWrite);
                 assert_eq!(s.read(id).await.uses.last_write, Some(day(45)));
             }
-            Err(TokenGone) => {
+            Err(NoLongerHeld) => {
                 assert_eq!(carried_out, CarriedOut::Done);
                 assert_eq!(s.read(id).await.kind, TokenKind::ReadOnly);
                 assert_eq!(s.read(id).await.uses.last_write, None);
@@ -145,7 +145,7 @@ async fn an_owner_and_a_sweeper_delete_once(f: Fixture) {
         assert_eq!(deleted, s.facts(id).await.state);
         match carried_out {
             CarriedOut::Done => assert_eq!(deleted, TokenState::DeletedUnused { at: day(45) }),
-            CarriedOut::TokenGone => assert_eq!(deleted, TokenState::Deleted { at: day(46) }),
+            CarriedOut::ActionEnded => assert_eq!(deleted, TokenState::Deleted { at: day(46) }),
             other => panic!("{other:?}"),
         }
         s.deliver(46).await;
@@ -330,7 +330,7 @@ async fn a_use_waits_for_a_carrying_out_under_way_and_is_told_so() {
     let (context, read) = (on(45), s.used(id, READ, 45));
     let using = s.store.record_use_of_announced(&context, &s.catalog, &read);
     let used = waiting_for(&url, tx, using).await;
-    assert_eq!(used.unwrap(), Err(TokenGone));
+    assert_eq!(used.unwrap(), Err(NoLongerHeld));
     assert_eq!(s.read(id).await.uses.last, None);
 }
 

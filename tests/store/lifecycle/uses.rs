@@ -1,6 +1,6 @@
 //! Recorded use: it moves forward, and cancels what it fits.
 
-use portcullis::model::{CarriedOut, TokenGone, Use};
+use portcullis::model::{CarriedOut, NoLongerHeld, Use};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{ActionEffect, Settings};
 use portcullis::policy::scope::ScopeId;
@@ -120,7 +120,7 @@ async fn only_a_fitting_use_cancels(f: Fixture) {
         assert_eq!(s.last_event().await, "lifecycle.cancel");
         assert!(s.live().await.is_empty() && s.facts(id).await.announced.is_empty());
         assert!(s.claim(43).await.is_empty());
-        assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::TokenGone);
+        assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::ActionEnded);
         assert!(!s.store.cancel_overtaken(&on(43), id).await.unwrap());
         s.store.delete_token(&on(44), id, None).await.unwrap();
     }
@@ -152,7 +152,7 @@ async fn a_use_is_recorded_before_its_allow(f: Fixture) {
         assert_eq!(s.f.position().await, before);
         assert_eq!(s.read(id).await.uses.of(used.scope_id), Some(day(42)));
     }
-    assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(action.id, 99).await, CarriedOut::ActionEnded);
     assert_eq!(s.idle(id).await, Some(day(30)));
     s.f.check_record().await;
 }
@@ -181,7 +181,7 @@ async fn a_use_of_what_is_gone_is_told_so(f: Fixture) {
         s.used(purged, READ, 90),
         Use { scope_id: ScopeId(999), ..s.used(custom, READ, 90) },
     ] {
-        assert_eq!(noticed(&used).await, Err(TokenGone), "{used:?}");
+        assert_eq!(noticed(&used).await, Err(NoLongerHeld), "{used:?}");
     }
     assert_eq!(s.read(unused).await.uses.last, None);
     assert_eq!(s.read(custom).await.uses.last, Some(day(30)));
@@ -200,7 +200,7 @@ async fn what_nobody_settled_is_found_again(f: Fixture) {
     let (first, second) = (s.noticed(a, 38).await, s.noticed(b, 38).await);
     let first_of = async |limit| {
         let idle = s.store.idle_tokens(Timestamp(i64::MIN), limit).await.unwrap();
-        assert!(idle.iter().all(|token| token.subject.is_overtaken()));
+        assert!(idle.iter().all(|token| token.usage_state.is_overtaken()));
         idle.into_iter().map(|token| token.id).collect::<Vec<_>>()
     };
     assert_eq!(first_of(10).await, []);
@@ -215,7 +215,7 @@ async fn what_nobody_settled_is_found_again(f: Fixture) {
     // Carrying out finds the other one itself.
     assert_eq!(s.carry_out(first.id, 45).await, CarriedOut::Cancelled);
     assert_eq!(s.last_event().await, "lifecycle.cancel");
-    assert_eq!(s.carry_out(second.id, 45).await, CarriedOut::TokenGone);
+    assert_eq!(s.carry_out(second.id, 45).await, CarriedOut::ActionEnded);
     assert_eq!((s.idle(a).await, s.idle(b).await), (Some(day(37)), Some(day(44))));
     assert_eq!(first_of(10).await, []);
     s.f.check_record().await;
@@ -234,10 +234,10 @@ async fn idle_tokens_are_deferred(f: Fixture) {
         let idle = s.store.idle_tokens(settings.idle_before(day(now)), 10).await.unwrap();
         idle.into_iter().map(|token| token.id).collect::<Vec<_>>()
     };
-    // What is stored is a lower bound; the subject says what holds.
+    // What is stored is a lower bound; the usage state says what holds.
     assert_eq!(idle(38).await, [a, b, c]);
     let tokens = s.store.idle_tokens(day(0), 1).await.unwrap();
-    assert_eq!((tokens.len(), tokens[0].subject.idle_since()), (1, Some(day(30))));
+    assert_eq!((tokens.len(), tokens[0].usage_state.idle_since()), (1, Some(day(30))));
     let before = s.f.position().await;
     s.store.reschedule(&[b, a, TokenId(Uuid::now_v7()), a]).await.unwrap();
     s.store.reschedule(&[]).await.unwrap();

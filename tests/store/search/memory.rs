@@ -129,8 +129,8 @@ impl Memory {
     pub(super) async fn read(f: &Fixture) -> Self {
         let filter = TokenFilter { deleted: true, ..TokenFilter::default() };
         let tokens = f.store.tokens(&filter, all()).await.unwrap();
-        let subjects = f.store.subjects(None, all()).await.unwrap();
-        let idle = subjects.iter().filter_map(|idle| Some((idle.id, idle.idle_since?)));
+        let active = f.store.active_tokens(None, all()).await.unwrap();
+        let idle = active.iter().filter_map(|idle| Some((idle.id, idle.idle_since?)));
         Self { tokens, idle: idle.collect() }
     }
 

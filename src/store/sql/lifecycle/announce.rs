@@ -32,7 +32,7 @@ pub(in super::super) async fn announce(
         return Ok(None);
     };
     locked.count_writes(&mut change.tx, catalog).await?;
-    let Some(planned) = locked.subject.due(settings, ctx.now) else {
+    let Some(planned) = locked.usage_state.due(settings, ctx.now) else {
         // Otherwise it would be found idle again and again.
         locked.set_idle(&mut change.tx).await?;
         change.finish().await?;
@@ -44,7 +44,7 @@ pub(in super::super) async fn announce(
         // The catalogue has nothing to write with. It is looked at again when the token is idle, or
         // has been for another while.
         locked
-            .subject
+            .usage_state
             .announced
             .push(PendingPlan { takes: ActionEffect::Writes, basis: action.basis });
         locked.set_idle(&mut change.tx).await?;
@@ -83,12 +83,12 @@ fn action(
     catalog: &Catalog,
     Planned { takes, basis }: Planned,
 ) -> PendingAction {
-    let subject = &locked.subject;
-    let (taken, kept) = takes.taken_and_kept(&subject.grant, catalog);
+    let state = &locked.usage_state;
+    let (taken, kept) = takes.taken_and_kept(&state.grant, catalog);
     let last_use_of_taken = match &takes {
-        ActionEffect::Token => subject.uses.last,
-        ActionEffect::Writes => subject.uses.last_write,
-        ActionEffect::Scopes(named) => named.iter().filter_map(|&id| subject.uses.of(id)).max(),
+        ActionEffect::Token => state.uses.last,
+        ActionEffect::Writes => state.uses.last_write,
+        ActionEffect::Scopes(named) => named.iter().filter_map(|&id| state.uses.of(id)).max(),
     };
     PendingAction {
         id: PendingActionId(id_at(ctx.now)),
@@ -98,7 +98,7 @@ fn action(
         takes,
         taken,
         kept,
-        last_use: subject.uses.last,
+        last_use: state.uses.last,
         last_use_of_taken,
         basis,
         accepted: None,

@@ -7,7 +7,7 @@ use super::super::mail::{self, MailSubject};
 use super::super::pending::{self, Outcome};
 use super::super::{Db, Handle, QueryBuilder, account};
 use super::announce::names;
-use super::{LockedToken, accepted_by, settle};
+use super::{LockedToken, accepted_by};
 use crate::model::{AuditAction, CarriedOut, Context, PendingAction};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{ActionEffect, Mode, Settings, may_carry_out};
@@ -46,18 +46,18 @@ pub(in super::super) async fn carry_out(
     };
     let Some(mut locked) = locked.filter(|locked| locked.is_live(ctx.now)) else {
         change.undo().await;
-        return Ok(CarriedOut::TokenGone);
+        return Ok(CarriedOut::ActionEnded);
     };
 
     locked.count_writes(&mut change.tx, catalog).await?;
-    if let Some(record) = settle(&mut change, &mut locked).await? {
-        change.commit_part(record).await?;
+    if let Some(record) = locked.cancel_overtaken(&mut change).await? {
+        change.record_part(record).await?;
     }
     let Some(mut action) = locked.live.iter().find(|action| action.id == id).cloned() else {
         change.finish().await?;
         return Ok(CarriedOut::Cancelled);
     };
-    let grant = &locked.subject.grant;
+    let grant = &locked.usage_state.grant;
     let Some(taken) = action.takes.as_named(&action.taken, grant, catalog) else {
         pending::end(&mut change.tx, id, ctx.now, Outcome::Withdrawn).await?;
         end_in_memory(&mut locked, id);
@@ -77,7 +77,7 @@ pub(in super::super) async fn carry_out(
         if action.accepted != stored {
             pending::set_accepted(&mut change.tx, id, action.accepted).await?;
             let before = json!({ "pending_action_id": id.to_string() });
-            change.commit_part(locked.record(AuditAction::LifecycleHold, before)).await?;
+            change.record_part(locked.record(AuditAction::LifecycleHold, before)).await?;
         }
         change.finish().await?;
         return Ok(CarriedOut::Held);
@@ -152,7 +152,7 @@ async fn take(
                 });
                 query.build().persistent(false).execute(&mut *change.tx).await?;
             }
-            locked.subject.grant = Grant::ReadOnly { downgraded: true };
+            locked.usage_state.grant = Grant::ReadOnly { downgraded: true };
             let before = json!({ "name": locked.name, "kind": "READ_WRITE" });
             let after = json!({ "name": locked.name, "kind": "READ_ONLY",
                 "taken": names(catalog, &action.taken), "pending_action_id": named });
@@ -164,7 +164,7 @@ async fn take(
                 take.execute(&mut *change.tx).await?;
             }
             let mut held = Vec::new();
-            if let Grant::Custom { granted, taken } = &mut locked.subject.grant {
+            if let Grant::Custom { granted, taken } = &mut locked.usage_state.grant {
                 let lost = scopes.iter().copied().collect();
                 held = names(catalog, &granted.iter().collect::<Vec<_>>());
                 *taken = taken.union(&lost);

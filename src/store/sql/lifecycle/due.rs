@@ -26,7 +26,7 @@ pub(in super::super) async fn idle_tokens(
 }
 
 /// Active tokens, the oldest first.
-pub(in super::super) async fn subjects(
+pub(in super::super) async fn active_tokens(
     store: &Handle,
     only: Option<AccountId>,
     page: Page<TokenId>,

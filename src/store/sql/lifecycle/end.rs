@@ -44,7 +44,7 @@ pub(in super::super) async fn withdraw_actions(
         locked.set_live(Vec::new());
         locked.set_idle(&mut change.tx).await?;
         let before = json!({ "withdrawn": withdrawn });
-        change.commit_part(locked.record(AuditAction::LifecycleWithdraw, before)).await?;
+        change.record_part(locked.record(AuditAction::LifecycleWithdraw, before)).await?;
         withdrew.push(id);
     }
     change.finish().await?;
@@ -111,7 +111,7 @@ pub(in super::super) async fn purge(
             continue;
         }
         change
-            .commit_part(Record {
+            .record_part(Record {
                 action: AuditAction::TokenPurge,
                 touched: Invalidation::Token(TokenId(id)),
                 account_id: Some(AccountId(account_id)),

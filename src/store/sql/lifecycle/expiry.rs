@@ -62,7 +62,7 @@ pub(in super::super) async fn announce_expiries(
         record.after = Some(
             json!({ "name": locked.name, "expire_time": expires.to_string(), "admins": admins }),
         );
-        change.commit_part(record).await?;
+        change.record_part(record).await?;
         announced += 1;
     }
     change.finish().await?;
@@ -119,7 +119,7 @@ pub(in super::super) async fn record_expiries(
         let expired = expired.to_string();
         record.after =
             Some(json!({ "name": locked.name, "state": "expired", "expire_time": expired }));
-        change.commit_part(record).await?;
+        change.record_part(record).await?;
         recorded.push(id);
     }
     change.finish().await?;

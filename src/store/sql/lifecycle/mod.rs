@@ -4,8 +4,8 @@
 //!
 //! - *recording* use, many tokens at once: takes the tokens' `token_use` rows in the order of their
 //!   ids, moves times forward, and then looks for live actions that the uses overtake;
-//! - *deferring*: takes the same rows likewise, and sets `idle_since` from what it then reads;
-//! - *changes* (announce, settle, a noticed use, carry out, withdraw, purge, delete): take the head
+//! - *rescheduling*: takes the same rows likewise, and sets `idle_since` from what it then reads;
+//! - *changes* (announce, cancel overtaken, record the use of an announced token, carry out, withdraw, purge, delete): take the head
 //!   row, then the token's `token_use` row, and only then read what they decide on. On Postgres each
 //!   statement of theirs sees whatever was committed before it (read committed), so what is read
 //!   under both locks is the newest there is, and nobody changes it until the end. On SQLite a
@@ -19,15 +19,15 @@
 //! *A use against the notice.* The recording either takes the row first: then the announcement reads
 //! the use and plans with it. Or it takes it second: then its look for overtaken actions begins after
 //! the announcement was committed and finds the new action, whose basis is older than the use, and the
-//! caller settles it. If the caller dies in between, the use is on record; the next sweep finds the
-//! token before all idle ones ([`UNSETTLED`]), and carrying out would find it at the latest. Nothing
+//! caller cancels it. If the caller dies in between, the use is on record; the next sweep finds the
+//! token before all idle ones ([`OVERTAKEN`]), and carrying out would find it at the latest. Nothing
 //! is lost in either order, and a use that was recorded late cancels like one that was recorded at
 //! once, since it is compared with the basis and not with the time of the notice.
 //!
 //! *A use against the carrying out.* A use that fits a live action is answered only after
 //! `record_use_of_announced` has committed, which holds both locks, like the carrying out. If the use is first,
 //! the carrying out reads it under the row lock and cancels. If the carrying out is first, the use
-//! finds the token deleted or the scope taken, records nothing and says [`TokenGone`]; the decision is
+//! finds the token deleted or the scope taken, records nothing and says [`NoLongerHeld`]; the decision is
 //! made again, on the new facts. A use by a replica that did not know of the action is recorded
 //! within the flush interval; a notice is mailed only when every replica knows of its action, and
 //! then a whole notice period passes, so it is on record long before.
@@ -36,7 +36,7 @@
 //! and the second one finds the first one's action, beside which nothing is due. Should that ever
 //! fail, the unique index on live actions refuses a second deletion or `READ_WRITE` downgrade, and a
 //! scope that is announced is in no other plan. `carry_out` by the second one finds that the action
-//! has ended and says [`CarriedOut::TokenGone`]; its mails are unique by action, kind and recipient.
+//! has ended and says [`CarriedOut::ActionEnded`]; its mails are unique by action, kind and recipient.
 //!
 //! *A sweeper that stalls between reading and writing.* What it read before is only a hint of which
 //! ids to try: everything is read again under the locks, with the `now` of the call. A stale `now` is
@@ -46,11 +46,11 @@
 //! *A token deleted by its owner meanwhile.* The deletion is a change like the others: it ends the
 //! live actions with it (`withdrawn`), takes back their queued notices and sets `idle_since` to null.
 //! Afterwards `announce` finds a deleted token and does nothing, `carry_out` finds no live action, and
-//! a use finds [`TokenGone`]. A notice that was in the hands of the mail server already cannot be called
+//! a use finds [`NoLongerHeld`]. A notice that was handed to the relay already cannot be called
 //! back; its acceptance is noted and changes nothing else.
 //!
 //! *A token that expires meanwhile.* Its expiry binds by the time of each decision and each transaction, whether or not
-//! a sweep has recorded it: `announce` and `carry_out` do nothing with it, and a use finds [`TokenGone`]. Recording
+//! a sweep has recorded it: `announce` and `carry_out` do nothing with it, and a use finds [`NoLongerHeld`]. Recording
 //! the expiry is a change like the deletion: it ends the live actions and sets `idle_since` to null.
 //!
 //! *A notice of an expiry against its change.* Queueing the notices, bringing the expiry nearer, deleting the token and
@@ -68,7 +68,7 @@
 //! *A replica whose wall clock is an hour off.* No time here comes from a wall clock: `now` is the
 //! store's time, carried forward by a monotonic clock (`crate::clock`), and so are the times of uses
 //! and acceptances. Replicas differ by what a round trip costs, which is nothing beside a notice
-//! period; and an acceptance is stamped after the mail server's answer, so an error of that size makes
+//! period; and an acceptance is stamped after the relay's answer, so an error of that size makes
 //! the notice longer where the stamp is late.
 
 use serde_json::json;
@@ -91,14 +91,14 @@ mod expiry;
 
 pub(super) use announce::announce;
 pub(super) use carry_out::carry_out;
-pub(super) use due::{due_actions, idle_tokens, subjects};
+pub(super) use due::{active_tokens, due_actions, idle_tokens};
 pub(super) use end::{purge, withdraw_actions};
 pub(super) use expiry::{announce_expiries, record_expiries};
 use pending::Outcome;
 
 // For the links above.
 #[cfg(doc)]
-use crate::model::{CarriedOut, TokenGone};
+use crate::model::{CarriedOut, NoLongerHeld};
 
 /// A token whose lifecycle is locked, as it stands.
 pub(super) struct LockedToken {
@@ -113,7 +113,7 @@ pub(super) struct LockedToken {
     /// The expiry whose notices are queued.
     noticed: Option<Timestamp>,
     /// Whose `announced` is always `live`.
-    pub(super) subject: UsageState,
+    pub(super) usage_state: UsageState,
     pub(super) live: Vec<PendingAction>,
 }
 
@@ -132,7 +132,7 @@ impl LockedToken {
             expiry: row.expires().into(),
             ended: row.is_ended(),
             noticed: row.noticed_expiry(),
-            subject: row.subject(announced(&live))?,
+            usage_state: row.usage_state(announced(&live))?,
             live,
         }))
     }
@@ -144,18 +144,18 @@ impl LockedToken {
 
     /// The live actions are these from now on.
     fn set_live(&mut self, live: Vec<PendingAction>) {
-        self.subject.announced = announced(&live);
+        self.usage_state.announced = announced(&live);
         self.live = live;
     }
 
     /// Counts uses of scopes that are write scopes by now as the writes that they are, see
     /// [`Uses::last_write_in`]. Rule 4.4 of docs/policy.md.
     async fn count_writes(&mut self, connection: &mut Connection, catalog: &Catalog) -> Result<()> {
-        let last_write = self.subject.uses.last_write_in(catalog);
-        if last_write == self.subject.uses.last_write {
+        let last_write = self.usage_state.uses.last_write_in(catalog);
+        if last_write == self.usage_state.uses.last_write {
             return Ok(());
         }
-        self.subject.uses.last_write = last_write;
+        self.usage_state.uses.last_write = last_write;
         let uses = Uses { last: last_write, last_write, scopes: Vec::new() };
         bulk::record(connection, &[(self.id, uses)]).await
     }
@@ -163,8 +163,48 @@ impl LockedToken {
     /// Stores since when it is idle, as it stands now.
     async fn set_idle(&self, connection: &mut Connection) -> Result<()> {
         let active = self.state == TokenState::Active && !self.ended;
-        let since = idle_since(&self.subject).filter(|_| active);
+        let since = idle_since(&self.usage_state).filter(|_| active);
         bulk::set_idle(connection, &[(self.id, since)]).await
+    }
+
+    /// Cancels, or shrinks, the announced actions that recorded use has overtaken. What to record, where there was anything.
+    pub(super) async fn cancel_overtaken(
+        &mut self,
+        change: &mut WriteTx<'_>,
+    ) -> Result<Option<Record>> {
+        let now = change.ctx.now;
+        let (mut cancelled, mut shrunk) = (Vec::new(), Vec::new());
+        let mut live = Vec::new();
+        for mut action in std::mem::take(&mut self.live) {
+            let announced = PendingPlan { takes: action.takes.clone(), basis: action.basis };
+            match self.usage_state.overtaken(&announced) {
+                Superseded::No => live.push(action),
+                Superseded::Cancelled => {
+                    pending::end(&mut change.tx, action.id, now, Outcome::Cancelled).await?;
+                    cancelled.push(action.id.to_string());
+                }
+                Superseded::Shrunk(left) => {
+                    let (taken, used): (Vec<_>, Vec<_>) =
+                        action.taken.iter().partition(|id| left.contains(id));
+                    pending::keep(&mut change.tx, action.id, &used).await?;
+                    action.kept.extend(used);
+                    action.kept.sort_unstable();
+                    action.taken = taken;
+                    action.takes = crate::policy::lifecycle::ActionEffect::Scopes(left);
+                    shrunk.push(action.id.to_string());
+                    live.push(action);
+                }
+            }
+        }
+        self.set_live(live);
+        let action = match (cancelled.is_empty(), shrunk.is_empty()) {
+            (true, true) => return Ok(None),
+            (true, false) => AuditAction::LifecycleShrink,
+            (false, _) => AuditAction::LifecycleCancel,
+        };
+        self.set_idle(&mut change.tx).await?;
+        let before = json!({ "cancelled": cancelled, "shrunk": shrunk });
+        Ok(Some(self.record(action, before)))
     }
 
     /// What a change of this token says of itself.
@@ -181,58 +221,18 @@ impl LockedToken {
 }
 
 /// Stored as the instant since when a token is idle whose announced actions recorded use has overtaken:
-/// before all others, until somebody settles them.
-pub(super) const UNSETTLED: Timestamp = Timestamp(i64::MIN);
+/// before all others, until somebody cancels those.
+pub(super) const OVERTAKEN: Timestamp = Timestamp(i64::MIN);
 
 /// Since when a token is idle, as it is stored.
-pub(super) fn idle_since(subject: &UsageState) -> Option<Timestamp> {
-    if subject.is_overtaken() { Some(UNSETTLED) } else { subject.idle_since() }
+pub(super) fn idle_since(state: &UsageState) -> Option<Timestamp> {
+    if state.is_overtaken() { Some(OVERTAKEN) } else { state.idle_since() }
 }
 
 fn announced(live: &[PendingAction]) -> Vec<PendingPlan> {
     let announced =
         |action: &PendingAction| PendingPlan { takes: action.takes.clone(), basis: action.basis };
     live.iter().map(announced).collect()
-}
-
-/// Ends and shrinks what recorded use has overtaken. What to record, where there was anything.
-pub(super) async fn settle(
-    change: &mut WriteTx<'_>,
-    locked: &mut LockedToken,
-) -> Result<Option<Record>> {
-    let now = change.ctx.now;
-    let (mut cancelled, mut shrunk) = (Vec::new(), Vec::new());
-    let mut live = Vec::new();
-    for mut action in std::mem::take(&mut locked.live) {
-        let announced = PendingPlan { takes: action.takes.clone(), basis: action.basis };
-        match locked.subject.overtaken(&announced) {
-            Superseded::No => live.push(action),
-            Superseded::Cancelled => {
-                pending::end(&mut change.tx, action.id, now, Outcome::Cancelled).await?;
-                cancelled.push(action.id.to_string());
-            }
-            Superseded::Shrunk(left) => {
-                let (taken, used): (Vec<_>, Vec<_>) =
-                    action.taken.iter().partition(|id| left.contains(id));
-                pending::keep(&mut change.tx, action.id, &used).await?;
-                action.kept.extend(used);
-                action.kept.sort_unstable();
-                action.taken = taken;
-                action.takes = crate::policy::lifecycle::ActionEffect::Scopes(left);
-                shrunk.push(action.id.to_string());
-                live.push(action);
-            }
-        }
-    }
-    locked.set_live(live);
-    let action = match (cancelled.is_empty(), shrunk.is_empty()) {
-        (true, true) => return Ok(None),
-        (true, false) => AuditAction::LifecycleShrink,
-        (false, _) => AuditAction::LifecycleCancel,
-    };
-    locked.set_idle(&mut change.tx).await?;
-    let before = json!({ "cancelled": cancelled, "shrunk": shrunk });
-    Ok(Some(locked.record(action, before)))
 }
 
 /// Since when every current admin's notice of `action` is accepted; `None` until all are.

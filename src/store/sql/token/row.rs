@@ -123,7 +123,7 @@ impl Row {
     }
 
     /// What the lifecycle of the token rests on, with these announced.
-    pub(in super::super) fn subject(&self, announced: Vec<PendingPlan>) -> Result<UsageState> {
+    pub(in super::super) fn usage_state(&self, announced: Vec<PendingPlan>) -> Result<UsageState> {
         let created = Timestamp(self.create_time);
         Ok(UsageState { grant: self.grant()?, created, uses: self.uses()?, announced })
     }
@@ -135,7 +135,7 @@ impl Row {
             name: self.name.clone(),
             idle_since: self.idle_since.map(Timestamp),
             expires: self.expires(),
-            subject: self.subject(live.iter().map(LiveAction::announced).collect())?,
+            usage_state: self.usage_state(live.iter().map(LiveAction::announced).collect())?,
             live,
         })
     }
