@@ -59,7 +59,8 @@ struct Counts {
     denied_and_refused: usize,
     /// The gateway refused it, with and without authorization: by the status that it gave, 0 for none.
     refused: BTreeMap<u16, usize>,
-    /// No decision, because the request is too large, or has what no header may have (RFC 9110, section 5.5).
+    /// No decision, because the request is too large, or has what no header or target may have (RFC 9110, section 5.5;
+    /// RFC 9112, section 3.2).
     undecided: usize,
 }
 
@@ -122,7 +123,8 @@ impl Comparison {
             }
             _ if hostile.request.len() > OVERSIZED
                 || headers(&hostile.request) > 60
-                || has_control(&hostile.request) =>
+                || has_control(&hostile.request)
+                || !is_target(received.target()) =>
             {
                 count(|counts, _| counts.undecided += 1)
             }
@@ -205,6 +207,12 @@ fn reason(outcome: &Outcome) -> Option<&str> {
 /// Whether a byte is there that HTTP allows nowhere. nginx passes it on, and Portcullis refuses the request.
 fn has_control(request: &[u8]) -> bool {
     request.iter().any(|&byte| byte.is_ascii_control() && !b"\r\n\t".contains(&byte))
+}
+
+/// Whether it has a form that a target of a GET or POST may have (RFC 9112, section 3.2). Of `api:v1/cards` Caddy sends
+/// `v1/cards`, to the service and to Portcullis alike, which refuses it.
+fn is_target(target: &[u8]) -> bool {
+    target.starts_with(b"/") || target.windows(3).any(|part| part == b"://")
 }
 
 fn headers(request: &[u8]) -> usize {
