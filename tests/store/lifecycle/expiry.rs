@@ -1,6 +1,8 @@
 //! Tokens that end by themselves: by the time of each transaction, whether or not a sweep has recorded it.
 
-use portcullis::model::{AuditFilter, CarriedOut, MailContent, NewToken, NoLongerHeld, TokenFilter};
+use portcullis::model::{
+    AuditFilter, CarriedOut, MailContent, NewToken, NoLongerHeld, TokenFilter,
+};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{Expiry, ExpiryRefused, RequestedExpiry, TokenKind, TokenState};
