@@ -70,7 +70,7 @@ pub fn explain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Runs a server until it is told to stop.
+/// Runs a server until it receives a signal to stop.
 ///
 /// # Errors
 /// An error of the settings, or whatever stopped it early.
@@ -193,7 +193,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     }
     // Each connection takes a descriptor, and many systems begin with a thousand.
     let descriptors = Descriptors::raise();
-    // Listeners come first, so that a port in use is told before anything is written.
+    // Listeners come first, so that a port in use is reported before anything is written.
     let mut grpc_listeners = Vec::with_capacity(settings.listen.len());
     for listener in &settings.listen {
         grpc_listeners.push(match listener {
@@ -321,7 +321,7 @@ async fn serve_store(
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let Process { settings, addresses, mailbox } = process;
-    // Whoever reads that this is ready may stop it at once, and that is an orderly end too.
+    // A supervisor that reads that this is ready may stop it at once, and that is an orderly end too.
     let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
     let mark = if settings.development { StoreMode::Development } else { StoreMode::Production };

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Command::Client(command) => client(command),
     };
     done.unwrap_or_else(|error| {
-        // Where standard error is gone, the exit code still tells.
+        // Where standard error is gone, the exit code still reports it.
         let _ = writeln!(std::io::stderr(), "error: {}", app::explain(&error));
         ExitCode::from(NO_ANSWER)
     })

@@ -223,7 +223,7 @@ pub async fn accept<L: Accept>(
     }
 }
 
-/// Whom an address belongs to, as far as it tells: whoever has an IPv6 address has a whole /64 of them.
+/// Whom an address belongs to, as far as it shows: a host with an IPv6 address has a whole /64 of them.
 pub fn subscriber(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(ip) => {

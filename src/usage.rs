@@ -2,7 +2,7 @@
 //!
 //! Must stay true: noting a use waits for nothing and never fails; what is noted is in the store
 //! within the flush interval, or stays here until the store takes it; what is recorded only
-//! moves forward, so telling it twice changes nothing. A use that an announced action would have to
+//! moves forward, so recording it twice changes nothing. A use that an announced action would have to
 //! know of first does not come this way: see `service::decisions`.
 //!
 //! Rules: docs/policy.md, section 5.

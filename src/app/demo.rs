@@ -18,9 +18,9 @@ use crate::service::lists::{PageItem, Paging};
 use crate::service::tokens::CreateToken;
 use crate::service::{Caller, Services};
 
-/// Where `portcullis` looks for a server by itself.
+/// The address that `portcullis` connects to by default.
 const DEFAULT_GRPC: &str = "127.0.0.1:50051";
-/// Whoever waits for longer than this sees nothing happen.
+/// A person who waits for longer than this sees nothing happen.
 const WATCHABLE: Duration = Duration::from_secs(60 * 60);
 
 const NAMES: [&str; 3] = ["Demo: read only", "Demo: read and write", "Demo: custom"];

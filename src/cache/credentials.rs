@@ -99,7 +99,7 @@ impl Credentials {
     }
 
     /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
-    /// SHA-256, so how long that takes tells nothing of any valid one.
+    /// SHA-256, so how long that takes reveals nothing of any valid one.
     pub fn bearer(&self, presented: &[u8]) -> Option<Principal> {
         self.by_digest(&secret::digest(presented))
     }

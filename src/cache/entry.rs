@@ -38,7 +38,7 @@ impl CachedToken {
         Self { lines: [], facts, noted: [const { AtomicU64::new(0) }; SCOPES] }
     }
 
-    /// Asks memory for all of it but what it points to, and waits for nothing: facts at rest lie on several
+    /// Prefetches all of it but what it points to, and waits for nothing: facts at rest lie on several
     /// cache lines, which then come together.
     pub(super) fn fetch(&self) {
         (0..size_of::<Self>() / size_of::<Line>()).for_each(|at| prefetch_index(&self.lines, at));

@@ -65,7 +65,7 @@ impl Bucket {
         others.wrapping_sub(EACH) & !others & (EACH << 7)
     }
 
-    /// Asked by whoever writes, who may believe the tags.
+    /// For writers, which may rely on the tags.
     fn place_of(&self, id: TokenId, tag: u8, guard: &Guard) -> Option<usize> {
         let tags = self.tags.load(Ordering::Relaxed).to_le_bytes();
         let of_it = |slot| self.get(slot, guard).is_some_and(|facts| *facts.id == id);
@@ -81,9 +81,9 @@ impl Bucket {
 pub(super) struct NearCache {
     /// As many as there may ever be; a power of two.
     pub(super) pages: Box<[OnceLock<Box<[Bucket; PAGE]>>]>,
-    /// How many of them are looked into: a power of two that only grows. Written by whoever holds `taken`.
+    /// How many of them are looked into: a power of two that only grows. Written under the lock of `taken`.
     pub(super) in_use: AtomicUsize,
-    /// How many places are taken. Held by whoever writes.
+    /// How many places are taken. Held by the writer.
     taken: Mutex<usize>,
 }
 

@@ -218,13 +218,13 @@ fn read(file: &str, most: u64) -> Result<String, Failure> {
 fn from_openapi(file: &str, as_json: bool) -> Result<(), Failure> {
     // One byte more than there may be, so that a larger document is refused and not cut.
     let text = read(file, openapi::MAX_LEN as u64 + 1)?;
-    let converted = openapi::convert(&text, file).map_err(|faults| {
+    let converted = openapi::convert(&text, file).map_err(|errors| {
         let mut details = ErrorDetails::new();
-        for fault in &faults {
-            details.add_bad_request_violation(format!("{file}#{}", fault.pointer), &*fault.message);
+        for error in &errors {
+            details.add_bad_request_violation(format!("{file}#{}", error.pointer), &*error.message);
         }
         details.set_error_info("FAULTY_OPENAPI", "portcullis", HashMap::new());
-        let message = format!("{file} makes no catalogue: it has {} error(s)", faults.len());
+        let message = format!("{file} makes no catalogue: it has {} error(s)", errors.len());
         let status = Status::with_error_details(Code::InvalidArgument, message, details);
         Failure::Status { status: Box::new(status), credential: None }
     })?;

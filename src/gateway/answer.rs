@@ -40,7 +40,7 @@ const REASON_AT: usize = 3;
 /// Those of them that a client is to see on its response, where the gateway can pass them on.
 const WARNINGS: [HeaderName; 2] = [PENDING_ACTION, TOKEN_EXPIRES];
 
-/// What is wrong, as far as the status tells (Rule 9.13 of docs/policy.md).
+/// What is wrong, as far as the status says (Rule 9.13 of docs/policy.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// Nothing.

@@ -111,7 +111,7 @@ impl Server {
                 }
                 () = check => match activity.is_idle() {
                     true if stopping => return,
-                    // HTTP/2 tells the peer, so that none of its requests is lost.
+                    // HTTP/2 notifies the peer (GOAWAY), so that none of its requests is lost.
                     true => {
                         stopping = true;
                         connection.as_mut().graceful_shutdown();

@@ -135,7 +135,7 @@ async fn run(services: Arc<Services>, bearer: Bearer, revokes: bool) -> Result<V
         } else {
             services.get_self(&bearer).await.map(|token| json!({ "token": shown(&token) }))
         };
-        // Nobody hears it where the client has gone.
+        // Nobody receives it where the client has gone.
         let _ = answer.send(made);
     });
     match tokio::time::timeout(DEADLINE, answered).await {

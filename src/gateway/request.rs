@@ -318,7 +318,7 @@ struct Found<'a> {
     underscore: Option<&'a str>,
 }
 
-/// Why the headers tell no method and path.
+/// Why the headers give no method and path.
 enum Untold {
     Missing(MissingTarget),
     Ambiguous(String),

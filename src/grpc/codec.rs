@@ -1,5 +1,5 @@
 //! Prost messages on the wire. Differs from tonic's own codec in one thing: bytes that are no valid
-//! message are the caller's mistake, and the answer names the field where it can be told.
+//! message are the caller's mistake, and the answer names the field where it is known.
 
 use std::marker::PhantomData;
 

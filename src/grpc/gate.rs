@@ -598,7 +598,7 @@ impl ConnectionGate {
 
 type Inner = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-/// An answer under way, for so long and no longer. Whoever is answered at once, as decisions on
+/// An answer under way, for so long and no longer. A call that is answered at once, as decisions on
 /// tokens in memory are, costs no timer.
 pub(super) struct DeadlineFuture {
     inner: Inner,

@@ -18,7 +18,7 @@ const NAMES: [&str; 2] = ["", "portcullis.v1.AuthorizationService"];
 /// The largest request, in bytes: the name of a service.
 pub(super) const MAX_MESSAGE: usize = 4 << 10;
 
-/// The service, and what tells it what to say.
+/// The service, and the source of its status.
 pub fn service() -> (HealthReporter, Routes) {
     let (reporter, service) = tonic_health::server::health_reporter();
     (reporter, Routes::new(service.max_decoding_message_size(MAX_MESSAGE)))

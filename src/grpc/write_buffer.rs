@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many bytes at a time as it is told, one after the other, and nothing more then.
+    /// Takes as many bytes at a time as each number says, and then nothing more.
     #[derive(Default)]
     struct Peer {
         takes: std::collections::VecDeque<usize>,

@@ -63,7 +63,7 @@ fn lifecycle_lines(Health { outlook, lifecycle, has_lease, replicas, .. }: &Heal
     }
     let failing = known.mails.failing.len();
     if failing > 0 {
-        // Which ones is told to operators alone; anybody may read this.
+        // Operators alone learn which ones; anybody may read this.
         line(format_args!(
             "mail: addresses that mails do not reach: {failing}: `portcullis pending` and the log name them"
         ));
@@ -143,18 +143,18 @@ mod tests {
             replicas: ClusterSummary::default(),
             troubles: Vec::new(),
         };
-        let told = |mode, mails, now, known| text(&health(mode, mails, now, Some(known)));
+        let shown = |mode, mails, now, known| text(&health(mode, mails, now, Some(known)));
         let ill = ClusterSummary { count: 3, late: 1, at_odds: 2 };
         let ill =
             Health { has_lease: false, replicas: ill, ..health(Mode::Enforce, true, 0, None) };
-        assert_eq!(told(Mode::Enforce, true, 1_000, known(5, 0, Some(990))), "ok\n");
-        assert_eq!(told(Mode::Enforce, false, 1_000, known(0, 0, None)), "ok\n");
+        assert_eq!(shown(Mode::Enforce, true, 1_000, known(5, 0, Some(990))), "ok\n");
+        assert_eq!(shown(Mode::Enforce, false, 1_000, known(0, 0, None)), "ok\n");
         insta::assert_snapshot!(
             [
                 text(&health(Mode::Enforce, true, 0, None)),
                 text(&ill),
-                told(Mode::Observe, true, 1_000, known(0, 0, None)),
-                told(Mode::Enforce, false, 1_100, known(2, 5, Some(10))),
+                shown(Mode::Observe, true, 1_000, known(0, 0, None)),
+                shown(Mode::Enforce, false, 1_100, known(2, 5, Some(10))),
             ]
             .join("\n")
         );

@@ -38,7 +38,7 @@ pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
         to: mail.recipient.clone(),
         date: mail.created,
         account: mail::Account { id: mail.account.id, name: mail.account.name.clone() },
-        told: mail.account.admins.clone(),
+        notified: mail.account.admins.clone(),
         subject,
     }
 }

@@ -1,4 +1,4 @@
-//! The outbox: hands the mails that the store has queued to the relay, and tells the store what became
+//! The outbox: hands the mails that the store has queued to the relay, and records in the store what became
 //! of each.
 //!
 //! Must stay true: a mail is accepted in the store only after the relay took it over, at an instant
@@ -255,7 +255,7 @@ struct DeliveryLog {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    Fault,
+    Error,
     TakesNobody,
 }
 
@@ -271,7 +271,7 @@ impl DeliveryLog {
             }
             Outcome::RelayError(why) => {
                 tracing::debug!(%mail, why, "the relay did not take a mail over");
-                if self.relay.replace(Cause::Fault) != Some(Cause::Fault) {
+                if self.relay.replace(Cause::Error) != Some(Cause::Error) {
                     tracing::warn!(why, "the relay takes no mail; notices are late");
                 }
             }
@@ -356,9 +356,9 @@ mod tests {
     fn a_fault_is_trouble_of_the_relay_until_it_answers() {
         let mut log = DeliveryLog::default();
         let error = || Outcome::RelayError("cannot be reached".to_owned());
-        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Fault));
+        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Error));
         assert_eq!(noted(&mut log, "ann", postponed()), None);
-        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Fault));
+        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Error));
         assert_eq!(noted(&mut log, "ann", Outcome::Accepted), None);
     }
 

@@ -77,7 +77,7 @@ impl fmt::Display for Address {
 
 impl Address {
     /// What addresses of one mailbox have in common: the local part in form NFKC and in lower case.
-    /// Hardly any mail server tells `Ada` from `ada`, or full-width letters from others. Only for
+    /// Hardly any mail server distinguishes `Ada` from `ada`, or full-width letters from others. Only for
     /// comparing: mail goes to the address as it was written.
     pub fn mailbox(&self) -> String {
         let nfkc = ComposingNormalizerBorrowed::new_nfkc();

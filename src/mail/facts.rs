@@ -1,4 +1,4 @@
-//! What a mail is made of: plain values, gathered by whoever knows them.
+//! What a mail is made of: plain values, gathered by the code that knows them.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub struct Facts {
     pub date: Timestamp,
     /// The account that it is about.
     pub account: Account,
-    /// Everybody who is told the same; the recipient may be among them.
-    pub told: Vec<String>,
+    /// Everybody who is notified of the same; the recipient may be among them.
+    pub notified: Vec<String>,
     /// What happened or will happen.
     pub subject: Subject,
 }

@@ -81,7 +81,7 @@ fn in_ascii(address: &Address) -> Option<Address> {
     Address::new(address.user(), idna::domain_to_ascii(address.domain()).ok()?).ok()
 }
 
-/// A message as it goes over the wire.
+/// A message as it is sent.
 pub(super) struct Composed {
     pub(super) to: Address,
     /// Whether the recipient's address has letters beyond ASCII before the `@`.

@@ -1,4 +1,4 @@
-//! Mail: what is told to the admins of an account, and the relay that carries it.
+//! Mail: the notifications to the admins of an account, and the relay that carries them.
 //!
 //! [`Facts`] say what happened or will happen; [`render`] makes a [`Message`] of them; a [`Relay`]
 //! hands it on and says what became of it. When to mail whom, and what follows from it, is decided

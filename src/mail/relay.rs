@@ -1,4 +1,4 @@
-//! Handing messages to the relay, one to one recipient at a time, and telling what became of each.
+//! Handing messages to the relay, one to one recipient at a time, and reporting what became of each.
 //!
 //! lettre writes the commands and reads the answers; the steps are taken here one by one, since its
 //! transport doesn't say which of them failed, and everything follows from that.

@@ -32,7 +32,7 @@ pub enum InvalidPublicUrl {
         "is no base for links: write https:// and a host, such as https://portcullis.example.com"
     )]
     NoWebPage,
-    /// Whoever wrote it may take it for a secret: it should not be repeated.
+    /// The admin who wrote it may take it for a secret: it should not be repeated.
     #[error("has a user name or a password: leave out what stands before the @")]
     Login,
     /// The pages link to each other from the root, and cookies of the name `__Host-` are for all paths.
@@ -399,9 +399,9 @@ impl ExpiryView {
     }
 }
 
-/// Whoever else is told.
+/// The others who are notified.
 fn others(facts: &Facts) -> Vec<String> {
-    facts.told.iter().filter(|told| **told != facts.to).map(|told| one_line(told)).collect()
+    facts.notified.iter().filter(|to| **to != facts.to).map(|to| one_line(to)).collect()
 }
 
 /// What the mail about admins shows.

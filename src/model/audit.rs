@@ -1,4 +1,4 @@
-//! What the audit record tells.
+//! The audit record: events and their actions.
 
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
@@ -105,7 +105,7 @@ impl From<String> for RecordedAction {
     }
 }
 
-/// One change, as the audit record tells it.
+/// One change in the audit record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEvent {
     /// Its place in the order of all changes, from 1 up.

@@ -4,7 +4,7 @@ use crate::model::Token;
 use crate::policy::id::AccountId;
 use crate::policy::token::TokenKind;
 
-/// Which tokens to look for, and in which order. All conditions hold at once.
+/// Which tokens a search finds, and in which order. All conditions hold at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenSearch {
     /// Only those of this account.
@@ -34,7 +34,7 @@ pub enum TokenShow {
     Deleted,
 }
 
-/// Which token comes first. Where nothing else tells two apart, their ids do.
+/// Which token comes first. Tokens that are equal in it are ordered by their ids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TokenOrder {
     /// Those with a pending action, by when the earliest of their actions takes effect; then the others, the

@@ -20,7 +20,7 @@ pub struct NewSession {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// The credential that it began with: its id, its role as it is now, and its label. `None` only for
-    /// `--dev`: whoever asks for credentials must take that for nobody.
+    /// `--dev`: code that needs a credential must take that for nobody.
     pub bearer: Option<(CredentialId, Role, String)>,
     /// When it began.
     pub created: Timestamp,

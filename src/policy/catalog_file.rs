@@ -27,7 +27,7 @@ pub const MAX_DESCRIPTION_CHARS: usize = 500;
 /// of [`MAX_TEXT_LEN`] has room for many times as many.
 pub const MAX_ERRORS: usize = 10_000;
 
-/// What a person may see of a faulty text, in characters.
+/// How much of an invalid text a message repeats, in characters.
 const MAX_MESSAGE_CHARS: usize = 400;
 
 const SCOPE_KEYS: [&str; 5] = ["name", "access", "requires_whitelist", "description", "routes"];

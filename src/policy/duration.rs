@@ -1,7 +1,7 @@
 //! Durations as text, on one table of units: as settings have them (`45d`, `1h30m`), and in words for
 //! people (`45 days`).
 //!
-//! A number without a unit is refused, since nobody can tell what it means. Parts go from the larger unit to
+//! A number without a unit is refused, since its meaning is ambiguous. Parts go from the larger unit to
 //! the smaller, each at most once, so that one duration has one text. Not `humantime`: it has
 //! months of 30.44 days, takes `1M` for one, and prints 45 days as `1month 14days 13h 26m 24s`.
 

@@ -2,7 +2,7 @@
 //!
 //! What must stay true:
 //! - An IPv4-mapped IPv6 address *is* the IPv4 address. Every address is a `u128` with IPv4 at
-//!   `::ffff:0:0/96`, so the two spellings are one value and no code can tell them apart.
+//!   `::ffff:0:0/96`, so the two spellings are one value and no code can distinguish them.
 //! - No [`Cidr`] is or contains an unspecified or a multicast address, and none outside
 //!   `::ffff:0:0/96` reaches into it. No setting changes that, so no entry ever means "any address".
 //! - [`CidrSet`] is never empty; only [`Whitelist::Unrestricted`] means "from anywhere", and

@@ -145,7 +145,7 @@ impl Route {
     /// last one of two catch-alls has more segments than any other route. Empty if no request matches
     /// both. With `self` they are paths of this route alone, unless it has a catch-all.
     ///
-    /// Tells what a change of routes does to the requests they share.
+    /// Describes what a change of routes does to the requests they share.
     pub(super) fn common_paths(&self, other: &Self) -> Vec<String> {
         let ((least, most), (other_least, other_most)) = (self.depth(), other.depth());
         let least = least.max(other_least);

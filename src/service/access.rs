@@ -69,7 +69,7 @@ pub enum Audience {
     Operators,
     /// Enforcement points alone: gateways (docs/policy.md, rule 9.1).
     Gateways,
-    /// Whoever has a valid credential: what describes the contract itself.
+    /// Any caller with a valid credential: what describes the contract itself.
     Anyone,
 }
 

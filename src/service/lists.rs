@@ -1,7 +1,7 @@
 //! Paging, and the lists that no other file owns: pending actions and the audit record.
 //!
 //! Must stay true: a page token works with the list and the filters it came from, and with no other,
-//! and says nothing to its bearer; filters never tell whether something exists. Pages are bounded by items and
+//! and says nothing to its bearer; filters never reveal whether something exists. Pages are bounded by items and
 //! by bytes; whatever ends a page, the next one begins behind its last item.
 
 use std::fmt::Display;
@@ -249,7 +249,7 @@ impl Services {
     }
 
     /// The ids to filter by: `None` in place of everything where the caller asked for an account
-    /// that they don't see, so that the list is empty and tells nothing.
+    /// that they don't see, so that the list is empty and reveals nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`] with `errors`, found in other filters already, and those of the ids.

@@ -1,4 +1,4 @@
-//! What becomes of unused tokens, told without doing any of it.
+//! What would become of unused tokens, computed without doing any of it.
 //!
 //! Must stay true: nothing is changed, in either mode; what is announced and when it takes effect is
 //! `policy`'s word, computed here for each token by itself; memory is bounded by one page of tokens

@@ -17,7 +17,7 @@ pub(super) async fn run<C: Migrate>(
     connection: &mut C,
     oldest: impl AsyncFnOnce(&mut C) -> sqlx::Result<i64>,
 ) -> Result<Vec<String>, OpenError> {
-    // Where there is nothing to do nobody is waited for: whoever holds the lock may stand still.
+    // Where there is nothing to do there is no wait: the holder of the lock may be stuck.
     if is_up_to_date(migrator, connection).await {
         return Ok(Vec::new());
     }

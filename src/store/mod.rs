@@ -120,7 +120,7 @@ pub trait Store:
     /// Where something ails the database: makes a change that changes nothing, to see whether it lasts.
     async fn probe(&self, ctx: &Context);
 
-    /// What the replicas that share the store tell each other through it; `None` where only this
+    /// What the replicas that share the store exchange through it; `None` where only this
     /// process has it.
     fn replication(&self) -> Option<Arc<dyn Replication>>;
 

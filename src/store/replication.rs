@@ -46,7 +46,8 @@ pub struct ChangeNotification {
     pub change: ChangeRecord,
     /// The session that sent it. Only the change's writer is believed, which sends nothing before it is visible.
     pub writer: i32,
-    /// What nobody knows of it before it is committed. It tells apart what two servers gave the same position.
+    /// A random value that nobody knows before it is committed: it distinguishes changes that two servers gave the same
+    /// position.
     pub nonce: Uuid,
 }
 
@@ -117,7 +118,7 @@ pub trait Replication: Send + Sync + std::fmt::Debug + 'static {
     /// database can send an untrue one.
     async fn next_notification(&self) -> Option<ChangeNotification>;
 
-    /// Makes new connections from now on, for whatever is read or heard: those that there are, and those that
+    /// Makes new connections from now on, for reads and notifications: those that there are, and those that
     /// are being made, may lead to a store that is none any more.
     fn reconnect(&self);
 }

@@ -1,4 +1,4 @@
-//! What is counted on the decision path: each thread counts for itself, and whoever shows it sums up.
+//! What is counted on the decision path: each thread counts for itself, and a reader sums up.
 //!
 //! Must stay true: counting takes no lock, allocates nothing, and touches no memory that another thread
 //! writes.

@@ -57,7 +57,7 @@ impl PageError {
         Self::new(StatusCode::NOT_FOUND, "Not found", text)
     }
 
-    /// Within the frame that whoever is signed in sees.
+    /// Within the frame of a signed-in user.
     pub(super) fn at(mut self, signed: &Signed, place: Place) -> Self {
         self.frame = Some(Box::new(signed.frame(self.title, place)));
         self

@@ -58,7 +58,7 @@ struct NewPage {
     accounts: Option<Vec<(String, String)>>,
     scopes: Vec<ScopeChoice>,
     /// What is wrong, by field.
-    errors: Faulty,
+    errors: FieldErrors,
     window: String,
     /// The most entries.
     entries: usize,
@@ -69,7 +69,7 @@ struct NewPage {
 
 /// What is wrong with which field.
 #[derive(Debug, Clone, Default)]
-struct Faulty {
+struct FieldErrors {
     account: Vec<String>,
     name: Vec<String>,
     kind: Vec<String>,
@@ -79,19 +79,19 @@ struct Faulty {
     other: Vec<String>,
 }
 
-impl Faulty {
+impl FieldErrors {
     fn of(violations: &[Violation]) -> Self {
-        let mut faulty = Self::default();
+        let mut errors = Self::default();
         for violation in violations {
             let field = violation.field.split('[').next().unwrap_or_default();
             let place = match field {
-                "account_id" => &mut faulty.account,
-                "name" => &mut faulty.name,
-                "kind" => &mut faulty.kind,
-                "scopes" => &mut faulty.scopes,
-                "whitelist" => &mut faulty.whitelist,
-                "expire_time" => &mut faulty.expires,
-                _ => &mut faulty.other,
+                "account_id" => &mut errors.account,
+                "name" => &mut errors.name,
+                "kind" => &mut errors.kind,
+                "scopes" => &mut errors.scopes,
+                "whitelist" => &mut errors.whitelist,
+                "expire_time" => &mut errors.expires,
+                _ => &mut errors.other,
             };
             place.push(match (violation.reason, field) {
                 ("REQUIRED", "kind") => "Choose what the token may do.".to_owned(),
@@ -105,7 +105,7 @@ impl Faulty {
                 _ => sentence(&violation.description),
             });
         }
-        faulty
+        errors
     }
 
     fn any(&self) -> bool {
@@ -130,7 +130,7 @@ struct CreatedPage<'a> {
 pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
     let draft = Draft { account: fields.one("account").to_owned(), ..Draft::default() };
-    form(&signed, StatusCode::OK, draft, Faulty::default()).await
+    form(&signed, StatusCode::OK, draft, FieldErrors::default()).await
 }
 
 /// Accounts that are offered to be chosen from; where there are more, their ids are asked for.
@@ -152,7 +152,7 @@ async fn form(
     signed: &Signed,
     status: StatusCode,
     draft: Draft,
-    errors: Faulty,
+    errors: FieldErrors,
 ) -> Result<Response> {
     let services = signed.services();
     let accounts = accounts(signed).await?;
@@ -205,15 +205,15 @@ fn owner(caller: &Caller, asked: &str) -> String {
 async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response> {
     let errors = match error {
         Error::Invalid(violations) | Error::Refused(_, violations) if !violations.is_empty() => {
-            Faulty::of(&violations)
+            FieldErrors::of(&violations)
         }
         Error::NotFound { .. } => {
             let text = vec!["There is no such account.".to_owned()];
             // Nobody else sees the field.
             if signed.is_operator() {
-                Faulty { account: text, ..Faulty::default() }
+                FieldErrors { account: text, ..FieldErrors::default() }
             } else {
-                Faulty { other: text, ..Faulty::default() }
+                FieldErrors { other: text, ..FieldErrors::default() }
             }
         }
         other => return Err(PageError::of_change(other).at(signed, Place::Tokens)),

@@ -64,7 +64,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// For whoever is not signed in.
+    /// For users that are not signed in.
     pub(super) fn bare(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -77,7 +77,7 @@ impl Frame {
         }
     }
 
-    /// The form token of whoever is signed in; empty for nobody.
+    /// The form token of the signed-in user; empty without one.
     pub(super) fn form_token(&self) -> &str {
         self.who.as_ref().map_or("", |who| &who.form_token)
     }

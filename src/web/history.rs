@@ -214,7 +214,7 @@ impl Version {
     }
 }
 
-/// The versions that `events`, the newest first, tell of; the newest first.
+/// The versions that `events`, the newest first, record; the newest first.
 pub(super) fn versions(events: &[AuditEvent], now: Timestamp) -> Vec<Version> {
     let version = |event: &AuditEvent| {
         let after = object(event.after.as_deref());
@@ -235,7 +235,7 @@ pub(super) fn versions(events: &[AuditEvent], now: Timestamp) -> Vec<Version> {
 mod tests {
     use super::*;
 
-    fn told(action: &str, before: &str, after: &str) -> AuditEvent {
+    fn recorded(action: &str, before: &str, after: &str) -> AuditEvent {
         AuditEvent {
             position: 1,
             time: Timestamp(0),
@@ -252,17 +252,17 @@ mod tests {
 
     #[test]
     fn whitelists_are_told_by_what_changed() {
-        let create = told(
+        let create = recorded(
             "token.create",
             "",
             r#"{"kind":"READ_ONLY","scopes":[],"whitelist":["10.0.0.1"]}"#,
         );
-        let change = told(
+        let change = recorded(
             "whitelist.change",
             r#"{"whitelist":["10.0.0.1"],"version":1}"#,
             r#"{"whitelist":["10.0.0.2","10.0.0.3"],"version":2}"#,
         );
-        let lift = told(
+        let lift = recorded(
             "whitelist.change",
             r#"{"whitelist":["10.0.0.2","10.0.0.3"],"version":2}"#,
             r#"{"whitelist":null,"version":3}"#,
@@ -279,18 +279,18 @@ mod tests {
 
     #[test]
     fn what_still_covers_a_removed_entry_is_named() {
-        let change = told(
+        let change = recorded(
             "whitelist.change",
             r#"{"whitelist":["10.0.0.0/8","10.1.0.0/16","192.0.2.1"],"version":1}"#,
             r#"{"whitelist":["10.0.0.0/8","192.0.2.1"],"version":2}"#,
         );
         assert_eq!(covering(&change), ["10.0.0.0/8"]);
-        assert_eq!(covering(&told("whitelist.change", "", "{")), [""; 0]);
+        assert_eq!(covering(&recorded("whitelist.change", "", "{")), [""; 0]);
     }
 
     #[test]
     fn what_is_unknown_or_broken_is_shown_as_it_is() {
-        let shown = event(&told("new.thing", "{", "[]"), Timestamp(0));
+        let shown = event(&recorded("new.thing", "{", "[]"), Timestamp(0));
         assert_eq!((shown.what.as_str(), shown.details.len()), ("new.thing", 0));
     }
 }

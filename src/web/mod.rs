@@ -60,7 +60,7 @@ const RESERVE: (usize, usize) = (32, 4);
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Nothing is taken from elsewhere, nothing runs but our script, nobody frames a page. A stylesheet and
-/// the script are files, so no style or script within a page works, whoever put it there.
+/// the script are files, so no style or script within a page works, even an injected one.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
      img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
@@ -182,7 +182,7 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
         let watch = Stopwatch::start();
         let response = next.run(request).await;
         page.services.metrics().pages.observe(watch.elapsed());
-        // Nobody hears it where the browser has gone.
+        // Nobody receives it where the browser has gone.
         let _ = answer.send(response);
     });
     match tokio::time::timeout(DEADLINE, answered).await {

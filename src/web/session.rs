@@ -87,7 +87,7 @@ impl Signed {
         Frame { who: Some(who), place, ..Frame::bare(title) }
     }
 
-    /// Lets operators pass. Others are told what strangers to the path are told.
+    /// Lets operators pass. Others get the answer of a path that does not exist.
     pub(super) fn must_be_operator(&self) -> Result<()> {
         match Audience::Operators.admit(self.who.caller.role) {
             Ok(()) => Ok(()),
@@ -192,7 +192,7 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Without credentials, whoever may call this host by a name of their own is in: that must be nobody but a
+/// Without credentials, anybody who can reach this host by a name of their own is signed in: that must be nobody but a
 /// browser that asked for this host itself.
 fn own_host(page: &Page, headers: &HeaderMap) -> Result<()> {
     if !page.services.session_lengths().development {

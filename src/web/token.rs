@@ -72,7 +72,7 @@ struct TokenPage {
     window: String,
 }
 
-/// The token of a path, for whoever sees it.
+/// The token of a path, where the user may see it.
 pub(super) async fn find(signed: &Signed, id: &str) -> Result<Described> {
     signed.services().get_token(signed.caller(), id).await.map_err(|error| match error {
         // What is no id is no token either.
@@ -157,7 +157,7 @@ pub(super) async fn show(
         version: token.whitelist_version,
         required: token.state == TokenState::Active
             && token.grant().requires_whitelist(&in_force.catalog),
-        events: events.iter().map(|told| event(told, now)).collect(),
+        events: events.iter().map(|logged| event(logged, now)).collect(),
         more_events,
         operator: signed.is_operator(),
         window: duration::in_words(calendar.settings.window()),

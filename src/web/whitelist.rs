@@ -1,5 +1,5 @@
-//! The whitelist editor: each entry is understood or refused before anything is saved; whoever saves over
-//! somebody else's change is told and loses nothing; any former version can be brought back.
+//! The whitelist editor: each entry is understood or refused before anything is saved; a save over
+//! somebody else's change is refused with a message and loses nothing; any former version can be brought back.
 //!
 //! Must stay true: what is saved is based on the version that its page showed, and nothing is saved
 //! where one entry is refused.
@@ -193,7 +193,7 @@ impl Editor {
                 let changes = changes.filter(|event| {
                     event.action == RecordedAction::Known(AuditAction::WhitelistChange)
                 });
-                let theirs = changes.take(newer).map(|told| event(told, now)).collect();
+                let theirs = changes.take(newer).map(|change| event(change, now)).collect();
                 Some(Conflict { theirs, gone: listed(&gone) })
             }
         };
@@ -353,7 +353,7 @@ impl Editor {
 pub(super) async fn preview(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
     let mut draft = Draft::of(&fields);
-    // Who saves is told of others' changes; who types is not.
+    // A save reports changes by others; a preview does not.
     draft.version = editor.version();
     let review = editor.review(&draft).await?;
     match review.render() {

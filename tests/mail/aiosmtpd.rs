@@ -41,7 +41,7 @@ fn notice() -> Facts {
         to: "ann@acme.example".to_owned(),
         date: at,
         account: Account { id: AccountId(Uuid::from_u128(2)), name: "Büro Zürich".to_owned() },
-        told: vec!["ann@acme.example".to_owned()],
+        notified: vec!["ann@acme.example".to_owned()],
         subject: Subject::Notice(Notice { action, effective: at }),
     }
 }

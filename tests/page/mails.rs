@@ -51,7 +51,7 @@ fn longest() -> Vec<(&'static str, Facts)> {
         to: address(1),
         date: AT,
         account: Account { id: AccountId(Uuid::from_u128(u128::MAX)), name: "M".repeat(200) },
-        told: (1..=50).map(address).collect(),
+        notified: (1..=50).map(address).collect(),
         subject,
     };
     let mut mails = Vec::new();

@@ -55,7 +55,7 @@ proptest! {
 #[test]
 fn what_is_put_is_found_until_it_is_forgotten() {
     let near = NearCache::new(1_000);
-    // One bucket, one tag: nothing but the ids tells them apart.
+    // One bucket, one tag: only the ids distinguish them.
     let all: Vec<_> = (0..7).map(|n| facts(n << 64 | 0x1234)).collect();
     for facts in &all {
         assert!(near.get(*facts.id, &Guard::new()).is_none());

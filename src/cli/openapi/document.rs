@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
-use super::Fault;
+use super::DocumentError;
 
 /// The largest document, in bytes.
 pub(in crate::cli) const MAX_LEN: usize = 16 * 1024 * 1024;
@@ -25,20 +25,23 @@ const MAX_DEPTH: usize = 128;
 const MAX_REFERENCES: usize = 16;
 
 /// The root of a document. JSON is what begins with a brace.
-pub(super) fn parse(text: &str) -> Result<Value, Fault> {
+pub(super) fn parse(text: &str) -> Result<Value, DocumentError> {
     if text.len() > MAX_LEN {
         let message = format!("the document has {} bytes; {MAX_LEN} is the most", text.len());
-        return Err(Fault::whole(message));
+        return Err(DocumentError::whole(message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root = if text.trim_start().starts_with('{') {
-        serde_json::from_str(text).map_err(|error| Fault::whole(format!("is not JSON: {error}")))?
+        serde_json::from_str(text)
+            .map_err(|error| DocumentError::whole(format!("is not JSON: {error}")))?
     } else {
         parse_yaml(text)?
     };
     match root {
         Value::Object(_) => Ok(root),
-        _ => Err(Fault::whole("is no OpenAPI document: it is not a table of names and values")),
+        _ => Err(DocumentError::whole(
+            "is no OpenAPI document: it is not a table of names and values",
+        )),
     }
 }
 
@@ -66,11 +69,13 @@ struct Loader {
     root: Option<Value>,
 }
 
-fn parse_yaml(text: &str) -> Result<Value, Fault> {
+fn parse_yaml(text: &str) -> Result<Value, DocumentError> {
     let mut loader = Loader::default();
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| Fault::whole(format!("is not YAML: {error}")))?;
-        let at_line = |message| Fault::whole(format!("line {}: {message}", span.start.line()));
+        let (event, span) =
+            event.map_err(|error| DocumentError::whole(format!("is not YAML: {error}")))?;
+        let at_line =
+            |message| DocumentError::whole(format!("line {}: {message}", span.start.line()));
         if loader.root.is_some() && matches!(event, Event::DocumentStart(_)) {
             return Err(at_line("a second document begins here; leave one"));
         }
@@ -205,21 +210,25 @@ impl<'d> Table<'d> {
     ///
     /// # Errors
     /// A reference leads out of the document, or nowhere, or in a circle.
-    pub(super) fn read(root: &'d Value, value: &'d Value, pointer: String) -> Result<Self, Fault> {
+    pub(super) fn read(
+        root: &'d Value,
+        value: &'d Value,
+        pointer: String,
+    ) -> Result<Self, DocumentError> {
         let mut layers = Vec::new();
         let (mut value, mut pointer) = (value, pointer);
         loop {
             let Value::Object(table) = value else {
-                return Err(Fault::at(pointer, "must be a table of names and values"));
+                return Err(DocumentError::at(pointer, "must be a table of names and values"));
             };
             layers.push((table, pointer.clone()));
             let Some(reference) = table.get("$ref") else { return Ok(Self { layers }) };
             let pointer_of_reference = format!("{pointer}/$ref");
             let Value::String(reference) = reference else {
-                return Err(Fault::at(pointer_of_reference, "must be text"));
+                return Err(DocumentError::at(pointer_of_reference, "must be text"));
             };
             let Some(target) = reference.strip_prefix('#') else {
-                return Err(Fault::at(
+                return Err(DocumentError::at(
                     pointer_of_reference,
                     format!(
                         "refers to another document, {reference:?}: bundle the documents into one \
@@ -232,7 +241,7 @@ impl<'d> Table<'d> {
             value = found.ok_or_else(|| {
                 let message =
                     format!("refers to {reference:?}, which leads to nothing in the document, or in a circle");
-                Fault::at(pointer_of_reference, message)
+                DocumentError::at(pointer_of_reference, message)
             })?;
             pointer = target;
         }
@@ -252,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    fn fault(text: &str) -> String {
+    fn error(text: &str) -> String {
         parse(text).unwrap_err().to_string()
     }
 
@@ -292,7 +301,7 @@ paths:
             ("a: &a [*a]\n", "line 1: the alias is part of itself"),
             ("? [a]\n: b\n", "line 1: the name of a value must be text"),
         ] {
-            assert!(fault(text).contains(words), "{text:?}: {}", fault(text));
+            assert!(error(text).contains(words), "{text:?}: {}", error(text));
         }
     }
 
@@ -302,12 +311,12 @@ paths:
         for n in 1..12 {
             bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", "));
         }
-        assert!(fault(&bomb).contains("more than a million values"), "{}", fault(&bomb));
+        assert!(error(&bomb).contains("more than a million values"), "{}", error(&bomb));
         let deep = format!("a: {}", "[".repeat(1_000));
-        assert!(!fault(&deep).is_empty());
+        assert!(!error(&deep).is_empty());
         let deep = format!("{{\"a\": {}", "[".repeat(1_000));
-        assert!(fault(&deep).contains("recursion"), "{}", fault(&deep));
+        assert!(error(&deep).contains("recursion"), "{}", error(&deep));
         let large = format!("a: {}", "x".repeat(MAX_LEN));
-        assert!(fault(&large).contains("16777216 is the most"), "{}", fault(&large));
+        assert!(error(&large).contains("16777216 is the most"), "{}", error(&large));
     }
 }

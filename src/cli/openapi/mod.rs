@@ -26,14 +26,14 @@ const MAX_QUOTED_CHARS: usize = 120;
 
 /// What keeps a document from being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct DocumentError {
     /// Where, as a JSON pointer (RFC 6901); empty for the document as a whole.
     pub(super) pointer: String,
     /// What is wrong, and how to fix it.
     pub(super) message: String,
 }
 
-impl Fault {
+impl DocumentError {
     fn at(pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), message: message.into() }
     }
@@ -43,7 +43,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.pointer.is_empty() {
             write!(f, "{}: ", self.pointer)?;
@@ -132,28 +132,28 @@ impl Converted {
 ///
 /// # Errors
 /// Every reason why there is none; never empty.
-pub(super) fn convert(text: &str, file: &str) -> Result<Converted, Vec<Fault>> {
-    let root = document::parse(text).map_err(|fault| vec![fault])?;
-    check_version(&root).map_err(|fault| vec![fault])?;
+pub(super) fn convert(text: &str, file: &str) -> Result<Converted, Vec<DocumentError>> {
+    let root = document::parse(text).map_err(|error| vec![error])?;
+    check_version(&root).map_err(|error| vec![error])?;
     let mut reader = Reader::new(&root);
     reader.read();
-    if !reader.faults.is_empty() {
-        return Err(reader.faults);
+    if !reader.errors.is_empty() {
+        return Err(reader.errors);
     }
-    let converted = reader.print(file).map_err(|fault| vec![fault])?;
+    let converted = reader.print(file).map_err(|error| vec![error])?;
     match catalog_file::parse(&converted.toml) {
         Ok(_) => Ok(converted),
         // The limits of a file are all that is left: it must be split.
-        Err(errors) => Err(vec![Fault::whole(format!(
+        Err(errors) => Err(vec![DocumentError::whole(format!(
             "makes no catalogue: {}; split the document, by path for instance",
             errors[0].message
         ))]),
     }
 }
 
-fn check_version(root: &Value) -> Result<(), Fault> {
+fn check_version(root: &Value) -> Result<(), DocumentError> {
     if root.get("swagger").is_some() {
-        return Err(Fault::at(
+        return Err(DocumentError::at(
             "/swagger",
             "is OpenAPI 2: convert the document to OpenAPI 3.0 first",
         ));
@@ -174,9 +174,11 @@ fn check_version(root: &Value) -> Result<(), Fault> {
         }
         Some(version) => {
             let message = format!("is {:?}; OpenAPI 3.0 and 3.1 are read", quoted(&version));
-            Err(Fault::at("/openapi", message))
+            Err(DocumentError::at("/openapi", message))
         }
-        None => Err(Fault::whole("is no OpenAPI document: it has no \"openapi\", like 3.1.0")),
+        None => {
+            Err(DocumentError::whole("is no OpenAPI document: it has no \"openapi\", like 3.1.0"))
+        }
     }
 }
 
@@ -199,7 +201,7 @@ struct DraftRoute {
 
 struct Reader<'d> {
     root: &'d Value,
-    faults: Vec<Fault>,
+    errors: Vec<DocumentError>,
     scopes: BTreeMap<Origin, Draft>,
     /// By shape: whose the route is, and its place there.
     shapes: BTreeMap<String, (Origin, usize)>,
@@ -211,7 +213,7 @@ impl<'d> Reader<'d> {
     fn new(root: &'d Value) -> Self {
         Self {
             root,
-            faults: Vec::new(),
+            errors: Vec::new(),
             scopes: BTreeMap::new(),
             shapes: BTreeMap::new(),
             public: Vec::new(),
@@ -221,23 +223,23 @@ impl<'d> Reader<'d> {
 
     fn read(&mut self) {
         let Some(Value::Object(paths)) = self.root.get("paths") else {
-            self.faults.push(Fault::at("/paths", "must be a table of paths"));
+            self.errors.push(DocumentError::at("/paths", "must be a table of paths"));
             return;
         };
         for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("x-")) {
             let pointer = format!("/paths{}", document::step(path));
             match Table::read(self.root, item, pointer) {
                 Ok(item) => self.item(path, &item),
-                Err(fault) => self.faults.push(fault),
+                Err(error) => self.errors.push(error),
             }
         }
-        if self.faults.is_empty() && self.scopes.is_empty() {
+        if self.errors.is_empty() && self.scopes.is_empty() {
             let message = if self.public.is_empty() && self.left_out.is_empty() {
                 "has no operation"
             } else {
                 "has no operation that a scope could cover: each is public or can't be expressed"
             };
-            self.faults.push(Fault::at("/paths", message));
+            self.errors.push(DocumentError::at("/paths", message));
         }
     }
 
@@ -245,7 +247,7 @@ impl<'d> Reader<'d> {
         for method in METHODS {
             let Some((operation, pointer)) = item.get(method) else { continue };
             if !operation.is_object() {
-                self.faults.push(Fault::at(pointer, "must be a table of names and values"));
+                self.errors.push(DocumentError::at(pointer, "must be a table of names and values"));
                 continue;
             }
             if method == "head" && item.get("get").is_some() {
@@ -340,14 +342,14 @@ impl<'d> Reader<'d> {
         Ok(())
     }
 
-    fn print(self, file: &str) -> Result<Converted, Fault> {
+    fn print(self, file: &str) -> Result<Converted, DocumentError> {
         let scopes: BTreeMap<Origin, Draft> =
             self.scopes.into_iter().filter(|(_, draft)| !draft.routes.is_empty()).collect();
         let (names, renamed) = scopes::names(scopes.keys().cloned());
         let mut toml = format!(
             "# A catalogue made from {}{}.\n#\n# Whatever has \"review:\" in its comment was derived, \
              and a person has to decide it. Above all: access says\n# what an operation amounts to, \
-             which its method does not tell; requires_whitelist is left out, so that it is\n# true \
+             which its method does not show; requires_whitelist is left out, so that it is\n# true \
              for each write.\n",
             quoted(file),
             title(self.root),

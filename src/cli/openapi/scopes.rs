@@ -75,7 +75,7 @@ pub(super) enum Need {
 }
 
 /// What the security requirements of an operation ask for. Of alternatives the one with the fewest
-/// scopes, the first of several: whoever has these may call it.
+/// scopes, the first of several: a token that has these may call it.
 pub(super) fn need(security: Option<&Value>, of_document: bool) -> Need {
     let Some(Value::Array(alternatives)) = security else { return Need::Unknown };
     let alternatives: Vec<BTreeSet<String>> = alternatives.iter().filter_map(scopes_of).collect();
@@ -157,7 +157,7 @@ fn normalized(word: &str) -> String {
     shortened(&filled(word), MAX_NAME_LEN)
 }
 
-/// `name`, which is ASCII, in at most `most` bytes: where it is cut, a checksum tells it from others.
+/// `name`, which is ASCII, in at most `most` bytes: where it is cut, a checksum distinguishes it from others.
 fn shortened(name: &str, most: usize) -> String {
     if name.len() <= most {
         return name.to_owned();

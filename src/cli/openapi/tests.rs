@@ -63,7 +63,7 @@ fn a_document_becomes_a_catalogue() {
 # A catalogue made from pets.yaml (Pets 1.0).
 #
 # Whatever has "review:" in its comment was derived, and a person has to decide it. Above all: access says
-# what an operation amounts to, which its method does not tell; requires_whitelist is left out, so that it is
+# what an operation amounts to, which its method does not show; requires_whitelist is left out, so that it is
 # true for each write.
 
 # review: from the security scope "read:pets"
@@ -158,7 +158,7 @@ fn the_same_document_in_json_makes_the_same_catalogue() {
 #[test]
 fn what_is_wrong_is_named_with_its_place_and_cure() {
     let with_paths = |paths: Value| json!({ "openapi": "3.1.0", "paths": paths }).to_string();
-    let faults: Vec<String> = [
+    let errors: Vec<String> = [
         "{}".to_owned(),
         json!({ "swagger": "2.0" }).to_string(),
         json!({ "openapi": "3.2.0" }).to_string(),
@@ -174,11 +174,11 @@ fn what_is_wrong_is_named_with_its_place_and_cure() {
     ]
     .iter()
     .map(|text| {
-        let faults = convert(text, "x").unwrap_err();
-        faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
+        let errors = convert(text, "x").unwrap_err();
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
     })
     .collect();
-    insta::assert_snapshot!(faults.join("\n"), @r##"
+    insta::assert_snapshot!(errors.join("\n"), @r##"
 is no OpenAPI document: it has no "openapi", like 3.1.0
 /swagger: is OpenAPI 2: convert the document to OpenAPI 3.0 first
 /openapi: is "3.2.0"; OpenAPI 3.0 and 3.1 are read
@@ -198,8 +198,8 @@ is no OpenAPI document: it has no "openapi", like 3.1.0
 fn what_does_not_fit_in_a_catalogue_is_refused() {
     let paths: serde_json::Map<String, Value> =
         (0..10_001).map(|n| (format!("/{n}"), json!({ "get": { "tags": ["a"] } }))).collect();
-    let faults = convert(&json!({ "openapi": "3.0.0", "paths": paths }).to_string(), "x");
-    let message = faults.unwrap_err()[0].to_string();
+    let errors = convert(&json!({ "openapi": "3.0.0", "paths": paths }).to_string(), "x");
+    let message = errors.unwrap_err()[0].to_string();
     assert!(message.contains("more than 10000 routes; split"), "{message}");
 }
 

@@ -1,7 +1,7 @@
 //! JSON as AuthZEN requests have it: a tree that keeps what could be read in two ways, so that it can be refused.
 //!
-//! serde_json alone would keep the last of several values with the same name, and another parser, in whoever checked
-//! the request before, the first.
+//! serde_json alone would keep the last of several values with the same name, and another parser, in a component
+//! that checked the request before, the first.
 
 use std::fmt;
 

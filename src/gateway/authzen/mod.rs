@@ -54,7 +54,8 @@ enum Outcome {
 }
 
 impl Interfaces {
-    /// The metadata (AuthZEN 1.0, section 9.2): from the settings alone, since whoever asks names the host.
+    /// The metadata (AuthZEN 1.0, section 9.2): from the settings alone, since the client chooses the host that its
+    /// request names.
     pub(super) fn metadata(&self, request: &Request<Incoming>) -> HttpAnswer {
         let url = &self.settings.public_url;
         let metadata = json!({

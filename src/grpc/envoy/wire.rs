@@ -21,7 +21,7 @@ use crate::service::Result;
 /// Headers that most requests have fewer of.
 const USUAL_HEADERS: usize = 24;
 
-/// The scope of a route, in `context_extensions`, instead of the one that the catalogue's routes tell (Rule 9.16 of
+/// The scope of a route, in `context_extensions`, instead of the one that the catalogue's routes give (Rule 9.16 of
 /// docs/policy.md).
 const SCOPE: &[u8] = b"scope";
 /// Whether a route's requests are no use of a token, in `context_extensions`: `true` or `false`.
@@ -71,7 +71,7 @@ pub(super) fn parse(message: &[u8]) -> Result<CheckInput<'_>> {
 
 impl<'a> CheckInput<'a> {
     /// How services could read the request in another way than it is decided on (Rule 9.19 of docs/policy.md), as
-    /// far as Envoy's description of it tells.
+    /// far as Envoy describes it.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         if self.families == [true; 2] || self.two_values {
             return Some(
@@ -92,8 +92,8 @@ impl<'a> CheckInput<'a> {
         // Envoy writes `!` for each byte that is no UTF-8, and sends the bytes to the service. Only raw headers
         // tell which of them the client sent.
         let path = self.path.split(|&byte| byte == b'?').next().unwrap_or_default();
-        let told = self.families[1] && self.headers.iter().any(|(name, _)| *name == PATH);
-        if path.contains(&b'!') && !told {
+        let forwarded = self.families[1] && self.headers.iter().any(|(name, _)| *name == PATH);
+        if path.contains(&b'!') && !forwarded {
             return Some(
                 "The path has an exclamation mark, and the gateway writes one in place of any byte that is \
                  no UTF-8, too. Escape it as %21, or let the gateway send raw headers (encode_raw_headers).",

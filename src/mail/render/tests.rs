@@ -31,7 +31,7 @@ fn facts(subject: Subject) -> Facts {
         to: "ann@acme.example".to_owned(),
         date: before(7),
         account: Account { id: AccountId(Uuid::from_u128(2)), name: "Acme Ltd".to_owned() },
-        told: vec!["ann@acme.example".to_owned(), "bob@acme.example".to_owned()],
+        notified: vec!["ann@acme.example".to_owned(), "bob@acme.example".to_owned()],
         subject,
     }
 }
@@ -114,7 +114,7 @@ fn admins_changed(to: &str) -> Facts {
         after: list(&["ann", "cy"]),
         at: EFFECTIVE,
     });
-    facts.told = list(&["ann", "bob", "cy"]);
+    facts.notified = list(&["ann", "bob", "cy"]);
     facts.to = format!("{to}@acme.example");
     facts.date = EFFECTIVE;
     facts
@@ -171,7 +171,7 @@ fn nothing_is_left_out_where_little_is_known() {
     action.last_use_of_lost = None;
     action.lost = vec![unused("cards.read")];
     let mut facts = notice(action);
-    facts.told = vec![facts.to.clone()];
+    facts.notified = vec![facts.to.clone()];
     let message = render(&facts, None).unwrap();
     let id = TokenId(Uuid::from_u128(3)).to_string();
     assert_eq!(
@@ -239,7 +239,7 @@ fn a_name_is_only_a_name() {
     let evil = "x\r\nBcc: eve@evil.example\r\n\r\n<script>alert(1)</script>\u{202e}\"'; reboot #";
     for mut facts in all() {
         facts.account.name = evil.to_owned();
-        facts.told.push(evil.to_owned());
+        facts.notified.push(evil.to_owned());
         match &mut facts.subject {
             Subject::Notice(Notice { action, .. }) | Subject::CarriedOut { action, .. } => {
                 action.token.name = evil.to_owned();

@@ -1,4 +1,4 @@
-//! Faulty files, whole and by the rule; what must stay true is in the module above.
+//! Invalid files, whole and by the rule; what must stay true is in the module above.
 
 use super::*;
 use proptest::prelude::*;

@@ -6,7 +6,7 @@ use super::address::ClientAddr;
 use super::cidr::{Cidr, Limits};
 use super::error::CidrError;
 
-/// Faults that [`parse_entries`] reports; a list with more of them is refused just the same.
+/// Errors that [`parse_entries`] reports; a list with more of them is refused just the same.
 pub const MAX_ERRORS: usize = 100;
 
 /// One thing wrong in a list of entries.

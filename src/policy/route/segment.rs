@@ -224,7 +224,7 @@ fn foreign_syntax(text: &str) -> Option<InvalidRoute> {
 }
 
 /// Whether `segment`, decoded, is `.` or `..`. Some servers cut `;...` off a segment before they
-/// look for dots, so `..;x` counts too.
+/// search for dots, so `..;x` counts too.
 fn is_dot_segment(segment: &[u8]) -> bool {
     match segment {
         [b'.', b'.', rest @ ..] | [b'.', rest @ ..] => matches!(rest, [] | [b';', ..]),

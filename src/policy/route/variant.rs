@@ -2,7 +2,7 @@
 //! case, drop what is not shown, cut an extension off, and trim dots and spaces.
 //!
 //! What must stay true: literals and suffixes of a catalogue are ASCII, so only what becomes ASCII is
-//! told apart; each variant is a prefix of the folded text. The memory for one segment is bounded by
+//! distinguished; each variant is a prefix of the folded text. The memory for one segment is bounded by
 //! the longest literal and the spaces in the segment, or, in a table with suffixes, by the segment.
 
 use icu_normalizer::ComposingNormalizerBorrowed;

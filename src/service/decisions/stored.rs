@@ -24,7 +24,7 @@ use crate::usage::UseOutcome;
 const MAX_ATTEMPTS: usize = 4;
 
 /// What was read in less is decided on even if it changes meanwhile: the question and the change were under
-/// way at the same time, and nobody can tell which came first.
+/// way at the same time, and nobody can know which came first.
 const LONG_READ: Duration = Duration::from_millis(20);
 
 /// What a decision that had to wait was made with. It owns its facts, and computes the decision, which borrows them,

@@ -72,7 +72,7 @@ fn eventful(preview: &Preview) -> Vec<(usize, [u64; 4])> {
 #[test]
 fn the_calendar_has_every_action_on_its_day() {
     let tokens = [
-        // Never used, and nobody was told: late, with its whole notice period.
+        // Never used, and nobody was notified: late, with its whole notice period.
         token(1, READ_ONLY, &[], Vec::new()),
         // Used yesterday: noticed in 37 days, gone in 44.
         token(2, READ_ONLY, &[(1, -1)], Vec::new()),

@@ -81,7 +81,7 @@ impl DecisionPool {
         }
     }
 
-    /// For writes: what is answered survives a crash, whatever the database is told to do by default.
+    /// For writes: what is answered survives a crash, whatever the default of the database is.
     pub(super) fn durable(self) -> Self {
         Self { first: Some(KEEP_COMMITS), ..self }
     }

@@ -146,7 +146,7 @@ async fn listen_once(pool: &PgPool, inbox: &Inbox) -> sqlx::Result<std::convert:
                 return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
             }
             Ok(Err(error)) => return Err(error),
-            // A server that is gone without a word tells of nothing more.
+            // A server that is gone without a word notifies of nothing more.
             Err(_) => {
                 let asked = sqlx::query("SELECT 1").execute(&mut listener);
                 tokio::time::timeout(LATE, asked).await.map_err(|_| timed_out())??;
@@ -178,7 +178,7 @@ mod tests {
         let unread = [
             String::new(),
             "5".to_owned(),
-            // As an earlier schema tells of it.
+            // As an earlier schema notifies of it.
             format!("5 token {id}"),
             format!("x {nonce} catalog"),
             format!("6 {nonce}"),

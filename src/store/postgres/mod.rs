@@ -45,7 +45,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Limits of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostgresOptions {
-    /// Connections at most, of which a third are for decisions; and five more for what replicas tell
+    /// Connections at most, of which a third are for decisions; and five more for what replicas exchange
     /// each other. Those for management may be twice as many for a moment after a failover.
     pub max_connections: u32,
     /// How long a call waits for a connection, a new one included.
@@ -93,7 +93,7 @@ impl PostgresStore {
     /// Connects to `url`, and brings the schema up to date.
     ///
     /// # Errors
-    /// A faulty URL, a server out of reach, or a schema that is not this program's.
+    /// An invalid URL, a server out of reach, or a schema that is not this program's.
     pub async fn connect(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         migrate(url).await?;
         let (epoch, primary) =

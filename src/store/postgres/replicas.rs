@@ -1,4 +1,4 @@
-//! What replicas tell each other through Postgres: rows, the record, and notifications.
+//! What replicas exchange through Postgres: rows, the record, and notifications.
 //!
 //! What must stay true: leases have connections of their own, so that nothing else can hold up a
 //! renewal; an acknowledgement need not be on disk, a renewal must; rows are read where this process writes, or where that was taken over.

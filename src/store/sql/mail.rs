@@ -1,7 +1,7 @@
-//! The mails to admins: queueing them with the change that they tell of, and what became of them.
+//! The mails to admins: queueing them with the change that they report, and what became of them.
 //!
-//! What must stay true: a mail is queued in the transaction of what it tells, so there is neither
-//! without the other; its id is made once; what was accepted stays accepted. Whoever has the head row
+//! What must stay true: a mail is queued in the transaction of what it reports, so there is neither
+//! without the other; its id is made once; what was accepted stays accepted. A transaction that has the head row
 //! may wait for a mail's row, never the other way round.
 //!
 //! The state `failing` covers whatever the relay did not take after `MAIL`, for now (4xx) or for good (5xx), and addresses

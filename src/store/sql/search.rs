@@ -1,6 +1,6 @@
 //! Looking tokens up: which, in what order, a page at a time by its number.
 //!
-//! What must stay true: names are told apart and ordered by their bytes, with `A` to `Z` in lower case, so
+//! What must stay true: names are compared and ordered by their bytes, with `A` to `Z` in lower case, so
 //! the same in both databases and under any locale; each order ends with the id, so that pages neither
 //! overlap nor leave out; four statements at most, however many tokens there are, and all of them see the
 //! same state.
@@ -46,7 +46,7 @@ pub(super) async fn tokens(
     query.push(" LIMIT ").push_bind(limit as i64).push(" OFFSET ").push_bind(i64::from(offset));
     let ids: Vec<Uuid> = query.build_query_scalar().fetch_all(&mut *tx).await?;
 
-    // A last page tells by itself how many there are, and what is found by a text is mostly on one page.
+    // A last page shows by itself how many there are, and what is found by a text is mostly on one page.
     let total = if ids.len() < limit && (offset == 0 || !ids.is_empty()) {
         u64::from(offset) + ids.len() as u64
     } else {

@@ -3,7 +3,7 @@
 //! What must stay true: a session is live only while its credential is, which is read with it each time, so
 //! that a revocation ends it at once and everywhere; sessions begin and end under the head row, like
 //! credentials, so none begins with one that is revoked; when a session was seen only moves forward, and
-//! whether that could be noted decides nothing; no record tells a digest.
+//! whether that could be noted decides nothing; no record holds a digest.
 
 use std::time::Duration;
 

@@ -201,7 +201,7 @@ pub async fn migrate(data_dir: &Path) -> Result<Vec<String>, OpenError> {
     Ok(applied)
 }
 
-/// A directory that was there keeps its mode: whoever made it may have reasons.
+/// A directory that was there keeps its mode: its owner may have reasons.
 fn make_private_dir(dir: &Path) -> Result<(), OpenError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(OpenError::data_dir(dir))
 }

@@ -1,4 +1,4 @@
-//! Entries: one form, what is none, and what the caller is told.
+//! Entries: one form, what is none, and the error for the caller.
 
 use super::*;
 use crate::policy::text::escape;

@@ -225,7 +225,7 @@ proptest! {
                 for address in near(&entries, noise) {
                     let after = changed.whitelist.allows(address);
                     prop_assert!(before.allows(address) || !after);
-                    // What was removed and still passes is told.
+                    // What was removed and still passes is reported.
                     if after && remove.iter().any(|entry| entry.contains(address)) {
                         let covered = &changed.still_covered_by;
                         prop_assert!(covered.iter().any(|entry| entry.contains(address)));

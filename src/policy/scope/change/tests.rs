@@ -23,7 +23,7 @@ fn catalog(scopes: &[(&str, &[&str])]) -> Catalog {
 }
 
 /// A line for each change: the scope, what became of it, and who gains and loses.
-fn told(old: &[(&str, &[&str])], new: &[(&str, &[&str])]) -> String {
+fn described(old: &[(&str, &[&str])], new: &[(&str, &[&str])]) -> String {
     let word = |kind: &str, effect: Effect| match (effect.gains, effect.loses) {
         (false, false) => String::new(),
         (gains, loses) => {
@@ -61,7 +61,7 @@ fn scopes_come_go_and_turn() {
         &[("a read", &["GET /a"]), ("b write!", &["POST /b"]), ("c read", &[]), ("d write", &[])];
     let new: &[(&str, &[&str])] =
         &[("a write!", &["GET /a"]), ("b read", &["POST /b"]), ("e read", &[]), ("f write!", &[])];
-    insta::assert_snapshot!(told(old, new), @r##"
+    insta::assert_snapshot!(described(old, new), @r##"
 a: BecameWrite: read-only- NARROWS
 a: NowRequiresWhitelist: custom- NARROWS
 b: BecameRead: read-only+
@@ -87,7 +87,7 @@ fn moved_routes_take_and_give() {
         ("c write", &[]),
         ("d write", &["GET /c", "POST /d"]),
     ];
-    insta::assert_snapshot!(told(old, new), @r##"
+    insta::assert_snapshot!(described(old, new), @r##"
 a: RoutesLost(["GET /a/{id}", "GET /gone"]): read-only- read-write- custom- NARROWS
 b: RoutesGained(["GET /a/{other_name}"]): custom+
 c: RoutesLost(["GET /c"]): custom- NARROWS
@@ -100,11 +100,11 @@ fn a_route_that_comes_first_takes_requests_from_one_that_stays() {
     let old: &[(&str, &[&str])] = &[("a read", &["GET /r/{id}"]), ("b write", &["GET /{x}/y"])];
     let new: &[(&str, &[&str])] =
         &[("a read", &["GET /r/{id}"]), ("b write", &["GET /{x}/y", "GET /r/invites"])];
-    insta::assert_snapshot!(told(old, new), @r##"
+    insta::assert_snapshot!(described(old, new), @r##"
 a: PathsLost(GET /r/{id} / GET /r/invites of b): read-only- custom- NARROWS
 b: RoutesGained(["GET /r/invites"]): custom+
 "##);
-    insta::assert_snapshot!(told(new, old), @r##"
+    insta::assert_snapshot!(described(new, old), @r##"
 a: PathsGained(GET /r/{id} / GET /r/invites of b): read-only+ custom+
 b: RoutesLost(["GET /r/invites"]): custom- NARROWS
 "##);
@@ -115,11 +115,11 @@ fn a_route_that_becomes_ambiguous_is_lost() {
     let old: &[(&str, &[&str])] = &[("a read", &["GET /r/sum.csv"]), ("b write", &["GET /x"])];
     let new: &[(&str, &[&str])] =
         &[("a read", &["GET /r/sum.csv"]), ("b write", &["GET /x", "GET /r/sum"])];
-    insta::assert_snapshot!(told(old, new), @r##"
+    insta::assert_snapshot!(described(old, new), @r##"
 a: BecameAmbiguous([Overlap { route: "GET /r/sum.csv", other: "GET /r/sum", other_scope: b }]): read-only- read-write- custom- NARROWS
 b: RoutesGained(["GET /r/sum"]): read-write+ custom+
 "##);
-    insta::assert_snapshot!(told(new, old), @r##"
+    insta::assert_snapshot!(described(new, old), @r##"
 a: NoLongerAmbiguous([Overlap { route: "GET /r/sum.csv", other: "GET /r/sum", other_scope: b }]): read-only+ read-write+ custom+
 b: RoutesLost(["GET /r/sum"]): read-write- custom- NARROWS
 "##);
@@ -139,7 +139,7 @@ fn suffixes_and_catch_alls_take_and_give() {
         ("a read", &["GET /r/{id}", "GET /f/{rest...}"]),
         ("b write", &["GET /r/{id}:run", "GET /f/{x}/{y}", "GET /f/x/{rest...}/"]),
     ];
-    insta::assert_snapshot!(told(old, new), @r##"
+    insta::assert_snapshot!(described(old, new), @r##"
 a: PathsLost(GET /f/{rest...} / GET /f/{x}/{y} of b, GET /r/{id} / GET /r/{id}:run of b): read-only- custom- NARROWS
 b: Added: read-write+
 "##);
@@ -148,7 +148,7 @@ b: Added: read-write+
         ("a read", &["GET /r/{id}", "GET /f/{rest...}"]),
         ("b write", &["GET /r/{id}.json", "GET /f/{x}/a.csv"]),
     ];
-    insta::assert_snapshot!(told(old, dead), @r##"
+    insta::assert_snapshot!(described(old, dead), @r##"
 a: BecameAmbiguous([Overlap { route: "GET /f/{rest...}", other: "GET /f/{x}/a.csv", other_scope: b }, Overlap { route: "GET /r/{id}", other: "GET /r/{id}.json", other_scope: b }]): read-only- read-write- custom- NARROWS
 b: Added: read-write+
 "##);
@@ -190,7 +190,7 @@ fn routes_that_only_a_slash_keeps_apart_are_found() {
 fn order_and_parameter_names_change_nothing() {
     let old: &[(&str, &[&str])] = &[("a read", &["GET /{x}", "GET /a"]), ("b write", &[])];
     let new: &[(&str, &[&str])] = &[("b write", &[]), ("a read", &["GET /a", "GET /{y}"])];
-    assert_eq!(told(old, new), "");
+    assert_eq!(described(old, new), "");
 }
 
 #[test]
@@ -260,17 +260,17 @@ proptest! {
             }
         }
         for (kind, effect) in effects.iter().enumerate() {
-            let told = |of: fn(Effect) -> bool| changes.iter().any(|change| {
+            let reported = |of: fn(Effect) -> bool| changes.iter().any(|change| {
                 of([change.effects.read_only, change.effects.read_write][kind])
             });
-            prop_assert!(!effect.loses || told(|e| e.loses), "{:?}", changes);
-            prop_assert!(!effect.gains || told(|e| e.gains), "{:?}", changes);
+            prop_assert!(!effect.loses || reported(|e| e.loses), "{:?}", changes);
+            prop_assert!(!effect.gains || reported(|e| e.gains), "{:?}", changes);
         }
         for (id, effect) in of_custom {
-            let mut told = changes.iter().filter(|c| c.id == id);
-            prop_assert!(!effect.loses || told.clone().any(|c| c.effects.custom.loses), "{:?}", changes);
-            let added = told.clone().any(|c| c.change == Change::Added);
-            prop_assert!(!effect.gains || added || told.any(|c| c.effects.custom.gains), "{:?}", changes);
+            let mut reported = changes.iter().filter(|c| c.id == id);
+            prop_assert!(!effect.loses || reported.clone().any(|c| c.effects.custom.loses), "{:?}", changes);
+            let added = reported.clone().any(|c| c.change == Change::Added);
+            prop_assert!(!effect.gains || added || reported.any(|c| c.effects.custom.gains), "{:?}", changes);
         }
     }
 }
