@@ -117,8 +117,15 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
     let replicas = Arc::new(Replicas::alone(cache.clone()));
     let writes = Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone());
     let writes = Arc::new(writes);
-    let usage =
-        Usage::new(store.clone(), writes.clone(), clock.clone(), metrics.clone(), window, runtime);
+    let usage = Usage::new(
+        store.clone(),
+        cache.clone(),
+        writes.clone(),
+        clock.clone(),
+        metrics.clone(),
+        window,
+        runtime,
+    );
     for secret in &secrets {
         let parsed = ParsedSecret::parse(secret.as_bytes(), SecretKind::Token).expect("a token");
         let fact = cache.tokens.read(TokenId(parsed.id)).await.expect("the store");

@@ -358,6 +358,7 @@ async fn serve_store(
     }
     let usage = Arc::new(Usage::new(
         store.clone(),
+        cache.clone(),
         writes.clone(),
         clock.clone(),
         metrics.clone(),

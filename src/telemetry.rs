@@ -21,7 +21,7 @@ use crate::policy::decide::Reason;
 mod counts;
 
 use counts::{Decisions, NewLatency, Shown};
-pub use counts::{Latency, Tally};
+pub use counts::{Latency, THREADS, Tally, thread_place};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -108,6 +108,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Uses told to the store.
     pub uses_recorded: Counter,
+    /// Seen addresses and counts of use that found no room in memory.
+    pub activity_dropped: Counter,
     /// Actions announced.
     pub actions_announced: Counter,
     /// Actions carried out.
@@ -170,6 +172,7 @@ impl Metrics {
             gateway_connections: Gauge::default(),
             connections: Gauge::default(),
             uses_recorded: Counter::default(),
+            activity_dropped: Counter::default(),
             actions_announced: Counter::default(),
             actions_carried_out: Counter::default(),
             sweep_failures: Counter::default(),
@@ -239,6 +242,11 @@ impl Metrics {
         );
         for (name, help, counter) in [
             ("uses_recorded", "Uses told to the store", &self.uses_recorded),
+            (
+                "activity_dropped",
+                "Seen addresses and counts of use that found no room in memory",
+                &self.activity_dropped,
+            ),
             ("actions_announced", "Downgrades and deletions announced", &self.actions_announced),
             ("actions_carried_out", "Downgrades and deletions done", &self.actions_carried_out),
             (

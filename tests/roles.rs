@@ -127,6 +127,7 @@ fn probes() -> Vec<(&'static str, Value)> {
         create(json!({ "kind": "TOKEN_KIND_READ_WRITE" })),
         create(json!({ "kind": "TOKEN_KIND_CUSTOM", "scopes": ["no.such.scope"] })),
         ("TokenService.GetToken", json!({ "token_id": token })),
+        ("TokenService.GetTokenUsage", json!({ "token_id": token })),
         ("TokenService.DeleteToken", json!({ "token_id": token })),
         ("TokenService.DeleteToken", json!({ "token_id": token, "no_wait": true })),
         whitelist(json!({})),

@@ -126,6 +126,7 @@ async fn once(url: &str, what: What) -> f64 {
     let writes = Arc::new(writes);
     let usage = Usage::new(
         store.clone(),
+        cache.clone(),
         writes.clone(),
         clock.clone(),
         metrics.clone(),

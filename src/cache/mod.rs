@@ -16,6 +16,7 @@ mod near_scheduled;
 #[path = "near/tests.rs"]
 mod near_tests;
 mod tokens;
+mod use_counter;
 
 /// What the near cache synchronises with. `near/scheduled.rs` compiles it with those of shuttle.
 mod sync {
@@ -31,8 +32,9 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 pub use credentials::{Credentials, GatewayPrincipal, Principal};
-pub use entry::CachedToken;
+pub use entry::{AddressMark, CachedToken, Collected};
 pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
+pub use use_counter::BusyCounters;
 
 /// Between two attempts to read back what was changed.
 pub const REPAIR_PAUSE: Duration = Duration::from_millis(500);

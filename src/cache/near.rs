@@ -152,6 +152,15 @@ impl NearCache {
         self.candidates(id, guard).inspect(|facts| facts.fetch()).find(|facts| *facts.id == id)
     }
 
+    /// The entry of `id` with a reference of its own.
+    pub(super) fn shared(&self, id: TokenId) -> Option<Shared<CachedToken>> {
+        let guard = Guard::new();
+        let address = self.address(id);
+        let bucket = self.bucket(address)?;
+        let slot = bucket.place_of(id, address.tag, &guard)?;
+        bucket.slots[slot].load(Ordering::Acquire, &guard).get_shared()
+    }
+
     /// The entries in the bucket of `id` that have its tag.
     fn candidates<'g>(
         &self,

@@ -167,6 +167,15 @@ impl Tokens {
         self.near.get(id, guard)
     }
 
+    /// The cached token with a reference of its own; `None` where memory has forgotten it.
+    pub fn shared(&self, token: &CachedToken) -> Option<Shared<CachedToken>> {
+        let same = |found: &Shared<CachedToken>| std::ptr::eq(&raw const **found, token);
+        self.near.shared(*token.id).filter(same).or_else(|| {
+            let found = self.facts.get(&self.key(*token.id)).now_or_never()??;
+            found.filter(same)
+        })
+    }
+
     /// Counts hits in the near cache, and samples them for the second-level cache (`SAMPLE_EVERY`).
     pub fn record_hits<'g>(&self, found: impl Iterator<Item = &'g CachedToken> + Clone) {
         let before = self.metrics.hits(found.clone().count() as u64);

@@ -41,6 +41,7 @@ named!(
     GetAccountResponse,
     GetCatalogResponse,
     GetTokenResponse,
+    GetTokenUsageResponse,
     ListAccountsResponse,
     ListAuditEventsResponse,
     ListCredentialsResponse,

@@ -66,6 +66,12 @@ enum ManagedCommand {
         #[command(flatten)]
         limit: Limit,
     },
+    /// Show how often a token was used, by day and scope
+    Usage {
+        /// The token's id, such as tok_...
+        #[arg(value_name = "TOKEN")]
+        token_id: String,
+    },
     /// Delete a token, on every replica
     ///
     /// Asks first on a terminal. Answers once no replica allows it any more. Nothing brings a deleted
@@ -204,6 +210,7 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
         ManagedCommand::List { account, deleted, limit } => {
             list(session, account.unwrap_or_default(), deleted, limit).await
         }
+        ManagedCommand::Usage { token_id } => usage(session, token_id).await,
         ManagedCommand::Delete { token_id, yes, no_wait } => {
             if !yes {
                 confirm(session, &token_id).await?;
@@ -235,6 +242,23 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
             Ok(())
         }
     }
+}
+
+async fn usage(session: &Session, token_id: String) -> Result<(), Failure> {
+    let answer = session.tokens().get_token_usage(proto::GetTokenUsageRequest { token_id }).await;
+    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    if answer.days.is_empty() {
+        note(&format!("no use since {}", clean(&answer.start_day)));
+        return Ok(());
+    }
+    let row = |used: &proto::TokenUsageDay| {
+        [used.day.clone(), used.scope.clone(), used.count.to_string()]
+    };
+    let rows: Vec<_> = answer.days.iter().map(row).collect();
+    print(&table(["DAY (UTC)", "SCOPE", "ALLOWED REQUESTS"], &rows))
 }
 
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
@@ -362,6 +386,14 @@ fn show(token: &proto::Token) -> String {
     if !scopes.is_empty() {
         text.push('\n');
         text += &table(["SCOPE", "LAST USE", "NOW"], &scopes);
+    }
+    let seen = |seen: &proto::SeenAddress| {
+        [seen.address.clone(), when(seen.first_time.as_ref()), when(seen.last_time.as_ref())]
+    };
+    let addresses: Vec<_> = token.recent_addresses.iter().map(seen).collect();
+    if !addresses.is_empty() {
+        text.push('\n');
+        text += &table(["USED FROM", "FIRST SEEN", "LAST SEEN"], &addresses);
     }
     for action in &token.pending_actions {
         let takes = match action.r#type() {

@@ -132,6 +132,14 @@ pub(super) async fn run(args: WhitelistArgs) -> Result<(), Failure> {
         let lines: String = answer.entries.iter().map(|e| format!("{}\n", clean(e))).collect();
         print(&lines)?;
     }
+    let unmatched: Vec<_> =
+        answer.entry_uses.iter().filter(|used| used.unmatched).map(|used| &*used.entry).collect();
+    if !unmatched.is_empty() {
+        note(&format!(
+            "no request came from {} for as long as the server remembers",
+            clean(&unmatched.join(", "))
+        ));
+    }
     if !answer.still_covered_by.is_empty() {
         note(&format!(
             "careful: an address that was removed is still covered by {}",

@@ -6,7 +6,8 @@ use prost::Message;
 
 use super::proto as pb;
 use crate::model::{
-    Account, ActiveCatalog, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role, Token,
+    Account, ActiveCatalog, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role,
+    SeenAddress, Token, UseCount,
 };
 use crate::policy::client_source::{ClientSource, ClientSourceFields, HeaderName};
 use crate::policy::decide::Reason;
@@ -15,6 +16,7 @@ use crate::policy::network::Cidr;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, RequestedExpiry, TokenKind, TokenState};
+use crate::service::activity::{EntryUse, TokenUsage};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{describe, granted, names};
 use crate::service::lists::{PAGE_BYTES, PageItem};
@@ -320,7 +322,38 @@ pub(super) fn token(
             token.pending.into_iter().map(|action| pending_action(action, in_force, outlook)),
         ),
         name: token.name,
+        recent_addresses: Vec::new(),
     }
+}
+
+pub(super) fn seen_address(seen: SeenAddress) -> pb::SeenAddress {
+    pb::SeenAddress {
+        address: seen.address.to_string(),
+        first_time: Some(time(seen.first)),
+        last_time: Some(time(seen.last)),
+    }
+}
+
+pub(super) fn entry_use(used: EntryUse) -> pb::WhitelistEntryUse {
+    pb::WhitelistEntryUse {
+        entry: used.entry.to_string(),
+        last_match_time: used.last_match.map(time),
+        unmatched: used.unmatched,
+    }
+}
+
+pub(super) fn token_usage(usage: TokenUsage) -> pb::GetTokenUsageResponse {
+    let TokenUsage { counts, since, in_force } = usage;
+    let day = |count: UseCount| {
+        Some(pb::TokenUsageDay {
+            day: Timestamp::of_day(count.day).to_iso_day(),
+            scope: in_force.name_of(count.scope_id)?.to_string(),
+            count: i64::try_from(count.count).unwrap_or(i64::MAX),
+        })
+    };
+    let mut days: Vec<_> = counts.into_iter().filter_map(day).collect();
+    days.sort_by(|a, b| b.day.cmp(&a.day).then_with(|| a.scope.cmp(&b.scope)));
+    pb::GetTokenUsageResponse { days, start_day: since.to_iso_day() }
 }
 
 fn notice(notice: Notice) -> pb::Notice {

@@ -7,10 +7,11 @@ use super::management::Management;
 use super::proto::token_service_server::TokenService;
 use super::proto::{
     CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
-    GetTokenRequest, GetTokenResponse, ListAuditEventsRequest, ListAuditEventsResponse,
-    ListPendingActionsRequest, ListPendingActionsResponse, ListTokensRequest, ListTokensResponse,
-    ManageWhitelistRequest, ManageWhitelistResponse, PreviewLifecycleRequest,
-    PreviewLifecycleResponse, SetTokenExpiryRequest, SetTokenExpiryResponse,
+    GetTokenRequest, GetTokenResponse, GetTokenUsageRequest, GetTokenUsageResponse,
+    ListAuditEventsRequest, ListAuditEventsResponse, ListPendingActionsRequest,
+    ListPendingActionsResponse, ListTokensRequest, ListTokensResponse, ManageWhitelistRequest,
+    ManageWhitelistResponse, PreviewLifecycleRequest, PreviewLifecycleResponse,
+    SetTokenExpiryRequest, SetTokenExpiryResponse,
 };
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::tokens::CreateToken;
@@ -53,7 +54,10 @@ impl TokenService for Management {
     ) -> Result<Response<GetTokenResponse>, Status> {
         self.run("GetToken", request, async |services, caller, r| {
             let described = services.get_token(&caller, &r.token_id).await?;
-            Ok(GetTokenResponse { token: Some(convert::described(described)) })
+            let mut token = convert::described(described);
+            let addresses = services.recent_addresses(&caller, &r.token_id).await?;
+            token.recent_addresses = addresses.into_iter().map(convert::seen_address).collect();
+            Ok(GetTokenResponse { token: Some(token) })
         })
         .await
     }
@@ -123,12 +127,17 @@ impl TokenService for Management {
             };
             let managed = services.manage_whitelist(&caller, manage).await?;
             let outcome = managed.outcome;
+            let entry_uses = match managed.read_only {
+                Some(id) => services.entry_uses(&caller, id, outcome.whitelist.entries()).await?,
+                None => Vec::new(),
+            };
             Ok(ManageWhitelistResponse {
                 entries: convert::entries(outcome.whitelist.entries()),
                 version: outcome.version,
                 still_covered_by: convert::entries(&outcome.still_covered_by),
                 propagation: managed.propagation.map(convert::propagation),
                 revision: caller.shown_revision(managed.revision),
+                entry_uses: entry_uses.into_iter().map(convert::entry_use).collect(),
             })
         })
         .await
@@ -167,6 +176,16 @@ impl TokenService for Management {
         self.run("PreviewLifecycle", request, async |services, caller, r| {
             let preview = services.preview_lifecycle(&caller, &r.account_id).await?;
             Ok(convert::preview::response(preview))
+        })
+        .await
+    }
+
+    async fn get_token_usage(
+        &self,
+        request: Request<GetTokenUsageRequest>,
+    ) -> Result<Response<GetTokenUsageResponse>, Status> {
+        self.run("GetTokenUsage", request, async |services, caller, r| {
+            Ok(convert::token_usage(services.token_usage(&caller, &r.token_id).await?))
         })
         .await
     }

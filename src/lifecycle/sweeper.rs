@@ -28,6 +28,8 @@ use crate::writes::Writes;
 
 /// Candidates that are looked at in one go, and the most of each step in a round.
 const BATCH: u32 = 200;
+/// Rows of each kind of activity that are forgotten in a round.
+const ACTIVITY_BATCH: u32 = 10_000;
 
 /// Between two rounds at least, however often the sweeper is woken.
 const WAKEUP_PAUSE: Duration = Duration::from_secs(1);
@@ -212,6 +214,14 @@ impl Sweeper {
         let purged = self.writes.commit_tokens("purge", &ctx, purge, Vec::clone).await?;
         swept.purged = purged.len() as u32;
         swept.more |= purged.len() == BATCH as usize;
+        self.purge_activity(swept).await
+    }
+
+    /// Forgets what was seen before the window. Rule 12.3 of docs/policy.md.
+    async fn purge_activity(&self, swept: &mut SweepReport) -> store::Result<()> {
+        let before = self.clock.now().minus(self.settings.window());
+        let purged = self.store.purge_activity(before, ACTIVITY_BATCH).await?;
+        swept.more |= purged >= u64::from(ACTIVITY_BATCH);
         Ok(())
     }
 

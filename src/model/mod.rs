@@ -15,6 +15,7 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{Expiry, Grant, TokenKind, TokenState};
 use crate::secret::Digest;
 
+mod activity;
 mod audit;
 mod catalog;
 mod context;
@@ -23,6 +24,7 @@ mod mail;
 mod search;
 mod session;
 
+pub use activity::*;
 pub use audit::*;
 pub use catalog::{ActiveCatalog, InvalidStoredCatalog};
 pub use context::*;

@@ -14,6 +14,9 @@ const ISO_DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[
 const MINUTE: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
 
+const HOUR_MICROS: i64 = 60 * 60 * 1_000_000;
+const DAY_MICROS: i64 = 24 * HOUR_MICROS;
+
 /// An instant in UTC, in whole microseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub i64);
@@ -34,6 +37,26 @@ impl Timestamp {
     pub fn minus(self, duration: Duration) -> Self {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Self(self.0.saturating_sub(micros))
+    }
+
+    /// The day of UTC that it is on, counted from 1970-01-01.
+    pub fn day(self) -> i64 {
+        self.0.div_euclid(DAY_MICROS)
+    }
+
+    /// The beginning of a day of UTC that [`Self::day`] counted; stops at the last representable instant.
+    pub fn of_day(day: i64) -> Self {
+        Self(day.saturating_mul(DAY_MICROS))
+    }
+
+    /// The hour of UTC that it is in, counted from 1970-01-01T00:00:00Z.
+    pub fn hour(self) -> i64 {
+        self.0.div_euclid(HOUR_MICROS)
+    }
+
+    /// The beginning of an hour that [`Self::hour`] counted; stops at the last representable instant.
+    pub fn of_hour(hour: i64) -> Self {
+        Self(hour.saturating_mul(HOUR_MICROS))
     }
 
     /// Whole seconds and the nanoseconds beyond them, as `google.protobuf.Timestamp` counts.
@@ -59,6 +82,11 @@ impl Timestamp {
         let day =
             Date::parse(text, ISO_DAY).ok().filter(|day| (1970..=9999).contains(&day.year()))?;
         Some(Self(day.midnight().assume_utc().unix_timestamp() * 1_000_000))
+    }
+
+    /// `2027-01-03`.
+    pub fn to_iso_day(self) -> String {
+        self.format(ISO_DAY)
     }
 
     /// `3 January 2027`.
@@ -101,6 +129,10 @@ mod tests {
         let at = Timestamp(1_798_985_100_000_000);
         assert_eq!(at.to_minute(), "3 January 2027, 14:05 UTC");
         assert_eq!(at.to_day(), "3 January 2027");
+        assert_eq!(at.to_iso_day(), "2027-01-03");
+        assert_eq!(Timestamp::of_day(at.day()).to_minute(), "3 January 2027, 00:00 UTC");
+        assert_eq!(Timestamp::of_hour(at.hour()).to_minute(), "3 January 2027, 14:00 UTC");
+        assert_eq!((Timestamp(-1).day(), Timestamp(-1).hour()), (-1, -1));
         assert_eq!(
             at.plus(Duration::from_secs(86_400 * 20)).to_minute(),
             "23 January 2027, 14:05 UTC"

@@ -66,7 +66,7 @@ pub struct Bearer {
     _place: Permit,
 }
 
-/// A token as its bearer may see it.
+/// A token as its bearer may see it: where it was used from is not among it. Rule 12.7 of docs/policy.md.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfToken {
     /// Its id.

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod activity;
 pub mod bearer;
 pub mod catalogs;
 pub mod credentials;

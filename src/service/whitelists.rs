@@ -42,6 +42,8 @@ pub struct ManagedWhitelist {
     pub propagation: Option<Propagation>,
     /// The revision of the store that includes the change; 0 where nothing could change.
     pub revision: i64,
+    /// The token, where the call changed nothing and checked nothing.
+    pub read_only: Option<TokenId>,
 }
 
 /// One entry of a pasted list: as it was written, and what it reads as, or what is wrong with it and the
@@ -146,7 +148,12 @@ impl Services {
                     true => None,
                     false => Some(self.propagation(wait_unless(request.no_wait)).await?),
                 };
-                Ok(ManagedWhitelist { outcome, propagation, revision: ctx.revision() })
+                Ok(ManagedWhitelist {
+                    outcome,
+                    propagation,
+                    revision: ctx.revision(),
+                    read_only: None,
+                })
             }
             Err(refused) => {
                 let made = matches!(refused, WhitelistRefused::Rule(ChangeError::NotPresent(_)));
@@ -174,7 +181,7 @@ impl Services {
             still_covered_by: Vec::new(),
             changed: false,
         };
-        Ok(ManagedWhitelist { outcome, propagation: None, revision: 0 })
+        Ok(ManagedWhitelist { outcome, propagation: None, revision: 0, read_only: Some(id) })
     }
 
     fn whitelist_change(

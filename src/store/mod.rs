@@ -23,6 +23,7 @@ use crate::policy::time::Timestamp;
 use crate::telemetry::Metrics;
 
 mod accounts;
+mod activity;
 mod audit;
 mod catalogs;
 mod credentials;
@@ -38,6 +39,7 @@ mod tokens;
 mod trouble;
 
 pub use accounts::AccountStore;
+pub use activity::ActivityStore;
 pub use audit::AuditStore;
 pub use catalogs::CatalogStore;
 pub use credentials::CredentialStore;
@@ -90,6 +92,7 @@ pub trait Store:
     AccountStore
     + TokenStore
     + LifecycleStore
+    + ActivityStore
     + MailStore
     + CredentialStore
     + SessionStore

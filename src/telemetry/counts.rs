@@ -15,7 +15,12 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use crate::policy::decide::Reason;
 
 /// How many threads count apart from each other; further ones share.
-const THREADS: usize = 32;
+pub const THREADS: usize = 32;
+
+/// Where this thread counts, less than [`THREADS`].
+pub fn thread_place() -> usize {
+    PLACE.with(|place| *place)
+}
 
 thread_local! {
     /// Where this thread counts.
@@ -117,7 +122,7 @@ pub(super) struct Decisions(Arc<[DecisionCells; THREADS]>);
 
 impl Decisions {
     pub(super) fn mine(&self) -> &DecisionCells {
-        &self.0[PLACE.with(|place| *place)]
+        &self.0[thread_place()]
     }
 
     fn sum(&self, of: impl Fn(&DecisionCells) -> &AtomicU64) -> u64 {

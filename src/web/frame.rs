@@ -31,9 +31,10 @@ pub(super) struct Who {
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 14] = [
+const CALLS: [(&str, &str); 15] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
+    ("portcullis token usage", "TokenService/GetTokenUsage"),
     ("portcullis token create", "TokenService/CreateToken"),
     ("portcullis token delete", "TokenService/DeleteToken"),
     ("portcullis whitelist", "TokenService/ManageWhitelist"),

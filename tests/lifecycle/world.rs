@@ -236,6 +236,7 @@ async fn memory(
     let writes = Arc::new(writes);
     let usage = Arc::new(Usage::new(
         store.clone(),
+        cache.clone(),
         writes.clone(),
         clock.clone(),
         metrics.clone(),

@@ -81,6 +81,7 @@ async fn migrating_twice_is_harmless() {
         "0007 client certificates",
         "0008 token expiry",
         "0009 expiry mails",
+        "0010 activity",
     ];
     assert_eq!(applied, all);
     assert!(migrate(dir.path()).await.unwrap().is_empty());

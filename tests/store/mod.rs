@@ -28,6 +28,7 @@ macro_rules! on_both {
 }
 
 mod accounts;
+mod activity;
 mod catalog;
 mod credentials;
 mod embedded;

@@ -214,6 +214,7 @@ async fn migrating_twice_or_at_once_is_harmless() {
         "0007 client certificates",
         "0008 token expiry",
         "0009 expiry mails",
+        "0010 activity",
     ];
     assert_eq!(applied, all);
     assert!(migrate(&url).await.unwrap().is_empty());

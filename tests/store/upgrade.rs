@@ -116,7 +116,8 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
             "0006 client source",
             "0007 client certificates",
             "0008 token expiry",
-            "0009 expiry mails"
+            "0009 expiry mails",
+            "0010 activity"
         ]
     );
 }
@@ -136,7 +137,8 @@ async fn sessions_come_to_an_earlier_store_in_postgres() {
             "0006 client source",
             "0007 client certificates",
             "0008 token expiry",
-            "0009 expiry mails"
+            "0009 expiry mails",
+            "0010 activity"
         ]
     );
 }
@@ -164,7 +166,8 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
             "0006 client source",
             "0007 client certificates",
             "0008 token expiry",
-            "0009 expiry mails"
+            "0009 expiry mails",
+            "0010 activity"
         ]
     );
 }

@@ -58,6 +58,7 @@ pub fn services(
     let writes = Arc::new(writes);
     let usage = Usage::new(
         store.clone(),
+        cache.clone(),
         writes.clone(),
         clock.clone(),
         metrics.clone(),

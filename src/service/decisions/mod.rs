@@ -26,6 +26,7 @@ use crate::clock::Stopwatch;
 use crate::policy::decide::{self, Decision, Presented, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::LiveAction;
+use crate::policy::network::ClientAddr;
 use crate::policy::scope::Scope;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
@@ -111,16 +112,17 @@ impl Services {
         &self,
         decision: &Decision<'d>,
         token: Option<&'d CachedToken>,
+        client: Option<ClientAddr>,
         now: Timestamp,
         persisted: bool,
     ) -> std::result::Result<(), (&'d CachedToken, &'d Scope)> {
-        let allowed = matches!(decision.verdict, Verdict::Allow(_));
-        if let (true, Some(token), Some(scope)) = (allowed, token, decision.required) {
+        let Verdict::Allow(entry) = decision.verdict else { return Ok(()) };
+        if let (Some(token), Some(scope)) = (token, decision.required) {
             let cancels = |action: &LiveAction| action.takes.is_cancelled_by(scope);
             if !persisted && token.announced.iter().any(cancels) {
                 return Err((token, scope));
             }
-            self.usage.note(token, scope, now);
+            self.usage.note(token, scope, (client, entry), now);
         }
         Ok(())
     }
@@ -175,8 +177,11 @@ impl DecisionContext<'_> {
         let request = arguments::check(input, catalog, memo)?;
         let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
         let decision = decide::decide(presented, catalog, &request, now);
-        if !input.dry_run && self.services.note_use(&decision, token, now, false).is_err() {
-            return Ok(None);
+        if !input.dry_run {
+            let used = self.services.note_use(&decision, token, request.client, now, false);
+            if used.is_err() {
+                return Ok(None);
+            }
         }
         Ok(Some(decision))
     }

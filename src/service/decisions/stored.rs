@@ -112,7 +112,10 @@ impl Services {
                 return Ok(evaluation);
             }
             let token = evaluation.entry.as_deref();
-            let Err((token, scope)) = self.note_use(&decision, token, now, persisted) else {
+            // The decision was reached, so that it is missing or an address.
+            let client = input.client_ip.parse().ok();
+            let used = self.note_use(&decision, token, client, now, persisted);
+            let Err((token, scope)) = used else {
                 return Ok(evaluation);
             };
             // An announced action must know of this use before any caller learns that it is allowed.

@@ -14,6 +14,7 @@
 //! is checked when it is read: an unreadable one is an error, never a default.
 
 mod account;
+mod activity;
 mod audit;
 mod catalog;
 mod change;
@@ -39,12 +40,12 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::model::{
-    Account, AccountNotFound, AdminsSet, AuditEvent, AuditFilter, CarriedOut, ChangeRecord,
-    Context, Credential, CredentialRefusal, FoundTokens, GrantCounts, IdleToken,
-    LastOperatorCredential, Mail, MailFailure, MailState, NewSession, NewToken, NoLongerHeld, Page,
-    PendingAction, PendingCounts, PendingFilter, ScopesInUse, Session, SettingsCredential,
-    StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
+    Account, AccountNotFound, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
+    ChangeRecord, Context, Credential, CredentialRefusal, EntryMatches, FoundTokens, GrantCounts,
+    IdleToken, LastOperatorCredential, Mail, MailFailure, MailState, NewSession, NewToken,
+    NoLongerHeld, Page, PendingAction, PendingCounts, PendingFilter, ScopesInUse, SeenAddress,
+    Session, SettingsCredential, StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use,
+    UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -54,8 +55,8 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
-    AccountStore, AuditStore, CatalogStore, CredentialStore, LifecycleStore, MailStore,
-    Replication, Result, SessionStore, Store, TokenStore, Trouble,
+    AccountStore, ActivityStore, AuditStore, CatalogStore, CredentialStore, LifecycleStore,
+    MailStore, Replication, Result, SessionStore, Store, TokenStore, Trouble,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -256,6 +257,49 @@ impl LifecycleStore for Handle {
         page: Page<TokenId>,
     ) -> Result<Vec<IdleToken>> {
         self.within(lifecycle::active_tokens(self, only, page)).await
+    }
+}
+
+#[async_trait]
+impl ActivityStore for Handle {
+    async fn record_activity(&self, counts: &[UseCount], addresses: &[AddressUse]) -> Result<()> {
+        self.within(activity::record(self, counts, addresses)).await
+    }
+
+    async fn seen_addresses(
+        &self,
+        id: TokenId,
+        only: Option<AccountId>,
+        since: Timestamp,
+    ) -> Result<Option<Vec<SeenAddress>>> {
+        self.within(activity::addresses(self, id, only, since)).await
+    }
+
+    async fn entry_matches(
+        &self,
+        id: TokenId,
+        only: Option<AccountId>,
+        since: Timestamp,
+    ) -> Result<Option<EntryMatches>> {
+        self.within(activity::matches(self, id, only, since)).await
+    }
+
+    async fn use_counts(
+        &self,
+        id: TokenId,
+        only: Option<AccountId>,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Vec<UseCount>>> {
+        self.within(activity::counts(self, id, only, since, limit)).await
+    }
+
+    async fn purge_activity(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.within(activity::purge(self, before, limit)).await
+    }
+
+    async fn erase_activity(&self, account: AccountId) -> Result<()> {
+        self.within(activity::erase_of_account(self, account)).await
     }
 }
 

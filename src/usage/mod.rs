@@ -1,11 +1,17 @@
-//! What tokens are used for: merged in memory, written behind.
+//! What tokens are used for, how often and from where: merged in memory, written behind.
 //!
 //! Must stay true: noting a use waits for nothing and never fails; what is noted is in the store
 //! within the flush interval, or stays here until the store takes it; what is recorded only
 //! moves forward, so recording it twice changes nothing. A use that an announced action would have to
 //! know of first does not come this way: see `service::decisions`.
 //!
-//! Rules: docs/policy.md, section 5.
+//! How often (`active`) and from where (`addresses`) decides nothing: it is written after the uses, and what is lost of it
+//! is gone.
+//!
+//! Rules: docs/policy.md, sections 5 and 12.
+
+mod active;
+mod addresses;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,10 +21,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::CachedToken;
+use self::active::ActiveTokens;
+use self::addresses::{Addresses, Noted};
+use crate::cache::{Cache, CachedToken, Collected};
 use crate::clock::Clock;
-use crate::model::{ActiveCatalog, Actor, Context, Invalidation, NoLongerHeld, Use};
+use crate::model::{
+    ActiveCatalog, Actor, AddressUse, Context, Invalidation, NoLongerHeld, Use, UseCount,
+};
 use crate::policy::id::TokenId;
+use crate::policy::network::{Cidr, ClientAddr};
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::store::{self, Store, StoreError};
@@ -35,6 +46,10 @@ const DEBOUNCE: Duration = Duration::from_secs(60);
 /// How long the last flush may take when the process ends.
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Beyond the debounce, a token is left alone for so long before it is no longer looked at for uses: a decision may take
+/// that long from its time until it is counted.
+const SLACK: Duration = Duration::from_secs(1);
+
 type RecentUses = HashMap<(TokenId, ScopeId), (Timestamp, bool)>;
 
 /// See the module.
@@ -43,8 +58,13 @@ pub struct Usage {
     shards: [Mutex<RecentUses>; SHARDS],
     /// Held while uses are recorded, so that a flush which returns leaves nothing under way.
     flushing: tokio::sync::Mutex<()>,
+    /// Held while counts and addresses are recorded, for the same reason.
+    recording: tokio::sync::Mutex<()>,
+    active: ActiveTokens,
+    addresses: Addresses,
     /// In microseconds.
     debounce: i64,
+    cache: Arc<Cache>,
     store: Arc<dyn Store>,
     writes: Arc<Writes>,
     clock: Arc<Clock>,
@@ -62,10 +82,11 @@ pub enum UseOutcome {
 }
 
 impl Usage {
-    /// Nothing noted yet. `writes` commits what uses cancel; `window` is the lifecycle's; the store is
-    /// spoken to on `runtime`.
+    /// Nothing noted yet. `cache` has the tokens whose uses are noted; `writes` commits what uses cancel; `window` is the
+    /// lifecycle's; the store is spoken to on `runtime`.
     pub fn new(
         store: Arc<dyn Store>,
+        cache: Arc<Cache>,
         writes: Arc<Writes>,
         clock: Arc<Clock>,
         metrics: Arc<Metrics>,
@@ -75,6 +96,10 @@ impl Usage {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             flushing: tokio::sync::Mutex::default(),
+            recording: tokio::sync::Mutex::default(),
+            active: ActiveTokens::default(),
+            addresses: Addresses::default(),
+            cache,
             debounce: i64::try_from(DEBOUNCE.min(window / 100).as_micros()).unwrap_or(i64::MAX),
             store,
             writes,
@@ -84,11 +109,52 @@ impl Usage {
         }
     }
 
-    /// Takes note that a token was used for `scope` at `now`. Nearly always that is known already,
-    /// and costs a look.
-    pub fn note(&self, token: &CachedToken, scope: &Scope, now: Timestamp) {
-        if token.try_mark_noted(scope.id, now, self.debounce) {
+    /// Takes note that a token was used at `now`: for `scope`, and from `client` where that is known, by the whitelist entry
+    /// `entry`. Nearly always all but its count is known already, and costs a look.
+    pub fn note(
+        &self,
+        token: &CachedToken,
+        scope: &Scope,
+        (client, entry): (Option<ClientAddr>, Option<Cidr>),
+        now: Timestamp,
+    ) {
+        if let Some(before) = token.count_use(scope.id, now, self.debounce, &self.active.busy) {
             self.buffer(used(token, scope, now));
+            self.follow(token, before, now);
+        }
+        // Rule 12.1 of docs/policy.md.
+        if let Some(client) = client
+            && self.addresses.note(token, client, entry, now, self.debounce) == Noted::Dropped
+        {
+            self.metrics.activity_dropped.inc();
+        }
+    }
+
+    /// A use was noted: further ones are counted in memory for a while, and collected from there.
+    #[cold]
+    fn follow(&self, token: &CachedToken, before: Option<Collected>, now: Timestamp) {
+        self.buffer_collected(token, before);
+        let until = now.plus(Duration::from_micros(self.debounce.unsigned_abs()) + SLACK);
+        match self.cache.tokens.shared(token) {
+            Some(shared) => {
+                self.active.join(shared, until);
+            }
+            // The cache has forgotten it meanwhile: nobody finds it any more, so that this was its last use.
+            None => {
+                let counts: Vec<_> = token.collect(&self.active.busy).collect();
+                counts.into_iter().for_each(|(_, count)| self.buffer_collected(token, Some(count)));
+            }
+        }
+    }
+
+    fn buffer_collected(&self, token: &CachedToken, collected: Option<Collected>) {
+        let Some(Collected { scope_id, day, count }) = collected else { return };
+        self.buffer_count(&UseCount { token_id: *token.id, scope_id, day, count });
+    }
+
+    fn buffer_count(&self, count: &UseCount) {
+        if !self.active.buffer(count) {
+            self.metrics.activity_dropped.inc();
         }
     }
 
@@ -122,8 +188,8 @@ impl Usage {
     }
 
     fn buffer(&self, used: Use) {
-        let shard = used.token_id.0.as_u64_pair().1 as usize % SHARDS;
-        let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = &self.shards[shard_of(used.token_id)];
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         merge(&mut shard, used);
     }
 
@@ -163,6 +229,40 @@ impl Usage {
         Ok(())
     }
 
+    /// Records how often and from where tokens were used, `most` counts of it. What the store does not take waits, within
+    /// bounds. Rules 12.1, 12.5 and 12.8 of docs/policy.md.
+    ///
+    /// # Errors
+    /// The store's. Where it is not known whether it took them, counts are not tried again: none is ever more than what was
+    /// allowed.
+    async fn record_activity(&self, most: usize) -> store::Result<()> {
+        let _turn = self.recording.lock().await;
+        let counts = self.active.collect(self.clock.now(), most);
+        let addresses = self.addresses.take();
+        let mut counts = counts.chunks(BATCH);
+        let mut addresses = addresses.chunks(BATCH);
+        let (none, nowhere): (&[UseCount], &[AddressUse]) = (&[], &[]);
+        loop {
+            let batch = (counts.next().unwrap_or(none), addresses.next().unwrap_or(nowhere));
+            if batch.0.is_empty() && batch.1.is_empty() {
+                return Ok(());
+            }
+            let record = self.store.record_activity(batch.0, batch.1);
+            let recorded = store::timed(&self.metrics, "record_activity", record).await;
+            let Err(error) = recorded else { continue };
+            if !matches!(error, StoreError::Unknown(_)) {
+                batch.0.iter().for_each(|count| self.buffer_count(count));
+            }
+            counts.by_ref().flatten().for_each(|count| self.buffer_count(count));
+            for &seen in batch.1.iter().chain(addresses.by_ref().flatten()) {
+                if !self.addresses.buffer(seen) {
+                    self.metrics.activity_dropped.inc();
+                }
+            }
+            return Err(error);
+        }
+    }
+
     /// Cancels what these tokens' recorded uses have overtaken. What fails is found again by the next
     /// sweep, and nothing is carried out against a recorded use.
     pub async fn cancel_overtaken(&self, overtaken: &[TokenId]) {
@@ -179,7 +279,7 @@ impl Usage {
 
     /// Flushes every `interval` until `stop`, and once more then.
     pub async fn run(&self, interval: Duration, stop: CancellationToken) {
-        let mut failing = false;
+        let (mut failing, mut late) = (false, false);
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             match self.flush().await {
                 Ok(()) => failing = false,
@@ -190,17 +290,42 @@ impl Usage {
                 }
                 Err(_) => {}
             }
+            match self.record_activity(active::share(self.active.len(), interval)).await {
+                Ok(()) => late = false,
+                Err(error) if !late => {
+                    late = true;
+                    tracing::warn!(
+                        %error,
+                        "cannot record seen addresses and counts of use; some may be lost"
+                    );
+                }
+                Err(_) => {}
+            }
         }
     }
 
     /// The last flush: to be called when no decision is under way any more.
     pub async fn finish(&self) {
-        match tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.flush()).await {
+        match tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.flush_all()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the last uses are not recorded"),
             Err(_) => tracing::error!("the last uses are not recorded: the store takes too long"),
         }
     }
+
+    /// Records all that was noted and counted before this call.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn flush_all(&self) -> store::Result<()> {
+        self.flush().await?;
+        self.record_activity(usize::MAX).await
+    }
+}
+
+/// Where what concerns a token is kept.
+fn shard_of(id: TokenId) -> usize {
+    id.0.as_u64_pair().1 as usize % SHARDS
 }
 
 fn used(token: &CachedToken, scope: &Scope, now: Timestamp) -> Use {

@@ -1,0 +1,76 @@
+-- What is seen of the requests of tokens. migrations/postgres/0010_activity.sql says the same for Postgres: change both or
+-- none.
+--
+-- Nothing here decides anything. Addresses are personal data: each table is purged after its time.
+
+-- One row: since when this is recorded. What nothing was seen of before says nothing.
+CREATE TABLE activity_record (
+    id         INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    start_time INTEGER NOT NULL
+) STRICT;
+INSERT INTO activity_record (id, start_time)
+    VALUES (1, CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) * 1000);
+
+-- The addresses of allowed requests, the latest of each token; IPv4-mapped ones as IPv4.
+CREATE TABLE token_address (
+    token_id   BLOB    NOT NULL REFERENCES token_use ON DELETE CASCADE,
+    address    TEXT    NOT NULL CHECK (address <> ''),
+    first_time INTEGER NOT NULL,
+    last_time  INTEGER NOT NULL CHECK (last_time >= first_time),
+    PRIMARY KEY (token_id, address)
+) STRICT;
+CREATE INDEX token_address_by_time ON token_address (last_time);
+
+-- The last match of each whitelist entry that any matched.
+CREATE TABLE whitelist_match (
+    token_id  BLOB    NOT NULL REFERENCES token_use ON DELETE CASCADE,
+    entry     TEXT    NOT NULL CHECK (entry <> ''),
+    last_time INTEGER NOT NULL,
+    PRIMARY KEY (token_id, entry)
+) STRICT;
+CREATE INDEX whitelist_match_by_time ON whitelist_match (last_time);
+
+-- How many requests were allowed on a day of UTC, counted from 1970-01-01.
+CREATE TABLE token_usage (
+    token_id BLOB    NOT NULL REFERENCES token_use ON DELETE CASCADE,
+    day      INTEGER NOT NULL,
+    scope_id INTEGER NOT NULL REFERENCES scope,
+    count    INTEGER NOT NULL CHECK (count > 0),
+    PRIMARY KEY (token_id, day, scope_id)
+) STRICT;
+CREATE INDEX token_usage_by_day ON token_usage (day);
+
+-- Denied requests of known tokens, added up by hour (from 1970-01-01T00:00Z). How many rows a token and an account get in
+-- an hour is bounded: what goes beyond a token's share has the reason 'OTHERS' here.
+CREATE TABLE denial (
+    denial_id  BLOB    NOT NULL PRIMARY KEY,
+    token_id   BLOB    NOT NULL REFERENCES token_use ON DELETE CASCADE,
+    -- The token's.
+    account_id BLOB    NOT NULL REFERENCES account,
+    hour       INTEGER NOT NULL,
+    reason     TEXT    NOT NULL CHECK (reason <> ''),
+    -- Empty where the request named none.
+    address    TEXT    NOT NULL,
+    -- The required scope; -1 where the checks did not get that far.
+    scope_id   INTEGER NOT NULL CHECK (scope_id BETWEEN -1 AND 65535),
+    -- Method and path of the first request whose path told no scope; empty elsewhere.
+    operation  TEXT    NOT NULL,
+    count      INTEGER NOT NULL CHECK (count > 0),
+    first_time INTEGER NOT NULL,
+    last_time  INTEGER NOT NULL CHECK (last_time >= first_time),
+    UNIQUE (token_id, hour, reason, address, scope_id)
+) STRICT;
+CREATE INDEX denial_of_account ON denial (account_id, denial_id);
+CREATE INDEX denial_of_account_by_hour ON denial (account_id, hour);
+CREATE INDEX denial_by_hour ON denial (hour);
+
+-- What went beyond an account's share.
+CREATE TABLE denial_rest (
+    account_id BLOB    NOT NULL REFERENCES account,
+    hour       INTEGER NOT NULL,
+    count      INTEGER NOT NULL CHECK (count > 0),
+    first_time INTEGER NOT NULL,
+    last_time  INTEGER NOT NULL CHECK (last_time >= first_time),
+    PRIMARY KEY (account_id, hour)
+) STRICT;
+CREATE INDEX denial_rest_by_hour ON denial_rest (hour);

@@ -1,0 +1,51 @@
+//! What is seen of the requests of tokens: addresses, and counts of use.
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::model::{AddressUse, EntryMatches, SeenAddress, UseCount};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::time::Timestamp;
+
+/// Addresses seen, and counts of use. Methods that write leave no record: nothing here decides anything.
+#[async_trait]
+pub trait ActivityStore {
+    /// Adds counts and addresses, each token's in one transaction with all others'; tokens that are gone are passed over,
+    /// and so are the addresses of deleted ones. Counts are added, so a call is repeated only where it is known that it
+    /// changed nothing; addresses may be recorded as often as one likes.
+    async fn record_activity(&self, counts: &[UseCount], addresses: &[AddressUse]) -> Result<()>;
+
+    /// The addresses that a token was used from at `since` or later, the latest first; `None` where there is no such
+    /// token, of `only` where given.
+    async fn seen_addresses(
+        &self,
+        id: TokenId,
+        only: Option<AccountId>,
+        since: Timestamp,
+    ) -> Result<Option<Vec<SeenAddress>>>;
+
+    /// When the entries of a token's whitelist last matched, at `since` or later; `None` as above.
+    async fn entry_matches(
+        &self,
+        id: TokenId,
+        only: Option<AccountId>,
+        since: Timestamp,
+    ) -> Result<Option<EntryMatches>>;
+
+    /// How often a token was used, from the day of `since` on: the latest day first, at most `limit` counts; `None` as
+    /// above.
+    async fn use_counts(
+        &self,
+        id: TokenId,
+        only: Option<AccountId>,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Vec<UseCount>>>;
+
+    /// Forgets addresses and matches that were last seen before `before`, and counts of earlier days; at most `limit`
+    /// of each. How many.
+    async fn purge_activity(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Erases what was seen of the tokens of an account. Those that are not deleted are seen again.
+    async fn erase_activity(&self, account: AccountId) -> Result<()>;
+}

@@ -1,0 +1,340 @@
+//! What is seen of the requests of tokens.
+//!
+//! # Invariants
+//! - Writers lock the rows of the tokens first, in one order, as those that record uses do: two replicas never wait for
+//!   each other in a circle, and the bounds of a token hold whoever writes.
+//! - Nothing here takes the head row: no change waits for it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Connection, Db, Handle, IDS_AT_ONCE, QueryBuilder, Transaction, bulk, push_ids};
+use crate::model::{AddressUse, EntryMatches, MAX_ADDRESSES, SeenAddress, UseCount};
+use crate::policy::id::{AccountId, TokenId};
+use crate::policy::network::{Cidr, ClientAddr, Limits};
+use crate::policy::scope::ScopeId;
+use crate::policy::time::Timestamp;
+use crate::store::error::CorruptRow;
+use crate::store::{Result, StoreError};
+
+/// Rows that one statement writes: five parameters of each are far below what either database can bind.
+const ROWS_AT_ONCE: usize = 1_000;
+
+pub(super) async fn record(
+    store: &Handle,
+    counts: &[UseCount],
+    addresses: &[AddressUse],
+) -> Result<()> {
+    let mut ids: Vec<TokenId> = counts.iter().map(|count| count.token_id).collect();
+    ids.extend(addresses.iter().map(|seen| seen.token_id));
+    ids.sort_unstable();
+    ids.dedup();
+    let mut tx = store.write().await?;
+    bulk::lock(&mut tx, &ids).await?;
+    let kept = kept_tokens(&mut tx, &ids).await?;
+    let scopes = kept_scopes(&mut tx, counts).await?;
+    let counts: Vec<_> = counts
+        .iter()
+        .filter(|count| kept.contains_key(&count.token_id) && scopes.contains(&count.scope_id))
+        .collect();
+    // A late flush brings nothing back that was erased with its token.
+    let addresses: Vec<_> =
+        addresses.iter().filter(|seen| kept.get(&seen.token_id) == Some(&false)).collect();
+    for counts in counts.chunks(ROWS_AT_ONCE) {
+        add_counts(&mut tx, counts).await?;
+    }
+    for addresses in addresses.chunks(ROWS_AT_ONCE) {
+        add_addresses(&mut tx, addresses).await?;
+        add_matches(&mut tx, addresses).await?;
+    }
+    for ids in ids.chunks(IDS_AT_ONCE) {
+        forget_surplus(&mut tx, ids).await?;
+    }
+    commit(tx).await
+}
+
+/// An answer of the database is certain: nothing was changed. Where there is none, counts must not be added again.
+async fn commit(tx: Transaction) -> Result<()> {
+    tx.commit().await.map_err(|error| match error {
+        sqlx::Error::Database(_) => error.into(),
+        error => StoreError::Unknown(error),
+    })
+}
+
+/// Those of the tokens that there are, and whether each is deleted.
+async fn kept_tokens(tx: &mut Transaction, ids: &[TokenId]) -> Result<BTreeMap<TokenId, bool>> {
+    let mut kept = BTreeMap::new();
+    for ids in ids.chunks(IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new(
+            "SELECT t.token_id, t.delete_time FROM token t \
+             JOIN token_use u ON u.token_id = t.token_id WHERE t.token_id IN (",
+        );
+        push_ids(&mut query, ids.iter().map(|id| id.0));
+        query.push(")");
+        let rows: Vec<(Uuid, Option<i64>)> =
+            query.build_query_as().persistent(false).fetch_all(&mut **tx).await?;
+        kept.extend(rows.into_iter().map(|(id, deleted)| (TokenId(id), deleted.is_some())));
+    }
+    Ok(kept)
+}
+
+async fn kept_scopes(tx: &mut Transaction, counts: &[UseCount]) -> Result<HashSet<ScopeId>> {
+    let mut wanted: Vec<ScopeId> = counts.iter().map(|count| count.scope_id).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut kept = HashSet::new();
+    for wanted in wanted.chunks(IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new("SELECT scope_id FROM scope WHERE scope_id IN (");
+        let mut list = query.separated(", ");
+        for scope in wanted {
+            list.push_bind(i32::from(scope.0));
+        }
+        query.push(")");
+        let rows: Vec<i32> =
+            query.build_query_scalar().persistent(false).fetch_all(&mut **tx).await?;
+        let found = wanted.iter().filter(|scope| rows.contains(&i32::from(scope.0)));
+        kept.extend(found.copied());
+    }
+    Ok(kept)
+}
+
+async fn add_counts(tx: &mut Transaction, counts: &[&UseCount]) -> Result<()> {
+    let mut query = QueryBuilder::new("INSERT INTO token_usage (token_id, day, scope_id, count) ");
+    query.push_values(counts, |mut row, count| {
+        row.push_bind(count.token_id.0)
+            .push_bind(count.day)
+            .push_bind(i32::from(count.scope_id.0))
+            .push_bind(i64::try_from(count.count).unwrap_or(i64::MAX));
+    });
+    query.push(
+        " ON CONFLICT (token_id, day, scope_id) \
+         DO UPDATE SET count = token_usage.count + excluded.count",
+    );
+    query.build().persistent(false).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// The earliest first time and the latest last time count, whichever replica brings them. Rule 12.2 of docs/policy.md.
+async fn add_addresses(tx: &mut Transaction, addresses: &[&AddressUse]) -> Result<()> {
+    let mut query =
+        QueryBuilder::new("INSERT INTO token_address (token_id, address, first_time, last_time) ");
+    query.push_values(addresses, |mut row, seen| {
+        row.push_bind(seen.token_id.0)
+            .push_bind(seen.address.to_string())
+            .push_bind(seen.first.0)
+            .push_bind(seen.last.0);
+    });
+    query.push(
+        " ON CONFLICT (token_id, address) DO UPDATE SET \
+            first_time = CASE WHEN excluded.first_time < token_address.first_time \
+                THEN excluded.first_time ELSE token_address.first_time END, \
+            last_time = CASE WHEN excluded.last_time > token_address.last_time \
+                THEN excluded.last_time ELSE token_address.last_time END",
+    );
+    query.build().persistent(false).execute(&mut **tx).await?;
+    Ok(())
+}
+
+async fn add_matches(tx: &mut Transaction, addresses: &[&AddressUse]) -> Result<()> {
+    let mut matches: BTreeMap<(TokenId, Cidr), Timestamp> = BTreeMap::new();
+    for seen in addresses {
+        let Some(entry) = seen.entry else { continue };
+        let last = matches.entry((seen.token_id, entry)).or_insert(seen.last);
+        *last = seen.last.max(*last);
+    }
+    if matches.is_empty() {
+        return Ok(());
+    }
+    let mut query = QueryBuilder::new("INSERT INTO whitelist_match (token_id, entry, last_time) ");
+    query.push_values(matches, |mut row, ((id, entry), last)| {
+        row.push_bind(id.0).push_bind(entry.to_string()).push_bind(last.0);
+    });
+    query.push(
+        " ON CONFLICT (token_id, entry) DO UPDATE SET last_time = excluded.last_time \
+          WHERE whitelist_match.last_time < excluded.last_time",
+    );
+    query.build().persistent(false).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Rule 12.1 of docs/policy.md.
+async fn forget_surplus(tx: &mut Transaction, ids: &[TokenId]) -> Result<()> {
+    let mut query = QueryBuilder::new(
+        "DELETE FROM token_address WHERE (token_id, address) IN ( \
+            SELECT token_id, address FROM ( \
+                SELECT token_id, address, row_number() OVER ( \
+                    PARTITION BY token_id ORDER BY last_time DESC, first_time, address) AS place \
+                FROM token_address WHERE token_id IN (",
+    );
+    push_ids(&mut query, ids.iter().map(|id| id.0));
+    query.push(")) ranked WHERE place > ").push_bind(MAX_ADDRESSES as i64).push(")");
+    query.build().persistent(false).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// When the token was created, if there is one, of `only` where given.
+async fn created(
+    tx: &mut Transaction,
+    id: TokenId,
+    only: Option<AccountId>,
+) -> Result<Option<Timestamp>> {
+    let mut query = QueryBuilder::new("SELECT create_time FROM token WHERE token_id = ");
+    query.push_bind(id.0);
+    if let Some(only) = only {
+        query.push(" AND account_id = ").push_bind(only.0);
+    }
+    let created: Option<i64> = query.build_query_scalar().fetch_optional(&mut **tx).await?;
+    Ok(created.map(Timestamp))
+}
+
+#[derive(FromRow)]
+struct AddressRow {
+    address: String,
+    first_time: i64,
+    last_time: i64,
+}
+
+const SELECT_ADDRESSES: &str = "\
+    SELECT address, first_time, last_time FROM token_address \
+    WHERE token_id = $1 AND last_time >= $2";
+
+pub(super) async fn addresses(
+    store: &Handle,
+    id: TokenId,
+    only: Option<AccountId>,
+    since: Timestamp,
+) -> Result<Option<Vec<SeenAddress>>> {
+    let mut tx = store.read_steadily().await?;
+    if created(&mut tx, id, only).await?.is_none() {
+        return Ok(None);
+    }
+    let rows: Vec<AddressRow> =
+        sqlx::query_as(SELECT_ADDRESSES).bind(id.0).bind(since.0).fetch_all(&mut *tx).await?;
+    let mut addresses = Vec::with_capacity(rows.len());
+    for row in rows {
+        addresses.push(SeenAddress {
+            address: read_address(&row.address)?,
+            first: Timestamp(row.first_time),
+            last: Timestamp(row.last_time),
+        });
+    }
+    addresses.sort_by_key(|seen| (std::cmp::Reverse(seen.last), seen.address));
+    Ok(Some(addresses))
+}
+
+fn read_address(text: &str) -> Result<ClientAddr> {
+    text.parse().map_err(|_| CorruptRow("a stored address can't be read").into())
+}
+
+/// The whitelist as it is stands since its last change; replicas record since the migration.
+const SELECT_SINCE: &str = "\
+    SELECT start_time, \
+        (SELECT max(time) FROM audit_event WHERE token_id = $1 AND action = $2) AS changed \
+    FROM activity_record";
+
+const SELECT_MATCHES: &str =
+    "SELECT entry, last_time FROM whitelist_match WHERE token_id = $1 AND last_time >= $2";
+
+pub(super) async fn matches(
+    store: &Handle,
+    id: TokenId,
+    only: Option<AccountId>,
+    since: Timestamp,
+) -> Result<Option<EntryMatches>> {
+    let mut tx = store.read_steadily().await?;
+    let Some(created) = created(&mut tx, id, only).await? else { return Ok(None) };
+    let (started, changed): (i64, Option<i64>) = sqlx::query_as(SELECT_SINCE)
+        .bind(id.0)
+        .bind(crate::model::AuditAction::WhitelistChange.as_str())
+        .fetch_one(&mut *tx)
+        .await?;
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as(SELECT_MATCHES).bind(id.0).bind(since.0).fetch_all(&mut *tx).await?;
+    let mut matches = Vec::with_capacity(rows.len());
+    for (entry, last) in rows {
+        let entry = Cidr::parse(&entry, &Limits::NONE)
+            .map_err(|_| CorruptRow("a stored whitelist entry can't be read"))?;
+        matches.push((entry, Timestamp(last)));
+    }
+    matches.sort_unstable();
+    let since = created.max(Timestamp(started)).max(Timestamp(changed.unwrap_or(i64::MIN)));
+    Ok(Some(EntryMatches { matches, since }))
+}
+
+const SELECT_COUNTS: &str = "\
+    SELECT day, scope_id, count FROM token_usage WHERE token_id = $1 AND day >= $2 \
+    ORDER BY day DESC, scope_id LIMIT $3";
+
+pub(super) async fn counts(
+    store: &Handle,
+    id: TokenId,
+    only: Option<AccountId>,
+    since: Timestamp,
+    limit: u32,
+) -> Result<Option<Vec<UseCount>>> {
+    let mut tx = store.read_steadily().await?;
+    if created(&mut tx, id, only).await?.is_none() {
+        return Ok(None);
+    }
+    let rows: Vec<(i64, i32, i64)> = sqlx::query_as(SELECT_COUNTS)
+        .bind(id.0)
+        .bind(since.day())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await?;
+    let counts = rows.into_iter().map(|(day, scope, count)| {
+        let (Ok(scope), Ok(count)) = (u16::try_from(scope), u64::try_from(count)) else {
+            return Err(CorruptRow("a stored count of uses can't be read").into());
+        };
+        Ok(UseCount { token_id: id, scope_id: ScopeId(scope), day, count })
+    });
+    counts.collect::<Result<_>>().map(Some)
+}
+
+const PURGE: [&str; 3] = [
+    "DELETE FROM token_address WHERE (token_id, address) IN ( \
+        SELECT token_id, address FROM token_address WHERE last_time < $1 \
+        ORDER BY last_time LIMIT $2)",
+    "DELETE FROM whitelist_match WHERE (token_id, entry) IN ( \
+        SELECT token_id, entry FROM whitelist_match WHERE last_time < $1 \
+        ORDER BY last_time LIMIT $2)",
+    "DELETE FROM token_usage WHERE (token_id, day, scope_id) IN ( \
+        SELECT token_id, day, scope_id FROM token_usage WHERE day < $1 ORDER BY day LIMIT $2)",
+];
+
+/// Rule 12.3 of docs/policy.md.
+pub(super) async fn purge(store: &Handle, before: Timestamp, limit: u32) -> Result<u64> {
+    let mut purged = 0;
+    for (sql, before) in PURGE.into_iter().zip([before.0, before.0, before.day()]) {
+        let mut tx = store.write().await?;
+        let purge =
+            sqlx::query::<Db>(sql).bind(before).bind(i64::from(limit)).execute(&mut *tx).await?;
+        tx.commit().await?;
+        purged += purge.rows_affected();
+    }
+    Ok(purged)
+}
+
+const ERASE: [&str; 2] = [
+    "DELETE FROM token_address WHERE token_id IN ( \
+        SELECT token_id FROM token WHERE account_id = $1)",
+    "DELETE FROM whitelist_match WHERE token_id IN ( \
+        SELECT token_id FROM token WHERE account_id = $1)",
+];
+
+/// Erases what was seen of the tokens of an account: to be called where the account is closed, after its tokens were deleted,
+/// so that no replica brings anything back. Rule 12.4 of docs/policy.md.
+pub(super) async fn erase(connection: &mut Connection, account: AccountId) -> Result<()> {
+    for sql in ERASE {
+        sqlx::query::<Db>(sql).bind(account.0).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn erase_of_account(store: &Handle, account: AccountId) -> Result<()> {
+    let mut tx = store.write().await?;
+    erase(&mut tx, account).await?;
+    Ok(tx.commit().await?)
+}
