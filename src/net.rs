@@ -40,9 +40,9 @@ pub struct TlsError {
 
 /// A file, and the flag that names it.
 #[derive(Clone, Copy)]
-struct Named<'p>(&'static str, &'p Path);
+struct NamedFile<'p>(&'static str, &'p Path);
 
-impl Named<'_> {
+impl NamedFile<'_> {
     fn error(self, why: impl std::fmt::Display) -> TlsError {
         let Self(flag, path) = self;
         TlsError { flag, path: path.display().to_string(), why: why.to_string() }
@@ -77,7 +77,7 @@ pub fn tls(
     client_auth: ClientAuth<'_>,
     alpn: &[&[u8]],
 ) -> Result<TlsAcceptor, TlsError> {
-    let (cert, key) = (Named("tls-cert", cert), Named("tls-key", key));
+    let (cert, key) = (NamedFile("tls-cert", cert), NamedFile("tls-key", key));
     let chain = cert.read(pem::certificates)?;
     let private = key.read(pem::private_key)?;
     if !pem::belongs(&chain, &private) {
@@ -94,7 +94,7 @@ pub fn tls(
     let builder = match client_auth {
         ClientAuth::None => builder.with_no_client_auth(),
         ClientAuth::Optional(path) | ClientAuth::Required(path) => {
-            let file = Named("tls-client-ca", path);
+            let file = NamedFile("tls-client-ca", path);
             let unusable = |error: &dyn std::fmt::Display| {
                 format!("has an authority that can't be used: {error}")
             };

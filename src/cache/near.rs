@@ -95,13 +95,13 @@ impl fmt::Debug for NearCache {
 
 /// Where an id belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Address {
+struct BucketAddress {
     page: usize,
     bucket: usize,
     tag: u8,
 }
 
-impl Address {
+impl BucketAddress {
     /// Where `id` belongs among `pages`, a power of two. All from its random half, which no caller can choose
     /// (see `secret`).
     fn of(id: TokenId, pages: usize) -> Self {
@@ -125,17 +125,17 @@ impl NearCache {
         }
     }
 
-    fn address(&self, id: TokenId) -> Address {
-        Address::of(id, self.in_use.load(Ordering::Acquire))
+    fn address(&self, id: TokenId) -> BucketAddress {
+        BucketAddress::of(id, self.in_use.load(Ordering::Acquire))
     }
 
-    fn bucket(&self, address: Address) -> Option<&Bucket> {
+    fn bucket(&self, address: BucketAddress) -> Option<&Bucket> {
         Some(&self.pages[address.page].get()?[address.bucket])
     }
 
     /// Prefetches the bucket of `id`.
     pub(super) fn prefetch_bucket(&self, id: TokenId) {
-        let Address { page, bucket, .. } = self.address(id);
+        let BucketAddress { page, bucket, .. } = self.address(id);
         if let Some(page) = self.pages[page].get() {
             prefetch_index(page.as_slice(), bucket);
         }
@@ -221,7 +221,7 @@ impl NearCache {
         let mut before = None;
         let mut pages = self.in_use.load(Ordering::Relaxed);
         while pages > 0 {
-            let address = Address::of(id, pages);
+            let address = BucketAddress::of(id, pages);
             pages /= 2;
             // Fewer pages often mean the same one.
             if before.replace(address) == Some(address) {

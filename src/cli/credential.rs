@@ -63,7 +63,7 @@ enum CredentialCommand {
 struct Create {
     /// What its bearer may do
     #[arg(long, value_enum, required_unless_present = "like")]
-    role: Option<Role>,
+    role: Option<RoleArg>,
     /// The account that an account-admin looks after
     #[arg(long, value_name = "ACCOUNT", required_if_eq("role", "account-admin"))]
     account: Option<String>,
@@ -90,7 +90,7 @@ struct Create {
 impl Create {
     /// Whether it asks for what a store's first credential is, and for nothing else.
     fn may_be_first(&self) -> bool {
-        self.role == Some(Role::Operator)
+        self.role == Some(RoleArg::Operator)
             && self.account.is_none()
             && self.client_certificate.is_empty()
             && self.client_source == ClientSourceArgs::default()
@@ -139,7 +139,7 @@ impl ClientSourceArgs {
 
 /// What a credential's bearer may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Role {
+enum RoleArg {
     /// A service that asks for decisions, and nothing else
     Pep,
     /// Looks after the tokens of one account
@@ -148,12 +148,12 @@ enum Role {
     Operator,
 }
 
-impl From<Role> for proto::Role {
-    fn from(role: Role) -> Self {
+impl From<RoleArg> for proto::Role {
+    fn from(role: RoleArg) -> Self {
         match role {
-            Role::Pep => Self::Pep,
-            Role::AccountAdmin => Self::AccountAdmin,
-            Role::Operator => Self::Operator,
+            RoleArg::Pep => Self::Pep,
+            RoleArg::AccountAdmin => Self::AccountAdmin,
+            RoleArg::Operator => Self::Operator,
         }
     }
 }

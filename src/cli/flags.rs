@@ -31,19 +31,19 @@ pub(super) fn behind_the_command(program: &Command, args: Vec<OsString>) -> Vec<
 }
 
 /// A flag as it is written.
-struct Written {
+struct FlagText {
     takes_value: bool,
     /// In the same word: `--server=URL`, `-ojson`.
     has_value: bool,
 }
 
 /// The flag of every client command that `arg` is, if it is one.
-fn common_flag(program: &Command, arg: &OsStr) -> Option<Written> {
+fn common_flag(program: &Command, arg: &OsStr) -> Option<FlagText> {
     let arg = arg.as_encoded_bytes();
     // Any command that talks to a server: all of them have the same.
     let common =
         program.find_subcommand("token")?.get_arguments().filter(|arg| arg.is_global_set());
-    let written = |flag: &Arg, has_value| Written {
+    let written = |flag: &Arg, has_value| FlagText {
         takes_value: flag.get_action().takes_values(),
         has_value,
     };

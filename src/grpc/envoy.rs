@@ -111,7 +111,7 @@ fn refusal<const N: usize>(
 }
 
 /// What a gateway asks about its client, read and not yet decided.
-struct Question<'a> {
+struct CheckQuestion<'a> {
     client: ClientRequest<'a>,
     /// The client's address as text; empty where it is missing.
     address: String,
@@ -119,7 +119,7 @@ struct Question<'a> {
     dry_run: bool,
 }
 
-impl<'a> Question<'a> {
+impl<'a> CheckQuestion<'a> {
     fn new(
         input: &CheckInput<'a>,
         source: &ClientSource,
@@ -246,7 +246,7 @@ impl Authorization {
         let services = self.services();
         let input = wire::parse(message).map_err(|error| self.undecided(error))?;
         presented.with_client_source(services, |source| {
-            let question = Question::new(&input, source, self.overrides())
+            let question = CheckQuestion::new(&input, source, self.overrides())
                 .map_err(|error| self.undecided(error))?;
             let Some(context) = services.decision_context() else { return Ok(None) };
             let authorize = question.input();
@@ -263,7 +263,7 @@ impl Authorization {
         let services = self.services();
         let input = wire::parse(message)?;
         let question = presented.with_client_source(services, |source| {
-            Question::new(&input, source, self.overrides())
+            CheckQuestion::new(&input, source, self.overrides())
         })?;
         let authorize = question.input();
         let evaluation = services.evaluate_with_store(&authorize).await?;

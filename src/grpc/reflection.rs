@@ -31,7 +31,7 @@ struct Files {
 }
 
 /// The answer to one request, in whichever version.
-enum Answer {
+enum ReflectionAnswer {
     File(Vec<u8>),
     ExtensionNumbers(String, Vec<i32>),
     Services(Vec<String>),
@@ -67,33 +67,35 @@ impl Files {
         Ok(Self { pool, symbols, services })
     }
 
-    fn by_name(&self, name: &str) -> Answer {
+    fn by_name(&self, name: &str) -> ReflectionAnswer {
         file(self.pool.get_file_by_name(name).as_ref(), "there is no file of this name")
     }
 
-    fn by_symbol(&self, name: &str) -> Answer {
+    fn by_symbol(&self, name: &str) -> ReflectionAnswer {
         file(self.symbols.get(name), "nothing has this name: list_services has the services")
     }
 
-    fn by_extension(&self, extended: &str, number: i32) -> Answer {
+    fn by_extension(&self, extended: &str, number: i32) -> ReflectionAnswer {
         let message = self.pool.get_message_by_name(extended);
         let found = u32::try_from(number).ok().and_then(|number| message?.get_extension(number));
         let found = found.map(|extension| extension.parent_file());
         file(found.as_ref(), "there is no extension of this message with this number")
     }
 
-    fn extension_numbers(&self, extended: &str) -> Answer {
+    fn extension_numbers(&self, extended: &str) -> ReflectionAnswer {
         let Some(message) = self.pool.get_message_by_name(extended) else {
-            return Answer::Error(Code::NotFound, "there is no message of this name");
+            return ReflectionAnswer::Error(Code::NotFound, "there is no message of this name");
         };
         let numbers: BTreeSet<i32> =
             message.extensions().filter_map(|found| found.number().try_into().ok()).collect();
-        Answer::ExtensionNumbers(extended.to_owned(), numbers.into_iter().collect())
+        ReflectionAnswer::ExtensionNumbers(extended.to_owned(), numbers.into_iter().collect())
     }
 }
 
-fn file(found: Option<&FileDescriptor>, missing: &'static str) -> Answer {
-    found.map_or(Answer::Error(Code::NotFound, missing), |file| Answer::File(file.encode_to_vec()))
+fn file(found: Option<&FileDescriptor>, missing: &'static str) -> ReflectionAnswer {
+    found.map_or(ReflectionAnswer::Error(Code::NotFound, missing), |file| {
+        ReflectionAnswer::File(file.encode_to_vec())
+    })
 }
 
 /// Every name of the files' contents, as protobuf makes full names.
@@ -186,7 +188,10 @@ macro_rules! serve {
                         let request = request?;
                         this.admit(presented).await?;
                         let answer = match &request.message_request {
-                            None => Answer::Error(Code::InvalidArgument, "nothing is asked for"),
+                            None => ReflectionAnswer::Error(
+                                Code::InvalidArgument,
+                                "nothing is asked for",
+                            ),
                             Some(MessageRequest::FileByFilename(name)) => this.files.by_name(name),
                             Some(MessageRequest::FileContainingSymbol(name)) => {
                                 this.files.by_symbol(name)
@@ -201,25 +206,26 @@ macro_rules! serve {
                                 this.files.extension_numbers(name)
                             }
                             Some(MessageRequest::ListServices(_)) => {
-                                Answer::Services(this.files.services.clone())
+                                ReflectionAnswer::Services(this.files.services.clone())
                             }
                         };
                         let answer = match answer {
-                            Answer::File(file) => {
+                            ReflectionAnswer::File(file) => {
                                 let file_descriptor_proto = vec![file];
                                 MessageResponse::FileDescriptorResponse(
                                     $version::FileDescriptorResponse { file_descriptor_proto },
                                 )
                             }
-                            Answer::ExtensionNumbers(base_type_name, extension_number) => {
-                                MessageResponse::AllExtensionNumbersResponse(
-                                    $version::ExtensionNumberResponse {
-                                        base_type_name,
-                                        extension_number,
-                                    },
-                                )
-                            }
-                            Answer::Services(names) => {
+                            ReflectionAnswer::ExtensionNumbers(
+                                base_type_name,
+                                extension_number,
+                            ) => MessageResponse::AllExtensionNumbersResponse(
+                                $version::ExtensionNumberResponse {
+                                    base_type_name,
+                                    extension_number,
+                                },
+                            ),
+                            ReflectionAnswer::Services(names) => {
                                 let service = names
                                     .into_iter()
                                     .map(|name| $version::ServiceResponse { name })
@@ -228,7 +234,7 @@ macro_rules! serve {
                                     $version::ListServiceResponse { service },
                                 )
                             }
-                            Answer::Error(code, message) => {
+                            ReflectionAnswer::Error(code, message) => {
                                 MessageResponse::ErrorResponse($version::ErrorResponse {
                                     error_code: code.into(),
                                     error_message: message.to_owned(),

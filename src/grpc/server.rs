@@ -130,7 +130,7 @@ pub async fn serve(
     }
 
     let next = Cell::new(0);
-    let hand_over = |stream: io::Result<Stream>, peer: Peer| {
+    let hand_over = |stream: io::Result<RuntimeStream>, peer: Peer| {
         next.set((next.get() + 1) % workers.len());
         match stream {
             Ok(stream) => {
@@ -151,13 +151,13 @@ pub async fn serve(
             match listener {
                 Listener::Tcp(listener) => {
                     net::accept(listener, stop, |stream, peer| {
-                        hand_over(stream.into_std().map(Stream::Tcp), peer.into());
+                        hand_over(stream.into_std().map(RuntimeStream::Tcp), peer.into());
                     })
                     .await;
                 }
                 Listener::Unix(socket) => {
                     net::accept(socket, stop, |stream, peer| {
-                        hand_over(stream.into_std().map(Stream::Unix), peer);
+                        hand_over(stream.into_std().map(RuntimeStream::Unix), peer);
                     })
                     .await;
                 }
@@ -174,7 +174,7 @@ pub async fn serve(
 }
 
 /// A connection between two runtimes.
-enum Stream {
+enum RuntimeStream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
@@ -187,7 +187,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, mut take: mpsc::UnboundedReceiver<(Stream, Arc<Connection>)>) {
+    async fn run(self, mut take: mpsc::UnboundedReceiver<(RuntimeStream, Arc<Connection>)>) {
         let connections = TaskTracker::new();
         while let Some((stream, own)) = take.recv().await {
             let peer = own.peer();
@@ -197,8 +197,8 @@ impl Worker {
             let metrics = self.services.metrics().clone();
             let connection = async move {
                 let stream = match stream {
-                    Stream::Tcp(stream) => TcpStream::from_std(stream),
-                    Stream::Unix(stream) => {
+                    RuntimeStream::Tcp(stream) => TcpStream::from_std(stream),
+                    RuntimeStream::Unix(stream) => {
                         if let Ok(stream) = UnixStream::from_std(stream) {
                             serve_connection(stream, gate, own).await;
                         }

@@ -59,7 +59,7 @@ where
 
 /// A response with one message.
 pub(super) fn response(message: &[u8]) -> Response<Body> {
-    let mut response = Response::new(Body::new(Answer::Message(prefixed(message))));
+    let mut response = Response::new(Body::new(UnaryBody::Message(prefixed(message))));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response
 }
@@ -91,13 +91,13 @@ fn prefixed(message: &[u8]) -> Bytes {
 }
 
 /// The body of an answer: its message, then the status.
-enum Answer {
+enum UnaryBody {
     Message(Bytes),
     Status,
     End,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for UnaryBody {
     type Data = Bytes;
     type Error = Status;
 

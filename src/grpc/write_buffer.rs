@@ -138,14 +138,14 @@ mod tests {
 
     /// Takes as many bytes at a time as each number says, and then nothing more.
     #[derive(Default)]
-    struct Peer {
+    struct ThrottledPeer {
         takes: std::collections::VecDeque<usize>,
         writes: Vec<Vec<u8>>,
         shut_down: bool,
         broken: bool,
     }
 
-    impl AsyncWrite for Peer {
+    impl AsyncWrite for ThrottledPeer {
         fn poll_write(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
@@ -174,14 +174,17 @@ mod tests {
         Context::from_waker(Waker::noop())
     }
 
-    fn write(buffered_io: &mut BufferedIo<Peer>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {
+    fn write(
+        buffered_io: &mut BufferedIo<ThrottledPeer>,
+        slices: &[&[u8]],
+    ) -> Poll<io::Result<usize>> {
         let slices: Vec<_> = slices.iter().map(|slice| io::IoSlice::new(slice)).collect();
         Pin::new(buffered_io).poll_write_vectored(&mut cx(), &slices)
     }
 
     #[test]
     fn what_is_written_in_one_poll_is_sent_in_one_piece() {
-        let peer = Peer { takes: [usize::MAX; 2].into(), ..Peer::default() };
+        let peer = ThrottledPeer { takes: [usize::MAX; 2].into(), ..ThrottledPeer::default() };
         let (mut buffered_io, flusher) = buffered(peer);
         for _ in 0..2 {
             assert!(matches!(write(&mut buffered_io, &[b"head", b"body"]), Poll::Ready(Ok(8))));
@@ -198,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_takes_nothing_holds_back_whoever_writes() {
-        let (mut buffered_io, flusher) = buffered(Peer::default());
+        let (mut buffered_io, flusher) = buffered(ThrottledPeer::default());
         let frame = [7; 16 << 10];
         let mut written = 0;
         while write(&mut buffered_io, &[&frame]).is_ready() {
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_sent_before_the_end_and_a_broken_stream_is_told() {
-        let (mut buffered_io, flusher) = buffered(Peer::default());
+        let (mut buffered_io, flusher) = buffered(ThrottledPeer::default());
         assert!(write(&mut buffered_io, &[b"last words"]).is_ready());
         assert!(Pin::new(&mut buffered_io).poll_shutdown(&mut cx()).is_pending());
         assert!(!lock(&flusher.0).stream.shut_down);
@@ -241,7 +244,7 @@ mod tests {
             pieces in proptest::collection::vec((any::<u8>(), 0usize..40_000), 0..20),
             takes in proptest::collection::vec(1usize..50_000, 0..20),
         ) {
-            let (mut buffered_io, flusher) = buffered(Peer { takes: takes.into(), ..Peer::default() });
+            let (mut buffered_io, flusher) = buffered(ThrottledPeer { takes: takes.into(), ..ThrottledPeer::default() });
             let pieces: Vec<Vec<u8>> = pieces
                 .into_iter()
                 .map(|(first, length)| (0..length).map(|at| first.wrapping_add(at as u8)).collect())

@@ -88,7 +88,7 @@ impl Retries {
 }
 
 /// A mail that was handed over, or was to be.
-struct Attempt {
+struct Delivery {
     mail: MailId,
     to: String,
     outcome: Outcome,
@@ -130,7 +130,7 @@ impl Outbox {
         Ok(self.attempt().await?.map(|attempt| attempt.outcome))
     }
 
-    async fn attempt(&self) -> store::Result<Option<Attempt>> {
+    async fn attempt(&self) -> store::Result<Option<Delivery>> {
         // Whose dates would the mail name?
         if self.replicas.has_config_mismatch().await? {
             return Ok(None);
@@ -176,7 +176,7 @@ impl Outbox {
                 let accept = self.store.mail_accepted(&ctx, mail.id);
                 let token = |changed: &Option<_>| changed.iter().copied().collect();
                 self.writes.commit_tokens("mail_accepted", &ctx, accept, token).await?;
-                return Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }));
+                return Ok(Some(Delivery { mail: mail.id, to: mail.recipient, outcome }));
             }
             Outcome::RecipientRefused(text) => {
                 (refused, Some(MailFailure { text, address_refused: true }))
@@ -192,7 +192,7 @@ impl Outbox {
             Outcome::RelayError(_) => (self.retries.after(&mail, max), None),
         };
         self.store.mail_deferred(now, &mail, now.plus(wait), failure).await?;
-        Ok(Some(Attempt { mail: mail.id, to: mail.recipient, outcome }))
+        Ok(Some(Delivery { mail: mail.id, to: mail.recipient, outcome }))
     }
 
     /// Prolongs the claim on `mail` again and again. Ends when it is lost: the mail was taken back, or
@@ -245,7 +245,7 @@ const REMEMBERED: usize = 10_000;
 #[derive(Default)]
 struct DeliveryLog {
     /// Why no mail is taken, as the log has it.
-    relay: Option<Cause>,
+    relay: Option<FailureCause>,
     /// Those whose mails failed for their own sake since the relay last took a mail, up to
     /// [`COINCIDENCE`].
     in_a_row: BTreeSet<String>,
@@ -254,13 +254,13 @@ struct DeliveryLog {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+enum FailureCause {
     Error,
     TakesNobody,
 }
 
 impl DeliveryLog {
-    fn note(&mut self, Attempt { mail, to, outcome }: &Attempt) {
+    fn note(&mut self, Delivery { mail, to, outcome }: &Delivery) {
         match outcome {
             Outcome::Accepted => {
                 self.in_a_row.clear();
@@ -271,7 +271,7 @@ impl DeliveryLog {
             }
             Outcome::RelayError(why) => {
                 tracing::debug!(%mail, why, "the relay did not take a mail over");
-                if self.relay.replace(Cause::Error) != Some(Cause::Error) {
+                if self.relay.replace(FailureCause::Error) != Some(FailureCause::Error) {
                     tracing::warn!(why, "the relay takes no mail; notices are late");
                 }
             }
@@ -305,7 +305,7 @@ impl DeliveryLog {
         }
         if self.in_a_row.len() < COINCIDENCE {
             self.relay = None;
-        } else if self.relay.replace(Cause::TakesNobody) != Some(Cause::TakesNobody) {
+        } else if self.relay.replace(FailureCause::TakesNobody) != Some(FailureCause::TakesNobody) {
             tracing::warn!(why, "the relay takes no mail to anybody; notices are late");
         }
     }
@@ -317,8 +317,8 @@ mod tests {
 
     use super::*;
 
-    fn noted(log: &mut DeliveryLog, to: &str, outcome: Outcome) -> Option<Cause> {
-        log.note(&Attempt { mail: MailId(Uuid::nil()), to: to.to_owned(), outcome });
+    fn noted(log: &mut DeliveryLog, to: &str, outcome: Outcome) -> Option<FailureCause> {
+        log.note(&Delivery { mail: MailId(Uuid::nil()), to: to.to_owned(), outcome });
         log.relay
     }
 
@@ -346,8 +346,8 @@ mod tests {
         for to in ["ann", "bob"] {
             assert_eq!(noted(&mut log, to, postponed()), None);
         }
-        assert_eq!(noted(&mut log, "cy", postponed()), Some(Cause::TakesNobody));
-        assert_eq!(noted(&mut log, "ann", postponed()), Some(Cause::TakesNobody));
+        assert_eq!(noted(&mut log, "cy", postponed()), Some(FailureCause::TakesNobody));
+        assert_eq!(noted(&mut log, "ann", postponed()), Some(FailureCause::TakesNobody));
         assert_eq!(noted(&mut log, "bob", Outcome::Accepted), None);
         assert_eq!(noted(&mut log, "cy", postponed()), None);
     }
@@ -356,9 +356,9 @@ mod tests {
     fn a_fault_is_trouble_of_the_relay_until_it_answers() {
         let mut log = DeliveryLog::default();
         let error = || Outcome::RelayError("cannot be reached".to_owned());
-        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Error));
+        assert_eq!(noted(&mut log, "ann", error()), Some(FailureCause::Error));
         assert_eq!(noted(&mut log, "ann", postponed()), None);
-        assert_eq!(noted(&mut log, "ann", error()), Some(Cause::Error));
+        assert_eq!(noted(&mut log, "ann", error()), Some(FailureCause::Error));
         assert_eq!(noted(&mut log, "ann", Outcome::Accepted), None);
     }
 

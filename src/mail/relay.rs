@@ -77,7 +77,7 @@ pub struct Relay {
     limits: Limits,
     hello: ClientId,
     redactor: Redactor,
-    kept: Mutex<Option<Session>>,
+    kept: Mutex<Option<SmtpSession>>,
 }
 
 impl fmt::Debug for Relay {
@@ -91,14 +91,14 @@ impl fmt::Debug for Relay {
 }
 
 /// Why a step failed.
-enum Failure {
+enum StepFailure {
     /// The relay answered 4xx or 5xx; the connection is as good as before, unless that was a 421.
     Answered { code: u16, text: String },
     /// There is no connection any more, or none that can be trusted.
     Broken(String),
 }
 
-type Step<T> = Result<T, Failure>;
+type Step<T> = Result<T, StepFailure>;
 
 impl Relay {
     /// A relay that will be connected to when there is something to send.
@@ -134,12 +134,12 @@ impl Relay {
         }
     }
 
-    fn take(&self) -> Option<Session> {
+    fn take(&self) -> Option<SmtpSession> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// One transaction, and the connection where it can be used again.
-    async fn transact(&self, mail: &Composed) -> (Option<Session>, Outcome) {
+    async fn transact(&self, mail: &Composed) -> (Option<SmtpSession>, Outcome) {
         let mut session = match self.begin(mail).await {
             Ok(session) => session,
             Err((session, outcome)) => return (session, outcome),
@@ -162,7 +162,7 @@ impl Relay {
     }
 
     /// A connection on which MAIL was accepted; else what is left of it, and what that means.
-    async fn begin(&self, mail: &Composed) -> Result<Session, (Option<Session>, Outcome)> {
+    async fn begin(&self, mail: &Composed) -> Result<SmtpSession, (Option<SmtpSession>, Outcome)> {
         if let Some(mut kept) = self.take()
             && kept.command("RSET", Rset, Severity::PositiveCompletion).await.is_ok()
             && kept.takes(mail)
@@ -192,7 +192,7 @@ impl Relay {
         }
     }
 
-    async fn mail(&self, session: &mut Session, mail: &Composed) -> Step<()> {
+    async fn mail(&self, session: &mut SmtpSession, mail: &Composed) -> Step<()> {
         let mut parameters = Vec::new();
         if mail.utf8 {
             parameters.push(MailParameter::SmtpUtfEight);
@@ -202,14 +202,14 @@ impl Relay {
         session.command("MAIL", command, Severity::PositiveCompletion).await
     }
 
-    async fn connect(&self) -> Step<Session> {
+    async fn connect(&self) -> Step<SmtpSession> {
         let limit = self.limits.command;
         let wire =
             wire::connect(&self.endpoint, &self.trust, &self.hello, self.limits.connect, limit);
-        let wire = wire.await.map_err(Failure::Broken)?;
+        let wire = wire.await.map_err(StepFailure::Broken)?;
         let connection = AsyncSmtpConnection::connect_with_transport(Box::new(wire), &self.hello);
         let connection = bounded(limit, "its greeting or EHLO", connection).await?;
-        let mut session = Session { connection, limit };
+        let mut session = SmtpSession { connection, limit };
         if let Some(login) = &self.endpoint.login {
             let credentials =
                 Credentials::new(login.user.clone(), login.password.expose_secret().to_owned());
@@ -224,14 +224,14 @@ impl Relay {
     }
 
     /// What a failure of `step` means, which came after the relay had taken MAIL: so it takes mail.
-    fn concerns_message(&self, failure: Failure, step: &str) -> Outcome {
+    fn concerns_message(&self, failure: StepFailure, step: &str) -> Outcome {
         let (code, text) = match failure {
             // A login is asked for on behalf of all messages (RFC 4954, section 6).
-            Failure::Answered { code: 530 | 534 | 535 | 538, .. } => {
+            StepFailure::Answered { code: 530 | 534 | 535 | 538, .. } => {
                 return self.error(failure, step);
             }
-            Failure::Answered { code, text } => (code, text),
-            Failure::Broken(text) => {
+            StepFailure::Answered { code, text } => (code, text),
+            StepFailure::Broken(text) => {
                 return Outcome::Postponed(self.redactor.redact(&format!("it {text}")));
             }
         };
@@ -247,15 +247,15 @@ impl Relay {
         }
     }
 
-    fn error(&self, failure: Failure, step: &str) -> Outcome {
-        let Failure::Broken(text) = failure.broken(step) else {
+    fn error(&self, failure: StepFailure, step: &str) -> Outcome {
+        let StepFailure::Broken(text) = failure.broken(step) else {
             return Outcome::RelayError(String::new());
         };
         Outcome::RelayError(self.redactor.redact(&text))
     }
 }
 
-impl Failure {
+impl StepFailure {
     /// Whether another message can go over the same connection.
     fn leaves_usable(&self) -> bool {
         matches!(self, Self::Answered { code, .. } if *code != 421)
@@ -273,12 +273,12 @@ impl Failure {
 }
 
 /// A connection that was greeted and logged in.
-struct Session {
+struct SmtpSession {
     connection: AsyncSmtpConnection,
     limit: Duration,
 }
 
-impl Session {
+impl SmtpSession {
     /// Whether the relay knows how to take a message to such an address.
     fn takes(&self, mail: &Composed) -> bool {
         !mail.utf8 || self.connection.server_info().supports_feature(Extension::SmtpUtfEight)
@@ -309,23 +309,23 @@ async fn bounded<T>(
     match timeout(limit, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(failure(step, &error)),
-        Err(_) => Err(Failure::Broken(format!("doesn't answer {step} within {limit:?}"))),
+        Err(_) => Err(StepFailure::Broken(format!("doesn't answer {step} within {limit:?}"))),
     }
 }
 
-fn failure(step: &str, error: &Error) -> Failure {
+fn failure(step: &str, error: &Error) -> StepFailure {
     let cause = error.source().map(ToString::to_string).unwrap_or_default();
     match error.status() {
-        Some(code) => Failure::Answered { code: code.into(), text: cause },
+        Some(code) => StepFailure::Answered { code: code.into(), text: cause },
         // lettre's word for an end of the stream.
         None if cause == "incomplete response" => {
-            Failure::Broken(format!("hung up instead of answering {step}"))
+            StepFailure::Broken(format!("hung up instead of answering {step}"))
         }
         None if error.is_response() => {
-            Failure::Broken(format!("answers {step} with what is no SMTP"))
+            StepFailure::Broken(format!("answers {step} with what is no SMTP"))
         }
-        None if cause.is_empty() => Failure::Broken(format!("failed at {step}: {error}")),
-        None => Failure::Broken(format!("failed at {step}: {cause}")),
+        None if cause.is_empty() => StepFailure::Broken(format!("failed at {step}: {error}")),
+        None => StepFailure::Broken(format!("failed at {step}: {cause}")),
     }
 }
 
@@ -334,5 +334,5 @@ fn expected(step: &str, answer: &Response, wanted: Severity) -> Step<()> {
     if code.severity == wanted {
         return Ok(());
     }
-    Err(Failure::Broken(format!("answers {step} with {code}, which is no answer to it")))
+    Err(StepFailure::Broken(format!("answers {step} with {code}, which is no answer to it")))
 }

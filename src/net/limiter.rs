@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Peer;
 
 #[derive(Debug, Default)]
-struct Used {
+struct Occupancy {
     all: usize,
     by: HashMap<Peer, usize>,
 }
@@ -18,7 +18,7 @@ struct Used {
 pub struct Limiter {
     total: usize,
     share: usize,
-    used: Mutex<Used>,
+    used: Mutex<Occupancy>,
 }
 
 /// Units in use; free again once this is dropped.
@@ -55,7 +55,7 @@ impl Limiter {
     }
 
     /// What a panic elsewhere leaves is consistent: nothing in here panics halfway.
-    fn lock(&self) -> MutexGuard<'_, Used> {
+    fn lock(&self) -> MutexGuard<'_, Occupancy> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

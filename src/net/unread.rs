@@ -31,7 +31,7 @@ pub fn room() -> Arc<Limiter> {
 
 /// An answer that waits for its peer.
 #[derive(Debug)]
-struct Waiting {
+struct UnreadAnswer {
     _seat: Permit,
     end: Pin<Box<Sleep>>,
 }
@@ -43,7 +43,7 @@ pub struct Unread<S> {
     room: Arc<Limiter>,
     peer: IpAddr,
     take: Duration,
-    waiting: Option<Waiting>,
+    waiting: Option<UnreadAnswer>,
 }
 
 impl<S: Unpin> Unread<S> {
@@ -68,7 +68,10 @@ impl<S: Unpin> Unread<S> {
                     let text = "too many answers wait for this peer, or for all";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, text)));
                 };
-                none.insert(Waiting { _seat: seat, end: Box::pin(tokio::time::sleep(self.take)) })
+                none.insert(UnreadAnswer {
+                    _seat: seat,
+                    end: Box::pin(tokio::time::sleep(self.take)),
+                })
             }
         };
         match waiting.end.as_mut().poll(cx) {

@@ -89,7 +89,7 @@ fn read(text: &str, rules: Rules) -> Result<Vec<ScopeDef>, Vec<CatalogError>> {
         let message = format!("the catalogue has {} bytes; {MAX_TEXT_LEN} is the most", text.len());
         return Err(vec![CatalogError { line: 1, message }]);
     }
-    let mut reader = Reader::new(text, rules);
+    let mut reader = CatalogReader::new(text, rules);
     let defs = match DeTable::parse(text) {
         Ok(document) => reader.document(document.get_ref()),
         Err(error) => {
@@ -125,7 +125,7 @@ pub fn print(defs: &[ScopeDef]) -> String {
 }
 
 /// What was read so far, and where each thing that must be unique was first.
-struct Reader {
+struct CatalogReader {
     /// Where each line after the first begins.
     line_starts: Vec<usize>,
     rules: Rules,
@@ -138,7 +138,7 @@ struct Reader {
     route_count: usize,
 }
 
-impl Reader {
+impl CatalogReader {
     fn new(text: &str, rules: Rules) -> Self {
         let newlines = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         Self {

@@ -23,7 +23,7 @@ const SANDBOX: HeaderValue = HeaderValue::from_static(
      base-uri 'none'",
 );
 
-struct Row {
+struct MailItem {
     id: String,
     to: String,
     subject: String,
@@ -34,19 +34,19 @@ struct Row {
 #[template(path = "page/mails.html")]
 struct MailsPage {
     frame: Frame,
-    rows: Vec<Row>,
+    rows: Vec<MailItem>,
 }
 
 #[derive(Template)]
 #[template(path = "page/mail.html")]
 struct MailPage<'a> {
     frame: Frame,
-    row: Row,
+    row: MailItem,
     text: &'a str,
 }
 
-fn row(mail: &Message, signed: &Signed) -> Row {
-    Row {
+fn row(mail: &Message, signed: &Signed) -> MailItem {
+    MailItem {
         id: mail.id.to_string(),
         to: mail.to.clone(),
         subject: mail.subject.clone(),

@@ -17,7 +17,7 @@ struct Failing {
     since: When,
 }
 
-struct Replica {
+struct ReplicaItem {
     name: String,
     version: String,
     lifecycle: String,
@@ -45,7 +45,7 @@ struct StatusPage {
     kept: bool,
     mails: Option<Mails>,
     alone: bool,
-    replicas: Option<Vec<Replica>>,
+    replicas: Option<Vec<ReplicaItem>>,
     decides: Option<&'static str>,
     deletions: String,
     downgrades: String,
@@ -71,7 +71,7 @@ pub(super) async fn show(signed: Signed) -> Result<Response> {
         oldest: known.mails.oldest.map(|since| when(since, now)),
         read: when(known.read, now),
     });
-    let replica = |seen: ReplicaStatus| Replica {
+    let replica = |seen: ReplicaStatus| ReplicaItem {
         name: seen.about.name,
         version: seen.about.version,
         lifecycle: seen.about.lifecycle,

@@ -32,7 +32,7 @@ use review::Review;
 
 /// What somebody is about to change.
 #[derive(Debug, Clone, Default)]
-struct Draft {
+struct WhitelistDraft {
     /// The version that it is based on.
     version: i64,
     /// As it was pasted.
@@ -41,7 +41,7 @@ struct Draft {
     remove: Vec<String>,
 }
 
-impl Draft {
+impl WhitelistDraft {
     fn of(fields: &Fields) -> Self {
         Self {
             version: fields.one("version").parse().unwrap_or_default(),
@@ -102,8 +102,8 @@ struct EditorPage<'a> {
 
 /// What the page shows beside the list.
 #[derive(Default)]
-struct Shown<'a> {
-    draft: Draft,
+struct ListView<'a> {
+    draft: WhitelistDraft,
     review: Option<Review>,
     overtaken: Option<Overtaken>,
     error: &'a str,
@@ -156,7 +156,7 @@ impl Editor {
         self.described.token.grant().requires_whitelist(&self.described.in_force.catalog)
     }
 
-    fn request<'a>(&'a self, draft: &'a Draft, add: &'a [String]) -> ManageWhitelist<'a> {
+    fn request<'a>(&'a self, draft: &'a WhitelistDraft, add: &'a [String]) -> ManageWhitelist<'a> {
         ManageWhitelist {
             token_id: &self.id,
             add,
@@ -169,7 +169,7 @@ impl Editor {
     }
 
     /// Brings a draft onto the whitelist as it is now; `None` where it was based on that.
-    fn rebase(&self, draft: &mut Draft) -> Option<Overtaken> {
+    fn rebase(&self, draft: &mut WhitelistDraft) -> Option<Overtaken> {
         let based = std::mem::replace(&mut draft.version, self.version());
         if based == self.version() {
             return None;
@@ -180,7 +180,7 @@ impl Editor {
         Some(Overtaken { based, gone })
     }
 
-    async fn show(&self, status: StatusCode, shown: Shown<'_>) -> Result<Response> {
+    async fn show(&self, status: StatusCode, shown: ListView<'_>) -> Result<Response> {
         let id = &self.id;
         let now = self.described.outlook.calendar.now;
         let token = &self.described.token;
@@ -231,9 +231,9 @@ impl Editor {
     }
 
     /// Shows a draft with what it comes to.
-    async fn show_reviewed(&self, status: StatusCode, shown: Shown<'_>) -> Result<Response> {
+    async fn show_reviewed(&self, status: StatusCode, shown: ListView<'_>) -> Result<Response> {
         let review = Some(self.review(&shown.draft).await?);
-        self.show(status, Shown { review, ..shown }).await
+        self.show(status, ListView { review, ..shown }).await
     }
 }
 
@@ -247,26 +247,26 @@ pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -
     let editor = Editor::open(signed, &id).await?;
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
     let Ok(restored) = fields.one("restore").parse::<i64>() else {
-        return editor.show(StatusCode::OK, Shown::default()).await;
+        return editor.show(StatusCode::OK, ListView::default()).await;
     };
     let versions = editor.versions().await?;
     let Some(former) = versions.into_iter().find(|version| version.version == restored) else {
         let error = "There is no such version, or none that is known any more.";
-        return editor.show(StatusCode::NOT_FOUND, Shown { error, ..Shown::default() }).await;
+        return editor.show(StatusCode::NOT_FOUND, ListView { error, ..ListView::default() }).await;
     };
     let (current, former) = (editor.current(), former.entries);
-    let draft = Draft {
+    let draft = WhitelistDraft {
         version: editor.version(),
         add: without(&former, &current).join("\n"),
         remove: without(&current, &former),
     };
-    let shown = Shown { draft, restored: Some(restored), ..Shown::default() };
+    let shown = ListView { draft, restored: Some(restored), ..ListView::default() };
     editor.show_reviewed(StatusCode::OK, shown).await
 }
 
 pub(super) async fn change(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
-    let mut draft = Draft::of(&fields);
+    let mut draft = WhitelistDraft::of(&fields);
     match fields.one("step") {
         "save" => return editor.save(draft).await,
         "lift" => return editor.lift(draft, fields.one("confirm") == "on").await,
@@ -275,12 +275,12 @@ pub(super) async fn change(Id(id): Id, Sent { signed, fields }: Sent) -> Result<
     }
     let overtaken = editor.rebase(&mut draft);
     let error = if draft.is_empty() { "Nothing is to be changed yet." } else { "" };
-    let shown = Shown { draft, overtaken, error, ..Shown::default() };
+    let shown = ListView { draft, overtaken, error, ..ListView::default() };
     editor.show_reviewed(StatusCode::OK, shown).await
 }
 
 impl Editor {
-    async fn save(&self, mut draft: Draft) -> Result<Response> {
+    async fn save(&self, mut draft: WhitelistDraft) -> Result<Response> {
         let overtaken = self.rebase(&mut draft);
         if overtaken.is_some() {
             return self.tell_overtaken(draft, overtaken).await;
@@ -305,14 +305,18 @@ impl Editor {
                 Err(error) => self.words(error)?.join(" "),
             }
         };
-        let shown = Shown { draft, error: &error, ..Shown::default() };
+        let shown = ListView { draft, error: &error, ..ListView::default() };
         self.show_reviewed(StatusCode::UNPROCESSABLE_ENTITY, shown).await
     }
 
-    async fn tell_overtaken(&self, draft: Draft, overtaken: Option<Overtaken>) -> Result<Response> {
+    async fn tell_overtaken(
+        &self,
+        draft: WhitelistDraft,
+        overtaken: Option<Overtaken>,
+    ) -> Result<Response> {
         let error = "This whitelist was changed meanwhile. Nothing of yours is saved, and nothing of it is \
                      lost: it stands below, on the list as it is now.";
-        let shown = Shown { draft, overtaken, error, ..Shown::default() };
+        let shown = ListView { draft, overtaken, error, ..ListView::default() };
         self.show_reviewed(StatusCode::CONFLICT, shown).await
     }
 
@@ -322,11 +326,11 @@ impl Editor {
             return Ok(Redirect::to(&path).into_response());
         }
         let error = "Nothing is changed: that is how the list was already.";
-        self.show(StatusCode::OK, Shown { error, ..Shown::default() }).await
+        self.show(StatusCode::OK, ListView { error, ..ListView::default() }).await
     }
 
     /// Lets the token be used from anywhere.
-    async fn lift(&self, draft: Draft, confirmed: bool) -> Result<Response> {
+    async fn lift(&self, draft: WhitelistDraft, confirmed: bool) -> Result<Response> {
         let (status, error) = if !confirmed {
             let error = "Tick the box to say that any address is meant.".to_owned();
             (StatusCode::UNPROCESSABLE_ENTITY, error)
@@ -345,14 +349,14 @@ impl Editor {
                 Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, self.words(error)?.join(" ")),
             }
         };
-        self.show(status, Shown { draft, error: &error, ..Shown::default() }).await
+        self.show(status, ListView { draft, error: &error, ..ListView::default() }).await
     }
 }
 
 /// The review alone, for the script.
 pub(super) async fn preview(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
-    let mut draft = Draft::of(&fields);
+    let mut draft = WhitelistDraft::of(&fields);
     // A save reports changes by others; a preview does not.
     draft.version = editor.version();
     let review = editor.review(&draft).await?;

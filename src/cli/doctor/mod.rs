@@ -45,11 +45,11 @@ enum DoctorCommand {
     /// Example:
     ///   portcullis doctor gateway http://127.0.0.1:8000/api/v1/accounts --token-file token.txt
     #[command(verbatim_doc_comment)]
-    Gateway(GatewayArgs),
+    Gateway(DoctorGatewayArgs),
 }
 
 #[derive(Debug, Args)]
-struct GatewayArgs {
+struct DoctorGatewayArgs {
     /// A URL of the gateway that the token may GET: http:// or https://
     #[arg(value_name = "URL")]
     url: String,

@@ -135,7 +135,7 @@ impl Converted {
 pub(super) fn convert(text: &str, file: &str) -> Result<Converted, Vec<DocumentError>> {
     let root = document::parse(text).map_err(|error| vec![error])?;
     check_version(&root).map_err(|error| vec![error])?;
-    let mut reader = Reader::new(&root);
+    let mut reader = DocumentReader::new(&root);
     reader.read();
     if !reader.errors.is_empty() {
         return Err(reader.errors);
@@ -187,7 +187,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
 
 /// A scope while it is put together.
 #[derive(Default)]
-struct Draft {
+struct ScopeDraft {
     routes: Vec<DraftRoute>,
     writes: bool,
     reads: bool,
@@ -199,17 +199,17 @@ struct DraftRoute {
     review: BTreeSet<String>,
 }
 
-struct Reader<'d> {
+struct DocumentReader<'d> {
     root: &'d Value,
     errors: Vec<DocumentError>,
-    scopes: BTreeMap<Origin, Draft>,
+    scopes: BTreeMap<Origin, ScopeDraft>,
     /// By shape: whose the route is, and its place there.
     shapes: BTreeMap<String, (Origin, usize)>,
     public: Vec<String>,
     left_out: Vec<LeftOut>,
 }
 
-impl<'d> Reader<'d> {
+impl<'d> DocumentReader<'d> {
     fn new(root: &'d Value) -> Self {
         Self {
             root,
@@ -343,7 +343,7 @@ impl<'d> Reader<'d> {
     }
 
     fn print(self, file: &str) -> Result<Converted, DocumentError> {
-        let scopes: BTreeMap<Origin, Draft> =
+        let scopes: BTreeMap<Origin, ScopeDraft> =
             self.scopes.into_iter().filter(|(_, draft)| !draft.routes.is_empty()).collect();
         let (names, renamed) = scopes::names(scopes.keys().cloned());
         let mut toml = format!(

@@ -47,7 +47,7 @@ struct Received {
 }
 
 /// What became of one evaluation.
-enum Outcome {
+enum EvaluationOutcome {
     Decided(bool, Value),
     Malformed(String),
     Undecided(&'static str),
@@ -151,19 +151,19 @@ impl Interfaces {
             }
         });
         let outcome = match asked.await {
-            Ok(Ok((decision, context))) => Outcome::Decided(decision, context),
+            Ok(Ok((decision, context))) => EvaluationOutcome::Decided(decision, context),
             Ok(Err(error)) => return unauthorized(&error),
-            Err(error) => Outcome::from(error),
+            Err(error) => EvaluationOutcome::from(error),
         };
         self.record(&outcome);
         match outcome {
-            Outcome::Decided(decision, context) => {
+            EvaluationOutcome::Decided(decision, context) => {
                 json_answer(&json!({ "decision": decision, "context": context }), Some(permit))
             }
-            Outcome::Malformed(sentence) => {
+            EvaluationOutcome::Malformed(sentence) => {
                 problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence))
             }
-            Outcome::Undecided(sentence) => {
+            EvaluationOutcome::Undecided(sentence) => {
                 problem(&Answer::undecided(StatusCode::SERVICE_UNAVAILABLE, sentence))
             }
         }
@@ -184,8 +184,8 @@ impl Interfaces {
             Err(Unidentified::Caller(error)) => return unauthorized(&error),
             Err(Unidentified::NotReady(error)) => {
                 let outcome = |question: &std::result::Result<_, Malformed>| match question {
-                    Ok(_) => Outcome::Undecided(undecided(&error)),
-                    Err(error) => Outcome::Malformed(error.to_string()),
+                    Ok(_) => EvaluationOutcome::Undecided(undecided(&error)),
+                    Err(error) => EvaluationOutcome::Malformed(error.to_string()),
                 };
                 let mut outcomes: Vec<_> = questions.iter().map(outcome).collect();
                 shorten(semantic, &mut outcomes);
@@ -209,7 +209,7 @@ impl Interfaces {
             }
         };
         outcomes.iter().for_each(|outcome| self.record(outcome));
-        let evaluations: Vec<_> = outcomes.into_iter().map(Outcome::into_json).collect();
+        let evaluations: Vec<_> = outcomes.into_iter().map(EvaluationOutcome::into_json).collect();
         json_answer(&json!({ "evaluations": evaluations }), Some(permit))
     }
 
@@ -218,11 +218,11 @@ impl Interfaces {
         &self,
         question: &std::result::Result<Question, Malformed>,
         started: Stopwatch,
-    ) -> Outcome {
+    ) -> EvaluationOutcome {
         match question {
             Err(error) => {
                 self.services.metrics().decision_errors.inc();
-                Outcome::Malformed(error.to_string())
+                EvaluationOutcome::Malformed(error.to_string())
             }
             Ok(question) => {
                 // Long paths cost time without waiting: others get their turn between two items, and no item begins
@@ -230,11 +230,11 @@ impl Interfaces {
                 tokio::task::yield_now().await;
                 let left: Duration = DEADLINE.saturating_sub(started.elapsed());
                 if left.is_zero() {
-                    return Outcome::from(Error::DeadlineExceeded);
+                    return EvaluationOutcome::from(Error::DeadlineExceeded);
                 }
                 match in_time(left, self.evaluate(question)).await {
-                    Ok((decision, context)) => Outcome::Decided(decision, context),
-                    Err(error) => Outcome::from(error),
+                    Ok((decision, context)) => EvaluationOutcome::Decided(decision, context),
+                    Err(error) => EvaluationOutcome::from(error),
                 }
             }
         }
@@ -260,20 +260,20 @@ impl Interfaces {
         problem(&Answer::undecided(StatusCode::BAD_REQUEST, sentence))
     }
 
-    fn record(&self, outcome: &Outcome) {
+    fn record(&self, outcome: &EvaluationOutcome) {
         self.count(
             Interface::AuthZen,
             match outcome {
-                Outcome::Decided(true, _) => "allow",
-                Outcome::Decided(false, _) => "deny",
-                Outcome::Malformed(_) => "malformed",
-                Outcome::Undecided(_) => "undecided",
+                EvaluationOutcome::Decided(true, _) => "allow",
+                EvaluationOutcome::Decided(false, _) => "deny",
+                EvaluationOutcome::Malformed(_) => "malformed",
+                EvaluationOutcome::Undecided(_) => "undecided",
             },
         );
     }
 }
 
-impl From<Error> for Outcome {
+impl From<Error> for EvaluationOutcome {
     fn from(error: Error) -> Self {
         match error {
             // Arguments that `Authorize` refuses: an unknown scope, or no address.
@@ -283,7 +283,7 @@ impl From<Error> for Outcome {
     }
 }
 
-impl Outcome {
+impl EvaluationOutcome {
     fn decision(&self) -> bool {
         matches!(self, Self::Decided(true, _))
     }
@@ -306,7 +306,7 @@ impl Outcome {
 }
 
 /// Cuts off what follows the outcome that ends a batch.
-fn shorten(semantic: Semantic, outcomes: &mut Vec<Outcome>) {
+fn shorten(semantic: Semantic, outcomes: &mut Vec<EvaluationOutcome>) {
     let last = outcomes.iter().position(|outcome| semantic.ends_with(outcome.decision()));
     if let Some(last) = last {
         outcomes.truncate(last + 1);

@@ -38,13 +38,13 @@ const PATH: Text = 4;
 const TEXTS: [&str; 5] = ["token", "client_ip", "scope", "http.method", "http.path"];
 
 /// An `AuthorizeRequest` that is being read, from one part or several.
-struct Draft<'a> {
+struct PartialRequest<'a> {
     input: AuthorizeInput<'a>,
     /// Whether a text of each field, even a replaced one, is not UTF-8.
     not_text: [bool; TEXTS.len()],
 }
 
-impl<'a> Draft<'a> {
+impl<'a> PartialRequest<'a> {
     fn new() -> Self {
         let operation = RequestedOperation::Nothing;
         let input = AuthorizeInput {
@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
 /// # Errors
 /// [`Error::Invalid`] where the bytes are none (see the module), or a text is not UTF-8.
 pub fn parse(message: &[u8]) -> Result<AuthorizeInput<'_>> {
-    let mut draft = Draft::new();
+    let mut draft = PartialRequest::new();
     draft.merge(Reader::new(message))?;
     draft.finish()
 }
@@ -146,7 +146,7 @@ pub fn parse_stream_item(message: &[u8]) -> Result<AuthorizeInput<'_>> {
         match field.number {
             1 => {
                 let part = reader.message(&field, "request", "")?;
-                draft.get_or_insert_with(Draft::new).merge(part)?;
+                draft.get_or_insert_with(PartialRequest::new).merge(part)?;
             }
             _ => reader.skip(&field)?,
         }
@@ -175,7 +175,7 @@ pub fn split_batch(message: &[u8]) -> Result<Vec<&[u8]>> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_batch_item(request: &[u8]) -> Result<AuthorizeInput<'_>> {
-    let mut draft = Draft::new();
+    let mut draft = PartialRequest::new();
     draft.merge(Reader::nested(request))?;
     draft.finish()
 }

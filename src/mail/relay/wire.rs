@@ -39,7 +39,7 @@ const LONGEST_LINE: usize = 4_096;
 
 /// Bytes from and to a relay.
 pub(super) struct Wire {
-    stream: Box<dyn Stream>,
+    stream: Box<dyn SmtpStream>,
     peer: SocketAddr,
     /// A line that was begun.
     line: Vec<u8>,
@@ -49,8 +49,8 @@ pub(super) struct Wire {
     answered: usize,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
+trait SmtpStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> SmtpStream for T {}
 
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +118,7 @@ async fn encrypt(
     endpoint: &Endpoint,
     trust: &TrustStore,
     limit: Duration,
-) -> Result<Box<dyn Stream>, String> {
+) -> Result<Box<dyn SmtpStream>, String> {
     let name = ServerName::try_from(endpoint.host.clone())
         .map_err(|_| "has a name that no certificate can have".to_owned())?;
     let connector = TlsConnector::from(trust.client());

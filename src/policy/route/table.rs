@@ -185,7 +185,7 @@ impl<V> Unresolved<V> {
 }
 
 /// A segment of a path with what other servers may read it as.
-struct Reading<'p> {
+struct SegmentReading<'p> {
     text: &'p [u8],
     /// Whether that may be something else than its text.
     variable: bool,
@@ -304,7 +304,7 @@ impl<T> RouteTable<T> {
         let mut decoded = Vec::new();
         let shape = path::read(path, &mut segments[..self.deepest], &mut decoded)
             .map_err(|_| Unresolved::NoRoute)?;
-        let question = Question { method, trailing_slash: shape.trailing_slash };
+        let question = RouteQuery { method, trailing_slash: shape.trailing_slash };
         let segments = &segments[..shape.count];
         let own = self.search(0, question, segments).ok_or(Unresolved::NoRoute)?;
         if shape.variable == 0 && !self.upper_case {
@@ -319,12 +319,12 @@ impl<T> RouteTable<T> {
     fn agreed<'t>(
         &'t self,
         own: &'t T,
-        question: Question<'_>,
+        question: RouteQuery<'_>,
         segments: &[&[u8]],
         variable: u64,
         same: impl Fn(&T, &T) -> bool,
     ) -> Result<&'t T, Unresolved<&'t T>> {
-        let segments = segments.iter().enumerate().map(|(place, text)| Reading {
+        let segments = segments.iter().enumerate().map(|(place, text)| SegmentReading {
             text,
             variable: variable >> place & 1 == 1,
             variants: OnceCell::new(),
@@ -340,14 +340,14 @@ impl<T> RouteTable<T> {
             && last.variable
             && self.variants(last).may_be_empty()
         {
-            let question = Question { trailing_slash: true, ..question };
+            let question = RouteQuery { trailing_slash: true, ..question };
             self.follow_variants(0, question, others, &same).map_err(ambiguous)?;
         }
         Ok(own)
     }
 
     /// Recurses once per segment, so [`MAX_SEGMENTS`] deep at most.
-    fn search(&self, at: usize, question: Question<'_>, segments: &[&[u8]]) -> Option<&T> {
+    fn search(&self, at: usize, question: RouteQuery<'_>, segments: &[&[u8]]) -> Option<&T> {
         let node = &self.nodes[at];
         let Some((segment, rest)) = segments.split_first() else {
             return self.end(node, question);
@@ -377,7 +377,7 @@ impl<T> RouteTable<T> {
     }
 
     /// The value of the route that ends at `node`.
-    fn end<'t>(&'t self, node: &'t Node<T>, question: Question<'_>) -> Option<&'t T> {
+    fn end<'t>(&'t self, node: &'t Node<T>, question: RouteQuery<'_>) -> Option<&'t T> {
         if question.trailing_slash {
             return self.nodes[node.slash?.place()].route(question.method);
         }
@@ -392,8 +392,8 @@ impl<T> RouteTable<T> {
     fn follow_variants(
         &self,
         at: usize,
-        question: Question<'_>,
-        segments: &[Reading<'_>],
+        question: RouteQuery<'_>,
+        segments: &[SegmentReading<'_>],
         same: &impl Fn(&T) -> bool,
     ) -> Result<bool, &T> {
         let node = &self.nodes[at];
@@ -420,7 +420,7 @@ impl<T> RouteTable<T> {
     }
 
     /// What `segment` may be read as, as far as it matters to this table.
-    fn variants<'s, 'p>(&self, segment: &'s Reading<'p>) -> &'s Variants<'p> {
+    fn variants<'s, 'p>(&self, segment: &'s SegmentReading<'p>) -> &'s Variants<'p> {
         let limit = if self.suffixes { usize::MAX } else { self.longest.max(1) };
         segment.variants.get_or_init(|| Variants::new(path::text(segment.text), limit))
     }
@@ -431,7 +431,7 @@ impl<T> RouteTable<T> {
     fn follow_fixed<'t>(
         &'t self,
         node: &'t Node<T>,
-        segment: &Reading<'_>,
+        segment: &SegmentReading<'_>,
         follow: impl Fn(usize) -> Result<bool, &'t T>,
     ) -> Result<bool, &'t T> {
         let literal = node.literal(segment.text);
@@ -471,7 +471,7 @@ impl<T> RouteTable<T> {
 
 /// What a request asks for, beside its segments.
 #[derive(Clone, Copy)]
-struct Question<'q> {
+struct RouteQuery<'q> {
     method: &'q str,
     trailing_slash: bool,
 }

@@ -173,7 +173,7 @@ impl std::fmt::Debug for Replicas {
 }
 
 #[derive(FromRow)]
-struct Peer {
+struct SelectedReplica {
     #[sqlx(rename = "position")]
     head: i64,
     replica_id: Option<Uuid>,
@@ -188,7 +188,7 @@ struct Peer {
     database: Oid,
 }
 
-impl Peer {
+impl SelectedReplica {
     /// `None` for the row that stands for no replica at all.
     fn read(self) -> Option<ReplicaRow> {
         Some(ReplicaRow {
@@ -208,7 +208,7 @@ impl Peer {
 }
 
 #[derive(FromRow)]
-struct Change {
+struct SelectedChange {
     head: i64,
     position: Option<i64>,
     touched: Option<String>,
@@ -377,7 +377,7 @@ impl Replication for Replicas {
     async fn rows(&self) -> Result<Rows> {
         within(async {
             let mut conn = self.leases.take().await?;
-            let rows: Vec<Peer> = sqlx::query_as(AssertSqlSafe(format!(
+            let rows: Vec<SelectedReplica> = sqlx::query_as(AssertSqlSafe(format!(
                 "{SELECT_ROWS}(SELECT {IDENTITY}) s (system, timeline, database) WHERE h.id = 1"
             )))
             .fetch_all(&mut *conn)
@@ -389,7 +389,7 @@ impl Replication for Replicas {
                 return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()).into());
             }
             conn.release();
-            let rows = rows.into_iter().filter_map(Peer::read).collect();
+            let rows = rows.into_iter().filter_map(SelectedReplica::read).collect();
             Ok(Rows { rows, head: Position(head) })
         })
         .await
@@ -404,7 +404,7 @@ impl Replication for Replicas {
         within(async {
             let mut conn = self.leases.take().await?;
             let (system, timeline, database) = named(store);
-            let rows: Vec<Change> =
+            let rows: Vec<SelectedChange> =
                 sqlx::query_as(AssertSqlSafe(format!("{SELECT_RECORD}({IDENTITY}) ORDER BY 2")))
                     .bind(after.0)
                     .bind(i64::from(limit))

@@ -11,7 +11,7 @@ use crate::store::Result;
 use crate::store::error::CorruptRow;
 
 #[derive(FromRow)]
-struct Row {
+struct EventRow {
     position: i64,
     time: i64,
     action: String,
@@ -61,11 +61,11 @@ pub(super) async fn events(
         query.push(" AND position < ").push_bind(after);
     }
     query.push(" ORDER BY position DESC LIMIT ").push_bind(i64::from(page.limit));
-    let rows: Vec<Row> = query.build_query_as().fetch_all(&store.read()).await?;
+    let rows: Vec<EventRow> = query.build_query_as().fetch_all(&store.read()).await?;
     Ok(rows.into_iter().map(event).collect())
 }
 
-fn event(row: Row) -> AuditEvent {
+fn event(row: EventRow) -> AuditEvent {
     AuditEvent {
         position: row.position,
         time: Timestamp(row.time),

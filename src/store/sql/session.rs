@@ -43,7 +43,7 @@ const SELECT_CREDENTIAL: &str =
     "SELECT credential_id FROM session WHERE digest = $1 AND expire_time > $2";
 
 #[derive(FromRow)]
-struct Row {
+struct SessionRow {
     create_time: i64,
     expire_time: i64,
     seen_time: i64,
@@ -83,7 +83,7 @@ pub(super) async fn one(
     now: Timestamp,
     idle: Duration,
 ) -> Result<Option<Session>> {
-    let query = sqlx::query_as::<Db, Row>(SELECT).bind(&digest[..]);
+    let query = sqlx::query_as::<Db, SessionRow>(SELECT).bind(&digest[..]);
     let Some(row) = query.fetch_optional(&store.read()).await? else { return Ok(None) };
     let seen = Timestamp(row.seen_time);
     let over = Timestamp(row.expire_time) <= now || seen.plus(idle) <= now;
@@ -185,7 +185,7 @@ fn summary(bearer: Option<&Credential>, state: &str, sessions: u64) -> Value {
     })
 }
 
-impl Row {
+impl SessionRow {
     fn read(self) -> Result<Session> {
         let bearer = match (self.credential_id, self.role, self.name) {
             (None, None, None) => None,

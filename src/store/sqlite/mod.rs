@@ -128,8 +128,8 @@ impl SqliteStore {
     }
 
     /// Readers of a local file wait for nobody.
-    async fn decision_connection(&self) -> Result<PooledConnection> {
-        Ok(PooledConnection(self.readers.acquire().await?))
+    async fn decision_connection(&self) -> Result<DecisionConnection> {
+        Ok(DecisionConnection(self.readers.acquire().await?))
     }
 
     fn read(&self) -> SqlitePool {
@@ -165,14 +165,14 @@ impl SqliteStore {
 }
 
 /// A connection for one read of a decision.
-struct PooledConnection(PoolConnection<Db>);
+struct DecisionConnection(PoolConnection<Db>);
 
-impl PooledConnection {
+impl DecisionConnection {
     /// It goes back to its pool by itself.
     fn release(self) {}
 }
 
-impl Deref for PooledConnection {
+impl Deref for DecisionConnection {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
@@ -180,7 +180,7 @@ impl Deref for PooledConnection {
     }
 }
 
-impl DerefMut for PooledConnection {
+impl DerefMut for DecisionConnection {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.0
     }

@@ -6,7 +6,7 @@ use askama::Template;
 use super::super::answer::{PageError, Result};
 use super::super::frame::Place;
 use super::super::view::{count, listed};
-use super::{Draft, Editor};
+use super::{Editor, WhitelistDraft};
 use crate::policy::network::{Cidr, TooMany, nested};
 use crate::policy::text::sentence;
 use crate::service::Error;
@@ -36,7 +36,7 @@ pub(super) struct Review {
 
 impl Editor {
     /// What a draft comes to, on the whitelist as it is now.
-    pub(super) async fn review(&self, draft: &Draft) -> Result<Review> {
+    pub(super) async fn review(&self, draft: &WhitelistDraft) -> Result<Review> {
         let services = self.signed.services();
         let current = self.described.token.whitelist.entries();
         let pasted = services.read_entries(&draft.add);

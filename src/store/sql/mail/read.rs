@@ -19,7 +19,7 @@ use crate::store::Result;
 use crate::store::error::CorruptRow;
 
 #[derive(FromRow)]
-struct Row {
+struct MailRow {
     mail_id: Uuid,
     kind: String,
     account_id: Uuid,
@@ -100,8 +100,9 @@ pub(super) async fn mails(connection: &mut Connection, ids: &[Uuid]) -> Result<V
     let scopes = catalog::scopes(connection).await?;
     let names: Names = scopes.into_iter().map(|(name, id)| (id, name)).collect();
     for ids in ids.chunks(IDS_AT_ONCE) {
-        let rows: Vec<Row> = all(connection, SELECT, ids.iter().copied(), ")").await?;
-        let of = |id: fn(&Row) -> Option<Uuid>| rows.iter().filter_map(id).collect::<BTreeSet<_>>();
+        let rows: Vec<MailRow> = all(connection, SELECT, ids.iter().copied(), ")").await?;
+        let of =
+            |id: fn(&MailRow) -> Option<Uuid>| rows.iter().filter_map(id).collect::<BTreeSet<_>>();
         let accounts = of(|row| Some(row.account_id));
         let admins = all(connection, SELECT_ADMINS, accounts, ") ORDER BY m.ordinal").await?;
         let tokens = all(connection, SELECT_TOKENS, of(|row| row.token_id), ")").await?;
@@ -121,7 +122,8 @@ pub(super) async fn mails(connection: &mut Connection, ids: &[Uuid]) -> Result<V
             .into_iter()
             .map(|row: ActionRow| Ok((row.pending_action_id, row.read(&names)?)))
             .collect::<Result<_>>()?;
-        let mut rows: HashMap<Uuid, Row> = rows.into_iter().map(|row| (row.mail_id, row)).collect();
+        let mut rows: HashMap<Uuid, MailRow> =
+            rows.into_iter().map(|row| (row.mail_id, row)).collect();
         for row in ids.iter().filter_map(|id| rows.remove(id)) {
             mails.push(row.read(&accounts, &tokens, &actions)?);
         }
@@ -193,7 +195,7 @@ impl ActionRow {
     }
 }
 
-impl Row {
+impl MailRow {
     fn read(
         self,
         accounts: &HashMap<Uuid, MailAccount>,
