@@ -201,6 +201,9 @@ pub enum WhitelistRefused {
     /// The token is deleted.
     #[error("the token is deleted")]
     Deleted,
+    /// The token has ended by itself.
+    #[error("the token expired at {0}")]
+    Expired(Timestamp),
     /// The rules refuse it.
     #[error(transparent)]
     Rule(#[from] ChangeError),

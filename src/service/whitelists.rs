@@ -233,6 +233,11 @@ fn refusal(id: TokenId, change: &Change, refused: WhitelistRefused) -> Error {
             let text = format!("the token {id} is deleted; its whitelist can't change any more");
             return Error::refused("TOKEN_DELETED", format!("tokens/{id}"), text);
         }
+        WhitelistRefused::Expired(at) => {
+            let text =
+                format!("the token {id} expired at {at}; its whitelist can't change any more");
+            return Error::refused("TOKEN_EXPIRED", format!("tokens/{id}"), text);
+        }
         WhitelistRefused::Rule(rule) => rule,
     };
     let field = match (&rule, change) {

@@ -123,9 +123,19 @@ impl Editor {
     async fn open(signed: Signed, id: &str) -> Result<Self> {
         let described = find(&signed, id).await?;
         let id = described.token.id.to_string();
-        if described.token.state != TokenState::Active {
-            let text = "This token is deleted: its whitelist can't change any more.";
-            return Err(PageError::new(StatusCode::CONFLICT, "Deleted already", text)
+        // Rule 3.14 of docs/policy.md.
+        let ended = if described.token.state != TokenState::Active {
+            Some(("Deleted already", "This token is deleted: its whitelist can't change any more."))
+        } else if described.token.expired(described.outlook.calendar.now).is_some() {
+            Some((
+                "Expired already",
+                "This token has expired: its whitelist can't change any more.",
+            ))
+        } else {
+            None
+        };
+        if let Some((title, text)) = ended {
+            return Err(PageError::new(StatusCode::CONFLICT, title, text)
                 .at(&signed, Place::Tokens)
                 .with_way(format!("/tokens/{id}"), "The token"));
         }

@@ -154,6 +154,37 @@ async fn bound_certificate_identifies_its_gateway_at_every_interface() {
     }
 }
 
+/// Rules 9.21 and 11.24 of docs/policy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn bearer_s_address_is_read_where_the_bound_credential_says() {
+    let secured = Secured::new().await;
+    let gateway = secured.clients.client("gateway");
+    secured.bind(&[&gateway]).await;
+    let token = bearer(&secured.stage.writer);
+    let ask = |identity: &Identity, address: &[(&str, &str)]| {
+        let own = [("Authorization", &*token)];
+        let headers = [&own, address].concat();
+        secured.connect(Some(identity)).send("GET", "/self", &headers, "")
+    };
+    let inside = [("X-Real-IP", INSIDE)];
+    let answer = ask(&gateway, &inside);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Its own address is not its client's.
+    let answer = ask(&gateway, &[]);
+    assert_eq!(
+        (answer.status, answer.json()["reason"].as_str()),
+        (403, Some("CLIENT_IP_MISSING")),
+        "{answer:?}"
+    );
+    // One that is bound to no credential is the bearer's own: what it writes is not believed.
+    let answer = ask(&secured.clients.client("stranger"), &inside);
+    assert_eq!(
+        (answer.status, answer.json()["reason"].as_str()),
+        (403, Some("CLIENT_IP_NOT_WHITELISTED")),
+        "{answer:?}"
+    );
+}
+
 /// Rules 9.1 and 9.21 of docs/policy.md.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificate_that_is_bound_to_no_credential_is_none() {

@@ -16,6 +16,7 @@ mod aged;
 mod bodies;
 mod checks;
 mod claims;
+mod expiry;
 mod floods;
 mod forgery;
 mod hosts;

@@ -141,3 +141,22 @@ async fn replicas_at_odds_take_nothing_and_say_so() {
     stage.denies_unused(0, &secret).await;
     assert_eq!(pending(&stage, 0, &idle.token_id).await, 1);
 }
+
+/// Rules 4.16 and 11.3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_bound_the_lifetime_of_tokens_differently_say_so() {
+    let mut stage = Stage::with(2, |_, setup| setup).await;
+    let odds = "portcullis_replica_config_mismatches";
+    let differ = async |stage: &Stage, wanted: i64| {
+        for server in &stage.servers {
+            until(|| server.metric(odds), |odds| *odds == Some(wanted)).await;
+            let health = server.get("/healthz").1;
+            assert_eq!(health.contains("other lifecycle settings"), wanted > 0, "{health}");
+        }
+    };
+    differ(&stage, 0).await;
+    stage.servers[1].restart_with(|setup| setup.flag("--token-max-lifetime", "90d"));
+    differ(&stage, 1).await;
+    stage.servers[0].restart_with(|setup| setup.flag("--token-max-lifetime", "90d"));
+    differ(&stage, 0).await;
+}

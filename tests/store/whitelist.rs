@@ -6,7 +6,8 @@ use portcullis::model::{Invalidation, WhitelistChanged, WhitelistRefused, Whitel
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::{Change, ChangeError, Limits, parse_entries};
 use portcullis::policy::scope::Catalog;
-use portcullis::policy::token::TokenKind;
+use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::{RequestedExpiry, TokenKind};
 use portcullis::store::{Store, StoreError};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -17,6 +18,7 @@ on_both!(
     a_change_is_made_and_recorded,
     what_changes_nothing_leaves_nothing,
     refusals_change_nothing,
+    the_whitelist_of_an_expired_token_stays,
     the_rule_holds_in_the_transaction,
     one_of_two_with_the_same_version_wins,
     all_of_fifty_are_kept,
@@ -96,6 +98,27 @@ async fn what_changes_nothing_leaves_nothing(f: Fixture) {
     assert_eq!(f.position().await, before);
     let token = f.store.token(id, None).await.unwrap().unwrap();
     assert_eq!((token.whitelist, token.whitelist_version), (whitelist("10.0.0.1"), 1));
+    f.check_record().await;
+}
+
+/// Rule 3.14.
+async fn the_whitelist_of_an_expired_token_stays(f: Fixture) {
+    let (_, catalog, id) = stage(&f, TokenKind::ReadWrite, "10.0.0.1").await;
+    let expiry = RequestedExpiry::At(Timestamp(20));
+    f.store.set_token_expiry(&ctx(10), id, None, expiry).await.unwrap().unwrap().unwrap();
+    let limits = Limits::default();
+    let wanted = edit("10.0.0.2", "");
+    let early = ctx(19);
+    let early =
+        f.store.change_whitelist(&early, &catalog, target(id, None), &wanted, &limits, false);
+    assert_eq!(early.await.unwrap().unwrap().unwrap().version, 2);
+    let before = f.position().await;
+    for expected in [None, Some(1), Some(2)] {
+        // At the instant of its expiry, whether or not a sweep has recorded it.
+        let late = change(&*f.store, &catalog, target(id, expected), &edit("", "10.0.0.2")).await;
+        assert_eq!(late, Err(WhitelistRefused::Expired(Timestamp(20))));
+    }
+    assert_eq!(f.position().await, before);
     f.check_record().await;
 }
 

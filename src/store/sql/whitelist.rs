@@ -12,7 +12,8 @@ use crate::model::{
 };
 use crate::policy::network::{Change, Limits, Whitelist, apply};
 use crate::policy::scope::Catalog;
-use crate::policy::token::TokenState;
+use crate::policy::time::Timestamp;
+use crate::policy::token::{Expiry, TokenState};
 use crate::store::Result;
 
 const UPDATE: &str = "UPDATE token SET whitelist = $2, whitelist_version = $3 WHERE token_id = $1";
@@ -33,7 +34,8 @@ pub(super) async fn change(
         return Ok(None);
     };
     let before = row.whitelist()?;
-    let outcome = judge(&row, &before, catalog, target.expected_version, wanted, limits)?;
+    let judged = Judged { row: &row, whitelist: &before, now: ctx.now };
+    let outcome = judged.judge(catalog, target.expected_version, wanted, limits)?;
     let changed = match outcome {
         Ok(changed) if changed.changed && !dry_run => changed,
         // The version that the check was made on: one that may never come would, sent back as
@@ -74,32 +76,44 @@ pub(super) async fn change(
     Ok(Some(Ok(changed)))
 }
 
-/// What `wanted` comes to, or why it is refused.
-fn judge(
-    row: &token::Row,
-    before: &Whitelist,
-    catalog: &Catalog,
-    expected_version: Option<i64>,
-    wanted: &Change,
-    limits: &Limits,
-) -> Result<Result<WhitelistChanged, WhitelistRefused>> {
-    // Rule 3.14 of docs/policy.md.
-    if row.state()? != TokenState::Active {
-        return Ok(Err(WhitelistRefused::Deleted));
+/// A token whose whitelist is to be changed.
+struct Judged<'a> {
+    row: &'a token::Row,
+    whitelist: &'a Whitelist,
+    now: Timestamp,
+}
+
+impl Judged<'_> {
+    /// What `wanted` comes to, or why it is refused.
+    fn judge(
+        &self,
+        catalog: &Catalog,
+        expected_version: Option<i64>,
+        wanted: &Change,
+        limits: &Limits,
+    ) -> Result<Result<WhitelistChanged, WhitelistRefused>> {
+        // Rule 3.14 of docs/policy.md.
+        if self.row.state()? != TokenState::Active {
+            return Ok(Err(WhitelistRefused::Deleted));
+        }
+        let expiry = Expiry::from(self.row.expires());
+        if let Some(at) = expiry.time().filter(|_| expiry.is_reached(self.now)) {
+            return Ok(Err(WhitelistRefused::Expired(at)));
+        }
+        let current = self.row.whitelist_version;
+        // Rule 3.13 of docs/policy.md.
+        if expected_version.is_some_and(|expected| expected != current) {
+            return Ok(Err(WhitelistRefused::Stale { current }));
+        }
+        let required = self.row.grant()?.requires_whitelist(catalog);
+        Ok(match apply(self.whitelist, wanted, required, limits) {
+            Ok(changed) => Ok(WhitelistChanged {
+                version: current + i64::from(changed.changed),
+                whitelist: changed.whitelist,
+                still_covered_by: changed.still_covered_by,
+                changed: changed.changed,
+            }),
+            Err(error) => Err(error.into()),
+        })
     }
-    let current = row.whitelist_version;
-    // Rule 3.13 of docs/policy.md.
-    if expected_version.is_some_and(|expected| expected != current) {
-        return Ok(Err(WhitelistRefused::Stale { current }));
-    }
-    let required = row.grant()?.requires_whitelist(catalog);
-    Ok(match apply(before, wanted, required, limits) {
-        Ok(changed) => Ok(WhitelistChanged {
-            version: current + i64::from(changed.changed),
-            whitelist: changed.whitelist,
-            still_covered_by: changed.still_covered_by,
-            changed: changed.changed,
-        }),
-        Err(error) => Err(error.into()),
-    })
 }

@@ -58,6 +58,17 @@ module.exports = async (visit, setting, scene) => {
   await told(page, whitelist, /whitelist/i);
   await visit.sound();
 
+  // An expiry is a day to come.
+  const expires = page.locator('input[name=expires]');
+  for (const [typed, wrong] of [['next week', /no day/i], ['2020-01-01', /future/i]]) {
+    await expires.fill(typed);
+    await create();
+    await visit.alert();
+    await told(page, expires, wrong);
+    assert.equal(await expires.inputValue(), typed);
+  }
+  await expires.fill('');
+
   // Not without a whitelist; and not with a bad one.
   await name.fill('made: writes');
   await choose('READ_WRITE');
@@ -90,6 +101,7 @@ module.exports = async (visit, setting, scene) => {
   await visit.open('/tokens/new');
   await name.fill('made: reads');
   await choose('READ_ONLY');
+  await expires.fill('2099-12-31');
   await create();
   secrets.push(await secretOf(page));
 
@@ -116,6 +128,7 @@ module.exports = async (visit, setting, scene) => {
     await visit.open(`/tokens?q=${encodeURIComponent(made)}`);
     await visit.follow(page.getByRole('link', { name: made, exact: true }));
     await visit.shows(made);
+    if (made === 'made: reads') await visit.shows(/expires/i, /31 december 2099/i);
     for (const secret of secrets) {
       assert(!(await page.content()).includes(secret.slice(-20)));
     }
