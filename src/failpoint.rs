@@ -10,17 +10,20 @@ pub enum Failpoint {
     NoLease,
     /// A replica acknowledges changes that it has not applied.
     AcknowledgedUnapplied,
+    /// A decision from memory panics.
+    DecisionPanic,
 }
 
 impl Failpoint {
     /// Every one of them.
-    pub const ALL: [Self; 2] = [Self::NoLease, Self::AcknowledgedUnapplied];
+    pub const ALL: [Self; 3] = [Self::NoLease, Self::AcknowledgedUnapplied, Self::DecisionPanic];
 
     /// As `FAILPOINT` names it.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoLease => "no-lease",
             Self::AcknowledgedUnapplied => "acknowledged-unapplied",
+            Self::DecisionPanic => "decision-panic",
         }
     }
 }

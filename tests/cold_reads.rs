@@ -28,14 +28,14 @@ use portcullis::policy::decide;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::time::Timestamp;
 use portcullis::replication::RegisteredReplica;
-use portcullis::secret::{KeyRing, Secret, SecretKey, SecretKind};
+use portcullis::secret::{Secret, SecretKind};
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
 use portcullis::service::{Caller, Error};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::ReplicaInfo;
 use portcullis::telemetry::Metrics;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -80,18 +80,7 @@ async fn a_secret_with_a_right_tag_and_a_wrong_digest_opens_no_token_that_is_rea
     let server = Setup::postgres(&url).start();
     let client = Client::operator(&server).await;
     let account = client.account().await.account_id;
-    let mut database = PgConnection::connect(&url).await.unwrap();
-    let rows = sqlx::query("SELECT number, key FROM secret_key").fetch_all(&mut database).await;
-    let keys: Vec<_> = rows
-        .unwrap()
-        .iter()
-        .map(|row| {
-            let key: Vec<u8> = row.get("key");
-            let number: i32 = row.get("number");
-            SecretKey::new(number.try_into().unwrap(), key.try_into().unwrap())
-        })
-        .collect();
-    let keys = KeyRing::new(&keys).unwrap();
+    let keys = postgres::secret_keys(&url).await;
     for call in ["Authorize", "BatchAuthorize", "StreamAuthorize"] {
         let (token, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
         let id: TokenId = token.token_id.parse().unwrap();

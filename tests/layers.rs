@@ -35,7 +35,7 @@ const MODULES: &[(&str, &str)] = &[
     ("usage", "policy model clock telemetry store cache writes"),
     ("mail", "policy pem"),
     ("lifecycle", "policy secret model clock telemetry shutdown store cache replication writes usage mail"),
-    ("service", "policy secret model clock telemetry shutdown net store cache replication writes usage mail lifecycle"),
+    ("service", "policy failpoint secret model clock telemetry shutdown net store cache replication writes usage mail lifecycle"),
     ("gateway", "policy secret model clock::Stopwatch shutdown net service"),
     ("grpc", "policy secret model clock::Stopwatch telemetry shutdown net service gateway"),
     ("web", "policy secret model clock::Stopwatch telemetry shutdown html net service"),

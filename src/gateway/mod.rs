@@ -20,9 +20,11 @@ pub mod request;
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -103,8 +105,28 @@ impl Interfaces {
         Self { services, settings, bodies: Bodies::default() }
     }
 
-    /// Answers one request of `peer`. `known` is called once its credential turns out to be valid.
+    /// Answers one request of `peer`, whatever happens: a connection that ends without an answer is an error to gateways,
+    /// which some of them pass on. `known` is called once its credential turns out to be valid.
     async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: PeerIdentity,
+        known: impl Fn() + Send,
+    ) -> HttpAnswer {
+        // Rule 9.12 of docs/policy.md.
+        let none = if request.uri().path().starts_with(forward_auth::EXT_AUTHZ) {
+            StatusCode::FORBIDDEN
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let answer = AssertUnwindSafe(self.route(request, peer, known)).catch_unwind();
+        answer.await.unwrap_or_else(|_| {
+            tracing::error!("a call panicked");
+            problem(&Answer::undecided(none, undecided(&Error::Internal)))
+        })
+    }
+
+    async fn route(
         &self,
         request: Request<Incoming>,
         peer: PeerIdentity,

@@ -8,10 +8,14 @@ use std::path::Path;
 
 use portcullis::grpc::proto::{ApplyCatalogRequest, GetTokenRequest, Role, TokenKind};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 
 use super::http1::Answer;
 use super::stage::{INSIDE, OUTSIDE, Stage, bearer};
+use crate::support::client::Client;
+use crate::support::postgres;
 use crate::support::server::Setup;
+use crate::support::wait::until;
 
 const EVALUATION: &str = "/access/v1/evaluation";
 const EVALUATIONS: &str = "/access/v1/evaluations";
@@ -334,4 +338,46 @@ async fn callers_and_requests_that_are_refused_learn_why() {
     assert_eq!(post(&stage, EVALUATION, &[], &format!("{body}{padding}")).status, 200);
     let answer = post(&stage, EVALUATION, &[], &format!("{body}{padding} "));
     assert_eq!(answer.status, 413);
+}
+
+/// Rule 9.15: the deadline is the batch's. An item that is not begun by then is denied, whatever it would have got.
+#[tokio::test(flavor = "multi_thread")]
+async fn items_that_are_not_begun_by_the_deadline_are_denied() {
+    let url = postgres::database();
+    let mut stage = Stage::over(Setup::postgres(&url)).await;
+    let (_, other) = stage.operator.token(&stage.account, TokenKind::ReadOnly, &[], &[]).await;
+    // Tokens that have to be read wait for longer than the batch may take; the last one is in memory.
+    stage.server.restart();
+    let (_, warm) = {
+        let operator = Client::operator(&stage.server).await;
+        operator.token(&stage.account, TokenKind::ReadOnly, &[], &[]).await
+    };
+    let item = |token: &str| {
+        json!({
+            "subject": { "type": "token", "id": token },
+            "action": { "name": "read" },
+            "resource": { "type": "transactions", "id": "" },
+        })
+    };
+    let ask = || {
+        let body = json!({
+            "options": { "evaluations_semantic": "permit_on_first_permit" },
+            "evaluations": [item(&stage.reader), item(&other), item(&warm)],
+        });
+        post(&stage, EVALUATIONS, &[], &body.to_string()).json()["evaluations"].clone()
+    };
+    let one = post(&stage, EVALUATION, &[], &item(&warm).to_string()).json();
+    assert_eq!(one["decision"], true, "{one}");
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let mut lock = connection.begin().await.unwrap();
+    sqlx::query("LOCK TABLE token IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let late = ask();
+    let late = late.as_array().unwrap();
+    assert_eq!(late.len(), 3, "{late:?}");
+    for item in late {
+        assert_eq!(item["decision"], false, "{item}");
+        assert_eq!(item["context"]["reason"], "UNDECIDED", "{item}");
+    }
+    lock.rollback().await.unwrap();
+    until(ask, |evaluations| evaluations[0]["decision"] == true);
 }

@@ -16,6 +16,7 @@ mod documents;
 mod exchange;
 mod hostile;
 mod identity;
+mod lifecycle;
 mod process;
 mod stage;
 mod undecided;

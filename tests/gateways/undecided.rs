@@ -1,10 +1,19 @@
 //! Where no decision is reached, no request reaches the service (Rule 9.10 of docs/policy.md).
 
-use sqlx::{Connection as _, PgConnection};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::thread;
 
-use super::process::{Changes, Gateway, Kind};
+use portcullis::grpc::proto::BatchAuthorizeRequest;
+use portcullis::secret::SecretKind;
+use sqlx::{Connection as _, PgConnection};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::process::{Backends, Changes, Gateway, Kind, address};
 use super::stage::{Outcome, Stage, UNLISTED};
-use crate::support::postgres::Cluster;
+use crate::support::client::question;
+use crate::support::postgres::{self, Cluster};
 use crate::support::wait;
 
 /// Envoy lets requests pass on errors of its authorization. It waits longer than is shipped: an answer that is on its way
@@ -26,6 +35,108 @@ fn gateways(stage: &Stage, kind: Kind, credential: &str) -> Vec<Gateway> {
         gateways.push(Gateway::start_with(kind, &backends, changes));
     }
     gateways
+}
+
+/// All of them in front of one server.
+fn all_gateways(stage: &Stage) -> Vec<Gateway> {
+    let kinds = [Kind::Nginx, Kind::Caddy, Kind::Traefik, Kind::EnvoyGrpc, Kind::EnvoyHttp];
+    let of = |kind: Kind| gateways(stage, kind, &stage.credential(kind.client_source()).1);
+    kinds.into_iter().flat_map(of).collect()
+}
+
+/// More reads than the server makes at once are under way, and more are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overloaded_server_lets_nothing_pass() {
+    const BATCH: u128 = 1_000;
+    let url = postgres::database();
+    let mut stage = Stage::with(|setup| setup.env("PORTCULLIS_DATABASE_URL", &url)).await;
+    let gateways = all_gateways(&stage);
+    // Nothing is in memory then, so each token has to be read.
+    stage.server.restart();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let mut lock = connection.begin().await.unwrap();
+    sqlx::query("LOCK TABLE token IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let keys = postgres::secret_keys(&url).await;
+    let prefix = "pcl".parse().unwrap();
+    let operator = stage.operator().await;
+    let mut load = JoinSet::new();
+    for batch in 0..3 {
+        let secret = |n| {
+            let id = Uuid::from_u128(batch * BATCH + n);
+            keys.make(SecretKind::Token, &prefix, id, &[1; 16]).expose().to_owned()
+        };
+        let requests = (0..BATCH).map(|n| question(&secret(n), "192.0.2.1", "transactions.read"));
+        let requests: Vec<_> = requests.collect();
+        let mut decisions = operator.authorization();
+        load.spawn(async move {
+            loop {
+                let batch = BatchAuthorizeRequest { requests: requests.clone() };
+                let _ = decisions.batch_authorize(batch).await;
+            }
+        });
+    }
+    let says = "too many requests are under way";
+    for gateway in &gateways {
+        let text = || ask(&stage, gateway).closed().text();
+        match gateway.kind {
+            // These pass on what Portcullis says.
+            Kind::Caddy | Kind::Traefik | Kind::EnvoyHttp => {
+                wait::until(text, |text| text.contains(says));
+            }
+            _ => (0..3).for_each(|_| drop(text())),
+        }
+    }
+    load.shutdown().await;
+    lock.rollback().await.unwrap();
+    for gateway in &gateways {
+        wait::until(|| ask(&stage, gateway).received.len(), |&reached| reached == 1);
+    }
+}
+
+/// A failure of Portcullis's own is no decision, and no error that a gateway may fail open on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_panics_lets_nothing_pass() {
+    let stage = Stage::with(|setup| setup.env("FAILPOINT", "decision-panic")).await;
+    for gateway in all_gateways(&stage) {
+        let outcome = ask(&stage, &gateway);
+        let status = outcome.closed().status;
+        // As without a decision at any time, and not the gateway's own answer to a connection that broke.
+        let usual = if gateway.kind == Kind::EnvoyHttp { 403 } else { 503 };
+        assert_eq!(status, usual, "{:?}: {outcome:?}", gateway.kind);
+    }
+    assert!(stage.server.log().contains("panicked"));
+}
+
+/// What HTTP refuses before Portcullis sees it: a bare 400 or 431, without a reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn bare_refusals_of_http_let_nothing_pass() {
+    let stage = Stage::new().await;
+    for refusal in ["400 Bad Request", "431 Request Header Fields Too Large"] {
+        let answer =
+            format!("HTTP/1.1 {refusal}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let listener = TcpListener::bind(address(8081)).unwrap();
+        let refusing = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let answer = answer.clone();
+                thread::spawn(move || {
+                    let _ = stream.read(&mut [0; 65_536]);
+                    let _ = stream.write_all(answer.as_bytes());
+                });
+            }
+        });
+        for kind in [Kind::Nginx, Kind::Caddy, Kind::Traefik, Kind::EnvoyGrpc, Kind::EnvoyHttp] {
+            let (_, credential) = stage.credential(kind.client_source());
+            let backends =
+                Backends { grpc: refusing, http: refusing, ..stage.backends(&credential) };
+            ask(&stage, &Gateway::start(kind, &backends)).closed();
+            if kind == Kind::EnvoyHttp {
+                // A 4xx is a denial, also where errors pass.
+                let changes = Changes { replaced: OPEN, ..Changes::default() };
+                ask(&stage, &Gateway::start_with(kind, &backends, changes)).closed();
+            }
+        }
+    }
 }
 
 async fn wrong_and_revoked_credentials_close(kind: Kind) {

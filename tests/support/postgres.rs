@@ -20,6 +20,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use portcullis::secret::{KeyRing, SecretKey};
+use sqlx::{Connection as _, PgConnection, Row as _};
+
 const OLDEST: u32 = 15;
 const INSTALL: &str = "these tests need PostgreSQL 15 or later: `apt-get install postgresql` or \
     `brew install postgresql`, or set PG_BIN to the directory of initdb and postgres";
@@ -349,4 +352,16 @@ fn free_port() -> u16 {
 /// Different in every call of every process.
 fn random() -> u64 {
     RandomState::new().hash_one(0)
+}
+
+/// The keys that the server over the database at `url` makes secrets with.
+pub async fn secret_keys(url: &str) -> KeyRing {
+    let mut database = PgConnection::connect(url).await.expect("a connection");
+    let rows = sqlx::query("SELECT number, key FROM secret_key").fetch_all(&mut database).await;
+    let key = |row: &sqlx::postgres::PgRow| {
+        let (number, key): (i32, Vec<u8>) = (row.get("number"), row.get("key"));
+        SecretKey::new(number.try_into().expect("a number"), key.try_into().expect("32 bytes"))
+    };
+    let keys: Vec<_> = rows.expect("the keys").iter().map(key).collect();
+    KeyRing::new(&keys).expect("a key")
 }

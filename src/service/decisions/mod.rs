@@ -23,6 +23,7 @@ pub use self::stored::OwnedEvaluation;
 use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
+use crate::failpoint::{self, Failpoint};
 use crate::policy::decide::{self, Decision, Presented, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::LiveAction;
@@ -141,6 +142,7 @@ impl DecisionContext<'_> {
     /// # Errors
     /// [`super::Error::Invalid`] for malformed arguments, [`super::Error::Unavailable`] without a catalogue.
     pub fn evaluate<'c>(&'c self, input: &AuthorizeInput<'c>) -> Result<Option<Decision<'c>>> {
+        assert!(!failpoint::is_active(Failpoint::DecisionPanic), "a planted error");
         let near = peek_id(input.token).and_then(|id| {
             let token = self.services.cache.tokens.get_near(id, &self.guard)?;
             Some((token, secret::digest(input.token)))
