@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -194,24 +193,13 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     // Each connection takes a descriptor, and many systems begin with a thousand.
     let descriptors = Descriptors::raise();
     // Listeners come first, so that a port in use is reported before anything is written.
-    let mut grpc_listeners = Vec::with_capacity(settings.listen.len());
-    for listener in &settings.listen {
-        grpc_listeners.push(match listener {
-            ListenSetting::Tcp(addresses) => Listener::Tcp(net::bind("listen", addresses).await?),
-            ListenSetting::Unix { path, mode } => {
-                Listener::Unix(UnixSocket::bind("listen", path, *mode).await?)
-            }
-        });
-    }
+    let grpc_listeners = bind("listen", &settings.listen).await?;
     let http_listener = net::bind("http-listen", &settings.http_listen).await?;
-    let gateway_listener = match &settings.gateway.listen {
-        None => None,
-        Some(addresses) => Some(net::bind("gateway-listen", addresses).await?),
-    };
+    let gateway_listeners = bind("gateway-listen", &settings.gateway.listen).await?;
     let addresses = Addresses {
         grpc: grpc_listeners.iter().map(Listener::address).collect::<Result<_, _>>()?,
         http: http_listener.local_addr()?,
-        gateway: gateway_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+        gateway: gateway_listeners.iter().map(Listener::address).collect::<Result<_, _>>()?,
     };
     let (grpc_tls, http_tls, gateway_tls) = match &settings.tls {
         None => (None, None, None),
@@ -257,10 +245,11 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         let routes = http::routes(services.clone(), secure, proxies);
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
         let gateways = async {
-            if let (Some(listener), Some(address)) = (gateway_listener, addresses.gateway) {
-                let interfaces = interfaces(&settings, services, address);
+            if !gateway_listeners.is_empty() {
+                let interfaces = interfaces(&settings, services, addresses.first_of_gateways());
                 let connections = descriptors.gateway;
-                gateway::serve(listener, gateway_tls, connections, interfaces, stop.clone()).await;
+                let (listeners, tls) = (gateway_listeners, gateway_tls);
+                gateway::serve(listeners, tls, connections, interfaces, stop.clone()).await;
             }
         };
         announce(&settings, &addresses)?;
@@ -279,27 +268,58 @@ struct Addresses {
     /// Of gRPC. Never empty.
     grpc: Vec<ListenerAddress>,
     http: SocketAddr,
-    gateway: Option<SocketAddr>,
+    /// Of gateways; empty for nowhere.
+    gateway: Vec<ListenerAddress>,
 }
 
 impl Addresses {
     /// Those of gRPC as `PORTCULLIS_LISTEN` takes them.
     fn grpc_text(&self) -> String {
-        self.grpc.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        joined(&self.grpc)
+    }
+
+    /// Where gateways are served that come over the network, if they are.
+    fn first_of_gateways(&self) -> Option<SocketAddr> {
+        self.gateway.iter().find_map(|listener| match listener {
+            ListenerAddress::Tcp(address) => Some(*address),
+            ListenerAddress::Unix(_) => None,
+        })
     }
 }
 
-/// What gateways are answered with at `address`.
+fn joined(listeners: &[ListenerAddress]) -> String {
+    listeners.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Listens where `settings`, the values of `flag`, say.
+async fn bind(flag: &str, settings: &[ListenSetting]) -> std::io::Result<Vec<Listener>> {
+    let mut listeners = Vec::with_capacity(settings.len());
+    for listener in settings {
+        listeners.push(match listener {
+            ListenSetting::Tcp(addresses) => Listener::Tcp(net::bind(flag, addresses).await?),
+            ListenSetting::Unix { path, mode } => {
+                Listener::Unix(UnixSocket::bind(flag, path, *mode).await?)
+            }
+        });
+    }
+    Ok(listeners)
+}
+
+/// What gateways are answered with at `address`, or at sockets of this host alone.
 fn interfaces(
     settings: &ServeSettings,
     services: Arc<Services>,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
 ) -> Arc<Interfaces> {
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let own_url = match (address, &settings.tls) {
+        (Some(address), Some(_)) => format!("https://{address}"),
+        (Some(address), None) => format!("http://{address}"),
+        (None, _) => "http://localhost".to_owned(),
+    };
     let own = gateway::Settings {
         development: settings.development,
         overrides: OverrideHeaders::new(&settings.gateway.override_headers),
-        public_url: settings.gateway.url.clone().unwrap_or_else(|| format!("{scheme}://{address}")),
+        public_url: settings.gateway.url.clone().unwrap_or(own_url),
         check_timeout: settings.gateway.check_timeout,
     };
     Arc::new(Interfaces::new(services, own))
@@ -391,8 +411,8 @@ async fn serve_store(
     };
     let services = Arc::new(Services::new(parts.clone()));
     if settings.development {
-        demo::print(&services, settings, &addresses.grpc, addresses.http, addresses.gateway)
-            .await?;
+        let gateway = addresses.first_of_gateways();
+        demo::print(&services, settings, &addresses.grpc, addresses.http, gateway).await?;
     }
     let (reporter, health) = health::service();
     let envoy = EnvoySettings {
@@ -584,7 +604,7 @@ fn drive_lifecycle(
 
 /// Says on standard output that clients may come, and where.
 fn announce(settings: &ServeSettings, addresses: &Addresses) -> anyhow::Result<()> {
-    let (grpc, http, gateway) = (addresses.grpc_text(), addresses.http, addresses.gateway);
+    let (grpc, http, gateway) = (addresses.grpc_text(), addresses.http, joined(&addresses.gateway));
     let (store, location) = match &settings.store {
         StoreSettings::Embedded(data_dir) => ("sqlite", data_dir.display().to_string()),
         StoreSettings::Postgres { .. } => ("postgres", String::new()),
@@ -592,7 +612,7 @@ fn announce(settings: &ServeSettings, addresses: &Addresses) -> anyhow::Result<(
     tracing::info!(%grpc, %http, store, location, version = env!("CARGO_PKG_VERSION"), "serving");
     let mut out = std::io::stdout().lock();
     write!(out, "portcullis ready grpc={grpc} http={http}")?;
-    if let Some(gateway) = gateway {
+    if !gateway.is_empty() {
         write!(out, " gateway={gateway}")?;
     }
     writeln!(out)?;

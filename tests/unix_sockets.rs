@@ -1,15 +1,19 @@
-//! gRPC on Unix sockets: who may connect, what is replaced or refused, and what is left at the end.
+//! gRPC and gateways on Unix sockets: who may connect, what is replaced or refused, and what is left at the end.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use portcullis::grpc::proto::{AuditEvent, Decision, TokenKind};
+use portcullis::grpc::proto::{
+    AuditEvent, ClientSource, CreateCredentialRequest, Decision, GetSelfRequest, Role, TokenKind,
+};
 use tempfile::TempDir;
 use tonic::transport::Endpoint;
+use tonic_types::StatusExt as _;
 
 use crate::support::client::{Client, question};
 use crate::support::command::Shell;
@@ -187,4 +191,140 @@ async fn socket_speaks_no_tls_where_addresses_do() {
     let identity = Authority::new("tests").server();
     let server = Setup::sqlite().tls(&identity).flag("--listen", place.address()).start();
     use_it(&place.address(), &server).await;
+}
+
+impl Place {
+    /// The status, and the rest of the answer, to one request of a gateway or a bearer through the socket.
+    fn ask(&self, line: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let mut request = format!("{line} HTTP/1.1\r\nHost: portcullis\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("\r\n");
+        let mut stream = UnixStream::connect(&self.socket).expect("a connection to the socket");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer)
+    }
+}
+
+/// A credential of a gateway that names its client's address in `X-Forwarded-For`.
+async fn gateway_credential(operator: &Client) -> String {
+    let request = CreateCredentialRequest {
+        role: Role::Pep.into(),
+        client_source: Some(ClientSource {
+            address_header: "X-Forwarded-For".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    operator.credentials().create_credential(request).await.unwrap().into_inner().secret
+}
+
+#[tokio::test]
+async fn gateways_are_served_on_a_socket_beside_an_address() {
+    let (place, open) = (Place::new(), Place::new());
+    let listen = format!("{},{}?mode=0660", place.address(), open.address());
+    let mut server = Setup::sqlite().gateways().flag("--gateway-listen", listen).start();
+    let gateways =
+        format!(" gateway={},{},{}\n", server.gateway(), place.address(), open.address());
+    assert!(server.stdout().contains(&gateways), "{}", server.stdout());
+    assert_eq!((mode(&place.socket), mode(&open.socket)), (0o600, 0o660));
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (_, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
+    let (credential, bearer) = (gateway_credential(&operator).await, format!("Bearer {secret}"));
+    for place in [&place, &open] {
+        let ask = |more: &[(&str, &str)]| {
+            let own = [
+                ("Authorization", bearer.as_str()),
+                ("X-Forwarded-Method", "GET"),
+                ("X-Forwarded-Uri", "/api/v1/accounts"),
+            ];
+            place.ask("GET /forward-auth", &[&own, more].concat())
+        };
+        let gateway = ("Portcullis-Credential", credential.as_str());
+        assert_eq!(ask(&[gateway, ("X-Forwarded-For", "192.0.2.1")]).0, 200);
+        let (status, answer) = ask(&[gateway, ("X-Forwarded-For", "192.0.2.2")]);
+        assert_eq!(status, 403, "{answer}");
+        assert!(answer.contains("CLIENT_IP_NOT_WHITELISTED"), "{answer}");
+        // Who may open the file is no gateway for that.
+        assert_eq!(ask(&[("X-Forwarded-For", "192.0.2.1")]).0, 503);
+    }
+    assert!(server.terminate().success());
+    assert_eq!((place.files(), open.files()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn socket_of_gateways_in_use_is_refused_and_a_stale_one_replaced() {
+    let place = Place::new();
+    let gateways = || Setup::sqlite().flag("--gateway-listen", place.address());
+    let mut server = gateways().start();
+    let message = format!(
+        "--gateway-listen: cannot listen on {}: another server listens there",
+        place.address()
+    );
+    let (status, log) = gateways().refused();
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains(&message), "{log}");
+    // Nor do gRPC and gateways share one.
+    let other = Place::new();
+    let both = Setup::sqlite().flag("--listen", other.address());
+    let (_, log) = both.flag("--gateway-listen", other.address()).refused();
+    assert!(log.contains("another server listens there"), "{log}");
+    server.kill9();
+    assert_eq!(place.files(), ["grpc.sock", "grpc.sock.lock"]);
+    server.restart();
+    assert_eq!(place.ask("GET /forward-auth", &[]).0, 503);
+}
+
+#[tokio::test]
+async fn socket_of_gateways_speaks_no_tls_where_addresses_do() {
+    let place = Place::new();
+    let identity = Authority::new("tests").server();
+    let setup = Setup::sqlite().tls(&identity);
+    let _server = setup.flag("--gateway-listen", place.address()).start();
+    assert_eq!(place.ask("GET /forward-auth", &[]).0, 503);
+    let (status, metadata) = place.ask("GET /.well-known/authzen-configuration", &[]);
+    assert!(status == 200 && metadata.contains("\"http://localhost/access/v1/"), "{metadata}");
+}
+
+/// Rule 11.24.
+#[tokio::test]
+async fn bearers_have_no_address_on_a_socket() {
+    let (grpc, gateways) = (Place::new(), Place::new());
+    let setup = Setup::sqlite().flag("--listen", grpc.address());
+    let server = setup.flag("--gateway-listen", gateways.address()).start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (open, anywhere) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let (_, listed) = operator.token(&account, TokenKind::ReadOnly, &[], &["127.0.0.1"]).await;
+
+    let channel = Endpoint::from_shared(grpc.address()).unwrap().connect().await.unwrap();
+    let get = async |secret: &str| {
+        let own = Client::over(channel.clone(), secret).own().get_self(GetSelfRequest {}).await;
+        own.map(|answer| answer.into_inner().token.unwrap().token_id)
+    };
+    assert_eq!(get(&anywhere).await.unwrap(), open.token_id);
+    let denied = get(&listed).await.unwrap_err();
+    let details = denied.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "CLIENT_IP_MISSING", "{denied:?}");
+
+    let own = |secret: &str, more: &[(&str, &str)]| {
+        let bearer = format!("Bearer {secret}");
+        gateways.ask("GET /self", &[&[("Authorization", bearer.as_str())], more].concat())
+    };
+    let (status, answer) = own(&anywhere, &[]);
+    assert!(status == 200 && answer.contains(&open.token_id), "{answer}");
+    // What the bearer writes itself is not believed; what a gateway says, is.
+    let forged = ("X-Forwarded-For", "127.0.0.1");
+    let (status, answer) = own(&listed, &[forged]);
+    assert!(status == 403 && answer.contains("CLIENT_IP_MISSING"), "{answer}");
+    let credential = gateway_credential(&operator).await;
+    assert_eq!(own(&listed, &[forged, ("Portcullis-Credential", &credential)]).0, 200);
+    // A secret can be revoked from anywhere (Rule 11.23).
+    let bearer = format!("Bearer {listed}");
+    assert_eq!(gateways.ask("DELETE /self", &[("Authorization", &bearer)]).0, 200);
 }

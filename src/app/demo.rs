@@ -162,19 +162,21 @@ fn lifecycle_hint(settings: &ServeSettings, grpc: &ListenerAddress, page: &str) 
                 flags.push_str(&format!(" --{name} {}", mail::shell_word(&value)));
             }
         };
-        for listener in &settings.listen {
-            let listener = match listener {
-                ListenSetting::Tcp(addresses) => first(addresses),
-                ListenSetting::Unix { path, mode } => {
-                    format!("unix:{}?mode={mode:04o}", path.display())
-                }
-            };
-            // Where there is another one, the default has to be named, too.
-            flag("listen", listener, if settings.listen.len() == 1 { DEFAULT_GRPC } else { "" });
-        }
+        let text = |listener: &ListenSetting| match listener {
+            ListenSetting::Tcp(addresses) => first(addresses),
+            ListenSetting::Unix { path, mode } => {
+                format!("unix:{}?mode={mode:04o}", path.display())
+            }
+        };
+        let mut listeners = |name: &str, listeners: &[ListenSetting], default: &str| {
+            for listener in listeners {
+                // Where there is another one, the default has to be named, too.
+                flag(name, text(listener), if listeners.len() == 1 { default } else { "" });
+            }
+        };
+        listeners("listen", &settings.listen, DEFAULT_GRPC);
+        listeners("gateway-listen", &settings.gateway.listen, "127.0.0.1:8081");
         flag("http-listen", first(&settings.http_listen), "127.0.0.1:8080");
-        let gateway = settings.gateway.listen.as_deref().map(first).unwrap_or_default();
-        flag("gateway-listen", gateway, "127.0.0.1:8081");
         if let StoreSettings::Embedded(data_dir) = &settings.store {
             flag("data-dir", data_dir.display().to_string(), "portcullis-data");
         }

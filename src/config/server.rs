@@ -290,7 +290,7 @@ impl ServeArgs {
     pub fn resolve(self) -> Result<ServeSettings, InvalidSettings> {
         let mut errors = ConfigErrors::default();
         known_variables(&mut errors);
-        let listen = errors.listeners(&self.listen);
+        let listen = errors.listeners("listen", &self.listen);
         let http_listen = errors.addresses("http-listen", &self.http_listen);
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key, client_ca: self.tls_client_ca }),
@@ -306,14 +306,12 @@ impl ServeArgs {
             }
         };
         let gateway = self.gateway.resolve(self.dev, &mut errors);
-        let tcp = listen.iter().flatten().filter_map(|listener| match listener {
-            ListenSetting::Tcp(addresses) => Some(("listen", addresses)),
-            ListenSetting::Unix { .. } => None,
-        });
-        let http = http_listen.iter().map(|addresses| ("http-listen", addresses));
+        let tcp = |flag, listener: &ListenSetting| Some((flag, listener.addresses()?.to_vec()));
+        let grpc = listen.iter().flatten().filter_map(|listener| tcp("listen", listener));
+        let http = http_listen.iter().map(|addresses| ("http-listen", addresses.clone()));
         let gateways = gateway.iter().flat_map(|gateway| &gateway.listen);
-        let gateways = gateways.map(|addresses| ("gateway-listen", addresses));
-        for (flag, addresses) in tcp.chain(http).chain(gateways) {
+        let gateways = gateways.filter_map(|listener| tcp("gateway-listen", listener));
+        for (flag, addresses) in grpc.chain(http).chain(gateways) {
             let mut ips = addresses.iter().map(|address| address.ip().to_canonical());
             if let Some(ip) = ips.find(|ip| !ip.is_loopback()) {
                 open_listener(flag, ip, self.dev, tls.is_some(), self.plaintext, &mut errors);

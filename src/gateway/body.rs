@@ -1,7 +1,6 @@
 //! Bodies of requests and answers, within bounds.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +11,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::net::{Limiter, Permit};
+use crate::net::{Limiter, Peer, Permit};
 
 /// The largest AuthZEN request, in bytes.
 pub(super) const MAX_REQUEST: usize = 1 << 20;
@@ -51,7 +50,7 @@ impl Bodies {
         &self,
         headers: &HeaderMap,
         body: Incoming,
-        peer: IpAddr,
+        peer: Peer,
     ) -> Result<(Bytes, Permit), BodyError> {
         let announced =
             content_length(headers).map(|length| usize::try_from(length).unwrap_or(usize::MAX));

@@ -1,4 +1,4 @@
-//! The connections of gateways: HTTP/1.1 and HTTP/2 on one port, also without TLS ("prior knowledge").
+//! The connections of gateways: HTTP/1.1 and HTTP/2 on one listener, also without TLS ("prior knowledge").
 //!
 //! # Invariants
 //! - A connection that has carried no valid credential ends after [`STRANGER_IDLE`] without a request, and any other
@@ -16,17 +16,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{Interfaces, PeerIdentity};
 use crate::clock::Stopwatch;
-use crate::net;
-use crate::net::server::{Accepted, HttpListener, PeerCertificate, Serve};
+use crate::net::server::{Accepted, HttpListeners, PeerCertificate, Serve};
 use crate::net::unread::Unread;
+use crate::net::{self, Listener};
 
-/// Connections at once; more are closed at once. See [`HttpListener`].
+/// Connections at once; more are closed at once. See [`HttpListeners`].
 pub const CONNECTIONS: usize = 2_048;
 /// How long a connection without a valid credential may be without a request.
 const STRANGER_IDLE: Duration = Duration::from_secs(10);
@@ -50,14 +49,14 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Serves `interfaces` to up to `connections` at once until `stop`.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     tls: Option<TlsAcceptor>,
     connections: usize,
     interfaces: Arc<Interfaces>,
     stop: CancellationToken,
 ) {
-    let listener = HttpListener { listener, tls, connections, drain: DRAIN };
-    net::server::serve(listener, Server { interfaces }, stop).await;
+    let listeners = HttpListeners { listeners, tls, connections, drain: DRAIN };
+    net::server::serve(listeners, Server { interfaces }, stop).await;
 }
 
 #[derive(Clone)]

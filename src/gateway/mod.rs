@@ -19,7 +19,6 @@ mod own_calls;
 pub mod request;
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +33,7 @@ use self::body::{AnswerBody, Bodies};
 use self::caller::{CallerError, Presented};
 pub use self::listener::{CONNECTIONS, serve};
 use self::request::OverrideHeaders;
-use crate::net::Permit;
+use crate::net::{Peer, Permit};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Decision;
@@ -90,7 +89,7 @@ impl Interface {
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
 struct PeerIdentity {
-    address: IpAddr,
+    address: Peer,
     /// The client certificate that it proved to have.
     certificate: Option<Fingerprint>,
 }

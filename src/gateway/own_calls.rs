@@ -21,6 +21,7 @@ use super::{
     CREDENTIAL, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, json_answer,
     problem_details,
 };
+use crate::net::Peer;
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Reason;
 use crate::policy::text::sentence;
@@ -101,7 +102,7 @@ impl Interfaces {
         let reader = Reader {
             source: &source,
             overrides: &self.settings.overrides,
-            peer: direct.then_some(peer.address),
+            peer: peer.address.ip().filter(|_| direct),
         };
         let all = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let target = Target::Own {
@@ -113,7 +114,7 @@ impl Interfaces {
         if let ClientToken::Missing = client.token {
             return Err(Refused::NoToken);
         }
-        let from = client.address.unwrap_or(peer.address).into();
+        let from = client.address.map_or(peer.address, Peer::Ip);
         Ok(self.services.bearer(client.token.secret(), client.address, from)?)
     }
 }

@@ -21,13 +21,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::net::server::{Accepted, HttpListener, Serve};
+use crate::net::server::{Accepted, HttpListeners, Serve};
 use crate::net::unread::Unread;
 use crate::policy::client_source::TrustedProxies;
 use crate::service::Services;
 use crate::{net, web};
 
-/// Connections at once; more are closed at once. See [`HttpListener`].
+/// Connections at once; more are closed at once. See [`HttpListeners`].
 pub const CONNECTIONS: usize = 1_280;
 /// How long a client may take for the head of a request, or be silent before the next one.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -76,8 +76,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     // Pages under way end with the process.
-    let listener = HttpListener { listener, tls, connections, drain: Duration::ZERO };
-    net::server::serve(listener, Pages { routes }, stop).await;
+    let listeners = vec![net::Listener::Tcp(listener)];
+    let listeners = HttpListeners { listeners, tls, connections, drain: Duration::ZERO };
+    net::server::serve(listeners, Pages { routes }, stop).await;
 }
 
 #[derive(Clone)]
@@ -91,6 +92,8 @@ impl Serve for Pages {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Accepted { peer, keep_alive, stop, .. } = accepted;
+        // The listener of pages is an address, so every peer has one.
+        let Some(peer) = peer.ip() else { return };
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())

@@ -1,23 +1,23 @@
-//! Connections of a listener for HTTP: how many there are at once, in all and of one subscriber, TLS, and their end.
+//! Connections of listeners for HTTP: how many there are at once, in all and of one subscriber, TLS, and their end.
 //!
 //! # Invariants
 //! - One subscriber never holds every place; where its share is used up, its connections are for one request each.
 //! - No connection outlives [`serve`] by being served further: it is ended, or was given the time to end by itself.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future;
 use rustix::net::sockopt;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::unread::{self, Unread};
-use super::{HANDSHAKE, Limiter, accept, log_failed_handshake};
+use super::{HANDSHAKE, Limiter, Listener, Peer, accept, log_failed_handshake};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::time::Timestamp;
 use crate::{pem, shutdown};
@@ -28,13 +28,14 @@ const SEND_BUFFER: usize = 32 << 10;
 /// end here, in milliseconds (TCP_USER_TIMEOUT, RFC 5482).
 const UNCONFIRMED: u32 = 15_000;
 
-/// A listener that is to be served.
-pub struct HttpListener {
+/// Listeners that are to be served.
+pub struct HttpListeners {
     /// Where connections come from.
-    pub listener: TcpListener,
-    /// How they are secured; `None` for plain text.
+    pub listeners: Vec<Listener>,
+    /// How those of addresses are secured; `None` for plain text. Those of Unix sockets are in plain text: nothing but
+    /// this host carries them.
     pub tls: Option<TlsAcceptor>,
-    /// Connections at once; more are closed at once. A fifth of them is a reserve for addresses that have no place
+    /// Connections at once, of all listeners; more are closed at once. A fifth of them is a reserve for addresses that have no place
     /// among the ordinary ones (all are taken, or their share): each of these is for one request, so that they are
     /// free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
     pub connections: usize,
@@ -46,7 +47,7 @@ pub struct HttpListener {
 #[derive(Debug, Clone)]
 pub struct Accepted {
     /// Where it comes from.
-    pub peer: IpAddr,
+    pub peer: Peer,
     /// The certificate that the peer proved to have, of an authority that the listener accepts.
     pub certificate: Option<PeerCertificate>,
     /// Whether it may carry more than one request.
@@ -85,32 +86,76 @@ pub trait Serve: Clone + Send + Sync + 'static {
     fn refused(&self) {}
 }
 
-/// Serves connections until `stop`, then waits for their end as long as the listener says.
-pub async fn serve(listener: HttpListener, server: impl Serve, stop: CancellationToken) {
-    let HttpListener { listener, tls, connections, drain } = listener;
-    // Connections take these over from the listener.
-    if let Err(error) = sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)
-        .and_then(|()| sockopt::set_tcp_user_timeout(&listener, UNCONFIRMED))
-    {
-        tracing::warn!(%error, "cannot limit what the system keeps for HTTP clients that do not read");
-    }
+/// Serves connections until `stop`, then waits for their end as long as the listeners say.
+pub async fn serve(listeners: HttpListeners, server: impl Serve, stop: CancellationToken) {
+    let HttpListeners { listeners, tls, connections, drain } = listeners;
     let reserved = connections / 5;
     let ordinary = connections - reserved;
-    let room = Limiter::new(ordinary, ordinary.div_ceil(2));
-    let reserve = Limiter::new(reserved, reserved.div_ceil(16));
-    let unread = unread::room();
-    let open = TaskTracker::new();
-    accept(listener, stop.clone(), |stream, peer| {
-        let (place, keep_alive) = match room.take(peer, 1) {
+    let places = Places {
+        ordinary: Limiter::new(ordinary, ordinary.div_ceil(2)),
+        reserve: Limiter::new(reserved, reserved.div_ceil(16)),
+        unread: unread::room(),
+        open: TaskTracker::new(),
+        server,
+        stop,
+    };
+    future::join_all(listeners.into_iter().map(async |listener| match listener {
+        Listener::Tcp(listener) => {
+            // Connections take these over from the listener.
+            log_unlimited(
+                sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)
+                    .and_then(|()| sockopt::set_tcp_user_timeout(&listener, UNCONFIRMED)),
+            );
+            let admit = |stream, peer| places.admit(stream, Peer::Ip(peer), tls.clone());
+            accept(listener, places.stop.clone(), admit).await;
+        }
+        Listener::Unix(socket) => {
+            let admit = |stream, peer| {
+                log_unlimited(sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER));
+                places.admit(stream, peer, None);
+            };
+            accept(socket, places.stop.clone(), admit).await;
+        }
+    }))
+    .await;
+    places.open.close();
+    // What does not end in time ends with the process.
+    let _ = tokio::time::timeout(drain, places.open.wait()).await;
+}
+
+fn log_unlimited(limited: rustix::io::Result<()>) {
+    if let Err(error) = limited {
+        tracing::warn!(%error, "cannot limit what the system keeps for HTTP clients that do not read");
+    }
+}
+
+/// The places of connections, whichever listener they come through.
+struct Places<V> {
+    ordinary: Arc<Limiter>,
+    reserve: Arc<Limiter>,
+    unread: Arc<Limiter>,
+    open: TaskTracker,
+    server: V,
+    stop: CancellationToken,
+}
+
+impl<V: Serve> Places<V> {
+    /// Serves a connection in a task of its own, where there is a place for it.
+    fn admit<S>(&self, stream: S, peer: Peer, tls: Option<TlsAcceptor>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (place, keep_alive) = match self.ordinary.take(peer, 1) {
             Some(place) => (place, true),
-            None => match reserve.take(peer, 1) {
+            None => match self.reserve.take(peer, 1) {
                 Some(place) => (place, false),
-                None => return server.refused(),
+                None => return self.server.refused(),
             },
         };
-        let mut accepted = Accepted { peer, certificate: None, keep_alive, stop: stop.clone() };
-        let (server, tls, unread) = (server.clone(), tls.clone(), unread.clone());
-        let token = open.token();
+        let mut accepted =
+            Accepted { peer, certificate: None, keep_alive, stop: self.stop.clone() };
+        let (server, unread) = (self.server.clone(), self.unread.clone());
+        let token = self.open.token();
         shutdown::spawn("http-connection", async move {
             let _held = (place, token);
             let Some(tls) = tls else {
@@ -127,9 +172,5 @@ pub async fn serve(listener: HttpListener, server: impl Serve, stop: Cancellatio
                 Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
             }
         });
-    })
-    .await;
-    open.close();
-    // What does not end in time ends with the process.
-    let _ = tokio::time::timeout(drain, open.wait()).await;
+    }
 }

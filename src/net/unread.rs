@@ -7,7 +7,6 @@
 //! reads; so no connection keeps its place by not reading.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::{Limiter, Permit};
+use super::{Limiter, Peer, Permit};
 
 /// How long a peer may take for an answer, from when it no longer fits into the system's buffer: a page of
 /// 300 KB arrives at 20 KB a second.
@@ -41,14 +40,14 @@ struct UnreadAnswer {
 pub struct Unread<S> {
     stream: S,
     room: Arc<Limiter>,
-    peer: IpAddr,
+    peer: Peer,
     take: Duration,
     waiting: Option<UnreadAnswer>,
 }
 
 impl<S: Unpin> Unread<S> {
     /// `stream`, whose answers wait in `room`.
-    pub fn new(stream: S, room: Arc<Limiter>, peer: IpAddr) -> Self {
+    pub fn new(stream: S, room: Arc<Limiter>, peer: Peer) -> Self {
         Self { stream, room, peer, take: TAKE, waiting: None }
     }
 
@@ -136,8 +135,8 @@ mod tests {
 
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Peer {
+        Peer::Ip(text.parse().unwrap())
     }
 
     fn unread<S: Unpin>(stream: S, take: Duration) -> Unread<S> {

@@ -72,6 +72,7 @@ impl Stage {
     ) -> Gateway {
         let backends = Backends {
             grpc: self.server.grpc(),
+            http_socket: None,
             http: self.server.gateway(),
             upstream: self.upstream.address(),
             credential: String::new(),

@@ -1,7 +1,13 @@
 //! Through each gateway: what is allowed, and each kind of denial, as clients see them.
 
-use super::process::Kind;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use tempfile::TempDir;
+
+use super::process::{Backends, Gateway, Kind};
 use super::stage::{LISTED, Stage, UNLISTED};
+use crate::support::wait;
 
 /// What a client is to read where the gateway can pass it on.
 async fn allows_and_denies(kind: Kind) {
@@ -70,12 +76,34 @@ async fn allows_and_denies(kind: Kind) {
 async fn knows_no_address_without_a_header(kind: Kind) {
     let stage = Stage::new().await;
     let (_, credential) = stage.credential(&[]);
-    let gateway = super::process::Gateway::start(kind, &stage.backends(&credential));
+    let gateway = Gateway::start(kind, &stage.backends(&credential));
     let bearer = format!("Authorization: Bearer {}", stage.token("write"));
     let outcome = stage.ask(&gateway, LISTED, "GET /api/v1/cards", &[&bearer]);
     outcome.denied(403, "CLIENT_IP_MISSING");
     let bearer = format!("Authorization: Bearer {}", stage.token("read"));
     stage.ask(&gateway, LISTED, "GET /api/v1/cards", &[&bearer]).allowed();
+}
+
+/// `--gateway-listen unix:`, as docs/gateways.md shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_asks_over_a_unix_socket() {
+    let home = TempDir::new().unwrap();
+    // Its workers run as nobody.
+    fs::set_permissions(home.path(), Permissions::from_mode(0o711)).unwrap();
+    let socket = home.path().join("gateways.sock");
+    let listen = format!("unix:{}?mode=0666", socket.display());
+    let mut stage = Stage::with(|setup| setup.flag("--gateway-listen", listen)).await;
+    let (_, credential) = stage.credential(Kind::Nginx.client_source());
+    let backends = Backends { http_socket: Some(socket), ..stage.backends(&credential) };
+    let gateway = Gateway::start(Kind::Nginx, &backends);
+    let bearer = format!("Authorization: Bearer {}", stage.token("write"));
+    let ask = |stage: &Stage, from| stage.ask(&gateway, from, "GET /api/v1/cards", &[&bearer]);
+    ask(&stage, LISTED).allowed();
+    ask(&stage, UNLISTED).denied(403, "CLIENT_IP_NOT_WHITELISTED");
+    assert!(stage.server.terminate().success());
+    ask(&stage, LISTED).closed();
+    stage.server.restart();
+    wait::until(|| ask(&stage, LISTED).received.len(), |&reached| reached == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

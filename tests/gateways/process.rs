@@ -34,6 +34,8 @@ pub(super) struct Backends {
     pub(super) grpc: SocketAddr,
     /// `--gateway-listen` of Portcullis.
     pub(super) http: SocketAddr,
+    /// The same as a Unix socket, for gateways that take one.
+    pub(super) http_socket: Option<PathBuf>,
     /// The service.
     pub(super) upstream: SocketAddr,
     /// The secret of the gateway's credential.
@@ -115,7 +117,7 @@ impl Kind {
     /// Addresses and places that differ from those of the files.
     fn places(self, own: SocketAddr, backends: &Backends, home: &Path) -> Vec<(String, String)> {
         let home = home.to_str().expect("a path in UTF-8");
-        let Backends { grpc, http, upstream, credential, client_tls: _ } = backends;
+        let Backends { grpc, http, http_socket, upstream, credential, client_tls: _ } = backends;
         let pair = |from: &str, to: String| (from.to_owned(), to);
         let socket = |address: SocketAddr| {
             format!("{{ address: {}, port_value: {} }}", address.ip(), address.port())
@@ -123,7 +125,13 @@ impl Kind {
         match self {
             Self::Nginx => vec![
                 pair("127.0.0.1:8000", own.to_string()),
-                pair("127.0.0.1:8081", http.to_string()),
+                pair(
+                    "127.0.0.1:8081",
+                    match http_socket {
+                        Some(path) => format!("unix:{}", path.display()),
+                        None => http.to_string(),
+                    },
+                ),
                 pair("127.0.0.1:9000", upstream.to_string()),
                 pair("/etc/nginx/portcullis-credential.conf", format!("{home}/credential.conf")),
                 // Debian's directories belong to the installed package.

@@ -114,6 +114,7 @@ impl Stage {
         Backends {
             grpc: self.grpc,
             http: self.http,
+            http_socket: None,
             upstream: self.upstream.address(),
             credential: credential.to_owned(),
             client_tls: None,

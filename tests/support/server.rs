@@ -443,13 +443,15 @@ struct Addresses {
     gateway: Option<SocketAddr>,
 }
 
-/// Where a server listens (gRPC: of several listeners, the first that is an address), where `line` is the line of one
+/// Where a server listens (of several listeners, the first that is an address), where `line` is the line of one
 /// that is ready.
 fn parse_ready(line: &str) -> Option<Addresses> {
     let (grpc, rest) = line.strip_prefix("portcullis ready grpc=")?.split_once(" http=")?;
     let (http, gateway) = match rest.split_once(" gateway=") {
         None => (rest, None),
-        Some((http, gateway)) => (http, Some(gateway.parse().ok()?)),
+        Some((http, gateways)) => {
+            (http, gateways.split(',').find_map(|address| address.parse().ok()))
+        }
     };
     let grpc = grpc.split(',').find_map(|address| address.parse().ok());
     Some(Addresses { grpc: grpc.unwrap_or(NO_ADDRESS), http: http.parse().ok()?, gateway })

@@ -1,23 +1,29 @@
 //! Where gateways ask over HTTP, and how their requests are read.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use url::Url;
 
 use super::errors::ConfigErrors;
+use super::listen::ListenSetting;
 use crate::policy::client_source::{HeaderName, Purpose};
 
 /// The listener for gateways, as written.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Gateways")]
 pub struct GatewayArgs {
-    /// Address and port of the listener for gateways: forward auth, Envoy over HTTP, AuthZEN and the calls of bearers
-    /// [default: none; with --dev: 127.0.0.1:8081]
-    #[arg(long, env = "PORTCULLIS_GATEWAY_LISTEN", hide_env_values = true, value_name = "ADDRESS")]
-    gateway_listen: Option<String>,
-    /// URL at which AuthZEN clients reach that listener, such as `https://pdp.example.com`; its metadata name it
-    /// [default: the address of the listener]
+    /// Address of a listener for gateways, as --listen takes it: forward auth, Envoy over HTTP, AuthZEN and the calls of
+    /// bearers. Can be given several times [default: none; with --dev: 127.0.0.1:8081]
+    #[arg(
+        long,
+        env = "PORTCULLIS_GATEWAY_LISTEN",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    gateway_listen: Vec<String>,
+    /// URL at which AuthZEN clients reach these listeners, such as `https://pdp.example.com`; the metadata name it
+    /// [default: the first listener that is an address]
     #[arg(long, env = "PORTCULLIS_GATEWAY_URL", hide_env_values = true, value_name = "URL")]
     gateway_url: Option<String>,
     /// Request header that some services take a method or a path from instead of the request itself. A request that
@@ -61,8 +67,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The listener for gateways, checked.
 #[derive(Debug, Clone)]
 pub struct GatewaySettings {
-    /// Where gateways are served: the first of these that the host has; `None` for nowhere.
-    pub listen: Option<Vec<SocketAddr>>,
+    /// Where gateways are served; empty for nowhere.
+    pub listen: Vec<ListenSetting>,
     /// Where AuthZEN clients reach it: a scheme, a host and maybe a port.
     pub url: Option<String>,
     /// Names of headers that must not differ from the request.
@@ -77,11 +83,11 @@ impl GatewayArgs {
         development: bool,
         errors: &mut ConfigErrors,
     ) -> Option<GatewaySettings> {
-        let listen = match &self.gateway_listen {
-            None if development => errors.addresses("gateway-listen", DEVELOPMENT).map(Some),
-            None => Some(None),
-            Some(text) => errors.addresses("gateway-listen", text).map(Some),
-        };
+        let mut texts = self.gateway_listen.clone();
+        if texts.is_empty() && development {
+            texts.push(DEVELOPMENT.to_owned());
+        }
+        let listen = errors.listeners("gateway-listen", &texts);
         let url = self.gateway_url.as_deref().map(|text| {
             let url = base(text);
             if url.is_none() {

@@ -1,4 +1,4 @@
-//! Where gRPC is served: addresses, and Unix sockets.
+//! Where gRPC and gateways are served: addresses, and Unix sockets.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,20 +29,20 @@ const FORM: &str = "write unix: and an absolute path, such as unix:/run/portcull
                     unix:/run/portcullis/grpc.sock?mode=0660";
 
 impl ConfigErrors {
-    /// The listeners that `texts` stand for; `None` where one of them is invalid.
-    pub(super) fn listeners(&mut self, texts: &[String]) -> Option<Vec<ListenSetting>> {
+    /// The listeners that the values `texts` of `flag` stand for; `None` where one of them is invalid.
+    pub(super) fn listeners(&mut self, flag: &str, texts: &[String]) -> Option<Vec<ListenSetting>> {
         let mut listeners: Vec<ListenSetting> = Vec::with_capacity(texts.len());
         let mut complete = true;
         for text in texts.iter().map(|text| text.trim()) {
             let listener = match text.strip_prefix("unix:") {
-                Some(rest) => self.unix_socket(text, rest),
-                None => self.addresses("listen", text).map(ListenSetting::Tcp),
+                Some(rest) => self.unix_socket(flag, text, rest),
+                None => self.addresses(flag, text).map(ListenSetting::Tcp),
             };
             match listener {
                 None => complete = false,
                 Some(listener) if listeners.iter().any(|other| other.is_same_place(&listener)) => {
                     complete = false;
-                    self.add(format!("--listen: {} is named twice", in_quotes(text)));
+                    self.add(format!("--{flag}: {} is named twice", in_quotes(text)));
                 }
                 Some(listener) => listeners.push(listener),
             }
@@ -50,18 +50,18 @@ impl ConfigErrors {
         complete.then_some(listeners)
     }
 
-    fn unix_socket(&mut self, text: &str, rest: &str) -> Option<ListenSetting> {
+    fn unix_socket(&mut self, flag: &str, text: &str, rest: &str) -> Option<ListenSetting> {
         let (path, parameters) =
             rest.split_once('?').map_or((rest, None), |(path, after)| (path, Some(after)));
         // Written as a URL with an empty host.
         let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
         if !path.starts_with('/') || path.starts_with("//") || path.ends_with('/') {
-            self.add(format!("--listen: {} is no Unix socket: {FORM}", in_quotes(text)));
+            self.add(format!("--{flag}: {} is no Unix socket: {FORM}", in_quotes(text)));
             return None;
         }
         if path.len() > MAX_PATH {
             self.add(format!(
-                "--listen: the path in {} has {} bytes; a Unix socket's has at most {MAX_PATH}",
+                "--{flag}: the path in {} has {} bytes; a Unix socket's has at most {MAX_PATH}",
                 in_quotes(text),
                 path.len()
             ));
@@ -73,7 +73,7 @@ impl ConfigErrors {
         };
         let Some(mode) = mode else {
             self.add(format!(
-                "--listen: {} has no valid mode: write ?mode= and permission bits in octal, from 0600 to \
+                "--{flag}: {} has no valid mode: write ?mode= and permission bits in octal, from 0600 to \
                  0777",
                 in_quotes(text)
             ));
@@ -84,6 +84,14 @@ impl ConfigErrors {
 }
 
 impl ListenSetting {
+    /// The addresses; `None` for a Unix socket.
+    pub fn addresses(&self) -> Option<&[SocketAddr]> {
+        match self {
+            Self::Tcp(addresses) => Some(addresses),
+            Self::Unix { .. } => None,
+        }
+    }
+
     fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix { path, .. }, Self::Unix { path: other, .. }) => path == other,
@@ -109,7 +117,7 @@ mod tests {
     fn listeners(texts: &[&str]) -> Result<Vec<ListenSetting>, String> {
         let texts: Vec<_> = texts.iter().map(|&text| text.to_owned()).collect();
         let mut errors = ConfigErrors::default();
-        let listeners = errors.listeners(&texts);
+        let listeners = errors.listeners("listen", &texts);
         errors.into_result(|| listeners).map_err(|error| error.to_string())
     }
 

@@ -126,18 +126,26 @@ fn a_unix_socket_stands_beside_an_address_and_needs_no_tls() {
 /// Rules 8.12, 9.11 and 9.15 of docs/policy.md.
 #[test]
 fn gateways_are_served_where_it_is_said_and_with_dev() {
-    assert_eq!(resolve(&[]).unwrap().gateway.listen, None);
+    assert_eq!(resolve(&[]).unwrap().gateway.listen, []);
     let development = resolve(&["--dev"]).unwrap().gateway;
-    assert_eq!(development.listen, Some(vec!["127.0.0.1:8081".parse().unwrap()]));
+    let own = ListenSetting::Tcp(vec!["127.0.0.1:8081".parse().unwrap()]);
+    assert_eq!(development.listen, [own]);
     assert_eq!(development.override_headers, OVERRIDE_HEADERS);
     assert_eq!(development.check_timeout, Duration::from_millis(160));
     let flags = ["--gateway-listen", "[::1]:1", "--gateway-url", " HTTPS://PDP.example:443/ "];
     let gateway = resolve(&flags).unwrap().gateway;
-    assert_eq!(gateway.listen, Some(vec!["[::1]:1".parse().unwrap()]));
+    assert_eq!(gateway.listen, [ListenSetting::Tcp(vec!["[::1]:1".parse().unwrap()])]);
+    let flags = ["--gateway-listen", "unix:/p,127.0.0.1:1"];
+    let gateway = resolve(&flags).unwrap().gateway;
+    let socket = ListenSetting::Unix { path: "/p".into(), mode: 0o600 };
+    let address = ListenSetting::Tcp(vec!["127.0.0.1:1".parse().unwrap()]);
+    assert_eq!(gateway.listen, [socket, address]);
     assert_eq!(gateway.url.as_deref(), Some("https://pdp.example"));
     for (flag, value, part) in [
         ("--gateway-listen", "0.0.0.0:1", "other hosts reach 0.0.0.0"),
         ("--gateway-listen", "8081", "is not an address and a port"),
+        ("--gateway-listen", "unix:p", "--gateway-listen: unix:p is no Unix socket"),
+        ("--gateway-listen", "unix:/p,unix:/p", "is named twice"),
         ("--gateway-url", "pdp.example", "write https:// and a host"),
         ("--gateway-url", "ftp://pdp.example", "write https:// and a host"),
         ("--gateway-url", "https://u@pdp.example", "write https:// and a host"),
