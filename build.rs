@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".portcullis.v1.AuthorizeRequest",
             ".portcullis.v1.CreateTokenResponse",
             ".portcullis.v1.CreateCredentialResponse",
+            ".portcullis.v1.ReportLeakedTokensRequest",
         ])
         // Skipped with the message that it stands in, though it shows no secret.
         .type_attribute(".portcullis.v1.AuthorizeRequest.operation", "#[derive(Debug)]")

@@ -77,6 +77,12 @@ struct GatewayLabels {
     outcome: &'static str,
 }
 
+/// The labels of what is counted about leaked secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
 /// The labels of pending actions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TypeLabels {
@@ -151,6 +157,9 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     refused: Family<CodeLabels, Counter>,
     gateway_answers: Family<GatewayLabels, Counter>,
+    leak_reports: Family<OutcomeLabels, Counter>,
+    leak_alerts: Family<OutcomeLabels, Counter>,
+    leak_key_fetches: Family<OutcomeLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -199,6 +208,9 @@ impl Metrics {
             calls: Family::default(),
             refused: Family::default(),
             gateway_answers: Family::default(),
+            leak_reports: Family::default(),
+            leak_alerts: Family::default(),
+            leak_key_fetches: Family::default(),
             registry: Registry::with_prefix("portcullis"),
         };
         metrics.registered()
@@ -328,6 +340,25 @@ impl Metrics {
             "Requests refused for their credential, by code",
             self.refused.clone(),
         );
+        for (name, help, family) in [
+            (
+                "leak_reports",
+                "Secrets reported as leaked, by what became of them",
+                &self.leak_reports,
+            ),
+            (
+                "leak_alerts",
+                "Requests with alerts about leaked secrets, by outcome",
+                &self.leak_alerts,
+            ),
+            (
+                "leak_key_fetches",
+                "Readings of the keys that alerts about leaked secrets are signed with, by outcome",
+                &self.leak_key_fetches,
+            ),
+        ] {
+            r.register(name, help, family.clone());
+        }
         self
     }
 
@@ -405,6 +436,21 @@ impl Metrics {
     /// Counts an answer to a gateway.
     pub fn gateway_answered(&self, interface: &'static str, outcome: &'static str) {
         self.gateway_answers.get_or_create(&GatewayLabels { interface, outcome }).inc();
+    }
+
+    /// Counts a secret that was reported as leaked.
+    pub fn leak_reported(&self, outcome: &'static str) {
+        self.leak_reports.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Counts a request with alerts about leaked secrets.
+    pub fn leak_alert(&self, outcome: &'static str) {
+        self.leak_alerts.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Counts a reading of the keys that such requests are signed with.
+    pub fn leak_keys_fetched(&self, outcome: &'static str) {
+        self.leak_key_fetches.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// Counts a request that was refused for its credential.

@@ -198,6 +198,8 @@ fn matrix() {
             ("deleted", TokenState::Deleted { at: AT }, None),
             ("deleted, expired", TokenState::Deleted { at: AT }, Some(AT)),
             ("deleted unused", TokenState::DeletedUnused { at: AT }, None),
+            ("revoked as leaked", TokenState::RevokedLeaked { at: AT }, None),
+            ("revoked as leaked, expired", TokenState::RevokedLeaked { at: AT }, Some(AT)),
         ] {
             let _ = writeln!(table, "\n{title}; {state}");
             let rows: Vec<_> = WHITELISTS

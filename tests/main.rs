@@ -22,6 +22,7 @@ mod grpcurl;
 mod house;
 mod late_readers;
 mod layers;
+mod leaks;
 mod lease;
 mod lifecycle;
 mod lifecycle_crash;

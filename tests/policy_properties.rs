@@ -58,6 +58,7 @@ fn state() -> impl Strategy<Value = TokenState> {
         8 => Just(TokenState::Active),
         1 => Just(TokenState::Deleted { at: Timestamp(1) }),
         1 => Just(TokenState::DeletedUnused { at: Timestamp(1) }),
+        1 => Just(TokenState::RevokedLeaked { at: Timestamp(1) }),
     ]
 }
 
@@ -154,6 +155,7 @@ fn failing(catalog: &Catalog, token: &TokenFacts, question: &Question) -> BTreeS
         TokenState::Active => {}
         TokenState::Deleted { .. } => drop(failing.insert(Reason::TokenDeleted)),
         TokenState::DeletedUnused { .. } => drop(failing.insert(Reason::TokenDeletedUnused)),
+        TokenState::RevokedLeaked { .. } => drop(failing.insert(Reason::TokenRevokedLeaked)),
     }
     if token.expiry.time().is_some_and(|at| at <= NOW) {
         failing.insert(Reason::TokenExpired);

@@ -36,6 +36,7 @@ named!(
     CreateTokenResponse,
     DeleteTokenResponse,
     GetSelfResponse,
+    ReportLeakedTokensResponse,
     RevokeSelfResponse,
     SetTokenExpiryResponse,
     GetAccountResponse,

@@ -14,6 +14,7 @@ mod doctor;
 mod failure;
 mod flags;
 mod json;
+mod leaks;
 mod openapi;
 mod output;
 mod own_token;

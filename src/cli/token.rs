@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::connect::Session;
 use super::failure::Failure;
+use super::leaks::{self, ReportLeakedArgs};
 use super::output::{
     clean, fields, note, note_more, note_propagation, parse_time, print, print_secret, table, when,
     word,
@@ -106,6 +107,17 @@ enum ManagedCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Revoke the tokens and credentials whose secrets leaked, on every replica
+    ///
+    /// Reads one secret from each line, with or without `secret-token:` before it, or `sha256:` and the digest of
+    /// one in hexadecimal. Every admin of their accounts is mailed. One that has ended before, or that nobody knows,
+    /// changes nothing.
+    ///
+    /// Examples:
+    ///   portcullis token report-leaked found.txt --source commit --url https://git.example.com/...
+    ///   scanner | portcullis token report-leaked
+    #[command(verbatim_doc_comment)]
+    ReportLeaked(ReportLeakedArgs),
 }
 
 #[derive(Debug, Args)]
@@ -241,6 +253,7 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
             note_propagation(answer.propagation.as_ref());
             Ok(())
         }
+        ManagedCommand::ReportLeaked(args) => leaks::report(session, args).await,
     }
 }
 

@@ -60,6 +60,7 @@ fn cause(reason: Reason) -> Cause {
         | Reason::TokenNotFound
         | Reason::TokenDeleted
         | Reason::TokenDeletedUnused
+        | Reason::TokenRevokedLeaked
         | Reason::TokenExpired => Cause::Token,
         Reason::ScopeNotGranted | Reason::ScopeLostInDowngrade => Cause::Permission,
         Reason::NoMatchingRoute

@@ -151,6 +151,7 @@ fn shown(token: &SelfToken) -> Value {
         TokenState::Active => ("TOKEN_STATE_ACTIVE", None),
         TokenState::Deleted { at } => ("TOKEN_STATE_DELETED", Some(at)),
         TokenState::DeletedUnused { at } => ("TOKEN_STATE_DELETED_UNUSED", Some(at)),
+        TokenState::RevokedLeaked { at } => ("TOKEN_STATE_REVOKED_LEAKED", Some(at)),
     };
     let pending = |action: &SelfPendingAction| {
         json!({

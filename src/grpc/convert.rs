@@ -6,8 +6,8 @@ use prost::Message;
 
 use super::proto as pb;
 use crate::model::{
-    Account, ActiveCatalog, AuditEvent, Credential, Notice, NoticeState, PendingAction, Role,
-    SeenAddress, Token, UseCount,
+    Account, ActiveCatalog, AuditEvent, Credential, LeakOutcome, LeakedCredential, Notice,
+    NoticeState, PendingAction, Role, SeenAddress, Token, UseCount,
 };
 use crate::policy::client_source::{ClientSource, ClientSourceFields, HeaderName};
 use crate::policy::decide::Reason;
@@ -114,6 +114,7 @@ pub(super) fn reason(reason: Reason) -> pb::Reason {
         Reason::TokenNotFound => pb::Reason::TokenNotFound,
         Reason::TokenDeleted => pb::Reason::TokenDeleted,
         Reason::TokenDeletedUnused => pb::Reason::TokenDeletedUnused,
+        Reason::TokenRevokedLeaked => pb::Reason::TokenRevokedLeaked,
         Reason::TokenExpired => pb::Reason::TokenExpired,
         Reason::NoMatchingRoute => pb::Reason::NoMatchingRoute,
         Reason::RequestAmbiguous => pb::Reason::RequestAmbiguous,
@@ -122,6 +123,37 @@ pub(super) fn reason(reason: Reason) -> pb::Reason {
         Reason::WhitelistRequired => pb::Reason::WhitelistRequired,
         Reason::ClientIpMissing => pb::Reason::ClientIpMissing,
         Reason::ClientIpNotWhitelisted => pb::Reason::ClientIpNotWhitelisted,
+    }
+}
+
+pub(super) fn leak_outcome(outcome: LeakOutcome) -> pb::LeakReportResult {
+    use pb::LeakReportOutcome as Outcome;
+    match outcome {
+        LeakOutcome::Unknown => {
+            pb::LeakReportResult { outcome: Outcome::Unknown.into(), ..Default::default() }
+        }
+        LeakOutcome::Token { id, account_id, revoked, .. } => {
+            let outcome = if revoked { Outcome::Revoked } else { Outcome::AlreadyEnded };
+            pb::LeakReportResult {
+                outcome: outcome.into(),
+                token_id: id.to_string(),
+                account_id: account_id.to_string(),
+                credential_id: String::new(),
+            }
+        }
+        LeakOutcome::Credential { id, role, outcome } => {
+            let outcome = match outcome {
+                LeakedCredential::Revoked => Outcome::Revoked,
+                LeakedCredential::RevokedBefore => Outcome::AlreadyEnded,
+                LeakedCredential::LastOperator => Outcome::LastOperator,
+            };
+            pb::LeakReportResult {
+                outcome: outcome.into(),
+                token_id: String::new(),
+                account_id: account_of(role).map(|id| id.to_string()).unwrap_or_default(),
+                credential_id: id.to_string(),
+            }
+        }
     }
 }
 
@@ -300,6 +332,7 @@ pub(super) fn token(
         TokenState::Active => (pb::TokenState::Active, None),
         TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
         TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
+        TokenState::RevokedLeaked { at } => (pb::TokenState::RevokedLeaked, Some(at)),
     };
     pb::Token {
         token_id: token.id.to_string(),

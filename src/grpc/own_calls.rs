@@ -93,6 +93,7 @@ fn self_token(token: SelfToken) -> pb::SelfToken {
         TokenState::Active => (pb::TokenState::Active, None),
         TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
         TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
+        TokenState::RevokedLeaked { at } => (pb::TokenState::RevokedLeaked, Some(at)),
     };
     pb::SelfToken {
         token_id: token.id.to_string(),

@@ -1,10 +1,12 @@
 //! Debug prints of the messages that carry a secret (docs/policy.md, rule 7.8). The generated ones
-//! would show it; build.rs leaves them out for these three, and what holds one of these prints it
+//! would show it; build.rs leaves them out for these, and what holds one of these prints it
 //! through here.
 
 use std::fmt::{Debug, Formatter, Result};
 
-use super::proto::{AuthorizeRequest, CreateCredentialResponse, CreateTokenResponse};
+use super::proto::{
+    AuthorizeRequest, CreateCredentialResponse, CreateTokenResponse, ReportLeakedTokensRequest,
+};
 
 /// What stands in place of a secret.
 const REDACTED: &str = "redacted";
@@ -36,5 +38,15 @@ impl Debug for CreateCredentialResponse {
             .field("credential", &self.credential)
             .field("secret", &REDACTED)
             .finish()
+    }
+}
+
+impl Debug for ReportLeakedTokensRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        // The address may have a secret in it too.
+        f.debug_struct("ReportLeakedTokensRequest")
+            .field("secrets", &REDACTED)
+            .field("secret_sha256s", &self.secret_sha256s.len())
+            .finish_non_exhaustive()
     }
 }

@@ -11,8 +11,10 @@ use super::proto::{
     ListAuditEventsRequest, ListAuditEventsResponse, ListPendingActionsRequest,
     ListPendingActionsResponse, ListTokensRequest, ListTokensResponse, ManageWhitelistRequest,
     ManageWhitelistResponse, PreviewLifecycleRequest, PreviewLifecycleResponse,
-    SetTokenExpiryRequest, SetTokenExpiryResponse,
+    ReportLeakedTokensRequest, ReportLeakedTokensResponse, SetTokenExpiryRequest,
+    SetTokenExpiryResponse,
 };
+use crate::service::leaks::{ReportLeaks, ReportedLeaks};
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::tokens::CreateToken;
 use crate::service::validate::FieldErrors;
@@ -105,6 +107,29 @@ impl TokenService for Management {
                 token: Some(convert::described(described)),
                 propagation: Some(convert::propagation(propagation)),
                 revision: caller.shown_revision(set.revision),
+            })
+        })
+        .await
+    }
+
+    async fn report_leaked_tokens(
+        &self,
+        request: Request<ReportLeakedTokensRequest>,
+    ) -> Result<Response<ReportLeakedTokensResponse>, Status> {
+        self.run("ReportLeakedTokens", request, async |services, caller, r| {
+            let report = ReportLeaks {
+                secrets: &r.secrets,
+                secret_sha256s: &r.secret_sha256s,
+                source: &r.source,
+                url: &r.url,
+                no_wait: r.no_wait,
+            };
+            let reported = services.report_leaked_tokens(&caller, report).await?;
+            let ReportedLeaks { outcomes, propagation } = reported.value;
+            Ok(ReportLeakedTokensResponse {
+                results: outcomes.into_iter().map(convert::leak_outcome).collect(),
+                propagation: propagation.map(convert::propagation),
+                revision: caller.shown_revision(reported.revision),
             })
         })
         .await

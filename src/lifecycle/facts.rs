@@ -1,7 +1,7 @@
 //! What the store says of a mail, as the templates want it.
 
-use crate::mail::{self, Facts, Notice, ScopeUse, Subject};
-use crate::model::{Mail, MailAction, MailContent, MailToken};
+use crate::mail::{self, Facts, LeakedOwner, Notice, ScopeUse, Subject};
+use crate::model::{Mail, MailAction, MailContent, MailSecretOwner, MailToken};
 use crate::policy::lifecycle::{self, ActionEffect, Calendar};
 use crate::policy::scope::ScopeName;
 use crate::policy::time::Timestamp;
@@ -32,6 +32,17 @@ pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
             after: after.clone(),
             at: mail.created,
         },
+        MailContent::Leaked(owner, location) => Subject::Leaked {
+            owner: match owner {
+                MailSecretOwner::Token(of) => LeakedOwner::Token(shown(of, of.kind)),
+                MailSecretOwner::Credential { id, name } => {
+                    LeakedOwner::Credential { id: *id, name: name.clone() }
+                }
+            },
+            source: location.source.clone(),
+            url: location.url.clone(),
+            at: mail.created,
+        },
     };
     Facts {
         id: mail.id.0,
@@ -58,23 +69,23 @@ fn shown(token: &MailToken, kind: TokenKind) -> mail::Token {
     }
 }
 
-fn action(token: &MailToken, announced: &MailAction, calendar: &Calendar) -> mail::Action {
+fn action(of: &MailToken, announced: &MailAction, calendar: &Calendar) -> mail::Action {
     let uses = |names: &[ScopeName]| {
         let last = |name: &ScopeName| {
-            let place = token.uses.binary_search_by(|(used, _)| used.cmp(name)).ok();
-            place.map(|place| token.uses[place].1)
+            let place = of.uses.binary_search_by(|(used, _)| used.cmp(name)).ok();
+            place.map(|place| of.uses[place].1)
         };
         let used = |name: &ScopeName| ScopeUse { scope: name.to_string(), last_use: last(name) };
         names.iter().map(used).collect()
     };
     let (takes, kind) = match announced.takes {
-        ActionEffect::Token => (mail::Takes::Token, token.kind),
+        ActionEffect::Token => (mail::Takes::Token, of.kind),
         // By the time of the second mail it reads as READ_ONLY.
         ActionEffect::Writes => (mail::Takes::Writes, TokenKind::ReadWrite),
-        ActionEffect::Scopes(_) => (mail::Takes::Scopes, token.kind),
+        ActionEffect::Scopes(_) => (mail::Takes::Scopes, of.kind),
     };
     mail::Action {
-        token: shown(token, kind),
+        token: shown(of, kind),
         takes,
         lost: uses(&announced.taken),
         kept: uses(&announced.kept),

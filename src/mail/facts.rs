@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::policy::id::{AccountId, TokenId};
+use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenKind;
 
@@ -58,6 +58,31 @@ pub enum Subject {
         after: Vec<String>,
         /// When.
         at: Timestamp,
+    },
+    /// A secret was reported as leaked, and what it opens was revoked.
+    Leaked {
+        /// What was revoked.
+        owner: LeakedOwner,
+        /// What kind of place it was found in, as reported; may be empty.
+        source: String,
+        /// The address of that place, as reported; may be empty.
+        url: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What a leaked secret opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeakedOwner {
+    /// A token.
+    Token(Token),
+    /// A credential of the account's admins.
+    Credential {
+        /// Its id.
+        id: CredentialId,
+        /// Its name, as it was chosen; may be empty.
+        name: String,
     },
 }
 

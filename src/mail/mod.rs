@@ -21,7 +21,9 @@ mod render;
 mod text;
 
 pub use address::{Address, InvalidAddress, MAX_ADDRESS};
-pub use facts::{Account, Action, Expiry, Facts, Notice, ScopeUse, Subject, Takes, Token};
+pub use facts::{
+    Account, Action, Expiry, Facts, LeakedOwner, Notice, ScopeUse, Subject, Takes, Token,
+};
 pub use mailbox::Mailbox;
 pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Endpoint, InvalidEndpoint, Security};

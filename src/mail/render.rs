@@ -9,7 +9,7 @@ use std::str::FromStr;
 use askama::Template;
 use url::Url;
 
-use super::facts::{Action, Expiry, Facts, ScopeUse, Subject, Takes, Token};
+use super::facts::{Action, Expiry, Facts, LeakedOwner, ScopeUse, Subject, Takes, Token};
 use super::message::Message;
 use super::text::{cut, one_line, scopes, shell_word, wrap};
 use crate::policy::duration;
@@ -161,6 +161,15 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
                 AdminsChangedHtml { v: &view }.render()?,
             )
         }
+        Subject::Leaked { owner, source, url, at } => {
+            let view = LeakView::new(facts, owner, (source, url), *at, page);
+            let what = if view.is_token() { "Token" } else { "Credential" };
+            (
+                format!("{what} {} leaked and was revoked on {}", quoted(&view.name), at.to_day()),
+                LeakedText { v: &view }.render()?,
+                LeakedHtml { v: &view }.render()?,
+            )
+        }
     };
     Ok(Message {
         id: facts.id,
@@ -251,7 +260,7 @@ impl View {
             id: token.id.to_string(),
             kind: token.kind.word(),
             created: token.created.to_minute(),
-            last_use: token.last_use.map_or_else(|| "never".to_owned(), Timestamp::to_minute),
+            last_use: last_use(token.last_use),
             account_name: one_line(&facts.account.name),
             account_id: facts.account.id.to_string(),
             writes: action.takes == Takes::Writes,
@@ -456,6 +465,78 @@ impl AdminsView {
     }
 }
 
+/// What the mail about a leaked secret shows.
+struct LeakView {
+    name: String,
+    id: String,
+    /// What is known of a token; `None` for a credential.
+    token: Option<LeakedToken>,
+    account_name: String,
+    account_id: String,
+    at: String,
+    /// As reported; `not reported` where that is empty.
+    source: String,
+    url: String,
+    others: Vec<String>,
+    page: Option<String>,
+}
+
+struct LeakedToken {
+    kind: &'static str,
+    created: String,
+    last_use: String,
+}
+
+impl LeakView {
+    fn new(
+        facts: &Facts,
+        owner: &LeakedOwner,
+        (source, url): (&str, &str),
+        at: Timestamp,
+        page: Option<&PublicUrl>,
+    ) -> Self {
+        let (id, name, token, page) = match owner {
+            LeakedOwner::Token(token) => {
+                let leaked = LeakedToken {
+                    kind: token.kind.word(),
+                    created: token.created.to_minute(),
+                    last_use: last_use(token.last_use),
+                };
+                let page = page.map(|page| page.token(token.id));
+                (token.id.to_string(), name_or_id(token), Some(leaked), page)
+            }
+            LeakedOwner::Credential { id, name } => {
+                let name = Some(one_line(name)).filter(|name| !name.is_empty());
+                (id.to_string(), name.unwrap_or_else(|| id.to_string()), None, None)
+            }
+        };
+        let reported = |text: &str| match one_line(text) {
+            text if text.is_empty() => "not reported".to_owned(),
+            text => text,
+        };
+        Self {
+            name,
+            id,
+            token,
+            account_name: one_line(&facts.account.name),
+            account_id: facts.account.id.to_string(),
+            at: at.to_minute(),
+            source: reported(source),
+            url: reported(url),
+            others: others(facts),
+            page,
+        }
+    }
+
+    fn is_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
+fn last_use(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "never".to_owned(), Timestamp::to_minute)
+}
+
 macro_rules! templates {
     ($($view:ty: $text:ident $text_path:literal, $html:ident $html_path:literal;)*) => { $(
         #[derive(Template)]
@@ -480,6 +561,7 @@ templates! {
     ExpiryView: ExpiryNoticeText "mail/expiry_notice.txt", ExpiryNoticeHtml "mail/expiry_notice.html";
     ExpiryView: ExpiredText "mail/expired.txt", ExpiredHtml "mail/expired.html";
     AdminsView: AdminsChangedText "mail/admins_changed.txt", AdminsChangedHtml "mail/admins_changed.html";
+    LeakView: LeakedText "mail/leaked.txt", LeakedHtml "mail/leaked.html";
 }
 
 #[cfg(test)]

@@ -34,8 +34,12 @@ audit_actions! {
     CatalogApply = "catalog.apply",
     /// A credential was created.
     CredentialCreate = "credential.create",
+    /// The last operator credential was reported as leaked, and stays valid.
+    CredentialReportLeaked = "credential.report_leaked",
     /// A credential was revoked.
     CredentialRevoke = "credential.revoke",
+    /// A credential was revoked because its secret was reported as leaked.
+    CredentialRevokeLeaked = "credential.revoke_leaked",
     /// An action of the lifecycle was announced.
     LifecycleAnnounce = "lifecycle.announce",
     /// A use cancelled what was announced.
@@ -72,6 +76,8 @@ audit_actions! {
     TokenExpiryNotice = "token.expiry_notice",
     /// A deleted or expired token's row was removed.
     TokenPurge = "token.purge",
+    /// A token was revoked because its secret was reported as leaked.
+    TokenRevokeLeaked = "token.revoke_leaked",
     /// A token's expiry was brought nearer.
     TokenSetExpiry = "token.set_expiry",
     /// A whitelist was changed.
@@ -114,7 +120,7 @@ pub struct AuditEvent {
     pub time: Timestamp,
     /// What was done.
     pub action: RecordedAction,
-    /// The credential's id, `system`, `command line` or `development`.
+    /// The credential's id, `system`, `secret scanning`, `command line` or `development`.
     pub actor: String,
     /// The actor's role; empty for what has none.
     pub actor_role: String,

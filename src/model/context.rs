@@ -53,6 +53,8 @@ pub enum Actor {
     Development,
     /// Portcullis itself, on its own account.
     System,
+    /// The publisher of alerts about leaked secrets, by its signature.
+    SecretScanning,
     /// A person at the command line, with the store in their hands.
     CommandLine,
 }

@@ -1,6 +1,7 @@
 //! The mails that wait to be sent, with everything that a template needs, as plain values.
 
-use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
+use super::LeakLocation;
+use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::ActionEffect;
 use crate::policy::scope::ScopeName;
 use crate::policy::time::Timestamp;
@@ -45,6 +46,22 @@ pub enum MailContent {
         before: Vec<String>,
         /// Who they are.
         after: Vec<String>,
+    },
+    /// A secret was reported as leaked, and what it opens was revoked.
+    Leaked(MailSecretOwner, LeakLocation),
+}
+
+/// What a leaked secret opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MailSecretOwner {
+    /// A token of the account.
+    Token(MailToken),
+    /// A credential of the account's admins.
+    Credential {
+        /// Its id.
+        id: CredentialId,
+        /// A label; may be empty.
+        name: String,
     },
 }
 

@@ -92,6 +92,8 @@ pub enum Denial {
     TokenDeleted(Timestamp),
     /// Deleted for disuse.
     TokenDeletedUnused(Timestamp),
+    /// Its secret was reported as leaked.
+    TokenRevokedLeaked(Timestamp),
     /// It ended at the instant that its owner set.
     TokenExpired(Timestamp),
     /// The method and path match no route.
@@ -119,6 +121,7 @@ pub enum Reason {
     TokenNotFound,
     TokenDeleted,
     TokenDeletedUnused,
+    TokenRevokedLeaked,
     TokenExpired,
     NoMatchingRoute,
     RequestAmbiguous,
@@ -131,12 +134,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which the checks run, with its stable word.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::Allowed, "ALLOWED"),
         (Self::TokenMalformed, "TOKEN_MALFORMED"),
         (Self::TokenNotFound, "TOKEN_NOT_FOUND"),
         (Self::TokenDeleted, "TOKEN_DELETED"),
         (Self::TokenDeletedUnused, "TOKEN_DELETED_UNUSED"),
+        (Self::TokenRevokedLeaked, "TOKEN_REVOKED_LEAKED"),
         (Self::TokenExpired, "TOKEN_EXPIRED"),
         (Self::NoMatchingRoute, "NO_MATCHING_ROUTE"),
         (Self::RequestAmbiguous, "REQUEST_AMBIGUOUS"),
@@ -165,6 +169,7 @@ impl Verdict {
             Denial::TokenNotFound => Reason::TokenNotFound,
             Denial::TokenDeleted(_) => Reason::TokenDeleted,
             Denial::TokenDeletedUnused(_) => Reason::TokenDeletedUnused,
+            Denial::TokenRevokedLeaked(_) => Reason::TokenRevokedLeaked,
             Denial::TokenExpired(_) => Reason::TokenExpired,
             Denial::NoMatchingRoute => Reason::NoMatchingRoute,
             Denial::RequestAmbiguous => Reason::RequestAmbiguous,
@@ -249,6 +254,8 @@ fn check_state(token: &TokenFacts, now: Timestamp) -> Result<(), Denial> {
         TokenState::Active => {}
         TokenState::Deleted { at } => return Err(Denial::TokenDeleted(at)),
         TokenState::DeletedUnused { at } => return Err(Denial::TokenDeletedUnused(at)),
+        // Rule 11.50 of docs/policy.md.
+        TokenState::RevokedLeaked { at } => return Err(Denial::TokenRevokedLeaked(at)),
     }
     // Rule 11.1 of docs/policy.md.
     if token.expiry.is_reached(now) {
@@ -308,6 +315,10 @@ impl Decision<'_> {
             }
             Denial::TokenDeletedUnused(at) => format!(
                 "This token was deleted at {at} because it had not been used. Create a new one."
+            ).into(),
+            Denial::TokenRevokedLeaked(at) => format!(
+                "This token was revoked at {at} because its secret was reported as leaked. Create a new \
+                 one, and keep its secret where nobody else can read it."
             ).into(),
             Denial::TokenExpired(at) => {
                 format!("This token expired at {at}. Create a new one.").into()

@@ -120,6 +120,11 @@ pub enum TokenState {
         /// When.
         at: Timestamp,
     },
+    /// It was revoked because its secret was reported as leaked.
+    RevokedLeaked {
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// From when on a token is denied, by the store's time (docs/policy.md, rule 11.1). One number, so that a decision

@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod decisions;
 pub mod error;
 pub mod explain;
+pub mod leaks;
 pub mod lists;
 pub mod preview;
 pub mod sessions;

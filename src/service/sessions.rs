@@ -161,7 +161,11 @@ impl Services {
             digest: secret.digest(),
             credential_id: match caller.actor {
                 Actor::Credential(id, _) => Some(id),
-                Actor::Bearer(_) | Actor::Development | Actor::System | Actor::CommandLine => None,
+                Actor::Bearer(_)
+                | Actor::Development
+                | Actor::System
+                | Actor::SecretScanning
+                | Actor::CommandLine => None,
             },
             expires: now.plus(self.sessions.lifetime),
         };

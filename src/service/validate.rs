@@ -105,6 +105,19 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
     Ok(trimmed.to_owned())
 }
 
+/// An optional text for people, of at most `most` characters.
+///
+/// # Errors
+/// It is longer, or can't be shown as it is.
+pub fn remark(field: &'static str, text: &str, most: usize) -> Result<(), Error> {
+    let count = text.chars().count();
+    if count > most {
+        let text = format!("has {count} characters, and {most} is the most: shorten it");
+        return Err(Error::invalid(field, "TOO_LONG", text));
+    }
+    text::check(text.trim()).map_err(|error| Error::invalid(field, unshowable(error), error))
+}
+
 fn unshowable(error: Unshowable) -> &'static str {
     match error {
         Unshowable::Hidden(_) => "HIDDEN_CHARACTER",

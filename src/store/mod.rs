@@ -28,6 +28,7 @@ mod audit;
 mod catalogs;
 mod credentials;
 mod error;
+mod leaks;
 mod lifecycle;
 mod mails;
 mod migration;
@@ -44,6 +45,7 @@ pub use audit::AuditStore;
 pub use catalogs::CatalogStore;
 pub use credentials::CredentialStore;
 pub use error::OpenError;
+pub use leaks::LeakStore;
 pub use lifecycle::LifecycleStore;
 pub use mails::MailStore;
 pub use replication::Replication;
@@ -95,6 +97,7 @@ pub trait Store:
     + ActivityStore
     + MailStore
     + CredentialStore
+    + LeakStore
     + SessionStore
     + CatalogStore
     + AuditStore

@@ -55,6 +55,7 @@ pub(super) fn event(event: &AuditEvent, now: Timestamp) -> Event {
 pub(super) fn who(event: &AuditEvent) -> String {
     let mut who = match event.actor.as_str() {
         "system" => "Portcullis itself".to_owned(),
+        "secret scanning" => "a signed alert of secret scanning".to_owned(),
         "development" => "somebody, without a credential".to_owned(),
         "command line" => "somebody at the command line".to_owned(),
         credential if event.actor_role.is_empty() => credential.to_owned(),
@@ -112,6 +113,11 @@ fn words(
             let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
             ("The admins are notified of its expiry".to_owned(), vec![at.to_owned()])
         }
+        AuditAction::TokenRevokeLeaked => {
+            let found = ["source", "url"].iter().filter_map(|key| after.get(*key)?.as_str());
+            let found = found.filter(|text| !text.is_empty()).map(str::to_owned).collect();
+            ("Revoked, as its secret was reported as leaked".to_owned(), found)
+        }
         AuditAction::TokenSetExpiry => {
             let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
             ("Its expiry was brought nearer".to_owned(), vec![at.to_owned()])
@@ -147,7 +153,9 @@ fn words(
         | AuditAction::AccountSetAdmins
         | AuditAction::CatalogApply
         | AuditAction::CredentialCreate
+        | AuditAction::CredentialReportLeaked
         | AuditAction::CredentialRevoke
+        | AuditAction::CredentialRevokeLeaked
         | AuditAction::SecretKeyCreate
         | AuditAction::SecretKeyRotate
         | AuditAction::SessionCreate

@@ -71,9 +71,11 @@ impl Signed {
         let name = match caller.actor {
             _ if !self.who.name.is_empty() => self.who.name.clone(),
             Actor::Credential(id, _) => id.to_string(),
-            Actor::Bearer(_) | Actor::Development | Actor::System | Actor::CommandLine => {
-                "development".to_owned()
-            }
+            Actor::Bearer(_)
+            | Actor::Development
+            | Actor::System
+            | Actor::SecretScanning
+            | Actor::CommandLine => "development".to_owned(),
         };
         let who = Who {
             name,

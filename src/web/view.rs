@@ -137,6 +137,7 @@ pub(super) fn ended(token: &Token, now: Timestamp) -> Option<(Timestamp, &'stati
         TokenState::Active => token.expired(now).map(|at| (at, "Expired")),
         TokenState::Deleted { at } => Some((at, "Deleted")),
         TokenState::DeletedUnused { at } => Some((at, "Deleted, as it was not used")),
+        TokenState::RevokedLeaked { at } => Some((at, "Revoked: leaked")),
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId]) -> Seen {
             TokenState::Active => State::Active,
             TokenState::Deleted { at } => State::Deleted(at.0),
             TokenState::DeletedUnused { at } => State::DeletedUnused(at.0),
+            TokenState::RevokedLeaked { .. } => panic!("nobody reports a leak here"),
         },
         kind: Some(kind),
         scopes,

@@ -238,6 +238,7 @@ impl Story {
         let mut text = match read.state {
             TokenState::Deleted { .. } => return "deleted".to_owned(),
             TokenState::DeletedUnused { at } => return format!("deleted unused on {}", day(at)),
+            TokenState::RevokedLeaked { .. } => return "leaked".to_owned(),
             TokenState::Active => match read.kind {
                 TokenKind::ReadOnly => "READ_ONLY".to_owned(),
                 TokenKind::ReadWrite => "READ_WRITE".to_owned(),

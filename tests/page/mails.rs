@@ -5,7 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use portcullis::grpc::proto::{Decision, Reason, TokenKind};
-use portcullis::mail::{Account, Action, Facts, Notice, ScopeUse, Subject, Takes, Token, render};
+use portcullis::mail::{
+    Account, Action, Facts, LeakedOwner, Notice, ScopeUse, Subject, Takes, Token, render,
+};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token;
@@ -73,6 +75,9 @@ fn longest() -> Vec<(&'static str, Facts)> {
     mails.push(("admin-new", facts(changed(&[2, 3], &[1, 3]))));
     mails.push(("admin-former", facts(changed(&[1, 2], &[2, 3]))));
     mails.push(("admin-still", facts(changed(&[1, 2], &[1, 3]))));
+    let owner = LeakedOwner::Token(action(Takes::Token, token::TokenKind::Custom).token);
+    let (source, url) = ("S".repeat(200), format!("https://git.example/{}", "u".repeat(1_980)));
+    mails.push(("leaked", facts(Subject::Leaked { owner, source, url, at: AT })));
     mails
 }
 

@@ -82,6 +82,7 @@ async fn migrating_twice_is_harmless() {
         "0008 token expiry",
         "0009 expiry mails",
         "0010 activity",
+        "0011 leaks",
     ];
     assert_eq!(applied, all);
     assert!(migrate(dir.path()).await.unwrap().is_empty());

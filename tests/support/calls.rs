@@ -146,6 +146,12 @@ impl World {
                 json!({ "token_id": token_id, "expire_time": until, "no_wait": true }),
                 json!({ "token_id": token_id, "ttl": "220000000000s" }),
             ],
+            // Of nothing that there is, so that each other example finds what it needs.
+            "TokenService.ReportLeakedTokens" => vec![json!({
+                "secrets": ["secret-token:unknown"],
+                "secret_sha256s": ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],
+                "source": "commit", "url": "https://git.example/1", "no_wait": true,
+            })],
             "TokenService.ManageWhitelist" => vec![
                 json!({
                     "token_id": token_id, "add": ["10.0.0.0/8"], "remove": ["192.0.2.1"],

@@ -136,6 +136,11 @@ fn wrong_item(field: &FieldDescriptor, good: &Value) -> Vec<Wrong> {
             here((what, Value::Message(time)))
         })
         .into(),
+        Value::Bytes(good) => {
+            [("no bytes", 0), ("a byte less", good.len() - 1), ("a byte more", good.len() + 1)]
+                .map(|(what, length)| here((what, Value::Bytes(vec![0; length].into()))))
+                .into()
+        }
         Value::Message(message) => fields_of(message),
         Value::Bool(_) => Vec::new(),
         other => panic!("{}: no wrong values for {other:?}: add some", field.full_name()),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::*;
 use crate::mail::message::Sender;
 use crate::mail::{Account, Notice};
-use crate::policy::id::AccountId;
+use crate::policy::id::{AccountId, CredentialId};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// 3 January 2027, 14:05 UTC.
@@ -120,6 +120,23 @@ fn admins_changed(to: &str) -> Facts {
     facts
 }
 
+fn leaked(owner: LeakedOwner, source: &str, url: &str) -> Facts {
+    let (source, url) = (source.to_owned(), url.to_owned());
+    let mut facts = facts(Subject::Leaked { owner, source, url, at: EFFECTIVE });
+    facts.date = EFFECTIVE;
+    facts
+}
+
+fn leaked_token() -> Facts {
+    let url = "git.example/acme/pay/blob/0123456789abcdef0123456789abcdef01234567/deploy.sh";
+    leaked(LeakedOwner::Token(token(TokenKind::ReadWrite)), "commit", url)
+}
+
+fn leaked_credential() -> Facts {
+    let id = CredentialId(Uuid::from_u128(4));
+    leaked(LeakedOwner::Credential { id, name: String::new() }, "", "")
+}
+
 /// What is sent: its headers as they go over the wire, then both parts as they are read.
 fn shown(facts: &Facts) -> String {
     let page = "https://portcullis.example/".parse().unwrap();
@@ -151,6 +168,8 @@ snapshots! {
     an_admin_is_told_of_others: admins_changed("ann");
     a_former_admin_is_told: admins_changed("bob");
     a_new_admin_is_told: admins_changed("cy");
+    a_token_leaked: leaked_token();
+    a_credential_leaked_somewhere: leaked_credential();
 }
 
 fn all() -> Vec<Facts> {
@@ -160,6 +179,7 @@ fn all() -> Vec<Facts> {
         .flat_map(|action| [notice(action.clone()), carried_out(action)])
         .chain([false, true].map(|reached| expiry(TokenKind::ReadWrite, reached)))
         .chain(admins)
+        .chain([leaked_token(), leaked_credential()])
         .collect()
 }
 
@@ -253,6 +273,13 @@ fn a_name_is_only_a_name() {
             Subject::AdminsChanged { before, after, .. } => {
                 before.push(evil.to_owned());
                 after.push("\n<b>".to_owned());
+            }
+            Subject::Leaked { owner, source, url, .. } => {
+                (*source, *url) = (evil.to_owned(), evil.to_owned());
+                match owner {
+                    LeakedOwner::Token(token) => token.name = evil.to_owned(),
+                    LeakedOwner::Credential { name, .. } => *name = evil.to_owned(),
+                }
             }
         }
         let message = render(&facts, None).unwrap();

@@ -151,6 +151,7 @@ impl<'c> WriteTx<'c> {
             Actor::Bearer(id) => (id.to_string(), "bearer"),
             Actor::Development => ("development".into(), ""),
             Actor::System => ("system".into(), ""),
+            Actor::SecretScanning => ("secret scanning".into(), ""),
             Actor::CommandLine => ("command line".into(), ""),
         };
         sqlx::query::<Db>(INSERT_AUDIT_EVENT)

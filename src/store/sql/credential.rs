@@ -200,17 +200,26 @@ pub(super) async fn revoke(
             return Ok(unchanged.map(Ok));
         }
     };
-    if credential.role == Role::Operator {
-        let others = sqlx::query_scalar::<Db, i64>(OTHER_LIVE_OPERATORS).bind(id.0);
-        if others.fetch_one(&mut *change.tx).await? == 0 {
-            change.undo().await;
-            return Ok(Some(Err(LastOperatorCredential)));
-        }
+    if is_last_operator(&mut change.tx, &credential).await? {
+        change.undo().await;
+        return Ok(Some(Err(LastOperatorCredential)));
     }
     set_revoked(&mut change.tx, id, ctx.now).await?;
     change.commit(revoked(&credential)).await?;
     credential.revoked = Some(ctx.now);
     Ok(Some(Ok(credential)))
+}
+
+/// Whether nobody could operate the server without this valid credential.
+pub(super) async fn is_last_operator(
+    connection: &mut Connection,
+    credential: &Credential,
+) -> Result<bool> {
+    if credential.role != Role::Operator {
+        return Ok(false);
+    }
+    let others = sqlx::query_scalar::<Db, i64>(OTHER_LIVE_OPERATORS).bind(credential.id.0);
+    Ok(others.fetch_one(connection).await? == 0)
 }
 
 /// One credential, revoked ones included.
@@ -245,7 +254,11 @@ async fn insert(connection: &mut Connection, new: &Credential, digest: &Digest) 
     Ok(())
 }
 
-async fn set_revoked(connection: &mut Connection, id: CredentialId, at: Timestamp) -> Result<()> {
+pub(super) async fn set_revoked(
+    connection: &mut Connection,
+    id: CredentialId,
+    at: Timestamp,
+) -> Result<()> {
     sqlx::query::<Db>(REVOKE).bind(id.0).bind(at.0).execute(connection).await?;
     Ok(())
 }
@@ -268,7 +281,7 @@ fn revoked(credential: &Credential) -> Record {
     record(AuditAction::CredentialRevoke, credential, Some(before), after)
 }
 
-fn record(
+pub(super) fn record(
     action: AuditAction,
     credential: &Credential,
     before: Option<Value>,
@@ -284,7 +297,7 @@ fn record(
     }
 }
 
-fn summary(credential: &Credential, state: &str) -> Value {
+pub(super) fn summary(credential: &Credential, state: &str) -> Value {
     let mut summary = json!({
         "credential_id": credential.id.to_string(),
         "role": credential.role.name(),

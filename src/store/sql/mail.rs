@@ -18,7 +18,8 @@ use super::change::{Record, WriteTx};
 use super::{Connection, Db, Handle, QueryBuilder, bulk, lifecycle, pending, push_ids};
 use crate::clock::id_at;
 use crate::model::{
-    AuditAction, Context, FailingAddress, Invalidation, Mail, MailFailure, MailState,
+    AuditAction, Context, Credential, FailingAddress, Invalidation, LeakLocation, Mail,
+    MailFailure, MailState,
 };
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
@@ -40,6 +41,8 @@ pub(super) enum MailSubject<'a> {
     Expired(TokenId, Timestamp),
     /// Other admins: who they were, and who they are.
     AdminsChanged(&'a [String], &'a [String]),
+    /// A secret that was reported as leaked, of what was revoked for that.
+    Leaked(&'a MailedOwner<'a>, &'a LeakLocation),
 }
 
 impl MailSubject<'_> {
@@ -50,8 +53,16 @@ impl MailSubject<'_> {
             Self::ExpiryNotice(..) => "expiry_notice",
             Self::Expired(..) => "expired",
             Self::AdminsChanged(..) => "admins_changed",
+            Self::Leaked(..) => "leaked",
         }
     }
+}
+
+/// What a leaked secret opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum MailedOwner<'a> {
+    Token(TokenId),
+    Credential(&'a Credential),
 }
 
 const INSERT: &str = "\
@@ -82,6 +93,17 @@ pub(super) async fn queue(
         }
         MailSubject::AdminsChanged(before, after) => {
             payload = Some(json!({ "before": before, "after": after }).to_string());
+        }
+        MailSubject::Leaked(owner, LeakLocation { source, url }) => {
+            let mut about = json!({ "source": source, "url": url });
+            match owner {
+                MailedOwner::Token(of) => token = Some(of.0),
+                MailedOwner::Credential(credential) => {
+                    about["credential_id"] = json!(credential.id.to_string());
+                    about["credential_name"] = json!(credential.name);
+                }
+            }
+            payload = Some(about.to_string());
         }
     }
     for recipients in recipients.chunks(super::IDS_AT_ONCE) {

@@ -21,6 +21,7 @@ mod change;
 mod client_source;
 mod credential;
 mod decode;
+mod leak;
 mod lifecycle;
 mod mail;
 mod pending;
@@ -42,10 +43,11 @@ use uuid::Uuid;
 use crate::model::{
     Account, AccountNotFound, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
     ChangeRecord, Context, Credential, CredentialRefusal, EntryMatches, FoundTokens, GrantCounts,
-    IdleToken, LastOperatorCredential, Mail, MailFailure, MailState, NewSession, NewToken,
-    NoLongerHeld, Page, PendingAction, PendingCounts, PendingFilter, ScopesInUse, SeenAddress,
-    Session, SettingsCredential, StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use,
-    UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    IdleToken, LastOperatorCredential, LeakLocation, LeakOutcome, Mail, MailFailure, MailState,
+    NewSession, NewToken, NoLongerHeld, Page, PendingAction, PendingCounts, PendingFilter,
+    ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential, StoreMode, StoredCatalog,
+    Token, TokenFilter, TokenSearch, Use, UseCount, WhitelistChanged, WhitelistRefused,
+    WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -55,8 +57,8 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
-    AccountStore, ActivityStore, AuditStore, CatalogStore, CredentialStore, LifecycleStore,
-    MailStore, Replication, Result, SessionStore, Store, TokenStore, Trouble,
+    AccountStore, ActivityStore, AuditStore, CatalogStore, CredentialStore, LeakStore,
+    LifecycleStore, MailStore, Replication, Result, SessionStore, Store, TokenStore, Trouble,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -392,6 +394,22 @@ impl CredentialStore for Handle {
 
     async fn add_secret_key(&self, ctx: &Context, key: &[u8; 32], only_first: bool) -> Result<u16> {
         self.within(secret_key::add(self, ctx, key, only_first)).await
+    }
+}
+
+#[async_trait]
+impl LeakStore for Handle {
+    async fn secret_owners(&self, digests: &[Digest]) -> Result<Vec<(Digest, SecretOwner)>> {
+        self.within(leak::owners(self, digests)).await
+    }
+
+    async fn revoke_leaked(
+        &self,
+        ctx: &Context,
+        owner: SecretOwner,
+        location: &LeakLocation,
+    ) -> Result<LeakOutcome> {
+        self.within(leak::revoke(self, ctx, owner, location)).await
     }
 }
 

@@ -10,7 +10,8 @@ use super::change::{Record, WriteTx};
 use super::decode::{digest, whitelist, whitelist_text};
 use super::{Connection, Db, Handle, QueryBuilder, account, mail, pending};
 use crate::model::{
-    AccountNotFound, AuditAction, Context, Invalidation, NewToken, Page, Token, TokenFilter,
+    AccountNotFound, AuditAction, Context, Invalidation, LeakLocation, NewToken, Page, Token,
+    TokenFilter,
 };
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Uses;
@@ -28,7 +29,7 @@ pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
 /// Each part by its key: the token, its scopes, and its live actions, a row for each.
 const SELECT_FACTS: &str = "\
     SELECT t.account_id, t.kind, t.digest, t.whitelist, \
-        t.delete_time, t.delete_cause, t.expire_time, t.downgrade_time, \
+        t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.downgrade_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
@@ -51,7 +52,7 @@ const INSERT_USE: &str = "INSERT INTO token_use (token_id, idle_since) VALUES ($
 const END_USE: &str = "UPDATE token_use SET idle_since = NULL WHERE token_id = $1";
 
 const DELETE: &str =
-    "UPDATE token SET delete_time = $2, delete_cause = 'owner' WHERE token_id = $1";
+    "UPDATE token SET delete_time = $2, delete_cause = 'owner', leaked = $3 WHERE token_id = $1";
 
 const SET_EXPIRY: &str = "UPDATE token SET expire_time = $2 WHERE token_id = $1";
 
@@ -63,6 +64,7 @@ struct FactsRow {
     whitelist: String,
     delete_time: Option<i64>,
     delete_cause: Option<String>,
+    leaked: i16,
     expire_time: Option<i64>,
     downgrade_time: Option<i64>,
     scopes: Option<String>,
@@ -80,7 +82,7 @@ pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFac
         id: id.into(),
         account_id: AccountId(first.account_id).into(),
         digest: digest(&first.digest)?,
-        state: row::state(first.delete_time, first.delete_cause.as_deref())?,
+        state: row::state(first.delete_time, first.delete_cause.as_deref(), first.leaked)?,
         expiry: first.expire_time.map(Timestamp).into(),
         grant: row::grant(&first.kind, first.downgrade_time, first.scopes.as_deref())?,
         whitelist: whitelist(&first.whitelist)?,
@@ -214,6 +216,43 @@ pub(super) async fn list(
         .collect()
 }
 
+/// How the owner's deletion and the report of a leak end a token.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
+    Deletion,
+    Leak(&'a LeakLocation),
+}
+
+/// Ends an active token in `change`, with what is announced for it. What to record of it.
+pub(super) async fn end(
+    change: &mut WriteTx<'_>,
+    token: &mut Token,
+    ending: Ending<'_>,
+) -> Result<Record> {
+    let (id, now) = (token.id, change.ctx.now);
+    let leaked = matches!(ending, Ending::Leak(_));
+    let end = sqlx::query::<Db>(DELETE).bind(id.0).bind(now.0).bind(i16::from(leaked));
+    end.execute(&mut *change.tx).await?;
+    sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
+    pending::withdraw(&mut change.tx, id, now).await?;
+    mail::withdraw_expiry_notices(&mut change.tx, id).await?;
+    token.pending = Vec::new();
+    let before = json!({ "name": token.name, "state": "active" });
+    let (action, after) = match ending {
+        Ending::Deletion => {
+            token.state = TokenState::Deleted { at: now };
+            (AuditAction::TokenDelete, json!({ "name": token.name, "state": "deleted" }))
+        }
+        Ending::Leak(LeakLocation { source, url }) => {
+            token.state = TokenState::RevokedLeaked { at: now };
+            let after =
+                json!({ "name": token.name, "state": "leaked", "source": source, "url": url });
+            (AuditAction::TokenRevokeLeaked, after)
+        }
+    };
+    Ok(record(action, token, Some(before), Some(after)))
+}
+
 /// Rule 4.2 of docs/policy.md.
 pub(super) async fn delete(
     store: &Handle,
@@ -230,15 +269,8 @@ pub(super) async fn delete(
         change.finish().await?;
         return Ok(Some(token));
     }
-    sqlx::query::<Db>(DELETE).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
-    sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
-    pending::withdraw(&mut change.tx, id, ctx.now).await?;
-    mail::withdraw_expiry_notices(&mut change.tx, id).await?;
-    token.state = TokenState::Deleted { at: ctx.now };
-    token.pending = Vec::new();
-    let before = json!({ "name": token.name, "state": "active" });
-    let after = json!({ "name": token.name, "state": "deleted" });
-    change.commit(record(AuditAction::TokenDelete, &token, Some(before), Some(after))).await?;
+    let record = end(&mut change, &mut token, Ending::Deletion).await?;
+    change.commit(record).await?;
     Ok(Some(token))
 }
 
@@ -257,9 +289,9 @@ pub(super) async fn set_expiry(
     };
     let shortened = match token.state {
         TokenState::Active => Expiry::from(token.expires).shorten(expires, ctx.now),
-        TokenState::Deleted { .. } | TokenState::DeletedUnused { .. } => {
-            Err(ExpiryRefused::Deleted)
-        }
+        TokenState::Deleted { .. }
+        | TokenState::DeletedUnused { .. }
+        | TokenState::RevokedLeaked { .. } => Err(ExpiryRefused::Deleted),
     };
     let shortened = match shortened {
         Ok(expiry) => expiry.time(),
@@ -298,7 +330,7 @@ fn record(
     }
 }
 
-async fn find(
+pub(super) async fn find(
     connection: &mut Connection,
     id: TokenId,
     only: Option<AccountId>,

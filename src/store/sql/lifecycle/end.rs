@@ -54,7 +54,8 @@ pub(in super::super) async fn withdraw_actions(
 /// Those that ended before an instant, each group by an index of its own; expired ones once that is recorded.
 const SELECT_ENDED: &str = "\
     SELECT token_id, account_id, name, state FROM ( \
-        SELECT * FROM (SELECT token_id, account_id, name, 'deleted' AS state, delete_time AS end_time \
+        SELECT * FROM (SELECT token_id, account_id, name, \
+                CASE WHEN leaked = 1 THEN 'leaked' ELSE 'deleted' END AS state, delete_time AS end_time \
             FROM token WHERE delete_time < $1 ORDER BY delete_time, token_id LIMIT $2) d \
         UNION ALL \
         SELECT * FROM (SELECT token_id, account_id, name, 'expired' AS state, expire_time AS end_time \

@@ -11,7 +11,9 @@ use super::super::decode::{scope_ids, scope_times, takes};
 use super::super::pending::taken_and_kept;
 use super::super::token::grant;
 use super::super::{Connection, IDS_AT_ONCE, QueryBuilder, push_ids};
-use crate::model::{Mail, MailAccount, MailAction, MailContent, MailToken};
+use crate::model::{
+    LeakLocation, Mail, MailAccount, MailAction, MailContent, MailSecretOwner, MailToken,
+};
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
@@ -220,6 +222,20 @@ impl MailRow {
                     serde_json::from_str(&json).map_err(|_| unreadable())?;
                 let mut list = |name| lists.remove(name).ok_or_else(unreadable);
                 MailContent::AdminsChanged { before: list("before")?, after: list("after")? }
+            }
+            ("leaked", token, None, None, Some(json)) => {
+                let mut texts: HashMap<String, String> =
+                    serde_json::from_str(&json).map_err(|_| unreadable())?;
+                let mut text = |name| texts.remove(name).ok_or_else(unreadable);
+                let location = LeakLocation { source: text("source")?, url: text("url")? };
+                let owner = match token {
+                    Some(token) => MailSecretOwner::Token(token),
+                    None => MailSecretOwner::Credential {
+                        id: text("credential_id")?.parse().map_err(|_| unreadable())?,
+                        name: text("credential_name")?,
+                    },
+                };
+                MailContent::Leaked(owner, location)
             }
             _ => return Err(unreadable().into()),
         };

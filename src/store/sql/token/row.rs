@@ -27,6 +27,7 @@ pub(in super::super) struct Row {
     create_time: i64,
     delete_time: Option<i64>,
     delete_cause: Option<String>,
+    leaked: i16,
     expire_time: Option<i64>,
     expiry_done: i16,
     noticed_expiry: Option<i64>,
@@ -41,8 +42,8 @@ pub(in super::super) struct Row {
 /// To be followed by ` AND ...`.
 pub(in super::super) const SELECT: &str = "\
     SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
-        t.create_time, t.delete_time, t.delete_cause, t.expire_time, t.expiry_done, t.noticed_expiry, \
-        t.downgrade_time, \
+        t.create_time, t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.expiry_done, \
+        t.noticed_expiry, t.downgrade_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
@@ -89,7 +90,7 @@ impl Row {
     }
 
     pub(in super::super) fn state(&self) -> Result<TokenState> {
-        state(self.delete_time, self.delete_cause.as_deref())
+        state(self.delete_time, self.delete_cause.as_deref(), self.leaked)
     }
 
     pub(in super::super) fn expires(&self) -> Option<Timestamp> {
@@ -166,11 +167,16 @@ impl Row {
     }
 }
 
-pub(super) fn state(delete_time: Option<i64>, delete_cause: Option<&str>) -> Result<TokenState> {
-    match (delete_time.map(Timestamp), delete_cause) {
-        (None, None) => Ok(TokenState::Active),
-        (Some(at), Some("owner")) => Ok(TokenState::Deleted { at }),
-        (Some(at), Some("unused")) => Ok(TokenState::DeletedUnused { at }),
+pub(super) fn state(
+    delete_time: Option<i64>,
+    delete_cause: Option<&str>,
+    leaked: i16,
+) -> Result<TokenState> {
+    match (delete_time.map(Timestamp), delete_cause, leaked) {
+        (None, None, 0) => Ok(TokenState::Active),
+        (Some(at), Some("owner"), 0) => Ok(TokenState::Deleted { at }),
+        (Some(at), Some("unused"), 0) => Ok(TokenState::DeletedUnused { at }),
+        (Some(at), Some("owner"), 1) => Ok(TokenState::RevokedLeaked { at }),
         _ => Err(CorruptRow("a token's stored state can't be read").into()),
     }
 }

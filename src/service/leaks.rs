@@ -1,0 +1,241 @@
+//! Reports that secrets leaked: by operators, and by publishers of alerts (docs/policy.md, section 11).
+//!
+//! # Invariants
+//! - A reported secret goes no further than its digest: it stands in no answer, log line, mail or audit event.
+//! - No report records a use.
+
+use std::collections::HashMap;
+
+#[cfg(doc)]
+use super::Error;
+use super::validate::{self, FieldErrors};
+use super::{Caller, Changed, Propagation, Result, Services, wait_unless};
+use crate::model::{
+    Context, Invalidation, LeakLocation, LeakOutcome, LeakedCredential, SecretOwner,
+};
+use crate::policy::text;
+use crate::secret::{self, Digest};
+
+/// The most secrets and digests of one call.
+pub const MAX_REPORTED: usize = 100;
+/// The longest secret that can be reported, in bytes: no header carries more.
+pub const MAX_SECRET: usize = 4 << 10;
+/// The longest source and the longest address of a location, in characters.
+const MAX_SOURCE: usize = 200;
+const MAX_URL: usize = 2_000;
+/// What scanners find secrets by (RFC 8959, section 2).
+const SCHEME: &str = "secret-token:";
+/// What stands in the place of a secret in an address.
+const REMOVED: &str = "(secret)";
+
+/// What an operator reports.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportLeaks<'a> {
+    /// Secrets, each with or without `secret-token:`.
+    pub secrets: &'a [String],
+    /// SHA-256 of other secrets, 32 bytes each.
+    pub secret_sha256s: &'a [Vec<u8>],
+    /// What kind of place they were found in; may be empty.
+    pub source: &'a str,
+    /// Its address; may be empty.
+    pub url: &'a str,
+    /// Answer before it has propagated.
+    pub no_wait: bool,
+}
+
+/// One secret that was found.
+#[derive(Debug, Clone)]
+pub struct FoundSecret {
+    /// Digests of the forms that may have been issued; one of them is enough.
+    digests: Vec<Digest>,
+    location: LeakLocation,
+}
+
+impl FoundSecret {
+    /// A secret as it was found. Rule 11.51 of docs/policy.md.
+    pub fn new(secret: &str, source: &str, url: &str) -> Self {
+        let bare = secret.strip_prefix(SCHEME);
+        let forms = [Some(secret), bare].into_iter().flatten();
+        let digests = forms.map(|form| secret::digest(form.as_bytes())).collect();
+        // Many places have the secret in their address.
+        let shown = |text: &str, most| {
+            let cleared = match bare.unwrap_or(secret) {
+                "" => text.to_owned(),
+                secret => text.replace(secret, REMOVED),
+            };
+            text::escape(cleared.trim()).chars().take(most).collect()
+        };
+        let location = LeakLocation { source: shown(source, MAX_SOURCE), url: shown(url, MAX_URL) };
+        Self { digests, location }
+    }
+
+    /// A secret of which the reporter gives the digest alone.
+    fn digest(digest: Digest, source: &str, url: &str) -> Self {
+        Self { digests: vec![digest], ..Self::new("", source, url) }
+    }
+}
+
+/// What became of reports, in their order.
+#[derive(Debug)]
+pub struct ReportedLeaks {
+    /// One for each.
+    pub outcomes: Vec<LeakOutcome>,
+    /// How far the revocations have propagated; `None` where no secret was one that is known here.
+    pub propagation: Option<Propagation>,
+}
+
+impl Services {
+    /// Revokes what leaked secrets open; with `no_wait`, answers before that has propagated. Rule 11.51 of
+    /// docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no secrets, too many, or bad ones; [`Error::NotPropagatedYet`]; the store's. What was
+    /// revoked before stays so, and repeating the call is safe.
+    pub async fn report_leaked_tokens(
+        &self,
+        caller: &Caller,
+        request: ReportLeaks<'_>,
+    ) -> Result<Changed<ReportedLeaks>> {
+        let found = found_secrets(&request)?;
+        let context = || caller.context(self.clock.now());
+        self.report(&found, context, request.no_wait).await
+    }
+
+    async fn report(
+        &self,
+        found: &[FoundSecret],
+        context: impl Fn() -> Context,
+        no_wait: bool,
+    ) -> Result<Changed<ReportedLeaks>> {
+        let digests: Vec<_> = found.iter().flat_map(|found| found.digests.clone()).collect();
+        let owners = self.read("secret_owners", self.store.secret_owners(&digests)).await?;
+        let owners: HashMap<Digest, SecretOwner> = owners.into_iter().collect();
+        let mut outcomes = Vec::with_capacity(found.len());
+        let mut revision = 0;
+        for FoundSecret { digests, location } in found {
+            let owner = digests.iter().find_map(|digest| owners.get(digest));
+            let outcome = match owner {
+                None => LeakOutcome::Unknown,
+                Some(&owner) => {
+                    let ctx = context();
+                    let outcome = self.revoke_leaked(&ctx, owner, location).await?;
+                    revision = revision.max(ctx.revision());
+                    outcome
+                }
+            };
+            self.metrics.leak_reported(word(&outcome));
+            outcomes.push(outcome);
+        }
+        // Rule 11.55 of docs/policy.md.
+        let known = outcomes.iter().any(|outcome| *outcome != LeakOutcome::Unknown);
+        let propagation =
+            if known { Some(self.propagation(wait_unless(no_wait)).await?) } else { None };
+        Ok(Changed { value: ReportedLeaks { outcomes, propagation }, revision })
+    }
+
+    async fn revoke_leaked(
+        &self,
+        ctx: &Context,
+        owner: SecretOwner,
+        location: &LeakLocation,
+    ) -> Result<LeakOutcome> {
+        let changed = match owner {
+            SecretOwner::Token(id) => Invalidation::Token(id),
+            SecretOwner::Credential(id) => Invalidation::Credential(id),
+        };
+        let revoke = self.store.revoke_leaked(ctx, owner, location);
+        let outcome = self.writes.commit("revoke_leaked", changed, ctx, revoke).await?;
+        self.outbox_wakeup.notify_one();
+        if let LeakOutcome::Credential { id, outcome: LeakedCredential::LastOperator, .. } = outcome
+        {
+            // Rule 11.54 of docs/policy.md.
+            tracing::error!(
+                credential = %id,
+                "the last operator credential was reported as leaked and stays valid: create another one and revoke it"
+            );
+        }
+        Ok(outcome)
+    }
+}
+
+/// As metrics name it.
+fn word(outcome: &LeakOutcome) -> &'static str {
+    match outcome {
+        LeakOutcome::Unknown => "unknown",
+        LeakOutcome::Token { revoked: true, .. } => "revoked",
+        LeakOutcome::Token { revoked: false, .. } => "already_ended",
+        LeakOutcome::Credential { outcome, .. } => match outcome {
+            LeakedCredential::Revoked => "revoked",
+            LeakedCredential::RevokedBefore => "already_ended",
+            LeakedCredential::LastOperator => "last_operator",
+        },
+    }
+}
+
+fn found_secrets(request: &ReportLeaks<'_>) -> Result<Vec<FoundSecret>> {
+    let ReportLeaks { secrets, secret_sha256s, source, url, .. } = *request;
+    let mut errors = FieldErrors::default();
+    match secrets.len() + secret_sha256s.len() {
+        0 => errors.add("secrets", "REQUIRED", "is required where there are no secret_sha256s"),
+        count if count > MAX_REPORTED => {
+            let text = format_args!(
+                "has {count} items with secret_sha256s; the most is {MAX_REPORTED}: send them in several calls"
+            );
+            errors.add("secrets", "TOO_MANY", text);
+        }
+        _ => {}
+    }
+    errors.take(validate::remark("source", source, MAX_SOURCE));
+    errors.take(validate::remark("url", url, MAX_URL));
+    let mut found = Vec::new();
+    for (at, secret) in secrets.iter().take(MAX_REPORTED).enumerate() {
+        match secret.len() {
+            0 => errors.add(format!("secrets[{at}]"), "REQUIRED", "is empty: name a secret"),
+            count if count > MAX_SECRET => {
+                let text =
+                    format_args!("has {count} bytes, and no secret has more than {MAX_SECRET}");
+                errors.add(format!("secrets[{at}]"), "TOO_LONG", text);
+            }
+            _ => found.push(FoundSecret::new(secret, source, url)),
+        }
+    }
+    for (at, bytes) in secret_sha256s.iter().take(MAX_REPORTED).enumerate() {
+        match Digest::try_from(bytes.as_slice()) {
+            Ok(digest) => found.push(FoundSecret::digest(digest, source, url)),
+            Err(_) => {
+                let text = format_args!("has {} bytes; a SHA-256 has 32", bytes.len());
+                errors.add(format!("secret_sha256s[{at}]"), "NOT_A_DIGEST", text);
+            }
+        }
+    }
+    errors.into_result()?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rule 11.51.
+    #[test]
+    fn a_secret_is_known_by_its_digest_with_and_without_its_scheme() {
+        let digest = |text: &str| secret::digest(text.as_bytes());
+        let digests = |text| FoundSecret::new(text, "", "").digests;
+        assert_eq!(digests("abc"), [digest("abc")]);
+        assert_eq!(digests("secret-token:abc"), [digest("secret-token:abc"), digest("abc")]);
+    }
+
+    #[test]
+    fn a_location_has_no_secret_and_nothing_hidden() {
+        let of = |secret| {
+            FoundSecret::new(secret, "com\u{202e}mit", "https://x.example/?token=abcdef").location
+        };
+        for secret in ["abcdef", "secret-token:abcdef"] {
+            let LeakLocation { source, url } = of(secret);
+            assert_eq!((&*source, &*url), ("com<U+202E>mit", "https://x.example/?token=(secret)"));
+        }
+        let long = FoundSecret::new("abc", &"s".repeat(900), &"u".repeat(9_000)).location;
+        assert_eq!((long.source.len(), long.url.len()), (MAX_SOURCE, MAX_URL));
+        assert_eq!(FoundSecret::new("secret-token:", "commit", "").location.source, "commit");
+    }
+}
