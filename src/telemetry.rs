@@ -104,6 +104,8 @@ pub struct Metrics {
     pub cache_misses: Counter,
     /// Token facts in memory.
     pub cache_entries: Gauge,
+    /// Accounts in memory that are suspended or closed.
+    pub restricted_accounts: Gauge,
     /// Well-formed tokens that were never made here, told without reading the store.
     pub forged: Counter,
     /// Requests refused because too much was under way.
@@ -176,6 +178,7 @@ impl Metrics {
             decision_errors: Counter::default(),
             cache_misses: Counter::default(),
             cache_entries: Gauge::default(),
+            restricted_accounts: Gauge::default(),
             forged: Counter::default(),
             shed: Counter::default(),
             gateway_connections: Gauge::default(),
@@ -235,6 +238,11 @@ impl Metrics {
         r.register("cache_hits", "Token facts found in memory", Shown::Hits(decisions.clone()));
         r.register("cache_misses", "Token facts read from the store", self.cache_misses.clone());
         r.register("cache_entries", "Token facts in memory", self.cache_entries.clone());
+        r.register(
+            "restricted_accounts",
+            "Accounts in memory that are suspended or closed",
+            self.restricted_accounts.clone(),
+        );
         r.register(
             "forged_tokens",
             "Well-formed tokens that were never made here",

@@ -145,6 +145,11 @@ impl Writes {
         });
     }
 
+    /// Makes memory follow what another replica has changed, before it is notified of it.
+    pub async fn follow(&self, changed: Invalidation) {
+        self.cache.invalidate(changed).await;
+    }
+
     /// Checks what a change would do, without making it.
     ///
     /// # Errors

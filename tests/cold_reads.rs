@@ -138,6 +138,8 @@ impl Stage {
             name: "x".into(),
             admins: vec!["a@b.example".into()],
             created: Timestamp(0),
+            suspended: None,
+            closed: None,
         };
         store.create_account(&ctx, &account).await.unwrap();
 

@@ -18,7 +18,7 @@ use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::{CidrSet, Limits, Whitelist, parse_entries};
 use portcullis::policy::scope::{Catalog, ScopeId, ScopeSet};
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{Expiry, Grant, TokenFacts, TokenState};
+use portcullis::policy::token::{AccountRestriction, Expiry, Grant, TokenFacts, TokenState};
 use uuid::Uuid;
 
 const CATALOG: &str = r#"
@@ -171,7 +171,7 @@ fn lines(table: &mut String, label: &str, rows: &[(&str, Vec<String>)]) {
     }
 }
 
-/// Rules 1.9, 1.11, 2.4, 2.14, 2.16, 2.17, 2.19, 3.2 and 11.1.
+/// Rules 1.9, 1.11, 2.4, 2.14, 2.16, 2.17, 2.19, 3.2, 11.1, 11.70 and 11.75.
 #[test]
 fn matrix() {
     let catalog = catalog();
@@ -191,22 +191,32 @@ fn matrix() {
     }
     for (title, grant) in grants(&catalog) {
         let later = Some(AT.plus(std::time::Duration::from_micros(1)));
-        for (state, of, expiry) in [
-            ("active", TokenState::Active, None),
-            ("active, expires later", TokenState::Active, later),
-            ("expired", TokenState::Active, Some(AT)),
-            ("deleted", TokenState::Deleted { at: AT }, None),
-            ("deleted, expired", TokenState::Deleted { at: AT }, Some(AT)),
-            ("deleted unused", TokenState::DeletedUnused { at: AT }, None),
-            ("revoked as leaked", TokenState::RevokedLeaked { at: AT }, None),
-            ("revoked as leaked, expired", TokenState::RevokedLeaked { at: AT }, Some(AT)),
+        let suspended = Some(AccountRestriction::Suspended { at: AT });
+        let closed = Some(AccountRestriction::Closed { at: AT });
+        let (deleted, unused) =
+            (TokenState::Deleted { at: AT }, TokenState::DeletedUnused { at: AT });
+        for (state, of, expiry, account) in [
+            ("active", TokenState::Active, None, None),
+            ("active, expires later", TokenState::Active, later, None),
+            ("expired", TokenState::Active, Some(AT), None),
+            ("deleted", deleted, None, None),
+            ("deleted, expired", deleted, Some(AT), None),
+            ("deleted unused", unused, None, None),
+            ("revoked as leaked", TokenState::RevokedLeaked { at: AT }, None, None),
+            ("revoked as leaked, expired", TokenState::RevokedLeaked { at: AT }, Some(AT), None),
+            ("active, account suspended", TokenState::Active, None, suspended),
+            ("expired, account suspended", TokenState::Active, Some(AT), suspended),
+            ("deleted, account suspended", deleted, None, suspended),
+            ("active, account closed", TokenState::Active, None, closed),
+            ("expired, account closed", TokenState::Active, Some(AT), closed),
+            ("deleted unused, account closed", unused, None, closed),
         ] {
             let _ = writeln!(table, "\n{title}; {state}");
             let rows: Vec<_> = WHITELISTS
                 .iter()
                 .map(|texts| {
                     let token = facts(of, expiry.into(), &grant, texts);
-                    (texts.join(" "), all(Presented::Token(&token), &mut seen))
+                    (texts.join(" "), all(Presented::token(&token, account), &mut seen))
                 })
                 .collect();
             let flat: BTreeSet<_> = rows.iter().flat_map(|(_, r)| r.iter().map(|r| &r.1)).collect();

@@ -1,6 +1,7 @@
 //! All integration tests, in one program: they are linked once, and one Postgres serves all that don't need their
 //! own. Each module is one subject. docs/testing.md says how to run one of them.
 
+mod accounts;
 mod activity;
 mod address_rules;
 mod authorities;

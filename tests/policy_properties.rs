@@ -15,7 +15,7 @@ use portcullis::policy::scope::{Access, Catalog, ScopeDef, ScopeId, ScopeName, S
 use portcullis::policy::text;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{
-    Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenState,
+    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenState,
 };
 use portcullis::secret::{KeyRing, ParsedSecret, Prefix, SecretKey, SecretKind, peek_id};
 use proptest::prelude::*;
@@ -236,6 +236,33 @@ proptest! {
             question.ask_at(&catalog, Presented::Token(&token), before),
             question.ask_at(&catalog, Presented::Token(&endless), before)
         );
+    }
+
+    /// Whatever else is true, no token of a suspended or closed account is allowed anything, and one that is ended is
+    /// denied for its own reason where the account is suspended. Rules 11.70 and 11.75.
+    #[test]
+    fn no_token_of_a_restricted_account_is_allowed(
+        catalog in catalog(), token in token(), question in question()
+    ) {
+        let suspended = AccountRestriction::Suspended { at: NOW };
+        let reason = question.ask(&catalog, Presented::Restricted(&token, suspended)).reason();
+        let ended = [
+            Reason::TokenDeleted,
+            Reason::TokenDeletedUnused,
+            Reason::TokenRevokedLeaked,
+            Reason::TokenExpired,
+        ];
+        let own = question.reason(&catalog, &token);
+        let expected = if ended.contains(&own) { own } else { Reason::AccountSuspended };
+        prop_assert_eq!(reason, expected);
+
+        let closed = AccountRestriction::Closed { at: NOW };
+        let reason = question.ask(&catalog, Presented::Restricted(&token, closed)).reason();
+        let expected = match own {
+            Reason::TokenDeletedUnused | Reason::TokenRevokedLeaked => own,
+            _ => Reason::TokenDeleted,
+        };
+        prop_assert_eq!(reason, expected);
     }
 
     /// A change of the expiry only ever brings it nearer, and into the future. Rule 11.2.

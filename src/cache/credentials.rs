@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use crate::model::{Credential, Role};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
-use crate::policy::id::CredentialId;
+use crate::policy::id::{AccountId, CredentialId};
 use crate::secret::{self, Digest};
 
 /// Who bears a credential.
@@ -74,6 +74,10 @@ impl Bearers {
         self.by_certificate.retain(|_, digest| by_digest.contains_key(digest));
     }
 
+    fn remove_account(&mut self, id: AccountId) {
+        self.by_digest.retain(|_, entry| entry.principal.role != Role::AccountAdmin(id));
+    }
+
     fn gateway(&self, digest: &Digest) -> Option<GatewayPrincipal> {
         let entry = self.by_digest.get(digest)?;
         let client_source = entry.client_source.clone().unwrap_or_default();
@@ -133,6 +137,15 @@ impl Credentials {
             Some(source) => read(source),
             None => read(&ClientSource::default()),
         })
+    }
+
+    /// Forgets the credentials of an account's admins, which are revoked with it.
+    pub fn remove_account(&self, id: AccountId) {
+        self.bearers.rcu(|bearers| {
+            let mut bearers = Bearers::clone(bearers);
+            bearers.remove_account(id);
+            bearers
+        });
     }
 
     /// Takes over what the store says of `id`.

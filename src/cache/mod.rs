@@ -6,6 +6,7 @@
 //! # Invariants
 //! - When an invalidation returns, no decision rests on what was before the change.
 
+mod accounts;
 mod credentials;
 mod entry;
 mod near;
@@ -31,6 +32,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+pub use accounts::{Accounts, BorrowedAccounts, UnknownAccount};
 pub use credentials::{Credentials, GatewayPrincipal, Principal};
 pub use entry::{AddressMark, CachedToken, Collected};
 pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
@@ -43,6 +45,7 @@ pub const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<ActiveCatalog>>>;
 
 use crate::model::{ActiveCatalog, Invalidation};
+use crate::policy::token::AccountRestriction;
 use crate::secret::KeyRing;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -52,6 +55,8 @@ use crate::telemetry::Metrics;
 pub struct Cache {
     /// Token facts.
     pub tokens: Tokens,
+    /// Which accounts are suspended or closed.
+    pub accounts: Accounts,
     /// Who may call.
     pub credentials: Credentials,
     catalog: ArcSwapOption<ActiveCatalog>,
@@ -78,6 +83,7 @@ impl Cache {
         let loaded_revision = store.position().await?;
         let cache = Self {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
+            accounts: Accounts::new(store.restricted_accounts().await?),
             credentials: Credentials::new(store.live_credentials().await?),
             catalog: ArcSwapOption::empty(),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
@@ -142,6 +148,10 @@ impl Cache {
             tracing::warn!(%error, ?changed, "cannot read back what a change touched");
             match changed {
                 Invalidation::Credential(id) => self.credentials.set(id, None),
+                Invalidation::Account(id) => {
+                    let _turn = self.turn.lock().await;
+                    self.accounts.forget(id);
+                }
                 Invalidation::Catalog => self.catalog.store(None),
                 Invalidation::Token(_) | Invalidation::SecretKeys | Invalidation::Nothing => {}
             }
@@ -171,6 +181,15 @@ impl Cache {
                 let _turn = self.turn.lock().await;
                 self.credentials.set(id, self.store.credential(id).await?);
             }
+            Invalidation::Account(id) => {
+                let _turn = self.turn.lock().await;
+                let restriction = self.store.account_restriction(id).await?;
+                self.accounts.set(id, restriction);
+                // Rule 11.76 of docs/policy.md.
+                if let Some(AccountRestriction::Closed { .. }) = restriction {
+                    self.credentials.remove_account(id);
+                }
+            }
             Invalidation::Catalog => self.read_catalog().await?,
             Invalidation::SecretKeys => {
                 let _turn = self.turn.lock().await;
@@ -187,12 +206,15 @@ impl Cache {
     /// The store's; try again, since a part may be known again by then.
     pub async fn reload(&self) -> store::Result<()> {
         let _turn = self.turn.lock().await;
+        let restricted = self.store.restricted_accounts().await?;
         let credentials = self.store.live_credentials().await?;
         let keys = read_keys(&*self.store).await?;
         self.take_catalog().await?;
         self.credentials.set_all(credentials);
         self.keys.store(Arc::new(keys));
         self.tokens.invalidate_all();
+        // After the tokens: a closed account may be left out that had active ones in memory.
+        self.accounts.set_all(restricted);
         Ok(())
     }
 }

@@ -57,7 +57,7 @@ impl Hash for Key {
 
 /// Spreads the bits of the one number that a [`Key`] hashes to.
 #[derive(Debug, Default, Clone, Copy)]
-struct FoldHasher(u64);
+pub(super) struct FoldHasher(u64);
 
 impl Hasher for FoldHasher {
     fn finish(&self) -> u64 {

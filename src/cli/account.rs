@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::connect::Session;
 use super::failure::Failure;
-use super::output::{fields, note, print, print_line, table, when};
+use super::output::{fields, note, note_propagation, print, print_line, table, when, word};
 use super::paging::{Limit, pages};
 use super::{Common, missing, proto};
 
@@ -53,6 +53,39 @@ enum AccountCommand {
         #[arg(long = "admin", value_name = "EMAIL", required = true)]
         admins: Vec<String>,
     },
+    /// Deny every token of an account until it is resumed
+    ///
+    /// Answers once every replica does so. Clocks run on: unused tokens are announced, downgraded and deleted as ever.
+    Suspend {
+        /// The account, such as acc_...
+        #[arg(value_name = "ACCOUNT")]
+        account_id: String,
+        /// Do not wait until every replica applies it
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// End the suspension of an account
+    Resume {
+        /// The account, such as acc_...
+        #[arg(value_name = "ACCOUNT")]
+        account_id: String,
+    },
+    /// Close an account for good: delete its tokens, and revoke its admins' credentials
+    ///
+    /// Nothing reverses it. Without --confirm-name, it only shows what would be deleted. Example:
+    ///   portcullis account close acc_... --confirm-name "Acme Ltd"
+    #[command(verbatim_doc_comment)]
+    Close {
+        /// The account, such as acc_...
+        #[arg(value_name = "ACCOUNT")]
+        account_id: String,
+        /// The account's name, to confirm that this account is meant
+        #[arg(long, value_name = "NAME")]
+        confirm_name: Option<String>,
+        /// Do not wait until every replica applies it
+        #[arg(long)]
+        no_wait: bool,
+    },
 }
 
 pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
@@ -89,6 +122,48 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
             }
             show(answer.account)
         }
+        AccountCommand::Suspend { account_id, no_wait } => {
+            let request = proto::SuspendAccountRequest { account_id, no_wait };
+            let answer = client.suspend_account(request).await.map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            note("suspended the account: its tokens are denied");
+            note_propagation(answer.propagation.as_ref());
+            show(answer.account)
+        }
+        AccountCommand::Resume { account_id } => {
+            let request = proto::ResumeAccountRequest { account_id };
+            let answer = client.resume_account(request).await.map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            note("resumed the account");
+            show(answer.account)
+        }
+        AccountCommand::Close { account_id, confirm_name, no_wait } => {
+            let validate_only = confirm_name.is_none();
+            let confirm_name = confirm_name.unwrap_or_default();
+            let request =
+                proto::CloseAccountRequest { account_id, confirm_name, validate_only, no_wait };
+            let answer = client.close_account(request).await.map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            let tokens = counted(answer.token_count);
+            if validate_only {
+                note(&format!(
+                    "nothing was changed: this would delete {tokens}; --confirm-name with the account's name does so"
+                ));
+            } else {
+                note(&format!("closed the account: {tokens} deleted, or about to be"));
+                note_propagation(answer.propagation.as_ref());
+            }
+            show(answer.account)
+        }
         AccountCommand::List(Limit { limit }) => {
             let (accounts, next_page_token) = pages(limit, async |page_size, page_token| {
                 let request = proto::ListAccountsRequest { page_size, page_token };
@@ -109,11 +184,28 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
 fn show(account: Option<proto::Account>) -> Result<(), Failure> {
     let account = account.ok_or_else(|| missing("account"))?;
     print(&fields(&[
-        ("account", account.account_id),
-        ("name", account.name),
+        ("account", account.account_id.clone()),
+        ("name", account.name.clone()),
+        ("state", state(&account)),
         ("admins", account.admin_emails.join(", ")),
         ("created", when(account.create_time.as_ref())),
     ]))
+}
+
+/// Its state, with since when where it is not active.
+fn state(account: &proto::Account) -> String {
+    let name = word(account.state().as_str_name(), "ACCOUNT_STATE_");
+    match account.state() {
+        proto::AccountState::Suspended => {
+            format!("{name} since {}", when(account.suspend_time.as_ref()))
+        }
+        proto::AccountState::Closed => format!("{name} at {}", when(account.close_time.as_ref())),
+        proto::AccountState::Active | proto::AccountState::Unspecified => name,
+    }
+}
+
+fn counted(tokens: i64) -> String {
+    format!("{tokens} {}", if tokens == 1 { "token" } else { "tokens" })
 }
 
 fn list(answer: &proto::ListAccountsResponse) -> Result<(), Failure> {
@@ -128,12 +220,13 @@ fn list(answer: &proto::ListAccountsResponse) -> Result<(), Failure> {
             [
                 account.account_id.clone(),
                 account.name.clone(),
+                word(account.state().as_str_name(), "ACCOUNT_STATE_"),
                 when(account.create_time.as_ref()),
                 account.admin_emails.join(", "),
             ]
         })
         .collect();
-    print(&table(["ACCOUNT", "NAME", "CREATED", "ADMINS"], &rows))?;
+    print(&table(["ACCOUNT", "NAME", "STATE", "CREATED", "ADMINS"], &rows))?;
     super::output::note_more(&answer.next_page_token);
     Ok(())
 }

@@ -31,6 +31,7 @@ macro_rules! named {
 named!(
     AuthorizeResponse,
     ApplyCatalogResponse,
+    CloseAccountResponse,
     CreateAccountResponse,
     CreateCredentialResponse,
     CreateTokenResponse,
@@ -50,9 +51,11 @@ named!(
     ListTokensResponse,
     ManageWhitelistResponse,
     PreviewLifecycleResponse,
+    ResumeAccountResponse,
     RevokeCredentialResponse,
     RotateSecretKeyResponse,
     SetAccountAdminsResponse,
+    SuspendAccountResponse,
 );
 
 /// Embedded at build time.

@@ -65,6 +65,7 @@ fn cause(reason: Reason) -> Cause {
         Reason::ScopeNotGranted | Reason::ScopeLostInDowngrade => Cause::Permission,
         Reason::NoMatchingRoute
         | Reason::RequestAmbiguous
+        | Reason::AccountSuspended
         | Reason::WhitelistRequired
         | Reason::ClientIpMissing
         | Reason::ClientIpNotWhitelisted => Cause::Request,

@@ -6,9 +6,12 @@ use super::convert;
 use super::management::Management;
 use super::proto::account_service_server::AccountService;
 use super::proto::{
-    CreateAccountRequest, CreateAccountResponse, GetAccountRequest, GetAccountResponse,
-    ListAccountsRequest, ListAccountsResponse, SetAccountAdminsRequest, SetAccountAdminsResponse,
+    CloseAccountRequest, CloseAccountResponse, CreateAccountRequest, CreateAccountResponse,
+    GetAccountRequest, GetAccountResponse, ListAccountsRequest, ListAccountsResponse,
+    ResumeAccountRequest, ResumeAccountResponse, SetAccountAdminsRequest, SetAccountAdminsResponse,
+    SuspendAccountRequest, SuspendAccountResponse,
 };
+use crate::service::accounts::CloseAccount;
 use crate::service::lists::Paging;
 
 #[tonic::async_trait]
@@ -60,6 +63,58 @@ impl AccountService for Management {
             Ok(SetAccountAdminsResponse {
                 account: Some(convert::account(set.value)),
                 revision: caller.shown_revision(set.revision),
+            })
+        })
+        .await
+    }
+
+    async fn suspend_account(
+        &self,
+        request: Request<SuspendAccountRequest>,
+    ) -> Result<Response<SuspendAccountResponse>, Status> {
+        self.run("SuspendAccount", request, async |services, caller, r| {
+            let suspended = services.suspend_account(&caller, &r.account_id, r.no_wait).await?;
+            let (account, propagation) = suspended.value;
+            Ok(SuspendAccountResponse {
+                account: Some(convert::account(account)),
+                propagation: Some(convert::propagation(propagation)),
+                revision: caller.shown_revision(suspended.revision),
+            })
+        })
+        .await
+    }
+
+    async fn resume_account(
+        &self,
+        request: Request<ResumeAccountRequest>,
+    ) -> Result<Response<ResumeAccountResponse>, Status> {
+        self.run("ResumeAccount", request, async |services, caller, r| {
+            let resumed = services.resume_account(&caller, &r.account_id).await?;
+            Ok(ResumeAccountResponse {
+                account: Some(convert::account(resumed.value)),
+                revision: caller.shown_revision(resumed.revision),
+            })
+        })
+        .await
+    }
+
+    async fn close_account(
+        &self,
+        request: Request<CloseAccountRequest>,
+    ) -> Result<Response<CloseAccountResponse>, Status> {
+        self.run("CloseAccount", request, async |services, caller, r| {
+            let close = CloseAccount {
+                account_id: &r.account_id,
+                confirm_name: &r.confirm_name,
+                validate_only: r.validate_only,
+                no_wait: r.no_wait,
+            };
+            let closed = services.close_account(&caller, close).await?;
+            Ok(CloseAccountResponse {
+                account: Some(convert::account(closed.value.account)),
+                token_count: i64::try_from(closed.value.token_count).unwrap_or(i64::MAX),
+                propagation: closed.value.propagation.map(convert::propagation),
+                revision: caller.shown_revision(closed.revision),
             })
         })
         .await

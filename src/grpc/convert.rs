@@ -15,7 +15,9 @@ use crate::policy::lifecycle::Uses;
 use crate::policy::network::Cidr;
 use crate::policy::scope::{Access, Scope};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{PendingActionType, RequestedExpiry, TokenKind, TokenState};
+use crate::policy::token::{
+    AccountRestriction, PendingActionType, RequestedExpiry, TokenKind, TokenState,
+};
 use crate::service::activity::{EntryUse, TokenUsage};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{describe, granted, names};
@@ -116,6 +118,7 @@ pub(super) fn reason(reason: Reason) -> pb::Reason {
         Reason::TokenDeletedUnused => pb::Reason::TokenDeletedUnused,
         Reason::TokenRevokedLeaked => pb::Reason::TokenRevokedLeaked,
         Reason::TokenExpired => pb::Reason::TokenExpired,
+        Reason::AccountSuspended => pb::Reason::AccountSuspended,
         Reason::NoMatchingRoute => pb::Reason::NoMatchingRoute,
         Reason::RequestAmbiguous => pb::Reason::RequestAmbiguous,
         Reason::ScopeNotGranted => pb::Reason::ScopeNotGranted,
@@ -217,11 +220,19 @@ pub(super) fn propagation(propagation: Propagation) -> pb::Propagation {
 }
 
 pub(super) fn account(account: Account) -> pb::Account {
+    let state = match account.restriction() {
+        None => pb::AccountState::Active,
+        Some(AccountRestriction::Suspended { .. }) => pb::AccountState::Suspended,
+        Some(AccountRestriction::Closed { .. }) => pb::AccountState::Closed,
+    };
     pb::Account {
         account_id: account.id.to_string(),
         name: account.name,
         admin_emails: account.admins,
         create_time: Some(time(account.created)),
+        state: state.into(),
+        suspend_time: account.suspended.map(time),
+        close_time: account.closed.map(time),
     }
 }
 

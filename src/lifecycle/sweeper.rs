@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::model::{Actor, CarriedOut, Context, Invalidation};
+use crate::model::{Actor, CarriedOut, ClosureStep, Context, Invalidation};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::scope::Catalog;
@@ -47,6 +47,8 @@ pub struct SweepReport {
     pub expiring: u32,
     /// Tokens whose expiry was recorded.
     pub expired: u32,
+    /// Tokens of closed accounts that were deleted.
+    pub closed: u32,
     /// Tokens forgotten.
     pub purged: u32,
     /// Whether there may be more to do at once.
@@ -95,6 +97,8 @@ impl Sweeper {
         let mut swept = SweepReport::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
+        // A closure is not of the lifecycle: it goes on where replicas differ in settings.
+        self.continue_closures(&mut swept).await?;
         // Rule 4.16 of docs/policy.md.
         if self.replicas.has_config_mismatch().await? {
             return Ok(SweepReport { at_odds: true, ..swept });
@@ -206,6 +210,24 @@ impl Sweeper {
         Ok(())
     }
 
+    /// One step of what the closure of an account entails. Rule 11.76 of docs/policy.md.
+    async fn continue_closures(&self, swept: &mut SweepReport) -> store::Result<()> {
+        let ctx = self.ctx();
+        let step = self.store.continue_closure(&ctx, BATCH);
+        let deleted = |step: &Option<ClosureStep>| {
+            step.as_ref().map_or_else(Vec::new, |step| step.tokens.clone())
+        };
+        let step = self.writes.commit_tokens("continue_closure", &ctx, step, deleted).await?;
+        if let Some(step) = step {
+            if step.complete {
+                tracing::info!(account = %step.account_id, "every token of the closed account is deleted");
+            }
+            swept.closed = step.tokens.len() as u32;
+            swept.more = true;
+        }
+        Ok(())
+    }
+
     /// Rules 4.10 and 11.6 of docs/policy.md.
     async fn purge(&self, swept: &mut SweepReport) -> store::Result<()> {
         let ctx = self.ctx();
@@ -266,6 +288,7 @@ impl Sweeper {
                             withdrawn,
                             expiring,
                             expired,
+                            closed,
                             purged,
                             ..
                         } = swept;
@@ -275,6 +298,7 @@ impl Sweeper {
                             withdrawn,
                             expiring,
                             expired,
+                            closed,
                             purged,
                             "swept"
                         );

@@ -26,10 +26,16 @@ macro_rules! audit_actions {
 }
 
 audit_actions! {
+    /// An account was closed.
+    AccountClose = "account.close",
     /// An account was created.
     AccountCreate = "account.create",
+    /// A suspended account was resumed.
+    AccountResume = "account.resume",
     /// An account got other admins.
     AccountSetAdmins = "account.set_admins",
+    /// An account was suspended.
+    AccountSuspend = "account.suspend",
     /// A catalogue was applied.
     CatalogApply = "catalog.apply",
     /// A credential was created.

@@ -12,7 +12,7 @@ use crate::policy::lifecycle::Uses;
 use crate::policy::network::{ChangeError, Cidr, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Expiry, Grant, TokenKind, TokenState};
+use crate::policy::token::{AccountRestriction, Expiry, Grant, TokenKind, TokenState};
 use crate::secret::Digest;
 
 mod activity;
@@ -77,6 +77,17 @@ pub struct Account {
     pub admins: Vec<String>,
     /// When it was created.
     pub created: Timestamp,
+    /// Since when it is suspended, or was when it was closed; `None` where it is not.
+    pub suspended: Option<Timestamp>,
+    /// When it was closed, which nothing reverses.
+    pub closed: Option<Timestamp>,
+}
+
+impl Account {
+    /// Why no token of it may be used, if that is so.
+    pub fn restriction(&self) -> Option<AccountRestriction> {
+        AccountRestriction::of(self.suspended, self.closed)
+    }
 }
 
 /// A token that is about to be stored.
@@ -206,14 +217,44 @@ pub enum WhitelistRefused {
     /// The token has ended by itself.
     #[error("the token expired at {0}")]
     Expired(Timestamp),
+    /// Its account is suspended, and an admin of the account calls for more than narrowing.
+    #[error("the account {0} is suspended")]
+    AccountSuspended(AccountId),
     /// The rules refuse it.
     #[error(transparent)]
     Rule(#[from] ChangeError),
 }
 
-/// There is no such account.
+/// Why an account takes no change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AccountNotFound;
+pub enum AccountRefusal {
+    /// There is no such account.
+    NotFound,
+    /// It is closed.
+    Closed,
+    /// It is suspended, and an admin of it calls for more than reading and narrowing.
+    Suspended,
+}
+
+/// What was done of what the closure of an account entails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosureStep {
+    /// The account.
+    pub account_id: AccountId,
+    /// The tokens that were deleted.
+    pub tokens: Vec<TokenId>,
+    /// Whether nothing is left to be done.
+    pub complete: bool,
+}
+
+/// Why an account is not closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseRefusal {
+    /// There is no such account.
+    NotFound,
+    /// The confirmation is not its name, which is this.
+    NotConfirmed(String),
+}
 
 /// It is the last credential with which anybody could operate the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,8 +284,8 @@ pub struct Credential {
 /// Why a credential is not created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialRefusal {
-    /// There is no such account.
-    AccountNotFound,
+    /// Its account takes none.
+    Account(AccountRefusal),
     /// Another valid credential is bound to this certificate.
     CertificateInUse(Fingerprint),
 }
@@ -297,6 +338,8 @@ pub enum Invalidation {
     Token(TokenId),
     /// One credential.
     Credential(CredentialId),
+    /// Whether an account is suspended or closed. Of a closed one also its credentials.
+    Account(AccountId),
     /// The catalogue.
     Catalog,
     /// The keys that secrets are made under.
@@ -311,6 +354,7 @@ impl Invalidation {
         match self {
             Self::Token(id) => ("token", Some(id.0)),
             Self::Credential(id) => ("credential", Some(id.0)),
+            Self::Account(id) => ("account", Some(id.0)),
             Self::Catalog => ("catalog", None),
             Self::SecretKeys => ("secret_keys", None),
             Self::Nothing => ("nothing", None),
@@ -333,6 +377,7 @@ impl ChangeRecord {
         let touched = match (touched, key) {
             ("token", Some(id)) => Invalidation::Token(TokenId(id)),
             ("credential", Some(id)) => Invalidation::Credential(CredentialId(id)),
+            ("account", Some(id)) => Invalidation::Account(AccountId(id)),
             ("catalog", None) => Invalidation::Catalog,
             ("secret_keys", None) => Invalidation::SecretKeys,
             ("nothing", None) => Invalidation::Nothing,

@@ -10,7 +10,7 @@ use super::network::{Cidr, CidrSet, ClientAddr, Whitelist};
 use super::route::{Unresolved, explain_ambiguous, explain_unmatched};
 use super::scope::{Catalog, Scope, ScopeRoute};
 use super::time::Timestamp;
-use super::token::{ScopeStatus, TokenFacts, TokenState};
+use super::token::{AccountRestriction, ScopeStatus, TokenFacts, TokenState};
 
 /// What the presented secret turned out to be.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +21,28 @@ pub enum Presented<'a> {
     Unknown,
     /// The secret of this token; its digest was compared.
     Token(&'a TokenFacts),
+    /// The same, where the token's account is suspended or closed.
+    Restricted(&'a TokenFacts, AccountRestriction),
+}
+
+impl<'a> Presented<'a> {
+    /// The secret of `token`, whose account is restricted so.
+    pub fn token(token: &'a TokenFacts, account: Option<AccountRestriction>) -> Self {
+        match account {
+            None => Self::Token(token),
+            Some(restriction) => Self::Restricted(token, restriction),
+        }
+    }
+
+    /// The token and what restricts its account.
+    fn known(self) -> Result<(&'a TokenFacts, Option<AccountRestriction>), Denial> {
+        match self {
+            Self::Malformed => Err(Denial::TokenMalformed),
+            Self::Unknown => Err(Denial::TokenNotFound),
+            Self::Token(token) => Ok((token, None)),
+            Self::Restricted(token, restriction) => Ok((token, Some(restriction))),
+        }
+    }
 }
 
 /// What the client wants to do.
@@ -96,6 +118,8 @@ pub enum Denial {
     TokenRevokedLeaked(Timestamp),
     /// It ended at the instant that its owner set.
     TokenExpired(Timestamp),
+    /// Operators suspended its account.
+    AccountSuspended(Timestamp),
     /// The method and path match no route.
     NoMatchingRoute,
     /// The path matches a route, and some servers read the request so that they run a route of another scope.
@@ -123,6 +147,7 @@ pub enum Reason {
     TokenDeletedUnused,
     TokenRevokedLeaked,
     TokenExpired,
+    AccountSuspended,
     NoMatchingRoute,
     RequestAmbiguous,
     ScopeNotGranted,
@@ -134,7 +159,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which the checks run, with its stable word.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::Allowed, "ALLOWED"),
         (Self::TokenMalformed, "TOKEN_MALFORMED"),
         (Self::TokenNotFound, "TOKEN_NOT_FOUND"),
@@ -142,6 +167,7 @@ impl Reason {
         (Self::TokenDeletedUnused, "TOKEN_DELETED_UNUSED"),
         (Self::TokenRevokedLeaked, "TOKEN_REVOKED_LEAKED"),
         (Self::TokenExpired, "TOKEN_EXPIRED"),
+        (Self::AccountSuspended, "ACCOUNT_SUSPENDED"),
         (Self::NoMatchingRoute, "NO_MATCHING_ROUTE"),
         (Self::RequestAmbiguous, "REQUEST_AMBIGUOUS"),
         (Self::ScopeNotGranted, "SCOPE_NOT_GRANTED"),
@@ -171,6 +197,7 @@ impl Verdict {
             Denial::TokenDeletedUnused(_) => Reason::TokenDeletedUnused,
             Denial::TokenRevokedLeaked(_) => Reason::TokenRevokedLeaked,
             Denial::TokenExpired(_) => Reason::TokenExpired,
+            Denial::AccountSuspended(_) => Reason::AccountSuspended,
             Denial::NoMatchingRoute => Reason::NoMatchingRoute,
             Denial::RequestAmbiguous => Reason::RequestAmbiguous,
             Denial::ScopeNotGranted => Reason::ScopeNotGranted,
@@ -206,13 +233,9 @@ fn check<'a>(
     seen: &mut Decision<'a>,
 ) -> Result<Option<Cidr>, Denial> {
     // Rule 2.4 of docs/policy.md.
-    let token = match presented {
-        Presented::Malformed => return Err(Denial::TokenMalformed),
-        Presented::Unknown => return Err(Denial::TokenNotFound),
-        Presented::Token(token) => token,
-    };
+    let (token, account) = presented.known()?;
     seen.token = Some(token);
-    check_state(token, now)?;
+    check_state(token, account, now)?;
 
     // Rule 2.7 of docs/policy.md.
     let scope = match request.operation {
@@ -249,7 +272,11 @@ fn check<'a>(
     }
 }
 
-fn check_state(token: &TokenFacts, now: Timestamp) -> Result<(), Denial> {
+fn check_state(
+    token: &TokenFacts,
+    account: Option<AccountRestriction>,
+    now: Timestamp,
+) -> Result<(), Denial> {
     match token.state {
         TokenState::Active => {}
         TokenState::Deleted { at } => return Err(Denial::TokenDeleted(at)),
@@ -257,9 +284,17 @@ fn check_state(token: &TokenFacts, now: Timestamp) -> Result<(), Denial> {
         // Rule 11.50 of docs/policy.md.
         TokenState::RevokedLeaked { at } => return Err(Denial::TokenRevokedLeaked(at)),
     }
+    // The reason that the token has once its deletion is recorded. Rule 11.75 of docs/policy.md.
+    if let Some(AccountRestriction::Closed { at }) = account {
+        return Err(Denial::TokenDeleted(at));
+    }
     // Rule 11.1 of docs/policy.md.
     if token.expiry.is_reached(now) {
         return Err(Denial::TokenExpired(token.expiry.time().unwrap_or(now)));
+    }
+    // Rule 11.70 of docs/policy.md.
+    if let Some(AccountRestriction::Suspended { at }) = account {
+        return Err(Denial::AccountSuspended(at));
     }
     Ok(())
 }
@@ -277,12 +312,9 @@ pub fn decide_for_bearer(
     client: Option<ClientAddr>,
     now: Timestamp,
 ) -> Decision<'_> {
-    let token = match presented {
-        Presented::Token(token) => Some(token),
-        Presented::Malformed | Presented::Unknown => None,
-    };
-    let verdict = match token.ok_or(Denial::TokenNotFound).and_then(|token| {
-        check_state(token, now)?;
+    let known = presented.known().ok();
+    let verdict = match known.ok_or(Denial::TokenNotFound).and_then(|(token, account)| {
+        check_state(token, account, now)?;
         match &token.whitelist {
             Whitelist::Unrestricted => Ok(None),
             Whitelist::Only(entries) => check_address(entries, client).map(Some),
@@ -291,6 +323,7 @@ pub fn decide_for_bearer(
         Ok(entry) => Verdict::Allow(entry),
         Err(denial) => Verdict::Deny(denial),
     };
+    let token = known.map(|(token, _)| token);
     Decision { verdict, token, required: None, unresolved: None }
 }
 
@@ -323,6 +356,10 @@ impl Decision<'_> {
             Denial::TokenExpired(at) => {
                 format!("This token expired at {at}. Create a new one.").into()
             }
+            Denial::AccountSuspended(at) => format!(
+                "The account of this token is suspended since {at}. A new token does not help: ask those who \
+                 operate this service to resume the account."
+            ).into(),
             Denial::NoMatchingRoute | Denial::RequestAmbiguous => {
                 self.unresolved.map_or_else(String::new, |http| http.message()).into()
             }

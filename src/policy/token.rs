@@ -127,6 +127,32 @@ pub enum TokenState {
     },
 }
 
+/// Why no token of an account may be used, whatever the token's own state (docs/policy.md, rules 11.70 and 11.75).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountRestriction {
+    /// Operators suspended it, and may resume it.
+    Suspended {
+        /// When.
+        at: Timestamp,
+    },
+    /// It is closed for good: its tokens count as deleted.
+    Closed {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl AccountRestriction {
+    /// Of an account that was suspended or closed then. A closed one is not merely suspended.
+    pub fn of(suspended: Option<Timestamp>, closed: Option<Timestamp>) -> Option<Self> {
+        match (suspended, closed) {
+            (_, Some(at)) => Some(Self::Closed { at }),
+            (Some(at), None) => Some(Self::Suspended { at }),
+            (None, None) => None,
+        }
+    }
+}
+
 /// From when on a token is denied, by the store's time (docs/policy.md, rule 11.1). One number, so that a decision
 /// compares it without asking whether there is any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -233,7 +233,10 @@ impl ReplicaTask {
         match notification.change.touched {
             Invalidation::Token(_) | Invalidation::Nothing => {}
             // What must be read at once stays as it is until the record says that it changed.
-            Invalidation::Credential(_) | Invalidation::Catalog | Invalidation::SecretKeys => {
+            Invalidation::Credential(_)
+            | Invalidation::Account(_)
+            | Invalidation::Catalog
+            | Invalidation::SecretKeys => {
                 return Ok(false);
             }
         }

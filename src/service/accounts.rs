@@ -2,10 +2,38 @@
 
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
-use super::{Caller, Changed, Error, Result, Services};
+use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
-use crate::model::{Account, AdminsSet, Invalidation};
+use crate::model::{Account, AccountRefusal, AdminsSet, CloseRefusal, ClosureStep, Invalidation};
 use crate::policy::id::AccountId;
+use crate::policy::text::quote;
+
+/// Tokens that are deleted before the closure of their account is answered; the sweeper deletes the others.
+const CLOSURE_STEP: u32 = 200;
+
+/// What `CloseAccount` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct CloseAccount<'a> {
+    /// The account.
+    pub account_id: &'a str,
+    /// Its name, repeated.
+    pub confirm_name: &'a str,
+    /// Check only.
+    pub validate_only: bool,
+    /// Answer before it has propagated.
+    pub no_wait: bool,
+}
+
+/// A closed account, or one that would be closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedAccount {
+    /// The account.
+    pub account: Account,
+    /// How many tokens were not deleted when the call began.
+    pub token_count: u64,
+    /// How far the closure has propagated; `None` where nothing was to be changed.
+    pub propagation: Option<Propagation>,
+}
 
 impl Services {
     /// Creates an account.
@@ -28,6 +56,8 @@ impl Services {
             name: name.unwrap_or_default(),
             admins: admins.unwrap_or_default(),
             created: now,
+            suspended: None,
+            closed: None,
         };
         let ctx = caller.context(now);
         let create = self.store.create_account(&ctx, &account);
@@ -62,6 +92,84 @@ impl Services {
         cursor.collect(read, |account| account.id, show).await
     }
 
+    /// Suspends an account: its tokens are denied until it is resumed. With `no_wait`, answers before that has
+    /// propagated. Rules 11.70 and 11.71 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for no such account, [`Error::Refused`] for a closed one; the store's.
+    pub async fn suspend_account(
+        &self,
+        caller: &Caller,
+        id: &str,
+        no_wait: bool,
+    ) -> Result<Changed<(Account, Propagation)>> {
+        let id: AccountId = validate::id("account_id", id)?;
+        let ctx = caller.context(self.clock.now());
+        let suspend = self.store.suspend_account(&ctx, id);
+        let changed = Invalidation::Account(id);
+        let suspended = self.writes.commit("suspend_account", changed, &ctx, suspend).await?;
+        let account = suspended.map_err(|refused| refused_account(id, refused))?;
+        let propagation = self.propagation(wait_unless(no_wait)).await?;
+        Ok(Changed::new((account, propagation), &ctx))
+    }
+
+    /// Ends an account's suspension. Rule 11.73 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for no such account, [`Error::Refused`] for a closed one; the store's.
+    pub async fn resume_account(&self, caller: &Caller, id: &str) -> Result<Changed<Account>> {
+        let id: AccountId = validate::id("account_id", id)?;
+        let ctx = caller.context(self.clock.now());
+        let resume = self.store.resume_account(&ctx, id);
+        let changed = Invalidation::Account(id);
+        let resumed = self.writes.commit("resume_account", changed, &ctx, resume).await?;
+        let account = resumed.map_err(|refused| refused_account(id, refused))?;
+        self.writes.await_propagation_best_effort().await;
+        Ok(Changed::new(account, &ctx))
+    }
+
+    /// Closes an account for good. Rules 11.74, 11.75, 11.76 and 11.77 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the name does not confirm it, [`Error::NotFound`] for no such account; the store's.
+    pub async fn close_account(
+        &self,
+        caller: &Caller,
+        request: CloseAccount<'_>,
+    ) -> Result<Changed<ClosedAccount>> {
+        let id: AccountId = validate::id("account_id", request.account_id)?;
+        let token_count = self.read("count_tokens", self.store.count_tokens(id)).await?;
+        if request.validate_only {
+            let account = self.read("account", self.store.account(id)).await?;
+            let account = account.ok_or_else(|| no_account(id))?;
+            if !request.confirm_name.is_empty() && request.confirm_name != account.name {
+                return Err(not_confirmed(&account.name));
+            }
+            let closed = ClosedAccount { account, token_count, propagation: None };
+            return Ok(Changed { value: closed, revision: 0 });
+        }
+        let ctx = caller.context(self.clock.now());
+        let close = self.store.close_account(&ctx, id, request.confirm_name);
+        let changed = Invalidation::Account(id);
+        let closed = self.writes.commit("close_account", changed, &ctx, close).await?;
+        let account = closed.map_err(|refused| match refused {
+            CloseRefusal::NotFound => no_account(id),
+            CloseRefusal::NotConfirmed(name) => not_confirmed(&name),
+        })?;
+        // Most accounts are dealt with by this one step. It is done again by the next sweep where it fails.
+        let step_ctx = caller.context(self.clock.now());
+        let step = self.store.continue_closure(&step_ctx, CLOSURE_STEP);
+        let deleted = |step: &Option<ClosureStep>| {
+            step.as_ref().map_or_else(Vec::new, |step| step.tokens.clone())
+        };
+        let step = self.writes.commit_tokens("continue_closure", &step_ctx, step, deleted).await;
+        if let Err(error) = step {
+            tracing::debug!(%error, account = %id, "the sweeper goes on with the closure");
+        }
+        let propagation = Some(self.propagation(wait_unless(request.no_wait)).await?);
+        Ok(Changed::new(ClosedAccount { account, token_count, propagation }, &ctx))
+    }
+
     /// Replaces an account's admins.
     ///
     /// # Errors
@@ -79,14 +187,46 @@ impl Services {
         let id = id.ok_or(Error::Internal)?;
         let ctx = caller.context(self.clock.now());
         let set = self.store.set_account_admins(&ctx, id, &admins);
-        let touched = |set: &Option<AdminsSet>| match set {
-            Some(set) => set.touched.clone(),
-            None => Vec::new(),
+        let touched = |set: &std::result::Result<AdminsSet, AccountRefusal>| match set {
+            Ok(set) => set.touched.clone(),
+            Err(_) => Vec::new(),
         };
         let set = self.writes.commit_tokens("set_account_admins", &ctx, set, touched).await?;
-        let set = set.filter(|_| caller.sees(id)).ok_or_else(|| no_account(id))?;
+        let set = set.map_err(|refused| refused_account(id, refused))?;
         self.outbox_wakeup.notify_one();
         Ok(Changed::new(set.account, &ctx))
+    }
+}
+
+fn not_confirmed(name: &str) -> Error {
+    let shown = quote(name, validate::MAX_NAME);
+    Error::invalid(
+        "confirm_name",
+        "NOT_CONFIRMED",
+        format_args!(
+            "closing deletes every token of the account, and nothing reverses it: repeat the account's name, {shown}, to \
+             confirm; validate_only shows how many tokens there are"
+        ),
+    )
+}
+
+/// Why an account, or anything of it, does not change.
+pub(super) fn refused_account(id: AccountId, refused: AccountRefusal) -> Error {
+    match refused {
+        AccountRefusal::NotFound => no_account(id),
+        AccountRefusal::Closed => Error::refused(
+            "ACCOUNT_CLOSED",
+            format!("accounts/{id}"),
+            format_args!(
+                "the account {id} is closed, which nothing reverses: create another account"
+            ),
+        ),
+        AccountRefusal::Suspended => Error::refused(
+            "ACCOUNT_SUSPENDED",
+            format!("accounts/{id}"),
+            "the account is suspended: until operators resume it, its admins may read, delete tokens, bring expiries \
+             nearer and remove whitelist entries, and nothing else",
+        ),
     }
 }
 

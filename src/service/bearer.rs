@@ -186,7 +186,8 @@ impl Services {
         let entry = self.read_facts(bearer.id).await?;
         match entry.as_deref() {
             Some(facts) if secret::digest_eq(&facts.digest, &bearer.digest) => {
-                Ok(make(Presented::Token(facts)))
+                let account = self.account_restriction(*facts.account_id)?;
+                Ok(make(Presented::token(facts, account)))
             }
             _ => Err(self.unknown_bearer(bearer.from)),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::accounts::no_account;
+use super::accounts::refused_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
@@ -122,8 +122,8 @@ impl Services {
                 self.writes.await_propagation_best_effort().await;
                 Ok(Changed::new((credential, secret), &ctx))
             }
-            Err(CredentialRefusal::AccountNotFound) => Err(match credential.role {
-                Role::AccountAdmin(account) => no_account(account),
+            Err(CredentialRefusal::Account(refused)) => Err(match credential.role {
+                Role::AccountAdmin(account) => refused_account(account, refused),
                 Role::Pep | Role::Operator => Error::Internal,
             }),
             Err(CredentialRefusal::CertificateInUse(certificate)) => Err(Error::refused(

@@ -74,6 +74,8 @@ impl Services {
     pub fn render_metrics(&self) -> String {
         let entries = i64::try_from(self.cache.tokens.len()).unwrap_or(i64::MAX);
         self.metrics.cache_entries.set(entries);
+        let restricted = i64::try_from(self.cache.accounts.len()).unwrap_or(i64::MAX);
+        self.metrics.restricted_accounts.set(restricted);
         if let Some(left) = self.replicas.lease_left() {
             self.metrics.lease(left);
         }

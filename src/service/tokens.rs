@@ -5,18 +5,20 @@
 
 use std::sync::Arc;
 
-use super::accounts::no_account;
+use super::accounts::{no_account, refused_account};
 use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
-use crate::model::{AccountNotFound, ActiveCatalog, Invalidation, NewToken, Token, TokenFilter};
+use crate::model::{AccountRefusal, ActiveCatalog, Invalidation, NewToken, Token, TokenFilter};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenKind};
+use crate::policy::token::{
+    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenKind,
+};
 use crate::secret::{Secret, SecretKind};
 
 /// The most scope names a request may list.
@@ -95,7 +97,7 @@ impl Services {
         };
         let (token, account_id, secret, in_force, ctx) =
             self.writes.retry_on_stale_catalog(attempt).await?;
-        let token = token.map_err(|AccountNotFound| no_account(account_id))?;
+        let token = token.map_err(|refused| refused_account(account_id, refused))?;
         self.notify_of_expiry(&token);
         let described = Described { token, in_force, outlook: self.outlook() };
         Ok(Changed::new((described, Some(secret)), &ctx))
@@ -110,7 +112,17 @@ impl Services {
         let in_force = self.in_force()?;
         let (new, _) = self.new_token(caller, request, &in_force.catalog)?;
         let account = self.read("account", self.store.account(new.account_id)).await?;
-        account.ok_or_else(|| no_account(new.account_id))?;
+        let account = account.ok_or_else(|| no_account(new.account_id))?;
+        let refused = match account.restriction() {
+            Some(AccountRestriction::Closed { .. }) => Some(AccountRefusal::Closed),
+            Some(AccountRestriction::Suspended { .. }) if caller.only().is_some() => {
+                Some(AccountRefusal::Suspended)
+            }
+            Some(AccountRestriction::Suspended { .. }) | None => None,
+        };
+        if let Some(refused) = refused {
+            return Err(refused_account(account.id, refused));
+        }
         let token = self.as_it_would_be(new);
         let described = Described { token, in_force, outlook: self.outlook() };
         Ok(Changed { value: (described, None), revision: 0 })

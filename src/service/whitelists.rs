@@ -5,11 +5,14 @@
 
 use std::collections::HashSet;
 
+use super::accounts::refused_account;
 use super::error::{Obstacle, Violation};
 use super::tokens::no_token;
 use super::validate::{self, FieldErrors};
 use super::{Caller, Error, Propagation, Result, Services, wait_unless};
-use crate::model::{Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget};
+use crate::model::{
+    AccountRefusal, Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+};
 use crate::policy::id::TokenId;
 use crate::policy::network::{Change, ChangeError, Cidr, Limits, MAX_ERRORS, TooMany};
 use crate::replication::Wait;
@@ -237,6 +240,9 @@ fn refusal(id: TokenId, change: &Change, refused: WhitelistRefused) -> Error {
             let text =
                 format!("the token {id} expired at {at}; its whitelist can't change any more");
             return Error::refused("TOKEN_EXPIRED", format!("tokens/{id}"), text);
+        }
+        WhitelistRefused::AccountSuspended(account) => {
+            return refused_account(account, AccountRefusal::Suspended);
         }
         WhitelistRefused::Rule(rule) => rule,
     };

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 
 use super::Result;
-use crate::model::{Account, AdminsSet, Context, Page};
+use crate::model::{Account, AccountRefusal, AdminsSet, CloseRefusal, ClosureStep, Context, Page};
 use crate::policy::id::AccountId;
+use crate::policy::token::AccountRestriction;
 
 /// Accounts and their admins.
 #[async_trait]
@@ -22,7 +23,44 @@ pub trait AccountStore {
         page: Page<AccountId>,
     ) -> Result<Vec<Account>>;
 
-    /// Replaces an account's admins; `None` where there is no such account. Who joins gets a notice of
+    /// Every account that is suspended, or closed with tokens that are not deleted yet.
+    async fn restricted_accounts(&self) -> Result<Vec<(AccountId, AccountRestriction)>>;
+
+    /// Why no token of an account may be used; `None` where that is not so, and where there is no such account.
+    async fn account_restriction(&self, id: AccountId) -> Result<Option<AccountRestriction>>;
+
+    /// How many tokens of an account are not deleted.
+    async fn count_tokens(&self, id: AccountId) -> Result<u64>;
+
+    /// Suspends an account. A suspended one stays as it is.
+    async fn suspend_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+    ) -> Result<Result<Account, AccountRefusal>>;
+
+    /// Ends its suspension. One that is not suspended stays as it is.
+    async fn resume_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+    ) -> Result<Result<Account, AccountRefusal>>;
+
+    /// Closes an account, and revokes its admins' credentials, where `confirmation` is its name. A closed one stays as
+    /// it is. Its tokens are deleted by [`Self::continue_closure`]; until then no decision allows them
+    /// anything, since it is restricted.
+    async fn close_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+        confirmation: &str,
+    ) -> Result<Result<Account, CloseRefusal>>;
+
+    /// Withdraws mails and deletes tokens, at most `limit` of each, of the account that has been closed for longest and
+    /// is not dealt with yet; `None` where there is none.
+    async fn continue_closure(&self, ctx: &Context, limit: u32) -> Result<Option<ClosureStep>>;
+
+    /// Replaces an account's admins; refused for a closed account. Who joins gets a notice of
     /// each announced action, and holds it until that is accepted; who leaves gets no more of them;
     /// both are notified of the change.
     async fn set_account_admins(
@@ -30,5 +68,5 @@ pub trait AccountStore {
         ctx: &Context,
         id: AccountId,
         admins: &[String],
-    ) -> Result<Option<AdminsSet>>;
+    ) -> Result<Result<AdminsSet, AccountRefusal>>;
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    AccountNotFound, Context, FoundTokens, NewToken, Page, Token, TokenFilter, TokenSearch,
+    AccountRefusal, Context, FoundTokens, NewToken, Page, Token, TokenFilter, TokenSearch,
     WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, TokenId};
@@ -26,7 +26,7 @@ pub trait TokenStore {
         ctx: &Context,
         catalog: &Catalog,
         new: &NewToken,
-    ) -> Result<Result<Token, AccountNotFound>>;
+    ) -> Result<Result<Token, AccountRefusal>>;
 
     /// One token, of `only` where given.
     async fn token(&self, id: TokenId, only: Option<AccountId>) -> Result<Option<Token>>;

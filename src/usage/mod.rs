@@ -170,6 +170,7 @@ impl Usage {
         now: Timestamp,
     ) -> store::Result<UseOutcome> {
         let used = used(token, scope, now);
+        let account = Invalidation::Account(*token.account_id);
         let (store, writes) = (self.store.clone(), self.writes.clone());
         // Goes on to its end also where the caller goes away; and connections belong to that runtime.
         let recording = self.runtime.spawn(async move {
@@ -178,9 +179,12 @@ impl Usage {
             let record = store.record_use_of_announced(&ctx, &catalog.catalog, &used);
             match writes.commit("record_use_of_announced", changed, &ctx, record).await {
                 Ok(Ok(_)) => Ok(UseOutcome::Recorded),
-                Ok(Err(NoLongerHeld)) | Err(StoreError::StaleCatalog) => {
+                // The token's account may be suspended by now.
+                Ok(Err(NoLongerHeld)) => {
+                    writes.follow(account).await;
                     Ok(UseOutcome::DecideAgain)
                 }
+                Err(StoreError::StaleCatalog) => Ok(UseOutcome::DecideAgain),
                 Err(error) => Err(error),
             }
         });

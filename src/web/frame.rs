@@ -31,7 +31,7 @@ pub(super) struct Who {
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 15] = [
+const CALLS: [(&str, &str); 18] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
     ("portcullis token usage", "TokenService/GetTokenUsage"),
@@ -45,6 +45,9 @@ const CALLS: [(&str, &str); 15] = [
     ("portcullis account show", "AccountService/GetAccount"),
     ("portcullis account create", "AccountService/CreateAccount"),
     ("portcullis account set-admins", "AccountService/SetAccountAdmins"),
+    ("portcullis account suspend", "AccountService/SuspendAccount"),
+    ("portcullis account resume", "AccountService/ResumeAccount"),
+    ("portcullis account close", "AccountService/CloseAccount"),
     ("portcullis catalog show", "CatalogService/GetCatalog"),
     ("portcullis check", "AuthorizationService/Authorize"),
 ];

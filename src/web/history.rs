@@ -149,8 +149,11 @@ fn words(
         AuditAction::LifecycleDowngrade => {
             ("Downgraded: it lost what it did not use".to_owned(), scopes())
         }
-        AuditAction::AccountCreate
+        AuditAction::AccountClose
+        | AuditAction::AccountCreate
+        | AuditAction::AccountResume
         | AuditAction::AccountSetAdmins
+        | AuditAction::AccountSuspend
         | AuditAction::CatalogApply
         | AuditAction::CredentialCreate
         | AuditAction::CredentialReportLeaked

@@ -16,7 +16,7 @@ use crate::model::{AuditAction, RecordedAction};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::policy::scope::Access;
-use crate::policy::token::{TokenKind, TokenState};
+use crate::policy::token::{AccountRestriction, TokenKind, TokenState};
 use crate::service::Error;
 use crate::service::explain::{granted, names};
 use crate::service::tokens::Described;
@@ -53,6 +53,8 @@ struct TokenPage {
     /// Whether the server only observes, and takes nothing.
     observes: bool,
     ended: Option<(When, &'static str)>,
+    /// Since when its account is suspended.
+    suspended: Option<When>,
     /// When it expires, where it does.
     expires: Option<When>,
     bar: Bar,
@@ -132,6 +134,14 @@ pub(super) async fn show(
         how: vec![format!("portcullis token show {id}"), format!("portcullis audit --token {id}")],
         ..signed.frame(token.name.clone(), Place::Tokens)
     };
+    let restriction = signed.services().account_restriction(token.account_id);
+    let restriction =
+        restriction.map_err(|error| PageError::from(error).at(&signed, Place::Tokens))?;
+    let (suspended, closed) = match restriction {
+        Some(AccountRestriction::Suspended { at }) => (Some(at), None),
+        Some(AccountRestriction::Closed { at }) => (None, Some((at, "Deleted"))),
+        None => (None, None),
+    };
     let last_write = token.uses.last_write_in(&in_force.catalog);
     let view = TokenPage {
         frame,
@@ -147,7 +157,8 @@ pub(super) async fn show(
             .then(|| bar(last_write.unwrap_or(token.created), calendar)),
         custom: token.kind == TokenKind::Custom,
         observes: calendar.settings.mode == Mode::Observe,
-        ended: ended(&token, now).map(|(at, what)| (when(at, now), what)),
+        suspended: suspended.map(|at| when(at, now)),
+        ended: ended(&token, now).or(closed).map(|(at, what)| (when(at, now), what)),
         expires: token.expires.map(|at| when(at, now)),
         bar: bar(token.uses.last.unwrap_or(token.created), calendar),
         pending: pending_of(&token, &in_force, &outlook),

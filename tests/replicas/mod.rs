@@ -12,6 +12,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and spawn what they await")]
 
+mod accounts;
 mod acknowledgement;
 mod binding;
 mod clock;

@@ -185,6 +185,8 @@ async fn tokens_of_a_commit_without_an_answer_are_read_again() {
         name: "x".into(),
         admins: vec!["a@b.c".into()],
         created: Timestamp(0),
+        suspended: None,
+        closed: None,
     };
     stage.store.create_account(&ctx, &account).await.unwrap();
     let new = decisions::read_only(id, account.id, [1; 32]);

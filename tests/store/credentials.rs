@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use portcullis::model::{
-    AuditEvent, Credential, CredentialRefusal, Invalidation, LastOperatorCredential, Role,
-    SettingsCredential,
+    AccountRefusal, AuditEvent, Credential, CredentialRefusal, Invalidation,
+    LastOperatorCredential, Role, SettingsCredential,
 };
 use portcullis::policy::client_certificate::Fingerprint;
 use portcullis::policy::client_source::{ClientSource, ClientSourceFields};
@@ -59,7 +59,7 @@ async fn credentials_read_back(f: Fixture) {
     let nobody = Role::AccountAdmin(AccountId(Uuid::now_v7()));
     let (credential, digest) = new_credential(nobody);
     let refused = f.store.create_credential(&ctx(4), &credential, &digest).await;
-    assert_eq!(refused.unwrap(), Err(CredentialRefusal::AccountNotFound));
+    assert_eq!(refused.unwrap(), Err(CredentialRefusal::Account(AccountRefusal::NotFound)));
     let absent = CredentialId(Uuid::now_v7());
     assert_eq!(f.store.credential(absent).await.unwrap(), None);
     assert_eq!(f.position().await, before);

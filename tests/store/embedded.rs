@@ -83,6 +83,7 @@ async fn migrating_twice_is_harmless() {
         "0009 expiry mails",
         "0010 activity",
         "0011 leaks",
+        "0012 account state",
     ];
     assert_eq!(applied, all);
     assert!(migrate(dir.path()).await.unwrap().is_empty());

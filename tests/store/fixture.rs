@@ -215,6 +215,8 @@ pub(crate) fn new_account(name: &str) -> Account {
         name: name.into(),
         admins: vec![format!("zoe@{name}.test"), format!("adam@{name}.test")],
         created: Timestamp(1),
+        suspended: None,
+        closed: None,
     }
 }
 

@@ -62,7 +62,7 @@ async fn they_read_back(f: Fixture) {
         f.execute(sql, &[later.0]).await.unwrap();
     }
     let admins = ["z@acme.test", "B@acme.test", "a@acme.test", "q@acme.test"].map(str::to_owned);
-    f.store.set_account_admins(&ctx(82), account, &admins).await.unwrap();
+    f.store.set_account_admins(&ctx(82), account, &admins).await.unwrap().unwrap();
     for sql in [
         "UPDATE mail SET state = 'accepted', accept_time = 85 \
          WHERE pending_action_id = $1 AND recipient = 'B@acme.test'",

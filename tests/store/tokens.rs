@@ -1,6 +1,6 @@
 //! Tokens: what is stored is what decisions and lists read.
 
-use portcullis::model::{AccountNotFound, Invalidation, TokenFilter};
+use portcullis::model::{AccountRefusal, Invalidation, TokenFilter};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::Whitelist;
 use portcullis::policy::scope::ScopeSet;
@@ -118,7 +118,7 @@ async fn creation_is_refused_and_leaves_nothing(f: Fixture) {
 
     let nobody = new_token(AccountId(Uuid::now_v7()), TokenKind::ReadOnly, vec![], "");
     let refused = f.store.create_token(&ctx(4), &catalog, &nobody).await;
-    assert_eq!(refused.unwrap(), Err(AccountNotFound));
+    assert_eq!(refused.unwrap(), Err(AccountRefusal::NotFound));
 
     let new = new_token(account, TokenKind::ReadOnly, vec![], "");
     let refused = f.store.create_token(&ctx(4), &old, &new).await;

@@ -2,7 +2,7 @@
 //! without an example fails the tests that go through all of them, so none is forgotten.
 
 use portcullis::grpc::proto::{
-    CreateCredentialRequest, Credential, GetCatalogRequest, Role, TokenKind,
+    Account, CreateCredentialRequest, Credential, GetCatalogRequest, Role, TokenKind,
 };
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
@@ -66,6 +66,10 @@ pub struct World {
     pub bearer: String,
     /// The same for a token that its bearer may revoke.
     pub spare_bearer: String,
+    /// An account that may be suspended.
+    pub spare_account_id: String,
+    /// An account that may be closed.
+    pub closing_account: Account,
 }
 
 impl World {
@@ -88,6 +92,8 @@ impl World {
             toml: catalog.expect("the catalogue").into_inner().toml,
             bearer,
             spare_bearer,
+            spare_account_id: operator.account().await.account_id,
+            closing_account: operator.account().await,
         }
     }
 
@@ -103,7 +109,15 @@ impl World {
     /// Valid requests, which together set every field. All can be repeated.
     pub fn examples(&self, method: &MethodDescriptor) -> Vec<Value> {
         let Self {
-            account_id, token_id, secret, spare_token_id, spare_credential_id, toml, ..
+            account_id,
+            token_id,
+            secret,
+            spare_token_id,
+            spare_credential_id,
+            toml,
+            spare_account_id,
+            closing_account,
+            ..
         } = self;
         let ask = json!({
             "token": secret, "client_ip": "10.1.2.3", "scope": "transactions.read", "dry_run": true,
@@ -180,6 +194,17 @@ impl World {
             "AccountService.SetAccountAdmins" => {
                 vec![json!({ "account_id": account_id, "admin_emails": emails })]
             }
+            "AccountService.SuspendAccount" => {
+                vec![json!({ "account_id": spare_account_id, "no_wait": true })]
+            }
+            "AccountService.ResumeAccount" => vec![json!({ "account_id": spare_account_id })],
+            "AccountService.CloseAccount" => vec![
+                json!({ "account_id": closing_account.account_id, "validate_only": true }),
+                json!({
+                    "account_id": closing_account.account_id,
+                    "confirm_name": closing_account.name, "no_wait": true,
+                }),
+            ],
             "CatalogService.GetCatalog" => vec![json!({})],
             "CatalogService.ApplyCatalog" => vec![json!({
                 "toml": toml, "validate_only": true, "confirm_narrowing": true, "no_wait": true,

@@ -21,7 +21,7 @@ use sdd::Guard;
 use self::arguments::Memo;
 pub use self::stored::OwnedEvaluation;
 use super::{Result, Services, no_catalog};
-use crate::cache::{BorrowedCatalog, CachedToken, Lookup};
+use crate::cache::{BorrowedAccounts, BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
 use crate::failpoint::{self, Failpoint};
 use crate::policy::decide::{self, Decision, Presented, Verdict};
@@ -72,6 +72,7 @@ pub enum RequestedOperation<'a> {
 pub struct DecisionContext<'s> {
     services: &'s Services,
     catalog: BorrowedCatalog,
+    accounts: BorrowedAccounts,
     /// Cached tokens stay where they are as long as it lives.
     guard: Guard,
     started: Stopwatch,
@@ -89,6 +90,7 @@ impl Services {
             // Before any fact is looked at.
             revision: self.revision(),
             catalog: self.cache.borrow_catalog(),
+            accounts: self.cache.accounts.borrow(),
             guard: Guard::new(),
             started,
         })
@@ -135,9 +137,9 @@ impl DecisionContext<'_> {
         self.revision
     }
 
-    /// Decides from memory. `None` where that is not possible, for one of three reasons: the token is not in memory; its
-    /// use has to be recorded first, since it cancels an announced action; or memory does not rest on the revision that
-    /// `at_least_as_fresh` names. [`Services::evaluate_with_store`] then finds out itself which it is.
+    /// Decides from memory. `None` where that is not possible, for one of four reasons: the token is not in memory; its
+    /// use has to be recorded first, since it cancels an announced action; its account could not be read back after a
+    /// change; or memory does not rest on the revision that `at_least_as_fresh` names. [`Services::evaluate_with_store`] then finds out itself which it is.
     ///
     /// # Errors
     /// [`super::Error::Invalid`] for malformed arguments, [`super::Error::Unavailable`] without a catalogue.
@@ -199,7 +201,7 @@ impl DecisionContext<'_> {
         if let Some((token, digest)) = near
             && secret::digest_eq(&token.digest, &digest)
         {
-            return Some((Presented::Token(token), Some(token)));
+            return self.known(token);
         }
         let Some(secret) = ParsedSecret::parse(input.token, SecretKind::Token) else {
             return Some((Presented::Malformed, None));
@@ -212,21 +214,28 @@ impl DecisionContext<'_> {
         let looked_up = self.services.cache.tokens.get(TokenId(secret.id)).now_or_never()?;
         let Lookup::Hit(entry) = looked_up else { return None };
         let token = entry.as_ref().map(|token| token.get_guarded_ref(&self.guard));
-        Some(proven(input, token))
+        match proven(input, token) {
+            Some(token) => self.known(token),
+            None => Some((Presented::Unknown, None)),
+        }
+    }
+
+    /// A token whose secret was presented; `None` where its account could not be read back.
+    fn known<'c>(
+        &self,
+        token: &'c CachedToken,
+    ) -> Option<(Presented<'c>, Option<&'c CachedToken>)> {
+        let account = self.accounts.restriction(*token.account_id).ok()?;
+        Some((Presented::token(token, account), Some(token)))
     }
 }
 
-/// What a well-formed secret turns out to be, given what is known of the id that it names.
+/// The token that a well-formed secret names, if it is that token's secret.
 fn proven<'c>(
     input: &AuthorizeInput<'_>,
     token: Option<&'c CachedToken>,
-) -> (Presented<'c>, Option<&'c CachedToken>) {
-    match token {
-        Some(known) if secret::digest_eq(&known.digest, &secret::digest(input.token)) => {
-            (Presented::Token(known), token)
-        }
-        _ => (Presented::Unknown, None),
-    }
+) -> Option<&'c CachedToken> {
+    token.filter(|known| secret::digest_eq(&known.digest, &secret::digest(input.token)))
 }
 
 fn peek_id(token: &[u8]) -> Option<TokenId> {

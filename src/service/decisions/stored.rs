@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use super::arguments::{self, Memo};
 use super::{AuthorizeInput, proven};
-use crate::cache::{CacheEntry, Lookup, ReadError};
+use crate::cache::{CacheEntry, Lookup, ReadError, UnknownAccount};
 use crate::clock::Stopwatch;
 use crate::model::ActiveCatalog;
 use crate::policy::decide::{self, Decision, Presented};
-use crate::policy::id::TokenId;
+use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
+use crate::policy::token::AccountRestriction;
 use crate::replication::NotFreshEnough;
 use crate::secret::{ParsedSecret, SecretKind};
 use crate::service::{Error, Result, Services, no_catalog};
@@ -34,6 +35,8 @@ pub struct OwnedEvaluation {
     /// Whether the secret has the shape and checksum of one.
     well_formed: bool,
     entry: CacheEntry,
+    /// What restricts the account of the token in it.
+    account: Option<AccountRestriction>,
     /// The store's time that it was made at.
     now: Timestamp,
 }
@@ -47,7 +50,10 @@ impl OwnedEvaluation {
         let catalog = &self.in_force.catalog;
         let request = arguments::check(input, catalog, &mut Memo::default())?;
         let presented = match self.well_formed {
-            true => proven(input, self.entry.as_deref()).0,
+            true => match proven(input, self.entry.as_deref()) {
+                Some(token) => Presented::token(token, self.account),
+                None => Presented::Unknown,
+            },
             false => Presented::Malformed,
         };
         Ok(decide::decide(presented, catalog, &request, self.now))
@@ -106,7 +112,12 @@ impl Services {
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
             let well_formed = secret.is_some();
-            let evaluation = OwnedEvaluation { in_force, well_formed, entry, now };
+            // After the token was read, which may have taken long.
+            let account = match &entry {
+                Some(token) => self.account_restriction(*token.account_id)?,
+                None => None,
+            };
+            let evaluation = OwnedEvaluation { in_force, well_formed, entry, account, now };
             let decision = evaluation.decision(input)?;
             if input.dry_run {
                 return Ok(evaluation);
@@ -130,6 +141,15 @@ impl Services {
             }
         }
         Err(use_not_persisted())
+    }
+
+    /// Why no token of the account may be used, if that is so.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where that is not known.
+    pub fn account_restriction(&self, id: AccountId) -> Result<Option<AccountRestriction>> {
+        let restriction = self.cache.accounts.borrow().restriction(id);
+        restriction.map_err(|UnknownAccount| unknown_account())
     }
 
     /// The token that `secret` names; `None` for a secret that was not made here, and where there is none.
@@ -166,6 +186,13 @@ fn use_not_persisted() -> Error {
     Error::Unavailable {
         why: "the use cancels what is announced for the token, and could not be recorded; no \
               decision: deny",
+        retry: Duration::from_secs(1),
+    }
+}
+
+fn unknown_account() -> Error {
+    Error::Unavailable {
+        why: "the token's account was changed, and can't be read from the store now; no decision: deny",
         retry: Duration::from_secs(1),
     }
 }

@@ -5,20 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 use uuid::Uuid;
 
+mod closing;
+
 use super::change::{Record, WriteTx};
 use super::mail::{self, MailSubject};
 use super::{Connection, Db, Handle, QueryBuilder, Transaction, lifecycle, pending};
-use crate::model::{Account, AdminsSet, AuditAction, Context, Invalidation, Page};
+use crate::model::{Account, AccountRefusal, AdminsSet, AuditAction, Context, Invalidation, Page};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::store::Result;
 use crate::store::error::CorruptRow;
 
-type Row = (Uuid, String, i64, String);
+pub(super) use closing::{
+    admit, all_restricted, close, continue_closure, count_tokens, one_restriction, restriction,
+    set_suspended,
+};
+
+type Row = (Uuid, String, i64, Option<i64>, Option<i64>, String);
 
 /// One row for each admin.
 const SELECT: &str = "\
-    SELECT a.account_id, a.name, a.create_time, m.email \
+    SELECT a.account_id, a.name, a.create_time, a.suspend_time, a.close_time, m.email \
     FROM account a JOIN account_admin m ON m.account_id = a.account_id";
 
 const INSERT: &str = "INSERT INTO account (account_id, name, create_time) VALUES ($1, $2, $3)";
@@ -34,8 +41,6 @@ const SELECT_ADMINS: &str =
 const RENOTICE_EXPIRIES: &str = "\
     UPDATE token SET noticed_expiry = NULL WHERE account_id = $1 \
         AND noticed_expiry IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL";
-
-const EXISTS: &str = "SELECT count(*) FROM account WHERE account_id = $1";
 
 pub(super) async fn create(store: &Handle, ctx: &Context, new: &Account) -> Result<()> {
     let mut change = WriteTx::begin(store, ctx).await?;
@@ -64,6 +69,12 @@ pub(super) async fn one(store: &Handle, id: AccountId) -> Result<Option<Account>
     Ok(grouped(rows).pop())
 }
 
+/// One account, in a transaction.
+async fn by_id(connection: &mut Connection, id: AccountId) -> Result<Option<Account>> {
+    let mut query = select_one(id);
+    Ok(grouped(query.build_query_as().fetch_all(connection).await?).pop())
+}
+
 pub(super) async fn list(
     store: &Handle,
     only: Option<AccountId>,
@@ -90,17 +101,23 @@ pub(super) async fn set_admins(
     ctx: &Context,
     id: AccountId,
     admins: &[String],
-) -> Result<Option<AdminsSet>> {
+) -> Result<Result<AdminsSet, AccountRefusal>> {
     let mut change = WriteTx::begin(store, ctx).await?;
-    let mut query = select_one(id);
-    let rows = query.build_query_as().fetch_all(&mut *change.tx).await?;
-    let Some(mut account) = grouped(rows).pop() else {
-        change.undo().await;
-        return Ok(None);
+    let admitted = admit(&mut change.tx, ctx, id).await?;
+    let account = match admitted {
+        Ok(()) => by_id(&mut change.tx, id).await?.ok_or(AccountRefusal::NotFound),
+        Err(refused) => Err(refused),
+    };
+    let mut account = match account {
+        Ok(account) => account,
+        Err(refused) => {
+            change.undo().await;
+            return Ok(Err(refused));
+        }
     };
     if account.admins == admins {
         change.finish().await?;
-        return Ok(Some(AdminsSet { account, touched: Vec::new() }));
+        return Ok(Ok(AdminsSet { account, touched: Vec::new() }));
     }
     sqlx::query::<Db>(DELETE_ADMINS).bind(id.0).execute(&mut *change.tx).await?;
     insert_admins(&mut change.tx, id, admins).await?;
@@ -125,7 +142,7 @@ pub(super) async fn set_admins(
         mail::queue(&mut change.tx, ctx.now, id, about, &everybody).await?;
     }
     change.finish().await?;
-    Ok(Some(AdminsSet { account, touched }))
+    Ok(Ok(AdminsSet { account, touched }))
 }
 
 /// Makes the notices of an account's announced actions those of its new admins. The tokens concerned.
@@ -181,11 +198,6 @@ pub(super) async fn admins(connection: &mut Connection, id: AccountId) -> Result
     Ok(sqlx::query_scalar(SELECT_ADMINS).bind(id.0).fetch_all(connection).await?)
 }
 
-pub(super) async fn exists(tx: &mut Transaction, id: AccountId) -> Result<bool> {
-    let count: i64 = sqlx::query_scalar(EXISTS).bind(id.0).fetch_one(&mut **tx).await?;
-    Ok(count > 0)
-}
-
 fn select_one(id: AccountId) -> QueryBuilder {
     let mut query = QueryBuilder::new(SELECT);
     query.push(" WHERE a.account_id = ").push_bind(id.0).push(" ORDER BY m.ordinal");
@@ -209,7 +221,7 @@ async fn insert_admins(tx: &mut Transaction, id: AccountId, admins: &[String]) -
 
 fn grouped(rows: Vec<Row>) -> Vec<Account> {
     let mut accounts: Vec<Account> = Vec::new();
-    for (id, name, created, email) in rows {
+    for (id, name, created, suspended, closed, email) in rows {
         match accounts.last_mut() {
             Some(account) if account.id.0 == id => account.admins.push(email),
             _ => accounts.push(Account {
@@ -217,6 +229,8 @@ fn grouped(rows: Vec<Row>) -> Vec<Account> {
                 name,
                 admins: vec![email],
                 created: Timestamp(created),
+                suspended: suspended.map(Timestamp),
+                closed: closed.map(Timestamp),
             }),
         }
     }

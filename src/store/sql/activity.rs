@@ -317,6 +317,20 @@ pub(super) async fn purge(store: &Handle, before: Timestamp, limit: u32) -> Resu
     Ok(purged)
 }
 
+const ERASE_OF_TOKEN: [&str; 2] = [
+    "DELETE FROM token_address WHERE token_id = $1",
+    "DELETE FROM whitelist_match WHERE token_id = $1",
+];
+
+/// Erases what was seen of a token, which is locked and was deleted before, so that no replica brings anything back.
+/// Rule 12.4 of docs/policy.md.
+pub(super) async fn erase_of_token(connection: &mut Connection, id: TokenId) -> Result<()> {
+    for sql in ERASE_OF_TOKEN {
+        sqlx::query::<Db>(sql).bind(id.0).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
 const ERASE: [&str; 2] = [
     "DELETE FROM token_address WHERE token_id IN ( \
         SELECT token_id FROM token WHERE account_id = $1)",

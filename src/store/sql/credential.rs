@@ -79,10 +79,10 @@ pub(super) async fn create(
 ) -> Result<Result<(), CredentialRefusal>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     if let Role::AccountAdmin(id) = new.role
-        && !account::exists(&mut change.tx, id).await?
+        && let Err(refused) = account::admit(&mut change.tx, ctx, id).await?
     {
         change.undo().await;
-        return Ok(Err(CredentialRefusal::AccountNotFound));
+        return Ok(Err(CredentialRefusal::Account(refused)));
     }
     if let Some(taken) = certificate_in_use(&mut change.tx, new).await? {
         change.undo().await;

@@ -189,14 +189,18 @@ pub(super) async fn withdraw_expiry_notices_of_others(
 }
 
 const SELECT_DUE: &str = "\
-    SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND state = ";
+    SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') \
+        AND NOT EXISTS (SELECT 1 FROM account a \
+            WHERE a.account_id = mail.account_id AND a.close_time IS NOT NULL) \
+        AND state = ";
 
 /// A notice says what is to come: not one of an expiry that was changed, or that is reached and not yet recorded.
 const IS_TRUE: &str = "\
     (kind <> 'expiry_notice' OR EXISTS (SELECT 1 FROM token t WHERE t.token_id = mail.token_id \
         AND t.delete_time IS NULL AND t.expire_time = mail.expire_time AND t.expire_time > ";
 
-/// Takes mails that are to be sent now; nobody else gets them for so long. Those that fail for their own
+/// Takes mails that are to be sent now, none of a closed account (docs/policy.md, rule 11.76); nobody else gets them for
+/// so long. Those that fail for their own
 /// sake come last, and so hold up no others.
 pub(super) async fn claim(
     store: &Handle,

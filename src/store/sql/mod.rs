@@ -41,20 +41,20 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::model::{
-    Account, AccountNotFound, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
-    ChangeRecord, Context, Credential, CredentialRefusal, EntryMatches, FoundTokens, GrantCounts,
-    IdleToken, LastOperatorCredential, LeakLocation, LeakOutcome, Mail, MailFailure, MailState,
-    NewSession, NewToken, NoLongerHeld, Page, PendingAction, PendingCounts, PendingFilter,
-    ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential, StoreMode, StoredCatalog,
-    Token, TokenFilter, TokenSearch, Use, UseCount, WhitelistChanged, WhitelistRefused,
-    WhitelistTarget,
+    Account, AccountRefusal, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
+    ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal, EntryMatches,
+    FoundTokens, GrantCounts, IdleToken, LastOperatorCredential, LeakLocation, LeakOutcome, Mail,
+    MailFailure, MailState, NewSession, NewToken, NoLongerHeld, Page, PendingAction, PendingCounts,
+    PendingFilter, ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential, StoreMode,
+    StoredCatalog, Token, TokenFilter, TokenSearch, Use, UseCount, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
+use crate::policy::token::{AccountRestriction, ExpiryRefused, RequestedExpiry, TokenFacts};
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
     AccountStore, ActivityStore, AuditStore, CatalogStore, CredentialStore, LeakStore,
@@ -94,12 +94,53 @@ impl AccountStore for Handle {
         self.within(account::list(self, only, page)).await
     }
 
+    async fn restricted_accounts(&self) -> Result<Vec<(AccountId, AccountRestriction)>> {
+        self.within(account::all_restricted(self)).await
+    }
+
+    async fn account_restriction(&self, id: AccountId) -> Result<Option<AccountRestriction>> {
+        self.within(account::one_restriction(self, id)).await
+    }
+
+    async fn count_tokens(&self, id: AccountId) -> Result<u64> {
+        self.within(account::count_tokens(self, id)).await
+    }
+
+    async fn suspend_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+    ) -> Result<Result<Account, AccountRefusal>> {
+        self.within(account::set_suspended(self, ctx, id, true)).await
+    }
+
+    async fn resume_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+    ) -> Result<Result<Account, AccountRefusal>> {
+        self.within(account::set_suspended(self, ctx, id, false)).await
+    }
+
+    async fn close_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+        confirmation: &str,
+    ) -> Result<Result<Account, CloseRefusal>> {
+        self.within(account::close(self, ctx, id, confirmation)).await
+    }
+
+    async fn continue_closure(&self, ctx: &Context, limit: u32) -> Result<Option<ClosureStep>> {
+        self.within(account::continue_closure(self, ctx, limit)).await
+    }
+
     async fn set_account_admins(
         &self,
         ctx: &Context,
         id: AccountId,
         admins: &[String],
-    ) -> Result<Option<AdminsSet>> {
+    ) -> Result<Result<AdminsSet, AccountRefusal>> {
         self.within(account::set_admins(self, ctx, id, admins)).await
     }
 }
@@ -115,7 +156,7 @@ impl TokenStore for Handle {
         ctx: &Context,
         catalog: &Catalog,
         new: &NewToken,
-    ) -> Result<Result<Token, AccountNotFound>> {
+    ) -> Result<Result<Token, AccountRefusal>> {
         self.within(token::create(self, ctx, catalog, new)).await
     }
 

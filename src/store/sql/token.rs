@@ -10,7 +10,7 @@ use super::change::{Record, WriteTx};
 use super::decode::{digest, whitelist, whitelist_text};
 use super::{Connection, Db, Handle, QueryBuilder, account, mail, pending};
 use crate::model::{
-    AccountNotFound, AuditAction, Context, Invalidation, LeakLocation, NewToken, Page, Token,
+    AccountRefusal, AuditAction, Context, Invalidation, LeakLocation, NewToken, Page, Token,
     TokenFilter,
 };
 use crate::policy::id::{AccountId, TokenId};
@@ -19,7 +19,8 @@ use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{
-    Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenKind, TokenState,
+    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenKind,
+    TokenState,
 };
 use crate::store::Result;
 use crate::store::error::CorruptRow;
@@ -99,12 +100,12 @@ pub(super) async fn create(
     ctx: &Context,
     catalog: &Catalog,
     new: &NewToken,
-) -> Result<Result<Token, AccountNotFound>> {
+) -> Result<Result<Token, AccountRefusal>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
-    if !account::exists(&mut change.tx, new.account_id).await? {
+    if let Err(refused) = account::admit(&mut change.tx, ctx, new.account_id).await? {
         change.undo().await;
-        return Ok(Err(AccountNotFound));
+        return Ok(Err(refused));
     }
     let mut scopes = new.scopes.clone();
     scopes.sort_unstable();
@@ -287,7 +288,11 @@ pub(super) async fn set_expiry(
         change.undo().await;
         return Ok(None);
     };
+    let account = account::restriction(&mut change.tx, token.account_id).await?;
     let shortened = match token.state {
+        TokenState::Active if matches!(account, Some(AccountRestriction::Closed { .. })) => {
+            Err(ExpiryRefused::Deleted)
+        }
         TokenState::Active => Expiry::from(token.expires).shorten(expires, ctx.now),
         TokenState::Deleted { .. }
         | TokenState::DeletedUnused { .. }

@@ -97,8 +97,7 @@ pub(super) async fn record_use_of_announced(
         return Ok(Err(NoLongerHeld));
     };
     let grant = &locked.usage_state.grant;
-    // Rule 11.1 of docs/policy.md.
-    let usable = locked.is_live(used.time.max(ctx.now));
+    let usable = locked.is_usable(used.time.max(ctx.now));
     if !usable || grant.holding(scope) != ScopeStatus::Granted {
         change.undo().await;
         return Ok(Err(NoLongerHeld));

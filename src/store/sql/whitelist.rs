@@ -6,9 +6,10 @@ use serde_json::json;
 use super::change::{Record, WriteTx};
 use super::decode::whitelist_text;
 use super::token::{self, whitelist_json};
-use super::{Db, Handle};
+use super::{Db, Handle, account};
 use crate::model::{
-    AuditAction, Context, Invalidation, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    AccountRefusal, AuditAction, Context, Invalidation, WhitelistChanged, WhitelistRefused,
+    WhitelistTarget,
 };
 use crate::policy::network::{Change, Limits, Whitelist, apply};
 use crate::policy::scope::Catalog;
@@ -34,6 +35,19 @@ pub(super) async fn change(
         return Ok(None);
     };
     let before = row.whitelist()?;
+    let narrows = matches!(wanted, Change::Edit { add, .. } if add.is_empty());
+    let refused = match account::admit(&mut change.tx, ctx, row.account_id()).await? {
+        // Its tokens count as deleted.
+        Err(AccountRefusal::Closed | AccountRefusal::NotFound) => Some(WhitelistRefused::Deleted),
+        Err(AccountRefusal::Suspended) if !narrows => {
+            Some(WhitelistRefused::AccountSuspended(row.account_id()))
+        }
+        Err(AccountRefusal::Suspended) | Ok(()) => None,
+    };
+    if let Some(refused) = refused {
+        change.undo().await;
+        return Ok(Some(Err(refused)));
+    }
     let judged = Judged { row: &row, whitelist: &before, now: ctx.now };
     let outcome = judged.judge(catalog, target.expected_version, wanted, limits)?;
     let changed = match outcome {

@@ -19,6 +19,7 @@ use crate::store::fixture::{
     ASK, Fixture, READ, REVEAL, all, new_token, read_catalog, scope_names,
 };
 
+mod accounts;
 mod actions;
 mod admins;
 mod between;

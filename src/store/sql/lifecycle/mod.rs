@@ -58,6 +58,10 @@
 //! the expiry leads to other notices, without knowing of mails. A mail keeps the expiry that it states, and is claimed
 //! only while that is the token's, so that none that begins to be sent is wrong.
 //!
+//! *An account that is closed meanwhile.* A closed account's tokens are deleted by all that this says: `announce` and
+//! `carry_out` do nothing with them, and a use finds [`NoLongerHeld`], as it does for those of a suspended account, which
+//! lives on otherwise. No mail of a closed account is handed out. `account::continue_closure` then deletes the tokens.
+//!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
 //! notices for those who joined, takes back those of who left, and computes `accepted_time` again:
 //! null while any current admin's notice is not accepted, else the newest acceptance among the
@@ -74,13 +78,13 @@
 use serde_json::json;
 
 use super::change::{Record, WriteTx};
-use super::{Connection, account, bulk, pending, token};
+use super::{Connection, Db, account, bulk, mail, pending, token};
 use crate::model::{AuditAction, Invalidation, NoticeState, PendingAction};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{PendingPlan, Superseded, UsageState, Uses};
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Expiry, TokenState};
+use crate::policy::token::{AccountRestriction, Expiry, TokenState};
 use crate::store::Result;
 
 mod announce;
@@ -100,6 +104,9 @@ use pending::Outcome;
 #[cfg(doc)]
 use crate::model::{CarriedOut, NoLongerHeld};
 
+const DELETE: &str =
+    "UPDATE token SET delete_time = $2, delete_cause = 'owner' WHERE token_id = $1";
+
 /// A token whose lifecycle is locked, as it stands.
 pub(super) struct LockedToken {
     pub(super) id: TokenId,
@@ -108,7 +115,9 @@ pub(super) struct LockedToken {
     pub(super) state: TokenState,
     /// From when on it is denied.
     pub(super) expiry: Expiry,
-    /// Whether that is reached and recorded.
+    /// Why no token of its account may be used.
+    pub(super) account: Option<AccountRestriction>,
+    /// Whether its expiry is reached and recorded.
     ended: bool,
     /// The expiry whose notices are queued.
     noticed: Option<Timestamp>,
@@ -130,6 +139,7 @@ impl LockedToken {
             name: row.name().to_owned(),
             state: row.state()?,
             expiry: row.expires().into(),
+            account: account::restriction(connection, row.account_id()).await?,
             ended: row.is_ended(),
             noticed: row.noticed_expiry(),
             usage_state: row.usage_state(announced(&live))?,
@@ -137,9 +147,34 @@ impl LockedToken {
         }))
     }
 
-    /// Whether it can be used, and anything be announced for it, at `now`. Rule 11.5 of docs/policy.md.
+    /// Whether anything falls due for it at `now`. Rules 11.5 and 11.75 of docs/policy.md.
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
-        self.state == TokenState::Active && !self.expiry.is_reached(now)
+        let closed = matches!(self.account, Some(AccountRestriction::Closed { .. }));
+        self.state == TokenState::Active && !closed && !self.expiry.is_reached(now)
+    }
+
+    /// Whether it can be used at `now`. Rules 11.1 and 11.71 of docs/policy.md.
+    pub(super) fn is_usable(&self, now: Timestamp) -> bool {
+        self.is_live(now) && self.account.is_none()
+    }
+
+    /// Deletes the token as of `at`, with what is announced for it. What to record.
+    pub(super) async fn delete(
+        &mut self,
+        connection: &mut Connection,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Record> {
+        sqlx::query::<Db>(DELETE).bind(self.id.0).bind(at.0).execute(&mut *connection).await?;
+        pending::withdraw(connection, self.id, now).await?;
+        mail::withdraw_expiry_notices(connection, self.id).await?;
+        self.state = TokenState::Deleted { at };
+        self.set_live(Vec::new());
+        self.set_idle(connection).await?;
+        let mut record =
+            self.record(AuditAction::TokenDelete, json!({ "name": self.name, "state": "active" }));
+        record.after = Some(json!({ "name": self.name, "state": "deleted" }));
+        Ok(record)
     }
 
     /// The live actions are these from now on.
