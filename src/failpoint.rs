@@ -12,11 +12,14 @@ pub enum Failpoint {
     AcknowledgedUnapplied,
     /// A decision from memory panics.
     DecisionPanic,
+    /// A replacement stops half-way, for a test that kills the process then.
+    HalfReplaced,
 }
 
 impl Failpoint {
     /// Every one of them.
-    pub const ALL: [Self; 3] = [Self::NoLease, Self::AcknowledgedUnapplied, Self::DecisionPanic];
+    pub const ALL: [Self; 4] =
+        [Self::NoLease, Self::AcknowledgedUnapplied, Self::DecisionPanic, Self::HalfReplaced];
 
     /// As `FAILPOINT` names it.
     pub fn name(self) -> &'static str {
@@ -24,6 +27,7 @@ impl Failpoint {
             Self::NoLease => "no-lease",
             Self::AcknowledgedUnapplied => "acknowledged-unapplied",
             Self::DecisionPanic => "decision-panic",
+            Self::HalfReplaced => "half-replaced",
         }
     }
 }

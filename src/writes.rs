@@ -19,6 +19,7 @@
 //!   docs/policy.md).
 //! - A write never waits for another one here: the store puts them in order.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +105,10 @@ impl Writes {
         let in_flight = self.replicas.begin_write();
         match self.timed(operation, change).await {
             Ok(answer) => {
-                for changed in changed(&answer) {
+                let mut all: BTreeSet<_> = changed(&answer).into_iter().collect();
+                // A change to one token may have touched others.
+                all.extend(ctx.take_touched());
+                for changed in all {
                     self.cache.invalidate(changed).await;
                 }
                 in_flight.end(ctx.revision());
@@ -131,12 +135,13 @@ impl Writes {
             let find_out = async || {
                 store.await_pending_changes(&ctx).await?;
                 match affected {
-                    Affected::One(changed) => cache.refresh(changed).await,
-                    Affected::SomeTokens => {
-                        cache.tokens.invalidate_all();
-                        Ok(())
-                    }
+                    Affected::One(changed) => cache.refresh(changed).await?,
+                    Affected::SomeTokens => cache.tokens.invalidate_all(),
                 }
+                for touched in ctx.take_touched() {
+                    cache.invalidate(touched).await;
+                }
+                Ok::<_, StoreError>(())
             };
             while let Err(error) = find_out().await {
                 tracing::debug!(%error, ?affected, "the outcome of a write is not known yet");

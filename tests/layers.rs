@@ -28,7 +28,7 @@ const MODULES: &[(&str, &str)] = &[
     ("pem", ""),
     ("net", "policy pem shutdown"),
     ("config", "policy secret telemetry mail pem"),
-    ("store", "policy secret lease model clock telemetry shutdown"),
+    ("store", "policy failpoint secret lease model clock telemetry shutdown"),
     ("cache", "policy secret model clock telemetry shutdown store"),
     ("replication", "policy failpoint model lease clock telemetry shutdown store cache"),
     ("writes", "policy model telemetry shutdown store cache replication"),

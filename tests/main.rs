@@ -41,6 +41,7 @@ mod paths;
 mod policy_properties;
 mod protobuf;
 mod reflection;
+mod replacement;
 mod replicas;
 mod roles;
 mod route_oracle;

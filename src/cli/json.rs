@@ -51,6 +51,7 @@ named!(
     ListTokensResponse,
     ManageWhitelistResponse,
     PreviewLifecycleResponse,
+    ReplaceTokenResponse,
     ResumeAccountResponse,
     RevokeCredentialResponse,
     RotateSecretKeyResponse,

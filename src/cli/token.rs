@@ -88,6 +88,19 @@ enum ManagedCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Replace a token by a new one, and print the secret of that, this once
+    ///
+    /// The new token has the same name, whitelist and permissions, and goes on with the times of last use and
+    /// with what is announced for the old one. The old one expires after the overlap; `token show` says
+    /// when it was last used, so that you see when nobody needs it any more. --dry-run shows which
+    /// scopes it has used, for --scope, and changes nothing.
+    ///
+    /// Examples:
+    ///   portcullis token replace tok_... --dry-run
+    ///   SECRET=$(portcullis token replace tok_... --overlap 7d)
+    ///   portcullis token replace tok_... --scope transactions.read --overlap 0s
+    #[command(verbatim_doc_comment)]
+    Replace(ReplaceArgs),
     /// Bring the end of a token nearer
     ///
     /// An expiry is never moved to a later time, and never removed. `token delete` ends a token at once.
@@ -145,6 +158,34 @@ struct CreateArgs {
     /// Check everything, create nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReplaceArgs {
+    /// The id of the token to be replaced, such as tok_...
+    #[arg(value_name = "TOKEN")]
+    token_id: String,
+    /// How long the old token lasts: at most 30d [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    overlap: Option<Duration>,
+    /// A scope that the new token may use, of those that the old one may; repeat it for more. Without it: all
+    /// of them
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// An address or range that the new token may be used from, or several with commas; repeat it for
+    /// more. Without it: those of the old one
+    #[arg(long = "whitelist", value_name = "ENTRY")]
+    whitelist: Vec<String>,
+    /// When the new token ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z.
+    /// Without it: when the old one was to end
+    #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry)]
+    expires: Option<Expiry>,
+    /// Check everything, change nothing, and show what the old token uses
+    #[arg(long)]
+    dry_run: bool,
+    /// Answer before the end of the old token is in effect on every replica
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// When a token ends.
@@ -239,6 +280,7 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
             note_propagation(answer.propagation.as_ref());
             Ok(())
         }
+        ManagedCommand::Replace(args) => replace(session, args).await,
         ManagedCommand::Expire { token_id, expiry, no_wait } => {
             let (expire_time, ttl) = expiry.fields()?;
             let request = proto::SetTokenExpiryRequest { token_id, expire_time, ttl, no_wait };
@@ -302,6 +344,54 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
         return Ok(());
     }
     note(describe(&token).trim_end());
+    print_secret(&answer.secret)
+}
+
+async fn replace(session: &Session, args: ReplaceArgs) -> Result<(), Failure> {
+    let validate_only = args.dry_run;
+    let (expire_time, ttl) = match args.expires {
+        Some(expiry) => expiry.fields()?,
+        None => (None, None),
+    };
+    let overlap = args.overlap.map(prost_types::Duration::try_from).transpose();
+    let overlap =
+        overlap.map_err(|_| Failure::Usage("the duration of --overlap is too long".to_owned()))?;
+    let request = proto::ReplaceTokenRequest {
+        token_id: args.token_id,
+        overlap,
+        scopes: args.scopes,
+        whitelist: args.whitelist,
+        expire_time,
+        validate_only,
+        ttl,
+        no_wait: args.no_wait,
+    };
+    let answer = session.tokens().replace_token(request).await;
+    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+    if session.print_json(&answer)? {
+        return Ok(());
+    }
+    let token = answer.token.ok_or_else(|| missing("token"))?;
+    let old = answer.replaced_token.ok_or_else(|| missing("replaced_token"))?;
+    let ends = when(old.expire_time.as_ref());
+    if validate_only {
+        let proposal = answer.proposal.ok_or_else(|| missing("proposal"))?;
+        print(&describe(&token))?;
+        let lines = [
+            ("used since", when(proposal.start_time.as_ref())),
+            ("used", proposal.scopes.join(", ")),
+            ("not used", proposal.unused_scopes.join(", ")),
+            ("the old token would end", ends),
+        ];
+        let mut text = format!("\n{}", fields(&lines));
+        text += &used_from(&proposal.recent_addresses);
+        print(&text)?;
+        note("dry run: nothing was replaced");
+        return Ok(());
+    }
+    note(describe(&token).trim_end());
+    note(&format!("{} ends at {ends}", clean(&old.token_id)));
+    note_propagation(answer.propagation.as_ref());
     print_secret(&answer.secret)
 }
 
@@ -392,6 +482,18 @@ fn describe(token: &proto::Token) -> String {
     fields(&lines)
 }
 
+/// A table of addresses, after an empty line; nothing where there is none.
+fn used_from(addresses: &[proto::SeenAddress]) -> String {
+    if addresses.is_empty() {
+        return String::new();
+    }
+    let seen = |seen: &proto::SeenAddress| {
+        [seen.address.clone(), when(seen.first_time.as_ref()), when(seen.last_time.as_ref())]
+    };
+    let rows: Vec<_> = addresses.iter().map(seen).collect();
+    format!("\n{}", table(["USED FROM", "FIRST SEEN", "LAST SEEN"], &rows))
+}
+
 /// All of it: also each scope by itself, and what is planned and why.
 fn show(token: &proto::Token) -> String {
     let mut text = fields(&facts(token));
@@ -400,14 +502,7 @@ fn show(token: &proto::Token) -> String {
         text.push('\n');
         text += &table(["SCOPE", "LAST USE", "NOW"], &scopes);
     }
-    let seen = |seen: &proto::SeenAddress| {
-        [seen.address.clone(), when(seen.first_time.as_ref()), when(seen.last_time.as_ref())]
-    };
-    let addresses: Vec<_> = token.recent_addresses.iter().map(seen).collect();
-    if !addresses.is_empty() {
-        text.push('\n');
-        text += &table(["USED FROM", "FIRST SEEN", "LAST SEEN"], &addresses);
-    }
+    text += &used_from(&token.recent_addresses);
     for action in &token.pending_actions {
         let takes = match action.r#type() {
             proto::PendingActionType::Deletion => "the token".to_owned(),
@@ -449,6 +544,8 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
             },
         ),
         ("expires", when(token.expire_time.as_ref())),
+        ("replaces", token.replaces_token_id.clone()),
+        ("replaced by", token.replaced_by_token_id.clone()),
         ("deleted", when(token.delete_time.as_ref())),
     ]
 }

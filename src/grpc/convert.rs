@@ -22,6 +22,7 @@ use crate::service::activity::{EntryUse, TokenUsage};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{describe, granted, names};
 use crate::service::lists::{PAGE_BYTES, PageItem};
+use crate::service::replacements::Proposal;
 use crate::service::tokens::Described;
 use crate::service::{Caller, Error, LifecycleView, Propagation, Result};
 
@@ -94,19 +95,28 @@ pub(super) fn requested_expiry(
         let text = "does not go with expire_time: name one of them";
         return Err(Error::invalid("ttl", "NOT_TOGETHER", text));
     }
-    // Not by `Duration::try_from`, which panics on the most negative one and takes mixed signs.
-    let refused = |field, text| Err(Error::invalid(field, "NOT_A_LENGTH", text));
-    let Ok(seconds) = u64::try_from(ttl.seconds) else {
-        return refused("ttl.seconds", "is negative: name a length from now on");
-    };
-    let nanos = u32::try_from(ttl.nanos).ok().filter(|&nanos| nanos < 1_000_000_000);
-    let Some(nanos) = nanos else { return refused("ttl.nanos", "is not from 0 to 999999999") };
-    match Duration::new(seconds, nanos) {
+    match length("ttl", ttl)? {
         Duration::ZERO => {
-            refused("ttl.seconds", "is 0: name a length; DeleteToken ends a token now")
+            let text = "is 0: name a length; DeleteToken ends a token now";
+            Err(Error::invalid("ttl.seconds", "NOT_A_LENGTH", text))
         }
         length => Ok(Some(RequestedExpiry::After(length))),
     }
+}
+
+/// A length of time of a request, 0 included.
+///
+/// # Errors
+/// [`Error::Invalid`] where it is negative, or no length.
+pub(super) fn length(field: &str, length: prost_types::Duration) -> Result<Duration> {
+    // Not by `Duration::try_from`, which panics on the most negative one and takes mixed signs.
+    let refused = |part, text| Err(Error::invalid(format!("{field}.{part}"), "NOT_A_LENGTH", text));
+    let Ok(seconds) = u64::try_from(length.seconds) else {
+        return refused("seconds", "is negative: name a length from now on");
+    };
+    let nanos = u32::try_from(length.nanos).ok().filter(|&nanos| nanos < 1_000_000_000);
+    let Some(nanos) = nanos else { return refused("nanos", "is not from 0 to 999999999") };
+    Ok(Duration::new(seconds, nanos))
 }
 
 pub(super) fn reason(reason: Reason) -> pb::Reason {
@@ -362,6 +372,8 @@ pub(super) fn token(
         scope_uses: scope_uses(&token.uses, in_force),
         delete_time: deleted.map(time),
         expire_time: token.expires.map(time),
+        replaces_token_id: token.replaces.map(|id| id.to_string()).unwrap_or_default(),
+        replaced_by_token_id: token.replaced_by.map(|id| id.to_string()).unwrap_or_default(),
         pending_actions: first(
             token.pending.into_iter().map(|action| pending_action(action, in_force, outlook)),
         ),
@@ -398,6 +410,15 @@ pub(super) fn token_usage(usage: TokenUsage) -> pb::GetTokenUsageResponse {
     let mut days: Vec<_> = counts.into_iter().filter_map(day).collect();
     days.sort_by(|a, b| b.day.cmp(&a.day).then_with(|| a.scope.cmp(&b.scope)));
     pb::GetTokenUsageResponse { days, start_day: since.to_iso_day() }
+}
+
+pub(super) fn proposal(proposal: Proposal, in_force: &ActiveCatalog) -> pb::ReplacementProposal {
+    pb::ReplacementProposal {
+        scopes: names(in_force, proposal.used),
+        unused_scopes: names(in_force, proposal.unused),
+        start_time: Some(time(proposal.since)),
+        recent_addresses: proposal.addresses.into_iter().map(seen_address).collect(),
+    }
 }
 
 fn notice(notice: Notice) -> pb::Notice {
@@ -565,6 +586,9 @@ mod tests {
             whitelist: Whitelist::Unrestricted,
             whitelist_version: 1,
             created: day(0),
+            clock_start: day(0),
+            replaces: None,
+            replaced_by: None,
             uses,
             pending: vec![
                 action(1, ActionEffect::Token, 10, None),

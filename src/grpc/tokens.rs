@@ -11,11 +11,12 @@ use super::proto::{
     ListAuditEventsRequest, ListAuditEventsResponse, ListPendingActionsRequest,
     ListPendingActionsResponse, ListTokensRequest, ListTokensResponse, ManageWhitelistRequest,
     ManageWhitelistResponse, PreviewLifecycleRequest, PreviewLifecycleResponse,
-    ReportLeakedTokensRequest, ReportLeakedTokensResponse, SetTokenExpiryRequest,
-    SetTokenExpiryResponse,
+    ReplaceTokenRequest, ReplaceTokenResponse, ReportLeakedTokensRequest,
+    ReportLeakedTokensResponse, SetTokenExpiryRequest, SetTokenExpiryResponse,
 };
 use crate::service::leaks::{ReportLeaks, ReportedLeaks};
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
+use crate::service::replacements::{ReplaceToken, ReplacedToken};
 use crate::service::tokens::CreateToken;
 use crate::service::validate::FieldErrors;
 use crate::service::whitelists::ManageWhitelist;
@@ -107,6 +108,43 @@ impl TokenService for Management {
                 token: Some(convert::described(described)),
                 propagation: Some(convert::propagation(propagation)),
                 revision: caller.shown_revision(set.revision),
+            })
+        })
+        .await
+    }
+
+    async fn replace_token(
+        &self,
+        request: Request<ReplaceTokenRequest>,
+    ) -> Result<Response<ReplaceTokenResponse>, Status> {
+        self.run("ReplaceToken", request, async |services, caller, r| {
+            let mut errors = FieldErrors::default();
+            let overlap = r.overlap.map(|overlap| convert::length("overlap", overlap)).transpose();
+            let replace = ReplaceToken {
+                token_id: &r.token_id,
+                overlap: errors.take(overlap).flatten(),
+                scopes: &r.scopes,
+                whitelist: &r.whitelist,
+                expires: errors.take(convert::requested_expiry(r.expire_time, r.ttl)).flatten(),
+                validate_only: r.validate_only,
+                no_wait: r.no_wait,
+            };
+            let replaced = services.replace_token(&caller, replace, errors).await?;
+            let revision = caller.shown_revision(replaced.revision);
+            let ReplacedToken { successor, secret, replaced, proposal, propagation } =
+                replaced.value;
+            let proposal = convert::proposal(proposal, &successor.in_force);
+            let mut token = convert::described(successor);
+            if secret.is_none() {
+                token.token_id.clear();
+            }
+            Ok(ReplaceTokenResponse {
+                token: Some(token),
+                secret: secret.map(|secret| secret.expose().to_owned()).unwrap_or_default(),
+                replaced_token: Some(convert::described(replaced)),
+                proposal: Some(proposal),
+                propagation: propagation.map(convert::propagation),
+                revision,
             })
         })
         .await

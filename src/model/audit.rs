@@ -56,6 +56,8 @@ audit_actions! {
     LifecycleDowngrade = "lifecycle.downgrade",
     /// What was announced waits for a notice again.
     LifecycleHold = "lifecycle.hold",
+    /// What was announced for a token's successor, which has ended, is announced for the token again.
+    LifecycleMove = "lifecycle.move",
     /// Every admin's notice was accepted.
     LifecycleNoticed = "lifecycle.noticed",
     /// New admins get a notice of what was announced before.
@@ -82,6 +84,8 @@ audit_actions! {
     TokenExpiryNotice = "token.expiry_notice",
     /// A deleted or expired token's row was removed.
     TokenPurge = "token.purge",
+    /// A token was replaced by another.
+    TokenReplace = "token.replace",
     /// A token was revoked because its secret was reported as leaked.
     TokenRevokeLeaked = "token.revoke_leaked",
     /// A token's expiry was brought nearer.

@@ -5,10 +5,10 @@
 //! known where a change is found out to be committed later.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Role;
+use super::{Invalidation, Role};
 use crate::policy::id::{CredentialId, TokenId};
 use crate::policy::time::Timestamp;
 
@@ -22,18 +22,30 @@ pub struct Context {
     /// From which network address; `None` for what came from no network.
     pub client: Option<IpAddr>,
     revision: Arc<AtomicI64>,
+    touched: Arc<Mutex<Vec<Invalidation>>>,
 }
 
 impl Context {
     /// Of a change that is yet to be made.
     pub fn new(actor: Actor, now: Timestamp, client: Option<IpAddr>) -> Self {
-        Self { actor, now, client, revision: Arc::default() }
+        Self { actor, now, client, revision: Arc::default(), touched: Arc::default() }
     }
 
     /// The revision of the store that includes the change, where it was committed, or found made; 0
     /// before that, and where nothing was committed.
     pub fn revision(&self) -> i64 {
         self.revision.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that the change touches this, whether or not it is committed.
+    pub(crate) fn touch(&self, touched: Invalidation) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).push(touched);
+    }
+
+    /// What the change touched since this was last asked: a change to one token may concern others, which only the store
+    /// knows.
+    pub(crate) fn take_touched(&self) -> Vec<Invalidation> {
+        std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes note of what was committed.

@@ -22,6 +22,7 @@ mod context;
 mod leak;
 mod lifecycle;
 mod mail;
+mod replacement;
 mod search;
 mod session;
 
@@ -32,6 +33,7 @@ pub use context::*;
 pub use leak::*;
 pub use lifecycle::*;
 pub use mail::*;
+pub use replacement::*;
 pub use search::*;
 pub use session::*;
 
@@ -136,8 +138,15 @@ pub struct Token {
     pub whitelist_version: i64,
     /// When it was created.
     pub created: Timestamp,
+    /// From when on its lifecycle counts what was never used: its creation, or that of the first token of those that it
+    /// replaced one after another.
+    pub clock_start: Timestamp,
     /// From when on it is denied; `None` for never.
     pub expires: Option<Timestamp>,
+    /// The token that it replaced.
+    pub replaces: Option<TokenId>,
+    /// The token that replaced it.
+    pub replaced_by: Option<TokenId>,
     /// How it was used, as far as recorded.
     pub uses: Uses,
     /// What is announced for it, in the order of announcement.

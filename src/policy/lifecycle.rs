@@ -119,6 +119,15 @@ impl Uses {
         }
     }
 
+    /// Takes note of all of these.
+    pub fn merge(&mut self, other: &Self) {
+        for &(scope, time) in &other.scopes {
+            self.note(scope, false, time);
+        }
+        self.last = self.last.max(other.last);
+        self.last_write = self.last_write.max(other.last_write);
+    }
+
     /// The last use of a scope that is a write scope in `catalog` or was one when it was used. A
     /// scope that became a write scope later was used for what is a write now: whoever does so
     /// would lose it, so it counts.
@@ -274,7 +283,7 @@ pub struct Forecast {
 pub struct UsageState {
     /// What it may do.
     pub grant: Grant,
-    /// When it was created.
+    /// From when on what was never used counts: its creation, or that of the first token of those that it replaced.
     pub created: Timestamp,
     /// How it was used.
     pub uses: Uses,

@@ -11,6 +11,7 @@ pub mod duration;
 pub mod id;
 pub mod lifecycle;
 pub mod network;
+pub mod replacement;
 pub mod route;
 pub mod scope;
 pub mod text;

@@ -86,8 +86,8 @@ impl Audience {
             (
                 "portcullis.v1.TokenService",
                 "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "SetTokenExpiry"
-                | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle" | "GetTokenUsage"
-                | "ListAuditEvents",
+                | "ReplaceToken" | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle"
+                | "GetTokenUsage" | "ListAuditEvents",
             )
             | ("portcullis.v1.AccountService", "GetAccount" | "ListAccounts")
             | ("portcullis.v1.CatalogService", "GetCatalog") => Self::Accounts,

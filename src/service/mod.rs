@@ -15,6 +15,7 @@ pub mod explain;
 pub mod leaks;
 pub mod lists;
 pub mod preview;
+pub mod replacements;
 pub mod sessions;
 pub mod status;
 pub mod tokens;

@@ -55,7 +55,7 @@ pub struct Described {
 }
 
 /// The field of a request with the expiry.
-const EXPIRE_TIME: &str = "expire_time";
+pub(super) const EXPIRE_TIME: &str = "expire_time";
 
 /// An expiry that no token can have, or not this one.
 fn invalid_expiry(refused: &ExpiryRefused) -> Error {
@@ -68,7 +68,7 @@ fn invalid_expiry(refused: &ExpiryRefused) -> Error {
 }
 
 impl Services {
-    fn described(&self, token: Token) -> Result<Described> {
+    pub(super) fn described(&self, token: Token) -> Result<Described> {
         Ok(Described { token, in_force: self.in_force()?, outlook: self.outlook() })
     }
 
@@ -227,6 +227,9 @@ impl Services {
             whitelist: new.whitelist,
             whitelist_version: 1,
             created: self.clock.now(),
+            clock_start: self.clock.now(),
+            replaces: None,
+            replaced_by: None,
             expires: new.expires,
             uses: Default::default(),
             pending: Vec::new(),
@@ -353,6 +356,14 @@ fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> 
         }
         _ => {}
     }
+    scope_ids(names, catalog)
+}
+
+/// The ids of scopes that a request lists in `scopes`, sorted, each once.
+///
+/// # Errors
+/// Every name that the catalogue does not have; more than any request may list.
+pub(super) fn scope_ids(names: &[String], catalog: &Catalog) -> Result<Vec<ScopeId>> {
     if names.len() > MAX_SCOPES {
         let text = format!("lists {} scopes; the most is {MAX_SCOPES}", names.len());
         return Err(Error::invalid("scopes", "TOO_MANY", text));

@@ -4,11 +4,11 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    AccountRefusal, Context, FoundTokens, NewToken, Page, Token, TokenFilter, TokenSearch,
-    WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    AccountRefusal, Context, FoundTokens, NewToken, NotReplaced, Page, Replaced, Replacement,
+    Token, TokenFilter, TokenSearch, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::Calendar;
+use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::Catalog;
 use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
@@ -62,6 +62,21 @@ pub trait TokenStore {
         only: Option<AccountId>,
         expires: RequestedExpiry,
     ) -> Result<Option<Result<Token, ExpiryRefused>>>;
+
+    /// Replaces a token as [`crate::policy::replacement`] says, which ends the old one after the overlap: both or neither.
+    /// `None` where there is no such token. `catalog` must be in force. With `dry_run` everything is checked and nothing
+    /// written.
+    #[allow(clippy::too_many_arguments, reason = "one use case, each argument a fact of it")]
+    async fn replace_token(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        id: TokenId,
+        only: Option<AccountId>,
+        settings: &Settings,
+        new: &Replacement,
+        dry_run: bool,
+    ) -> Result<Option<Result<Replaced, NotReplaced>>>;
 
     /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
     /// token. A change that changes nothing keeps the version and leaves no record. With

@@ -90,6 +90,16 @@ fn words(
         RecordedAction::Known(action) => *action,
         RecordedAction::Other(name) => return (name.clone(), Vec::new()),
     };
+    // Of a token that was replaced: rule 11.36 of docs/policy.md.
+    if before.is_empty() && after.contains_key("successor_token_id") {
+        let text = match action {
+            AuditAction::LifecycleAnnounce => {
+                "Something was announced for the token that replaced it"
+            }
+            _ => "What is announced for the token that replaced it has changed",
+        };
+        return (text.to_owned(), Vec::new());
+    }
     match action {
         AuditAction::TokenCreate => {
             let from = match list(after.get("whitelist")).as_slice() {
@@ -105,7 +115,9 @@ fn words(
             } else {
                 format!("{kind}: {}", scopes.join(", "))
             };
-            ("Created".to_owned(), vec![may, from])
+            let replaces = after.get("replaces_token_id").and_then(Value::as_str);
+            let replaces = replaces.map(|id| format!("in place of {id}"));
+            ("Created".to_owned(), [may, from].into_iter().chain(replaces).collect())
         }
         AuditAction::TokenDelete => ("Deleted by its owner".to_owned(), Vec::new()),
         AuditAction::TokenExpire => ("Expired".to_owned(), Vec::new()),
@@ -122,11 +134,21 @@ fn words(
             let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
             ("Its expiry was brought nearer".to_owned(), vec![at.to_owned()])
         }
+        AuditAction::TokenReplace => {
+            let text = |name| after.get(name).and_then(Value::as_str).unwrap_or_default();
+            let by = format!("by {}", text("replaced_by_token_id"));
+            ("Replaced".to_owned(), vec![by, format!("it ends at {}", text("expire_time"))])
+        }
         AuditAction::WhitelistChange => whitelist_words(before, after),
         AuditAction::LifecycleAnnounce => match after.get("type").and_then(Value::as_str) {
             Some("deletion") => ("Its deletion was announced".to_owned(), Vec::new()),
             _ => ("A downgrade was announced".to_owned(), scopes()),
         },
+        AuditAction::LifecycleMove => (
+            "The token that replaced it ended: what was announced is announced for this one"
+                .to_owned(),
+            Vec::new(),
+        ),
         AuditAction::LifecycleNoticed => {
             ("Every admin's notice was accepted".to_owned(), Vec::new())
         }

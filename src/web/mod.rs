@@ -17,6 +17,7 @@ mod frame;
 mod history;
 mod mails;
 mod pending;
+mod replace;
 mod session;
 mod status;
 mod token;
@@ -140,6 +141,7 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
         .route("/tokens/{id}", get(token::show))
         .route("/tokens/{id}/whitelist", get(whitelist::ask).post(whitelist::change))
         .route("/tokens/{id}/whitelist/preview", post(whitelist::preview))
+        .route("/tokens/{id}/replace", get(replace::ask).post(replace::replace))
         .route("/tokens/{id}/delete", get(delete::ask).post(delete::delete))
         .route("/pending", get(pending::list))
         .route("/accounts", get(accounts::list))

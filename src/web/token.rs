@@ -57,6 +57,9 @@ struct TokenPage {
     suspended: Option<When>,
     /// When it expires, where it does.
     expires: Option<When>,
+    /// The tokens that it replaced, and that replaced it.
+    replaces: Option<String>,
+    replaced_by: Option<String>,
     bar: Bar,
     pending: Vec<PendingView>,
     scopes: Vec<ScopeRow>,
@@ -106,7 +109,7 @@ pub(super) async fn show(
             requires_whitelist: scope.requires_whitelist,
             last_use: last.map(|at| when(at, now)),
             bar: (token.kind == TokenKind::Custom)
-                .then(|| bar(last.unwrap_or(token.created), calendar)),
+                .then(|| bar(last.unwrap_or(token.clock_start), calendar)),
         }
     };
     let mut scopes: Vec<_> = granted(&token, &in_force, now).map(row).collect();
@@ -154,13 +157,15 @@ pub(super) async fn show(
         last_write: last_write.map(|at| when(at, now)),
         writes: token.kind == TokenKind::ReadWrite,
         write_bar: (token.kind == TokenKind::ReadWrite && token.state == TokenState::Active)
-            .then(|| bar(last_write.unwrap_or(token.created), calendar)),
+            .then(|| bar(last_write.unwrap_or(token.clock_start), calendar)),
         custom: token.kind == TokenKind::Custom,
         observes: calendar.settings.mode == Mode::Observe,
         suspended: suspended.map(|at| when(at, now)),
         ended: ended(&token, now).or(closed).map(|(at, what)| (when(at, now), what)),
         expires: token.expires.map(|at| when(at, now)),
-        bar: bar(token.uses.last.unwrap_or(token.created), calendar),
+        replaces: token.replaces.map(|id| id.to_string()),
+        replaced_by: token.replaced_by.map(|id| id.to_string()),
+        bar: bar(token.uses.last.unwrap_or(token.clock_start), calendar),
         pending: pending_of(&token, &in_force, &outlook),
         taken: taken.collect(),
         covering,

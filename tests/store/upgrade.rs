@@ -119,7 +119,8 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
             "0009 expiry mails",
             "0010 activity",
             "0011 leaks",
-            "0012 account state"
+            "0012 account state",
+            "0013 replacement"
         ]
     );
 }
@@ -142,7 +143,8 @@ async fn sessions_come_to_an_earlier_store_in_postgres() {
             "0009 expiry mails",
             "0010 activity",
             "0011 leaks",
-            "0012 account state"
+            "0012 account state",
+            "0013 replacement"
         ]
     );
 }
@@ -173,7 +175,8 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
             "0009 expiry mails",
             "0010 activity",
             "0011 leaks",
-            "0012 account state"
+            "0012 account state",
+            "0013 replacement"
         ]
     );
 }
@@ -197,7 +200,7 @@ async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
     portcullis::store::postgres::migrate(&url).await.unwrap();
     let oldest: i64 =
         sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
-    assert_eq!(oldest, 12);
+    assert_eq!(oldest, 13);
     // As an earlier program renews, and comes back.
     let renew = "UPDATE replica SET renewals = renewals + 1";
     for refused in [renew, register] {

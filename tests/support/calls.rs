@@ -160,6 +160,14 @@ impl World {
                 json!({ "token_id": token_id, "expire_time": until, "no_wait": true }),
                 json!({ "token_id": token_id, "ttl": "220000000000s" }),
             ],
+            "TokenService.ReplaceToken" => vec![
+                json!({
+                    "token_id": token_id, "overlap": "3600s", "scopes": ["transactions.read"],
+                    "whitelist": ["10.0.0.0/8"], "expire_time": "2030-01-01T00:00:00Z",
+                    "validate_only": true, "no_wait": true,
+                }),
+                json!({ "token_id": token_id, "ttl": "3600s", "validate_only": true }),
+            ],
             // Of nothing that there is, so that each other example finds what it needs.
             "TokenService.ReportLeakedTokens" => vec![json!({
                 "secrets": ["secret-token:unknown"],

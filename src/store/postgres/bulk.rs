@@ -1,6 +1,7 @@
 //! What Postgres does its own way: row locks, and many rows in one statement.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::Uses;
@@ -16,7 +17,7 @@ pub(super) const KEEP: &str = " FOR KEY SHARE";
 
 /// In the order of the ids, so that two of these never wait for each other in a circle.
 const LOCK: &str = "\
-    SELECT token_id FROM token_use WHERE token_id = ANY($1) ORDER BY token_id FOR NO KEY UPDATE";
+    SELECT token_id, heir_id FROM token_use WHERE token_id = ANY($1) ORDER BY token_id FOR NO KEY UPDATE";
 
 const RECORD: &str = "\
     UPDATE token_use u SET last_use = greatest(u.last_use, v.last_use), \
@@ -39,11 +40,17 @@ const SET_IDLE: &str = "\
     FROM unnest($1::uuid[], $2::bigint[]) AS v (token_id, idle_since) \
     WHERE u.token_id = v.token_id AND u.idle_since IS DISTINCT FROM v.idle_since";
 
-/// Takes the locks on these tokens' lifecycles; rows that are gone are passed over.
-pub(super) async fn lock(connection: &mut PgConnection, ids: &[TokenId]) -> Result<()> {
+/// Takes the locks on these tokens' lifecycles; rows that are gone are passed over. Those that were replaced, each with its
+/// heir, as they are with the locks taken.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    ids: &[TokenId],
+) -> Result<Vec<(TokenId, TokenId)>> {
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
-    sqlx::query(LOCK).bind(ids).execute(connection).await?;
-    Ok(())
+    let rows: Vec<(Uuid, Option<Uuid>)> =
+        sqlx::query_as(LOCK).bind(ids).fetch_all(connection).await?;
+    let heirs = rows.into_iter().filter_map(|(id, heir)| Some((TokenId(id), TokenId(heir?))));
+    Ok(heirs.collect())
 }
 
 /// Moves recorded uses forward, each token once. The locks must be taken.

@@ -179,6 +179,8 @@ async fn renotify(
         touched.entry(action.token_id).or_insert_with(Vec::new).push(action.id.to_string());
     }
     for (&token_id, actions) in &touched {
+        let renotify = AuditAction::LifecycleRenotify;
+        lifecycle::heir::touch(change, token_id, id, renotify).await?;
         change
             .record_part(Record {
                 action: AuditAction::LifecycleRenotify,

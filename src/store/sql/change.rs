@@ -167,6 +167,7 @@ impl<'c> WriteTx<'c> {
             .bind(record.after.map(|json| json.to_string()))
             .execute(&mut *self.tx)
             .await?;
+        ctx.touch(record.touched);
         let (touched, key) = record.touched.written();
         sqlx::query::<Db>(INSERT_CHANGE)
             .bind(self.position)

@@ -296,6 +296,8 @@ pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Resul
         return Ok(None);
     }
     pending::set_accepted(&mut change.tx, action.id, accepted).await?;
+    let noticed = AuditAction::LifecycleNoticed;
+    lifecycle::heir::touch(&mut change, action.token_id, action.account_id, noticed).await?;
     change
         .commit(Record {
             action: AuditAction::LifecycleNoticed,

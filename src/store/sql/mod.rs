@@ -44,10 +44,10 @@ use crate::model::{
     Account, AccountRefusal, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
     ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal, EntryMatches,
     FoundTokens, GrantCounts, IdleToken, LastOperatorCredential, LeakLocation, LeakOutcome, Mail,
-    MailFailure, MailState, NewSession, NewToken, NoLongerHeld, Page, PendingAction, PendingCounts,
-    PendingFilter, ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential, StoreMode,
-    StoredCatalog, Token, TokenFilter, TokenSearch, Use, UseCount, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
+    MailFailure, MailState, NewSession, NewToken, NoLongerHeld, NotReplaced, Page, PendingAction,
+    PendingCounts, PendingFilter, Replaced, Replacement, ScopesInUse, SecretOwner, SeenAddress,
+    Session, SettingsCredential, StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use,
+    UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -195,6 +195,20 @@ impl TokenStore for Handle {
         expires: RequestedExpiry,
     ) -> Result<Option<Result<Token, ExpiryRefused>>> {
         self.within(token::set_expiry(self, ctx, id, only, expires)).await
+    }
+
+    async fn replace_token(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        id: TokenId,
+        only: Option<AccountId>,
+        settings: &Settings,
+        new: &Replacement,
+        dry_run: bool,
+    ) -> Result<Option<Result<Replaced, NotReplaced>>> {
+        let replace = lifecycle::replace(self, ctx, catalog, id, only, settings, new, dry_run);
+        self.within(replace).await
     }
 
     async fn change_whitelist(

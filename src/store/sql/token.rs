@@ -8,7 +8,7 @@ mod row;
 
 use super::change::{Record, WriteTx};
 use super::decode::{digest, whitelist, whitelist_text};
-use super::{Connection, Db, Handle, QueryBuilder, account, mail, pending};
+use super::{Connection, Db, Handle, QueryBuilder, account, lifecycle, mail, pending};
 use crate::model::{
     AccountRefusal, AuditAction, Context, Invalidation, LeakLocation, NewToken, Page, Token,
     TokenFilter,
@@ -27,7 +27,8 @@ use crate::store::error::CorruptRow;
 
 pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
 
-/// Each part by its key: the token, its scopes, and its live actions, a row for each.
+/// Each part by its key: the token, its scopes, and its live actions, a row for each; of a token that was replaced, those
+/// of its heir, which take from it too (rule 11.36 of docs/policy.md).
 const SELECT_FACTS: &str = "\
     SELECT t.account_id, t.kind, t.digest, t.whitelist, \
         t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.downgrade_time, \
@@ -37,8 +38,9 @@ const SELECT_FACTS: &str = "\
         p.pending_action_id, p.takes, p.basis_time, p.accepted_time, \
         (SELECT string_agg(CAST(n.scope_id AS TEXT), ',') FROM pending_action_scope n \
          WHERE n.pending_action_id = p.pending_action_id AND n.keeps = 0) AS takes_scopes \
-    FROM token t LEFT JOIN pending_action p \
-        ON p.token_id = t.token_id AND p.end_time IS NULL \
+    FROM token t JOIN token_use u ON u.token_id = t.token_id LEFT JOIN pending_action p \
+        ON p.token_id = coalesce(u.heir_id, t.token_id) AND p.end_time IS NULL \
+            AND t.delete_time IS NULL AND t.expiry_done = 0 \
     WHERE t.token_id = $1";
 
 const INSERT: &str = "\
@@ -122,6 +124,9 @@ pub(super) async fn create(
         whitelist: new.whitelist.clone(),
         whitelist_version: 1,
         created: ctx.now,
+        clock_start: ctx.now,
+        replaces: None,
+        replaced_by: None,
         expires: new.expires,
         uses: Uses::default(),
         pending: Vec::new(),
@@ -232,10 +237,10 @@ pub(super) async fn end(
 ) -> Result<Record> {
     let (id, now) = (token.id, change.ctx.now);
     let leaked = matches!(ending, Ending::Leak(_));
+    lifecycle::heir::end_lifecycle(change, id).await?;
     let end = sqlx::query::<Db>(DELETE).bind(id.0).bind(now.0).bind(i16::from(leaked));
     end.execute(&mut *change.tx).await?;
     sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
-    pending::withdraw(&mut change.tx, id, now).await?;
     mail::withdraw_expiry_notices(&mut change.tx, id).await?;
     token.pending = Vec::new();
     let before = json!({ "name": token.name, "state": "active" });
@@ -319,7 +324,7 @@ pub(super) async fn set_expiry(
     Ok(Some(Ok(token)))
 }
 
-fn record(
+pub(super) fn record(
     action: AuditAction,
     token: &Token,
     before: Option<Value>,

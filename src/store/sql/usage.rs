@@ -4,12 +4,12 @@
 //! order; a row that is gone spoils no other; nothing here takes the head row after a token's, and
 //! recording many takes it not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
 use super::change::WriteTx;
-use super::lifecycle::{LockedToken, OVERTAKEN, idle_since};
+use super::lifecycle::{LockedToken, OVERTAKEN, heir, idle_since};
 use super::token::SELECT;
 use super::{Connection, Handle, QueryBuilder, bulk, pending, push_ids, token};
 use crate::model::{Context, NoLongerHeld, Use};
@@ -37,10 +37,27 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
     for used in uses {
         merged.entry(used.token_id).or_default().note(used.scope_id, used.write, used.time);
     }
+    let mut ids: BTreeSet<TokenId> = merged.keys().copied().collect();
+    let (mut tx, heirs) = loop {
+        let mut tx = store.write().await?;
+        let to_lock: Vec<_> = ids.iter().copied().collect();
+        let heirs = bulk::lock(&mut tx, &to_lock).await?;
+        let known = ids.len();
+        ids.extend(heirs.iter().map(|&(_, heir)| heir));
+        if ids.len() == known {
+            break (tx, heirs);
+        }
+        // Locks are taken in the order of ids, so that all of them are taken anew.
+        tx.rollback().await?;
+    };
+    // Rule 11.34 of docs/policy.md.
+    for (id, heir) in heirs {
+        if let Some(uses) = merged.get(&id).cloned() {
+            merged.entry(heir).or_default().merge(&uses);
+        }
+    }
     let merged: Vec<_> = merged.into_iter().collect();
-    let ids: Vec<_> = merged.iter().map(|&(id, _)| id).collect();
-    let mut tx = store.write().await?;
-    bulk::lock(&mut tx, &ids).await?;
+    let ids: Vec<_> = ids.into_iter().collect();
     bulk::record(&mut tx, &merged).await?;
     let mut overtaken = Vec::new();
     for ids in ids.chunks(super::IDS_AT_ONCE) {
@@ -90,6 +107,10 @@ pub(super) async fn record_use_of_announced(
 ) -> Result<Result<bool, NoLongerHeld>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
+    let heir = heir::of(&mut change.tx, used.token_id).await?;
+    let mut ids: Vec<_> = heir.into_iter().chain([used.token_id]).collect();
+    ids.sort_unstable();
+    bulk::lock(&mut change.tx, &ids).await?;
     let locked = LockedToken::take(&mut change.tx, used.token_id).await?;
     let scope = catalog.by_id(used.scope_id);
     let (Some(mut locked), Some(scope)) = (locked, scope) else {
@@ -104,8 +125,15 @@ pub(super) async fn record_use_of_announced(
     }
     let mut uses = Uses::default();
     uses.note(scope.id, scope.access == Access::Write, used.time);
-    bulk::record(&mut change.tx, &[(used.token_id, uses)]).await?;
+    let uses: Vec<_> = ids.into_iter().map(|id| (id, uses.clone())).collect();
+    bulk::record(&mut change.tx, &uses).await?;
     locked.usage_state.uses.note(scope.id, scope.access == Access::Write, used.time);
+    // What is announced for a replaced token is announced for its heir.
+    if let Some(heir) = heir
+        && let Some(heir) = LockedToken::take(&mut change.tx, heir).await?
+    {
+        locked = heir;
+    }
     match locked.cancel_overtaken(&mut change).await? {
         Some(record) => {
             change.commit(record).await?;
@@ -129,7 +157,10 @@ pub(super) async fn reschedule(store: &Handle, ids: &[TokenId]) -> Result<()> {
     let mut idle = Vec::with_capacity(ids.len());
     for ids in ids.chunks(super::IDS_AT_ONCE) {
         let mut query = QueryBuilder::new(SELECT);
-        query.push(" AND t.delete_time IS NULL AND t.expiry_done = 0 AND t.token_id IN (");
+        query.push(
+            " AND t.delete_time IS NULL AND t.expiry_done = 0 AND u.heir_id IS NULL \
+             AND t.token_id IN (",
+        );
         push_ids(&mut query, ids.iter().map(|id| id.0));
         query.push(")");
         let rows: Vec<token::Row> =

@@ -2,6 +2,7 @@
 //! statement after another, which costs no round trips here.
 
 use sqlx::{Sqlite, SqliteConnection};
+use uuid::Uuid;
 
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::Uses;
@@ -28,11 +29,22 @@ const RECORD_SCOPE: &str = "\
     ON CONFLICT (token_id, scope_id) DO UPDATE SET last_use = excluded.last_use \
     WHERE scope_use.last_use < excluded.last_use";
 
+const HEIR: &str = "SELECT heir_id FROM token_use WHERE token_id = $1 AND heir_id IS NOT NULL";
+
 const SET_IDLE: &str = "UPDATE token_use SET idle_since = $2 WHERE token_id = $1";
 
-/// Takes the locks on these tokens' lifecycles: the transaction has them.
-pub(super) async fn lock(_: &mut SqliteConnection, _: &[TokenId]) -> Result<()> {
-    Ok(())
+/// Takes the locks on these tokens' lifecycles: the transaction has them. Those that were replaced, each with its heir.
+pub(super) async fn lock(
+    connection: &mut SqliteConnection,
+    ids: &[TokenId],
+) -> Result<Vec<(TokenId, TokenId)>> {
+    let mut heirs = Vec::new();
+    for &id in ids {
+        let heir: Option<Uuid> =
+            sqlx::query_scalar(HEIR).bind(id.0).fetch_optional(&mut *connection).await?;
+        heirs.extend(heir.map(|heir| (id, TokenId(heir))));
+    }
+    Ok(heirs)
 }
 
 /// Moves recorded uses forward, each token once.

@@ -26,6 +26,7 @@ mod between;
 mod expiry;
 mod mails;
 mod races;
+mod replacement;
 mod uses;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::change::WriteTx;
 use super::super::mail::{self, MailSubject};
 use super::super::{Handle, account, pending};
-use super::LockedToken;
+use super::{LockedToken, heir};
 use crate::clock::id_at;
 use crate::model::{AuditAction, Context, Notice, NoticeState, PendingAction};
 use crate::policy::id::{PendingActionId, TokenId};
@@ -27,7 +27,8 @@ pub(in super::super) async fn announce(
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     let locked = LockedToken::take(&mut change.tx, id).await?;
-    let Some(mut locked) = locked.filter(|locked| locked.is_live(ctx.now)) else {
+    let lives = |locked: &LockedToken| locked.is_live(ctx.now) && locked.heir.is_none();
+    let Some(mut locked) = locked.filter(lives) else {
         change.undo().await;
         return Ok(None);
     };
@@ -51,6 +52,7 @@ pub(in super::super) async fn announce(
         change.finish().await?;
         return Ok(None);
     }
+    heir::touch(&mut change, id, locked.account_id, AuditAction::LifecycleAnnounce).await?;
     pending::insert(&mut change.tx, &action).await?;
     let admins = account::admins(&mut change.tx, locked.account_id).await?;
     let about = MailSubject::Notice(action.id, id, change.position());

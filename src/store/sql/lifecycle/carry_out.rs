@@ -7,7 +7,7 @@ use super::super::mail::{self, MailSubject};
 use super::super::pending::{self, Outcome};
 use super::super::{Db, Handle, QueryBuilder, account};
 use super::announce::names;
-use super::{LockedToken, accepted_by};
+use super::{LockedToken, accepted_by, heir};
 use crate::model::{AuditAction, CarriedOut, Context, PendingAction};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{ActionEffect, Mode, Settings, may_carry_out};
@@ -41,7 +41,10 @@ pub(in super::super) async fn carry_out(
     // Under the head row an action stays as it is.
     let token_id = pending::live(&mut change.tx, id).await?.map(|action| action.token_id);
     let locked = match token_id {
-        Some(token_id) => LockedToken::take(&mut change.tx, token_id).await?,
+        Some(token_id) => {
+            heir::lock_family(&mut change.tx, token_id, ctx.now).await?;
+            LockedToken::take(&mut change.tx, token_id).await?
+        }
         None => None,
     };
     let Some(mut locked) = locked.filter(|locked| locked.is_live(ctx.now)) else {
@@ -62,6 +65,8 @@ pub(in super::super) async fn carry_out(
         pending::end(&mut change.tx, id, ctx.now, Outcome::Withdrawn).await?;
         end_in_memory(&mut locked, id);
         locked.set_idle(&mut change.tx).await?;
+        heir::touch(&mut change, locked.id, locked.account_id, AuditAction::LifecycleWithdraw)
+            .await?;
         let before = json!({ "pending_action_id": id.to_string() });
         change.commit(locked.record(AuditAction::LifecycleWithdraw, before)).await?;
         return Ok(CarriedOut::Cancelled);
@@ -76,6 +81,8 @@ pub(in super::super) async fn carry_out(
     if !due(&action) {
         if action.accepted != stored {
             pending::set_accepted(&mut change.tx, id, action.accepted).await?;
+            heir::touch(&mut change, locked.id, locked.account_id, AuditAction::LifecycleHold)
+                .await?;
             let before = json!({ "pending_action_id": id.to_string() });
             change.record_part(locked.record(AuditAction::LifecycleHold, before)).await?;
         }
@@ -94,6 +101,11 @@ pub(in super::super) async fn carry_out(
         action.taken.iter().copied().filter(|scope| !taken.contains(scope)).collect();
     pending::keep(&mut change.tx, id, &spared).await?;
     action.taken = taken;
+    let done = match action.takes {
+        ActionEffect::Token => AuditAction::LifecycleDelete,
+        ActionEffect::Writes | ActionEffect::Scopes(_) => AuditAction::LifecycleDowngrade,
+    };
+    take_from_replaced(&mut change, &locked, &action, done, catalog).await?;
     let (before, after) = take(&mut change, &mut locked, &action, catalog).await?;
     pending::end(&mut change.tx, id, ctx.now, Outcome::CarriedOut).await?;
     end_in_memory(&mut locked, id);
@@ -105,10 +117,6 @@ pub(in super::super) async fn carry_out(
     let about = MailSubject::CarriedOut(id, locked.id);
     mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
     locked.set_idle(&mut change.tx).await?;
-    let done = match action.takes {
-        ActionEffect::Token => AuditAction::LifecycleDelete,
-        ActionEffect::Writes | ActionEffect::Scopes(_) => AuditAction::LifecycleDowngrade,
-    };
     let mut record = locked.record(done, before);
     record.after = Some(after);
     change.commit(record).await?;
@@ -119,6 +127,41 @@ fn end_in_memory(locked: &mut LockedToken, id: PendingActionId) {
     let mut live = std::mem::take(&mut locked.live);
     live.retain(|action| action.id != id);
     locked.set_live(live);
+}
+
+/// Takes the same from the tokens that this one replaced and that still last: they lose it at the same time, since their
+/// uses count for it. Rule 11.36 of docs/policy.md.
+async fn take_from_replaced(
+    change: &mut WriteTx<'_>,
+    heir: &LockedToken,
+    action: &PendingAction,
+    done: AuditAction,
+    catalog: &Catalog,
+) -> Result<()> {
+    for token in heir::live(&mut change.tx, heir.id, change.ctx.now).await? {
+        let Some(mut old) = LockedToken::take(&mut change.tx, token).await? else { continue };
+        if !heir::applies(&action.takes, &old.usage_state.grant) {
+            // What is announced for the heir is a part of its facts.
+            change.record_part(heir::touched(token, heir.id, heir.account_id, done)).await?;
+            continue;
+        }
+        let mut lost = action.clone();
+        if let (ActionEffect::Scopes(named), Grant::Custom { granted, .. }) =
+            (&mut lost.takes, &old.usage_state.grant)
+        {
+            named.retain(|&scope| granted.contains(scope));
+        }
+        let (before, mut after) = take(change, &mut old, &lost, catalog).await?;
+        after["successor_token_id"] = json!(heir.id.to_string());
+        if lost.takes == ActionEffect::Token {
+            mail::withdraw_expiry_notices(&mut change.tx, old.id).await?;
+        }
+        old.set_idle(&mut change.tx).await?;
+        let mut record = old.record(done, before);
+        record.after = Some(after);
+        change.record_part(record).await?;
+    }
+    Ok(())
 }
 
 /// Takes what the action takes. The token before and after, for the audit record.

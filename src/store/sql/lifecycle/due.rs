@@ -32,7 +32,7 @@ pub(in super::super) async fn active_tokens(
     page: Page<TokenId>,
 ) -> Result<Vec<IdleToken>> {
     let mut query = QueryBuilder::new(SELECT);
-    query.push(" AND t.delete_time IS NULL AND t.expiry_done = 0");
+    query.push(" AND t.delete_time IS NULL AND t.expiry_done = 0 AND u.heir_id IS NULL");
     if let Some(only) = only {
         query.push(" AND t.account_id = ").push_bind(only.0);
     }

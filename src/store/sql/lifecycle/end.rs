@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::super::change::{Record, WriteTx};
 use super::super::{Db, Handle, QueryBuilder, bulk, pending};
-use super::LockedToken;
+use super::{LockedToken, heir};
 use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
@@ -43,6 +43,7 @@ pub(in super::super) async fn withdraw_actions(
         pending::withdraw(&mut change.tx, id, ctx.now).await?;
         locked.set_live(Vec::new());
         locked.set_idle(&mut change.tx).await?;
+        heir::touch(&mut change, id, locked.account_id, AuditAction::LifecycleWithdraw).await?;
         let before = json!({ "withdrawn": withdrawn });
         change.record_part(locked.record(AuditAction::LifecycleWithdraw, before)).await?;
         withdrew.push(id);

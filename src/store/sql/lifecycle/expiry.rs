@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::super::change::WriteTx;
 use super::super::mail::{self, MailSubject};
-use super::super::{Db, Handle, account, pending};
-use super::LockedToken;
+use super::super::{Db, Handle, account};
+use super::{LockedToken, heir};
 use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
@@ -95,6 +95,7 @@ pub(in super::super) async fn record_expiries(
     let mut ids: Vec<_> = ids.into_iter().map(TokenId).collect();
     ids.sort_unstable();
     let mut change = WriteTx::begin(store, ctx).await?;
+    heir::lock_families(&mut change.tx, &ids, ctx.now).await?;
     let mut recorded = Vec::new();
     for id in ids {
         let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else { continue };
@@ -110,8 +111,8 @@ pub(in super::super) async fn record_expiries(
         let admins = account::admins(&mut change.tx, locked.account_id).await?;
         let about = MailSubject::Expired(id, expired);
         mail::queue(&mut change.tx, ctx.now, locked.account_id, about, &admins).await?;
-        let withdrawn: Vec<_> = locked.live.iter().map(|action| action.id.to_string()).collect();
-        pending::withdraw(&mut change.tx, id, ctx.now).await?;
+        let withdrawn = heir::end_lifecycle(&mut change, id).await?;
+        let withdrawn: Vec<_> = withdrawn.iter().map(ToString::to_string).collect();
         locked.set_live(Vec::new());
         locked.set_idle(&mut change.tx).await?;
         let before = json!({ "name": locked.name, "state": "active", "withdrawn": withdrawn });

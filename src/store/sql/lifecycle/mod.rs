@@ -62,6 +62,11 @@
 //! `carry_out` do nothing with them, and a use finds [`NoLongerHeld`], as it does for those of a suspended account, which
 //! lives on otherwise. No mail of a closed account is handed out. `account::continue_closure` then deletes the tokens.
 //!
+//! *A token that is replaced meanwhile.* Replacing is a change that takes the lock of the old token, and of those that it
+//! replaced, so that each use is either recorded before, and copied, or after, and recorded for the successor as well
+//! (`heir`). Whoever records a use finds the successor with the lock taken. `announce` and `carry_out` find what is
+//! announced at the successor, and do nothing with a token that has one.
+//!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
 //! notices for those who joined, takes back those of who left, and computes `accepted_time` again:
 //! null while any current admin's notice is not accepted, else the newest acceptance among the
@@ -92,6 +97,8 @@ mod carry_out;
 mod due;
 mod end;
 mod expiry;
+pub(super) mod heir;
+mod replace;
 
 pub(super) use announce::announce;
 pub(super) use carry_out::carry_out;
@@ -99,6 +106,7 @@ pub(super) use due::{active_tokens, due_actions, idle_tokens};
 pub(super) use end::{purge, withdraw_actions};
 pub(super) use expiry::{announce_expiries, record_expiries};
 use pending::Outcome;
+pub(super) use replace::replace;
 
 // For the links above.
 #[cfg(doc)]
@@ -121,6 +129,8 @@ pub(super) struct LockedToken {
     ended: bool,
     /// The expiry whose notices are queued.
     noticed: Option<Timestamp>,
+    /// Which has its clocks and what is announced, where it was replaced.
+    pub(super) heir: Option<TokenId>,
     /// Whose `announced` is always `live`.
     pub(super) usage_state: UsageState,
     pub(super) live: Vec<PendingAction>,
@@ -142,6 +152,7 @@ impl LockedToken {
             account: account::restriction(connection, row.account_id()).await?,
             ended: row.is_ended(),
             noticed: row.noticed_expiry(),
+            heir: row.heir(),
             usage_state: row.usage_state(announced(&live))?,
             live,
         }))
@@ -197,7 +208,7 @@ impl LockedToken {
 
     /// Stores since when it is idle, as it stands now.
     async fn set_idle(&self, connection: &mut Connection) -> Result<()> {
-        let active = self.state == TokenState::Active && !self.ended;
+        let active = self.state == TokenState::Active && !self.ended && self.heir.is_none();
         let since = idle_since(&self.usage_state).filter(|_| active);
         bulk::set_idle(connection, &[(self.id, since)]).await
     }
@@ -238,6 +249,7 @@ impl LockedToken {
             (false, _) => AuditAction::LifecycleCancel,
         };
         self.set_idle(&mut change.tx).await?;
+        heir::touch(change, self.id, self.account_id, action).await?;
         let before = json!({ "cancelled": cancelled, "shrunk": shrunk });
         Ok(Some(self.record(action, before)))
     }

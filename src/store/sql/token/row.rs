@@ -36,6 +36,10 @@ pub(in super::super) struct Row {
     last_use: Option<i64>,
     last_write_use: Option<i64>,
     idle_since: Option<i64>,
+    heir_id: Option<Uuid>,
+    replaces_token_id: Option<Uuid>,
+    replaced_by_token_id: Option<Uuid>,
+    clock_time: Option<i64>,
     scope_uses: Option<String>,
 }
 
@@ -47,7 +51,8 @@ pub(in super::super) const SELECT: &str = "\
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
-        u.last_use, u.last_write_use, u.idle_since, \
+        t.replaces_token_id, t.replaced_by_token_id, t.clock_time, \
+        u.last_use, u.last_write_use, u.idle_since, u.heir_id, \
         (SELECT string_agg(CAST(x.scope_id AS TEXT) || ':' || CAST(x.last_use AS TEXT), ',') \
          FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses \
     FROM token t JOIN token_use u ON u.token_id = t.token_id WHERE 1 = 1";
@@ -115,6 +120,16 @@ impl Row {
         whitelist(&self.whitelist)
     }
 
+    /// The newest of the tokens that replaced it, one after another.
+    pub(in super::super) fn heir(&self) -> Option<TokenId> {
+        self.heir_id.map(TokenId)
+    }
+
+    /// From when on the lifecycle counts what was never used. Rule 11.34 of docs/policy.md.
+    fn clock_start(&self) -> Timestamp {
+        Timestamp(self.clock_time.unwrap_or(self.create_time))
+    }
+
     fn uses(&self) -> Result<Uses> {
         Ok(Uses {
             last: self.last_use.map(Timestamp),
@@ -125,7 +140,7 @@ impl Row {
 
     /// What the lifecycle of the token rests on, with these announced.
     pub(in super::super) fn usage_state(&self, announced: Vec<PendingPlan>) -> Result<UsageState> {
-        let created = Timestamp(self.create_time);
+        let created = self.clock_start();
         Ok(UsageState { grant: self.grant()?, created, uses: self.uses()?, announced })
     }
 
@@ -159,6 +174,9 @@ impl Row {
             whitelist: self.whitelist()?,
             whitelist_version: self.whitelist_version,
             created: Timestamp(self.create_time),
+            clock_start: self.clock_start(),
+            replaces: self.replaces_token_id.map(TokenId),
+            replaced_by: self.replaced_by_token_id.map(TokenId),
             expires: self.expires(),
             uses: self.uses()?,
             name: self.name,
