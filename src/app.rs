@@ -16,12 +16,13 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::{Alerts, KeyLocation};
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
 use crate::config::server::{
-    FirstCredentialArgs, ListenSetting, MailSettings, MigrateArgs, RelaySettings, ServeArgs,
-    ServeSettings, StoreSettings, TlsFiles,
+    FirstCredentialArgs, LeakKeys, LeakSettings, ListenSetting, MailSettings, MigrateArgs,
+    RelaySettings, ServeArgs, ServeSettings, StoreSettings, TlsFiles,
 };
 use crate::gateway::Interfaces;
 use crate::gateway::request::OverrideHeaders;
@@ -44,7 +45,7 @@ use crate::store::{OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
 use crate::usage::Usage;
 use crate::writes::Writes;
-use crate::{gateway, http, net, shutdown};
+use crate::{alerts, gateway, http, net, shutdown};
 use process::Descriptors;
 
 /// How often the store is asked for its time.
@@ -242,7 +243,8 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
         let secure = settings.tls.is_some() || proxied;
         let proxies = settings.page.trusted_proxies.clone();
-        let routes = http::routes(services.clone(), secure, proxies);
+        let alerts = receiver(&settings, &services).await?;
+        let routes = http::routes(services.clone(), secure, proxies, alerts);
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
         let gateways = async {
             if !gateway_listeners.is_empty() {
@@ -303,6 +305,31 @@ async fn bind(flag: &str, settings: &[ListenSetting]) -> std::io::Result<Vec<Lis
         });
     }
     Ok(listeners)
+}
+
+/// What receives alerts about leaked secrets, where the settings name a publisher.
+async fn receiver(
+    settings: &ServeSettings,
+    services: &Arc<Services>,
+) -> anyhow::Result<Option<Arc<Alerts>>> {
+    let Some(LeakSettings { keys, key_id_header, signature_header }) = &settings.leaks else {
+        return Ok(None);
+    };
+    let own = alerts::Settings {
+        keys: match keys {
+            LeakKeys::File(path) => KeyLocation::File(path.clone()),
+            LeakKeys::Url(url, trust) => KeyLocation::Url(url.clone(), trust.clone()),
+        },
+        key_id_header: key_id_header.clone(),
+        signature_header: signature_header.clone(),
+        proxies: settings.page.trusted_proxies.clone(),
+    };
+    let alerts = Alerts::new(services.clone(), own).await;
+    let alerts = alerts.map_err(|error| match keys {
+        LeakKeys::File(path) => anyhow::anyhow!("--leak-keys: {}: {error}", path.display()),
+        LeakKeys::Url(..) => anyhow::anyhow!("--leak-keys: {error}"),
+    })?;
+    Ok(Some(Arc::new(alerts)))
 }
 
 /// What gateways are answered with at `address`, or at sockets of this host alone.

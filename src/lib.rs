@@ -26,6 +26,7 @@
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
 //! - [`gateway`]: what gateways ask over HTTP, and the answers for their clients.
 //! - [`web`]: the management page.
+//! - [`alerts`]: signed alerts of publishers that secrets leaked.
 //! - [`http`]: the listener of the page, and metrics and health for operators' tools.
 //! - [`app`]: the only wiring, and the order of start and end.
 //!
@@ -58,6 +59,7 @@
 //!   cancels it is on disk before it is answered.
 //! - Only digests of secrets are kept; no secret is in a log line, an error, a metric or a `Debug`.
 //! - The store tells the time, and empty never means "any".
+pub mod alerts;
 pub mod app;
 pub mod cache;
 pub mod cli;

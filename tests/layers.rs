@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Every top-level module, and what it may name, space-separated. Not in the row: the module itself.
 /// An entry may be a path: then only what lies below it.
 ///
-/// The order is `policy <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service <- {gateway <- grpc, web <- http} <- app <-
+/// The order is `policy <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service <- {gateway <- grpc, {web, alerts} <- http} <- app <-
 /// main`, with `mail` beside the store; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 /// Fronts name `policy`, `model` and `service`, with what serves every module: nothing that keeps or changes state.
 #[rustfmt::skip] // A row a line.
@@ -39,8 +39,9 @@ const MODULES: &[(&str, &str)] = &[
     ("gateway", "policy secret model clock::Stopwatch shutdown net service"),
     ("grpc", "policy secret model clock::Stopwatch telemetry shutdown net service gateway"),
     ("web", "policy secret model clock::Stopwatch telemetry shutdown html net service"),
-    ("http", "policy secret model clock::Stopwatch telemetry shutdown net service web"),
-    ("app", "policy failpoint secret model clock telemetry shutdown pem net config store cache replication writes usage mail lifecycle service gateway grpc web http"),
+    ("alerts", "policy secret model clock::Stopwatch telemetry shutdown pem net service"),
+    ("http", "policy secret model clock::Stopwatch telemetry shutdown net service web alerts"),
+    ("app", "policy failpoint secret model clock telemetry shutdown pem net config store cache replication writes usage mail lifecycle service gateway grpc web alerts http"),
     // A client of the server: it knows the protocol, not the server.
     ("cli", "policy config pem grpc::proto"),
     ("main", "app cli config telemetry shutdown"),
@@ -51,7 +52,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["grpc", "cli"]),
     ("prost", &["grpc", "cli"]),
     ("sqlx", &["store"]),
-    ("axum", &["http", "web"]),
+    ("axum", &["alerts", "http", "web"]),
     ("anyhow", &["app", "cli", "main"]),
 ];
 

@@ -5,6 +5,7 @@
 mod catalog;
 mod errors;
 mod gateway;
+mod leaks;
 mod lifecycle;
 mod listen;
 mod mail;
@@ -26,6 +27,7 @@ pub use catalog::BUILT_IN_CATALOG;
 use errors::ConfigErrors;
 pub use errors::InvalidSettings;
 pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
+pub use leaks::{LeakArgs, LeakKeys, LeakSettings};
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use listen::ListenSetting;
 pub use mail::{MailArgs, MailSettings, RelaySettings};
@@ -51,7 +53,7 @@ pub struct ServeArgs {
     )]
     listen: Vec<String>,
     /// Address of the HTTP listener, an IP address or a host name, and a port: the management page,
-    /// /metrics, /healthz and /readyz
+    /// /metrics, /healthz and /readyz, and with --leak-keys alerts about leaked secrets
     #[arg(
         long,
         env = "PORTCULLIS_HTTP_LISTEN",
@@ -177,6 +179,8 @@ pub struct ServeArgs {
     mail: MailArgs,
     #[command(flatten)]
     page: PageArgs,
+    #[command(flatten)]
+    leaks: LeakArgs,
     /// Format of the log lines on standard error: text or json [default: text on a terminal, else json]
     #[arg(
         long,
@@ -262,6 +266,8 @@ pub struct ServeSettings {
     pub mail: MailSettings,
     /// The management page.
     pub page: PageSettings,
+    /// Whose alerts about leaked secrets are received; `None` for nobody's.
+    pub leaks: Option<LeakSettings>,
     /// How log lines are written; `None` to decide by the terminal.
     pub log_format: Option<LogFormat>,
     /// How much is logged.
@@ -376,6 +382,7 @@ impl ServeArgs {
         let lease = lease(self.lease.as_deref(), notice, shared, &mut errors);
         let mail = self.mail.resolve(&mut errors);
         let page = self.page.resolve(&limits, &mut errors);
+        let leaks = self.leaks.resolve(&mut errors);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),
@@ -407,6 +414,7 @@ impl ServeArgs {
                 lifecycle: lifecycle?,
                 mail: mail?,
                 page: page?,
+                leaks: leaks?,
                 log_format,
                 log_level: log_level?,
             })

@@ -21,11 +21,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::alerts::Alerts;
 use crate::net::server::{Accepted, HttpListeners, Serve};
 use crate::net::unread::Unread;
 use crate::policy::client_source::TrustedProxies;
 use crate::service::Services;
-use crate::{net, web};
+use crate::{alerts, net, web};
 
 /// Connections at once; more are closed at once. See [`HttpListeners`].
 pub const CONNECTIONS: usize = 1_280;
@@ -35,13 +36,20 @@ const SILENCE: Duration = Duration::from_secs(10);
 const MAX_HEAD: usize = 16 << 10;
 
 /// Everything that is served over plain HTTP. `secure`: browsers reach it by TLS alone. `proxies` say where
-/// browsers are.
-pub fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProxies) -> Router {
+/// browsers are. `alerts` is there where alerts about leaked secrets are received.
+pub fn routes(
+    services: Arc<Services>,
+    secure: bool,
+    proxies: TrustedProxies,
+    alerts: Option<Arc<Alerts>>,
+) -> Router {
+    let alerts = alerts.map_or_else(Router::new, alerts::routes);
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(services.clone())
+        .merge(alerts)
         .merge(web::routes(services, secure, proxies))
         .layer(middleware::from_fn(authority::check))
         .layer(middleware::map_response(move |response| {
@@ -103,6 +111,7 @@ impl Serve for Pages {
         let service = TowerToHyperService::new(self.routes.map_request(
             move |mut request: axum::http::Request<hyper::body::Incoming>| {
                 request.extensions_mut().insert(web::Peer(peer));
+                request.extensions_mut().insert(net::Peer::Ip(peer));
                 request
             },
         ));

@@ -11,7 +11,7 @@ use super::Error;
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Propagation, Result, Services, wait_unless};
 use crate::model::{
-    Context, Invalidation, LeakLocation, LeakOutcome, LeakedCredential, SecretOwner,
+    Actor, Context, Invalidation, LeakLocation, LeakOutcome, LeakedCredential, SecretOwner,
 };
 use crate::policy::text;
 use crate::secret::{self, Digest};
@@ -99,6 +99,20 @@ impl Services {
         let found = found_secrets(&request)?;
         let context = || caller.context(self.clock.now());
         self.report(&found, context, request.no_wait).await
+    }
+
+    /// The same for what the publisher of alerts found; waits for the propagation. Rule 11.56 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] on a replica without a lease; as of [`Self::report_leaked_tokens`] otherwise.
+    pub async fn report_alerts(
+        &self,
+        found: &[FoundSecret],
+        client: Option<std::net::IpAddr>,
+    ) -> Result<Vec<LeakOutcome>> {
+        self.ready().await?;
+        let context = || Context::new(Actor::SecretScanning, self.clock.now(), client);
+        Ok(self.report(found, context, false).await?.value.outcomes)
     }
 
     async fn report(
