@@ -150,6 +150,7 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = Services::new(Dependencies {
         token_max_lifetime: None,
+        allow_admin_import: false,
         store,
         replicas,
         writes,
@@ -349,8 +350,10 @@ fn main() {
     });
     group.bench_function("whole: as the server asks", |b| {
         b.iter(|| {
+            let secret = secrets[next()].as_bytes();
             let question = AuthorizeInput {
-                token: secrets[next()].as_bytes(),
+                token: secret,
+                presented: secret,
                 client_ip: CLIENT_IP,
                 operation: RequestedOperation::Scope(SCOPE),
                 dry_run: true,
@@ -366,8 +369,10 @@ fn main() {
         b.iter(|| {
             let questions: Vec<_> = (0..TOGETHER)
                 .map(|_| {
+                    let secret = secrets[next()].as_bytes();
                     Ok(AuthorizeInput {
-                        token: secrets[next()].as_bytes(),
+                        token: secret,
+                        presented: secret,
                         client_ip: CLIENT_IP,
                         operation: RequestedOperation::Scope(SCOPE),
                         dry_run: false,

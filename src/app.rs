@@ -425,6 +425,7 @@ async fn serve_store(
         prefix: settings.prefix.clone(),
         limits: settings.limits,
         token_max_lifetime: settings.lifecycle.token_max_lifetime,
+        allow_admin_import: settings.allow_admin_import,
         lifecycle: settings.lifecycle.rules,
         mails: settings.mail.relay.is_some() || mailbox.is_some(),
         sessions: SessionLengths {

@@ -47,6 +47,19 @@ pub const MAX_PREFIX: usize = 16;
 /// The largest number that a key can have: two base-62 digits.
 pub const MAX_KEY_NUMBER: u16 = 62 * 62 - 1;
 
+/// What the digest of an imported secret is sealed behind.
+const IMPORTED: &[u8] = b"imported:";
+/// What marks a secret as one (RFC 8959), in any case of letters.
+const MARK: &[u8] = b"secret-token:";
+
+/// A secret without the prefix of RFC 8959.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    match text.split_at_checked(MARK.len()) {
+        Some((mark, secret)) if mark.eq_ignore_ascii_case(MARK) => secret,
+        _ => text,
+    }
+}
+
 /// What a secret opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretKind {
@@ -258,6 +271,17 @@ impl KeyRing {
         oldest.map_or([0; 8], |key| tag(key, text).to_be_bytes())
     }
 
+    /// The random half of the id of the token that is imported with this digest, as in UUIDs of version 7: 62 bits that
+    /// only the holder of these keys can compute. Stays the same when keys are added. So the id itself leads from a
+    /// presented secret to its token, and discloses nothing of the digest. Rule 10.7 of docs/policy.md.
+    pub fn imported_half(&self, digest: &Digest) -> u64 {
+        // No prefix of a secret has a colon, so that this is never what a tag is made of.
+        let mut text = [0; IMPORTED.len() + size_of::<Digest>()];
+        text[..IMPORTED.len()].copy_from_slice(IMPORTED);
+        text[IMPORTED.len()..].copy_from_slice(digest);
+        u64::from_be_bytes(self.seal(&text)) >> 2 | 1 << 63
+    }
+
     /// Makes the secret that opens `id`, from 128 random bits. Rules 7.3 and 7.4 of docs/policy.md.
     pub fn make(&self, opens: SecretKind, prefix: &Prefix, id: Uuid, random: &[u8; 16]) -> Secret {
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_PREFIX + MIDDLE + BODY));
@@ -374,6 +398,7 @@ mod tests {
         let sha256 = "98523ecc940d17d73ff96deaa7af58e6f0fcaead88a2ff5c36fadcc133a4bf0e";
         assert_eq!(hex(&digest(KNOWN.as_bytes())), sha256);
         assert_eq!(hex(&ring.seal(b"a cursor")), "00d55bb89dcdf175");
+        assert_eq!(ring.imported_half(&[7; 32]), 0x0);
         assert_eq!(MAX_KEY_NUMBER, 3_843, "two digits");
     }
 

@@ -106,6 +106,10 @@ pub struct Metrics {
     pub cache_entries: Gauge,
     /// Accounts in memory that are suspended or closed.
     pub restricted_accounts: Gauge,
+    /// Imported tokens in the filter of this replica.
+    pub imported_tokens: Gauge,
+    /// The size of that filter.
+    pub import_filter_bytes: Gauge,
     /// Well-formed tokens that were never made here, told without reading the store.
     pub forged: Counter,
     /// Requests refused because too much was under way.
@@ -179,6 +183,8 @@ impl Metrics {
             cache_misses: Counter::default(),
             cache_entries: Gauge::default(),
             restricted_accounts: Gauge::default(),
+            imported_tokens: Gauge::default(),
+            import_filter_bytes: Gauge::default(),
             forged: Counter::default(),
             shed: Counter::default(),
             gateway_connections: Gauge::default(),
@@ -242,6 +248,16 @@ impl Metrics {
             "restricted_accounts",
             "Accounts in memory that are suspended or closed",
             self.restricted_accounts.clone(),
+        );
+        r.register(
+            "imported_tokens",
+            "Imported tokens in the filter",
+            self.imported_tokens.clone(),
+        );
+        r.register(
+            "import_filter_bytes",
+            "Size of the filter of imported tokens",
+            self.import_filter_bytes.clone(),
         );
         r.register(
             "forged_tokens",

@@ -14,9 +14,10 @@ use crate::support::server::{Server, Setup};
 use bytes::Bytes;
 use portcullis::grpc::proto::{
     ApplyCatalogRequest, AuthorizeResponse, BatchAuthorizeResponse, CreateAccountRequest,
-    CreateCredentialRequest, CreateTokenRequest, Decision, ListAccountsRequest,
-    ListAuditEventsRequest, ListTokensRequest, Reason, Role, SetAccountAdminsRequest,
-    StreamAuthorizeResponse, TokenKind, batch_authorize_result, stream_authorize_response,
+    CreateCredentialRequest, CreateTokenRequest, Decision, ImportTokensResponse,
+    ListAccountsRequest, ListAuditEventsRequest, ListTokensRequest, Reason, Role,
+    SetAccountAdminsRequest, StreamAuthorizeResponse, TokenKind, batch_authorize_result,
+    import_token_result, stream_authorize_response,
 };
 use portcullis::policy::text::is_hidden;
 use prost::Message as _;
@@ -155,6 +156,13 @@ fn item_error(method: &MethodDescriptor, answer: &Bytes) -> Option<Status> {
             let answer = BatchAuthorizeResponse::decode(&answer[..]).unwrap();
             answer.results.into_iter().find_map(|item| match item.result {
                 Some(batch_authorize_result::Result::Error(error)) => Some(error),
+                _ => None,
+            })?
+        }
+        "ImportTokens" => {
+            let answer = ImportTokensResponse::decode(&answer[..]).unwrap();
+            answer.results.into_iter().find_map(|item| match item.result {
+                Some(import_token_result::Result::Error(error)) => Some(error),
                 _ => None,
             })?
         }

@@ -402,6 +402,7 @@ fn asked(secret: &str) -> AuthorizeInput<'_> {
     let operation = RequestedOperation::Scope("s");
     AuthorizeInput {
         token: secret.as_bytes(),
+        presented: secret.as_bytes(),
         client_ip: HERE,
         operation,
         dry_run: false,

@@ -106,6 +106,7 @@ fn about(secret: &str) -> AuthorizeInput<'_> {
     let operation = RequestedOperation::Scope(SCOPE);
     AuthorizeInput {
         token: secret.as_bytes(),
+        presented: secret.as_bytes(),
         client_ip: "",
         operation,
         dry_run: false,

@@ -21,6 +21,7 @@ mod gateway;
 mod gateways;
 mod grpcurl;
 mod house;
+mod imports;
 mod late_readers;
 mod layers;
 mod leaks;

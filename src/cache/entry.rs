@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prefetch_index::prefetch_index;
 
+use super::imports::half;
+use super::tokens::TokenKey;
 use super::use_counter::{BusyCounters, UseCounter};
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenFacts;
+use crate::secret::{self, Digest};
 
 /// Scopes that are remembered at once. A token that uses more of them in turn is noted more often
 /// than need be, and nothing else.
@@ -30,6 +33,8 @@ pub struct CachedToken {
     /// None: all of this begins with a cache line, and here is where.
     lines: [Line; 0],
     facts: TokenFacts,
+    /// Whether its secret was made elsewhere, so that it is looked up by the digest.
+    imported: bool,
     /// A scope's number, and the time of the noted use in milliseconds.
     noted: [AtomicU64; SCOPES],
     /// Uses of the scope at the same place, on the day of UTC of the noted one, that nobody has collected.
@@ -88,9 +93,28 @@ impl CachedToken {
         Self {
             lines: [],
             facts,
+            imported: false,
             noted: [const { AtomicU64::new(0) }; SCOPES],
             counts: Default::default(),
             address: AtomicU64::new(0),
+        }
+    }
+
+    /// The same of a token that was imported.
+    pub(super) fn imported(facts: TokenFacts) -> Self {
+        Self { imported: true, ..Self::new(facts) }
+    }
+
+    /// Whether it is the token that was imported with this digest.
+    pub(super) fn is_imported_as(&self, digest: &Digest) -> bool {
+        self.imported && secret::digest_eq(&self.digest, digest)
+    }
+
+    /// What it is cached under.
+    pub(super) fn key(&self) -> TokenKey {
+        match self.imported {
+            true => TokenKey::Digest(self.digest, half(*self.id)),
+            false => TokenKey::Id(*self.id),
         }
     }
 

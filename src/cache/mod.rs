@@ -9,6 +9,7 @@
 mod accounts;
 mod credentials;
 mod entry;
+mod imports;
 mod near;
 #[cfg(test)]
 #[path = "near/scheduled.rs"]
@@ -35,16 +36,20 @@ use tokio::sync::Mutex;
 pub use accounts::{Accounts, BorrowedAccounts, UnknownAccount};
 pub use credentials::{Credentials, GatewayPrincipal, Principal};
 pub use entry::{AddressMark, CachedToken, Collected};
-pub use tokens::{CacheEntry, Lookup, ReadError, Tokens};
+pub use imports::{Imports, Membership};
+pub use tokens::{CacheEntry, Lookup, ReadError, TokenKey, Tokens};
 pub use use_counter::BusyCounters;
 
 /// Between two attempts to read back what was changed.
 pub const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 
+/// Positions of imported tokens that are read at once: 24 bytes each, and about as many again on the wire.
+const IMPORTS_PAGE: u32 = 50_000;
+
 /// The catalogue in force, if any, while a decision borrows it.
 pub type BorrowedCatalog = arc_swap::Guard<Option<Arc<ActiveCatalog>>>;
 
-use crate::model::{ActiveCatalog, Invalidation};
+use crate::model::{ActiveCatalog, ImportPosition, Invalidation};
 use crate::policy::token::AccountRestriction;
 use crate::secret::KeyRing;
 use crate::store::{self, Store, StoreError};
@@ -59,6 +64,10 @@ pub struct Cache {
     pub accounts: Accounts,
     /// Who may call.
     pub credentials: Credentials,
+    /// Which tokens are imported.
+    pub imports: Imports,
+    /// Up to where they were read. Held while they are.
+    imports_read: Mutex<ImportPosition>,
     catalog: ArcSwapOption<ActiveCatalog>,
     keys: ArcSwap<KeyRing>,
     /// Held while something of which there is one, or few, is read and put in memory: reads that
@@ -81,10 +90,13 @@ impl Cache {
         runtime: Handle,
     ) -> store::Result<Self> {
         let loaded_revision = store.position().await?;
+        let imported = read_imports(&*store, ImportPosition::START).await?;
         let cache = Self {
             tokens: Tokens::new(store.clone(), capacity, metrics, runtime),
             accounts: Accounts::new(store.restricted_accounts().await?),
             credentials: Credentials::new(store.live_credentials().await?),
+            imports: Imports::new(&imported),
+            imports_read: Mutex::new(imported.last().copied().unwrap_or(ImportPosition::START)),
             catalog: ArcSwapOption::empty(),
             keys: ArcSwap::from_pointee(read_keys(&*store).await?),
             turn: Mutex::new(()),
@@ -153,6 +165,7 @@ impl Cache {
                     self.accounts.forget(id);
                 }
                 Invalidation::Catalog => self.catalog.store(None),
+                Invalidation::Imports => self.imports.mark_incomplete(),
                 Invalidation::Token(_) | Invalidation::SecretKeys | Invalidation::Nothing => {}
             }
             self.repair(changed);
@@ -195,8 +208,23 @@ impl Cache {
                 let _turn = self.turn.lock().await;
                 self.keys.store(Arc::new(read_keys(&*self.store).await?));
             }
+            Invalidation::Imports => self.follow_imports().await?,
             Invalidation::Nothing => {}
         }
+        Ok(())
+    }
+
+    /// Adds what was imported since the last reading. Rule 10.8 of docs/policy.md.
+    async fn follow_imports(&self) -> store::Result<()> {
+        let mut read = self.imports_read.lock().await;
+        let added = read_imports(&*self.store, *read).await?;
+        for position in &added {
+            if self.imports.add(position.token_id) {
+                self.tokens.invalidate(position.token_id).await;
+            }
+        }
+        *read = added.last().copied().unwrap_or(*read);
+        self.imports.mark_complete();
         Ok(())
     }
 
@@ -207,15 +235,36 @@ impl Cache {
     pub async fn reload(&self) -> store::Result<()> {
         let _turn = self.turn.lock().await;
         let restricted = self.store.restricted_accounts().await?;
+        let mut imports_read = self.imports_read.lock().await;
         let credentials = self.store.live_credentials().await?;
         let keys = read_keys(&*self.store).await?;
+        let imported = read_imports(&*self.store, ImportPosition::START).await?;
         self.take_catalog().await?;
         self.credentials.set_all(credentials);
+        self.imports.replace(&imported);
+        *imports_read = imported.last().copied().unwrap_or(ImportPosition::START);
         self.keys.store(Arc::new(keys));
         self.tokens.invalidate_all();
         // After the tokens: a closed account may be left out that had active ones in memory.
         self.accounts.set_all(restricted);
         Ok(())
+    }
+}
+
+/// The positions of all imported tokens behind `after`.
+async fn read_imports(
+    store: &dyn Store,
+    after: ImportPosition,
+) -> store::Result<Vec<ImportPosition>> {
+    let mut positions = Vec::new();
+    loop {
+        let last = positions.last().copied().unwrap_or(after);
+        let page = store.imported_tokens(last, IMPORTS_PAGE).await?;
+        let more = page.len() >= IMPORTS_PAGE as usize;
+        positions.extend(page);
+        if !more {
+            return Ok(positions);
+        }
     }
 }
 

@@ -21,10 +21,12 @@ use std::sync::{OnceLock, PoisonError};
 
 use prefetch_index::prefetch_index;
 use sdd::{AtomicShared, Guard, Shared, Tag};
+use uuid::Uuid;
 
 use super::entry::CachedToken;
 use super::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use crate::policy::id::TokenId;
+use crate::secret::Digest;
 
 /// Slots of a bucket, which with their tags fill a cache line.
 pub(super) const SLOTS: usize = 7;
@@ -159,6 +161,19 @@ impl NearCache {
         let bucket = self.bucket(address)?;
         let slot = bucket.place_of(id, address.tag, &guard)?;
         bucket.slots[slot].load(Ordering::Acquire, &guard).get_shared()
+    }
+
+    /// The same for the token that was imported with `digest`, the random half of whose id is `half`.
+    pub(super) fn get_imported<'g>(
+        &self,
+        digest: &Digest,
+        half: u64,
+        guard: &'g Guard,
+    ) -> Option<&'g CachedToken> {
+        let place = TokenId(Uuid::from_u64_pair(0, half));
+        self.candidates(place, guard)
+            .inspect(|facts| facts.fetch())
+            .find(|facts| facts.is_imported_as(digest))
     }
 
     /// The entries in the bucket of `id` that have its tag.

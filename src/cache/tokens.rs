@@ -23,10 +23,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::entry::CachedToken;
+use super::imports::half;
 use super::near::NearCache;
 use crate::clock::Stopwatch;
 use crate::policy::id::TokenId;
-use crate::store::{Store, StoreError};
+use crate::secret::Digest;
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
 
 const SLOTS: usize = 1 << 16;
@@ -41,17 +43,47 @@ const SAMPLE_EVERY: u64 = 256;
 /// What is known of an id: its facts, or that there is no such token.
 pub type CacheEntry = Option<Shared<CachedToken>>;
 
+/// What a token is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKey {
+    /// Its id, which a secret that was made here names.
+    Id(TokenId),
+    /// The digest that it was imported with, and the random half of its id, which follows from that
+    /// ([`crate::secret::KeyRing::imported_half`]).
+    Digest(Digest, u64),
+}
+
+impl From<TokenId> for TokenKey {
+    fn from(id: TokenId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl TokenKey {
+    /// The random half of the token's id.
+    fn half(self) -> u64 {
+        match self {
+            Self::Id(id) => half(id),
+            Self::Digest(_, half) => half,
+        }
+    }
+}
+
+/// Of one token, whatever it is looked up by, `half` is the same, and so is the generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
-    id: TokenId,
+    /// The other half of the id, or a part of the digest with the version of no id, so that the two are never alike.
+    first: u64,
+    half: u64,
     generation: u64,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // The low half of a version 7 UUID is random, made by this system: it is a hash already.
-        // An attacker can't choose it, since ids get in here only behind the keyed check.
-        state.write_u64(self.id.0.as_u64_pair().1.wrapping_add(self.generation << 48));
+        // An attacker can't choose it, since ids get in here only behind the keyed check, and digests as what
+        // a keyed hash makes of them.
+        state.write_u64(self.half.wrapping_add(self.generation << 48));
     }
 }
 
@@ -122,9 +154,9 @@ impl Tokens {
         let near = Arc::new(NearCache::new(capacity));
         let evicted = {
             let near = near.clone();
-            move |key: Arc<Key>, fact: CacheEntry, _: RemovalCause| {
+            move |_: Arc<Key>, fact: CacheEntry, _: RemovalCause| {
                 if let Some(facts) = fact {
-                    near.forget(key.id, Some(&facts));
+                    near.forget(*facts.id, Some(&facts));
                 }
             }
         };
@@ -142,13 +174,21 @@ impl Tokens {
         }
     }
 
-    fn generation_counter(&self, id: TokenId) -> &AtomicU64 {
-        let random = id.0.as_u64_pair().1 as usize;
-        &self.generations[random % SLOTS]
+    fn generation_counter(&self, key: TokenKey) -> &AtomicU64 {
+        &self.generations[key.half() as usize % SLOTS]
     }
 
-    fn key(&self, id: TokenId) -> Key {
-        Key { id, generation: self.generation_counter(id).load(Ordering::Acquire) }
+    fn key(&self, key: TokenKey) -> Key {
+        /// Where a UUID has its version.
+        const VERSION: u64 = 0xf000;
+        let first = match key {
+            TokenKey::Id(id) => id.0.as_u64_pair().0,
+            TokenKey::Digest(digest, _) => {
+                digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)) & !VERSION
+            }
+        };
+        let generation = self.generation_counter(key).load(Ordering::Acquire);
+        Key { first, half: key.half(), generation }
     }
 
     /// Prefetches the bucket of the near cache that has `id`, if any has.
@@ -171,9 +211,19 @@ impl Tokens {
     pub fn shared(&self, token: &CachedToken) -> Option<Shared<CachedToken>> {
         let same = |found: &Shared<CachedToken>| std::ptr::eq(&raw const **found, token);
         self.near.shared(*token.id).filter(same).or_else(|| {
-            let found = self.facts.get(&self.key(*token.id)).now_or_never()??;
+            let found = self.facts.get(&self.key(token.key())).now_or_never()??;
             found.filter(same)
         })
+    }
+
+    /// The same for the token that was imported with `digest`, the random half of whose id is `half`.
+    pub fn get_near_imported<'g>(
+        &self,
+        digest: &Digest,
+        half: u64,
+        guard: &'g Guard,
+    ) -> Option<&'g CachedToken> {
+        self.near.get_imported(digest, half, guard)
     }
 
     /// Counts hits in the near cache, and samples them for the second-level cache (`SAMPLE_EVERY`).
@@ -183,31 +233,32 @@ impl Tokens {
             found.zip(before..).filter(|(_, number)| number.is_multiple_of(SAMPLE_EVERY))
         {
             // Not awaited: where the cache is just doing its maintenance, one sample of many is lost.
-            let _ = self.facts.get(&self.key(*facts.id)).now_or_never();
+            let _ = self.facts.get(&self.key(facts.key())).now_or_never();
         }
     }
 
-    /// A number that changes whenever the entry of `id` is invalidated.
-    pub fn generation(&self, id: TokenId) -> u64 {
-        self.generation_counter(id).load(Ordering::Acquire)
+    /// A number that grows whenever the entry of `key` is invalidated.
+    pub fn generation(&self, key: impl Into<TokenKey>) -> u64 {
+        self.generation_counter(key.into()).load(Ordering::Acquire)
     }
 
     /// Looks into memory only.
-    pub async fn get(&self, id: TokenId) -> Lookup {
-        let key = self.key(id);
+    pub async fn get(&self, token: impl Into<TokenKey>) -> Lookup {
+        let token = token.into();
+        let key = self.key(token);
         match self.facts.get(&key).await {
             Some(fact) => {
                 self.metrics.hits(1);
-                self.promote(key, &fact);
+                self.promote(token, key, &fact);
                 Lookup::Hit(fact)
             }
             None => Lookup::Miss,
         }
     }
 
-    fn promote(&self, key: Key, fact: &CacheEntry) {
+    fn promote(&self, token: TokenKey, key: Key, fact: &CacheEntry) {
         if let Some(facts) = fact {
-            self.near.put(facts.clone(), || self.key(key.id) == key);
+            self.near.put(facts.clone(), || self.key(token) == key);
         }
     }
 
@@ -215,7 +266,8 @@ impl Tokens {
     ///
     /// # Errors
     /// The store's, and those of [`ReadError`]. None is remembered.
-    pub async fn read(&self, id: TokenId) -> Result<CacheEntry, ReadError> {
+    pub async fn read(&self, token: impl Into<TokenKey>) -> Result<CacheEntry, ReadError> {
+        let token = token.into();
         self.metrics.cache_misses.inc();
         let read = async {
             let permit = self.reads.clone().try_acquire_owned();
@@ -226,12 +278,12 @@ impl Tokens {
             let read = self.runtime.spawn(async move {
                 let _permit = permit;
                 let watch = Stopwatch::start();
-                let fact = store.token_facts(id).await;
+                let fact = read_token(&*store, token).await;
                 metrics.stored("token_facts", watch.elapsed(), fact.is_err());
                 fact
             });
             match tokio::time::timeout(READ_TIMEOUT, read).await {
-                Ok(Ok(Ok(fact))) => Ok(fact.map(|facts| Shared::new(CachedToken::new(facts)))),
+                Ok(Ok(Ok(fact))) => Ok(fact.map(Shared::new)),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),
                 Ok(Err(panic)) => {
                     Err(ReadError::Store(Arc::new(StoreError::Internal(Box::new(panic)))))
@@ -239,18 +291,23 @@ impl Tokens {
                 Err(_) => Err(ReadError::Late),
             }
         };
-        let key = self.key(id);
+        let key = self.key(token);
         let fact = self.facts.try_get_with(key, read).await.map_err(|error| (*error).clone())?;
-        self.promote(key, &fact);
+        self.promote(token, key, &fact);
         Ok(fact)
     }
 
     /// Forgets what was known of `id`: calls from now on are answered from a read that began after
     /// this one.
+    ///
+    /// What is cached under the digest of an imported token is never found again either; it stays in memory until it is
+    /// evicted.
     pub async fn invalidate(&self, id: TokenId) {
-        let generation = self.generation_counter(id).fetch_add(1, Ordering::AcqRel);
+        let token = TokenKey::Id(id);
+        let before = self.key(token);
+        self.generation_counter(token).fetch_add(1, Ordering::AcqRel);
         self.near.forget(id, None);
-        self.facts.invalidate(&Key { id, generation }).await;
+        self.facts.invalidate(&before).await;
     }
 
     /// Forgets everything in the same sense.
@@ -270,5 +327,23 @@ impl Tokens {
     /// Whether none are, about.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+async fn read_token(store: &dyn Store, token: TokenKey) -> store::Result<Option<CachedToken>> {
+    match token {
+        TokenKey::Id(id) => Ok(store.token_facts(id).await?.map(CachedToken::new)),
+        TokenKey::Digest(digest, expected) => {
+            let facts = store.imported_token_facts(&digest).await?;
+            // The id leads to all that memory has of the token: another one would not be found for an invalidation.
+            match facts {
+                Some(facts) if half(*facts.id) != expected => Err(StoreError::Internal(
+                    "an imported token has the id of another store: the keys of secrets are not those it was imported \
+                     under"
+                        .into(),
+                )),
+                facts => Ok(facts.map(CachedToken::imported)),
+            }
+        }
     }
 }

@@ -536,6 +536,7 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
         ),
         ("whitelist version", token.whitelist_version.to_string()),
         ("created", when(token.create_time.as_ref())),
+        ("imported", when(token.import_time.as_ref())),
         (
             "last use",
             match &token.last_use_time {

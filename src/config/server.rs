@@ -123,6 +123,11 @@ pub struct ServeArgs {
         help_heading = "Policy"
     )]
     token_prefix: String,
+    /// Let account admins import tokens that were issued elsewhere into their own account; without it,
+    /// operators alone do
+    #[arg(long, env = "PORTCULLIS_ALLOW_ADMIN_IMPORT", hide_env_values = true, help_heading = "Policy",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    allow_admin_import: bool,
     /// Entries in one whitelist, from 1 to 10000
     #[arg(
         long,
@@ -254,6 +259,8 @@ pub struct ServeSettings {
     pub operator_credential: Option<Digest>,
     /// What new secrets begin with.
     pub prefix: Prefix,
+    /// Whether account admins may import tokens.
+    pub allow_admin_import: bool,
     /// How large whitelists may be.
     pub limits: Limits,
     /// Tokens kept in memory at most.
@@ -408,6 +415,7 @@ impl ServeArgs {
                 operator_credential: operator_credential
                     .map(|secret| digest(secret.expose_secret().as_bytes())),
                 prefix: prefix?,
+                allow_admin_import: self.allow_admin_import,
                 limits,
                 cache_capacity,
                 lease: lease?,

@@ -126,6 +126,7 @@ impl Interfaces {
         let address = client.address.map(|address| address.to_string());
         let input = AuthorizeInput {
             token: client.token.secret(),
+            presented: client.token.presented(),
             client_ip: address.as_deref().unwrap_or_default(),
             operation: match &client.ambiguity {
                 Some(sentence) => RequestedOperation::Ambiguous(sentence),

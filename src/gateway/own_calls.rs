@@ -115,7 +115,8 @@ impl Interfaces {
             return Err(Refused::NoToken);
         }
         let from = client.address.map_or(peer.address, Peer::Ip);
-        Ok(self.services.bearer(client.token.secret(), client.address, from)?)
+        let (secret, presented) = (client.token.secret(), client.token.presented());
+        Ok(self.services.bearer(secret, presented, client.address, from)?)
     }
 }
 

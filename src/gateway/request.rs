@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::policy::client_source::ClientSource;
 use crate::policy::text::quote;
+use crate::secret;
 
 /// Bytes of a header's name that a message repeats.
 const SHOWN_NAME: usize = 60;
@@ -122,8 +123,13 @@ pub enum ClientToken<'a> {
 }
 
 impl ClientToken<'_> {
-    /// What is decided on; empty where nothing can be.
+    /// What is decided on, without a prefix `secret-token:`; empty where nothing can be. Rule 9.9 of docs/policy.md.
     pub fn secret(&self) -> &[u8] {
+        secret::without_mark(self.presented())
+    }
+
+    /// The same as it was sent: an imported secret may begin with that prefix.
+    pub fn presented(&self) -> &[u8] {
         match self {
             Self::Missing | Self::Malformed(_) => b"",
             Self::Plain(token) => token,
@@ -434,7 +440,7 @@ fn from_own_header(value: &[u8]) -> ClientToken<'_> {
     }
 }
 
-/// One token, without the prefix of RFC 8959. Proxies join the values of headers that are there several times with
+/// One token. Proxies join the values of headers that are there several times with
 /// commas, and no token has a comma or white space.
 fn one_token(token: &[u8]) -> ClientToken<'_> {
     if token.is_empty() {
@@ -443,19 +449,7 @@ fn one_token(token: &[u8]) -> ClientToken<'_> {
     if token.iter().any(|&byte| byte == b',' || byte.is_ascii_whitespace()) {
         return ClientToken::Malformed(TWO_TOKENS);
     }
-    ClientToken::Plain(token.get(PREFIX.len()..).filter(|_| has_prefix(token)).unwrap_or(token))
-}
-
-/// What marks a secret as one (RFC 8959).
-const PREFIX: &[u8] = b"secret-token:";
-
-fn has_prefix(token: &[u8]) -> bool {
-    token.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
-}
-
-/// A token without the prefix of RFC 8959.
-pub(super) fn without_prefix(token: &str) -> &str {
-    if has_prefix(token.as_bytes()) { &token[PREFIX.len()..] } else { token }
+    ClientToken::Plain(token)
 }
 
 fn without_query(path: &[u8]) -> &[u8] {

@@ -14,13 +14,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use tonic_types::Status as ItemStatus;
 
 use super::body::Room;
 use super::frame::Frame;
 use super::frame::service::authorization_service_server::AuthorizationService;
 use super::gate::CallerCredential;
-use super::status::status;
+use super::status::{item_error, status};
 use crate::gateway::request::OverrideHeaders;
 use crate::policy::decide::Decision;
 use crate::service::access::Audience;
@@ -80,19 +79,6 @@ impl Authorization {
     pub(super) fn is_large_request(message: &[u8]) -> bool {
         message.len() >= LARGE_REQUEST
     }
-}
-
-/// An error of one item: the same code, message and details that the call would have ended with.
-fn item_error(error: &Error) -> ItemStatus {
-    use prost::Message as _;
-    let error = status(error);
-    let details = error.details();
-    // The details of a status are a whole `google.rpc.Status`.
-    ItemStatus::decode(details).ok().filter(|_| !details.is_empty()).unwrap_or_else(|| ItemStatus {
-        code: error.code().into(),
-        message: error.message().to_owned(),
-        details: Vec::new(),
-    })
 }
 
 /// The items of a batch. Rule 2.29 of docs/policy.md.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::proto as pb;
+use super::status::item_error;
 use crate::model::{
     Account, ActiveCatalog, AuditEvent, Credential, LeakOutcome, LeakedCredential, Notice,
     NoticeState, PendingAction, Role, SeenAddress, Token, UseCount,
@@ -21,9 +22,11 @@ use crate::policy::token::{
 use crate::service::activity::{EntryUse, TokenUsage};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{describe, granted, names};
+use crate::service::import::{ImportToken, Imported, ImportedToken};
 use crate::service::lists::{PAGE_BYTES, PageItem};
 use crate::service::replacements::Proposal;
-use crate::service::tokens::Described;
+use crate::service::tokens::{Described, TokenFields};
+use crate::service::validate::FieldErrors;
 use crate::service::{Caller, Error, LifecycleView, Propagation, Result};
 
 pub(super) mod preview;
@@ -374,6 +377,7 @@ pub(super) fn token(
         expire_time: token.expires.map(time),
         replaces_token_id: token.replaces.map(|id| id.to_string()).unwrap_or_default(),
         replaced_by_token_id: token.replaced_by.map(|id| id.to_string()).unwrap_or_default(),
+        import_time: token.imported.map(time),
         pending_actions: first(
             token.pending.into_iter().map(|action| pending_action(action, in_force, outlook)),
         ),
@@ -418,6 +422,50 @@ pub(super) fn proposal(proposal: Proposal, in_force: &ActiveCatalog) -> pb::Repl
         unused_scopes: names(in_force, proposal.unused),
         start_time: Some(time(proposal.since)),
         recent_addresses: proposal.addresses.into_iter().map(seen_address).collect(),
+    }
+}
+
+/// A token that is to be imported.
+pub(super) fn import_token(token: &pb::ImportToken) -> ImportToken<'_> {
+    let mut errors = FieldErrors::default();
+    let mut instant = |field, at| errors.take(instant(field, at)).flatten();
+    let created = instant("create_time", token.create_time);
+    let last_use = instant("last_use_time", token.last_use_time);
+    let expires = instant("expire_time", token.expire_time).map(RequestedExpiry::At);
+    let fields = TokenFields {
+        name: &token.name,
+        kind: asked_kind(token.kind),
+        scopes: &token.scopes,
+        whitelist: &token.whitelist,
+        expires,
+    };
+    ImportToken { fields, digest: &token.secret_sha256, created, last_use, errors }
+}
+
+pub(super) fn imported(
+    imported: Imported,
+    validate_only: bool,
+    revision: i64,
+) -> pb::ImportTokensResponse {
+    let Imported { results, in_force, outlook, propagation: propagated } = imported;
+    let result = |result: Result<ImportedToken>| match result {
+        Ok(ImportedToken { token: imported, already_existed }) => {
+            let mut shown = token(imported, &in_force, &outlook);
+            if validate_only && !already_existed {
+                shown.token_id.clear();
+            }
+            let result = Some(pb::import_token_result::Result::Token(shown));
+            pb::ImportTokenResult { result, already_existed }
+        }
+        Err(error) => pb::ImportTokenResult {
+            result: Some(pb::import_token_result::Result::Error(item_error(&error))),
+            already_existed: false,
+        },
+    };
+    pb::ImportTokensResponse {
+        results: results.into_iter().map(result).collect(),
+        propagation: propagated.map(propagation),
+        revision,
     }
 }
 
@@ -579,6 +627,7 @@ mod tests {
             name: "t".into(),
             state: TokenState::Active,
             expires: None,
+            imported: None,
             kind: TokenKind::ReadWrite,
             downgraded: None,
             scopes: Vec::new(),

@@ -155,6 +155,7 @@ impl<'a> CheckQuestion<'a> {
         };
         AuthorizeInput {
             token: self.client.token.secret(),
+            presented: self.client.token.presented(),
             client_ip: &self.address,
             operation,
             dry_run: self.dry_run,

@@ -457,7 +457,8 @@ impl ConnectionGate {
         let peer = self.connection.peer();
         let bearer = authorization(&request).and_then(|header| {
             let secret = header.and_then(|header| bearer(header.as_bytes()));
-            services.bearer(secret.ok_or(NO_TOKEN)?, peer.ip(), peer)
+            let secret = secret.ok_or(NO_TOKEN)?;
+            services.bearer(secret, secret, peer.ip(), peer)
         });
         let admitted = match (bearer, call) {
             (Err(error), _) => Err(error),

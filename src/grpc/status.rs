@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::StatusCode;
+use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{ErrorDetails, Status as ItemStatus, StatusExt as _};
 
 use crate::gateway::answer;
 use crate::policy::decide::Reason;
@@ -67,6 +68,18 @@ pub(crate) fn status(error: &Error) -> Status {
     };
     details.set_error_info(reason, DOMAIN, HashMap::new());
     Status::with_error_details(code, cut(&error.to_string(), MESSAGE), details)
+}
+
+/// An error of one item: the same code, message and details that the call would have ended with.
+pub(super) fn item_error(error: &Error) -> ItemStatus {
+    let error = status(error);
+    let details = error.details();
+    // The details of a status are a whole `google.rpc.Status`.
+    ItemStatus::decode(details).ok().filter(|_| !details.is_empty()).unwrap_or_else(|| ItemStatus {
+        code: error.code().into(),
+        message: error.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 fn common_reason(violations: &[Violation]) -> &'static str {

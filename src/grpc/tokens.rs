@@ -8,12 +8,13 @@ use super::proto::token_service_server::TokenService;
 use super::proto::{
     CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
     GetTokenRequest, GetTokenResponse, GetTokenUsageRequest, GetTokenUsageResponse,
-    ListAuditEventsRequest, ListAuditEventsResponse, ListPendingActionsRequest,
-    ListPendingActionsResponse, ListTokensRequest, ListTokensResponse, ManageWhitelistRequest,
-    ManageWhitelistResponse, PreviewLifecycleRequest, PreviewLifecycleResponse,
-    ReplaceTokenRequest, ReplaceTokenResponse, ReportLeakedTokensRequest,
+    ImportTokensRequest, ImportTokensResponse, ListAuditEventsRequest, ListAuditEventsResponse,
+    ListPendingActionsRequest, ListPendingActionsResponse, ListTokensRequest, ListTokensResponse,
+    ManageWhitelistRequest, ManageWhitelistResponse, PreviewLifecycleRequest,
+    PreviewLifecycleResponse, ReplaceTokenRequest, ReplaceTokenResponse, ReportLeakedTokensRequest,
     ReportLeakedTokensResponse, SetTokenExpiryRequest, SetTokenExpiryResponse,
 };
+use crate::service::import::ImportTokens;
 use crate::service::leaks::{ReportLeaks, ReportedLeaks};
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::replacements::{ReplaceToken, ReplacedToken};
@@ -47,6 +48,21 @@ impl TokenService for Management {
             }
             let secret = secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
             Ok(CreateTokenResponse { token: Some(token), secret, revision })
+        })
+        .await
+    }
+
+    async fn import_tokens(
+        &self,
+        request: Request<ImportTokensRequest>,
+    ) -> Result<Response<ImportTokensResponse>, Status> {
+        self.run("ImportTokens", request, async |services, caller, r| {
+            let tokens: Vec<_> = r.tokens.iter().map(convert::import_token).collect();
+            let (account_id, validate_only) = (&r.account_id, r.validate_only);
+            let import = ImportTokens { account_id, tokens: &tokens, validate_only };
+            let imported = services.import_tokens(&caller, import).await?;
+            let revision = caller.shown_revision(imported.revision);
+            Ok(convert::imported(imported.value, validate_only, revision))
         })
         .await
     }

@@ -82,6 +82,8 @@ audit_actions! {
     TokenExpire = "token.expire",
     /// The admins are to be notified of a token's expiry.
     TokenExpiryNotice = "token.expiry_notice",
+    /// Tokens that were issued elsewhere were imported, as many as one call has.
+    TokenImport = "token.import",
     /// A deleted or expired token's row was removed.
     TokenPurge = "token.purge",
     /// A token was replaced by another.

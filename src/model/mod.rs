@@ -19,6 +19,7 @@ mod activity;
 mod audit;
 mod catalog;
 mod context;
+mod import;
 mod leak;
 mod lifecycle;
 mod mail;
@@ -30,6 +31,7 @@ pub use activity::*;
 pub use audit::*;
 pub use catalog::{ActiveCatalog, InvalidStoredCatalog};
 pub use context::*;
+pub use import::*;
 pub use leak::*;
 pub use lifecycle::*;
 pub use mail::*;
@@ -147,6 +149,8 @@ pub struct Token {
     pub replaces: Option<TokenId>,
     /// The token that replaced it.
     pub replaced_by: Option<TokenId>,
+    /// When it was imported, if its secret was made elsewhere.
+    pub imported: Option<Timestamp>,
     /// How it was used, as far as recorded.
     pub uses: Uses,
     /// What is announced for it, in the order of announcement.
@@ -353,6 +357,8 @@ pub enum Invalidation {
     Catalog,
     /// The keys that secrets are made under.
     SecretKeys,
+    /// Which tokens are imported: there are more.
+    Imports,
     /// Nothing that is cached: an account's name or admins, a session.
     Nothing,
 }
@@ -366,6 +372,7 @@ impl Invalidation {
             Self::Account(id) => ("account", Some(id.0)),
             Self::Catalog => ("catalog", None),
             Self::SecretKeys => ("secret_keys", None),
+            Self::Imports => ("imports", None),
             Self::Nothing => ("nothing", None),
         }
     }
@@ -389,6 +396,7 @@ impl ChangeRecord {
             ("account", Some(id)) => Invalidation::Account(AccountId(id)),
             ("catalog", None) => Invalidation::Catalog,
             ("secret_keys", None) => Invalidation::SecretKeys,
+            ("imports", None) => Invalidation::Imports,
             ("nothing", None) => Invalidation::Nothing,
             _ => return None,
         };

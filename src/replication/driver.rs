@@ -236,7 +236,8 @@ impl ReplicaTask {
             Invalidation::Credential(_)
             | Invalidation::Account(_)
             | Invalidation::Catalog
-            | Invalidation::SecretKeys => {
+            | Invalidation::SecretKeys
+            | Invalidation::Imports => {
                 return Ok(false);
             }
         }

@@ -87,7 +87,9 @@ impl Audience {
                 "portcullis.v1.TokenService",
                 "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "SetTokenExpiry"
                 | "ReplaceToken" | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle"
-                | "GetTokenUsage" | "ListAuditEvents",
+                | "GetTokenUsage" | "ListAuditEvents"
+                // Account admins only where a setting allows it: `Services::import_tokens`.
+                | "ImportTokens",
             )
             | ("portcullis.v1.AccountService", "GetAccount" | "ListAccounts")
             | ("portcullis.v1.CatalogService", "GetCatalog") => Self::Accounts,

@@ -2,7 +2,8 @@
 //! (docs/policy.md, section 11).
 //!
 //! # Invariants
-//! - A forged secret costs an HMAC: it waits for nothing, and reaches neither the second-level cache nor the store.
+//! - A forged secret costs an HMAC or two: it waits for nothing, and reaches neither the second-level cache nor the
+//!   store, unless the filter of imported tokens takes it for one.
 //! - What is answered has nothing of the whitelist, the account or its admins: [`SelfToken`] has no place for it.
 //! - No call here records a use.
 //! - A call has one of `PLACES` until it has ended, also where its caller has gone away.
@@ -12,16 +13,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::decisions::imports_unknown;
 use super::explain::{describe, granted, names};
 use super::{Error, Propagation, Result, Services};
+use crate::cache::{Membership, TokenKey};
 use crate::model::{Actor, Context, Invalidation, Token};
 use crate::net::{ATTEMPTS_WINDOW, Attempts, Limiter, Peer, Permit};
 use crate::policy::decide::{self, Decision, Presented, Reason, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
-use crate::policy::token::{PendingActionType, TokenKind, TokenState};
+use crate::policy::token::{
+    AccountRestriction, PendingActionType, TokenFacts, TokenKind, TokenState,
+};
 use crate::replication::Wait;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 
@@ -55,16 +61,19 @@ impl Default for Bounds {
     }
 }
 
-/// Somebody who presented a secret that was made here, and has a place for one call. Whether it is a token's is checked
+/// Somebody who presented a secret that was made here or may be imported, and has a place for one call. Whether it is a token's is checked
 /// by the call.
 #[derive(Debug)]
 pub struct Bearer {
-    id: TokenId,
-    digest: Digest,
+    /// What the token is looked up by, and the digest that it has to have.
+    keys: BearerKeys,
     client: Option<IpAddr>,
     from: Peer,
     _place: Permit,
 }
+
+/// The token that a secret names, and those that may be imported with it.
+type BearerKeys = SmallVec<[(TokenKey, Digest); 1]>;
 
 /// A token as its bearer may see it: where it was used from is not among it. Rule 12.7 of docs/policy.md.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,24 +110,47 @@ pub struct SelfPendingAction {
 }
 
 impl Services {
-    /// Checks that `secret` was made here, without waiting. `client` is the bearer's address, where it is known; failures
-    /// count for `from`. Rules 11.20 and 11.21 of docs/policy.md.
+    /// Checks that `secret` was made here, or that `presented` may be an imported one, without waiting. The two differ as
+    /// in [`super::decisions::AuthorizeInput`]. `client` is the bearer's address, where it is known; failures count for
+    /// `from`. Rules 11.20 and 11.21 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::TokenDenied`] with [`Reason::TokenNotFound`] for any other secret, [`Error::TooManyFailures`] where
     /// there were too many of them, [`Error::Unavailable`] for it on a replica without a lease; [`Error::Overloaded`]
     /// where the address, or all of them, have too many calls under way.
-    pub fn bearer(&self, secret: &[u8], client: Option<IpAddr>, from: Peer) -> Result<Bearer> {
-        match ParsedSecret::parse(secret, SecretKind::Token) {
-            Some(parsed) if self.verify_tag(&parsed) => {
-                let place = self.bearers.places.take(from, 1).ok_or_else(|| self.shed())?;
-                let (id, digest) = (TokenId(parsed.id), secret::digest(secret));
-                Ok(Bearer { id, digest, client, from, _place: place })
-            }
-            // It may be made under a key that this replica does not know of.
-            _ if !self.has_lease() => Err(super::no_lease()),
-            _ => Err(self.unknown_bearer(from)),
+    pub fn bearer(
+        &self,
+        secret: &[u8],
+        presented: &[u8],
+        client: Option<IpAddr>,
+        from: Peer,
+    ) -> Result<Bearer> {
+        let keys = self.bearer_keys(secret, presented)?;
+        if !keys.is_empty() {
+            let place = self.bearers.places.take(from, 1).ok_or_else(|| self.shed())?;
+            return Ok(Bearer { keys, client, from, _place: place });
         }
+        // It may be made under a key that this replica does not know of, or imported since.
+        if self.has_lease() { Err(self.unknown_bearer(from)) } else { Err(super::no_lease()) }
+    }
+
+    fn bearer_keys(&self, secret: &[u8], presented: &[u8]) -> Result<BearerKeys> {
+        let mut keys = BearerKeys::new();
+        if let Some(parsed) = ParsedSecret::parse(secret, SecretKind::Token) {
+            if self.verify_tag(&parsed) {
+                keys.push((TokenId(parsed.id).into(), secret::digest(secret)));
+            } else {
+                self.metrics.forged.inc();
+            }
+        }
+        for (digest, half) in self.imported_keys(presented) {
+            match self.cache.imports.membership(half) {
+                Membership::Absent => {}
+                Membership::Possible => keys.push((TokenKey::Digest(digest, half), digest)),
+                Membership::Unknown => return Err(imports_unknown()),
+            }
+        }
+        Ok(keys)
     }
 
     /// What the token is. Rule 11.22 of docs/policy.md.
@@ -127,9 +159,9 @@ impl Services {
     /// [`Error::TokenDenied`] where a decision would be denied for the token's state or the address; those of
     /// [`Self::bearer`]; the store's.
     pub async fn get_self(&self, bearer: &Bearer) -> Result<SelfToken> {
-        self.permit(bearer).await?;
+        let id = self.permit(bearer).await?;
         let turn = self.turn(&self.bearers.reads).await?;
-        let token = self.read("token", self.store.token(bearer.id, None)).await?;
+        let token = self.read("token", self.store.token(id, None)).await?;
         drop(turn);
         // A read may take long, and the token may have changed meanwhile.
         self.permit(bearer).await?;
@@ -142,8 +174,8 @@ impl Services {
     /// # Errors
     /// Those of [`Self::bearer`]; [`Error::NotPropagatedYet`]; the store's.
     pub async fn revoke_self(&self, bearer: &Bearer) -> Result<(SelfToken, Propagation)> {
-        let Bearer { id, client, from, .. } = *bearer;
-        self.with_facts(bearer, |_| ()).await?;
+        let Bearer { client, from, .. } = *bearer;
+        let id = self.with_facts(bearer, |facts, _| *facts.id).await?;
         let turn = self.turn(&self.bearers.changes).await?;
         let ctx = Context::new(Actor::Bearer(id), self.clock.now(), client);
         let delete = self.store.delete_token(&ctx, id, None);
@@ -167,11 +199,14 @@ impl Services {
         Error::Overloaded
     }
 
-    async fn permit(&self, bearer: &Bearer) -> Result<()> {
+    /// The token, where a decision would not be denied for its state or the address.
+    async fn permit(&self, bearer: &Bearer) -> Result<TokenId> {
         let client = bearer.client.map(Into::into);
         let now = self.clock.now();
-        self.with_facts(bearer, |presented| {
-            permitted(&decide::decide_for_bearer(presented, client, now))
+        self.with_facts(bearer, |facts, account| {
+            let presented = Presented::token(facts, account);
+            permitted(&decide::decide_for_bearer(presented, client, now))?;
+            Ok(*facts.id)
         })
         .await?
     }
@@ -180,17 +215,17 @@ impl Services {
     async fn with_facts<T>(
         &self,
         bearer: &Bearer,
-        make: impl FnOnce(Presented<'_>) -> T,
+        make: impl FnOnce(&TokenFacts, Option<AccountRestriction>) -> T,
     ) -> Result<T> {
         self.ready().await?;
-        let entry = self.read_facts(bearer.id).await?;
-        match entry.as_deref() {
-            Some(facts) if secret::digest_eq(&facts.digest, &bearer.digest) => {
+        for &(key, digest) in &bearer.keys {
+            let entry = self.read_facts(key).await?;
+            if let Some(facts) = entry.filter(|facts| secret::digest_eq(&facts.digest, &digest)) {
                 let account = self.account_restriction(*facts.account_id)?;
-                Ok(make(Presented::token(facts, account)))
+                return Ok(make(&facts, account));
             }
-            _ => Err(self.unknown_bearer(bearer.from)),
         }
+        Err(self.unknown_bearer(bearer.from))
     }
 
     /// Counts a failure: one answer for every secret that is no token's. Rule 11.21 of docs/policy.md.

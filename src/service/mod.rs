@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod decisions;
 pub mod error;
 pub mod explain;
+pub mod import;
 pub mod leaks;
 pub mod lists;
 pub mod preview;
@@ -111,6 +112,8 @@ pub struct Dependencies {
     pub limits: Limits,
     /// The longest that a new token may last; `None` for no bound.
     pub token_max_lifetime: Option<Duration>,
+    /// Whether account admins may import tokens.
+    pub allow_admin_import: bool,
     /// Whether mails can be sent; if not, announced actions are held.
     pub mails: bool,
     /// Where mails are kept instead of being sent, with `--dev` only.
@@ -139,6 +142,7 @@ pub struct Services {
     prefix: Prefix,
     limits: Limits,
     token_max_lifetime: Option<Duration>,
+    allow_admin_import: bool,
     mails: bool,
     mailbox: Option<Arc<Mailbox>>,
     outbox_wakeup: Arc<Notify>,
@@ -163,6 +167,7 @@ impl Services {
             prefix,
             limits,
             token_max_lifetime,
+            allow_admin_import,
             mails,
             mailbox,
             outbox_wakeup,
@@ -182,6 +187,7 @@ impl Services {
             prefix,
             limits,
             token_max_lifetime,
+            allow_admin_import,
             mails,
             mailbox,
             outbox_wakeup,

@@ -76,6 +76,9 @@ impl Services {
         self.metrics.cache_entries.set(entries);
         let restricted = i64::try_from(self.cache.accounts.len()).unwrap_or(i64::MAX);
         self.metrics.restricted_accounts.set(restricted);
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.imported_tokens.set(gauge(self.cache.imports.len()));
+        self.metrics.import_filter_bytes.set(gauge(self.cache.imports.bytes()));
         if let Some(left) = self.replicas.lease_left() {
             self.metrics.lease(left);
         }

@@ -43,6 +43,31 @@ pub struct CreateToken<'a> {
     pub validate_only: bool,
 }
 
+/// What a new token is to be, wherever its secret is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokenFields<'a> {
+    /// A label.
+    pub name: &'a str,
+    /// What it may do, in a word.
+    pub kind: Option<TokenKind>,
+    /// Scope names, for `CUSTOM`.
+    pub scopes: &'a [String],
+    /// Whitelist entries.
+    pub whitelist: &'a [String],
+    /// From when on it is denied; `None` for as long as the settings allow.
+    pub expires: Option<RequestedExpiry>,
+}
+
+/// The same, checked.
+pub(super) struct TokenParts {
+    pub(super) name: String,
+    pub(super) kind: TokenKind,
+    /// Sorted, each once.
+    pub(super) scopes: Vec<ScopeId>,
+    pub(super) whitelist: Whitelist,
+    pub(super) expires: Option<Timestamp>,
+}
+
 /// A token with the catalogue that says what its grant means.
 #[derive(Debug)]
 pub struct Described {
@@ -136,26 +161,52 @@ impl Services {
     ) -> Result<(NewToken, Secret)> {
         let mut errors = FieldErrors::default();
         let account_id = errors.take(validate::id::<AccountId>("account_id", request.account_id));
-        let name = errors.take(validate::name(request.name, true)).unwrap_or_default();
-        if request.kind.is_none() {
+        let &CreateToken { name, kind, scopes, whitelist, expires, .. } = request;
+        let fields = TokenFields { name, kind, scopes, whitelist, expires };
+        let parts = self.check_fields(&fields, catalog, &mut errors);
+        errors.into_result()?;
+        let (Some(account_id), Some(parts)) = (account_id, parts) else {
+            return Err(Error::Internal);
+        };
+        if !caller.sees(account_id) {
+            return Err(no_account(account_id));
+        }
+
+        let id = TokenId(id_at(self.clock.now()));
+        let secret = self.make_secret(SecretKind::Token, id.0)?;
+        let TokenParts { name, kind, scopes, whitelist, expires } = parts;
+        let digest = secret.digest();
+        let new = NewToken { id, account_id, name, digest, kind, scopes, whitelist, expires };
+        Ok((new, secret))
+    }
+
+    /// Checks what a new token is to be; `None` with an error in `errors`.
+    pub(super) fn check_fields(
+        &self,
+        fields: &TokenFields<'_>,
+        catalog: &Catalog,
+        errors: &mut FieldErrors,
+    ) -> Option<TokenParts> {
+        let name = errors.take(validate::name(fields.name, true));
+        if fields.kind.is_none() {
             errors.add(
                 "kind",
                 "REQUIRED",
                 "is required: TOKEN_KIND_READ_ONLY, TOKEN_KIND_READ_WRITE or TOKEN_KIND_CUSTOM",
             );
         }
-        let scopes = errors.take(scopes(request, catalog));
-        let entries = errors.take(validate::entries("whitelist", request.whitelist, &self.limits));
+        let scopes = errors.take(scopes(fields, catalog));
+        let entries = errors.take(validate::entries("whitelist", fields.whitelist, &self.limits));
         let entries = entries.map(|entries| CidrSet::new(entries, &self.limits));
         if let Some(Err(too_many)) = &entries {
             errors.add("whitelist", "TOO_MANY_ENTRIES", too_many);
         }
 
-        let expires = errors.take(self.new_expiry(request.expires)).flatten();
+        let expires = errors.take(self.new_expiry(fields.expires));
 
         // Whether a whitelist is needed is asked only of what is otherwise understood.
-        if let (Some(kind), Some(scopes)) = (request.kind, &scopes)
-            && request.whitelist.is_empty()
+        if let (Some(kind), Some(scopes)) = (fields.kind, &scopes)
+            && fields.whitelist.is_empty()
         {
             let grant = match kind {
                 TokenKind::ReadOnly => Grant::ReadOnly { downgraded: false },
@@ -167,31 +218,16 @@ impl Services {
             };
             if grant.requires_whitelist(catalog) {
                 errors.add("whitelist", "WHITELIST_REQUIRED", needs_whitelist(&grant, catalog));
+                return None;
             }
         }
-        errors.into_result()?;
-        let (Some(account_id), Some(kind), Some(scopes), Some(Ok(entries))) =
-            (account_id, request.kind, scopes, entries)
-        else {
-            return Err(Error::Internal);
-        };
-        if !caller.sees(account_id) {
-            return Err(no_account(account_id));
-        }
-
-        let id = TokenId(id_at(self.clock.now()));
-        let secret = self.make_secret(SecretKind::Token, id.0)?;
-        let new = NewToken {
-            id,
-            account_id,
-            name,
-            digest: secret.digest(),
-            kind,
-            scopes,
-            whitelist: entries.map_or(Whitelist::Unrestricted, Whitelist::Only),
-            expires,
-        };
-        Ok((new, secret))
+        Some(TokenParts {
+            name: name?,
+            kind: fields.kind?,
+            scopes: scopes?,
+            whitelist: entries?.ok()?.map_or(Whitelist::Unrestricted, Whitelist::Only),
+            expires: expires?,
+        })
     }
 
     /// The expiry of a new token that was asked for with this one. Rules 11.2 and 11.3 of docs/policy.md.
@@ -231,6 +267,7 @@ impl Services {
             replaces: None,
             replaced_by: None,
             expires: new.expires,
+            imported: None,
             uses: Default::default(),
             pending: Vec::new(),
         }
@@ -343,9 +380,9 @@ impl Services {
     }
 }
 
-fn scopes(request: &CreateToken<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> {
-    let names = request.scopes;
-    match request.kind {
+fn scopes(fields: &TokenFields<'_>, catalog: &Catalog) -> Result<Vec<ScopeId>> {
+    let names = fields.scopes;
+    match fields.kind {
         Some(TokenKind::Custom) if names.is_empty() => {
             let text = "is required for TOKEN_KIND_CUSTOM: name at least one scope";
             return Err(Error::invalid("scopes", "REQUIRED", text));

@@ -14,7 +14,7 @@ pub const MAX_NAME: usize = 200;
 pub const MAX_ADMINS: usize = 50;
 
 /// Collects what is wrong with a request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct FieldErrors(Vec<Violation>);
 
 impl FieldErrors {

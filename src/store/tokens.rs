@@ -4,14 +4,16 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    AccountRefusal, Context, FoundTokens, NewToken, NotReplaced, Page, Replaced, Replacement,
-    Token, TokenFilter, TokenSearch, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    AccountRefusal, Context, FoundTokens, ImportItem, ImportOutcome, ImportPosition, NewToken,
+    NotReplaced, Page, Replaced, Replacement, Token, TokenFilter, TokenSearch, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::Catalog;
 use crate::policy::token::{ExpiryRefused, RequestedExpiry, TokenFacts};
+use crate::secret::Digest;
 
 /// Tokens and their whitelists.
 #[async_trait]
@@ -77,6 +79,29 @@ pub trait TokenStore {
         new: &Replacement,
         dry_run: bool,
     ) -> Result<Option<Result<Replaced, NotReplaced>>>;
+
+    /// The facts of the token that was imported with this digest; `None` where none was, and after it is purged.
+    async fn imported_token_facts(&self, digest: &Digest) -> Result<Option<TokenFacts>>;
+
+    /// Imports tokens into an account, at most 1,000, that `policy` was asked about with `catalog`: an outcome for each
+    /// item, in order. A digest that the account has, or that is among the items before, changes nothing. All that is
+    /// imported is one change. With `dry_run` everything is checked and nothing written.
+    async fn import_tokens(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        account_id: AccountId,
+        items: &[ImportItem],
+        dry_run: bool,
+    ) -> Result<Result<Vec<ImportOutcome>, AccountRefusal>>;
+
+    /// The positions of imported tokens behind `after`, at most `limit`, in order. What is missing at the end was imported
+    /// later, since changes are committed in the order of their revisions; purged tokens are left out.
+    async fn imported_tokens(
+        &self,
+        after: ImportPosition,
+        limit: u32,
+    ) -> Result<Vec<ImportPosition>>;
 
     /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
     /// token. A change that changes nothing keeps the version and leaves no record. With

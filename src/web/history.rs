@@ -119,6 +119,9 @@ fn words(
             let replaces = replaces.map(|id| format!("in place of {id}"));
             ("Created".to_owned(), [may, from].into_iter().chain(replaces).collect())
         }
+        AuditAction::TokenImport => {
+            ("Imported, with a secret that was made elsewhere".to_owned(), Vec::new())
+        }
         AuditAction::TokenDelete => ("Deleted by its owner".to_owned(), Vec::new()),
         AuditAction::TokenExpire => ("Expired".to_owned(), Vec::new()),
         AuditAction::TokenExpiryNotice => {

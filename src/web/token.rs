@@ -43,6 +43,8 @@ struct TokenPage {
     kind: &'static str,
     downgraded: Option<When>,
     created: When,
+    /// When it was imported, where its secret was made elsewhere.
+    imported: Option<When>,
     last_use: Option<When>,
     last_write: Option<When>,
     writes: bool,
@@ -153,6 +155,7 @@ pub(super) async fn show(
         kind: kind_words(token.kind),
         downgraded: token.downgraded.map(|at| when(at, now)),
         created: when(token.created, now),
+        imported: token.imported.map(|at| when(at, now)),
         last_use: token.uses.last.map(|at| when(at, now)),
         last_write: last_write.map(|at| when(at, now)),
         writes: token.kind == TokenKind::ReadWrite,

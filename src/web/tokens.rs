@@ -150,7 +150,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
             from: from_where(&token.whitelist),
             last_use: token.uses.last.map(|at| when(at, now)),
             created: when(token.created, now),
-            bar: bar(token.uses.last.unwrap_or(token.created), &outlook.calendar),
+            bar: bar(token.uses.last.unwrap_or(token.clock_start), &outlook.calendar),
             pending: first,
             more: pending.count(),
             expires: token.expires.map(|at| when(at, now)),

@@ -196,6 +196,7 @@ impl World {
     ) -> Result<(Reason, Option<UpcomingAction>), Error> {
         let question = AuthorizeInput {
             token: token.secret.as_bytes(),
+            presented: token.secret.as_bytes(),
             client_ip: from,
             operation: RequestedOperation::Scope(scope),
             dry_run,
@@ -246,6 +247,7 @@ async fn memory(
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = InProcess::new(Dependencies {
         token_max_lifetime: None,
+        allow_admin_import: false,
         status: Arc::new(status),
         mailbox: None,
         store: store.clone(),

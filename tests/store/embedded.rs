@@ -84,6 +84,8 @@ async fn migrating_twice_is_harmless() {
         "0010 activity",
         "0011 leaks",
         "0012 account state",
+        "0013 replacement",
+        "0014 import",
     ];
     assert_eq!(applied, all);
     assert!(migrate(dir.path()).await.unwrap().is_empty());

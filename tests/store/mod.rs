@@ -32,6 +32,7 @@ mod activity;
 mod catalog;
 mod credentials;
 mod embedded;
+mod imports;
 mod leaks;
 mod lifecycle;
 mod outage;

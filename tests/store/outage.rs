@@ -217,6 +217,8 @@ async fn migrating_twice_or_at_once_is_harmless() {
         "0010 activity",
         "0011 leaks",
         "0012 account state",
+        "0013 replacement",
+        "0014 import",
     ];
     assert_eq!(applied, all);
     assert!(migrate(&url).await.unwrap().is_empty());

@@ -148,6 +148,16 @@ impl World {
                     "validate_only": true, "ttl": "3600s",
                 }),
             ],
+            // Checked alone: the secret would be there the second time.
+            "TokenService.ImportTokens" => vec![json!({
+                "account_id": account_id, "validate_only": true,
+                "tokens": [{
+                    "name": "example", "kind": "TOKEN_KIND_CUSTOM", "scopes": ["transactions.read"],
+                    "whitelist": ["10.0.0.0/8"], "expire_time": until, "create_time": since,
+                    "last_use_time": since,
+                    "secret_sha256": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+                }],
+            })],
             "TokenService.GetToken" => vec![json!({ "token_id": token_id })],
             "TokenService.ListTokens" => vec![json!({
                 "account_id": account_id, "page_size": 10, "show_deleted": true,

@@ -68,6 +68,7 @@ pub fn services(
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     InProcess::new(Dependencies {
         token_max_lifetime: None,
+        allow_admin_import: false,
         status: Arc::new(status),
         mailbox: None,
         replicas,

@@ -1,7 +1,8 @@
 //! AuthZEN requests as questions about tokens (Rule 9.15 of docs/policy.md).
 
 use super::json::{BODY, Json, Malformed, join};
-use crate::gateway::request::{ClientToken, without_prefix};
+use crate::gateway::request::ClientToken;
+use crate::secret;
 use crate::service::decisions::{AuthorizeInput, MAX_BATCH, RequestedOperation};
 
 const SUBJECT: &str = "subject";
@@ -34,8 +35,10 @@ enum Operation {
 impl Question {
     /// The same as the arguments of `Authorize`.
     pub(super) fn input(&self) -> AuthorizeInput<'_> {
+        let presented = self.token.as_deref().unwrap_or_default().as_bytes();
         AuthorizeInput {
-            token: self.token.as_deref().unwrap_or_default().as_bytes(),
+            token: secret::without_mark(presented),
+            presented,
             client_ip: &self.client_ip,
             operation: match &self.operation {
                 Operation::Http { method, path } => RequestedOperation::Http { method, path },
@@ -193,7 +196,7 @@ fn token(subject: &Json, at: &str) -> Result<Option<String>, Malformed> {
         (Some(id), Some(property)) if id != property => return Ok(None),
         (Some(token), _) | (None, Some(token)) => token,
     };
-    Ok(Some(without_prefix(token).to_owned()))
+    Ok(Some(token.to_owned()))
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ impl<'a> PartialRequest<'a> {
         let operation = RequestedOperation::Nothing;
         let input = AuthorizeInput {
             token: &[],
+            presented: &[],
             client_ip: "",
             operation,
             dry_run: false,
@@ -77,7 +78,10 @@ impl<'a> PartialRequest<'a> {
         let message = &mut message;
         while let Some(field) = message.next()? {
             match field.number {
-                1 => self.input.token = self.token(message, &field)?,
+                1 => {
+                    self.input.token = self.token(message, &field)?;
+                    self.input.presented = self.input.token;
+                }
                 2 => self.input.client_ip = self.text(message, &field, CLIENT_IP)?,
                 3 => {
                     self.input.operation =

@@ -3,23 +3,27 @@
 //! 1. [`Services::decision_context`] borrows the catalogue in force, where this replica may decide.
 //! 2. [`DecisionContext::evaluate`] checks the arguments (`arguments`), finds the token in the near cache or the
 //!    second-level cache, and has [`crate::policy::decide`] decide.
-//! 3. Where the store is needed, [`Services::evaluate_with_store`] does the same with what it reads (`stored`).
+//! 3. A string that is the secret of no token made here is looked up among imported ones (`imported`).
+//! 4. Where the store is needed, [`Services::evaluate_with_store`] does the same with what it reads (`stored`).
 //!
 //! Many questions together are evaluated by [`DecisionContext::evaluate_batch`] (`batch`).
 //!
 //! # Invariants
 //! - A question about a token in the near cache waits for nothing, takes no lock and reaches no other thread.
-//! - A forged token never reaches the store.
+//! - A forged token reaches the store only where the filter of imported tokens takes it for one, once.
 
 mod arguments;
 mod batch;
+mod imported;
 mod stored;
 
 use futures_util::FutureExt as _;
 use sdd::Guard;
 
 use self::arguments::Memo;
+pub use self::imported::MAX_IMPORTED_SECRET;
 pub use self::stored::OwnedEvaluation;
+pub(super) use self::stored::imports_unknown;
 use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedAccounts, BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
@@ -40,6 +44,8 @@ pub const MAX_BATCH: usize = 1_000;
 pub struct AuthorizeInput<'a> {
     /// The token's secret, or whatever bytes the client presented as one.
     pub token: &'a [u8],
+    /// The same as it was sent: with a `secret-token:` prefix that is not in `token`. An imported secret may have one.
+    pub presented: &'a [u8],
     /// The client's address; empty where it is not known.
     pub client_ip: &'a str,
     /// What the client wants to do.
@@ -99,11 +105,7 @@ impl Services {
     /// Whether `secret` was made here. Checked before the second-level cache is asked: forged ones are to cost as
     /// little as can be. Rule 2.6 of docs/policy.md.
     pub(super) fn verify_tag(&self, secret: &ParsedSecret<'_>) -> bool {
-        let made = self.cache.keys().made(secret);
-        if !made {
-            self.metrics.forged.inc();
-        }
-        made
+        self.cache.keys().made(secret)
     }
 
     /// Notes in memory the use that an allowed decision is (docs/policy.md, rule 1.12).
@@ -203,21 +205,30 @@ impl DecisionContext<'_> {
         {
             return self.known(token);
         }
-        let Some(secret) = ParsedSecret::parse(input.token, SecretKind::Token) else {
-            return Some((Presented::Malformed, None));
+        let (unknown, forged) = match ParsedSecret::parse(input.token, SecretKind::Token) {
+            None => (Presented::Malformed, false),
+            Some(secret) if !self.services.verify_tag(&secret) => (Presented::Unknown, true),
+            // Another secret of a known token.
+            Some(_) if near.is_some() => (Presented::Unknown, false),
+            Some(secret) => {
+                // `None`: it is not there, or the cache is just being put in order.
+                let looked_up =
+                    self.services.cache.tokens.get(TokenId(secret.id)).now_or_never()?;
+                let Lookup::Hit(entry) = looked_up else { return None };
+                let token = entry.as_ref().map(|token| token.get_guarded_ref(&self.guard));
+                if let Some(token) = token.filter(|token| is_secret_of(input.token, token)) {
+                    return self.known(token);
+                }
+                (Presented::Unknown, false)
+            }
         };
-        // One that was not made here, or another secret of a known token.
-        if !self.services.verify_tag(&secret) || near.is_some() {
-            return Some((Presented::Unknown, None));
+        if let Some(token) = self.find_imported(input.presented)? {
+            return self.known(token);
         }
-        // `None`: it is not there, or the cache is just being put in order.
-        let looked_up = self.services.cache.tokens.get(TokenId(secret.id)).now_or_never()?;
-        let Lookup::Hit(entry) = looked_up else { return None };
-        let token = entry.as_ref().map(|token| token.get_guarded_ref(&self.guard));
-        match proven(input, token) {
-            Some(token) => self.known(token),
-            None => Some((Presented::Unknown, None)),
+        if forged {
+            self.services.metrics.forged.inc();
         }
+        Some((unknown, None))
     }
 
     /// A token whose secret was presented; `None` where its account could not be read back.
@@ -230,12 +241,9 @@ impl DecisionContext<'_> {
     }
 }
 
-/// The token that a well-formed secret names, if it is that token's secret.
-fn proven<'c>(
-    input: &AuthorizeInput<'_>,
-    token: Option<&'c CachedToken>,
-) -> Option<&'c CachedToken> {
-    token.filter(|known| secret::digest_eq(&known.digest, &secret::digest(input.token)))
+/// Whether `presented` is the secret of `token`.
+fn is_secret_of(presented: &[u8], token: &CachedToken) -> bool {
+    secret::digest_eq(&token.digest, &secret::digest(presented))
 }
 
 fn peek_id(token: &[u8]) -> Option<TokenId> {

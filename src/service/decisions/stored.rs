@@ -7,9 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sdd::Shared;
+use smallvec::SmallVec;
+
 use super::arguments::{self, Memo};
-use super::{AuthorizeInput, proven};
-use crate::cache::{CacheEntry, Lookup, ReadError, UnknownAccount};
+use super::{AuthorizeInput, is_secret_of};
+use crate::cache::{
+    CacheEntry, CachedToken, Lookup, Membership, ReadError, TokenKey, UnknownAccount,
+};
 use crate::clock::Stopwatch;
 use crate::model::ActiveCatalog;
 use crate::policy::decide::{self, Decision, Presented};
@@ -17,7 +22,7 @@ use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::AccountRestriction;
 use crate::replication::NotFreshEnough;
-use crate::secret::{ParsedSecret, SecretKind};
+use crate::secret::{self, ParsedSecret, SecretKind};
 use crate::service::{Error, Result, Services, no_catalog};
 use crate::usage::UseOutcome;
 
@@ -32,14 +37,23 @@ const LONG_READ: Duration = Duration::from_millis(20);
 /// once for the metrics and once for the caller.
 pub struct OwnedEvaluation {
     in_force: Arc<ActiveCatalog>,
-    /// Whether the secret has the shape and checksum of one.
-    well_formed: bool,
-    entry: CacheEntry,
-    /// What restricts the account of the token in it.
+    found: Found,
+    /// What restricts the account of the token that was found.
     account: Option<AccountRestriction>,
     /// The store's time that it was made at.
     now: Timestamp,
 }
+
+/// What a presented secret turned out to be.
+enum Found {
+    /// It has not the shape and checksum of one that was made here.
+    Malformed,
+    Unknown,
+    Token(Shared<CachedToken>),
+}
+
+/// What was read of the cache, each with its generation before.
+type Reads = SmallVec<[(TokenKey, u64); 3]>;
 
 impl OwnedEvaluation {
     /// The decision: the same at each call.
@@ -49,12 +63,10 @@ impl OwnedEvaluation {
     pub fn decision<'e>(&'e self, input: &AuthorizeInput<'e>) -> Result<Decision<'e>> {
         let catalog = &self.in_force.catalog;
         let request = arguments::check(input, catalog, &mut Memo::default())?;
-        let presented = match self.well_formed {
-            true => match proven(input, self.entry.as_deref()) {
-                Some(token) => Presented::token(token, self.account),
-                None => Presented::Unknown,
-            },
-            false => Presented::Malformed,
+        let presented = match &self.found {
+            Found::Malformed => Presented::Malformed,
+            Found::Unknown => Presented::Unknown,
+            Found::Token(token) => Presented::token(token, self.account),
         };
         Ok(decide::decide(presented, catalog, &request, self.now))
     }
@@ -91,38 +103,32 @@ impl Services {
         let mut persisted = false;
         for left in (0..MAX_ATTEMPTS).rev() {
             self.ready().await?;
-            let entry = match &secret {
-                None => None,
-                Some(secret) => {
-                    let id = TokenId(secret.id);
-                    let (generation, watch) =
-                        (self.cache.tokens.generation(id), Stopwatch::start());
-                    let entry = self.read_token(id, secret).await?;
-                    // A read may take long: the lease may have run out, and what was read may have been
-                    // changed, and its change be answered. Where it changes all the time, the last reading
-                    // is as good as any.
-                    self.ready().await?;
-                    let long = watch.elapsed() > LONG_READ && left > 0;
-                    if long && generation != self.cache.tokens.generation(id) {
-                        continue;
-                    }
-                    entry
-                }
-            };
+            let watch = Stopwatch::start();
+            let (found, reads) = self.find(input, secret.as_ref()).await?;
+            // A read may take long: the lease may have run out, and what was read may have been
+            // changed, and its change be answered. Where it changes all the time, the last reading
+            // is as good as any.
+            self.ready().await?;
+            let changed = |&(key, generation)| generation != self.cache.tokens.generation(key);
+            if watch.elapsed() > LONG_READ && left > 0 && reads.iter().any(changed) {
+                continue;
+            }
             let in_force = self.cache.catalog().ok_or_else(no_catalog)?;
             let now = self.clock.now();
-            let well_formed = secret.is_some();
             // After the token was read, which may have taken long.
-            let account = match &entry {
-                Some(token) => self.account_restriction(*token.account_id)?,
-                None => None,
+            let account = match &found {
+                Found::Token(token) => self.account_restriction(*token.account_id)?,
+                Found::Malformed | Found::Unknown => None,
             };
-            let evaluation = OwnedEvaluation { in_force, well_formed, entry, account, now };
+            let evaluation = OwnedEvaluation { in_force, found, account, now };
             let decision = evaluation.decision(input)?;
             if input.dry_run {
                 return Ok(evaluation);
             }
-            let token = evaluation.entry.as_deref();
+            let token = match &evaluation.found {
+                Found::Token(token) => Some(&**token),
+                Found::Malformed | Found::Unknown => None,
+            };
             // The decision was reached, so that it is missing or an address.
             let client = input.client_ip.parse().ok();
             let used = self.note_use(&decision, token, client, now, persisted);
@@ -152,22 +158,47 @@ impl Services {
         restriction.map_err(|UnknownAccount| unknown_account())
     }
 
-    /// The token that `secret` names; `None` for a secret that was not made here, and where there is none.
-    async fn read_token(&self, id: TokenId, secret: &ParsedSecret<'_>) -> Result<CacheEntry> {
-        if !self.verify_tag(secret) {
-            return Ok(None);
+    /// What the presented secret turns out to be, and what was read for it.
+    async fn find(
+        &self,
+        input: &AuthorizeInput<'_>,
+        secret: Option<&ParsedSecret<'_>>,
+    ) -> Result<(Found, Reads)> {
+        let mut reads = Reads::new();
+        let mut read = async |key: TokenKey| {
+            reads.push((key, self.cache.tokens.generation(key)));
+            self.read_facts(key).await
+        };
+        if let Some(secret) = secret.filter(|secret| self.verify_tag(secret))
+            && let Some(token) = read(TokenId(secret.id).into()).await?
+            && is_secret_of(input.token, &token)
+        {
+            return Ok((Found::Token(token), reads));
         }
-        self.read_facts(id).await
+        for (digest, half) in self.imported_keys(input.presented) {
+            match self.cache.imports.membership(half) {
+                Membership::Absent => continue,
+                Membership::Unknown => return Err(imports_unknown()),
+                Membership::Possible => {}
+            }
+            if let Some(token) = read(TokenKey::Digest(digest, half)).await?
+                && secret::digest_eq(&token.digest, &digest)
+            {
+                return Ok((Found::Token(token), reads));
+            }
+        }
+        let unknown = if secret.is_some() { Found::Unknown } else { Found::Malformed };
+        Ok((unknown, reads))
     }
 
-    /// What is known of the token with this id, from memory or from the store; `None` where there is none.
+    /// What is known of the token with this key, from memory or from the store; `None` where there is none.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and [`Error::Overloaded`] where that can't be said.
-    pub(in crate::service) async fn read_facts(&self, id: TokenId) -> Result<CacheEntry> {
-        Ok(match self.cache.tokens.get(id).await {
+    pub(in crate::service) async fn read_facts(&self, key: TokenKey) -> Result<CacheEntry> {
+        Ok(match self.cache.tokens.get(key).await {
             Lookup::Hit(entry) => entry,
-            Lookup::Miss => self.cache.tokens.read(id).await.map_err(|error| match error {
+            Lookup::Miss => self.cache.tokens.read(key).await.map_err(|error| match error {
                 ReadError::Store(error) => {
                     tracing::debug!(%error, "cannot read the facts of a token");
                     store_unavailable()
@@ -193,6 +224,15 @@ fn use_not_persisted() -> Error {
 fn unknown_account() -> Error {
     Error::Unavailable {
         why: "the token's account was changed, and can't be read from the store now; no decision: deny",
+        retry: Duration::from_secs(1),
+    }
+}
+
+/// Rule 10.8 of docs/policy.md.
+pub(in crate::service) fn imports_unknown() -> Error {
+    Error::Unavailable {
+        why: "this replica could not read from the store which tokens are imported, and this may be one of them; no \
+              decision: deny",
         retry: Duration::from_secs(1),
     }
 }

@@ -3,9 +3,11 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::policy::id::TokenId;
+use super::sql::import::{HeldDigest, ImportRow, distinct, scope_rows};
+use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::time::Timestamp;
+use crate::secret::Digest;
 use crate::store::Result;
 
 /// Behind a `SELECT`: locks its rows against other writers, and passes over those that another has
@@ -81,5 +83,81 @@ pub(super) async fn set_idle(
     let ids: Vec<_> = idle.iter().map(|(id, _)| id.0).collect();
     let since: Vec<_> = idle.iter().map(|(_, since)| since.map(|since| since.0)).collect();
     sqlx::query(SET_IDLE).bind(ids).bind(since).execute(connection).await?;
+    Ok(())
+}
+
+/// Whose digests these are: tokens, retired ones, and credentials.
+const HELD: &str = "\
+    SELECT digest, account_id, token_id, delete_time, delete_cause, leaked, expire_time \
+        FROM token WHERE digest = ANY($1) \
+    UNION ALL \
+    SELECT digest, account_id, NULL, delete_time, delete_cause, leaked, expire_time \
+        FROM retired_digest WHERE digest = ANY($1) \
+    UNION ALL \
+    SELECT digest, NULL, NULL, NULL, NULL, CAST(0 AS SMALLINT), NULL FROM credential WHERE digest = ANY($1)";
+
+const IMPORT: &str = "\
+    INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
+        create_time, expire_time, clock_time, import_time, import_revision) \
+    SELECT v.token_id, $8, v.name, v.kind, v.digest, v.whitelist, 1, v.create_time, v.expire_time, $9, $9, $10 \
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::bigint[], $7::bigint[]) \
+        AS v (token_id, name, kind, digest, whitelist, create_time, expire_time)";
+
+const IMPORT_USES: &str = "\
+    INSERT INTO token_use (token_id, last_use, idle_since) \
+    SELECT v.token_id, v.last_use, v.idle_since \
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS v (token_id, last_use, idle_since)";
+
+const IMPORT_SCOPES: &str = "\
+    INSERT INTO token_scope (token_id, scope_id) \
+    SELECT v.token_id, v.scope_id FROM unnest($1::uuid[], $2::integer[]) AS v (token_id, scope_id)";
+
+/// What has these digests already.
+pub(super) async fn held_digests(
+    connection: &mut PgConnection,
+    digests: &[Digest],
+) -> Result<Vec<HeldDigest>> {
+    let query = sqlx::query_as(HELD).bind(distinct(digests));
+    Ok(query.fetch_all(connection).await?)
+}
+
+/// Stores imported tokens, their uses and their scopes.
+pub(super) async fn import(
+    connection: &mut PgConnection,
+    account_id: AccountId,
+    now: Timestamp,
+    revision: i64,
+    rows: &[ImportRow<'_>],
+) -> Result<()> {
+    let tokens = || rows.iter().map(|row| &row.new.token);
+    let ids: Vec<_> = tokens().map(|token| token.id.0).collect();
+    let names: Vec<_> = tokens().map(|token| token.name.as_str()).collect();
+    let kinds: Vec<_> = tokens().map(|token| token.kind.word()).collect();
+    let digests: Vec<_> = tokens().map(|token| &token.digest[..]).collect();
+    let whitelists: Vec<_> = rows.iter().map(|row| row.whitelist.as_str()).collect();
+    let created: Vec<_> = rows.iter().map(|row| row.new.created.0).collect();
+    let expires: Vec<_> = tokens().map(|token| token.expires.map(|at| at.0)).collect();
+    sqlx::query(IMPORT)
+        .bind(&ids)
+        .bind(names)
+        .bind(kinds)
+        .bind(digests)
+        .bind(whitelists)
+        .bind(created)
+        .bind(expires)
+        .bind(account_id.0)
+        .bind(now.0)
+        .bind(revision)
+        .execute(&mut *connection)
+        .await?;
+
+    let last: Vec<_> = rows.iter().map(|row| row.new.last_use.map(|at| at.0)).collect();
+    let idle: Vec<_> = rows.iter().map(|row| row.idle_since).collect();
+    sqlx::query(IMPORT_USES).bind(&ids).bind(last).bind(idle).execute(&mut *connection).await?;
+
+    let (ids, scopes): (Vec<_>, Vec<_>) = scope_rows(rows).map(|(id, scope)| (id.0, scope)).unzip();
+    if !ids.is_empty() {
+        sqlx::query(IMPORT_SCOPES).bind(ids).bind(scopes).execute(connection).await?;
+    }
     Ok(())
 }

@@ -49,7 +49,10 @@ pub(super) async fn events(
         query.push(" AND account_id = ").push_bind(id.0);
     }
     if let Some(id) = filter.token_id {
-        query.push(" AND token_id = ").push_bind(id.0);
+        // One event tells of all tokens that a call imported.
+        query.push(" AND (token_id = ").push_bind(id.0);
+        query.push(" OR position = (SELECT import_revision FROM token WHERE token_id = ");
+        query.push_bind(id.0).push("))");
     }
     if let Some(start) = filter.start {
         query.push(" AND time >= ").push_bind(start.0);

@@ -21,6 +21,7 @@ mod change;
 mod client_source;
 mod credential;
 mod decode;
+pub(super) mod import;
 mod leak;
 mod lifecycle;
 mod mail;
@@ -43,11 +44,12 @@ use uuid::Uuid;
 use crate::model::{
     Account, AccountRefusal, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
     ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal, EntryMatches,
-    FoundTokens, GrantCounts, IdleToken, LastOperatorCredential, LeakLocation, LeakOutcome, Mail,
-    MailFailure, MailState, NewSession, NewToken, NoLongerHeld, NotReplaced, Page, PendingAction,
-    PendingCounts, PendingFilter, Replaced, Replacement, ScopesInUse, SecretOwner, SeenAddress,
-    Session, SettingsCredential, StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use,
-    UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    FoundTokens, GrantCounts, IdleToken, ImportItem, ImportOutcome, ImportPosition,
+    LastOperatorCredential, LeakLocation, LeakOutcome, Mail, MailFailure, MailState, NewSession,
+    NewToken, NoLongerHeld, NotReplaced, Page, PendingAction, PendingCounts, PendingFilter,
+    Replaced, Replacement, ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential,
+    StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use, UseCount, WhitelistChanged,
+    WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -209,6 +211,29 @@ impl TokenStore for Handle {
     ) -> Result<Option<Result<Replaced, NotReplaced>>> {
         let replace = lifecycle::replace(self, ctx, catalog, id, only, settings, new, dry_run);
         self.within(replace).await
+    }
+
+    async fn imported_token_facts(&self, digest: &Digest) -> Result<Option<TokenFacts>> {
+        self.within(token::imported_facts(self, digest)).await
+    }
+
+    async fn import_tokens(
+        &self,
+        ctx: &Context,
+        catalog: &Catalog,
+        account_id: AccountId,
+        items: &[ImportItem],
+        dry_run: bool,
+    ) -> Result<Result<Vec<ImportOutcome>, AccountRefusal>> {
+        self.within(import::import(self, ctx, catalog, account_id, items, dry_run)).await
+    }
+
+    async fn imported_tokens(
+        &self,
+        after: ImportPosition,
+        limit: u32,
+    ) -> Result<Vec<ImportPosition>> {
+        self.within(import::imported(self, after, limit)).await
     }
 
     async fn change_whitelist(

@@ -22,26 +22,38 @@ use crate::policy::token::{
     AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenKind,
     TokenState,
 };
+use crate::secret::Digest;
 use crate::store::Result;
 use crate::store::error::CorruptRow;
 
-pub(super) use row::{Row, SELECT, grant, page_of_tokens, row};
+pub(super) use row::{Row, SELECT, grant, page_of_tokens, row, state};
 
 /// Each part by its key: the token, its scopes, and its live actions, a row for each; of a token that was replaced, those
 /// of its heir, which take from it too (rule 11.36 of docs/policy.md).
-const SELECT_FACTS: &str = "\
-    SELECT t.account_id, t.kind, t.digest, t.whitelist, \
-        t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.downgrade_time, \
-        (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
-                           coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
-         FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
-        p.pending_action_id, p.takes, p.basis_time, p.accepted_time, \
-        (SELECT string_agg(CAST(n.scope_id AS TEXT), ',') FROM pending_action_scope n \
-         WHERE n.pending_action_id = p.pending_action_id AND n.keeps = 0) AS takes_scopes \
-    FROM token t JOIN token_use u ON u.token_id = t.token_id LEFT JOIN pending_action p \
-        ON p.token_id = coalesce(u.heir_id, t.token_id) AND p.end_time IS NULL \
-            AND t.delete_time IS NULL AND t.expiry_done = 0 \
-    WHERE t.token_id = $1";
+macro_rules! select_facts {
+    ($condition:literal) => {
+        concat!(
+            "SELECT t.token_id, t.account_id, t.kind, t.digest, t.whitelist, \
+                t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.downgrade_time, \
+                (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
+                                   coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
+                 FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
+                p.pending_action_id, p.takes, p.basis_time, p.accepted_time, \
+                (SELECT string_agg(CAST(n.scope_id AS TEXT), ',') FROM pending_action_scope n \
+                 WHERE n.pending_action_id = p.pending_action_id AND n.keeps = 0) AS takes_scopes \
+            FROM token t JOIN token_use u ON u.token_id = t.token_id LEFT JOIN pending_action p \
+                ON p.token_id = coalesce(u.heir_id, t.token_id) AND p.end_time IS NULL \
+                    AND t.delete_time IS NULL AND t.expiry_done = 0 \
+            WHERE ",
+            $condition
+        )
+    };
+}
+
+const SELECT_BY_ID: &str = select_facts!("t.token_id = $1");
+
+/// Not one that was made here: its secret names it.
+const SELECT_BY_DIGEST: &str = select_facts!("t.digest = $1 AND t.import_revision IS NOT NULL");
 
 const INSERT: &str = "\
     INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
@@ -61,6 +73,7 @@ const SET_EXPIRY: &str = "UPDATE token SET expire_time = $2 WHERE token_id = $1"
 
 #[derive(FromRow)]
 struct FactsRow {
+    token_id: Uuid,
     account_id: Uuid,
     kind: String,
     digest: Vec<u8>,
@@ -77,12 +90,25 @@ struct FactsRow {
 
 pub(super) async fn facts(store: &Handle, id: TokenId) -> Result<Option<TokenFacts>> {
     let mut conn = store.decision_connection().await?;
-    let query = sqlx::query_as(SELECT_FACTS).bind(id.0);
-    let rows: Vec<FactsRow> = query.fetch_all(&mut *conn).await?;
+    let query = sqlx::query_as(SELECT_BY_ID).bind(id.0);
+    let rows = query.fetch_all(&mut *conn).await?;
     conn.release();
+    read_facts(rows)
+}
+
+/// Those of a token that was imported with this digest.
+pub(super) async fn imported_facts(store: &Handle, digest: &Digest) -> Result<Option<TokenFacts>> {
+    let mut conn = store.decision_connection().await?;
+    let query = sqlx::query_as(SELECT_BY_DIGEST).bind(&digest[..]);
+    let rows = query.fetch_all(&mut *conn).await?;
+    conn.release();
+    read_facts(rows)
+}
+
+fn read_facts(rows: Vec<FactsRow>) -> Result<Option<TokenFacts>> {
     let Some(first) = rows.first() else { return Ok(None) };
     let mut facts = TokenFacts {
-        id: id.into(),
+        id: TokenId(first.token_id).into(),
         account_id: AccountId(first.account_id).into(),
         digest: digest(&first.digest)?,
         state: row::state(first.delete_time, first.delete_cause.as_deref(), first.leaked)?,
@@ -128,6 +154,7 @@ pub(super) async fn create(
         replaces: None,
         replaced_by: None,
         expires: new.expires,
+        imported: None,
         uses: Uses::default(),
         pending: Vec::new(),
     };

@@ -1,12 +1,14 @@
 //! What SQLite does its own way: no row locks, since a transaction that writes is alone; and one
 //! statement after another, which costs no round trips here.
 
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use crate::policy::id::TokenId;
+use super::sql::import::{HeldDigest, ImportRow, distinct, scope_rows};
+use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Uses;
 use crate::policy::time::Timestamp;
+use crate::secret::Digest;
 use crate::store::Result;
 
 /// Nobody else has anything locked.
@@ -82,6 +84,85 @@ pub(super) async fn set_idle(
             .bind(since.map(|since| since.0))
             .execute(&mut *connection)
             .await?;
+    }
+    Ok(())
+}
+
+/// Rows of one statement: SQLite binds at most 32,766 values.
+const ROWS: usize = 1_000;
+
+/// What has these digests already: tokens, retired ones, and credentials.
+pub(super) async fn held_digests(
+    connection: &mut SqliteConnection,
+    digests: &[Digest],
+) -> Result<Vec<HeldDigest>> {
+    const HOLDERS: [&str; 3] = [
+        "SELECT digest, account_id, token_id, delete_time, delete_cause, leaked, expire_time FROM token WHERE digest IN (",
+        ") UNION ALL SELECT digest, account_id, NULL, delete_time, delete_cause, leaked, expire_time \
+         FROM retired_digest WHERE digest IN (",
+        ") UNION ALL SELECT digest, NULL, NULL, NULL, NULL, 0, NULL FROM credential WHERE digest IN (",
+    ];
+    let digests = distinct(digests);
+    let mut query = QueryBuilder::<Sqlite>::new("");
+    for holder in HOLDERS {
+        query.push(holder);
+        let mut list = query.separated(", ");
+        for digest in &digests {
+            list.push_bind(*digest);
+        }
+    }
+    query.push(")");
+    Ok(query.build_query_as().fetch_all(connection).await?)
+}
+
+/// Stores imported tokens, their uses and their scopes.
+pub(super) async fn import(
+    connection: &mut SqliteConnection,
+    account_id: AccountId,
+    now: Timestamp,
+    revision: i64,
+    rows: &[ImportRow<'_>],
+) -> Result<()> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
+         create_time, expire_time, clock_time, import_time, import_revision) ",
+    );
+    query.push_values(rows, |mut values, row| {
+        let token = &row.new.token;
+        values
+            .push_bind(token.id.0)
+            .push_bind(account_id.0)
+            .push_bind(token.name.as_str())
+            .push_bind(token.kind.word())
+            .push_bind(&token.digest[..])
+            .push_bind(row.whitelist.as_str())
+            .push_bind(1_i64)
+            .push_bind(row.new.created.0)
+            .push_bind(token.expires.map(|at| at.0))
+            .push_bind(now.0)
+            .push_bind(now.0)
+            .push_bind(revision);
+    });
+    query.build().execute(&mut *connection).await?;
+
+    let mut query =
+        QueryBuilder::<Sqlite>::new("INSERT INTO token_use (token_id, last_use, idle_since) ");
+    query.push_values(rows, |mut values, row| {
+        values
+            .push_bind(row.new.token.id.0)
+            .push_bind(row.new.last_use.map(|at| at.0))
+            .push_bind(row.idle_since);
+    });
+    query.build().execute(&mut *connection).await?;
+
+    let scopes: Vec<_> = scope_rows(rows).collect();
+    for scopes in scopes.chunks(ROWS) {
+        let mut query =
+            QueryBuilder::<Sqlite>::new("INSERT INTO token_scope (token_id, scope_id) ");
+        query.push_values(scopes, |mut values, (id, scope)| {
+            values.push_bind(id.0).push_bind(*scope);
+        });
+        query.build().execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// What every name in the catalogue of these tests is.
 const NAMES: [&str; 3] = [READ, ASK, REVEAL];
 
-fn day(n: i64) -> Timestamp {
+pub(crate) fn day(n: i64) -> Timestamp {
     Timestamp(n * 24 * HOUR.as_micros() as i64)
 }
 

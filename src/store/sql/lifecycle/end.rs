@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::super::change::{Record, WriteTx};
-use super::super::{Db, Handle, QueryBuilder, bulk, pending};
+use super::super::{Db, Handle, QueryBuilder, bulk, import, pending};
 use super::{LockedToken, heir};
 use crate::model::{AuditAction, Context, Invalidation};
 use crate::policy::id::{AccountId, TokenId};
@@ -107,6 +107,7 @@ pub(in super::super) async fn purge(
     bulk::lock(&mut change.tx, &ids).await?;
     let mut purged = Vec::new();
     for (id, account_id, name, state) in rows {
+        import::retire(&mut change.tx, id).await?;
         let purge = sqlx::query::<Db>(PURGE).bind(id).execute(&mut *change.tx);
         if purge.await?.rows_affected() == 0 {
             // Another did it meanwhile.

@@ -251,6 +251,7 @@ fn successor(
         expires: plan.expiry.time(),
         replaces: Some(old.id),
         replaced_by: None,
+        imported: None,
         uses: usage.uses.clone(),
         pending,
     };

@@ -32,6 +32,7 @@ pub(in super::super) struct Row {
     expiry_done: i16,
     noticed_expiry: Option<i64>,
     downgrade_time: Option<i64>,
+    import_time: Option<i64>,
     scopes: Option<String>,
     last_use: Option<i64>,
     last_write_use: Option<i64>,
@@ -47,7 +48,7 @@ pub(in super::super) struct Row {
 pub(in super::super) const SELECT: &str = "\
     SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
         t.create_time, t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.expiry_done, \
-        t.noticed_expiry, t.downgrade_time, \
+        t.noticed_expiry, t.downgrade_time, t.import_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
                            coalesce(CAST(s.taken_time AS TEXT), ''), ',') \
          FROM token_scope s WHERE s.token_id = t.token_id) AS scopes, \
@@ -178,6 +179,7 @@ impl Row {
             replaces: self.replaces_token_id.map(TokenId),
             replaced_by: self.replaced_by_token_id.map(TokenId),
             expires: self.expires(),
+            imported: self.import_time.map(Timestamp),
             uses: self.uses()?,
             name: self.name,
             pending,
@@ -185,7 +187,7 @@ impl Row {
     }
 }
 
-pub(super) fn state(
+pub(in super::super) fn state(
     delete_time: Option<i64>,
     delete_cause: Option<&str>,
     leaked: i16,
