@@ -120,7 +120,7 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Uses told to the store.
     pub uses_recorded: Counter,
-    /// Seen addresses and counts of use that found no room in memory.
+    /// Seen addresses, counts of use and denials that found no room in memory.
     pub activity_dropped: Counter,
     /// Actions announced.
     pub actions_announced: Counter,
@@ -280,7 +280,7 @@ impl Metrics {
             ("uses_recorded", "Uses told to the store", &self.uses_recorded),
             (
                 "activity_dropped",
-                "Seen addresses and counts of use that found no room in memory",
+                "Seen addresses, counts of use and denials that found no room in memory",
                 &self.activity_dropped,
             ),
             ("actions_announced", "Downgrades and deletions announced", &self.actions_announced),

@@ -1,15 +1,19 @@
 //! What is seen of the requests of tokens, through the sockets of servers (docs/policy.md, section 12).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
+#![allow(clippy::disallowed_methods, reason = "a variable says how long a long run lasts")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use portcullis::grpc::proto::{
-    AuthorizeRequest, BatchAuthorizeRequest, Decision, GetSelfRequest, GetTokenRequest,
-    GetTokenUsageRequest, ManageWhitelistRequest, SeenAddress, TokenKind,
+    AuthorizeRequest, BatchAuthorizeRequest, Decision, DeleteTokenRequest, Denial, GetSelfRequest,
+    GetTokenRequest, GetTokenUsageRequest, HttpOperation, ListDenialsRequest,
+    ManageWhitelistRequest, Reason, Role, SeenAddress, TokenKind, authorize_request, denial_fix,
 };
 
 use crate::replicas::stage::Stage;
+use crate::support::calls::credential;
 use crate::support::client::{Client, question};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::until_async;
@@ -203,4 +207,158 @@ async fn an_entry_that_nothing_matched_for_a_window_is_marked() {
     // Unused for the window, the address is forgotten; nothing else has changed.
     until_async(async || used_from(&operator, &token.token_id).await, Vec::is_empty).await;
     assert_eq!(entries().await.len(), 3);
+}
+
+/// Denials of a token, those that began latest first.
+async fn denials(client: &Client, token_id: &str) -> Vec<Denial> {
+    let request = ListDenialsRequest { token_id: token_id.to_owned(), ..Default::default() };
+    client.tokens().list_denials(request).await.unwrap().into_inner().denials
+}
+
+/// Rules 12.10 and 12.13.
+#[tokio::test]
+async fn denials_of_known_tokens_are_listed_with_what_would_allow_them() {
+    let server = quick(Setup::sqlite()).start();
+    let (operator, account) = stage(&server).await;
+    let (token, secret) =
+        operator.token(&account, TokenKind::Custom, &[READ], &["192.0.2.0/24"]).await;
+    for address in ["198.51.100.1", "::ffff:198.51.100.1"] {
+        assert_eq!(ask(&operator, question(&secret, address, READ)).await, Decision::Deny);
+    }
+    ask(&operator, question(&secret, "192.0.2.1", "cards.reveal")).await;
+    ask(&operator, question(&secret, "", READ)).await;
+    let http = |path: &str| AuthorizeRequest {
+        operation: Some(authorize_request::Operation::Http(HttpOperation {
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+        })),
+        ..question(&secret, "192.0.2.1", READ)
+    };
+    ask(&operator, http("/api/v1/nothing/4711/at-all?name=bob")).await;
+    // None of these is kept: an allow, a dry run, and what has no known token.
+    ask(&operator, question(&secret, "192.0.2.1", READ)).await;
+    let dry = AuthorizeRequest { dry_run: true, ..question(&secret, "198.51.100.9", READ) };
+    ask(&operator, dry).await;
+    let (_, other) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let forged = format!("{}{}", &secret[..secret.len() - 3], &other[other.len() - 3..]);
+    ask(&operator, question(&forged, "198.51.100.10", READ)).await;
+
+    let listed =
+        until_async(async || denials(&operator, &token.token_id).await, |rows| rows.len() == 4)
+            .await;
+    let by = |reason: Reason| listed.iter().find(|row| row.reason() == reason).unwrap();
+    let fix = |row: &Denial| row.fix.clone().unwrap().change;
+    let address = by(Reason::ClientIpNotWhitelisted);
+    assert_eq!((&*address.client_ip, &*address.scope, address.count), ("198.51.100.1", READ, 2));
+    assert_eq!(fix(address), Some(denial_fix::Change::AddAddress("198.51.100.1".to_owned())));
+    let scope = by(Reason::ScopeNotGranted);
+    assert_eq!(fix(scope), Some(denial_fix::Change::ReplaceWithScope("cards.reveal".to_owned())));
+    let missing = by(Reason::ClientIpMissing);
+    assert_eq!((&*missing.client_ip, fix(missing)), ("", None));
+    let route = by(Reason::NoMatchingRoute);
+    assert_eq!((&*route.operation, &*route.scope), ("GET /api/v1/nothing/{}/at-all", ""));
+    for row in &listed {
+        let seconds = |time: &Option<prost_types::Timestamp>| time.as_ref().unwrap().seconds;
+        assert_eq!(seconds(&row.hour) % 3600, 0);
+        assert!(seconds(&row.first_time) <= seconds(&row.last_time), "{row:?}");
+        assert!(!row.fix.as_ref().unwrap().text.is_empty() && !row.others, "{row:?}");
+        assert_eq!(row.account_id, account);
+    }
+
+    // Of a deleted token it says who still presents it.
+    let delete = DeleteTokenRequest { token_id: token.token_id.clone(), no_wait: false };
+    operator.tokens().delete_token(delete).await.unwrap();
+    ask(&operator, question(&secret, "192.0.2.1", READ)).await;
+    until_async(async || denials(&operator, &token.token_id).await, |rows| rows.len() == 5).await;
+}
+
+/// Rule 12.14.
+#[tokio::test]
+async fn an_account_admin_sees_denials_of_the_own_account_only() {
+    let server = quick(Setup::sqlite()).start();
+    let (operator, account) = stage(&server).await;
+    let other = operator.account().await.account_id;
+    let mut tokens = Vec::new();
+    for account in [&account, &other] {
+        let (token, secret) =
+            operator.token(account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
+        ask(&operator, question(&secret, "198.51.100.1", READ)).await;
+        until_async(async || denials(&operator, &token.token_id).await, |rows| rows.len() == 1)
+            .await;
+        tokens.push(token.token_id);
+    }
+    let (_, credential) = credential(&operator, Role::AccountAdmin, &account).await;
+    let admin = operator.with(&credential);
+    let list = async |account_id: &str, token_id: &str| {
+        let request = ListDenialsRequest {
+            account_id: account_id.to_owned(),
+            token_id: token_id.to_owned(),
+            ..Default::default()
+        };
+        admin.tokens().list_denials(request).await.unwrap().into_inner().denials
+    };
+    let all = list("", "").await;
+    assert_eq!(all.iter().map(|row| &row.token_id).collect::<Vec<_>>(), [&tokens[0]]);
+    assert_eq!(list(&other, "").await, []);
+    assert_eq!(list("", &tokens[1]).await, []);
+}
+
+/// How long denials flood the server: `tests/long/run` has it last for minutes.
+const FLOOD_SECONDS: i64 = 3;
+/// Denied requests in a second of a flood.
+const FLOOD_RATE: i64 = 20_000;
+/// How much memory a flood may take: twice what all bounds of a full server sum up to (docs/operations.md), with room for the
+/// allocator.
+const FLOOD_MEMORY: i64 = 128 << 20;
+
+fn memory(server: &Server) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<i64>().unwrap() << 10
+}
+
+/// Rule 12.11, through the sockets: a flood from random addresses leaves few rows and little in memory, all of it is
+/// counted, and other tokens are decided, seen and listed meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_denials_is_counted_and_bounded_and_harms_no_other_token() {
+    let seconds = std::env::var("PORTCULLIS_TEST_FLOOD_SECONDS")
+        .map_or(FLOOD_SECONDS, |seconds| seconds.parse().unwrap());
+    let server = quick(Setup::sqlite()).start();
+    let (operator, account) = stage(&server).await;
+    let (token, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
+    let (quiet, its) = operator.token(&account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
+    ask(&operator, question(&its, "192.0.2.1", READ)).await;
+    let before = memory(&server);
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / (FLOOD_RATE / 1_000) as u32);
+    for number in 0..seconds * FLOOD_RATE / 1_000 {
+        pace.tick().await;
+        let requests = (0..1_000).map(|n| {
+            let n = number * 1_000 + n;
+            let address =
+                format!("2001:db8:{:x}:{:x}::{:x}", n >> 32, n >> 16 & 0xffff, n & 0xffff);
+            question(&secret, &address, READ)
+        });
+        let batch = BatchAuthorizeRequest { requests: requests.collect() };
+        let answers = operator.authorization().batch_authorize(batch).await.unwrap().into_inner();
+        assert_eq!(answers.results.len(), 1_000);
+        assert_eq!(ask(&operator, question(&its, "192.0.2.1", READ)).await, Decision::Allow);
+    }
+    ask(&operator, question(&its, "198.51.100.1", READ)).await;
+    until_async(async || denials(&operator, &quiet.token_id).await, |rows| rows.len() == 1).await;
+    let sent = seconds * FLOOD_RATE;
+    let rows = until_async(
+        async || denials(&operator, &token.token_id).await,
+        |rows| rows.iter().map(|row| row.count).sum::<i64>() >= sent - 255,
+    )
+    .await;
+    assert!(rows.iter().map(|row| row.count).sum::<i64>() <= sent);
+    // Its share in each hour that the flood fell into, and a row of others.
+    let hours = 2 + seconds / 3_600;
+    assert!(rows.len() as i64 <= 21 * hours, "{}", rows.len());
+    assert!(rows.iter().any(|row| row.others && row.reason() == Reason::Unspecified));
+    let all = counts(&[(READ, seconds * FLOOD_RATE / 1_000 + 1)]);
+    until_async(async || usage(&operator, &quiet.token_id).await, |found| *found == all).await;
+    assert_eq!(server.metric("portcullis_activity_dropped_total").unwrap_or(0), 0);
+    let grown = memory(&server) - before;
+    assert!(grown < FLOOD_MEMORY, "{grown} bytes more than before");
 }

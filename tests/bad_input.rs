@@ -67,6 +67,8 @@ const ALLOWED: &[(&str, &str, &str, Code)] = &[
     ("ReplaceToken", "ttl", "left out", Code::Ok),
     ("ListPendingActions", "effective_before", "left out", Code::Ok),
     ("PreviewLifecycle", "account_id", "empty", Code::Ok),
+    ("ListDenials", "account_id", "empty", Code::Ok),
+    ("ListDenials", "token_id", "empty", Code::Ok),
     ("ListAuditEvents", "account_id", "empty", Code::Ok),
     ("ListAuditEvents", "token_id", "empty", Code::Ok),
     ("ListAuditEvents", "start_time", "left out", Code::Ok),

@@ -47,6 +47,7 @@ named!(
     ListAccountsResponse,
     ListAuditEventsResponse,
     ListCredentialsResponse,
+    ListDenialsResponse,
     ListPendingActionsResponse,
     ListTokensResponse,
     ManageWhitelistResponse,

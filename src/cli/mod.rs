@@ -10,6 +10,7 @@ mod catalog;
 mod check;
 mod connect;
 mod credential;
+mod denials;
 mod doctor;
 mod failure;
 mod flags;
@@ -124,6 +125,15 @@ pub enum ClientCommand {
     ///   portcullis audit --token tok_... --since 2026-01-01T00:00:00Z --output json
     #[command(verbatim_doc_comment)]
     Audit(audit::AuditArgs),
+    /// List denied requests of the last 7 days, with what would allow them
+    ///
+    /// By token, reason, address and hour. Requests with a secret of no known token are not among them. Decide by yourself
+    /// whether an address is a customer's: it may be a thief's.
+    ///
+    /// Example:
+    ///   portcullis denials --token tok_... --output json
+    #[command(verbatim_doc_comment)]
+    Denials(denials::DenialsArgs),
     /// Ask whether a token may do something, without counting it as use
     ///
     /// The token's secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file,
@@ -153,6 +163,7 @@ impl ClientCommand {
             Self::Whitelist(args) => args.common.output.format,
             Self::Pending(args) => args.common.output.format,
             Self::Audit(args) => args.common.output.format,
+            Self::Denials(args) => args.common.output.format,
             Self::Check(args) => args.common.output.format,
             Self::Doctor(args) => args.format(),
             Self::Version(args) => args.output.format,
@@ -208,6 +219,7 @@ where
         ClientCommand::Whitelist(args) => whitelist::run(args).await?,
         ClientCommand::Pending(args) => pending::run(args).await?,
         ClientCommand::Audit(args) => audit::run(args).await?,
+        ClientCommand::Denials(args) => denials::run(args).await?,
         ClientCommand::Check(args) => return check::run(args).await,
         ClientCommand::Doctor(args) => return doctor::run(args).await,
         ClientCommand::Version(args) => version::run(&args)?,

@@ -7,7 +7,7 @@ use prost::Message;
 use super::proto as pb;
 use super::status::item_error;
 use crate::model::{
-    Account, ActiveCatalog, AuditEvent, Credential, LeakOutcome, LeakedCredential, Notice,
+    Account, ActiveCatalog, AuditEvent, Credential, Denial, LeakOutcome, LeakedCredential, Notice,
     NoticeState, PendingAction, Role, SeenAddress, Token, UseCount,
 };
 use crate::policy::client_source::{ClientSource, ClientSourceFields, HeaderName};
@@ -19,7 +19,7 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::{
     AccountRestriction, PendingActionType, RequestedExpiry, TokenKind, TokenState,
 };
-use crate::service::activity::{EntryUse, TokenUsage};
+use crate::service::activity::{DenialChange, DenialFix, EntryUse, TokenUsage};
 use crate::service::credentials::{AskedRole, account_of};
 use crate::service::explain::{describe, granted, names};
 use crate::service::import::{ImportToken, Imported, ImportedToken};
@@ -399,6 +399,31 @@ pub(super) fn entry_use(used: EntryUse) -> pb::WhitelistEntryUse {
         entry: used.entry.to_string(),
         last_match_time: used.last_match.map(time),
         unmatched: used.unmatched,
+    }
+}
+
+pub(super) fn denial(denial: Denial, fix: DenialFix, in_force: &ActiveCatalog) -> pb::Denial {
+    let denied = denial.denied;
+    let change = fix.change.map(|change| match change {
+        DenialChange::AddAddress(address) => {
+            pb::denial_fix::Change::AddAddress(address.to_string())
+        }
+        DenialChange::ReplaceWithScope(scope) => pb::denial_fix::Change::ReplaceWithScope(scope),
+    });
+    let scope = denied.scope_id.and_then(|scope| in_force.name_of(scope));
+    pb::Denial {
+        token_id: denied.token_id.to_string(),
+        account_id: denied.account_id.to_string(),
+        reason: denied.reason.map_or(pb::Reason::Unspecified, reason).into(),
+        client_ip: denied.address.map(|address| address.to_string()).unwrap_or_default(),
+        scope: scope.map(ToString::to_string).unwrap_or_default(),
+        operation: denied.operation,
+        hour: Some(time(Timestamp::of_hour(denied.hour))),
+        count: i64::try_from(denied.count).unwrap_or(i64::MAX),
+        first_time: Some(time(denied.first)),
+        last_time: Some(time(denied.last)),
+        others: denied.reason.is_none(),
+        fix: Some(pb::DenialFix { change, text: fix.text }),
     }
 }
 

@@ -9,11 +9,13 @@ use super::proto::{
     CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
     GetTokenRequest, GetTokenResponse, GetTokenUsageRequest, GetTokenUsageResponse,
     ImportTokensRequest, ImportTokensResponse, ListAuditEventsRequest, ListAuditEventsResponse,
-    ListPendingActionsRequest, ListPendingActionsResponse, ListTokensRequest, ListTokensResponse,
-    ManageWhitelistRequest, ManageWhitelistResponse, PreviewLifecycleRequest,
-    PreviewLifecycleResponse, ReplaceTokenRequest, ReplaceTokenResponse, ReportLeakedTokensRequest,
-    ReportLeakedTokensResponse, SetTokenExpiryRequest, SetTokenExpiryResponse,
+    ListDenialsRequest, ListDenialsResponse, ListPendingActionsRequest, ListPendingActionsResponse,
+    ListTokensRequest, ListTokensResponse, ManageWhitelistRequest, ManageWhitelistResponse,
+    PreviewLifecycleRequest, PreviewLifecycleResponse, ReplaceTokenRequest, ReplaceTokenResponse,
+    ReportLeakedTokensRequest, ReportLeakedTokensResponse, SetTokenExpiryRequest,
+    SetTokenExpiryResponse,
 };
+use crate::service::activity::DenialQuery;
 use crate::service::import::ImportTokens;
 use crate::service::leaks::{ReportLeaks, ReportedLeaks};
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
@@ -265,6 +267,27 @@ impl TokenService for Management {
     ) -> Result<Response<GetTokenUsageResponse>, Status> {
         self.run("GetTokenUsage", request, async |services, caller, r| {
             Ok(convert::token_usage(services.token_usage(&caller, &r.token_id).await?))
+        })
+        .await
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<ListDenialsRequest>,
+    ) -> Result<Response<ListDenialsResponse>, Status> {
+        self.run("ListDenials", request, async |services, caller, r| {
+            let query = DenialQuery {
+                account_id: &r.account_id,
+                token_id: &r.token_id,
+                paging: Paging { size: r.page_size, token: &r.page_token },
+            };
+            let show = |denial, fix, in_force: &_| item(convert::denial(denial, fix, in_force));
+            let listed = services.list_denials(&caller, query, show).await?;
+            Ok(ListDenialsResponse {
+                denials: listed.page.items,
+                next_page_token: listed.page.next,
+                unlisted_count: i64::try_from(listed.unlisted).unwrap_or(i64::MAX),
+            })
         })
         .await
     }

@@ -23,7 +23,7 @@ use crate::policy::scope::Catalog;
 use crate::replication::Replicas;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::usage::Usage;
+use crate::usage::{DENIALS_KEPT, Usage};
 use crate::writes::Writes;
 
 /// Candidates that are looked at in one go, and the most of each step in a round.
@@ -239,10 +239,13 @@ impl Sweeper {
         self.purge_activity(swept).await
     }
 
-    /// Forgets what was seen before the window. Rule 12.3 of docs/policy.md.
+    /// Forgets what was seen before the window, and old denials. Rules 12.3 and 12.12 of docs/policy.md.
     async fn purge_activity(&self, swept: &mut SweepReport) -> store::Result<()> {
         let before = self.clock.now().minus(self.settings.window());
         let purged = self.store.purge_activity(before, ACTIVITY_BATCH).await?;
+        swept.more |= purged >= u64::from(ACTIVITY_BATCH);
+        let before = self.clock.now().minus(DENIALS_KEPT);
+        let purged = self.store.purge_denials(before, ACTIVITY_BATCH).await?;
         swept.more |= purged >= u64::from(ACTIVITY_BATCH);
         Ok(())
     }

@@ -159,6 +159,11 @@ id!(
     MailId, "mail", "mail_"
 );
 
+id!(
+    /// Names the denials of one hour that are shown together.
+    DenialId, "denial", "den_"
+);
+
 /// An id with its text, made once: every answer shows it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RenderedId<Id> {

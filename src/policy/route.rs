@@ -12,7 +12,7 @@ mod path;
 mod segment;
 mod table;
 mod variant;
-pub use explain::{explain_ambiguous, explain_unmatched};
+pub use explain::{explain_ambiguous, explain_unmatched, outline};
 pub use path::{MAX_PATH_LEN, MAX_PATH_SEGMENTS};
 pub use segment::Segment;
 pub use table::{RouteTable, Unresolved};

@@ -87,7 +87,7 @@ impl Audience {
                 "portcullis.v1.TokenService",
                 "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "SetTokenExpiry"
                 | "ReplaceToken" | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle"
-                | "GetTokenUsage" | "ListAuditEvents"
+                | "GetTokenUsage" | "ListDenials" | "ListAuditEvents"
                 // Account admins only where a setting allows it: `Services::import_tokens`.
                 | "ImportTokens",
             )

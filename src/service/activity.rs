@@ -1,13 +1,19 @@
-//! What is seen of the requests of a token: the addresses it was used from, how often, and which entries of its whitelist
-//! matched (docs/policy.md, section 12).
+//! What is seen of the requests of a token: the addresses it was used from, how often, which entries of its whitelist
+//! matched, and what was denied (docs/policy.md, section 12).
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::lists::{Cursor, PageItem, Paged, Paging, both};
 use super::tokens::no_token;
+use super::validate::FieldErrors;
 use super::{Caller, Result, Services, validate};
-use crate::model::{ActiveCatalog, EntryMatches, SeenAddress, UseCount};
+use crate::model::{
+    ActiveCatalog, Denial, DenialCount, DenialFilter, EntryMatches, SeenAddress, UseCount,
+};
+use crate::policy::decide::Reason;
 use crate::policy::id::TokenId;
-use crate::policy::network::Cidr;
+use crate::policy::network::{Cidr, ClientAddr, Limits};
 use crate::policy::time::Timestamp;
 
 /// The most counts that are answered: 2 MiB of an answer where each names a scope of the longest name.
@@ -35,7 +41,121 @@ pub struct EntryUse {
     pub unmatched: bool,
 }
 
+/// How long denials are kept. Rule 12.12 of docs/policy.md.
+pub const DENIALS_KEPT: Duration = crate::usage::DENIALS_KEPT;
+
+/// What `ListDenials` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct DenialQuery<'a> {
+    /// Only those of this account's tokens; empty for every account.
+    pub account_id: &'a str,
+    /// Only those of this token; empty for every token.
+    pub token_id: &'a str,
+    /// How much of it.
+    pub paging: Paging<'a>,
+}
+
+/// A page of denials.
+#[derive(Debug)]
+pub struct ListedDenials<T> {
+    /// What is on it.
+    pub page: Paged<T>,
+    /// How many more there were that got no row, of every account asked for.
+    pub unlisted: u64,
+}
+
+/// What a denial needs, for a person to decide on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenialFix {
+    /// What could be done, where one change to the token would allow the request.
+    pub change: Option<DenialChange>,
+    /// The same in a sentence; empty where there are several reasons.
+    pub text: String,
+}
+
+/// A change that would allow a denied request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DenialChange {
+    /// To add this address to the whitelist.
+    AddAddress(ClientAddr),
+    /// To replace the token by one that has this scope.
+    ReplaceWithScope(String),
+}
+
+/// What would allow what was denied. Rule 12.13 of docs/policy.md.
+pub fn fix(denied: &DenialCount, in_force: &ActiveCatalog, limits: &Limits) -> DenialFix {
+    let scope = denied.scope_id.and_then(|scope| in_force.name_of(scope)).map(ToString::to_string);
+    let (change, text) = match (denied.reason, denied.address, scope) {
+        (None, ..) => (None, String::new()),
+        (Some(Reason::ClientIpNotWhitelisted), Some(address), _)
+            if Cidr::parse(&address.to_string(), limits).is_ok() =>
+        {
+            let text = format!(
+                "Add {address} to the whitelist, if you know whose it is; else somebody may have stolen the token."
+            );
+            (Some(DenialChange::AddAddress(address)), text)
+        }
+        (Some(Reason::ScopeNotGranted | Reason::ScopeLostInDowngrade), _, Some(scope)) => {
+            let text = format!(
+                "Replace the token by one that has the scope {scope}: scopes can't be added to a token."
+            );
+            (Some(DenialChange::ReplaceWithScope(scope)), text)
+        }
+        (Some(reason), ..) => (None, cure(reason).to_owned()),
+    };
+    DenialFix { change, text }
+}
+
+fn cure(reason: Reason) -> &'static str {
+    match reason {
+        Reason::WhitelistRequired => "Set a whitelist.",
+        Reason::ClientIpMissing => "Have the service send the client's address.",
+        Reason::NoMatchingRoute => {
+            "Check method and path, or have an operator add the route to the catalogue."
+        }
+        Reason::RequestAmbiguous => {
+            "Send the path as the route writes it, and no header that changes it."
+        }
+        Reason::ClientIpNotWhitelisted => "Call from a whitelisted address.",
+        _ => "The token itself can't be used now, as the reason says: use another one.",
+    }
+}
+
 impl Services {
+    /// Lists what was denied, the latest first. Rules 12.10 and 12.14 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`super::Error::Invalid`] for bad filters or paging; the store's.
+    pub async fn list_denials<U>(
+        &self,
+        caller: &Caller,
+        query: DenialQuery<'_>,
+        mut show: impl FnMut(Denial, DenialFix, &ActiveCatalog) -> PageItem<U>,
+    ) -> Result<ListedDenials<U>> {
+        let ids = self.filter_ids(caller, FieldErrors::default(), query.account_id, query.token_id);
+        let list = format!("denials {} {}", query.account_id, query.token_id);
+        let (ids, cursor) = both(ids, Cursor::new(query.paging, list, self.page_keys()))?;
+        let in_force = self.in_force()?;
+        let Some((account_id, token_id)) = ids else {
+            let page = Paged { items: Vec::new(), next: String::new() };
+            return Ok(ListedDenials { page, unlisted: 0 });
+        };
+        let since = self.clock.now().minus(DENIALS_KEPT);
+        let filter = DenialFilter { account_id, token_id, since };
+        let read = |page| self.read("denials", self.store.denials(&filter, page));
+        let shown = |denial: Denial| {
+            let fix = fix(&denial.denied, &in_force, &self.limits);
+            show(denial, fix, &in_force)
+        };
+        let page = cursor.collect(read, |denial| denial.id, shown).await?;
+        // Of one token, everything is listed or counted among its others, unless its account has no room either.
+        let unlisted = match token_id {
+            Some(_) => 0,
+            None => self.read("denial_rest", self.store.denial_rest(account_id, since)).await?,
+        };
+        Ok(ListedDenials { page, unlisted })
+    }
+
     /// The beginning of the window, now.
     fn window_start(&self) -> Timestamp {
         self.clock.now().minus(self.lifecycle.window())

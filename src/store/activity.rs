@@ -1,13 +1,16 @@
-//! What is seen of the requests of tokens: addresses, and counts of use.
+//! What is seen of the requests of tokens: addresses, counts of use, and denials.
 
 use async_trait::async_trait;
 
 use super::Result;
-use crate::model::{AddressUse, EntryMatches, SeenAddress, UseCount};
-use crate::policy::id::{AccountId, TokenId};
+use crate::model::{
+    AddressUse, Denial, DenialCount, DenialFilter, DenialRest, EntryMatches, Page, SeenAddress,
+    UseCount,
+};
+use crate::policy::id::{AccountId, DenialId, TokenId};
 use crate::policy::time::Timestamp;
 
-/// Addresses seen, and counts of use. Methods that write leave no record: nothing here decides anything.
+/// Addresses seen, counts of use, and denials. Methods that write leave no record: nothing here decides anything.
 #[async_trait]
 pub trait ActivityStore {
     /// Adds counts and addresses, each token's in one transaction with all others'; tokens that are gone are passed over,
@@ -46,6 +49,16 @@ pub trait ActivityStore {
     /// of each. How many.
     async fn purge_activity(&self, before: Timestamp, limit: u32) -> Result<u64>;
 
-    /// Erases what was seen of the tokens of an account. Those that are not deleted are seen again.
-    async fn erase_activity(&self, account: AccountId) -> Result<()>;
+    /// Adds denied requests, those of a token and hour beyond its share as others, and those beyond an account's share to its
+    /// rest. Tokens that are gone are passed over. Repeated only where it is known that it changed nothing.
+    async fn record_denials(&self, denials: &[DenialCount], rests: &[DenialRest]) -> Result<()>;
+
+    /// Denied requests, the latest rows first.
+    async fn denials(&self, filter: &DenialFilter, page: Page<DenialId>) -> Result<Vec<Denial>>;
+
+    /// How many requests were denied from the hour of `since` on beyond the shares of accounts, of `only` where given.
+    async fn denial_rest(&self, only: Option<AccountId>, since: Timestamp) -> Result<u64>;
+
+    /// Forgets denials of earlier hours than that of `before`, at most `limit` rows of each kind. How many.
+    async fn purge_denials(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }

@@ -5,13 +5,14 @@
 //! moves forward, so recording it twice changes nothing. A use that an announced action would have to
 //! know of first does not come this way: see `service::decisions`.
 //!
-//! How often (`active`) and from where (`addresses`) decides nothing: it is written after the uses, and what is lost of it
-//! is gone.
+//! How often (`active`), from where (`addresses`), and what was denied (`denials`) decides nothing: it is written after the
+//! uses, and what is lost of it is gone.
 //!
 //! Rules: docs/policy.md, sections 5 and 12.
 
 mod active;
 mod addresses;
+mod denials;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::active::ActiveTokens;
 use self::addresses::{Addresses, Noted};
+use self::denials::Denials;
+pub use self::denials::Denied;
 use crate::cache::{Cache, CachedToken, Collected};
 use crate::clock::Clock;
 use crate::model::{
@@ -50,6 +53,9 @@ const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// that long from its time until it is counted.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// How long denials are kept. Rule 12.12 of docs/policy.md.
+pub const DENIALS_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 type RecentUses = HashMap<(TokenId, ScopeId), (Timestamp, bool)>;
 
 /// See the module.
@@ -62,6 +68,7 @@ pub struct Usage {
     recording: tokio::sync::Mutex<()>,
     active: ActiveTokens,
     addresses: Addresses,
+    denials: Denials,
     /// In microseconds.
     debounce: i64,
     cache: Arc<Cache>,
@@ -99,6 +106,7 @@ impl Usage {
             recording: tokio::sync::Mutex::default(),
             active: ActiveTokens::default(),
             addresses: Addresses::default(),
+            denials: Denials::default(),
             cache,
             debounce: i64::try_from(DEBOUNCE.min(window / 100).as_micros()).unwrap_or(i64::MAX),
             store,
@@ -127,6 +135,15 @@ impl Usage {
             && self.addresses.note(token, client, entry, now, self.debounce) == Noted::Dropped
         {
             self.metrics.activity_dropped.inc();
+        }
+    }
+
+    /// Takes note of a denied request of a known token; `operation` says what it was, where no scope does. Rule 12.10 of
+    /// docs/policy.md.
+    pub fn note_denial(&self, denied: Denied, operation: impl FnOnce() -> String) {
+        let dropped = self.denials.note(denied, operation);
+        if dropped > 0 {
+            self.metrics.activity_dropped.inc_by(dropped);
         }
     }
 
@@ -267,6 +284,26 @@ impl Usage {
         }
     }
 
+    /// Records what was denied, likewise.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn record_denials(&self) -> store::Result<()> {
+        let _turn = self.recording.lock().await;
+        let (denials, rests) = self.denials.take();
+        if denials.is_empty() && rests.is_empty() {
+            return Ok(());
+        }
+        let record = self.store.record_denials(&denials, &rests);
+        let recorded = store::timed(&self.metrics, "record_denials", record).await;
+        if let Err(error) = &recorded
+            && !matches!(error, StoreError::Unknown(_))
+        {
+            self.metrics.activity_dropped.inc_by(self.denials.restore(denials, rests));
+        }
+        recorded
+    }
+
     /// Cancels what these tokens' recorded uses have overtaken. What fails is found again by the next
     /// sweep, and nothing is carried out against a recorded use.
     pub async fn cancel_overtaken(&self, overtaken: &[TokenId]) {
@@ -294,13 +331,14 @@ impl Usage {
                 }
                 Err(_) => {}
             }
-            match self.record_activity(active::share(self.active.len(), interval)).await {
+            let most = active::share(self.active.len(), interval);
+            match self.record_behind(most).await {
                 Ok(()) => late = false,
                 Err(error) if !late => {
                     late = true;
                     tracing::warn!(
                         %error,
-                        "cannot record seen addresses and counts of use; some may be lost"
+                        "cannot record seen addresses, counts of use and denials; some may be lost"
                     );
                 }
                 Err(_) => {}
@@ -323,7 +361,12 @@ impl Usage {
     /// The store's.
     pub async fn flush_all(&self) -> store::Result<()> {
         self.flush().await?;
-        self.record_activity(usize::MAX).await
+        self.record_behind(usize::MAX).await
+    }
+
+    async fn record_behind(&self, most: usize) -> store::Result<()> {
+        self.record_activity(most).await?;
+        self.record_denials().await
     }
 }
 

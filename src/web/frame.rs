@@ -31,7 +31,7 @@ pub(super) struct Who {
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 18] = [
+const CALLS: [(&str, &str); 19] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
     ("portcullis token usage", "TokenService/GetTokenUsage"),
@@ -40,6 +40,7 @@ const CALLS: [(&str, &str); 18] = [
     ("portcullis whitelist", "TokenService/ManageWhitelist"),
     ("portcullis pending --preview", "TokenService/PreviewLifecycle"),
     ("portcullis pending", "TokenService/ListPendingActions"),
+    ("portcullis denials", "TokenService/ListDenials"),
     ("portcullis audit", "TokenService/ListAuditEvents"),
     ("portcullis account list", "AccountService/ListAccounts"),
     ("portcullis account show", "AccountService/GetAccount"),

@@ -222,11 +222,14 @@ async fn activity_goes_with_its_token_and_its_account(f: Fixture) {
         let seen = AddressUse { entry, ..used(id, "10.0.0.1", 6, 6) };
         s.store.record_activity(&[s.count(id, READ, 1, 1)], &[seen]).await.unwrap();
     }
-    s.store.erase_activity(other).await.unwrap();
+    s.store.close_account(&ctx(8), other, "other").await.unwrap().unwrap();
+    while !s.store.continue_closure(&ctx(8), 10).await.unwrap().unwrap().complete {}
     assert_eq!((s.seen(a, 0).await.len(), s.seen(b, 0).await.len()), (1, 0));
     assert!(
         s.store.entry_matches(b, None, Timestamp(0)).await.unwrap().unwrap().matches.is_empty()
     );
+    s.record(&[used(b, "10.0.0.1", 9, 9)]).await;
+    assert_eq!(s.seen(b, 0).await.len(), 0, "a late flush brings nothing back");
     s.store.delete_token(&ctx(10), a, None).await.unwrap();
     assert_eq!(s.seen(a, 0).await.len(), 1, "who used a token is of interest after its end");
     s.store.purge(&ctx(20), Timestamp(15), 10).await.unwrap();

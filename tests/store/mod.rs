@@ -31,6 +31,7 @@ mod accounts;
 mod activity;
 mod catalog;
 mod credentials;
+mod denials;
 mod embedded;
 mod imports;
 mod leaks;

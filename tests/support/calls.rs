@@ -199,6 +199,9 @@ impl World {
                 "type": "PENDING_ACTION_TYPE_DELETION", "effective_before": until,
             })],
             "TokenService.PreviewLifecycle" => vec![json!({ "account_id": account_id })],
+            "TokenService.ListDenials" => vec![json!({
+                "account_id": account_id, "token_id": token_id, "page_size": 10,
+            })],
             "TokenService.GetTokenUsage" => vec![json!({ "token_id": token_id })],
             "TokenService.ListAuditEvents" => vec![json!({
                 "account_id": account_id, "token_id": token_id, "page_size": 10,

@@ -46,6 +46,35 @@ pub fn explain_unmatched(method: &str, path: &str) -> String {
     )
 }
 
+/// The longest outline, in characters.
+const OUTLINE: usize = 160;
+
+/// Method and path of a request in short, for a record that people read: without the query, and with `{}` in the place of
+/// each segment that is no plain word, so that ids and secrets are not kept.
+pub fn outline(method: &str, path: &str) -> String {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let is_version = |text: &str| {
+        text.strip_prefix('v').is_some_and(|number| {
+            (1..=3).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit())
+        })
+    };
+    let is_word = |text: &str| {
+        text.len() <= 32
+            && text.bytes().all(|b| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    let shown = |text| if is_word(text) || is_version(text) { text } else { "{}" };
+    let method = if is_word(method) { method } else { "{}" };
+    let mut outline = format!("{method} ");
+    for (at, segment) in path.split('/').take(MAX_PATH_SEGMENTS).enumerate() {
+        if at > 0 {
+            outline.push('/');
+        }
+        outline.push_str(shown(segment));
+    }
+    outline.truncate(OUTLINE);
+    outline
+}
+
 fn explain_method(method: &str) -> String {
     let upper = method.to_ascii_uppercase();
     let cure = match upper.parse::<Method>() {

@@ -28,13 +28,15 @@ use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedAccounts, BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
 use crate::failpoint::{self, Failpoint};
-use crate::policy::decide::{self, Decision, Presented, Verdict};
+use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::LiveAction;
 use crate::policy::network::ClientAddr;
+use crate::policy::route::outline;
 use crate::policy::scope::Scope;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
+use crate::usage::Denied;
 
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
@@ -133,6 +135,27 @@ impl Services {
     }
 }
 
+impl Services {
+    /// Takes note of a denied request of a known token, for people: nothing depends on it.
+    fn note_denial(&self, decision: &Decision<'_>, request: &Request<'_>, now: Timestamp) {
+        let (Verdict::Deny(_), Some(token)) = (decision.verdict, decision.token) else { return };
+        let denied = Denied {
+            token_id: *token.id,
+            account_id: *token.account_id,
+            reason: decision.verdict.reason(),
+            address: request.client,
+            scope_id: decision.required.map(|scope| scope.id),
+            time: now,
+        };
+        self.usage.note_denial(denied, || match request.operation {
+            Operation::Http { method, path } if decision.required.is_none() => {
+                outline(method, path)
+            }
+            _ => String::new(),
+        });
+    }
+}
+
 impl DecisionContext<'_> {
     /// The revision that its decisions rest on, 0 where none is known.
     pub fn revision(&self) -> i64 {
@@ -184,6 +207,7 @@ impl DecisionContext<'_> {
         let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
         let decision = decide::decide(presented, catalog, &request, now);
         if !input.dry_run {
+            self.services.note_denial(&decision, &request, now);
             let used = self.services.note_use(&decision, token, request.client, now, false);
             if used.is_err() {
                 return Ok(None);

@@ -133,6 +133,9 @@ impl Services {
             let client = input.client_ip.parse().ok();
             let used = self.note_use(&decision, token, client, now, persisted);
             let Err((token, scope)) = used else {
+                let catalog = &evaluation.in_force.catalog;
+                let request = arguments::check(input, catalog, &mut Memo::default())?;
+                self.note_denial(&decision, &request, now);
                 return Ok(evaluation);
             };
             // An announced action must know of this use before any caller learns that it is allowed.

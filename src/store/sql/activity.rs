@@ -41,7 +41,7 @@ pub(super) async fn record(
         .collect();
     // A late flush brings nothing back that was erased with its token.
     let addresses: Vec<_> =
-        addresses.iter().filter(|seen| kept.get(&seen.token_id) == Some(&false)).collect();
+        addresses.iter().filter(|seen| kept.get(&seen.token_id) == Some(&Kept::All)).collect();
     for counts in counts.chunks(ROWS_AT_ONCE) {
         add_counts(&mut tx, counts).await?;
     }
@@ -56,26 +56,48 @@ pub(super) async fn record(
 }
 
 /// An answer of the database is certain: nothing was changed. Where there is none, counts must not be added again.
-async fn commit(tx: Transaction) -> Result<()> {
+pub(super) async fn commit(tx: Transaction) -> Result<()> {
     tx.commit().await.map_err(|error| match error {
         sqlx::Error::Database(_) => error.into(),
         error => StoreError::Unknown(error),
     })
 }
 
-/// Those of the tokens that there are, and whether each is deleted.
-async fn kept_tokens(tx: &mut Transaction, ids: &[TokenId]) -> Result<BTreeMap<TokenId, bool>> {
+/// What may be recorded of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kept {
+    /// Numbers alone: its account is closed.
+    Counts,
+    /// Denials as well: it is deleted.
+    Denials,
+    /// Everything.
+    All,
+}
+
+/// Those of the tokens that there are. Rule 12.4 of docs/policy.md.
+pub(super) async fn kept_tokens(
+    tx: &mut Transaction,
+    ids: &[TokenId],
+) -> Result<BTreeMap<TokenId, Kept>> {
     let mut kept = BTreeMap::new();
     for ids in ids.chunks(IDS_AT_ONCE) {
         let mut query = QueryBuilder::new(
-            "SELECT t.token_id, t.delete_time FROM token t \
-             JOIN token_use u ON u.token_id = t.token_id WHERE t.token_id IN (",
+            "SELECT t.token_id, t.delete_time, a.close_time FROM token t \
+             JOIN token_use u ON u.token_id = t.token_id \
+             JOIN account a ON a.account_id = t.account_id WHERE t.token_id IN (",
         );
         push_ids(&mut query, ids.iter().map(|id| id.0));
         query.push(")");
-        let rows: Vec<(Uuid, Option<i64>)> =
+        let rows: Vec<(Uuid, Option<i64>, Option<i64>)> =
             query.build_query_as().persistent(false).fetch_all(&mut **tx).await?;
-        kept.extend(rows.into_iter().map(|(id, deleted)| (TokenId(id), deleted.is_some())));
+        kept.extend(rows.into_iter().map(|(id, deleted, closed)| {
+            let kept = match (closed, deleted) {
+                (Some(_), _) => Kept::Counts,
+                (None, Some(_)) => Kept::Denials,
+                (None, None) => Kept::All,
+            };
+            (TokenId(id), kept)
+        }));
     }
     Ok(kept)
 }
@@ -224,7 +246,7 @@ pub(super) async fn addresses(
     Ok(Some(addresses))
 }
 
-fn read_address(text: &str) -> Result<ClientAddr> {
+pub(super) fn read_address(text: &str) -> Result<ClientAddr> {
     text.parse().map_err(|_| CorruptRow("a stored address can't be read").into())
 }
 
@@ -317,7 +339,8 @@ pub(super) async fn purge(store: &Handle, before: Timestamp, limit: u32) -> Resu
     Ok(purged)
 }
 
-const ERASE_OF_TOKEN: [&str; 2] = [
+const ERASE_OF_TOKEN: [&str; 3] = [
+    "DELETE FROM denial WHERE token_id = $1",
     "DELETE FROM token_address WHERE token_id = $1",
     "DELETE FROM whitelist_match WHERE token_id = $1",
 ];
@@ -331,24 +354,21 @@ pub(super) async fn erase_of_token(connection: &mut Connection, id: TokenId) -> 
     Ok(())
 }
 
-const ERASE: [&str; 2] = [
+const ERASE: [&str; 4] = [
+    "DELETE FROM denial WHERE account_id = $1",
+    "DELETE FROM denial_rest WHERE account_id = $1",
     "DELETE FROM token_address WHERE token_id IN ( \
         SELECT token_id FROM token WHERE account_id = $1)",
     "DELETE FROM whitelist_match WHERE token_id IN ( \
         SELECT token_id FROM token WHERE account_id = $1)",
 ];
 
-/// Erases what was seen of the tokens of an account: to be called where the account is closed, after its tokens were deleted,
-/// so that no replica brings anything back. Rule 12.4 of docs/policy.md.
-pub(super) async fn erase(connection: &mut Connection, account: AccountId) -> Result<()> {
-    for sql in ERASE {
-        sqlx::query::<Db>(sql).bind(account.0).execute(&mut *connection).await?;
-    }
-    Ok(())
-}
-
+/// Erases what was seen of the tokens of an account: to be called where the account is closed, so that no replica brings
+/// anything back. Rule 12.4 of docs/policy.md.
 pub(super) async fn erase_of_account(store: &Handle, account: AccountId) -> Result<()> {
     let mut tx = store.write().await?;
-    erase(&mut tx, account).await?;
+    for sql in ERASE {
+        sqlx::query::<Db>(sql).bind(account.0).execute(&mut *tx).await?;
+    }
     Ok(tx.commit().await?)
 }

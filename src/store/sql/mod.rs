@@ -21,6 +21,7 @@ mod change;
 mod client_source;
 mod credential;
 mod decode;
+mod denial;
 pub(super) mod import;
 mod leak;
 mod lifecycle;
@@ -43,15 +44,15 @@ use uuid::Uuid;
 
 use crate::model::{
     Account, AccountRefusal, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
-    ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal, EntryMatches,
-    FoundTokens, GrantCounts, IdleToken, ImportItem, ImportOutcome, ImportPosition,
-    LastOperatorCredential, LeakLocation, LeakOutcome, Mail, MailFailure, MailState, NewSession,
-    NewToken, NoLongerHeld, NotReplaced, Page, PendingAction, PendingCounts, PendingFilter,
-    Replaced, Replacement, ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential,
-    StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, Use, UseCount, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
+    ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal, Denial,
+    DenialCount, DenialFilter, DenialRest, EntryMatches, FoundTokens, GrantCounts, IdleToken,
+    ImportItem, ImportOutcome, ImportPosition, LastOperatorCredential, LeakLocation, LeakOutcome,
+    Mail, MailFailure, MailState, NewSession, NewToken, NoLongerHeld, NotReplaced, Page,
+    PendingAction, PendingCounts, PendingFilter, Replaced, Replacement, ScopesInUse, SecretOwner,
+    SeenAddress, Session, SettingsCredential, StoreMode, StoredCatalog, Token, TokenFilter,
+    TokenSearch, Use, UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
-use crate::policy::id::{AccountId, CredentialId, MailId, PendingActionId, TokenId};
+use crate::policy::id::{AccountId, CredentialId, DenialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
 use crate::policy::network::{Change, Limits};
 use crate::policy::scope::{Catalog, ScopeName};
@@ -380,8 +381,20 @@ impl ActivityStore for Handle {
         self.within(activity::purge(self, before, limit)).await
     }
 
-    async fn erase_activity(&self, account: AccountId) -> Result<()> {
-        self.within(activity::erase_of_account(self, account)).await
+    async fn record_denials(&self, denials: &[DenialCount], rests: &[DenialRest]) -> Result<()> {
+        self.within(denial::record(self, denials, rests)).await
+    }
+
+    async fn denials(&self, filter: &DenialFilter, page: Page<DenialId>) -> Result<Vec<Denial>> {
+        self.within(denial::list(self, filter, page)).await
+    }
+
+    async fn denial_rest(&self, only: Option<AccountId>, since: Timestamp) -> Result<u64> {
+        self.within(denial::rest(self, only, since)).await
+    }
+
+    async fn purge_denials(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.within(denial::purge(self, before, limit)).await
     }
 }
 
