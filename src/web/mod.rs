@@ -7,6 +7,7 @@
 //! A change that was begun runs to its end, also where the browser goes away.
 
 mod accounts;
+mod activity;
 mod answer;
 mod arrival;
 mod assets;
@@ -142,6 +143,7 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
         .route("/tokens/{id}/whitelist", get(whitelist::ask).post(whitelist::change))
         .route("/tokens/{id}/whitelist/preview", post(whitelist::preview))
         .route("/tokens/{id}/replace", get(replace::ask).post(replace::replace))
+        .route("/tokens/{id}/denials", get(activity::denials))
         .route("/tokens/{id}/delete", get(delete::ask).post(delete::delete))
         .route("/pending", get(pending::list))
         .route("/accounts", get(accounts::list))

@@ -6,6 +6,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::activity::{AddressLine, UseChart, address, chart};
 use super::answer::{PageError, Result, page};
 use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
@@ -67,9 +68,12 @@ struct TokenPage {
     scopes: Vec<ScopeRow>,
     /// What downgrades took, with when.
     taken: Vec<(Vec<String>, When)>,
+    uses: UseChart,
+    addresses: Vec<AddressLine>,
     /// What still covers something that was just removed.
     covering: Vec<String>,
-    entries: Vec<String>,
+    /// Entries, each with whether nothing matched it for a whole window.
+    entries: Vec<(String, bool)>,
     version: i64,
     /// Whether it can't be without a whitelist.
     required: bool,
@@ -100,6 +104,12 @@ pub(super) async fn show(
     let Described { token, in_force, outlook } = find(&signed, &id).await?;
     let id = token.id.to_string();
     let (events, more_events) = events(&signed, &id).await?;
+    let (services, caller) = (signed.services(), signed.caller());
+    let at = |error: Error| PageError::from(error).at(&signed, Place::Tokens);
+    let usage = services.token_usage(caller, &id).await.map_err(at)?;
+    let seen = services.recent_addresses(caller, &id).await.map_err(at)?;
+    let entries = services.entry_uses(caller, token.id, token.whitelist.entries()).await;
+    let entries = entries.map_err(at)?.into_iter();
     let now = outlook.calendar.now;
     let calendar = &outlook.calendar;
     let row = |scope: &crate::policy::scope::Scope| {
@@ -136,7 +146,11 @@ pub(super) async fn show(
     };
     let frame = Frame {
         done,
-        how: vec![format!("portcullis token show {id}"), format!("portcullis audit --token {id}")],
+        how: vec![
+            format!("portcullis token show {id}"),
+            format!("portcullis token usage {id}"),
+            format!("portcullis audit --token {id}"),
+        ],
         ..signed.frame(token.name.clone(), Place::Tokens)
     };
     let restriction = signed.services().account_restriction(token.account_id);
@@ -172,7 +186,9 @@ pub(super) async fn show(
         pending: pending_of(&token, &in_force, &outlook),
         taken: taken.collect(),
         covering,
-        entries: token.whitelist.entries().iter().map(ToString::to_string).collect(),
+        entries: entries.map(|used| (used.entry.to_string(), used.unmatched)).collect(),
+        uses: chart(&usage, now),
+        addresses: seen.iter().map(|seen| address(seen, now)).collect(),
         version: token.whitelist_version,
         required: token.state == TokenState::Active
             && token.grant().requires_whitelist(&in_force.catalog),

@@ -15,6 +15,7 @@ fn pages(account: &str, token: &str) -> Vec<String> {
         format!("/tokens/{token}/whitelist"),
         format!("/tokens/{token}/whitelist?restore=1"),
         format!("/tokens/{token}/delete"),
+        format!("/tokens/{token}/denials"),
         format!("/accounts/{account}"),
     ]
 }

@@ -32,6 +32,7 @@ module.exports = async (visit, setting, scene) => {
   await look(visit, `${token('payments')}/whitelist`, 'whitelist');
   await look(visit, `${token('nightly export')}/whitelist`);
   await look(visit, `${token('payments')}/delete`);
+  await look(visit, `${token('payments')}/denials`);
   await look(visit, '/tokens/new', 'create');
   await look(visit, '/pending', 'pending');
   await look(visit, '/pending?type=DOWNGRADE');
