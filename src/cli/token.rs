@@ -521,6 +521,10 @@ fn show(token: &proto::Token) -> String {
 }
 
 fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
+    let ended = match token.state() {
+        proto::TokenState::RevokedLeaked => "revoked",
+        _ => "deleted",
+    };
     vec![
         ("token", token.token_id.clone()),
         ("account", token.account_id.clone()),
@@ -547,7 +551,7 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
         ("expires", when(token.expire_time.as_ref())),
         ("replaces", token.replaces_token_id.clone()),
         ("replaced by", token.replaced_by_token_id.clone()),
-        ("deleted", when(token.delete_time.as_ref())),
+        (ended, when(token.delete_time.as_ref())),
     ]
 }
 
