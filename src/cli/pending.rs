@@ -96,16 +96,16 @@ fn row(action: &proto::PendingAction) -> [String; 6] {
         action.token_id.clone(),
         word(action.r#type().as_str_name(), "PENDING_ACTION_TYPE_"),
         when(action.effective_time.as_ref()),
-        notices(action),
+        notices(&action.notices),
         takes,
     ]
 }
 
 /// How far they got.
-fn notices(action: &proto::PendingAction) -> String {
-    let count = |state| action.notices.iter().filter(|notice| notice.state() == state).count();
+pub(super) fn notices(notices: &[proto::Notice]) -> String {
+    let count = |state| notices.iter().filter(|notice| notice.state() == state).count();
     let accepted = count(proto::NoticeState::Accepted);
-    let mut text = format!("{accepted} of {} accepted", action.notices.len());
+    let mut text = format!("{accepted} of {} accepted", notices.len());
     match count(proto::NoticeState::Failing) {
         0 => {}
         // Writing to a string can't fail.

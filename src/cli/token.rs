@@ -15,6 +15,7 @@ use super::output::{
 };
 use super::own_token::{self, OwnCommand};
 use super::paging::{Limit, pages};
+use super::pending::notices;
 use super::{Common, missing, proto};
 use crate::policy::duration;
 
@@ -549,6 +550,13 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
             },
         ),
         ("expires", when(token.expire_time.as_ref())),
+        (
+            "notices of that",
+            match token.expiry_notices.as_slice() {
+                [] => String::new(),
+                queued => notices(queued),
+            },
+        ),
         ("replaces", token.replaces_token_id.clone()),
         ("replaced by", token.replaced_by_token_id.clone()),
         (ended, when(token.delete_time.as_ref())),

@@ -375,6 +375,7 @@ pub(super) fn token(
         scope_uses: scope_uses(&token.uses, in_force),
         delete_time: deleted.map(time),
         expire_time: token.expires.map(time),
+        expiry_notices: token.expiry_notices.into_iter().map(notice).collect(),
         replaces_token_id: token.replaces.map(|id| id.to_string()).unwrap_or_default(),
         replaced_by_token_id: token.replaced_by.map(|id| id.to_string()).unwrap_or_default(),
         import_time: token.imported.map(time),
@@ -668,6 +669,7 @@ mod tests {
                 action(1, ActionEffect::Token, 10, None),
                 action(2, ActionEffect::Writes, 3, Some(41)),
             ],
+            expiry_notices: Vec::new(),
         };
         let calendar = Calendar { settings: Settings::default(), now: day(50) };
         let shown = token(shown, &in_force, &LifecycleView { calendar, mails: true });

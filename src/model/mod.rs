@@ -155,6 +155,9 @@ pub struct Token {
     pub uses: Uses,
     /// What is announced for it, in the order of announcement.
     pub pending: Vec<PendingAction>,
+    /// The current admins' notices of its expiry, sorted by address. Empty until these are queued, and in lists of
+    /// tokens.
+    pub expiry_notices: Vec<Notice>,
 }
 
 impl Token {

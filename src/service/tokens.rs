@@ -270,6 +270,7 @@ impl Services {
             imported: None,
             uses: Default::default(),
             pending: Vec::new(),
+            expiry_notices: Vec::new(),
         }
     }
 

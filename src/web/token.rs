@@ -12,7 +12,9 @@ use super::form::{Fields, Id};
 use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
 use super::session::Signed;
-use super::view::{Bar, PendingView, When, bar, ended, kind_words, pending_of, when};
+use super::view::{
+    Bar, NoticeView, PendingView, When, bar, ended, kind_words, notices, pending_of, when,
+};
 use crate::model::{AuditAction, RecordedAction};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
@@ -53,6 +55,8 @@ struct TokenPage {
     write_bar: Option<Bar>,
     /// Whether its scopes are taken one by one.
     custom: bool,
+    /// How far each admin's notice of its expiry got.
+    expiry_notices: Vec<NoticeView>,
     /// Whether the server only observes, and takes nothing.
     observes: bool,
     ended: Option<(When, &'static str)>,
@@ -180,6 +184,7 @@ pub(super) async fn show(
         suspended: suspended.map(|at| when(at, now)),
         ended: ended(&token, now).or(closed).map(|(at, what)| (when(at, now), what)),
         expires: token.expires.map(|at| when(at, now)),
+        expiry_notices: notices(&token.expiry_notices),
         replaces: token.replaces.map(|id| id.to_string()),
         replaced_by: token.replaced_by.map(|id| id.to_string()),
         bar: bar(token.uses.last.unwrap_or(token.clock_start), calendar),

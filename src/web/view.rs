@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{ActiveCatalog, NoticeState, PendingAction, Token};
+use crate::model::{ActiveCatalog, Notice, NoticeState, PendingAction, Token};
 use crate::policy::duration;
 use crate::policy::lifecycle::Calendar;
 use crate::policy::network::Whitelist;
@@ -188,16 +188,6 @@ pub(super) fn pending(
         (None, "") => "Now".to_owned(),
         (None, left) => format!("{left} left"),
     };
-    let notice = |notice: &crate::model::Notice| {
-        let (tone, words) = match &notice.state {
-            NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
-            NoticeState::Accepted(at) => ("accepted", format!("accepted {}", at.to_minute())),
-            NoticeState::Failing(why) => {
-                ("failing", format!("not accepted by the mail server: {why}"))
-            }
-        };
-        NoticeView { email: notice.email.clone(), tone, words }
-    };
     PendingView {
         token_id: action.token_id.to_string(),
         token_name: action.token_name.clone(),
@@ -207,9 +197,24 @@ pub(super) fn pending(
         effective: when(description.effective, now),
         left,
         bar: bar(action.basis, &outlook.calendar),
-        notices: action.notices.iter().map(notice).collect(),
+        notices: notices(&action.notices),
         description,
     }
+}
+
+/// How far each admin's notice got.
+pub(super) fn notices(notices: &[Notice]) -> Vec<NoticeView> {
+    let view = |notice: &Notice| {
+        let (tone, words) = match &notice.state {
+            NoticeState::Queued => ("queued", "not accepted by the mail server yet".to_owned()),
+            NoticeState::Accepted(at) => ("accepted", format!("accepted {}", at.to_minute())),
+            NoticeState::Failing(why) => {
+                ("failing", format!("not accepted by the mail server: {why}"))
+            }
+        };
+        NoticeView { email: notice.email.clone(), tone, words }
+    };
+    notices.iter().map(view).collect()
 }
 
 /// A token's pending actions, the first to take effect first.

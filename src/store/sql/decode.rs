@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::model::Role;
+use crate::model::{NoticeState, Role};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::id::AccountId;
 use crate::policy::lifecycle::ActionEffect;
@@ -105,6 +105,20 @@ pub(super) fn scope_ids(text: Option<&str>) -> Result<Vec<ScopeId>> {
     let mut ids = ids.ok_or(CorruptRow("the stored scopes can't be read"))?;
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// How far a notice got that was not withdrawn.
+pub(super) fn notice_state(
+    state: Option<&str>,
+    accepted: Option<i64>,
+    failure: Option<String>,
+) -> Result<NoticeState> {
+    match (state, accepted, failure) {
+        (Some("queued"), None, None) => Ok(NoticeState::Queued),
+        (Some("accepted"), Some(at), None) => Ok(NoticeState::Accepted(Timestamp(at))),
+        (Some("failing"), None, Some(failure)) => Ok(NoticeState::Failing(failure)),
+        _ => Err(CorruptRow("a notice can't be read").into()),
+    }
 }
 
 /// What an action takes; of scopes, these.

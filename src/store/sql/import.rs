@@ -181,6 +181,7 @@ fn token(new: &NewImport, now: Timestamp, catalog: &Catalog) -> Result<(Token, O
         imported: Some(now),
         uses,
         pending: Vec::new(),
+        expiry_notices: Vec::new(),
     };
     Ok((token, lifecycle::idle_since(&state)))
 }

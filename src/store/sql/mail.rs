@@ -15,11 +15,12 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
+use super::decode::notice_state;
 use super::{Connection, Db, Handle, QueryBuilder, bulk, lifecycle, pending, push_ids};
 use crate::clock::id_at;
 use crate::model::{
     AuditAction, Context, Credential, FailingAddress, Invalidation, LeakLocation, Mail,
-    MailFailure, MailState,
+    MailFailure, MailState, Notice,
 };
 use crate::policy::id::{AccountId, MailId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
@@ -186,6 +187,30 @@ pub(super) async fn withdraw_expiry_notices_of_others(
     let withdraw = sqlx::query::<Db>(WITHDRAW_EXPIRY_NOTICES_OF_OTHERS).bind(account.0);
     withdraw.execute(connection).await?;
     Ok(())
+}
+
+/// Of those who are admins.
+const SELECT_EXPIRY_NOTICES: &str = "\
+    SELECT recipient, state, accept_time, failure FROM mail \
+    WHERE token_id = $1 AND expire_time = $2 AND kind = 'expiry_notice' AND state <> 'withdrawn' \
+        AND recipient IN (SELECT email FROM account_admin WHERE account_id = mail.account_id)";
+
+/// The notices of a token's expiry, sorted by address.
+pub(super) async fn expiry_notices(
+    connection: &mut Connection,
+    token: TokenId,
+    expires: Timestamp,
+) -> Result<Vec<Notice>> {
+    let query = sqlx::query_as::<Db, _>(SELECT_EXPIRY_NOTICES).bind(token.0).bind(expires.0);
+    let rows: Vec<(String, String, Option<i64>, Option<String>)> =
+        query.fetch_all(connection).await?;
+    let notice = |(email, state, accepted, failure): (String, String, _, _)| {
+        Ok(Notice { email, state: notice_state(Some(&state), accepted, failure)? })
+    };
+    let mut notices: Vec<_> = rows.into_iter().map(notice).collect::<Result<_>>()?;
+    // Texts are ordered here, never by a database.
+    notices.sort_by(|one, other| one.email.cmp(&other.email));
+    Ok(notices)
 }
 
 const SELECT_DUE: &str = "\

@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::decode::{numbered_scopes, scope_ids, takes, takes_word};
+use super::decode::{notice_state, numbered_scopes, scope_ids, takes, takes_word};
 use super::{Connection, Db, Handle, QueryBuilder, mail, push_ids};
-use crate::model::{Notice, NoticeState, Page, PendingAction, PendingCounts, PendingFilter};
+use crate::model::{Notice, Page, PendingAction, PendingCounts, PendingFilter};
 use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::lifecycle::LiveAction;
 use crate::policy::scope::ScopeId;
@@ -262,12 +262,7 @@ fn notice(row: &mut Row) -> Result<Option<Notice>> {
     let Some(email) = row.recipient.take() else {
         return Ok(None);
     };
-    let state = match (row.state.as_deref(), row.accept_time, row.failure.take()) {
-        (Some("queued"), None, None) => NoticeState::Queued,
-        (Some("accepted"), Some(at), None) => NoticeState::Accepted(Timestamp(at)),
-        (Some("failing"), None, Some(failure)) => NoticeState::Failing(failure),
-        _ => return Err(CorruptRow("a notice can't be read").into()),
-    };
+    let state = notice_state(row.state.as_deref(), row.accept_time, row.failure.take())?;
     Ok(Some(Notice { email, state }))
 }
 

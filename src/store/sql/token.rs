@@ -157,6 +157,7 @@ pub(super) async fn create(
         imported: None,
         uses: Uses::default(),
         pending: Vec::new(),
+        expiry_notices: Vec::new(),
     };
     let grant = match new.kind {
         TokenKind::ReadOnly => Grant::ReadOnly { downgraded: false },
@@ -270,6 +271,7 @@ pub(super) async fn end(
     sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
     mail::withdraw_expiry_notices(&mut change.tx, id).await?;
     token.pending = Vec::new();
+    token.expiry_notices = Vec::new();
     let before = json!({ "name": token.name, "state": "active" });
     let (action, after) = match ending {
         Ending::Deletion => {
@@ -347,6 +349,7 @@ pub(super) async fn set_expiry(
     let text = |at: Option<Timestamp>| json!({ "expire_time": at.map(|at| at.to_string()) });
     let (before, after) = (text(token.expires), text(shortened));
     token.expires = shortened;
+    token.expiry_notices = Vec::new();
     change.commit(record(AuditAction::TokenSetExpiry, &token, Some(before), Some(after))).await?;
     Ok(Some(Ok(token)))
 }
@@ -376,7 +379,10 @@ pub(super) async fn find(
         return Ok(None);
     };
     let mut pending = pending::of_tokens(connection, id..=id, only).await?;
-    let token = row.into_token(pending.remove(&id).unwrap_or_default())?;
+    let mut token = row.into_token(pending.remove(&id).unwrap_or_default())?;
+    if let Some(expires) = token.expires {
+        token.expiry_notices = mail::expiry_notices(connection, id, expires).await?;
+    }
     Ok(Some(token))
 }
 

@@ -1,7 +1,7 @@
 //! Tokens that end by themselves: by the time of each transaction, whether or not a sweep has recorded it.
 
 use portcullis::model::{
-    AuditFilter, CarriedOut, MailContent, NewToken, NoLongerHeld, TokenFilter,
+    AuditFilter, CarriedOut, MailContent, NewToken, NoLongerHeld, Notice, NoticeState, TokenFilter,
 };
 use portcullis::policy::id::TokenId;
 use portcullis::policy::time::Timestamp;
@@ -177,7 +177,13 @@ async fn admins_are_mailed_before_an_expiry_and_after_it(f: Fixture) {
     assert_eq!(s.announce_expiries(33).await, 1);
     let event = s.f.last().await.0;
     assert_eq!((event.action.as_str(), event.token_id), ("token.expiry_notice", Some(id)));
+    let noticed = |state: NoticeState| {
+        let of = |email: &str| Notice { email: email.to_owned(), state: state.clone() };
+        ["adam@acme.test", "zoe@acme.test"].map(of)
+    };
+    assert_eq!(s.read(id).await.expiry_notices, noticed(NoticeState::Queued));
     assert_eq!(s.told(33).await, both(day(40), false));
+    assert_eq!(s.read(id).await.expiry_notices, noticed(NoticeState::Accepted(day(33))));
     assert_eq!(s.announce_expiries(34).await, 0, "once");
     assert_eq!(s.expire(40).await, [id]);
     assert_eq!(s.told(40).await, both(day(40), true));
@@ -199,6 +205,7 @@ async fn a_notice_of_an_expiry_that_came_nearer_is_superseded(f: Fixture) {
     s.announce_expiries(33).await;
     s.set_expiry(id, 39, 33).await.unwrap();
     assert_eq!(s.claim(33).await, []);
+    assert_eq!(s.read(id).await.expiry_notices, [], "those of the former date");
     assert_eq!(s.announce_expiries(33).await, 1);
     let mails = s.claim(33).await;
     assert_eq!(mails.len(), 2);
@@ -267,6 +274,8 @@ async fn a_failing_notice_of_an_expiry_holds_nothing_back(f: Fixture) {
         s.store.mail_deferred(day(33), &mail, day(34), refused("550 no")).await.unwrap();
     }
     assert_eq!(s.store.mail_state().await.unwrap().failing.len(), 2);
+    let failing = NoticeState::Failing("550 no".to_owned());
+    assert!(s.read(id).await.expiry_notices.iter().all(|notice| notice.state == failing));
     assert!(s.facts(id).await.expiry.is_reached(day(40)));
     let queued = at(day(40));
     assert_eq!(s.store.record_expiries(&queued, 9).await.unwrap(), [id]);

@@ -254,6 +254,7 @@ fn successor(
         imported: None,
         uses: usage.uses.clone(),
         pending,
+        expiry_notices: Vec::new(),
     };
     (successor, usage)
 }

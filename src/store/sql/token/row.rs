@@ -183,6 +183,7 @@ impl Row {
             uses: self.uses()?,
             name: self.name,
             pending,
+            expiry_notices: Vec::new(),
         })
     }
 }
