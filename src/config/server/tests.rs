@@ -135,12 +135,12 @@ fn gateways_are_served_where_it_is_said_and_with_dev() {
     let flags = ["--gateway-listen", "[::1]:1", "--gateway-url", " HTTPS://PDP.example:443/ "];
     let gateway = resolve(&flags).unwrap().gateway;
     assert_eq!(gateway.listen, [ListenSetting::Tcp(vec!["[::1]:1".parse().unwrap()])]);
+    assert_eq!(gateway.url.as_deref(), Some("https://pdp.example"));
     let flags = ["--gateway-listen", "unix:/p,127.0.0.1:1"];
     let gateway = resolve(&flags).unwrap().gateway;
     let socket = ListenSetting::Unix { path: "/p".into(), mode: 0o600 };
     let address = ListenSetting::Tcp(vec!["127.0.0.1:1".parse().unwrap()]);
     assert_eq!(gateway.listen, [socket, address]);
-    assert_eq!(gateway.url.as_deref(), Some("https://pdp.example"));
     for (flag, value, part) in [
         ("--gateway-listen", "0.0.0.0:1", "other hosts reach 0.0.0.0"),
         ("--gateway-listen", "8081", "is not an address and a port"),
