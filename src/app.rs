@@ -614,6 +614,7 @@ fn drive_lifecycle(
         clock: clock.clone(),
         metrics: metrics.clone(),
         settings: *lifecycle,
+        token_max_lifetime: settings.lifecycle.token_max_lifetime,
         relay,
         retries: Retries {
             initial: settings.mail.retry_initial,

@@ -121,7 +121,13 @@ async fn a_whole_lifecycle() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_expires_soon_is_mailed_at_once() {
     let sink = Sink::start();
-    let server = mailing(Setup::sqlite().flag("--lifecycle-sweep-interval", "1h"), &sink).start();
+    let server = mailing(
+        Setup::sqlite()
+            .flag("--lifecycle-sweep-interval", "1h")
+            .flag("--token-max-lifetime", "90d"),
+        &sink,
+    )
+    .start();
     let client = Client::operator(&server).await;
     let shell = Shell::operator(&server);
     let account = client.account().await.account_id;
@@ -137,7 +143,7 @@ async fn a_token_that_expires_soon_is_mailed_at_once() {
     let id = created["token"]["token_id"].as_str().unwrap();
     let mails = sink.wait_for(1);
     assert!(mails[0].header("Subject").unwrap().contains("\"short\" expires on"));
-    assert!(mails[0].text().contains(&format!("portcullis token replace {id}")));
+    assert!(mails[0].text().contains(&format!("portcullis token replace {id} --expires 90d")));
     shell.run(&["token", "show", id]).exits(0).shows(&["1 of 1 accepted"]);
     // Brought nearer: the mail with the new date follows, and then the one of the end.
     shell.run(&["token", "expire", id, "3s"]).exits(0);

@@ -1,5 +1,7 @@
 //! What the store says of a mail, as the templates want it.
 
+use std::time::Duration;
+
 use crate::mail::{self, Facts, LeakedOwner, Notice, ScopeUse, Subject};
 use crate::model::{Mail, MailAction, MailContent, MailSecretOwner, MailToken};
 use crate::policy::lifecycle::{self, ActionEffect, Calendar};
@@ -7,8 +9,8 @@ use crate::policy::scope::ScopeName;
 use crate::policy::time::Timestamp;
 use crate::policy::token::TokenKind;
 
-/// Everything that `mail` says when it is sent now.
-pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
+/// Everything that `mail` says when it is sent now. `longest` is how long a new token may last, where that is bounded.
+pub(super) fn of(mail: &Mail, calendar: &Calendar, longest: Option<Duration>) -> Facts {
     let settings = &calendar.settings;
     let subject = match &mail.content {
         MailContent::Notice(token, announced) => Subject::Notice(Notice {
@@ -25,8 +27,8 @@ pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
             noticed: announced.accepted,
             action: action(token, announced, calendar),
         },
-        MailContent::ExpiryNotice(token, at) => Subject::Expiry(expiry(token, *at, false)),
-        MailContent::Expired(token, at) => Subject::Expiry(expiry(token, *at, true)),
+        MailContent::ExpiryNotice(token, at) => Subject::Expiry(expiry(token, *at, false, longest)),
+        MailContent::Expired(token, at) => Subject::Expiry(expiry(token, *at, true, longest)),
         MailContent::AdminsChanged { before, after } => Subject::AdminsChanged {
             before: before.clone(),
             after: after.clone(),
@@ -54,9 +56,14 @@ pub(super) fn of(mail: &Mail, calendar: &Calendar) -> Facts {
     }
 }
 
-fn expiry(token: &MailToken, at: Timestamp, reached: bool) -> mail::Expiry {
+fn expiry(
+    token: &MailToken,
+    at: Timestamp,
+    reached: bool,
+    longest: Option<Duration>,
+) -> mail::Expiry {
     let scopes = token.scopes.iter().map(ToString::to_string).collect();
-    mail::Expiry { token: shown(token, token.kind), scopes, at, reached }
+    mail::Expiry { token: shown(token, token.kind), scopes, at, reached, longest }
 }
 
 fn shown(token: &MailToken, kind: TokenKind) -> mail::Token {

@@ -109,6 +109,8 @@ pub struct Outbox {
     pub metrics: Arc<Metrics>,
     /// What dates are computed with.
     pub settings: Settings,
+    /// How long a new token may last, where that is bounded: what can be done about an expiry.
+    pub token_max_lifetime: Option<Duration>,
     /// Who takes mails over.
     pub relay: Arc<dyn Transport>,
     /// When a mail is tried again.
@@ -149,7 +151,10 @@ impl Outbox {
             }
         };
         let calendar = Calendar { settings: self.settings, now };
-        let outcome = match mail::render(&facts::of(&mail, &calendar), self.public_url.as_ref()) {
+        let outcome = match mail::render(
+            &facts::of(&mail, &calendar, self.token_max_lifetime),
+            self.public_url.as_ref(),
+        ) {
             Ok(message) => tokio::select! {
                 biased;
                 outcome = self.relay.send(&message) => outcome,

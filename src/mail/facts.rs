@@ -97,6 +97,9 @@ pub struct Expiry {
     pub at: Timestamp,
     /// Whether that is over.
     pub reached: bool,
+    /// The longest that a new token may last, where the server bounds that: then one that replaces this token may last
+    /// that long, and otherwise no longer than this one.
+    pub longest: Option<Duration>,
 }
 
 /// That something will be taken.

@@ -373,6 +373,8 @@ struct ExpiryView {
     at: String,
     others: Vec<String>,
     page: Option<String>,
+    /// The command that replaces it by a token that lasts longer, where that is possible.
+    replace: Option<String>,
     create: String,
     /// What stands in `create` to be replaced, or to be added.
     whitelist: Whitelist,
@@ -393,6 +395,10 @@ impl ExpiryView {
             at: expiry.at.to_minute(),
             others: others(facts),
             page: page.map(|page| page.token(token.id)),
+            replace: expiry.longest.map(|longest| {
+                let longest = duration::print(longest);
+                format!("portcullis token replace {} --expires {longest}", token.id)
+            }),
             create: create(facts, token, &name, expiry.scopes.iter().map(String::as_str)),
             whitelist: Whitelist::of(token.kind),
             name,

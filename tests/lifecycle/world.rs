@@ -285,6 +285,7 @@ async fn memory(
         clock: clock.clone(),
         metrics,
         settings,
+        token_max_lifetime: None,
         relay: relay.clone(),
         retries: RETRIES,
         claim: CLAIM,

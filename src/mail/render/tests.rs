@@ -104,7 +104,15 @@ fn expiry(kind: TokenKind, reached: bool) -> Facts {
         TokenKind::ReadOnly | TokenKind::ReadWrite => Vec::new(),
     };
     let token = token(kind);
-    facts(Subject::Expiry(Expiry { token, scopes, at: EFFECTIVE, reached }))
+    facts(Subject::Expiry(Expiry { token, scopes, at: EFFECTIVE, reached, longest: None }))
+}
+
+/// On a server that bounds how long a token may last.
+fn renewable(kind: TokenKind) -> Facts {
+    let mut facts = expiry(kind, false);
+    let Subject::Expiry(expiry) = &mut facts.subject else { panic!() };
+    expiry.longest = Some(DAY * 90);
+    facts
 }
 
 fn admins_changed(to: &str) -> Facts {
@@ -164,6 +172,7 @@ snapshots! {
     a_token_became_read_only: carried_out(writes());
     a_token_lost_scopes: carried_out(some_scopes());
     a_token_expires: expiry(TokenKind::Custom, false);
+    a_token_expires_that_can_be_replaced: renewable(TokenKind::Custom);
     a_token_expired: expiry(TokenKind::Custom, true);
     an_admin_is_told_of_others: admins_changed("ann");
     a_former_admin_is_told: admins_changed("bob");
@@ -178,6 +187,7 @@ fn all() -> Vec<Facts> {
         .into_iter()
         .flat_map(|action| [notice(action.clone()), carried_out(action)])
         .chain([false, true].map(|reached| expiry(TokenKind::ReadWrite, reached)))
+        .chain([renewable(TokenKind::ReadWrite)])
         .chain(admins)
         .chain([leaked_token(), leaked_credential()])
         .collect()
