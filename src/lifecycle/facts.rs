@@ -63,7 +63,14 @@ fn expiry(
     longest: Option<Duration>,
 ) -> mail::Expiry {
     let scopes = token.scopes.iter().map(ToString::to_string).collect();
-    mail::Expiry { token: shown(token, token.kind), scopes, at, reached, longest }
+    mail::Expiry {
+        token: shown(token, token.kind),
+        scopes,
+        at,
+        reached,
+        replaced_by: token.replaced_by,
+        longest,
+    }
 }
 
 fn shown(token: &MailToken, kind: TokenKind) -> mail::Token {

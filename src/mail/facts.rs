@@ -97,6 +97,8 @@ pub struct Expiry {
     pub at: Timestamp,
     /// Whether that is over.
     pub reached: bool,
+    /// The token that replaced it.
+    pub replaced_by: Option<TokenId>,
     /// The longest that a new token may last, where the server bounds that: then one that replaces this token may last
     /// that long, and otherwise no longer than this one.
     pub longest: Option<Duration>,

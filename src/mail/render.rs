@@ -373,6 +373,8 @@ struct ExpiryView {
     at: String,
     others: Vec<String>,
     page: Option<String>,
+    /// The token that replaced it.
+    replaced_by: Option<String>,
     /// The command that replaces it by a token that lasts longer, where that is possible.
     replace: Option<String>,
     create: String,
@@ -395,6 +397,7 @@ impl ExpiryView {
             at: expiry.at.to_minute(),
             others: others(facts),
             page: page.map(|page| page.token(token.id)),
+            replaced_by: expiry.replaced_by.map(|id| id.to_string()),
             replace: expiry.longest.map(|longest| {
                 let longest = duration::print(longest);
                 format!("portcullis token replace {} --expires {longest}", token.id)

@@ -91,6 +91,8 @@ pub struct MailToken {
     pub last_use: Option<Timestamp>,
     /// The last recorded use of each scope that was used, sorted by name.
     pub uses: Vec<(ScopeName, Timestamp)>,
+    /// The token that replaced it.
+    pub replaced_by: Option<TokenId>,
     /// The scopes that a `CUSTOM` token may use now, sorted by name; empty for other kinds.
     pub scopes: Vec<ScopeName>,
 }

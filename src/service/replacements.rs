@@ -149,6 +149,7 @@ impl Services {
                 ReplacedToken { successor, secret: None, replaced, proposal, propagation: None };
             return Ok(Changed { value, revision: 0 });
         }
+        self.notify_of_expiry(&replaced.token);
         // Rule 11.33 of docs/policy.md.
         let mut propagation = self.propagation(Wait::No).await.ok();
         let early = match &propagation {

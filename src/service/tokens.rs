@@ -373,7 +373,7 @@ impl Services {
 
     /// Has the admins mailed without waiting for the next sweep, where the token's expiry is nearer than the notice period.
     /// Rule 11.7 of docs/policy.md.
-    fn notify_of_expiry(&self, token: &Token) {
+    pub(super) fn notify_of_expiry(&self, token: &Token) {
         let soon = self.clock.now().plus(self.lifecycle.notice());
         if token.expires.is_some_and(|at| at <= soon) {
             self.sweep_wakeup.notify_one();

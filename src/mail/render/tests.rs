@@ -104,7 +104,14 @@ fn expiry(kind: TokenKind, reached: bool) -> Facts {
         TokenKind::ReadOnly | TokenKind::ReadWrite => Vec::new(),
     };
     let token = token(kind);
-    facts(Subject::Expiry(Expiry { token, scopes, at: EFFECTIVE, reached, longest: None }))
+    facts(Subject::Expiry(Expiry {
+        token,
+        scopes,
+        at: EFFECTIVE,
+        reached,
+        replaced_by: None,
+        longest: None,
+    }))
 }
 
 /// On a server that bounds how long a token may last.
@@ -112,6 +119,13 @@ fn renewable(kind: TokenKind) -> Facts {
     let mut facts = expiry(kind, false);
     let Subject::Expiry(expiry) = &mut facts.subject else { panic!() };
     expiry.longest = Some(DAY * 90);
+    facts
+}
+
+fn replaced(reached: bool) -> Facts {
+    let mut facts = expiry(TokenKind::ReadOnly, reached);
+    let Subject::Expiry(expiry) = &mut facts.subject else { panic!() };
+    expiry.replaced_by = Some(TokenId(Uuid::from_u128(4)));
     facts
 }
 
@@ -215,6 +229,19 @@ fn nothing_is_left_out_where_little_is_known() {
     }
     assert!(message.text.contains("Last used:  never"), "{}", message.text);
     assert!(message.text.contains("1 scope:\n\n- never used: cards.read\n"), "{}", message.text);
+}
+
+#[test]
+fn a_replaced_token_that_expires_names_its_successor() {
+    let successor = TokenId(Uuid::from_u128(4)).to_string();
+    for reached in [false, true] {
+        let message = render(&replaced(reached), None).unwrap();
+        for text in [message.text.replace('\n', " "), message.html] {
+            assert!(text.contains(&format!("replaced by the token {successor}")), "{text}");
+            assert!(text.contains("This one was last used on"), "{text}");
+            assert!(!text.contains("token create") && !text.contains("token replace "), "{text}");
+        }
+    }
 }
 
 #[test]

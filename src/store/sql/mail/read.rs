@@ -50,6 +50,7 @@ struct TokenRow {
     kind: String,
     downgrade_time: Option<i64>,
     create_time: i64,
+    replaced_by_token_id: Option<Uuid>,
     last_use: Option<i64>,
     scope_uses: Option<String>,
     scopes: Option<String>,
@@ -77,7 +78,7 @@ const SELECT_ADMINS: &str = "\
     FROM account a JOIN account_admin m ON m.account_id = a.account_id WHERE a.account_id IN (";
 
 const SELECT_TOKENS: &str = "\
-    SELECT t.token_id, t.name, t.kind, t.downgrade_time, t.create_time, u.last_use, \
+    SELECT t.token_id, t.name, t.kind, t.downgrade_time, t.create_time, t.replaced_by_token_id, u.last_use, \
         (SELECT string_agg(CAST(x.scope_id AS TEXT) || ':' || CAST(x.last_use AS TEXT), ',') \
          FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT), ',') FROM token_scope s \
@@ -175,6 +176,7 @@ impl TokenRow {
             created: Timestamp(self.create_time),
             last_use: self.last_use.map(Timestamp),
             uses,
+            replaced_by: self.replaced_by_token_id.map(TokenId),
             scopes: named(&scope_ids(self.scopes.as_deref())?, names)?,
         })
     }
