@@ -43,7 +43,7 @@ use crate::store::replication::ReplicaInfo;
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, Metrics};
-use crate::usage::Usage;
+use crate::usage::{CredentialUses, Usage};
 use crate::writes::Writes;
 use crate::{alerts, gateway, http, net, shutdown};
 use process::Descriptors;
@@ -482,6 +482,16 @@ async fn serve_store(
     let transport = transport(&settings.mail, mailbox);
     follow_lifecycle_status(settings, parts.status.clone(), &stop);
     drive_lifecycle(settings, &parts, transport, public_url, &stop);
+    let credential_uses = Arc::new(CredentialUses {
+        store: parts.store.clone(),
+        cache: parts.cache.clone(),
+        clock: parts.clock.clone(),
+        metrics: parts.metrics.clone(),
+    });
+    shutdown::spawn_essential("credential-uses", stop.clone(), {
+        let (uses, stop) = (credential_uses.clone(), stop.clone());
+        async move { uses.run(stop).await }
+    });
     shutdown::spawn_essential("signals", stop.clone(), {
         let stop = stop.clone();
         async move {
@@ -493,6 +503,7 @@ async fn serve_store(
     });
     let served = serve(services, gate).await;
     usage.finish().await;
+    credential_uses.finish().await;
     // What was under way has ended: nothing is decided any more.
     left.cancel();
     replicas.leave().await;

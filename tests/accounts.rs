@@ -2,18 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
+use std::collections::HashMap;
+
 use portcullis::grpc::proto::{
     AccountState, CloseAccountRequest, CloseAccountResponse, CreateCredentialRequest,
-    DeleteTokenRequest, GetAccountRequest, GetSelfRequest, GetTokenRequest, ManageWhitelistRequest,
-    Reason, ResumeAccountRequest, RevokeSelfRequest, Role, SuspendAccountRequest, TokenKind,
-    TokenState,
+    DeleteTokenRequest, GetAccountRequest, GetSelfRequest, GetTokenRequest, ListCredentialsRequest,
+    ManageWhitelistRequest, Reason, ResumeAccountRequest, RevokeSelfRequest, Role,
+    SuspendAccountRequest, TokenKind, TokenState, UpdateAccountRequest, UpdateCredentialRequest,
+    UpdateTokenRequest,
 };
+use prost_types::FieldMask;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::support::calls::{credential, position};
 use crate::support::client::{Client, question};
 use crate::support::server::Setup;
+use crate::support::wait::until_async;
 
 async fn reason(client: &Client, secret: &str) -> (Reason, String) {
     let ask = question(secret, "192.0.2.1", "transactions.read");
@@ -170,4 +175,143 @@ async fn a_closure_needs_the_name_and_ends_everything_of_the_account() {
         assert_eq!(reason(&operator, secret).await.0, Reason::TokenDeleted);
     }
     assert_eq!(close(&operator, &account_id, "Test").await.unwrap().token_count, 0);
+}
+
+/// Rules 11.80, 11.81 and 11.82.
+#[tokio::test]
+async fn names_and_labels_are_changed_by_the_mask_and_errors_name_the_field_and_the_cure() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account_id = operator.account().await.account_id;
+    let admin = operator.with(&credential(&operator, Role::AccountAdmin, &account_id).await.1);
+    let (token, secret) = operator.token(&account_id, TokenKind::ReadOnly, &[], &[]).await;
+    let labels = |labels: &[(&str, &str)]| -> HashMap<String, String> {
+        labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    let update = async |name: &str, given: &[(&str, &str)], mask: &[&str]| {
+        let paths = mask.iter().map(|&path| path.to_owned()).collect();
+        let request = UpdateTokenRequest {
+            token_id: token.token_id.clone(),
+            name: name.to_owned(),
+            labels: labels(given),
+            update_mask: (!mask.is_empty()).then_some(FieldMask { paths }),
+        };
+        let updated = admin.tokens().update_token(request).await?.into_inner();
+        let token = updated.token.unwrap();
+        Ok::<_, Status>((token.name, token.labels))
+    };
+    let team = [("team", "payments")];
+    assert_eq!(update("new", &team, &[]).await.unwrap(), ("new".to_owned(), labels(&team)));
+    // Only what the mask names, and where there is none, what is set.
+    assert_eq!(update("x", &[], &["labels"]).await.unwrap(), ("new".to_owned(), labels(&[])));
+    assert_eq!(update("", &team, &[]).await.unwrap(), ("new".to_owned(), labels(&team)));
+    assert_eq!(update("newer", &[], &["name"]).await.unwrap(), ("newer".to_owned(), labels(&team)));
+    assert_eq!(update("newest", &[], &["*"]).await.unwrap(), ("newest".to_owned(), labels(&[])));
+    assert_eq!(reason(&operator, &secret).await.0, Reason::Allowed);
+
+    let before = position(&operator).await;
+    let many: Vec<_> = (0..17).map(|n| format!("k{n}")).collect();
+    let many: Vec<_> = many.iter().map(|key| (key.as_str(), "")).collect();
+    let long = "x".repeat(201);
+    for (name, given, mask, field, cure) in [
+        ("", &team[..0], &[][..], "update_mask", "say which of them"),
+        ("", &team[..0], &["name"], "name", "is required"),
+        ("", &team, &["scopes"], "update_mask.paths[0]", "name and labels"),
+        ("", &many, &[], "labels", "16 is the most"),
+        ("", &[("Team", "x")], &[], "labels", "begins with a letter"),
+        ("", &[("", "x")], &[], "labels", "begins with a letter"),
+        ("", &[("1", "x")], &[], "labels", "begins with a letter"),
+        ("", &[("team", long.as_str())], &[], "labels[team]", "shorten it"),
+        ("", &[("team", "a\u{202e}b")], &[], "labels[team]", "U+202E"),
+    ] {
+        let refused = update(name, given, mask).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        let fields = refused.get_error_details().bad_request().unwrap().field_violations.clone();
+        let named = fields.iter().find(|violation| violation.field == field);
+        assert!(named.is_some_and(|violation| violation.description.contains(cure)), "{fields:?}");
+    }
+    assert_eq!(position(&operator).await, before);
+
+    let rename = UpdateAccountRequest { account_id: account_id.clone(), name: " Acme ".to_owned() };
+    let refused = admin.accounts().update_account(rename.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let renamed = operator.accounts().update_account(rename).await.unwrap().into_inner();
+    assert_eq!(renamed.account.unwrap().name, "Acme");
+    let suspend = SuspendAccountRequest { account_id, no_wait: false };
+    operator.accounts().suspend_account(suspend).await.unwrap();
+    let suspended = (Code::FailedPrecondition, "ACCOUNT_SUSPENDED".to_owned());
+    assert_eq!(refusal(update("x", &[], &[]).await), suspended);
+}
+
+/// Rules 11.83, 11.84 and 11.85.
+#[tokio::test]
+async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
+    let mut server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account_id = operator.account().await.account_id;
+    let (_, secret) = operator.token(&account_id, TokenKind::ReadOnly, &[], &[]).await;
+    let (gateway, credential_secret) = credential(&operator, Role::Pep, "").await;
+    let (unused, _) = credential(&operator, Role::Pep, "").await;
+    assert_eq!(reason(&operator.with(&credential_secret), &secret).await.0, Reason::Allowed);
+    let update = UpdateCredentialRequest {
+        credential_id: gateway.credential_id.clone(),
+        name: Some("checkout".to_owned()),
+        ..Default::default()
+    };
+    let renamed = operator.credentials().update_credential(update).await.unwrap().into_inner();
+    let renamed = renamed.credential.unwrap();
+    assert_eq!((&renamed.name[..], renamed.expire_time), ("checkout", None));
+
+    // The last uses are written when the server ends.
+    server.terminate();
+    server.restart();
+    let operator = Client::operator(&server).await;
+    let find = async |id: &str| {
+        let listed = operator
+            .credentials()
+            .list_credentials(ListCredentialsRequest::default())
+            .await
+            .unwrap();
+        let mut listed = listed.into_inner().credentials.into_iter();
+        listed.find(|credential| credential.credential_id == id).unwrap()
+    };
+    let used = find(&gateway.credential_id).await;
+    assert!(used.last_use_time.unwrap().seconds >= used.create_time.unwrap().seconds);
+    assert_eq!(
+        (&used.name[..], find(&unused.credential_id).await.last_use_time),
+        ("checkout", None)
+    );
+
+    // It ends within a moment, and the call has not to be repeated for that.
+    let pep = operator.with(&credential_secret);
+    assert_eq!(reason(&pep, &secret).await.0, Reason::Allowed);
+    let ttl = |millis: i32| prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 };
+    let update = |id: &str, ttl| UpdateCredentialRequest {
+        credential_id: id.to_owned(),
+        ttl: Some(ttl),
+        ..Default::default()
+    };
+    let ends = update(&gateway.credential_id, ttl(300));
+    let ending = operator.credentials().update_credential(ends).await.unwrap().into_inner();
+    assert!(ending.credential.unwrap().expire_time.is_some());
+    let ask = question(&secret, "192.0.2.1", "transactions.read");
+    let refused = until_async(
+        async || pep.authorization().authorize(ask.clone()).await.map(|_| ()),
+        Result::is_err,
+    )
+    .await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    let later = update(&gateway.credential_id, prost_types::Duration { seconds: 900, nanos: 0 });
+    let later = operator.credentials().update_credential(later).await;
+    assert_eq!(refusal(later), (Code::FailedPrecondition, "CREDENTIAL_EXPIRED".to_owned()));
+
+    // Operators have no end.
+    let request = CreateCredentialRequest {
+        role: Role::Operator.into(),
+        ttl: Some(ttl(300)),
+        ..Default::default()
+    };
+    let refused = operator.credentials().create_credential(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("expire_time"), "{refused:?}");
 }

@@ -130,6 +130,7 @@ impl Stage {
         entries: &[&str],
     ) -> Result<Vec<String>, Status> {
         let request = CreateTokenRequest {
+            labels: Default::default(),
             expire_time: None,
             ttl: None,
             account_id: self.account.clone(),

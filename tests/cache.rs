@@ -368,6 +368,7 @@ async fn no_decision_begun_after_thousands_of_changes_rests_on_what_was_before()
         kind: Some(Kind::ReadOnly),
         scopes: &[],
         whitelist: &[HERE.to_owned()],
+        labels: None,
         validate_only: false,
     };
     let (described, secret) = services.create_token(&caller, create).await.unwrap().value;
@@ -442,6 +443,7 @@ async fn make_neighbours(services: &InProcess, account_id: AccountId, id: TokenI
     let in_force = services.parts.cache.catalog().unwrap();
     for (number, id) in (0..).zip(neighbours(id)) {
         let new = NewToken {
+            labels: Default::default(),
             expires: None,
             id,
             account_id,
@@ -478,6 +480,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         kind: Some(Kind::ReadOnly),
         scopes: &[],
         whitelist: &[],
+        labels: None,
         validate_only: false,
     };
     let (described, secret) = services.create_token(&caller, create).await.unwrap().value;

@@ -619,3 +619,82 @@ async fn tokens_expire_and_their_expiry_only_comes_nearer() {
     assert_eq!(denied.reason(), Reason::TokenExpired, "{denied:?}");
     shell.run(&["token", "show", &id]).exits(0).shows(&["expired"]);
 }
+
+/// Rules 11.70, 11.74, 11.80, 11.83 and 11.84.
+#[test]
+fn accounts_are_suspended_and_closed_and_names_and_labels_changed() {
+    let server = Setup::sqlite().start();
+    let shell = Shell::operator(&server);
+    let account = accounts(&shell);
+    let create = [
+        "token",
+        "create",
+        "--account",
+        &account,
+        "--name",
+        "n",
+        "--kind",
+        "read-only",
+        "--label",
+        "team=payments",
+        "--output",
+        "json",
+    ];
+    let made = shell.run(&create).json();
+    let (token, secret) =
+        (made["token"]["token_id"].as_str().unwrap(), made["secret"].as_str().unwrap());
+    assert_eq!(made["token"]["labels"]["team"], "payments");
+    shell.run(&["token", "list"]).exits(0).shows(&["LABELS", "team=payments"]);
+    let update = ["token", "update", token, "--name", "renamed", "--label", "env=prod"];
+    let updated = shell.run(&update).exits(0).shows(&["renamed", "env=prod"]);
+    assert!(!updated.stdout.contains("team=payments"), "{updated}");
+    shell.run(&["token", "update", token, "--no-labels"]).exits(0).shows(&["renamed"]);
+    shell.run(&["token", "update", token]).exits(2).tells(&["--name", "--label"]);
+    shell.run(&["token", "update", token, "--label", "x"]).exits(2).tells(&["KEY=VALUE"]);
+    let twice = ["token", "update", token, "--label", "a=1", "--label", "a=2"];
+    shell.run(&twice).exits(2).tells(&["a is there twice"]);
+    let bad = shell.run(&["token", "update", token, "--label", "A=1"]);
+    bad.exits(1).tells(&["labels", "begins with a letter"]);
+
+    let rename = ["account", "update", &account, "--name", "Acme GmbH"];
+    shell.run(&rename).exits(0).shows(&["Acme GmbH", "active"]);
+    let suspend = shell.run(&["account", "suspend", &account]).exits(0);
+    suspend.tells(&["its tokens are denied", "in effect on every replica"]).shows(&["suspended"]);
+    shell.run(&["account", "list"]).exits(0).shows(&["STATE", "suspended"]);
+    let check = ["check", "--scope", "transactions.read", "--output", "json"];
+    let asker = Shell::operator(&server);
+    asker.run_with(&check, secret).exits(1).shows(&["REASON_ACCOUNT_SUSPENDED"]);
+    shell.run(&["account", "resume", &account]).exits(0).shows(&["active"]);
+
+    let preview = shell.run(&["account", "close", &account]).exits(0);
+    preview.tells(&["nothing was changed", "would delete 1 token"]).shows(&["active"]);
+    let wrong = ["account", "close", &account, "--confirm-name", "Acme"];
+    shell.run(&wrong).exits(1).tells(&["confirm_name", "Acme GmbH"]);
+    let close = ["account", "close", &account, "--confirm-name", "Acme GmbH"];
+    let closed = shell.run(&close).exits(0).tells(&["closed the account", "1 token"]);
+    closed.shows(&["closed at"]);
+    let refused = shell.run(&["account", "resume", &account]).exits(1);
+    refused.tells(&["is closed, which nothing reverses"]);
+
+    let create = [
+        "credential",
+        "create",
+        "--role",
+        "pep",
+        "--name",
+        "gate",
+        "--expires",
+        "90d",
+        "--output",
+        "json",
+    ];
+    let made = shell.run(&create).json();
+    let id = made["credential"]["credential_id"].as_str().unwrap();
+    let update = ["credential", "update", id, "--name", "gateway", "--expires", "30d"];
+    let updated = shell.run(&update).exits(0).shows(&["gateway", "expires"]);
+    updated.tells(&["in effect on every replica"]);
+    shell.run(&["credential", "list"]).exits(0).shows(&["LAST USE", "EXPIRES", "gateway"]);
+    shell.run(&["credential", "update", id]).exits(2).tells(&["--name", "--expires"]);
+    let operator = ["credential", "create", "--role", "operator", "--expires", "30d"];
+    shell.run(&operator).exits(1).tells(&["expire_time", "operator"]);
+}

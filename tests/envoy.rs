@@ -234,7 +234,7 @@ async fn whatever_is_wrong_with_a_call_it_is_answered_and_lets_nothing_pass() {
     let admin = credential(&stage.operator, Role::AccountAdmin, &stage.account).await.1;
     for (credential, cause) in [
         ("", "needs a credential"),
-        (&random_credential(), "is not valid: mistyped, or revoked"),
+        (&random_credential(), "is not valid: mistyped, expired, or revoked"),
         (&secret, "is not valid"),
         (&admin, "needs a credential of role pep"),
         (stage.server.operator(), "needs a credential of role pep"),
@@ -304,7 +304,7 @@ async fn a_credential_that_is_revoked_decides_nothing_from_then_on() {
     assert!(gateway.ask(&get(&secret)).await.allowed);
     let revoke = RevokeCredentialRequest { credential_id: id, no_wait: false };
     stage.operator.credentials().revoke_credential(revoke).await.unwrap();
-    assert_undecided(&gateway.ask(&get(&secret)).await, "not valid: mistyped, or revoked");
+    assert_undecided(&gateway.ask(&get(&secret)).await, "not valid: mistyped, expired, or revoked");
 }
 
 /// Rules 9.9, 9.10, 9.11 and 9.19, in both families of headers.

@@ -85,6 +85,8 @@ fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
         name: name.to_owned(),
         created: now,
         revoked: None,
+        expires: None,
+        last_use: None,
         from_settings,
         client_source: None,
         client_certificates: Vec::new(),

@@ -58,6 +58,7 @@ pub(super) async fn print(
             kind: Some(kind),
             scopes,
             whitelist,
+            labels: None,
             validate_only: false,
         };
         let (_, secret) = services.create_token(&caller, request).await?.value;

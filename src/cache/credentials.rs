@@ -1,10 +1,12 @@
 //! The credentials of callers, all of them in memory by digest, so that a wrong one never reaches the
 //! store and a call never waits for it.
 //!
-//! Must stay true: a credential that is not known to be valid is not in here.
+//! Must stay true: a credential that is not known to be valid, but for its expiry, is not in here; one that has expired
+//! is nobody's. Noting a use allocates nothing, takes no lock and asks for no time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -12,6 +14,8 @@ use crate::model::{Credential, Role};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
 use crate::policy::id::{AccountId, CredentialId};
+use crate::policy::time::Timestamp;
+use crate::policy::token::Expiry;
 use crate::secret::{self, Digest};
 
 /// Who bears a credential.
@@ -44,12 +48,34 @@ struct Bearers {
 struct Entry {
     principal: Principal,
     client_source: Option<Arc<ClientSource>>,
+    expiry: Expiry,
+    /// Whether it was used since that was last recorded. Shared by copies of the entry.
+    used: Arc<AtomicBool>,
+}
+
+impl Entry {
+    /// Whether it is valid, which is a use. The time is asked for only where it expires at all.
+    fn accept(&self, now: impl FnOnce() -> Timestamp) -> bool {
+        if self.expiry != Expiry::NEVER && self.expiry.is_reached(now()) {
+            return false;
+        }
+        // Written once a minute, so that threads don't take the cache line from each other.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        true
+    }
 }
 
 impl From<Credential> for Entry {
     fn from(credential: Credential) -> Self {
         let principal = Principal { id: credential.id, role: credential.role };
-        Self { principal, client_source: credential.client_source }
+        Self {
+            principal,
+            client_source: credential.client_source,
+            expiry: credential.expires.into(),
+            used: Arc::default(),
+        }
     }
 }
 
@@ -63,9 +89,19 @@ impl FromIterator<(Credential, Digest)> for Bearers {
 
 impl Bearers {
     fn insert(&mut self, credential: Credential, digest: Digest) {
-        let certificates = credential.client_certificates.iter();
-        self.by_certificate.extend(certificates.map(|&certificate| (certificate, digest)));
+        for &certificate in &credential.client_certificates {
+            // Of two credentials with one certificate the older is not valid: it is revoked, or has expired.
+            let known = self.by_certificate.get(&certificate);
+            let known = known.and_then(|digest| self.by_digest.get(digest));
+            if known.is_none_or(|known| known.principal.id <= credential.id) {
+                self.by_certificate.insert(certificate, digest);
+            }
+        }
         self.by_digest.insert(digest, credential.into());
+    }
+
+    fn entry(&self, digest: &Digest, now: impl FnOnce() -> Timestamp) -> Option<&Entry> {
+        self.by_digest.get(digest).filter(|entry| entry.accept(now))
     }
 
     fn remove(&mut self, id: CredentialId) {
@@ -74,12 +110,21 @@ impl Bearers {
         self.by_certificate.retain(|_, digest| by_digest.contains_key(digest));
     }
 
+    fn used(&self, id: CredentialId) -> Option<Arc<AtomicBool>> {
+        let entry = self.by_digest.values().find(|entry| entry.principal.id == id);
+        entry.map(|entry| entry.used.clone())
+    }
+
     fn remove_account(&mut self, id: AccountId) {
         self.by_digest.retain(|_, entry| entry.principal.role != Role::AccountAdmin(id));
     }
 
-    fn gateway(&self, digest: &Digest) -> Option<GatewayPrincipal> {
-        let entry = self.by_digest.get(digest)?;
+    fn gateway(
+        &self,
+        digest: &Digest,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<GatewayPrincipal> {
+        let entry = self.entry(digest, now)?;
         let client_source = entry.client_source.clone().unwrap_or_default();
         Some(GatewayPrincipal { principal: entry.principal, client_source })
     }
@@ -102,27 +147,35 @@ impl Credentials {
         self.bearers.store(Arc::new(live.into_iter().collect()));
     }
 
-    /// Who bears this secret; `None` for a wrong or revoked one. The secret is looked up by its
+    /// Who bears this secret at `now`, the store's time; `None` for a wrong, expired or revoked one. The secret is looked up by its
     /// SHA-256, so how long that takes reveals nothing of any valid one.
-    pub fn bearer(&self, presented: &[u8]) -> Option<Principal> {
-        self.by_digest(&secret::digest(presented))
+    pub fn bearer(&self, presented: &[u8], now: impl FnOnce() -> Timestamp) -> Option<Principal> {
+        self.by_digest(&secret::digest(presented), now)
     }
 
     /// The same for a digest that was taken before.
-    pub fn by_digest(&self, digest: &Digest) -> Option<Principal> {
-        self.bearers.load().by_digest.get(digest).map(|entry| entry.principal)
+    pub fn by_digest(&self, digest: &Digest, now: impl FnOnce() -> Timestamp) -> Option<Principal> {
+        self.bearers.load().entry(digest, now).map(|entry| entry.principal)
     }
 
     /// The same with where its client is read from. Apart from [`Self::by_digest`], which decisions over gRPC need at
     /// each request: it counts a reference that all threads share.
-    pub fn gateway(&self, digest: &Digest) -> Option<GatewayPrincipal> {
-        self.bearers.load().gateway(digest)
+    pub fn gateway(
+        &self,
+        digest: &Digest,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<GatewayPrincipal> {
+        self.bearers.load().gateway(digest, now)
     }
 
     /// The credential that a gateway with this certificate bears. Rules 9.20 and 9.21 of docs/policy.md.
-    pub fn gateway_by_certificate(&self, certificate: &Fingerprint) -> Option<GatewayPrincipal> {
+    pub fn gateway_by_certificate(
+        &self,
+        certificate: &Fingerprint,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<GatewayPrincipal> {
         let bearers = self.bearers.load();
-        bearers.gateway(bearers.by_certificate.get(certificate)?)
+        bearers.gateway(bearers.by_certificate.get(certificate)?, now)
     }
 
     /// What `read` makes of where the client of a gateway is read from, without counting a reference: for decisions
@@ -130,10 +183,11 @@ impl Credentials {
     pub fn with_client_source<T>(
         &self,
         digest: &Digest,
+        now: impl FnOnce() -> Timestamp,
         read: impl FnOnce(&ClientSource) -> T,
     ) -> Option<T> {
         let bearers = self.bearers.load();
-        Some(match &bearers.by_digest.get(digest)?.client_source {
+        Some(match &bearers.entry(digest, now)?.client_source {
             Some(source) => read(source),
             None => read(&ClientSource::default()),
         })
@@ -152,21 +206,42 @@ impl Credentials {
     pub fn set(&self, id: CredentialId, known: Option<(Credential, Digest)>) {
         self.bearers.rcu(|bearers| {
             let mut bearers = Bearers::clone(bearers);
+            let used = bearers.used(id);
             bearers.remove(id);
             if let Some((credential, digest)) = &known
                 && credential.revoked.is_none()
             {
                 bearers.insert(credential.clone(), *digest);
+                if let (Some(used), Some(entry)) = (used, bearers.by_digest.get_mut(digest)) {
+                    entry.used = used;
+                }
             }
             bearers
         });
+    }
+
+    /// The credentials that were used since the last call.
+    pub fn take_used(&self) -> Vec<CredentialId> {
+        let bearers = self.bearers.load();
+        let used =
+            bearers.by_digest.values().filter(|entry| entry.used.swap(false, Ordering::Relaxed));
+        used.map(|entry| entry.principal.id).collect()
+    }
+
+    /// These were used after all, where that could not be recorded.
+    pub fn put_back_used(&self, ids: &[CredentialId]) {
+        let bearers = self.bearers.load();
+        for entry in bearers.by_digest.values().filter(|entry| ids.contains(&entry.principal.id)) {
+            entry.used.store(true, Ordering::Relaxed);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::time::Timestamp;
+
+    const NOW: Timestamp = Timestamp(100);
 
     fn credential(number: u128, client_source: Option<ClientSource>) -> Credential {
         Credential {
@@ -175,6 +250,8 @@ mod tests {
             name: String::new(),
             created: Timestamp(1),
             revoked: None,
+            expires: None,
+            last_use: None,
             from_settings: false,
             client_source: client_source.map(Arc::new),
             client_certificates: Vec::new(),
@@ -187,7 +264,8 @@ mod tests {
         let (first, second) = (secret::digest(b"first"), secret::digest(b"second"));
         let source = ClientSource::development();
         let credentials = Credentials::new(vec![(credential(1, Some(source.clone())), first)]);
-        let known = |digest| credentials.gateway(digest).map(|gateway| gateway.client_source);
+        let known =
+            |digest| credentials.gateway(digest, || NOW).map(|gateway| gateway.client_source);
         assert_eq!(known(&first), Some(Arc::new(source.clone())));
         assert_eq!(known(&second), None);
 
@@ -217,7 +295,7 @@ mod tests {
         };
         let credentials = Credentials::new(vec![(bound(1, &[one, other]), first)]);
         let known = |certificate| {
-            let gateway = credentials.gateway_by_certificate(&certificate)?;
+            let gateway = credentials.gateway_by_certificate(&certificate, || NOW)?;
             Some(gateway.principal.id.0.as_u128())
         };
         assert_eq!((known(one), known(other)), (Some(1), Some(1)));
@@ -231,5 +309,39 @@ mod tests {
         assert_eq!((known(one), known(other)), (Some(2), None));
         credentials.set_all(Vec::new());
         assert_eq!(known(one), None);
+    }
+
+    /// Rule 11.84 of docs/policy.md.
+    #[test]
+    fn expired_credential_is_nobodys_from_that_instant() {
+        let digest = secret::digest(b"first");
+        let expiring = Credential { expires: Some(NOW), ..credential(1, None) };
+        let credentials = Credentials::new(vec![(expiring, digest)]);
+        assert!(credentials.by_digest(&digest, || Timestamp(NOW.0 - 1)).is_some());
+        assert_eq!(credentials.by_digest(&digest, || NOW), None);
+        assert_eq!(credentials.bearer(b"first", || NOW), None);
+        assert_eq!(credentials.gateway(&digest, || NOW), None);
+        assert_eq!(credentials.with_client_source(&digest, || NOW, |_| ()), None);
+        credentials.set_all(vec![(credential(1, None), digest)]);
+        let endless = credentials.by_digest(&digest, || panic!("it has no end to compare with"));
+        assert!(endless.is_some());
+    }
+
+    /// Rule 11.85 of docs/policy.md.
+    #[test]
+    fn uses_are_taken_once_and_survive_a_change_of_the_credential() {
+        let (first, second) = (secret::digest(b"first"), secret::digest(b"second"));
+        let both = vec![(credential(1, None), first), (credential(2, None), second)];
+        let credentials = Credentials::new(both);
+        assert!(credentials.take_used().is_empty());
+        credentials.by_digest(&first, || NOW);
+        credentials.by_digest(&first, || NOW);
+        let renamed = Credential { name: "renamed".to_owned(), ..credential(1, None) };
+        let id = renamed.id;
+        credentials.set(id, Some((renamed, first)));
+        assert_eq!(credentials.take_used(), [id]);
+        assert!(credentials.take_used().is_empty());
+        credentials.put_back_used(&[id]);
+        assert_eq!(credentials.take_used(), [id]);
     }
 }

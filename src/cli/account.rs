@@ -53,6 +53,15 @@ enum AccountCommand {
         #[arg(long = "admin", value_name = "EMAIL", required = true)]
         admins: Vec<String>,
     },
+    /// Change an account's name
+    Update {
+        /// The account, such as acc_...
+        #[arg(value_name = "ACCOUNT")]
+        account_id: String,
+        /// Its name from now on: a label for people; need not be unique
+        #[arg(long)]
+        name: String,
+    },
     /// Deny every token of an account until it is resumed
     ///
     /// Answers once every replica does so. Clocks run on: unused tokens are announced, downgraded and deleted as ever.
@@ -116,6 +125,15 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
             let request = proto::SetAccountAdminsRequest { account_id, admin_emails: admins };
             let answer =
                 client.set_account_admins(request).await.map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            show(answer.account)
+        }
+        AccountCommand::Update { account_id, name } => {
+            let request = proto::UpdateAccountRequest { account_id, name };
+            let answer = client.update_account(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
             if session.print_json(&answer)? {
                 return Ok(());

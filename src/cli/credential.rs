@@ -5,9 +5,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::connect::{Session, print_json};
 use super::failure::Failure;
 use super::output::{
-    clean, note, note_more, note_propagation, print, print_line, print_secret, table, when, word,
+    clean, fields, note, note_more, note_propagation, print, print_line, print_secret, table, when,
+    word,
 };
 use super::paging::{Limit, pages};
+use super::token::{Expiry, parse_expiry};
 use super::{Common, missing, proto};
 use crate::config::client::Format;
 use crate::config::server::FirstCredentialArgs;
@@ -42,6 +44,28 @@ enum CredentialCommand {
     Create(Box<Create>),
     /// List credentials, the oldest first; never their secrets
     List(Limit),
+    /// Change a credential's name, or bring its end nearer
+    ///
+    /// Examples:
+    ///   portcullis credential update crd_... --name checkout-2
+    ///   portcullis credential update crd_... --expires 7d
+    #[command(verbatim_doc_comment)]
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    Update {
+        /// The credential, such as crd_...
+        #[arg(value_name = "CREDENTIAL")]
+        credential_id: String,
+        /// Its name from now on; empty for none
+        #[arg(long, group = "what")]
+        name: Option<String>,
+        /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. Only ever nearer, and not
+        /// for the role operator
+        #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry, group = "what")]
+        expires: Option<Expiry>,
+        /// Answer before it is in effect on every replica
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// End a credential, on every replica
     ///
     /// Answers once no replica accepts it any more. Revoking it again changes nothing.
@@ -70,6 +94,10 @@ struct Create {
     /// A label for people
     #[arg(long)]
     name: Option<String>,
+    /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. It can be brought nearer
+    /// later, and never moved on. Not for the role operator
+    #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry)]
+    expires: Option<Expiry>,
     /// Take role, account, client source and, without --name, the name from this credential: then give its secret to the
     /// gateway, and revoke the other. Not its client certificates: no two valid credentials may have one in common
     #[arg(
@@ -92,6 +120,7 @@ impl Create {
     fn may_be_first(&self) -> bool {
         self.role == Some(RoleArg::Operator)
             && self.account.is_none()
+            && self.expires.is_none()
             && self.client_certificate.is_empty()
             && self.client_source == ClientSourceArgs::default()
     }
@@ -194,9 +223,12 @@ where
                     account_id: create.account.unwrap_or_default(),
                     name: create.name.unwrap_or_default(),
                     client_source: create.client_source.message(),
-                    client_certificate_sha256s: Vec::new(),
+                    ..Default::default()
                 },
             };
+            if let Some(expires) = create.expires {
+                (request.expire_time, request.ttl) = expires.fields()?;
+            }
             request.client_certificate_sha256s = certificates;
             let answer = client.create_credential(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
@@ -207,6 +239,28 @@ where
                 pages(limit, async |size, token| page(&session, size, token).await).await?;
             let answer = proto::ListCredentialsResponse { credentials, next_page_token };
             if session.print_json(&answer)? { Ok(()) } else { list(&answer) }
+        }
+        CredentialCommand::Update { credential_id, name, expires, no_wait } => {
+            let (expire_time, ttl) = match expires {
+                Some(expires) => expires.fields()?,
+                None => (None, None),
+            };
+            let request =
+                proto::UpdateCredentialRequest { credential_id, name, expire_time, ttl, no_wait };
+            let answer = client.update_credential(request).await.map_err(|s| session.failure(s))?;
+            let answer = answer.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            let credential = answer.credential.ok_or_else(|| missing("credential"))?;
+            note_propagation(answer.propagation.as_ref());
+            print(&fields(&[
+                ("credential", credential.credential_id.clone()),
+                ("role", role(&credential)),
+                ("name", credential.name.clone()),
+                ("expires", when(credential.expire_time.as_ref())),
+                ("last use", when(credential.last_use_time.as_ref())),
+            ]))
         }
         CredentialCommand::Revoke { credential_id, no_wait } => {
             let request = proto::RevokeCredentialRequest { credential_id, no_wait };
@@ -270,7 +324,7 @@ fn copy(credential: proto::Credential, name: Option<String>) -> proto::CreateCre
         account_id: credential.account_id,
         name: name.unwrap_or(credential.name),
         client_source: credential.client_source,
-        client_certificate_sha256s: Vec::new(),
+        ..Default::default()
     }
 }
 
@@ -317,6 +371,8 @@ fn list(answer: &proto::ListCredentialsResponse) -> Result<(), Failure> {
                 credential.name.clone(),
                 credential.account_id.clone(),
                 when(credential.create_time.as_ref()),
+                when(credential.last_use_time.as_ref()),
+                when(credential.expire_time.as_ref()),
                 when(credential.revoke_time.as_ref()),
                 if credential.from_settings { "settings" } else { "created" }.to_owned(),
                 gateway(credential),
@@ -324,7 +380,18 @@ fn list(answer: &proto::ListCredentialsResponse) -> Result<(), Failure> {
         })
         .collect();
     print(&table(
-        ["CREDENTIAL", "ROLE", "NAME", "ACCOUNT", "CREATED", "REVOKED", "ORIGIN", "GATEWAY"],
+        [
+            "CREDENTIAL",
+            "ROLE",
+            "NAME",
+            "ACCOUNT",
+            "CREATED",
+            "LAST USE",
+            "EXPIRES",
+            "REVOKED",
+            "ORIGIN",
+            "GATEWAY",
+        ],
         &rows,
     ))?;
     note_more(&answer.next_page_token);

@@ -225,7 +225,7 @@ fn cure_of_code(code: Code, credential: Option<&str>) -> Option<String> {
                 .to_owned(),
         ),
         (Code::Unauthenticated, Some(source)) => Some(format!(
-            "the credential came from {}; it may be mistyped or revoked, or belong to another server",
+            "the credential came from {}; it may be mistyped, expired or revoked, or belong to another server",
             clean(source)
         )),
         (Code::Unimplemented, _) => Some(

@@ -58,6 +58,9 @@ named!(
     RotateSecretKeyResponse,
     SetAccountAdminsResponse,
     SuspendAccountResponse,
+    UpdateAccountResponse,
+    UpdateCredentialResponse,
+    UpdateTokenResponse,
 );
 
 /// Embedded at build time.

@@ -1,6 +1,6 @@
 //! `portcullis token`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -102,6 +102,13 @@ enum ManagedCommand {
     ///   portcullis token replace tok_... --scope transactions.read --overlap 0s
     #[command(verbatim_doc_comment)]
     Replace(ReplaceArgs),
+    /// Change a token's name or labels, which no decision rests on
+    ///
+    /// Examples:
+    ///   portcullis token update tok_... --name reports-2
+    ///   portcullis token update tok_... --label team=payments --label env=prod
+    #[command(verbatim_doc_comment)]
+    Update(UpdateArgs),
     /// Bring the end of a token nearer
     ///
     /// An expiry is never moved to a later time, and never removed. `token delete` ends a token at once.
@@ -135,6 +142,44 @@ enum ManagedCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+struct UpdateArgs {
+    /// The token's id, such as tok_...
+    #[arg(value_name = "TOKEN")]
+    token_id: String,
+    /// Its name from now on: a label for people; need not be unique
+    #[arg(long, group = "what")]
+    name: Option<String>,
+    /// A label from now on; repeat it for more. Labels that are not named are taken away
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, group = "what")]
+    labels: Vec<(String, String)>,
+    /// Take all labels away
+    #[arg(long, conflicts_with = "labels", group = "what")]
+    no_labels: bool,
+}
+
+/// Fits clap's `value_parser`. What may stand in either part is for the server to say.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as team=payments")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Labels by key.
+///
+/// # Errors
+/// A key is there twice.
+fn labels(given: Vec<(String, String)>) -> Result<HashMap<String, String>, Failure> {
+    let mut labels = HashMap::new();
+    for (key, value) in given {
+        let text = format!("--label: {} is there twice: name each key once", clean(&key));
+        if labels.insert(key, value).is_some() {
+            return Err(Failure::Usage(text));
+        }
+    }
+    Ok(labels)
+}
+
+#[derive(Debug, Args)]
 struct CreateArgs {
     /// The account that will own it
     #[arg(long, value_name = "ACCOUNT")]
@@ -156,6 +201,9 @@ struct CreateArgs {
     /// brought nearer later, and never moved on
     #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry)]
     expires: Option<Expiry>,
+    /// A label, for people and programs; repeat it for more
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
     /// Check everything, create nothing
     #[arg(long)]
     dry_run: bool,
@@ -189,9 +237,9 @@ struct ReplaceArgs {
     no_wait: bool,
 }
 
-/// When a token ends.
+/// When a token or credential ends.
 #[derive(Debug, Clone, Copy)]
-enum Expiry {
+pub(super) enum Expiry {
     At(prost_types::Timestamp),
     /// From now on, by the server's time: the clock of this machine decides nothing.
     After(Duration),
@@ -199,7 +247,7 @@ enum Expiry {
 
 impl Expiry {
     /// The fields `expire_time` and `ttl` of a request.
-    fn fields(
+    pub(super) fn fields(
         self,
     ) -> Result<(Option<prost_types::Timestamp>, Option<prost_types::Duration>), Failure> {
         match self {
@@ -215,7 +263,7 @@ impl Expiry {
 }
 
 /// Fits clap's `value_parser`.
-fn parse_expiry(text: &str) -> Result<Expiry, String> {
+pub(super) fn parse_expiry(text: &str) -> Result<Expiry, String> {
     if text.contains(['-', ':']) {
         return parse_time(text).map(Expiry::At);
     }
@@ -282,6 +330,27 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
             Ok(())
         }
         ManagedCommand::Replace(args) => replace(session, args).await,
+        ManagedCommand::Update(args) => {
+            let mut paths = Vec::new();
+            if args.name.is_some() {
+                paths.push("name".to_owned());
+            }
+            if args.no_labels || !args.labels.is_empty() {
+                paths.push("labels".to_owned());
+            }
+            let request = proto::UpdateTokenRequest {
+                token_id: args.token_id,
+                name: args.name.unwrap_or_default(),
+                labels: labels(args.labels)?,
+                update_mask: Some(prost_types::FieldMask { paths }),
+            };
+            let answer = session.tokens().update_token(request).await;
+            let answer = answer.map_err(|s| session.failure(s))?.into_inner();
+            if session.print_json(&answer)? {
+                return Ok(());
+            }
+            print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
+        }
         ManagedCommand::Expire { token_id, expiry, no_wait } => {
             let (expire_time, ttl) = expiry.fields()?;
             let request = proto::SetTokenExpiryRequest { token_id, expire_time, ttl, no_wait };
@@ -331,6 +400,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
         whitelist: args.whitelist,
         expire_time,
         ttl,
+        labels: labels(args.labels)?,
         validate_only,
     };
     let answer = session.tokens().create_token(request).await;
@@ -436,6 +506,7 @@ async fn list(
             "LAST USE",
             "EXPIRES",
             "PENDING",
+            "LABELS",
         ],
         &rows,
     ))?;
@@ -443,7 +514,7 @@ async fn list(
     Ok(())
 }
 
-fn row(token: &proto::Token) -> [String; 9] {
+fn row(token: &proto::Token) -> [String; 10] {
     let whitelist = match token.whitelist.as_slice() {
         [] => String::new(),
         [entry] => entry.clone(),
@@ -459,7 +530,15 @@ fn row(token: &proto::Token) -> [String; 9] {
         when(token.last_use_time.as_ref()),
         when(token.expire_time.as_ref()),
         token.pending_actions.first().map(upcoming).unwrap_or_default(),
+        shown_labels(token),
     ]
+}
+
+/// In the order of their keys.
+fn shown_labels(token: &proto::Token) -> String {
+    let labels: BTreeMap<_, _> = token.labels.iter().collect();
+    let labels: Vec<_> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join(", ")
 }
 
 fn kind(token: &proto::Token) -> String {
@@ -478,7 +557,7 @@ fn upcoming(action: &proto::PendingAction) -> String {
 /// What a token is, in short.
 fn describe(token: &proto::Token) -> String {
     let mut lines = facts(token);
-    lines.insert(5, ("may use", token.granted_scopes.join(", ")));
+    lines.insert(6, ("may use", token.granted_scopes.join(", ")));
     lines.extend(token.pending_actions.iter().map(|action| ("pending", upcoming(action))));
     fields(&lines)
 }
@@ -530,6 +609,7 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
         ("token", token.token_id.clone()),
         ("account", token.account_id.clone()),
         ("name", token.name.clone()),
+        ("labels", shown_labels(token)),
         ("kind", kind(token)),
         ("state", state(token)),
         (
@@ -613,6 +693,7 @@ mod tests {
             granted_scopes: vec!["a.read".to_owned(), "a.write".to_owned()],
             whitelist: vec!["192.0.2.7".to_owned(), "2001:db8::/48".to_owned()],
             whitelist_version: 2,
+            labels: HashMap::from([("team".to_owned(), "payments".to_owned())]),
             create_time: Some(parse_time("2026-01-01T00:00:00Z").unwrap()),
             pending_actions: vec![proto::PendingAction {
                 r#type: proto::PendingActionType::Downgrade.into(),
@@ -632,6 +713,7 @@ mod tests {
             "token:              tok_1\n\
              account:            acc_1\n\
              name:               sync<U+001B>[31m\n\
+             labels:             team=payments\n\
              kind:               read-write\n\
              state:              active\n\
              may use:            a.read, a.write\n\
@@ -664,5 +746,6 @@ mod tests {
         assert_eq!(row[5], "2 entries");
         assert_eq!(row[6], "");
         assert_eq!(row[8], "downgrade 2026-02-15T00:00:00Z");
+        assert_eq!(row[9], "team=payments");
     }
 }

@@ -33,7 +33,7 @@ pub enum CallerError {
     )]
     TwoCredentials,
     /// It is no credential, or not any more.
-    #[error("The gateway's credential is not valid: it is mistyped or revoked.")]
+    #[error("The gateway's credential is not valid: it is mistyped, expired or revoked.")]
     Invalid,
     /// It is one of another role.
     #[error("The gateway's credential has another role than pep: create one of that role for it.")]

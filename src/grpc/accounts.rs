@@ -9,7 +9,7 @@ use super::proto::{
     CloseAccountRequest, CloseAccountResponse, CreateAccountRequest, CreateAccountResponse,
     GetAccountRequest, GetAccountResponse, ListAccountsRequest, ListAccountsResponse,
     ResumeAccountRequest, ResumeAccountResponse, SetAccountAdminsRequest, SetAccountAdminsResponse,
-    SuspendAccountRequest, SuspendAccountResponse,
+    SuspendAccountRequest, SuspendAccountResponse, UpdateAccountRequest, UpdateAccountResponse,
 };
 use crate::service::accounts::CloseAccount;
 use crate::service::lists::Paging;
@@ -63,6 +63,20 @@ impl AccountService for Management {
             Ok(SetAccountAdminsResponse {
                 account: Some(convert::account(set.value)),
                 revision: caller.shown_revision(set.revision),
+            })
+        })
+        .await
+    }
+
+    async fn update_account(
+        &self,
+        request: Request<UpdateAccountRequest>,
+    ) -> Result<Response<UpdateAccountResponse>, Status> {
+        self.run("UpdateAccount", request, async |services, caller, r| {
+            let updated = services.update_account(&caller, &r.account_id, &r.name).await?;
+            Ok(UpdateAccountResponse {
+                account: Some(convert::account(updated.value)),
+                revision: caller.shown_revision(updated.revision),
             })
         })
         .await

@@ -261,6 +261,8 @@ pub(super) fn credential(credential: Credential) -> pb::Credential {
         account_id: account_of(credential.role).map(|id| id.to_string()).unwrap_or_default(),
         name: credential.name,
         create_time: Some(time(credential.created)),
+        expire_time: credential.expires.map(time),
+        last_use_time: credential.last_use.map(time),
         revoke_time: credential.revoked.map(time),
         from_settings: credential.from_settings,
         client_source: credential.client_source.map(|source| client_source(&source)),
@@ -382,6 +384,7 @@ pub(super) fn token(
         pending_actions: first(
             token.pending.into_iter().map(|action| pending_action(action, in_force, outlook)),
         ),
+        labels: token.labels.into_iter().collect(),
         name: token.name,
         recent_addresses: Vec::new(),
     }
@@ -648,6 +651,7 @@ mod tests {
         uses.note(ScopeId(1), false, day(10));
         uses.note(ScopeId(2), true, day(3));
         let shown = Token {
+            labels: Default::default(),
             id: TokenId(Uuid::nil()),
             account_id: AccountId(Uuid::nil()),
             name: "t".into(),

@@ -8,9 +8,10 @@ use super::proto::credential_service_server::CredentialService;
 use super::proto::{
     CreateCredentialRequest, CreateCredentialResponse, ListCredentialsRequest,
     ListCredentialsResponse, RevokeCredentialRequest, RevokeCredentialResponse,
-    RotateSecretKeyRequest, RotateSecretKeyResponse,
+    RotateSecretKeyRequest, RotateSecretKeyResponse, UpdateCredentialRequest,
+    UpdateCredentialResponse,
 };
-use crate::service::credentials::CreateCredential;
+use crate::service::credentials::{CreateCredential, UpdateCredential};
 use crate::service::lists::Paging;
 
 #[tonic::async_trait]
@@ -26,6 +27,7 @@ impl CredentialService for Management {
                 name: &r.name,
                 client_source: r.client_source.as_ref().map(convert::client_source_fields),
                 client_certificate_sha256s: &r.client_certificate_sha256s,
+                expires: convert::requested_expiry(r.expire_time, r.ttl)?,
             };
             let created = services.create_credential(&caller, create).await?;
             let (credential, secret) = created.value;
@@ -44,6 +46,28 @@ impl CredentialService for Management {
             let show = |credential| convert::item(convert::credential(credential));
             let page = services.list_credentials(paging, show).await?;
             Ok(ListCredentialsResponse { credentials: page.items, next_page_token: page.next })
+        })
+        .await
+    }
+
+    async fn update_credential(
+        &self,
+        request: Request<UpdateCredentialRequest>,
+    ) -> Result<Response<UpdateCredentialResponse>, Status> {
+        self.run("UpdateCredential", request, async |services, caller, r| {
+            let update = UpdateCredential {
+                credential_id: &r.credential_id,
+                name: r.name.as_deref(),
+                expires: convert::requested_expiry(r.expire_time, r.ttl)?,
+                no_wait: r.no_wait,
+            };
+            let updated = services.update_credential(&caller, update).await?;
+            let (credential, propagation) = updated.value;
+            Ok(UpdateCredentialResponse {
+                credential: Some(convert::credential(credential)),
+                propagation: Some(convert::propagation(propagation)),
+                revision: caller.shown_revision(updated.revision),
+            })
         })
         .await
     }

@@ -183,7 +183,7 @@ impl ConnectionGate {
                         "the credential is not valid here: this server runs with --dev, so leave \
                          it out"
                     } else {
-                        "the credential is not valid: mistyped, or revoked"
+                        "the credential is not valid: mistyped, expired, or revoked"
                     }))?;
                 let caller = Caller::bearer(bearer, peer);
                 Audience::of(request.uri().path()).admit(caller.role)?;

@@ -13,14 +13,14 @@ use super::proto::{
     ListTokensRequest, ListTokensResponse, ManageWhitelistRequest, ManageWhitelistResponse,
     PreviewLifecycleRequest, PreviewLifecycleResponse, ReplaceTokenRequest, ReplaceTokenResponse,
     ReportLeakedTokensRequest, ReportLeakedTokensResponse, SetTokenExpiryRequest,
-    SetTokenExpiryResponse,
+    SetTokenExpiryResponse, UpdateTokenRequest, UpdateTokenResponse,
 };
 use crate::service::activity::DenialQuery;
 use crate::service::import::ImportTokens;
 use crate::service::leaks::{ReportLeaks, ReportedLeaks};
 use crate::service::lists::{AuditQuery, Paging, PendingQuery};
 use crate::service::replacements::{ReplaceToken, ReplacedToken};
-use crate::service::tokens::CreateToken;
+use crate::service::tokens::{CreateToken, UpdateToken};
 use crate::service::validate::FieldErrors;
 use crate::service::whitelists::ManageWhitelist;
 
@@ -39,6 +39,7 @@ impl TokenService for Management {
                 scopes: &r.scopes,
                 whitelist: &r.whitelist,
                 expires,
+                labels: Some(&r.labels),
                 validate_only: r.validate_only,
             };
             let created = services.create_token(&caller, create).await?;
@@ -186,6 +187,26 @@ impl TokenService for Management {
                 results: outcomes.into_iter().map(convert::leak_outcome).collect(),
                 propagation: propagation.map(convert::propagation),
                 revision: caller.shown_revision(reported.revision),
+            })
+        })
+        .await
+    }
+
+    async fn update_token(
+        &self,
+        request: Request<UpdateTokenRequest>,
+    ) -> Result<Response<UpdateTokenResponse>, Status> {
+        self.run("UpdateToken", request, async |services, caller, r| {
+            let update = UpdateToken {
+                token_id: &r.token_id,
+                name: &r.name,
+                labels: &r.labels,
+                update_mask: r.update_mask.as_ref().map_or(&[], |mask| &mask.paths),
+            };
+            let updated = services.update_token(&caller, update).await?;
+            Ok(UpdateTokenResponse {
+                token: Some(convert::described(updated.value)),
+                revision: caller.shown_revision(updated.revision),
             })
         })
         .await

@@ -36,6 +36,8 @@ audit_actions! {
     AccountSetAdmins = "account.set_admins",
     /// An account was suspended.
     AccountSuspend = "account.suspend",
+    /// An account got another name.
+    AccountUpdate = "account.update",
     /// A catalogue was applied.
     CatalogApply = "catalog.apply",
     /// A credential was created.
@@ -46,6 +48,8 @@ audit_actions! {
     CredentialRevoke = "credential.revoke",
     /// A credential was revoked because its secret was reported as leaked.
     CredentialRevokeLeaked = "credential.revoke_leaked",
+    /// A credential got another name or an earlier end.
+    CredentialUpdate = "credential.update",
     /// An action of the lifecycle was announced.
     LifecycleAnnounce = "lifecycle.announce",
     /// A use cancelled what was announced.
@@ -92,6 +96,8 @@ audit_actions! {
     TokenRevokeLeaked = "token.revoke_leaked",
     /// A token's expiry was brought nearer.
     TokenSetExpiry = "token.set_expiry",
+    /// A token got another name or other labels.
+    TokenUpdate = "token.update",
     /// A whitelist was changed.
     WhitelistChange = "whitelist.change",
 }

@@ -1,6 +1,7 @@
 //! What is kept and shown: accounts, tokens, credentials, actors, pending actions, audit events, mails, sessions.
 //! Plain values, with neither a database nor a protocol in them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -12,7 +13,9 @@ use crate::policy::lifecycle::Uses;
 use crate::policy::network::{ChangeError, Cidr, Whitelist};
 use crate::policy::scope::{ScopeId, ScopeName};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{AccountRestriction, Expiry, Grant, TokenKind, TokenState};
+use crate::policy::token::{
+    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenKind, TokenState,
+};
 use crate::secret::Digest;
 
 mod activity;
@@ -94,6 +97,27 @@ impl Account {
     }
 }
 
+/// Labels of a token by key.
+pub type Labels = BTreeMap<String, String>;
+
+/// What is to be changed of a token that no decision rests on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenUpdate {
+    /// Its name.
+    pub name: Option<String>,
+    /// All its labels.
+    pub labels: Option<Labels>,
+}
+
+/// Why a token's name and labels stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenUpdateRefusal {
+    /// It is deleted.
+    Deleted,
+    /// Its account takes no such change.
+    Account(AccountId, AccountRefusal),
+}
+
 /// A token that is about to be stored.
 #[derive(Debug, Clone)]
 pub struct NewToken {
@@ -113,6 +137,8 @@ pub struct NewToken {
     pub whitelist: Whitelist,
     /// From when on it is denied; `None` for never.
     pub expires: Option<Timestamp>,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 /// A token as its owner sees it.
@@ -151,6 +177,8 @@ pub struct Token {
     pub replaced_by: Option<TokenId>,
     /// When it was imported, if its secret was made elsewhere.
     pub imported: Option<Timestamp>,
+    /// Its labels.
+    pub labels: Labels,
     /// How it was used, as far as recorded.
     pub uses: Uses,
     /// What is announced for it, in the order of announcement.
@@ -289,12 +317,36 @@ pub struct Credential {
     pub created: Timestamp,
     /// When it was revoked.
     pub revoked: Option<Timestamp>,
+    /// From when on it is refused; `None` for never.
+    pub expires: Option<Timestamp>,
+    /// When it was last used, up to a minute later than it was, as far as recorded.
+    pub last_use: Option<Timestamp>,
     /// Whether the settings brought it.
     pub from_settings: bool,
     /// Where a gateway that presents it reads its client from; only of role `pep` (Rule 9.2 of docs/policy.md).
     pub client_source: Option<Arc<ClientSource>>,
     /// Certificates that identify a gateway as this credential's secret does; only of role `pep` (Rule 9.20 of docs/policy.md).
     pub client_certificates: Vec<Fingerprint>,
+}
+
+/// What is to be changed of a credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CredentialUpdate {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its end, if that is nearer.
+    pub expires: Option<RequestedExpiry>,
+}
+
+/// Why a credential stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialUpdateRefusal {
+    /// It is revoked.
+    Revoked,
+    /// It is of role operator, which has no end.
+    Operator,
+    /// It can't end then.
+    Expiry(ExpiryRefused),
 }
 
 /// Why a credential is not created.

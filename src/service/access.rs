@@ -86,7 +86,7 @@ impl Audience {
             (
                 "portcullis.v1.TokenService",
                 "CreateToken" | "GetToken" | "ListTokens" | "DeleteToken" | "SetTokenExpiry"
-                | "ReplaceToken" | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle"
+                | "ReplaceToken" | "UpdateToken" | "ManageWhitelist" | "ListPendingActions" | "PreviewLifecycle"
                 | "GetTokenUsage" | "ListDenials" | "ListAuditEvents"
                 // Account admins only where a setting allows it: `Services::import_tokens`.
                 | "ImportTokens",

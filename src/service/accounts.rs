@@ -92,6 +92,30 @@ impl Services {
         cursor.collect(read, |account| account.id, show).await
     }
 
+    /// Gives an account another name. Rule 11.82 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a bad name, [`Error::NotFound`] for no such account, [`Error::Refused`] for a closed
+    /// one; the store's.
+    pub async fn update_account(
+        &self,
+        caller: &Caller,
+        id: &str,
+        name: &str,
+    ) -> Result<Changed<Account>> {
+        let mut errors = FieldErrors::default();
+        let id = errors.take(validate::id::<AccountId>("account_id", id));
+        let name = errors.take(validate::name(name, true)).unwrap_or_default();
+        errors.into_result()?;
+        let id = id.ok_or(Error::Internal)?;
+        let ctx = caller.context(self.clock.now());
+        let update = self.store.update_account(&ctx, id, &name);
+        let updated =
+            self.writes.commit("update_account", Invalidation::Nothing, &ctx, update).await?;
+        let account = updated.map_err(|refused| refused_account(id, refused))?;
+        Ok(Changed::new(account, &ctx))
+    }
+
     /// Suspends an account: its tokens are denied until it is resumed. With `no_wait`, answers before that has
     /// propagated. Rules 11.70 and 11.71 of docs/policy.md.
     ///
@@ -166,6 +190,7 @@ impl Services {
         if let Err(error) = step {
             tracing::debug!(%error, account = %id, "the sweeper goes on with the closure");
         }
+        self.sweep_wakeup.notify_one();
         let propagation = Some(self.propagation(wait_unless(request.no_wait)).await?);
         Ok(Changed::new(ClosedAccount { account, token_count, propagation }, &ctx))
     }

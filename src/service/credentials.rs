@@ -10,10 +10,14 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
-use crate::model::{Credential, CredentialRefusal, Invalidation, Role};
+use crate::model::{
+    Credential, CredentialRefusal, CredentialUpdate, CredentialUpdateRefusal, Invalidation, Role,
+};
 use crate::policy::client_certificate::{Fingerprint, InvalidFingerprints, fingerprints};
 use crate::policy::client_source::{ClientSource, ClientSourceFields, FieldError};
 use crate::policy::id::{AccountId, CredentialId};
+use crate::policy::time::Timestamp;
+use crate::policy::token::{Expiry, ExpiryRefused, RequestedExpiry};
 use crate::replication::Wait;
 use crate::secret::{Secret, SecretKind};
 
@@ -43,12 +47,29 @@ pub struct CreateCredential<'a> {
     pub client_source: Option<ClientSourceFields<'a>>,
     /// SHA-256 of each certificate in DER, 32 bytes; only for [`AskedRole::Pep`].
     pub client_certificate_sha256s: &'a [Vec<u8>],
+    /// From when on it is refused; not for [`AskedRole::Operator`].
+    pub expires: Option<RequestedExpiry>,
+}
+
+/// What `UpdateCredential` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct UpdateCredential<'a> {
+    /// The credential.
+    pub credential_id: &'a str,
+    /// Its name from now on; `None` to leave it.
+    pub name: Option<&'a str>,
+    /// Its end from now on, if that is nearer; `None` to leave it.
+    pub expires: Option<RequestedExpiry>,
+    /// Answer before it has propagated.
+    pub no_wait: bool,
 }
 
 /// The field of a request with the client source.
 const CLIENT_SOURCE: &str = "client_source";
 /// The field of a request with the client certificates.
 const CLIENT_CERTIFICATES: &str = "client_certificate_sha256s";
+/// The field of a request with the expiry.
+const EXPIRE_TIME: &str = "expire_time";
 
 impl Services {
     /// A new secret for `id`.
@@ -80,6 +101,7 @@ impl Services {
             self.client_source(&fields, &mut errors).map(Arc::new)
         });
         let client_certificates = client_certificates(&create, &mut errors);
+        let expires = errors.take(self.credential_expiry(&create)).flatten();
         let role = match (create.role, create.account_id) {
             (AskedRole::AccountAdmin, id) => {
                 errors.take(validate::id("account_id", id)).map(Role::AccountAdmin)
@@ -106,6 +128,8 @@ impl Services {
             name,
             created: now,
             revoked: None,
+            expires,
+            last_use: None,
             from_settings: false,
             client_source,
             client_certificates,
@@ -133,6 +157,62 @@ impl Services {
                  credential, or revoke the other credential first",
             )),
         }
+    }
+
+    /// The expiry of a new credential. Rule 11.84 of docs/policy.md.
+    fn credential_expiry(&self, create: &CreateCredential<'_>) -> Result<Option<Timestamp>> {
+        let Some(requested) = create.expires else { return Ok(None) };
+        if create.role == AskedRole::Operator {
+            return Err(no_expiry_of_operators());
+        }
+        let expiry = Expiry::NEVER.shorten(requested, self.clock.now());
+        expiry.map(Expiry::time).map_err(|refused| invalid_expiry(&refused))
+    }
+
+    /// Changes a credential's name, or brings its end nearer. Rules 11.83 and 11.84 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad fields, [`Error::NotFound`] for no such credential, [`Error::Refused`] for one that
+    /// has ended; the store's.
+    pub async fn update_credential(
+        &self,
+        caller: &Caller,
+        request: UpdateCredential<'_>,
+    ) -> Result<Changed<(Credential, Propagation)>> {
+        let mut errors = FieldErrors::default();
+        let id = errors.take(validate::id::<CredentialId>("credential_id", request.credential_id));
+        let name = request.name.and_then(|name| errors.take(validate::name(name, false)));
+        if request.name.is_none() && request.expires.is_none() {
+            let text =
+                "is required where nothing else is to be changed: set name, expire_time or ttl";
+            for field in ["name", EXPIRE_TIME, "ttl"] {
+                errors.add(field, "REQUIRED", text);
+            }
+        }
+        errors.into_result()?;
+        let id = id.ok_or(Error::Internal)?;
+        let ctx = caller.context(self.clock.now());
+        let update = CredentialUpdate { name, expires: request.expires };
+        let work = self.store.update_credential(&ctx, id, &update);
+        let changed = Invalidation::Credential(id);
+        let updated = self.writes.commit("update_credential", changed, &ctx, work).await?;
+        let no_credential = || Error::NotFound { kind: "credential", id: id.to_string() };
+        let credential = updated.ok_or_else(no_credential)?.map_err(|refused| {
+            let ended = |rule, text: &str| Error::refused(rule, format!("credentials/{id}"), text);
+            match refused {
+                CredentialUpdateRefusal::Revoked => {
+                    ended("CREDENTIAL_REVOKED", "the credential is revoked: create another one")
+                }
+                CredentialUpdateRefusal::Operator => no_expiry_of_operators(),
+                CredentialUpdateRefusal::Expiry(ExpiryRefused::Expired(at)) => {
+                    let text = format!("the credential expired at {at}: create another one");
+                    ended("CREDENTIAL_EXPIRED", &text)
+                }
+                CredentialUpdateRefusal::Expiry(refused) => invalid_expiry(&refused),
+            }
+        })?;
+        let propagation = self.propagation(wait_unless(request.no_wait)).await?;
+        Ok(Changed::new((credential, propagation), &ctx))
     }
 
     /// What a caller asks for as the client source. Rules 9.2 and 9.6 of docs/policy.md.
@@ -212,6 +292,32 @@ impl Services {
         // A replica that does not know it takes what is made under it for forged.
         self.propagation(Wait::UntilComplete).await?;
         Ok(Changed::new(number, &ctx))
+    }
+}
+
+fn no_expiry_of_operators() -> Error {
+    let text = "goes with ROLE_PEP and ROLE_ACCOUNT_ADMIN only, since the last operator's credential must not end unseen: \
+                leave it out, and revoke the credential when another one is in use";
+    Error::invalid(EXPIRE_TIME, "NOT_FOR_THIS_ROLE", text)
+}
+
+/// An expiry that no credential can have, or not this one.
+fn invalid_expiry(refused: &ExpiryRefused) -> Error {
+    match refused {
+        ExpiryRefused::Past => {
+            let text =
+                "must lie in the future: name a later time; RevokeCredential ends a credential now";
+            Error::invalid(EXPIRE_TIME, "IN_THE_PAST", text)
+        }
+        ExpiryRefused::TooFar => Error::invalid("ttl.seconds", "TOO_LATE", refused),
+        ExpiryRefused::Later(at) => {
+            let text = format!(
+                "is later than the credential's expiry, {at}, which can only be brought nearer: create another credential"
+            );
+            Error::invalid(EXPIRE_TIME, "TOO_LATE", text)
+        }
+        // The store gives these only for what has ended.
+        ExpiryRefused::Expired(_) | ExpiryRefused::Deleted => Error::Internal,
     }
 }
 

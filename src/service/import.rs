@@ -182,6 +182,7 @@ impl Services {
             let (first, _) = id_at(now).as_u64_pair();
             let half = self.cache.keys().imported_half(&digest);
             let token = NewToken {
+                labels: Default::default(),
                 id: TokenId(Uuid::from_u64_pair(first, half)),
                 account_id,
                 name: parts.name,

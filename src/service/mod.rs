@@ -225,12 +225,12 @@ impl Services {
 
     /// The principal of the valid credential with this digest; `None` for a wrong or revoked one.
     pub fn principal(&self, digest: &Digest) -> Option<Principal> {
-        self.cache.credentials.by_digest(digest)
+        self.cache.credentials.by_digest(digest, || self.clock.now())
     }
 
     /// The same for a gateway, with where its client is read from (docs/policy.md, section 9).
     pub fn gateway_principal(&self, digest: &Digest) -> Option<GatewayPrincipal> {
-        self.cache.credentials.gateway(digest)
+        self.cache.credentials.gateway(digest, || self.clock.now())
     }
 
     /// The same for the valid credential that is bound to this certificate; `None` where there is none.
@@ -238,7 +238,7 @@ impl Services {
         &self,
         certificate: &Fingerprint,
     ) -> Option<GatewayPrincipal> {
-        self.cache.credentials.gateway_by_certificate(certificate)
+        self.cache.credentials.gateway_by_certificate(certificate, || self.clock.now())
     }
 
     /// What `read` makes of [`Self::gateway_principal`]; it runs while the credentials are borrowed, so it must not wait.
@@ -248,7 +248,7 @@ impl Services {
         digest: &Digest,
         read: impl FnOnce(&ClientSource) -> T,
     ) -> Option<T> {
-        self.cache.credentials.with_client_source(digest, read)
+        self.cache.credentials.with_client_source(digest, || self.clock.now(), read)
     }
 
     /// Reads.

@@ -138,13 +138,14 @@ impl Services {
         client: Option<IpAddr>,
     ) -> Result<SessionSecret> {
         const WRONG: Error =
-            Error::Unauthenticated("the credential is not valid: mistyped, or revoked");
+            Error::Unauthenticated("the credential is not valid: mistyped, expired, or revoked");
         self.ready().await?;
         let caller = match credential {
             None if self.sessions.development => Caller::development(client),
             None => return Err(WRONG),
             Some(text) => {
-                let bearer = self.cache.credentials.bearer(text.as_bytes()).ok_or(WRONG)?;
+                let now = || self.clock.now();
+                let bearer = self.cache.credentials.bearer(text.as_bytes(), now).ok_or(WRONG)?;
                 Caller::bearer(bearer, client)
             }
         };

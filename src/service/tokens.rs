@@ -3,6 +3,7 @@
 //! Must stay true: nothing in here edits what a token may do (docs/policy.md, rule 1.10); whether it
 //! may go without a whitelist is `policy`'s word, given inside the transaction that stores it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::accounts::{no_account, refused_account};
@@ -10,7 +11,10 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, LifecycleView, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
-use crate::model::{AccountRefusal, ActiveCatalog, Invalidation, NewToken, Token, TokenFilter};
+use crate::model::{
+    AccountRefusal, ActiveCatalog, Invalidation, NewToken, Token, TokenFilter, TokenUpdate,
+    TokenUpdateRefusal,
+};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::network::{CidrSet, Whitelist};
 use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
@@ -39,6 +43,8 @@ pub struct CreateToken<'a> {
     pub whitelist: &'a [String],
     /// From when on it is denied; `None` for as long as the settings allow.
     pub expires: Option<RequestedExpiry>,
+    /// Labels by key; `None` for none.
+    pub labels: Option<&'a HashMap<String, String>>,
     /// Check only.
     pub validate_only: bool,
 }
@@ -66,6 +72,19 @@ pub(super) struct TokenParts {
     pub(super) scopes: Vec<ScopeId>,
     pub(super) whitelist: Whitelist,
     pub(super) expires: Option<Timestamp>,
+}
+
+/// What `UpdateToken` may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct UpdateToken<'a> {
+    /// The token.
+    pub token_id: &'a str,
+    /// Its name from now on.
+    pub name: &'a str,
+    /// Its labels from now on.
+    pub labels: &'a HashMap<String, String>,
+    /// Which of these is changed; none for each that is not empty.
+    pub update_mask: &'a [String],
 }
 
 /// A token with the catalogue that says what its grant means.
@@ -164,6 +183,8 @@ impl Services {
         let &CreateToken { name, kind, scopes, whitelist, expires, .. } = request;
         let fields = TokenFields { name, kind, scopes, whitelist, expires };
         let parts = self.check_fields(&fields, catalog, &mut errors);
+        let labels = request.labels.and_then(|labels| errors.take(validate::labels(labels)));
+        let labels = labels.unwrap_or_default();
         errors.into_result()?;
         let (Some(account_id), Some(parts)) = (account_id, parts) else {
             return Err(Error::Internal);
@@ -176,7 +197,8 @@ impl Services {
         let secret = self.make_secret(SecretKind::Token, id.0)?;
         let TokenParts { name, kind, scopes, whitelist, expires } = parts;
         let digest = secret.digest();
-        let new = NewToken { id, account_id, name, digest, kind, scopes, whitelist, expires };
+        let new =
+            NewToken { id, account_id, name, digest, kind, scopes, whitelist, expires, labels };
         Ok((new, secret))
     }
 
@@ -268,6 +290,7 @@ impl Services {
             replaced_by: None,
             expires: new.expires,
             imported: None,
+            labels: new.labels,
             uses: Default::default(),
             pending: Vec::new(),
             expiry_notices: Vec::new(),
@@ -378,6 +401,76 @@ impl Services {
         if token.expires.is_some_and(|at| at <= soon) {
             self.sweep_wakeup.notify_one();
         }
+    }
+
+    /// Changes a token's name and labels. Rule 11.80 of docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bad fields, [`Error::NotFound`] where there is none that the caller sees,
+    /// [`Error::Refused`] for a deleted token, and where its account stands in the way; the store's.
+    pub async fn update_token(
+        &self,
+        caller: &Caller,
+        request: UpdateToken<'_>,
+    ) -> Result<Changed<Described>> {
+        let mut errors = FieldErrors::default();
+        let id = errors.take(validate::id::<TokenId>("token_id", request.token_id));
+        let update = token_update(&request, &mut errors);
+        errors.into_result()?;
+        let id = id.ok_or(Error::Internal)?;
+        let ctx = caller.context(self.clock.now());
+        let work = self.store.update_token(&ctx, id, caller.only(), &update);
+        let updated = self.writes.commit("update_token", Invalidation::Nothing, &ctx, work).await?;
+        let token = updated.ok_or_else(|| no_token(id))?.map_err(|refused| match refused {
+            TokenUpdateRefusal::Account(account, refused) => refused_account(account, refused),
+            TokenUpdateRefusal::Deleted => Error::refused(
+                "TOKEN_DELETED",
+                format!("tokens/{id}"),
+                format_args!(
+                    "the token {id} is deleted; its name and labels can't change any more"
+                ),
+            ),
+        })?;
+        Ok(Changed::new(self.described(token)?, &ctx))
+    }
+}
+
+/// What an update asks for: the fields that it names, or those that are set. Rule 11.80 of docs/policy.md.
+fn token_update(request: &UpdateToken<'_>, errors: &mut FieldErrors) -> TokenUpdate {
+    const MASK: &str = "update_mask";
+    /// More than there are fields.
+    const MAX_PATHS: usize = 16;
+    let (mut name, mut labels) = match request.update_mask {
+        [] => (!request.name.is_empty(), !request.labels.is_empty()),
+        _ => (false, false),
+    };
+    if request.update_mask.len() > MAX_PATHS {
+        let count = request.update_mask.len();
+        let text = format!("has {count} paths, and {MAX_PATHS} is the most: name each field once");
+        errors.add(format!("{MASK}.paths"), "TOO_MANY", text);
+        return TokenUpdate::default();
+    }
+    for (index, path) in request.update_mask.iter().enumerate() {
+        match path.as_str() {
+            "name" => name = true,
+            "labels" => labels = true,
+            "*" => (name, labels) = (true, true),
+            other => {
+                let shown = quote(other, MAX_NAME_LEN);
+                let text = format!(
+                    "names {shown}, which this call does not change: it changes name and labels"
+                );
+                errors.add(format!("{MASK}.paths[{index}]"), "UNKNOWN_FIELD", text);
+            }
+        }
+    }
+    if request.update_mask.is_empty() && !name && !labels {
+        let text = "is required where neither name nor labels is set: say which of them is changed";
+        errors.add(MASK, "REQUIRED", text);
+    }
+    TokenUpdate {
+        name: name.then(|| errors.take(validate::name(request.name, true))).flatten(),
+        labels: labels.then(|| errors.take(validate::labels(request.labels))).flatten(),
     }
 }
 

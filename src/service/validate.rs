@@ -1,15 +1,19 @@
 //! Checks of request fields: every error is collected, so that a caller fixes all of them at once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 
 use super::error::{Error, Violation};
 use crate::mail::{Address, InvalidAddress};
+use crate::model::Labels;
 use crate::policy::network::{Cidr, Limits, MAX_ERRORS, parse_entries};
 use crate::policy::text::{self, Unshowable};
 
 /// The longest label of an account, token or credential, in characters.
 pub const MAX_NAME: usize = 200;
+/// The most labels of a token, and the longest key of one, in bytes.
+const MAX_LABELS: usize = 16;
+const MAX_LABEL_KEY: usize = 63;
 /// The most admins an account can have.
 pub const MAX_ADMINS: usize = 50;
 
@@ -123,6 +127,53 @@ fn unshowable(error: Unshowable) -> &'static str {
         Unshowable::Hidden(_) => "HIDDEN_CHARACTER",
         Unshowable::StoreMode(_) => "COMBINING_MARK",
     }
+}
+
+/// The labels of a token. Rule 11.81 of docs/policy.md.
+///
+/// # Errors
+/// There are too many, a key is none, or a value is longer than [`MAX_NAME`] characters or can't be shown as it is.
+pub fn labels(given: &HashMap<String, String>) -> Result<Labels, Error> {
+    const FIELD: &str = "labels";
+    if given.len() > MAX_LABELS {
+        let text =
+            format!("has {} labels, and {MAX_LABELS} is the most: leave some out", given.len());
+        return Err(Error::invalid(FIELD, "TOO_MANY", text));
+    }
+    let mut errors = FieldErrors::default();
+    let mut labels = Labels::new();
+    // In order, so that the errors are.
+    for (key, value) in given.iter().collect::<BTreeMap<_, _>>() {
+        if !is_label_key(key) {
+            let shown = text::quote(key, MAX_LABEL_KEY);
+            let text = format!(
+                "{shown} is no key of a label: it has 1 to {MAX_LABEL_KEY} of a-z, 0-9, `_`, `-`, `.` and `/`, and begins \
+                 with a letter"
+            );
+            errors.add(FIELD, "INVALID_KEY", text);
+            continue;
+        }
+        let (field, value) = (format!("{FIELD}[{key}]"), value.trim());
+        let count = value.chars().count();
+        if count > MAX_NAME {
+            let text = format!("has {count} characters, and {MAX_NAME} is the most: shorten it");
+            errors.add(field, "TOO_LONG", text);
+        } else if let Err(error) = text::check(value) {
+            errors.add(field, unshowable(error), error);
+        } else {
+            labels.insert(key.clone(), value.to_owned());
+        }
+    }
+    errors.into_result()?;
+    Ok(labels)
+}
+
+fn is_label_key(key: &str) -> bool {
+    let others =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-./".contains(&byte);
+    (1..=MAX_LABEL_KEY).contains(&key.len())
+        && key.as_bytes()[0].is_ascii_lowercase()
+        && key.bytes().all(others)
 }
 
 /// Mail addresses of admins, each in canonical form. Rule 1.1 of docs/policy.md.

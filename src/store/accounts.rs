@@ -32,6 +32,14 @@ pub trait AccountStore {
     /// How many tokens of an account are not deleted.
     async fn count_tokens(&self, id: AccountId) -> Result<u64>;
 
+    /// Gives an account another name. The one that it has leaves no record.
+    async fn update_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+        name: &str,
+    ) -> Result<Result<Account, AccountRefusal>>;
+
     /// Suspends an account. A suspended one stays as it is.
     async fn suspend_account(
         &self,

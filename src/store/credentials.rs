@@ -4,9 +4,11 @@ use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
-    Context, Credential, CredentialRefusal, LastOperatorCredential, Page, SettingsCredential,
+    Context, Credential, CredentialRefusal, CredentialUpdate, CredentialUpdateRefusal,
+    LastOperatorCredential, Page, SettingsCredential,
 };
 use crate::policy::id::CredentialId;
+use crate::policy::time::Timestamp;
 use crate::secret::{Digest, SecretKey};
 
 /// The credentials of callers, and the keys that secrets are made under.
@@ -54,6 +56,18 @@ pub trait CredentialStore {
         ctx: &Context,
         id: CredentialId,
     ) -> Result<Option<Result<Credential, LastOperatorCredential>>>;
+
+    /// Changes a credential's name, and brings its end nearer; `None` where there is none. What it has already leaves
+    /// no record.
+    async fn update_credential(
+        &self,
+        ctx: &Context,
+        id: CredentialId,
+        update: &CredentialUpdate,
+    ) -> Result<Option<Result<Credential, CredentialUpdateRefusal>>>;
+
+    /// Records that these were used at `now` or shortly before; the time only moves forward. Leaves no record.
+    async fn record_credential_uses(&self, ids: &[CredentialId], now: Timestamp) -> Result<()>;
 
     /// Every key that secrets were made under.
     async fn secret_keys(&self) -> Result<Vec<SecretKey>>;

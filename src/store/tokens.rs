@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::Result;
 use crate::model::{
     AccountRefusal, Context, FoundTokens, ImportItem, ImportOutcome, ImportPosition, NewToken,
-    NotReplaced, Page, Replaced, Replacement, Token, TokenFilter, TokenSearch, WhitelistChanged,
-    WhitelistRefused, WhitelistTarget,
+    NotReplaced, Page, Replaced, Replacement, Token, TokenFilter, TokenSearch, TokenUpdate,
+    TokenUpdateRefusal, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -102,6 +102,16 @@ pub trait TokenStore {
         after: ImportPosition,
         limit: u32,
     ) -> Result<Vec<ImportPosition>>;
+
+    /// Changes a token's name and labels, which no decision rests on; `None` where there is no such token. What it has
+    /// already leaves no record.
+    async fn update_token(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+        update: &TokenUpdate,
+    ) -> Result<Option<Result<Token, TokenUpdateRefusal>>>;
 
     /// Changes a token's whitelist as `policy::network::apply` says; `None` where there is no such
     /// token. A change that changes nothing keeps the version and leaves no record. With

@@ -12,6 +12,7 @@
 
 mod active;
 mod addresses;
+mod credentials;
 mod denials;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::active::ActiveTokens;
 use self::addresses::{Addresses, Noted};
+pub use self::credentials::CredentialUses;
 use self::denials::Denials;
 pub use self::denials::Denied;
 use crate::cache::{Cache, CachedToken, Collected};

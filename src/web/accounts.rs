@@ -247,6 +247,13 @@ fn failed(signed: &Signed, id: &str, error: Error) -> PageError {
     PageError::from(error).at(signed, Place::Accounts).with_way(way, "The account")
 }
 
+pub(super) async fn rename(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+    let id = find(&signed, &id).await?.id.to_string();
+    let renamed = signed.services().update_account(signed.caller(), &id, fields.one("name")).await;
+    renamed.map_err(|error| failed(&signed, &id, error))?;
+    Ok(Redirect::to(&format!("/accounts/{id}")).into_response())
+}
+
 pub(super) async fn ask_suspend(signed: Signed, Id(id): Id) -> Result<Response> {
     ask(&signed, &id, Change::Suspend, None).await
 }

@@ -260,6 +260,7 @@ pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
         scopes,
         whitelist: &whitelist,
         expires,
+        labels: None,
         validate_only: false,
     };
     // A form with errors makes nothing, and can be sent again.

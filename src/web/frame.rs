@@ -31,12 +31,13 @@ pub(super) struct Who {
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 19] = [
+const CALLS: [(&str, &str); 21] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
     ("portcullis token usage", "TokenService/GetTokenUsage"),
     ("portcullis token create", "TokenService/CreateToken"),
     ("portcullis token delete", "TokenService/DeleteToken"),
+    ("portcullis token update", "TokenService/UpdateToken"),
     ("portcullis whitelist", "TokenService/ManageWhitelist"),
     ("portcullis pending --preview", "TokenService/PreviewLifecycle"),
     ("portcullis pending", "TokenService/ListPendingActions"),
@@ -46,6 +47,7 @@ const CALLS: [(&str, &str); 19] = [
     ("portcullis account show", "AccountService/GetAccount"),
     ("portcullis account create", "AccountService/CreateAccount"),
     ("portcullis account set-admins", "AccountService/SetAccountAdmins"),
+    ("portcullis account update", "AccountService/UpdateAccount"),
     ("portcullis account suspend", "AccountService/SuspendAccount"),
     ("portcullis account resume", "AccountService/ResumeAccount"),
     ("portcullis account close", "AccountService/CloseAccount"),

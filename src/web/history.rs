@@ -142,6 +142,10 @@ fn words(
             let by = format!("by {}", text("replaced_by_token_id"));
             ("Replaced".to_owned(), vec![by, format!("it ends at {}", text("expire_time"))])
         }
+        AuditAction::TokenUpdate => {
+            let name = after.get("name").and_then(Value::as_str).unwrap_or_default();
+            ("Its name or labels were changed".to_owned(), vec![name.to_owned()])
+        }
         AuditAction::WhitelistChange => whitelist_words(before, after),
         AuditAction::LifecycleAnnounce => match after.get("type").and_then(Value::as_str) {
             Some("deletion") => ("Its deletion was announced".to_owned(), Vec::new()),
@@ -179,11 +183,13 @@ fn words(
         | AuditAction::AccountResume
         | AuditAction::AccountSetAdmins
         | AuditAction::AccountSuspend
+        | AuditAction::AccountUpdate
         | AuditAction::CatalogApply
         | AuditAction::CredentialCreate
         | AuditAction::CredentialReportLeaked
         | AuditAction::CredentialRevoke
         | AuditAction::CredentialRevokeLeaked
+        | AuditAction::CredentialUpdate
         | AuditAction::SecretKeyCreate
         | AuditAction::SecretKeyRotate
         | AuditAction::SessionCreate

@@ -13,6 +13,7 @@ mod arrival;
 mod assets;
 mod create;
 mod delete;
+mod edit;
 mod form;
 mod frame;
 mod history;
@@ -144,10 +145,12 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
         .route("/tokens/{id}/whitelist/preview", post(whitelist::preview))
         .route("/tokens/{id}/replace", get(replace::ask).post(replace::replace))
         .route("/tokens/{id}/denials", get(activity::denials))
+        .route("/tokens/{id}/edit", get(edit::ask).post(edit::change))
         .route("/tokens/{id}/delete", get(delete::ask).post(delete::delete))
         .route("/pending", get(pending::list))
         .route("/accounts", get(accounts::list))
         .route("/accounts/{id}", get(accounts::show))
+        .route("/accounts/{id}/name", post(accounts::rename))
         .route("/accounts/{id}/suspend", get(accounts::ask_suspend).post(accounts::suspend))
         .route("/accounts/{id}/resume", get(accounts::ask_resume).post(accounts::resume))
         .route("/accounts/{id}/close", get(accounts::ask_close).post(accounts::close))

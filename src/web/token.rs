@@ -43,6 +43,7 @@ struct TokenPage {
     id: String,
     name: String,
     account_id: String,
+    labels: Vec<(String, String)>,
     kind: &'static str,
     downgraded: Option<When>,
     created: When,
@@ -146,6 +147,9 @@ pub(super) async fn show(
         ("deleted", Some(RecordedAction::Known(AuditAction::TokenDelete))) => {
             ("The token is deleted, on every replica.", Vec::new())
         }
+        ("updated", Some(RecordedAction::Known(AuditAction::TokenUpdate))) => {
+            ("The name and labels are changed.", Vec::new())
+        }
         _ => ("", Vec::new()),
     };
     let frame = Frame {
@@ -170,6 +174,7 @@ pub(super) async fn show(
         frame,
         name: token.name.clone(),
         account_id: token.account_id.to_string(),
+        labels: token.labels.clone().into_iter().collect(),
         kind: kind_words(token.kind),
         downgraded: token.downgraded.map(|at| when(at, now)),
         created: when(token.created, now),

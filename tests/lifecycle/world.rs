@@ -175,6 +175,7 @@ impl World {
             kind: Some(kind),
             scopes,
             whitelist: &[HERE.to_owned()],
+            labels: None,
             validate_only: false,
         };
         let created = self.services.create_token(&Self::caller(), create).await;

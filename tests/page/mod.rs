@@ -12,6 +12,7 @@
     reason = "a failure here is the test's failure"
 )]
 
+mod accounts;
 mod activity;
 mod aged;
 mod bodies;

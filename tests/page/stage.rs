@@ -120,6 +120,7 @@ pub(crate) async fn named_token(
     whitelist: &[&str],
 ) -> (Token, String) {
     let request = CreateTokenRequest {
+        labels: Default::default(),
         expire_time: None,
         ttl: None,
         account_id: account.to_owned(),

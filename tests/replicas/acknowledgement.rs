@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use portcullis::policy::id::TokenId;
+use portcullis::policy::time::Timestamp;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::{CredentialStore as _, Store as _};
 use sqlx::{Connection as _, PgConnection};
@@ -97,9 +98,9 @@ async fn a_credential_is_read_before_its_change_is_acknowledged() {
     let (new, digest) = new_credential();
     stage.other.create_credential(&by_system(), &new, &digest).await.unwrap().unwrap();
     stage.acknowledged().await;
-    let known = || stage.replica.cache.credentials.by_digest(&digest).is_some();
+    let known = || stage.replica.cache.credentials.by_digest(&digest, || Timestamp(0)).is_some();
     assert!(known());
-    let gateway = stage.replica.cache.credentials.gateway(&digest).unwrap();
+    let gateway = stage.replica.cache.credentials.gateway(&digest, || Timestamp(0)).unwrap();
     assert_eq!(Some(gateway.client_source), new.client_source);
     let mut database = PgConnection::connect(&stage.url).await.unwrap();
     let mut change = database.begin().await.unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use portcullis::lease::{LeaseDuration, RowId};
 use portcullis::model::Invalidation;
 use portcullis::policy::id::{CredentialId, TokenId};
+use portcullis::policy::time::Timestamp;
 use portcullis::secret::Digest;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::replication::ReplicaInfo;
@@ -56,7 +57,7 @@ impl Failover {
     }
 
     fn knows_credential(&self) -> bool {
-        self.replica.cache.credentials.by_digest(&self.digest).is_some()
+        self.replica.cache.credentials.by_digest(&self.digest, || Timestamp(0)).is_some()
     }
 
     /// Ends the sessions that the replica has in that server.

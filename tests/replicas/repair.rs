@@ -64,7 +64,7 @@ impl Stage {
     }
 
     fn accepts(&self) -> bool {
-        self.cache.credentials.by_digest(&self.digest).is_some()
+        self.cache.credentials.by_digest(&self.digest, || Timestamp(0)).is_some()
     }
 
     fn sql(&self, statement: &str) -> String {

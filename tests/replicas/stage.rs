@@ -235,6 +235,8 @@ pub(crate) fn new_credential() -> (Credential, Digest) {
         name: "gateway".to_owned(),
         created: by_system().now,
         revoked: None,
+        expires: None,
+        last_use: None,
         from_settings: false,
         client_source: Some(Arc::new(ClientSource::development())),
         client_certificates: Vec::new(),

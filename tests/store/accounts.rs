@@ -23,6 +23,7 @@ on_both!(
     a_suspension_is_recorded_once_and_lifted,
     admins_of_a_suspended_account_only_narrow,
     a_closed_account_is_restricted_at_once_and_loses_its_tokens_step_by_step,
+    a_name_changes_unless_the_account_is_closed,
 );
 
 async fn an_account_reads_back(f: Fixture) {
@@ -248,5 +249,28 @@ async fn a_closed_account_is_restricted_at_once_and_loses_its_tokens_step_by_ste
     let events = f.events().await;
     let deleted = events.iter().filter(|event| event.action.as_str() == "token.delete");
     assert_eq!(deleted.count(), 5, "each once");
+    f.check_record().await;
+}
+
+/// Rule 11.82.
+async fn a_name_changes_unless_the_account_is_closed(f: Fixture) {
+    let id = f.account("acme").await;
+    let renamed = f.store.update_account(&ctx(5), id, "Acme GmbH").await.unwrap().unwrap();
+    assert_eq!(renamed.name, "Acme GmbH");
+    assert_eq!(f.store.account(id).await.unwrap(), Some(renamed.clone()));
+    let (event, change) = f.last().await;
+    assert_eq!((event.action.as_str(), event.account_id), ("account.update", Some(id)));
+    assert_eq!(event.before.as_deref(), Some(r#"{"name":"acme"}"#));
+    assert_eq!(event.after.as_deref(), Some(r#"{"name":"Acme GmbH"}"#));
+    assert_eq!(change.touched, Invalidation::Nothing);
+    let before = f.position().await;
+    let same = f.store.update_account(&ctx(6), id, "Acme GmbH").await.unwrap();
+    assert_eq!((same, f.position().await), (Ok(renamed), before));
+    let nobody = AccountId(Uuid::now_v7());
+    let none = f.store.update_account(&ctx(6), nobody, "x").await.unwrap();
+    assert_eq!(none, Err(AccountRefusal::NotFound));
+    f.store.close_account(&ctx(7), id, "Acme GmbH").await.unwrap().unwrap();
+    let closed = f.store.update_account(&ctx(8), id, "x").await.unwrap();
+    assert_eq!(closed, Err(AccountRefusal::Closed));
     f.check_record().await;
 }

@@ -21,6 +21,7 @@ on_both!(
     a_match_counts_for_its_entry_since_the_last_change,
     what_is_older_than_the_window_is_forgotten,
     activity_goes_with_its_token_and_its_account,
+    what_was_seen_is_erased_when_the_account_is_closed,
     two_writers_lose_nothing,
 );
 
@@ -210,6 +211,26 @@ async fn what_is_older_than_the_window_is_forgotten(f: Fixture) {
     assert_eq!(s.counts(token, 0).await.len(), 2, "a day is forgotten once all of it is");
     assert_eq!(s.store.purge_activity(Timestamp(5 * DAY), 10).await.unwrap(), 5);
     assert_eq!((s.seen(token, 0).await, s.counts(token, 0).await), (Vec::new(), Vec::new()));
+}
+
+/// Rules 11.76 and 12.4.
+async fn what_was_seen_is_erased_when_the_account_is_closed(f: Fixture) {
+    let s = Stage::new(f).await;
+    let other = s.f.account("other").await;
+    let tokens = [s.token().await, s.token().await];
+    let bystander = s.token_of(other, "").await;
+    for id in [tokens[0], tokens[1], bystander] {
+        s.record(&[used(id, "10.0.0.1", 6, 6)]).await;
+    }
+    s.store.delete_token(&ctx(7), tokens[0], None).await.unwrap();
+    s.store.close_account(&ctx(8), s.account, "acme").await.unwrap().unwrap();
+    while s.store.continue_closure(&ctx(9), 10).await.unwrap().is_some() {}
+    // What a replica has still to write comes too late.
+    s.record(&[used(tokens[1], "10.0.0.2", 7, 7)]).await;
+    for id in tokens {
+        assert_eq!(s.seen(id, 0).await, []);
+    }
+    assert_eq!(s.seen(bystander, 0).await.len(), 1);
 }
 
 /// Rule 12.4.

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use portcullis::model::{
-    AccountRefusal, AuditEvent, Credential, CredentialRefusal, Invalidation,
-    LastOperatorCredential, Role, SettingsCredential,
+    AccountRefusal, AuditEvent, Credential, CredentialRefusal, CredentialUpdate,
+    CredentialUpdateRefusal, Invalidation, LastOperatorCredential, Role, SettingsCredential,
 };
 use portcullis::policy::client_certificate::Fingerprint;
 use portcullis::policy::client_source::{ClientSource, ClientSourceFields};
 use portcullis::policy::id::{AccountId, CredentialId};
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
+use portcullis::policy::token::{ExpiryRefused, RequestedExpiry};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -31,6 +32,9 @@ on_both!(
     one_that_was_made_here_may_stand_in_the_settings,
     keys_are_numbered,
     there_is_one_first_key,
+    a_name_and_an_end_change_and_the_end_only_comes_nearer,
+    a_certificate_of_an_expired_credential_is_free,
+    the_last_use_only_moves_forward_and_leaves_no_record,
 );
 
 async fn credentials_read_back(f: Fixture) {
@@ -325,4 +329,86 @@ async fn there_is_one_first_key(f: Fixture) {
     assert_eq!(tasks.join_all().await, [0; 8]);
     assert_eq!(f.store.secret_keys().await.unwrap().len(), 1);
     assert_eq!(f.position().await, 1);
+}
+
+/// Rules 11.83 and 11.84.
+async fn a_name_and_an_end_change_and_the_end_only_comes_nearer(f: Fixture) {
+    let (credential, digest) = new_credential(Role::Pep);
+    let credential = Credential { expires: Some(Timestamp(100)), ..credential };
+    f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap().unwrap();
+    let id = credential.id;
+    assert_eq!(f.store.credential(id).await.unwrap(), Some((credential.clone(), digest)));
+    let update = async |now: i64, name: Option<&str>, expires: Option<i64>| {
+        let expires = expires.map(|at| RequestedExpiry::At(Timestamp(at)));
+        let update = CredentialUpdate { name: name.map(str::to_owned), expires };
+        f.store.update_credential(&ctx(now), id, &update).await.unwrap().unwrap()
+    };
+    let renamed = update(5, Some("gate"), Some(50)).await.unwrap();
+    let expected =
+        Credential { name: "gate".into(), expires: Some(Timestamp(50)), ..credential.clone() };
+    assert_eq!(renamed, expected);
+    assert_eq!(f.store.credential(id).await.unwrap(), Some((expected.clone(), digest)));
+    let (event, change) = f.last().await;
+    assert_eq!(
+        (event.action.as_str(), change.touched),
+        ("credential.update", Invalidation::Credential(id))
+    );
+    let after: Value = serde_json::from_str(&event.after.unwrap()).unwrap();
+    assert_eq!(
+        (&after["name"], &after["expire_time"]),
+        (&json!("gate"), &json!(Timestamp(50).to_string()))
+    );
+
+    let before = f.position().await;
+    assert_eq!(update(6, Some("gate"), Some(50)).await, Ok(expected.clone()));
+    let later = CredentialUpdateRefusal::Expiry(ExpiryRefused::Later(Timestamp(50)));
+    assert_eq!(update(6, Some("other"), Some(51)).await, Err(later));
+    let past = CredentialUpdateRefusal::Expiry(ExpiryRefused::Past);
+    assert_eq!(update(6, None, Some(6)).await, Err(past));
+    let ended = CredentialUpdateRefusal::Expiry(ExpiryRefused::Expired(Timestamp(50)));
+    assert_eq!(update(50, None, Some(49)).await, Err(ended));
+    let (operator, digest) = new_credential(Role::Operator);
+    f.store.create_credential(&ctx(7), &operator, &digest).await.unwrap().unwrap();
+    let ends = CredentialUpdate { name: None, expires: Some(RequestedExpiry::At(Timestamp(90))) };
+    let refused = f.store.update_credential(&ctx(8), operator.id, &ends).await.unwrap().unwrap();
+    assert_eq!(refused, Err(CredentialUpdateRefusal::Operator));
+    assert_eq!(f.position().await, before + 1);
+    let nobody = CredentialId(Uuid::now_v7());
+    assert_eq!(f.store.update_credential(&ctx(8), nobody, &ends).await.unwrap(), None);
+    f.store.revoke_credential(&ctx(9), id).await.unwrap().unwrap().unwrap();
+    assert_eq!(update(10, Some("x"), None).await, Err(CredentialUpdateRefusal::Revoked));
+    f.check_record().await;
+}
+
+/// Rules 9.20 and 11.84.
+async fn a_certificate_of_an_expired_credential_is_free(f: Fixture) {
+    let bound = || {
+        let (credential, digest) = new_credential(Role::Pep);
+        let client_certificates = vec![Fingerprint::of(b"one")];
+        (Credential { client_certificates, expires: Some(Timestamp(50)), ..credential }, digest)
+    };
+    let ((first, first_digest), (second, second_digest)) = (bound(), bound());
+    f.store.create_credential(&ctx(4), &first, &first_digest).await.unwrap().unwrap();
+    let refused = f.store.create_credential(&ctx(49), &second, &second_digest).await.unwrap();
+    assert_eq!(refused, Err(CredentialRefusal::CertificateInUse(Fingerprint::of(b"one"))));
+    f.store.create_credential(&ctx(50), &second, &second_digest).await.unwrap().unwrap();
+}
+
+/// Rule 11.85.
+async fn the_last_use_only_moves_forward_and_leaves_no_record(f: Fixture) {
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (credential, digest) = new_credential(Role::Pep);
+        f.store.create_credential(&ctx(4), &credential, &digest).await.unwrap().unwrap();
+        ids.push(credential.id);
+    }
+    let before = f.position().await;
+    let nobody = CredentialId(Uuid::now_v7());
+    f.store.record_credential_uses(&[ids[1], nobody, ids[0]], Timestamp(20)).await.unwrap();
+    f.store.record_credential_uses(&[ids[1]], Timestamp(10)).await.unwrap();
+    f.store.record_credential_uses(&[ids[0]], Timestamp(30)).await.unwrap();
+    let listed = f.store.credentials(all()).await.unwrap();
+    let uses: Vec<_> = listed.iter().map(|credential| credential.last_use).collect();
+    assert_eq!(uses, [Some(Timestamp(30)), Some(Timestamp(20)), None]);
+    assert_eq!(f.position().await, before);
 }

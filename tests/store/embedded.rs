@@ -86,6 +86,8 @@ async fn migrating_twice_is_harmless() {
         "0012 account state",
         "0013 replacement",
         "0014 import",
+        "0015 token labels",
+        "0016 credential expiry",
     ];
     assert_eq!(applied, all);
     assert!(migrate(dir.path()).await.unwrap().is_empty());

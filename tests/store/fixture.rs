@@ -228,6 +228,7 @@ pub(crate) fn new_token(
 ) -> NewToken {
     let id = Uuid::now_v7();
     NewToken {
+        labels: Default::default(),
         expires: None,
         id: TokenId(id),
         account_id,
@@ -247,6 +248,8 @@ pub(crate) fn new_credential(role: Role) -> (Credential, [u8; 32]) {
         name: "a credential".into(),
         created: Timestamp(4),
         revoked: None,
+        expires: None,
+        last_use: None,
         from_settings: false,
         client_source: None,
         client_certificates: Vec::new(),

@@ -31,6 +31,7 @@ on_both!(
     a_form_that_is_sent_while_signing_out_is_no_fault,
     sessions_survive_closing,
     no_digest_is_in_the_record,
+    a_session_ends_when_its_credential_expires_and_none_begins,
 );
 
 const LONG: Duration = Duration::from_secs(60 * 60);
@@ -397,4 +398,17 @@ async fn no_digest_is_in_the_record(f: Fixture) {
         let list = secret[..4].iter().map(u8::to_string).collect::<Vec<_>>();
         assert!(!record.contains(&list.join(",")) && !record.contains(&list.join(", ")));
     }
+}
+
+/// Rules 8.9 and 11.84.
+async fn a_session_ends_when_its_credential_expires_and_none_begins(f: Fixture) {
+    let account = f.account("acme").await;
+    let (bearer, digest) = new_credential(Role::AccountAdmin(account));
+    let bearer = Credential { expires: Some(Timestamp(1_500)), ..bearer };
+    f.store.create_credential(&ctx(4), &bearer, &digest).await.unwrap().unwrap();
+    let session = begin(&f, Some(bearer.id)).await;
+    assert!(read(&f, &session, 1_499).await.is_some());
+    assert_eq!(read(&f, &session, 1_500).await, None);
+    let new = new_session(Some(bearer.id), 9_000);
+    assert!(!f.store.create_session(&ctx(1_500), &new).await.unwrap());
 }

@@ -1,6 +1,9 @@
 //! Tokens: what is stored is what decisions and lists read.
 
-use portcullis::model::{AccountRefusal, Invalidation, TokenFilter};
+use portcullis::model::{
+    AccountRefusal, Invalidation, Labels, NewToken, Token, TokenFilter, TokenUpdate,
+    TokenUpdateRefusal,
+};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::Whitelist;
 use portcullis::policy::scope::ScopeSet;
@@ -20,6 +23,7 @@ on_both!(
     a_token_is_deleted_once,
     others_tokens_are_hidden,
     what_cannot_be_read_is_an_error,
+    a_name_and_labels_change_and_nothing_else_of_the_token,
 );
 
 /// Rule 1.8.
@@ -239,4 +243,45 @@ async fn what_cannot_be_read_is_an_error(f: Fixture) {
         assert!(matches!(token, Err(StoreError::Internal(_))), "{spoil}");
     }
     assert_ne!(new.whitelist, Whitelist::Unrestricted);
+}
+
+/// Rules 11.80 and 11.81.
+async fn a_name_and_labels_change_and_nothing_else_of_the_token(f: Fixture) {
+    let account = f.account("acme").await;
+    let stranger = f.account("other").await;
+    let catalog = f.catalog(&[READ]).await;
+    let new = new_token(account, TokenKind::ReadOnly, vec![], "10.0.0.1");
+    let labels = Labels::from([("team".to_owned(), "payments \"€\"".to_owned())]);
+    let token = f.token(&catalog, &NewToken { labels: labels.clone(), ..new }).await;
+    let id = token.id;
+    let read = async || f.store.token(id, None).await.unwrap().unwrap();
+    assert_eq!((read().await.labels, token.labels.clone()), (labels.clone(), labels.clone()));
+    let (event, _) = f.last().await;
+    let after: serde_json::Value = serde_json::from_str(&event.after.unwrap()).unwrap();
+    assert_eq!(after["labels"]["team"], "payments \"€\"");
+
+    let facts = f.store.token_facts(id).await.unwrap();
+    let name = TokenUpdate { name: Some("renamed".into()), labels: None };
+    let hidden = f.store.update_token(&ctx(4), id, Some(stranger), &name).await.unwrap();
+    assert_eq!(hidden, None);
+    let renamed = f.store.update_token(&ctx(4), id, Some(account), &name).await.unwrap().unwrap();
+    let expected = Token { name: "renamed".into(), ..token };
+    assert_eq!((renamed.unwrap(), read().await), (expected.clone(), expected.clone()));
+    let (event, change) = f.last().await;
+    assert_eq!((event.action.as_str(), event.token_id), ("token.update", Some(id)));
+    assert_eq!(change.touched, Invalidation::Nothing);
+    let before = f.position().await;
+    let same = f.store.update_token(&ctx(5), id, None, &name).await.unwrap().unwrap();
+    assert_eq!((same.unwrap(), f.position().await), (expected.clone(), before));
+
+    let none = TokenUpdate { name: None, labels: Some(Labels::new()) };
+    let cleared = f.store.update_token(&ctx(5), id, None, &none).await.unwrap().unwrap();
+    let expected = Token { labels: Labels::new(), ..expected };
+    assert_eq!((cleared.unwrap(), read().await), (expected.clone(), expected));
+    assert_eq!(f.store.token_facts(id).await.unwrap(), facts);
+
+    f.store.delete_token(&ctx(6), id, None).await.unwrap();
+    let refused = f.store.update_token(&ctx(7), id, None, &name).await.unwrap().unwrap();
+    assert_eq!(refused, Err(TokenUpdateRefusal::Deleted));
+    f.check_record().await;
 }

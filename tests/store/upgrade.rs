@@ -123,7 +123,9 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
             "0011 leaks",
             "0012 account state",
             "0013 replacement",
-            "0014 import"
+            "0014 import",
+            "0015 token labels",
+            "0016 credential expiry"
         ]
     );
 }
@@ -148,7 +150,9 @@ async fn sessions_come_to_an_earlier_store_in_postgres() {
             "0011 leaks",
             "0012 account state",
             "0013 replacement",
-            "0014 import"
+            "0014 import",
+            "0015 token labels",
+            "0016 credential expiry"
         ]
     );
 }
@@ -181,7 +185,9 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
             "0011 leaks",
             "0012 account state",
             "0013 replacement",
-            "0014 import"
+            "0014 import",
+            "0015 token labels",
+            "0016 credential expiry"
         ]
     );
 }
@@ -205,7 +211,7 @@ async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
     portcullis::store::postgres::migrate(&url).await.unwrap();
     let oldest: i64 =
         sqlx::query_scalar("SELECT oldest_program FROM head").fetch_one(&mut old).await.unwrap();
-    assert_eq!(oldest, 14);
+    assert_eq!(oldest, 16);
     // As an earlier program renews, and comes back.
     let renew = "UPDATE replica SET renewals = renewals + 1";
     for refused in [renew, register] {

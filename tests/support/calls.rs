@@ -141,7 +141,7 @@ impl World {
                 json!({
                     "account_id": account_id, "name": "example", "kind": "TOKEN_KIND_CUSTOM",
                     "scopes": ["transactions.read", "cards.reveal"], "whitelist": ["10.0.0.0/8"],
-                    "validate_only": true, "expire_time": until,
+                    "validate_only": true, "expire_time": until, "labels": { "team": "payments" },
                 }),
                 json!({
                     "account_id": account_id, "name": "example", "kind": "TOKEN_KIND_READ_ONLY",
@@ -184,6 +184,13 @@ impl World {
                 "secret_sha256s": ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],
                 "source": "commit", "url": "https://git.example/1", "no_wait": true,
             })],
+            "TokenService.UpdateToken" => vec![
+                json!({
+                    "token_id": token_id, "name": "renamed", "labels": { "team": "payments" },
+                    "update_mask": "name,labels",
+                }),
+                json!({ "token_id": token_id, "labels": { "env": "prod" } }),
+            ],
             "TokenService.ManageWhitelist" => vec![
                 json!({
                     "token_id": token_id, "add": ["10.0.0.0/8"], "remove": ["192.0.2.1"],
@@ -215,6 +222,9 @@ impl World {
             "AccountService.SetAccountAdmins" => {
                 vec![json!({ "account_id": account_id, "admin_emails": emails })]
             }
+            "AccountService.UpdateAccount" => {
+                vec![json!({ "account_id": account_id, "name": "renamed" })]
+            }
             "AccountService.SuspendAccount" => {
                 vec![json!({ "account_id": spare_account_id, "no_wait": true })]
             }
@@ -233,9 +243,10 @@ impl World {
             "CredentialService.CreateCredential" => vec![
                 json!({
                     "role": "ROLE_ACCOUNT_ADMIN", "account_id": account_id, "name": "example",
+                    "expire_time": until,
                 }),
                 json!({
-                    "role": "ROLE_PEP",
+                    "role": "ROLE_PEP", "ttl": "3600s",
                     "client_source": {
                         "address_header": "Forwarded", "trusted_proxies": ["10.0.0.0/8"],
                         "token_header": "X-Api-Key", "method_header": "X-Method",
@@ -244,6 +255,13 @@ impl World {
                 }),
             ],
             "CredentialService.ListCredentials" => vec![json!({ "page_size": 10 })],
+            "CredentialService.UpdateCredential" => vec![
+                json!({
+                    "credential_id": spare_credential_id, "name": "renamed", "expire_time": until,
+                    "no_wait": true,
+                }),
+                json!({ "credential_id": spare_credential_id, "ttl": "220000000000s" }),
+            ],
             "CredentialService.RevokeCredential" => {
                 vec![json!({ "credential_id": spare_credential_id, "no_wait": true })]
             }

@@ -190,6 +190,7 @@ impl Client {
         whitelist: &[&str],
     ) -> Result<(Token, String), Status> {
         let request = CreateTokenRequest {
+            labels: Default::default(),
             expire_time: None,
             ttl: None,
             account_id: account_id.to_owned(),

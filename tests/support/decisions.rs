@@ -91,6 +91,7 @@ pub fn services(
 /// A token that may read, from anywhere.
 pub fn read_only(id: TokenId, account_id: AccountId, digest: Digest) -> NewToken {
     NewToken {
+        labels: Default::default(),
         expires: None,
         id,
         account_id,

@@ -1,10 +1,12 @@
 //! Bad requests, made from good ones: every field of a message with every kind of wrong value, and
 //! bytes that are no message at all.
 
+use std::collections::HashMap;
+
 use prost::Message as _;
 use prost_reflect::{
-    Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _,
-    Value,
+    Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
+    ReflectMessage as _, Value,
 };
 
 /// One bad request.
@@ -53,6 +55,9 @@ type Wrong = (String, &'static str, Option<Value>);
 
 fn wrong(field: &FieldDescriptor, good: &Value) -> Vec<Wrong> {
     let here = |what, value| (String::new(), what, Some(value));
+    if field.is_map() {
+        return wrong_map(good);
+    }
     if field.is_list() {
         let items = good.as_list().unwrap_or_default();
         let first = items.first();
@@ -81,6 +86,31 @@ fn wrong(field: &FieldDescriptor, good: &Value) -> Vec<Wrong> {
         all.push((String::new(), "left out", None));
     }
     all
+}
+
+/// Wrong keys, wrong values, and too many of both.
+fn wrong_map(good: &Value) -> Vec<Wrong> {
+    let Some((MapKey::String(key), Value::String(value))) =
+        good.as_map().and_then(|map| map.iter().next())
+    else {
+        return Vec::new();
+    };
+    let one = |key: String, value: String| {
+        Value::Map(HashMap::from([(MapKey::String(key), Value::String(value))]))
+    };
+    let many = (0..MANY).map(|n| (MapKey::String(format!("k{n}")), Value::String(String::new())));
+    [
+        ("empty key", one(String::new(), value.clone())),
+        ("NUL in a key", one(with(key, "\0"), value.clone())),
+        ("right-to-left override in a key", one(with(key, "\u{202e}"), value.clone())),
+        ("key of 1 MB", one("a".repeat(LONG), value.clone())),
+        ("NUL", one(key.clone(), with(value, "\0"))),
+        ("right-to-left override", one(key.clone(), with(value, "\u{202e}"))),
+        ("1 MB", one(key.clone(), "a".repeat(LONG))),
+        ("10,000 items", Value::Map(many.collect())),
+    ]
+    .map(|(what, value)| (String::new(), what, Some(value)))
+    .into()
 }
 
 /// The nth of many values that are all right by themselves.
@@ -202,7 +232,12 @@ fn wrong_encodings(message: &MessageDescriptor) -> Vec<(String, &'static str, Ve
                 all.push((name(), "wrong wire type", [key(VARINT), vec![1]].concat()));
                 if within.full_name() != TIMESTAMP {
                     for (below, what, bad) in wrong_encodings(&within) {
-                        all.push((format!("{}.{below}", field.name()), what, sized(&bad)));
+                        // Of a map, nobody knows of the messages within.
+                        let path = match field.is_map() {
+                            true => name(),
+                            false => format!("{}.{below}", field.name()),
+                        };
+                        all.push((path, what, sized(&bad)));
                     }
                 }
             }
@@ -230,6 +265,7 @@ pub fn paths(message: &MessageDescriptor) -> Vec<String> {
     for field in message.fields() {
         match field.kind() {
             Kind::Bool if field.cardinality() != Cardinality::Repeated => {}
+            _ if field.is_map() => all.push(field.name().to_owned()),
             Kind::Message(within) if within.full_name() != TIMESTAMP => {
                 all.extend(paths(&within).iter().map(|below| format!("{}.{below}", field.name())));
                 all.push(field.name().to_owned());

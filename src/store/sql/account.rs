@@ -33,6 +33,8 @@ const INSERT: &str = "INSERT INTO account (account_id, name, create_time) VALUES
 const INSERT_ADMIN: &str =
     "INSERT INTO account_admin (account_id, ordinal, email) VALUES ($1, $2, $3)";
 
+const SET_NAME: &str = "UPDATE account SET name = $2 WHERE account_id = $1";
+
 const DELETE_ADMINS: &str = "DELETE FROM account_admin WHERE account_id = $1";
 
 const SELECT_ADMINS: &str =
@@ -104,11 +106,8 @@ pub(super) async fn set_admins(
 ) -> Result<Result<AdminsSet, AccountRefusal>> {
     let mut change = WriteTx::begin(store, ctx).await?;
     let admitted = admit(&mut change.tx, ctx, id).await?;
-    let account = match admitted {
-        Ok(()) => by_id(&mut change.tx, id).await?.ok_or(AccountRefusal::NotFound),
-        Err(refused) => Err(refused),
-    };
-    let mut account = match account {
+    let found = by_id(&mut change.tx, id).await?.ok_or(AccountRefusal::NotFound);
+    let mut account = match admitted.and(found) {
         Ok(account) => account,
         Err(refused) => {
             change.undo().await;
@@ -143,6 +142,41 @@ pub(super) async fn set_admins(
     }
     change.finish().await?;
     Ok(Ok(AdminsSet { account, touched }))
+}
+
+pub(super) async fn update(
+    store: &Handle,
+    ctx: &Context,
+    id: AccountId,
+    name: &str,
+) -> Result<Result<Account, AccountRefusal>> {
+    let mut change = WriteTx::begin(store, ctx).await?;
+    let admitted = admit(&mut change.tx, ctx, id).await?;
+    let found = by_id(&mut change.tx, id).await?.ok_or(AccountRefusal::NotFound);
+    let mut account = match admitted.and(found) {
+        Ok(account) => account,
+        Err(refused) => {
+            change.undo().await;
+            return Ok(Err(refused));
+        }
+    };
+    if account.name == name {
+        change.finish().await?;
+        return Ok(Ok(account));
+    }
+    sqlx::query::<Db>(SET_NAME).bind(id.0).bind(name).execute(&mut *change.tx).await?;
+    let before = std::mem::replace(&mut account.name, name.to_owned());
+    change
+        .commit(Record {
+            action: AuditAction::AccountUpdate,
+            touched: Invalidation::Nothing,
+            account_id: Some(id),
+            token_id: None,
+            before: Some(json!({ "name": before })),
+            after: Some(json!({ "name": name })),
+        })
+        .await?;
+    Ok(Ok(account))
 }
 
 /// Makes the notices of an account's announced actions those of its new admins. The tokens concerned.

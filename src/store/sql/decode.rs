@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::model::{NoticeState, Role};
+use crate::model::{Labels, NoticeState, Role};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::id::AccountId;
 use crate::policy::lifecycle::ActionEffect;
@@ -137,4 +137,13 @@ pub(super) fn takes_word(takes: &ActionEffect) -> &'static str {
         ActionEffect::Writes => "writes",
         ActionEffect::Scopes(_) => "scopes",
     }
+}
+
+/// As they are stored, the keys in order.
+pub(super) fn labels_text(labels: &Labels) -> String {
+    serde_json::json!(labels).to_string()
+}
+
+pub(super) fn labels(text: &str) -> Result<Labels> {
+    serde_json::from_str(text).map_err(|_| CorruptRow("a token's labels can't be read").into())
 }

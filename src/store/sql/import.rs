@@ -163,6 +163,7 @@ fn token(new: &NewImport, now: Timestamp, catalog: &Catalog) -> Result<(Token, O
     // Rule 10.4 of docs/policy.md: all clocks but that of the deletion start now.
     let state = UsageState { grant, created: now, uses: uses.clone(), announced: Vec::new() };
     let token = Token {
+        labels: Default::default(),
         id: new.id,
         account_id: new.account_id,
         name: new.name.clone(),

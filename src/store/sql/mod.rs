@@ -44,13 +44,14 @@ use uuid::Uuid;
 
 use crate::model::{
     Account, AccountRefusal, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
-    ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal, Denial,
-    DenialCount, DenialFilter, DenialRest, EntryMatches, FoundTokens, GrantCounts, IdleToken,
-    ImportItem, ImportOutcome, ImportPosition, LastOperatorCredential, LeakLocation, LeakOutcome,
-    Mail, MailFailure, MailState, NewSession, NewToken, NoLongerHeld, NotReplaced, Page,
-    PendingAction, PendingCounts, PendingFilter, Replaced, Replacement, ScopesInUse, SecretOwner,
-    SeenAddress, Session, SettingsCredential, StoreMode, StoredCatalog, Token, TokenFilter,
-    TokenSearch, Use, UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
+    ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal,
+    CredentialUpdate, CredentialUpdateRefusal, Denial, DenialCount, DenialFilter, DenialRest,
+    EntryMatches, FoundTokens, GrantCounts, IdleToken, ImportItem, ImportOutcome, ImportPosition,
+    LastOperatorCredential, LeakLocation, LeakOutcome, Mail, MailFailure, MailState, NewSession,
+    NewToken, NoLongerHeld, NotReplaced, Page, PendingAction, PendingCounts, PendingFilter,
+    Replaced, Replacement, ScopesInUse, SecretOwner, SeenAddress, Session, SettingsCredential,
+    StoreMode, StoredCatalog, Token, TokenFilter, TokenSearch, TokenUpdate, TokenUpdateRefusal,
+    Use, UseCount, WhitelistChanged, WhitelistRefused, WhitelistTarget,
 };
 use crate::policy::id::{AccountId, CredentialId, DenialId, MailId, PendingActionId, TokenId};
 use crate::policy::lifecycle::{Calendar, Settings};
@@ -107,6 +108,15 @@ impl AccountStore for Handle {
 
     async fn count_tokens(&self, id: AccountId) -> Result<u64> {
         self.within(account::count_tokens(self, id)).await
+    }
+
+    async fn update_account(
+        &self,
+        ctx: &Context,
+        id: AccountId,
+        name: &str,
+    ) -> Result<Result<Account, AccountRefusal>> {
+        self.within(account::update(self, ctx, id, name)).await
     }
 
     async fn suspend_account(
@@ -235,6 +245,16 @@ impl TokenStore for Handle {
         limit: u32,
     ) -> Result<Vec<ImportPosition>> {
         self.within(import::imported(self, after, limit)).await
+    }
+
+    async fn update_token(
+        &self,
+        ctx: &Context,
+        id: TokenId,
+        only: Option<AccountId>,
+        update: &TokenUpdate,
+    ) -> Result<Option<Result<Token, TokenUpdateRefusal>>> {
+        self.within(token::update(self, ctx, id, only, update)).await
     }
 
     async fn change_whitelist(
@@ -479,6 +499,19 @@ impl CredentialStore for Handle {
         id: CredentialId,
     ) -> Result<Option<Result<Credential, LastOperatorCredential>>> {
         self.within(credential::revoke(self, ctx, id)).await
+    }
+
+    async fn update_credential(
+        &self,
+        ctx: &Context,
+        id: CredentialId,
+        update: &CredentialUpdate,
+    ) -> Result<Option<Result<Credential, CredentialUpdateRefusal>>> {
+        self.within(credential::update(self, ctx, id, update)).await
+    }
+
+    async fn record_credential_uses(&self, ids: &[CredentialId], now: Timestamp) -> Result<()> {
+        self.within(credential::record_uses(self, ids, now)).await
     }
 
     async fn secret_keys(&self) -> Result<Vec<SecretKey>> {

@@ -16,6 +16,7 @@ use super::{Db, Handle, QueryBuilder, bulk, credential, decode};
 use crate::model::{AuditAction, Context, Credential, Invalidation, NewSession, Session};
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
+use crate::policy::token::Expiry;
 use crate::secret::Digest;
 use crate::store::Result;
 use crate::store::error::CorruptRow;
@@ -33,7 +34,7 @@ const INSERT: &str = "\
 
 const SELECT: &str = "\
     SELECT s.create_time, s.expire_time, s.seen_time, s.credential_id, \
-        c.role, c.account_id, c.name, c.revoke_time \
+        c.role, c.account_id, c.name, c.revoke_time, c.expire_time AS credential_expire_time \
     FROM session s LEFT JOIN credential c ON c.credential_id = s.credential_id \
     WHERE s.digest = $1";
 
@@ -52,6 +53,7 @@ struct SessionRow {
     account_id: Option<Uuid>,
     name: Option<String>,
     revoke_time: Option<i64>,
+    credential_expire_time: Option<i64>,
 }
 
 pub(super) async fn create(store: &Handle, ctx: &Context, new: &NewSession) -> Result<bool> {
@@ -59,7 +61,11 @@ pub(super) async fn create(store: &Handle, ctx: &Context, new: &NewSession) -> R
     let mut bearer = None;
     if let Some(id) = new.credential_id {
         bearer = credential::by_id(&mut change.tx, id).await?;
-        if bearer.as_ref().is_none_or(|bearer| bearer.revoked.is_some()) {
+        let is_live = |bearer: &Credential| {
+            let expiry = Expiry::from(bearer.expires);
+            bearer.revoked.is_none() && !expiry.is_reached(ctx.now)
+        };
+        if !bearer.as_ref().is_some_and(is_live) {
             change.undo().await;
             return Ok(false);
         }
@@ -87,7 +93,9 @@ pub(super) async fn one(
     let Some(row) = query.fetch_optional(&store.read()).await? else { return Ok(None) };
     let seen = Timestamp(row.seen_time);
     let over = Timestamp(row.expire_time) <= now || seen.plus(idle) <= now;
-    if over || row.revoke_time.is_some() {
+    // Rules 8.9 and 11.84 of docs/policy.md.
+    let expired = row.credential_expire_time.is_some_and(|at| Timestamp(at) <= now);
+    if over || expired || row.revoke_time.is_some() {
         return Ok(None);
     }
     let session = row.read()?;

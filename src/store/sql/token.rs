@@ -7,11 +7,11 @@ use uuid::Uuid;
 mod row;
 
 use super::change::{Record, WriteTx};
-use super::decode::{digest, whitelist, whitelist_text};
+use super::decode::{digest, labels_text, whitelist, whitelist_text};
 use super::{Connection, Db, Handle, QueryBuilder, account, lifecycle, mail, pending};
 use crate::model::{
     AccountRefusal, AuditAction, Context, Invalidation, LeakLocation, NewToken, Page, Token,
-    TokenFilter,
+    TokenFilter, TokenUpdate, TokenUpdateRefusal,
 };
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::Uses;
@@ -57,8 +57,8 @@ const SELECT_BY_DIGEST: &str = select_facts!("t.digest = $1 AND t.import_revisio
 
 const INSERT: &str = "\
     INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
-        create_time, expire_time) \
-    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8)";
+        create_time, expire_time, labels) \
+    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9)";
 
 const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
 
@@ -68,6 +68,8 @@ const END_USE: &str = "UPDATE token_use SET idle_since = NULL WHERE token_id = $
 
 const DELETE: &str =
     "UPDATE token SET delete_time = $2, delete_cause = 'owner', leaked = $3 WHERE token_id = $1";
+
+const UPDATE: &str = "UPDATE token SET name = $2, labels = $3 WHERE token_id = $1";
 
 const SET_EXPIRY: &str = "UPDATE token SET expire_time = $2 WHERE token_id = $1";
 
@@ -155,6 +157,7 @@ pub(super) async fn create(
         replaced_by: None,
         expires: new.expires,
         imported: None,
+        labels: new.labels.clone(),
         uses: Uses::default(),
         pending: Vec::new(),
         expiry_notices: Vec::new(),
@@ -179,6 +182,7 @@ pub(super) async fn create(
         .bind(whitelist_text(&token.whitelist))
         .bind(token.created.0)
         .bind(token.expires.map(|at| at.0))
+        .bind(labels_text(&token.labels))
         .execute(&mut *change.tx)
         .await?;
     sqlx::query::<Db>(INSERT_USE)
@@ -207,6 +211,9 @@ pub(super) async fn create(
     });
     if let Some(at) = token.expires {
         after["expire_time"] = json!(at.to_string());
+    }
+    if !token.labels.is_empty() {
+        after["labels"] = json!(token.labels);
     }
     change.commit(record(AuditAction::TokenCreate, &token, None, Some(after))).await?;
     Ok(Ok(token))
@@ -250,10 +257,12 @@ pub(super) async fn list(
         .collect()
 }
 
-/// How the owner's deletion and the report of a leak end a token.
+/// How the owner's deletion, the closure of the account and the report of a leak end a token.
 #[derive(Clone, Copy)]
 pub(super) enum Ending<'a> {
     Deletion,
+    /// The account was closed then.
+    Closure(Timestamp),
     Leak(&'a LeakLocation),
 }
 
@@ -265,8 +274,12 @@ pub(super) async fn end(
 ) -> Result<Record> {
     let (id, now) = (token.id, change.ctx.now);
     let leaked = matches!(ending, Ending::Leak(_));
+    let at = match ending {
+        Ending::Closure(at) => at,
+        Ending::Deletion | Ending::Leak(_) => now,
+    };
     lifecycle::heir::end_lifecycle(change, id).await?;
-    let end = sqlx::query::<Db>(DELETE).bind(id.0).bind(now.0).bind(i16::from(leaked));
+    let end = sqlx::query::<Db>(DELETE).bind(id.0).bind(at.0).bind(i16::from(leaked));
     end.execute(&mut *change.tx).await?;
     sqlx::query::<Db>(END_USE).bind(id.0).execute(&mut *change.tx).await?;
     mail::withdraw_expiry_notices(&mut change.tx, id).await?;
@@ -274,8 +287,8 @@ pub(super) async fn end(
     token.expiry_notices = Vec::new();
     let before = json!({ "name": token.name, "state": "active" });
     let (action, after) = match ending {
-        Ending::Deletion => {
-            token.state = TokenState::Deleted { at: now };
+        Ending::Deletion | Ending::Closure(_) => {
+            token.state = TokenState::Deleted { at };
             (AuditAction::TokenDelete, json!({ "name": token.name, "state": "deleted" }))
         }
         Ending::Leak(LeakLocation { source, url }) => {
@@ -351,6 +364,46 @@ pub(super) async fn set_expiry(
     token.expires = shortened;
     token.expiry_notices = Vec::new();
     change.commit(record(AuditAction::TokenSetExpiry, &token, Some(before), Some(after))).await?;
+    Ok(Some(Ok(token)))
+}
+
+/// Changes a token's name and labels. Rule 11.80 of docs/policy.md.
+pub(super) async fn update(
+    store: &Handle,
+    ctx: &Context,
+    id: TokenId,
+    only: Option<AccountId>,
+    update: &TokenUpdate,
+) -> Result<Option<Result<Token, TokenUpdateRefusal>>> {
+    let mut change = WriteTx::begin(store, ctx).await?;
+    let Some(mut token) = find(&mut change.tx, id, only).await? else {
+        change.undo().await;
+        return Ok(None);
+    };
+    let admitted = account::admit(&mut change.tx, ctx, token.account_id).await?;
+    let refused = match admitted {
+        Err(refused) => Some(TokenUpdateRefusal::Account(token.account_id, refused)),
+        Ok(()) if token.state != TokenState::Active => Some(TokenUpdateRefusal::Deleted),
+        Ok(()) => None,
+    };
+    if let Some(refused) = refused {
+        change.undo().await;
+        return Ok(Some(Err(refused)));
+    }
+    let summary = |token: &Token| json!({ "name": token.name, "labels": token.labels });
+    let before = summary(&token);
+    token.name = update.name.clone().unwrap_or(token.name);
+    token.labels = update.labels.clone().unwrap_or(token.labels);
+    let after = summary(&token);
+    if before == after {
+        change.finish().await?;
+        return Ok(Some(Ok(token)));
+    }
+    let set = sqlx::query::<Db>(UPDATE).bind(id.0).bind(&token.name);
+    set.bind(labels_text(&token.labels)).execute(&mut *change.tx).await?;
+    let record = record(AuditAction::TokenUpdate, &token, Some(before), Some(after));
+    // No decision rests on it.
+    change.commit(Record { touched: Invalidation::Nothing, ..record }).await?;
     Ok(Some(Ok(token)))
 }
 

@@ -35,6 +35,7 @@ const ORDERS: [TokenOrder; 4] =
 
 async fn named(f: &Fixture, catalog: &Catalog, account: AccountId, name: &str) -> TokenId {
     let new = NewToken {
+        labels: Default::default(),
         name: name.into(),
         ..new_token(account, TokenKind::ReadOnly, vec![], "10.0.0.1")
     };

@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::super::change::{Record, WriteTx};
-use super::super::lifecycle::LockedToken;
+use super::super::token::{self, Ending};
 use super::super::{Connection, Db, Handle, QueryBuilder, activity, bulk};
 use super::by_id;
 use crate::model::{
@@ -249,13 +249,13 @@ pub(in super::super) async fn continue_closure(
     };
     let closed = account.closed.unwrap_or(ctx.now);
     for id in ids.into_iter().map(TokenId) {
-        let Some(mut locked) = LockedToken::take(&mut change.tx, id).await? else { continue };
-        if locked.state != TokenState::Active {
+        let Some(mut token) = token::find(&mut change.tx, id, None).await? else { continue };
+        if token.state != TokenState::Active {
             // Another sweep, or an operator, did it meanwhile.
             continue;
         }
         // As every decision since the closure says.
-        let record = locked.delete(&mut change.tx, closed, ctx.now).await?;
+        let record = token::end(&mut change, &mut token, Ending::Closure(closed)).await?;
         change.record_part(record).await?;
         activity::erase_of_token(&mut change.tx, id).await?;
         step.tokens.push(id);

@@ -83,7 +83,7 @@
 use serde_json::json;
 
 use super::change::{Record, WriteTx};
-use super::{Connection, Db, account, bulk, mail, pending, token};
+use super::{Connection, account, bulk, pending, token};
 use crate::model::{AuditAction, Invalidation, NoticeState, PendingAction};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{PendingPlan, Superseded, UsageState, Uses};
@@ -111,9 +111,6 @@ pub(super) use replace::replace;
 // For the links above.
 #[cfg(doc)]
 use crate::model::{CarriedOut, NoLongerHeld};
-
-const DELETE: &str =
-    "UPDATE token SET delete_time = $2, delete_cause = 'owner' WHERE token_id = $1";
 
 /// A token whose lifecycle is locked, as it stands.
 pub(super) struct LockedToken {
@@ -167,25 +164,6 @@ impl LockedToken {
     /// Whether it can be used at `now`. Rules 11.1 and 11.71 of docs/policy.md.
     pub(super) fn is_usable(&self, now: Timestamp) -> bool {
         self.is_live(now) && self.account.is_none()
-    }
-
-    /// Deletes the token as of `at`, with what is announced for it. What to record.
-    pub(super) async fn delete(
-        &mut self,
-        connection: &mut Connection,
-        at: Timestamp,
-        now: Timestamp,
-    ) -> Result<Record> {
-        sqlx::query::<Db>(DELETE).bind(self.id.0).bind(at.0).execute(&mut *connection).await?;
-        pending::withdraw(connection, self.id, now).await?;
-        mail::withdraw_expiry_notices(connection, self.id).await?;
-        self.state = TokenState::Deleted { at };
-        self.set_live(Vec::new());
-        self.set_idle(connection).await?;
-        let mut record =
-            self.record(AuditAction::TokenDelete, json!({ "name": self.name, "state": "active" }));
-        record.after = Some(json!({ "name": self.name, "state": "deleted" }));
-        Ok(record)
     }
 
     /// The live actions are these from now on.

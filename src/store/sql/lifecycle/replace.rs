@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::super::change::{Record, WriteTx};
-use super::super::decode::whitelist_text;
+use super::super::decode::{labels_text, whitelist_text};
 use super::super::mail;
 use super::super::pending::{self, Outcome};
 use super::super::token::{find, record, whitelist_json};
@@ -26,8 +26,8 @@ use crate::store::Result;
 
 const INSERT: &str = "\
     INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
-        create_time, expire_time, replaces_token_id, clock_time) \
-    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10)";
+        create_time, expire_time, replaces_token_id, clock_time, labels) \
+    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10, $11)";
 
 const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
 
@@ -249,6 +249,7 @@ fn successor(
         created: ctx.now,
         clock_start: usage.created,
         expires: plan.expiry.time(),
+        labels: old.labels.clone(),
         replaces: Some(old.id),
         replaced_by: None,
         imported: None,
@@ -277,6 +278,7 @@ async fn insert(
         .bind(successor.expires.map(|at| at.0))
         .bind(old.id.0)
         .bind(successor.clock_start.0)
+        .bind(labels_text(&successor.labels))
         .execute(&mut *change.tx)
         .await?;
     sqlx::query::<Db>(INSERT_USE)

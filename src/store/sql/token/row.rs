@@ -3,7 +3,7 @@
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::super::decode::{numbered_scopes, scope_times, whitelist};
+use super::super::decode::{labels, numbered_scopes, scope_times, whitelist};
 use super::super::{Connection, QueryBuilder};
 use crate::model::{IdleToken, Page, PendingAction, Token};
 use crate::policy::id::{AccountId, TokenId};
@@ -23,6 +23,7 @@ pub(in super::super) struct Row {
     name: String,
     kind: String,
     whitelist: String,
+    labels: String,
     pub(in super::super) whitelist_version: i64,
     create_time: i64,
     delete_time: Option<i64>,
@@ -46,7 +47,8 @@ pub(in super::super) struct Row {
 
 /// To be followed by ` AND ...`.
 pub(in super::super) const SELECT: &str = "\
-    SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.whitelist_version, \
+    SELECT t.token_id, t.account_id, t.name, t.kind, t.whitelist, t.labels, \
+        t.whitelist_version, \
         t.create_time, t.delete_time, t.delete_cause, t.leaked, t.expire_time, t.expiry_done, \
         t.noticed_expiry, t.downgrade_time, t.import_time, \
         (SELECT string_agg(CAST(s.scope_id AS TEXT) || ':' || \
@@ -180,6 +182,7 @@ impl Row {
             replaced_by: self.replaced_by_token_id.map(TokenId),
             expires: self.expires(),
             imported: self.import_time.map(Timestamp),
+            labels: labels(&self.labels)?,
             uses: self.uses()?,
             name: self.name,
             pending,

@@ -1,0 +1,9 @@
+-- Labels of tokens. migrations/sqlite/0015_token_labels.sql says the same: change both or none.
+--
+-- Programs that lack this can go on beside those that have it: their tokens have no labels, and no decision rests on them.
+
+-- Decisions and changes read this table: a start does not hold them up behind a long reading, such as a dump.
+SET LOCAL lock_timeout = '3s';
+
+-- A JSON object of texts by key, the keys in order.
+ALTER TABLE token ADD COLUMN labels TEXT NOT NULL DEFAULT '{}';
