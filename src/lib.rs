@@ -20,7 +20,7 @@
 //!   have propagated to all of them.
 //! - [`writes`]: how everything above the store changes it: commit, and make memory follow.
 //! - [`usage`]: what was used, merged in memory and written behind.
-//! - [`mail`]: what admins are told, and the relay that carries it; it stands beside the store.
+//! - [`mail`]: the notifications to admins, and the relay that carries them; it stands beside the store.
 //! - [`lifecycle`]: what downgrades and deletes unused tokens: the sweeper, the outbox, and their status.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.

@@ -8,10 +8,10 @@
 //! └ prefix, a setting; any earlier one stays valid
 //! ```
 //!
-//! - The *checksum* (CRC-32 of all before it) tells a mistyped secret from a deleted one, and lets
+//! - The *checksum* (CRC-32 of all before it) distinguishes a mistyped secret from a deleted one, and lets
 //!   secret scanners find leaked ones without asking anybody.
 //! - The *tag* (HMAC-SHA-256 of all before it, cut to 64 bits, under a key that the replicas share
-//!   through the store) tells a forged secret from an issued one without reading the store. It is a
+//!   through the store) distinguishes a forged secret from an issued one without reading the store. It is a
 //!   shield for the database, not the proof: the proof is the digest.
 //! - The *digest* (SHA-256 of the whole secret) is all that is kept. The 128 random bits make it safe
 //!   to keep unsalted.
@@ -159,7 +159,7 @@ impl fmt::Debug for ParsedSecret<'_> {
 }
 
 /// The id that a secret opening `opens` would name, read before anything of it is checked: where to
-/// look for facts whose digest may turn out to be this text's, which then proves it whole. `None`
+/// search for facts whose digest may turn out to be this text's, which then proves it whole. `None`
 /// says that it is not well-formed; anything else says nothing.
 pub fn peek_id(text: &[u8], opens: SecretKind) -> Option<Uuid> {
     let (_, body) = split(text, opens)?;
@@ -264,7 +264,7 @@ impl KeyRing {
         })
     }
 
-    /// Eight bytes that only the holder of these keys can tell from `text`. Stays the same when keys
+    /// Eight bytes that only the holder of these keys can compute from `text`. Stays the same when keys
     /// are added.
     pub fn seal(&self, text: &[u8]) -> [u8; 8] {
         let oldest = self.keys.values().next();

@@ -1,4 +1,4 @@
-//! Logs and metrics, handed to whoever needs them; no globals but the log subscriber.
+//! Logs and metrics, handed to the code that needs them; no globals but the log subscriber.
 //!
 //! Must stay true: recording a decision takes no lock, allocates nothing, and touches no memory that
 //! another thread writes, which would cost more than deciding; no label and no log line
@@ -33,8 +33,8 @@ pub enum LogFormat {
 }
 
 /// Starts logging to standard error at `level` and above; other crates from `warn` on, and the database
-/// library from `error` on: what fails there is told by whoever asked. Lines are written by a thread of
-/// their own, and dropped where nobody takes them: whoever reads the log must not be able to hold up a
+/// library from `error` on: what fails there is reported by the caller. Lines are written by a thread of
+/// their own, and dropped where nobody takes them: the reader of the log must not be able to hold up a
 /// decision. What is under way is written when the guard is dropped. `colours` are for terminals: in a file
 /// their codes would be in the way of reading and searching it.
 pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> WorkerGuard {
@@ -110,7 +110,7 @@ pub struct Metrics {
     pub imported_tokens: Gauge,
     /// The size of that filter.
     pub import_filter_bytes: Gauge,
-    /// Well-formed tokens that were never made here, told without reading the store.
+    /// Well-formed tokens that were never made here, recognised without reading the store.
     pub forged: Counter,
     /// Requests refused because too much was under way.
     pub shed: Counter,
@@ -118,7 +118,7 @@ pub struct Metrics {
     pub gateway_connections: Gauge,
     /// Open gRPC connections.
     pub connections: Gauge,
-    /// Uses told to the store.
+    /// Uses recorded in the store.
     pub uses_recorded: Counter,
     /// Seen addresses, counts of use and denials that found no room in memory.
     pub activity_dropped: Counter,
@@ -277,7 +277,7 @@ impl Metrics {
             self.gateway_answers.clone(),
         );
         for (name, help, counter) in [
-            ("uses_recorded", "Uses told to the store", &self.uses_recorded),
+            ("uses_recorded", "Uses recorded in the store", &self.uses_recorded),
             (
                 "activity_dropped",
                 "Seen addresses, counts of use and denials that found no room in memory",

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - Adding takes no lock, allocates nothing and waits for nothing.
-//! - What was added is collected once, whoever adds, collects or changes the counter meanwhile.
+//! - What was added is collected once, also where others add, collect or change the counter meanwhile.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -517,21 +517,21 @@ pub(super) fn pending_action(
     in_force: &ActiveCatalog,
     outlook: &LifecycleView,
 ) -> pb::PendingAction {
-    let told = describe(&action, in_force, outlook);
+    let explained = describe(&action, in_force, outlook);
     pb::PendingAction {
         pending_action_id: action.id.to_string(),
         token_id: action.token_id.to_string(),
         account_id: action.account_id.to_string(),
         r#type: action_type(action.action()).into(),
-        why: told.why,
-        how_to_keep: told.how_to_keep,
-        held_because: told.held_because.unwrap_or_default(),
-        scopes_taken: told.taken,
-        scopes_kept: told.kept,
+        why: explained.why,
+        how_to_keep: explained.how_to_keep,
+        held_because: explained.held_because.unwrap_or_default(),
+        scopes_taken: explained.taken,
+        scopes_kept: explained.kept,
         last_use_time: action.last_use.map(time),
         last_use_time_of_taken: action.last_use_of_taken.map(time),
         notices: action.notices.into_iter().map(notice).collect(),
-        effective_time: Some(time(told.effective)),
+        effective_time: Some(time(explained.effective)),
         create_time: Some(time(action.created)),
     }
 }
@@ -682,7 +682,7 @@ mod tests {
         assert_eq!(uses, ["alpha", "zeta"]);
         assert_eq!(shown.scope_uses[0].last_use_time, Some(time(day(3))));
         let dates: Vec<_> = shown.pending_actions.iter().map(|p| p.effective_time).collect();
-        // Accepted on day 41, not used since day 3; and nobody told yet on day 50.
+        // Accepted on day 41, not used since day 3; and nobody notified yet on day 50.
         assert_eq!(dates, [Some(time(day(48))), Some(time(day(57)))]);
         let first = &shown.pending_actions[0];
         assert_eq!(first.r#type, i32::from(pb::PendingActionType::Downgrade));

@@ -20,7 +20,7 @@ pub struct Mail {
     pub attempts: u32,
     /// Whether the mail server refused this mail when it last said anything about it.
     pub failing: bool,
-    /// Until when nobody else gets it. Whoever claims it next moves this on, so it also tells whose
+    /// Until when nobody else gets it. The next claim moves this on, so it also shows whose
     /// claim it is.
     pub claimed: Timestamp,
     /// The account it is about.

@@ -50,7 +50,7 @@ impl<'a> Presented<'a> {
 pub enum Operation<'a> {
     /// Something that requires this scope.
     Scope(&'a Scope),
-    /// An HTTP request, whose scope the catalogue's routes tell.
+    /// An HTTP request, whose scope the catalogue's routes give.
     Http {
         /// The method, as sent.
         method: &'a str,
@@ -80,11 +80,11 @@ pub struct Decision<'a> {
     pub token: Option<&'a TokenFacts>,
     /// The scope that the operation requires, where the checks got that far.
     pub required: Option<&'a Scope>,
-    /// Why the operation requires none, where no route tells.
+    /// Why the operation requires none, where no route gives it.
     unresolved: Option<UnresolvedHttp<'a>>,
 }
 
-/// An HTTP request whose scope the catalogue's routes don't tell, and why.
+/// An HTTP request whose scope the catalogue's routes don't give, and why.
 #[derive(Debug, Clone, Copy)]
 enum UnresolvedHttp<'a> {
     /// Its method or its path.

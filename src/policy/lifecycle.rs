@@ -25,7 +25,7 @@ pub enum Mode {
     Observe,
 }
 
-/// How long things may go unused, and how long before the end their owners are told.
+/// How long things may go unused, and how long before the end their owners are notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Whether it acts.
@@ -69,7 +69,7 @@ impl Settings {
         self.window
     }
 
-    /// How long before the end every admin has been told.
+    /// How long before the end every admin has been notified.
     pub fn notice(&self) -> Duration {
         self.notice
     }
@@ -129,7 +129,7 @@ impl Uses {
     }
 
     /// The last use of a scope that is a write scope in `catalog` or was one when it was used. A
-    /// scope that became a write scope later was used for what is a write now: whoever does so
+    /// scope that became a write scope later was used for what is a write now: a user who does so
     /// would lose it, so it counts.
     pub fn last_write_in(&self, catalog: &Catalog) -> Option<Timestamp> {
         let writes = |id| catalog.by_id(id).is_some_and(|scope| scope.access == Access::Write);

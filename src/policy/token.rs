@@ -36,7 +36,7 @@ impl TokenKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {
     /// Every scope whose access is read, as the catalogue stands at the decision.
-    /// `downgraded` tells a former `READ_WRITE` token, whose lost scopes have a reason of their own.
+    /// `downgraded` marks a former `READ_WRITE` token, whose lost scopes have a reason of their own.
     ReadOnly {
         /// Whether a downgrade took the write scopes.
         downgraded: bool,

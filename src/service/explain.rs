@@ -1,4 +1,4 @@
-//! What people are told of tokens: the names of scopes, and the sentences about pending actions: why, how
+//! What people read about tokens: the names of scopes, and the sentences about pending actions: why, how
 //! to keep what would be taken, and what holds them back. Each sentence is whole by itself, with its
 //! dates, so that any client can show it as it is.
 
@@ -31,7 +31,7 @@ pub fn granted<'a>(
     })
 }
 
-/// A pending action as it is told.
+/// A pending action as it is explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingActionView {
     /// The names of the scopes that it takes, sorted. What became a read scope since the notice stays,
@@ -49,7 +49,7 @@ pub struct PendingActionView {
     pub effective: Timestamp,
 }
 
-/// Tells of `action`.
+/// Explains `action`.
 pub fn describe(
     action: &PendingAction,
     in_force: &ActiveCatalog,
@@ -252,21 +252,21 @@ mod tests {
         let settings =
             Settings::new(Mode::Enforce, Duration::from_secs(60), Duration::from_secs(20)).unwrap();
         let calendar = Calendar { settings, now: Timestamp(0) };
-        let told = |action: &PendingAction, mails| {
+        let explained = |action: &PendingAction, mails| {
             held_because(action, &LifecycleView { calendar, mails }).unwrap_or_default()
         };
         assert_eq!(
-            told(&action, true),
+            explained(&action, true),
             "1 of 2 notices not accepted by the mail server yet: the action takes effect 20 \
              seconds after the last one is."
         );
-        assert!(told(&action, false).starts_with("No mail server is configured"));
+        assert!(explained(&action, false).starts_with("No mail server is configured"));
         action.notices[1].state = NoticeState::Failing("550 no such user".into());
         assert!(
-            told(&action, true)
+            explained(&action, true)
                 .starts_with("The mail server does not take the mail to bo@acme.test (550 no such")
         );
         action.accepted = Some(Timestamp(0));
-        assert_eq!(told(&action, false), "");
+        assert_eq!(explained(&action, false), "");
     }
 }

@@ -78,7 +78,7 @@ pub struct Propagation {
     pub complete_by: Timestamp,
 }
 
-/// What is needed to tell of a pending action: its dates, and what holds it back.
+/// What is needed to explain a pending action: its dates, and what holds it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LifecycleView {
     /// What dates are computed with.
@@ -273,7 +273,7 @@ impl Services {
         Calendar { settings: self.lifecycle, now: self.clock.now() }
     }
 
-    /// What pending actions are told with, now.
+    /// What pending actions are explained with, now.
     pub fn outlook(&self) -> LifecycleView {
         LifecycleView { calendar: self.calendar(), mails: self.mails }
     }

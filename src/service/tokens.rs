@@ -94,7 +94,7 @@ pub struct Described {
     pub token: Token,
     /// The catalogue in force.
     pub in_force: Arc<ActiveCatalog>,
-    /// What its pending actions are told with.
+    /// What its pending actions are explained with.
     pub outlook: LifecycleView,
 }
 

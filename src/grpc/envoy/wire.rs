@@ -90,7 +90,7 @@ impl<'a> CheckInput<'a> {
             );
         }
         // Envoy writes `!` for each byte that is no UTF-8, and sends the bytes to the service. Only raw headers
-        // tell which of them the client sent.
+        // show which of them the client sent.
         let path = self.path.split(|&byte| byte == b'?').next().unwrap_or_default();
         let forwarded = self.families[1] && self.headers.iter().any(|(name, _)| *name == PATH);
         if path.contains(&b'!') && !forwarded {

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - Writers lock the rows of the tokens first, in one order, as those that record uses do: two replicas never wait for
-//!   each other in a circle, and the bounds of a token hold whoever writes.
+//!   each other in a circle, and the bounds of a token hold for all writers.
 //! - Nothing here takes the head row: no change waits for it.
 
 use std::collections::{BTreeMap, HashSet};

@@ -3,7 +3,7 @@
 //! Closing is one short transaction however many tokens the account has: it marks the account, which restricts it at once
 //! (`cache::accounts`), and revokes its admins' credentials. What that entails is done in steps by any sweeper: mails are
 //! withdrawn, and tokens deleted with a record for each, as their owner would. A crash between two steps loses nothing,
-//! since each step looks for what is left.
+//! since each step selects what is left.
 //!
 //! What must stay true: nothing is created in a closed account, whose creations take the head row and look here
 //! ([`admit`]), so what is left only gets less; the account stays restricted until no token of it is active.

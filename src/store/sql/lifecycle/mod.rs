@@ -3,7 +3,7 @@
 //! Three kinds of transaction touch a token's lifecycle:
 //!
 //! - *recording* use, many tokens at once: takes the tokens' `token_use` rows in the order of their
-//!   ids, moves times forward, and then looks for live actions that the uses overtake;
+//!   ids, moves times forward, and then selects live actions that the uses overtake;
 //! - *rescheduling*: takes the same rows likewise, and sets `idle_since` from what it then reads;
 //! - *changes* (announce, cancel overtaken, record the use of an announced token, carry out, withdraw, purge, delete): take the head
 //!   row, then the token's `token_use` row, and only then read what they decide on. On Postgres each
@@ -11,13 +11,13 @@
 //!   under both locks is the newest there is, and nobody changes it until the end. On SQLite a
 //!   transaction that writes is alone.
 //!
-//! Nobody who holds a `token_use` row goes on to wait for the head row, and whoever takes several
+//! No transaction that holds a `token_use` row waits for the head row, and one that takes several
 //! takes them by ascending id, so nobody waits in a circle. Pending actions and `accepted_time` are
 //! written only under the head row; uses only under the `token_use` row; the grant and the deletion
 //! only under both.
 //!
 //! *A use against the notice.* The recording either takes the row first: then the announcement reads
-//! the use and plans with it. Or it takes it second: then its look for overtaken actions begins after
+//! the use and plans with it. Or it takes it second: then its search for overtaken actions begins after
 //! the announcement was committed and finds the new action, whose basis is older than the use, and the
 //! caller cancels it. If the caller dies in between, the use is on record; the next sweep finds the
 //! token before all idle ones ([`OVERTAKEN`]), and carrying out would find it at the latest. Nothing
@@ -64,7 +64,7 @@
 //!
 //! *A token that is replaced meanwhile.* Replacing is a change that takes the lock of the old token, and of those that it
 //! replaced, so that each use is either recorded before, and copied, or after, and recorded for the successor as well
-//! (`heir`). Whoever records a use finds the successor with the lock taken. `announce` and `carry_out` find what is
+//! (`heir`). A recorder of a use finds the successor with the lock taken. `announce` and `carry_out` find what is
 //! announced at the successor, and do nothing with a token that has one.
 //!
 //! *A changed admin list.* Setting the admins takes the head row and, in that same transaction, queues
@@ -72,7 +72,7 @@
 //! null while any current admin's notice is not accepted, else the newest acceptance among the
 //! current ones. `carry_out` does not trust it but computes it again from the mails and the list as
 //! they are under the head row, so no order of the two carries out without a whole notice period for
-//! everybody who is an admin at that moment. Who comes back with an accepted notice was told then.
+//! everybody who is an admin at that moment. An admin who returns with an accepted notice was notified then.
 //!
 //! *A replica whose wall clock is an hour off.* No time here comes from a wall clock: `now` is the
 //! store's time, carried forward by a monotonic clock (`crate::clock`), and so are the times of uses

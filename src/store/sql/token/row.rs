@@ -60,7 +60,7 @@ pub(in super::super) const SELECT: &str = "\
          FROM scope_use x WHERE x.token_id = t.token_id) AS scope_uses \
     FROM token t JOIN token_use u ON u.token_id = t.token_id WHERE 1 = 1";
 
-/// Ends [`SELECT`] with a page of tokens, the oldest first. Both tables are told where it begins: else
+/// Ends [`SELECT`] with a page of tokens, the oldest first. Both tables get the condition where it begins: else
 /// Postgres may read one of them from its own beginning, for each page again.
 pub(in super::super) fn page_of_tokens(query: &mut QueryBuilder, page: Page<TokenId>) {
     if let Some(after) = page.after {
