@@ -58,7 +58,7 @@
 //! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that
 //!   cancels it is on disk before it is answered.
 //! - Only digests of secrets are kept; no secret is in a log line, an error, a metric or a `Debug`.
-//! - The store tells the time, and empty never means "any".
+//! - Time is the store's, and empty never means "any".
 pub mod alerts;
 pub mod app;
 pub mod cache;

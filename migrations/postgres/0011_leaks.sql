@@ -4,12 +4,16 @@
 -- Decisions and changes read these tables: a start does not hold them up behind a long reading, such as a dump.
 SET LOCAL lock_timeout = '3s';
 
+-- Whose a reported secret is: reports may have nothing but its digest. Before the table is changed: while an index is
+-- built, decisions can still read it.
+CREATE UNIQUE INDEX token_digest ON token (digest);
+
 -- 1 where `delete_time` is when it was revoked because its secret was reported as leaked. Earlier programs read such a
 -- token as deleted.
-ALTER TABLE token ADD COLUMN leaked SMALLINT NOT NULL DEFAULT 0 CHECK (leaked IN (0, 1));
-ALTER TABLE token ADD CONSTRAINT token_leaked_is_ended CHECK (leaked = 0 OR delete_time IS NOT NULL) NOT VALID;
--- Whose a reported secret is: reports may have nothing but its digest.
-CREATE UNIQUE INDEX token_digest ON token (digest);
+ALTER TABLE token
+    ADD COLUMN leaked SMALLINT NOT NULL DEFAULT 0,
+    ADD CONSTRAINT token_leaked_check CHECK (leaked IN (0, 1)) NOT VALID,
+    ADD CONSTRAINT token_leaked_is_ended CHECK (leaked = 0 OR delete_time IS NOT NULL) NOT VALID;
 
 -- Which kinds of mail there are is for the program to check: another kind needs no other constraint. `leaked` is about a
 -- token, or about a credential that its payload names.

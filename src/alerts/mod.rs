@@ -36,7 +36,7 @@ use crate::net::{Limiter, Peer, Permit};
 use crate::pem::TrustStore;
 use crate::policy::client_source::{ClientSource, TrustedProxies};
 use crate::secret;
-use crate::service::leaks::FoundSecret;
+use crate::service::leaks::{self, FoundSecret};
 use crate::service::{Error, Services};
 use crate::shutdown;
 use keyring::{Found, INTERVAL, Keyring};
@@ -253,7 +253,7 @@ fn alerts(body: &[u8]) -> Result<Vec<Alert>, &'static str> {
         Some(Alert {
             hash: secret::hex(&secret::digest(token.as_bytes())),
             kind: text("type").unwrap_or_default().to_owned(),
-            found: FoundSecret::new(token, source, url),
+            found: FoundSecret::new(token, leaks::location([token], source, url)),
         })
     };
     let alerts: Option<Vec<_>> = items.iter().map(alert).collect();

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::model::{Actor, CarriedOut, ClosureStep, Context, Invalidation};
+use crate::model::{Actor, CLOSURE_STEP, CarriedOut, ClosureStep, Context, Invalidation};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::{Mode, Settings};
 use crate::policy::scope::Catalog;
@@ -97,8 +97,10 @@ impl Sweeper {
         let mut swept = SweepReport::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
-        // A closure is not of the lifecycle: it goes on where replicas differ in settings.
-        self.continue_closures(&mut swept).await?;
+        // A closure is not of the lifecycle: it goes on where replicas differ in settings, and holds nothing else up.
+        if let Err(error) = self.continue_closures(&mut swept).await {
+            tracing::warn!(%error, "cannot go on with the closure of an account");
+        }
         // Rule 4.16 of docs/policy.md.
         if self.replicas.has_config_mismatch().await? {
             return Ok(SweepReport { at_odds: true, ..swept });
@@ -213,17 +215,30 @@ impl Sweeper {
     /// One step of what the closure of an account entails. Rule 11.76 of docs/policy.md.
     async fn continue_closures(&self, swept: &mut SweepReport) -> store::Result<()> {
         let ctx = self.ctx();
-        let step = self.store.continue_closure(&ctx, BATCH);
+        let step = self.store.continue_closure(&ctx, None, CLOSURE_STEP);
         let deleted = |step: &Option<ClosureStep>| {
             step.as_ref().map_or_else(Vec::new, |step| step.tokens.clone())
         };
         let step = self.writes.commit_tokens("continue_closure", &ctx, step, deleted).await?;
-        if let Some(step) = step {
-            if step.complete {
-                tracing::info!(account = %step.account_id, "every token of the closed account is deleted");
+        let Some(ClosureStep { account_id, tokens, more }) = step else { return Ok(()) };
+        swept.closed = tokens.len() as u32;
+        swept.more = true;
+        if more {
+            return Ok(());
+        }
+        // Of those that were deleted before the closure as well.
+        let mut after = None;
+        loop {
+            after = self.store.erase_activity(account_id, after, BATCH).await?;
+            if after.is_none() {
+                break;
             }
-            swept.closed = step.tokens.len() as u32;
-            swept.more = true;
+        }
+        let ctx = self.ctx();
+        let complete = self.store.complete_closure(&ctx, account_id);
+        let touched = Invalidation::Nothing;
+        if self.writes.commit("complete_closure", touched, &ctx, complete).await? {
+            tracing::info!(account = %account_id, "every token of the closed account is deleted");
         }
         Ok(())
     }

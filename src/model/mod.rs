@@ -280,6 +280,9 @@ pub enum AccountRefusal {
     Suspended,
 }
 
+/// Tokens of a closed account that one change deletes: other changes wait for it, a few milliseconds for each token.
+pub const CLOSURE_STEP: u32 = 50;
+
 /// What was done of what the closure of an account entails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosureStep {
@@ -287,8 +290,8 @@ pub struct ClosureStep {
     pub account_id: AccountId,
     /// The tokens that were deleted.
     pub tokens: Vec<TokenId>,
-    /// Whether nothing is left to be done.
-    pub complete: bool,
+    /// Whether another step may find more.
+    pub more: bool,
 }
 
 /// Why an account is not closed.

@@ -42,7 +42,7 @@ pub enum ReplacementRefused {
     Replaced(TokenId),
     /// Too many of the tokens that it replaced, one after another, last still.
     #[error(
-        "{MAX_OVERLAPPING} tokens before it last still: wait until they expire, or delete those that nobody uses"
+        "{MAX_OVERLAPPING} tokens before it last still, or ended within a day: wait, or create another token"
     )]
     TooManyOverlapping,
     /// It may not do this, now or ever.

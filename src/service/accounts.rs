@@ -4,12 +4,11 @@ use super::lists::{Cursor, PageItem, Paged, Paging};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
-use crate::model::{Account, AccountRefusal, AdminsSet, CloseRefusal, ClosureStep, Invalidation};
+use crate::model::{
+    Account, AccountRefusal, AdminsSet, CLOSURE_STEP, CloseRefusal, ClosureStep, Invalidation,
+};
 use crate::policy::id::AccountId;
 use crate::policy::text::quote;
-
-/// Tokens that are deleted before the closure of their account is answered; the sweeper deletes the others.
-const CLOSURE_STEP: u32 = 200;
 
 /// What `CloseAccount` may be asked for.
 #[derive(Debug, Clone, Copy)]
@@ -180,9 +179,9 @@ impl Services {
             CloseRefusal::NotFound => no_account(id),
             CloseRefusal::NotConfirmed(name) => not_confirmed(&name),
         })?;
-        // Most accounts are dealt with by this one step. It is done again by the next sweep where it fails.
+        // Most accounts are dealt with by this one step; the sweeper does the others.
         let step_ctx = caller.context(self.clock.now());
-        let step = self.store.continue_closure(&step_ctx, CLOSURE_STEP);
+        let step = self.store.continue_closure(&step_ctx, Some(id), CLOSURE_STEP);
         let deleted = |step: &Option<ClosureStep>| {
             step.as_ref().map_or_else(Vec::new, |step| step.tokens.clone())
         };

@@ -4,6 +4,7 @@
 //! - A reported secret goes no further than its digest: it stands in no answer, log line, mail or audit event.
 //! - No report records a use.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 #[cfg(doc)]
@@ -25,6 +26,8 @@ const MAX_SOURCE: usize = 200;
 const MAX_URL: usize = 2_000;
 /// What scanners find secrets by (RFC 8959, section 2).
 const SCHEME: &str = "secret-token:";
+/// So many letters and digits behind an underscore are taken for a secret.
+const SHAPED: usize = 40;
 /// What stands in the place of a secret in an address.
 const REMOVED: &str = "(secret)";
 
@@ -52,27 +55,45 @@ pub struct FoundSecret {
 }
 
 impl FoundSecret {
-    /// A secret as it was found. Rule 11.51 of docs/policy.md.
-    pub fn new(secret: &str, source: &str, url: &str) -> Self {
-        let bare = secret.strip_prefix(SCHEME);
-        let forms = [Some(secret), bare].into_iter().flatten();
+    /// A secret as it was found, at a place of [`location`]. Rule 11.51 of docs/policy.md.
+    pub fn new(secret: &str, location: LeakLocation) -> Self {
+        let forms = [Some(secret), secret.strip_prefix(SCHEME)].into_iter().flatten();
         let digests = forms.map(|form| secret::digest(form.as_bytes())).collect();
-        // Many places have the secret in their address.
-        let shown = |text: &str, most| {
-            let cleared = match bare.unwrap_or(secret) {
-                "" => text.to_owned(),
-                secret => text.replace(secret, REMOVED),
-            };
-            text::escape(cleared.trim()).chars().take(most).collect()
-        };
-        let location = LeakLocation { source: shown(source, MAX_SOURCE), url: shown(url, MAX_URL) };
         Self { digests, location }
     }
+}
 
-    /// A secret of which the reporter gives the digest alone.
-    fn digest(digest: Digest, source: &str, url: &str) -> Self {
-        Self { digests: vec![digest], ..Self::new("", source, url) }
-    }
+/// A place where secrets were found, without any of `secrets`, which are all that are reported with it, and without what
+/// looks like a secret of Portcullis: many places have secrets in their address, and the place is shown to the owners of all
+/// of them.
+pub fn location<'s>(
+    secrets: impl IntoIterator<Item = &'s str>,
+    source: &str,
+    url: &str,
+) -> LeakLocation {
+    let bare = secrets.into_iter().map(|secret| secret.strip_prefix(SCHEME).unwrap_or(secret));
+    let mut secrets: Vec<_> = bare.filter(|secret| !secret.is_empty()).collect();
+    // One may be a part of another.
+    secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
+    let shown = |text: &str, most| {
+        let mut text = text.trim().to_owned();
+        for secret in &secrets {
+            text = text.replace(secret, REMOVED);
+        }
+        for run in secret_shaped(&text).map(str::to_owned).collect::<Vec<_>>() {
+            text = text.replace(&run, REMOVED);
+        }
+        text::escape(&text).chars().take(most).collect()
+    };
+    LeakLocation { source: shown(source, MAX_SOURCE), url: shown(url, MAX_URL) }
+}
+
+/// The parts of a text that have the shape of a secret of Portcullis: a prefix, an underscore, and many letters and digits.
+fn secret_shaped(text: &str) -> impl Iterator<Item = &str> {
+    let of_secret = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    text.split(move |character| !of_secret(character)).filter(|run| {
+        run.rsplit('_').next().is_some_and(|body| run.len() > body.len() && body.len() >= SHAPED)
+    })
 }
 
 /// What became of reports, in their order.
@@ -201,6 +222,7 @@ fn found_secrets(request: &ReportLeaks<'_>) -> Result<Vec<FoundSecret>> {
     }
     errors.take(validate::remark("source", source, MAX_SOURCE));
     errors.take(validate::remark("url", url, MAX_URL));
+    let place = location(secrets.iter().map(String::as_str).take(MAX_REPORTED), source, url);
     let mut found = Vec::new();
     for (at, secret) in secrets.iter().take(MAX_REPORTED).enumerate() {
         match secret.len() {
@@ -210,12 +232,14 @@ fn found_secrets(request: &ReportLeaks<'_>) -> Result<Vec<FoundSecret>> {
                     format_args!("has {count} bytes, and no secret has more than {MAX_SECRET}");
                 errors.add(format!("secrets[{at}]"), "TOO_LONG", text);
             }
-            _ => found.push(FoundSecret::new(secret, source, url)),
+            _ => found.push(FoundSecret::new(secret, place.clone())),
         }
     }
     for (at, bytes) in secret_sha256s.iter().take(MAX_REPORTED).enumerate() {
         match Digest::try_from(bytes.as_slice()) {
-            Ok(digest) => found.push(FoundSecret::digest(digest, source, url)),
+            Ok(digest) => {
+                found.push(FoundSecret { digests: vec![digest], location: place.clone() });
+            }
             Err(_) => {
                 let text = format_args!("has {} bytes; a SHA-256 has 32", bytes.len());
                 errors.add(format!("secret_sha256s[{at}]"), "NOT_A_DIGEST", text);
@@ -234,22 +258,28 @@ mod tests {
     #[test]
     fn a_secret_is_known_by_its_digest_with_and_without_its_scheme() {
         let digest = |text: &str| secret::digest(text.as_bytes());
-        let digests = |text| FoundSecret::new(text, "", "").digests;
+        let digests = |text| FoundSecret::new(text, location([], "", "")).digests;
         assert_eq!(digests("abc"), [digest("abc")]);
         assert_eq!(digests("secret-token:abc"), [digest("secret-token:abc"), digest("abc")]);
     }
 
     #[test]
     fn a_location_has_no_secret_and_nothing_hidden() {
-        let of = |secret| {
-            FoundSecret::new(secret, "com\u{202e}mit", "https://x.example/?token=abcdef").location
-        };
+        let of = |secret| location([secret], "com\u{202e}mit", "https://x.example/?token=abcdef");
         for secret in ["abcdef", "secret-token:abcdef"] {
             let LeakLocation { source, url } = of(secret);
             assert_eq!((&*source, &*url), ("com<U+202E>mit", "https://x.example/?token=(secret)"));
         }
-        let long = FoundSecret::new("abc", &"s".repeat(900), &"u".repeat(9_000)).location;
+        let long = location(["abc"], &"s".repeat(900), &"u".repeat(9_000));
         assert_eq!((long.source.len(), long.url.len()), (MAX_SOURCE, MAX_URL));
-        assert_eq!(FoundSecret::new("secret-token:", "commit", "").location.source, "commit");
+        assert_eq!(location(["secret-token:"], "commit", "").source, "commit");
+        // Those of others that are reported with it, and those of which there is the digest alone.
+        let url = "https://x.example/?a=abc&b=abcdef";
+        assert_eq!(
+            location(["abc", "abcdef"], "", url).url,
+            "https://x.example/?a=(secret)&b=(secret)"
+        );
+        let url = format!("https://x.example/pclop_{}#L1", "a1".repeat(24));
+        assert_eq!(location([], "", &url).url, "https://x.example/(secret)#L1");
     }
 }

@@ -64,9 +64,18 @@ pub trait AccountStore {
         confirmation: &str,
     ) -> Result<Result<Account, CloseRefusal>>;
 
-    /// Withdraws mails and deletes tokens, at most `limit` of each, of the account that has been closed for longest and
-    /// is not dealt with yet; `None` where there is none.
-    async fn continue_closure(&self, ctx: &Context, limit: u32) -> Result<Option<ClosureStep>>;
+    /// Withdraws mails and deletes tokens, at most `limit` of each, of a closed account: of `only`, or of any whose closure
+    /// is not complete; `None` where there is none.
+    async fn continue_closure(
+        &self,
+        ctx: &Context,
+        only: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Option<ClosureStep>>;
+
+    /// Marks the closure of an account as complete, once its tokens are deleted and its mails withdrawn, and
+    /// [`ActivityStore::erase_addresses`](super::ActivityStore::erase_addresses) is done. `false` where something is left.
+    async fn complete_closure(&self, ctx: &Context, id: AccountId) -> Result<bool>;
 
     /// Replaces an account's admins; refused for a closed account. Who joins gets a notice of
     /// each announced action, and holds it until that is accepted; who leaves gets no more of them;

@@ -61,4 +61,13 @@ pub trait ActivityStore {
 
     /// Forgets denials of earlier hours than that of `before`, at most `limit` rows of each kind. How many.
     async fn purge_denials(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Erases the addresses, matches and denials of the tokens of an account, of at most `limit` tokens: those after `after`, by
+    /// their ids. The last of them, or `None` where there are no more. Tokens that are not deleted are seen again.
+    async fn erase_activity(
+        &self,
+        account: AccountId,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Option<TokenId>>;
 }

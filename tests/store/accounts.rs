@@ -189,7 +189,9 @@ async fn a_closed_account_is_restricted_at_once_and_loses_its_tokens_step_by_ste
     f.store.create_credential(&ctx(4), &operator, &digest).await.unwrap().unwrap();
     f.store.delete_token(&ctx(5), tokens[0], None).await.unwrap();
     assert_eq!(f.store.count_tokens(id).await.unwrap(), 4);
-    assert_eq!(f.store.continue_closure(&ctx(5), 2).await.unwrap(), None);
+    assert_eq!(f.store.continue_closure(&ctx(5), None, 2).await.unwrap(), None);
+    assert_eq!(f.store.continue_closure(&ctx(5), Some(id), 2).await.unwrap(), None);
+    assert!(!f.store.complete_closure(&ctx(5), id).await.unwrap(), "it is not closed");
 
     let before = f.position().await;
     let wrong = f.store.close_account(&ctx(6), id, "Acme").await.unwrap();
@@ -202,7 +204,9 @@ async fn a_closed_account_is_restricted_at_once_and_loses_its_tokens_step_by_ste
     let closed = f.store.close_account(&ctx(7), id, "acme").await.unwrap().unwrap();
     let restriction = AccountRestriction::Closed { at: Timestamp(7) };
     assert_eq!(closed.restriction(), Some(restriction));
-    assert_eq!(f.position().await, before + 1, "one change, however many tokens there are");
+    assert_eq!(f.position().await, before + 2, "however many tokens there are");
+    let revoked = &f.events().await[1];
+    assert_eq!(revoked.action.as_str(), "credential.revoke", "which a replica follows by itself");
     let (event, change) = f.last().await;
     assert_eq!(
         (event.action.as_str(), change.touched),
@@ -229,16 +233,20 @@ async fn a_closed_account_is_restricted_at_once_and_loses_its_tokens_step_by_ste
     assert_eq!(f.store.close_account(&ctx(8), id, "acme").await.unwrap(), Ok(closed));
     assert_eq!(f.position().await, before);
 
-    // After a crash, whoever sweeps goes on.
+    // After a crash, any sweeper goes on.
     let f = f.reopen().await;
     assert_eq!(f.store.restricted_accounts().await.unwrap(), [(id, restriction)]);
-    let first = f.store.continue_closure(&ctx(9), 3).await.unwrap().unwrap();
-    assert_eq!((&first.tokens[..], first.complete), (&tokens[1..4], false));
+    let first = f.store.continue_closure(&ctx(9), None, 3).await.unwrap().unwrap();
+    assert_eq!((&first.tokens[..], first.more), (&tokens[1..4], true));
+    assert!(!f.store.complete_closure(&ctx(9), id).await.unwrap(), "a token is left");
     assert_eq!(f.store.restricted_accounts().await.unwrap(), [(id, restriction)]);
-    let second = f.store.continue_closure(&ctx(10), 3).await.unwrap().unwrap();
-    assert_eq!((&second.tokens[..], second.complete), (&tokens[4..], false));
-    assert!(f.store.continue_closure(&ctx(11), 3).await.unwrap().unwrap().complete);
-    assert_eq!(f.store.continue_closure(&ctx(12), 3).await.unwrap(), None);
+    let second = f.store.continue_closure(&ctx(10), Some(id), 3).await.unwrap().unwrap();
+    assert_eq!((&second.tokens[..], second.more), (&tokens[4..], true));
+    let third = f.store.continue_closure(&ctx(11), None, 3).await.unwrap().unwrap();
+    assert_eq!((&third.tokens[..], third.more), (&[][..], false));
+    assert!(f.store.complete_closure(&ctx(11), id).await.unwrap());
+    assert!(!f.store.complete_closure(&ctx(11), id).await.unwrap(), "once");
+    assert_eq!(f.store.continue_closure(&ctx(12), None, 3).await.unwrap(), None);
     assert_eq!(f.store.restricted_accounts().await.unwrap(), []);
     assert_eq!(f.store.account_restriction(id).await.unwrap(), Some(restriction));
     for (at, &token) in tokens.iter().enumerate() {

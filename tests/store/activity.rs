@@ -243,8 +243,17 @@ async fn activity_goes_with_its_token_and_its_account(f: Fixture) {
         let seen = AddressUse { entry, ..used(id, "10.0.0.1", 6, 6) };
         s.store.record_activity(&[s.count(id, READ, 1, 1)], &[seen]).await.unwrap();
     }
+    let c = s.token_of(other, "").await;
+    s.store.record_activity(&[], &[used(c, "10.0.0.1", 6, 6)]).await.unwrap();
+    // Page by page, and no more than a page.
+    let (first, last) = (b.min(c), b.max(c));
+    assert_eq!(s.store.erase_activity(other, None, 1).await.unwrap(), Some(first));
+    assert_eq!((s.seen(first, 0).await.len(), s.seen(last, 0).await.len()), (0, 1));
+    assert_eq!(s.store.erase_activity(other, Some(first), 1).await.unwrap(), Some(last));
+    assert_eq!(s.store.erase_activity(other, Some(last), 1).await.unwrap(), None);
+    assert_eq!(s.seen(last, 0).await, Vec::new());
     s.store.close_account(&ctx(8), other, "other").await.unwrap().unwrap();
-    while !s.store.continue_closure(&ctx(8), 10).await.unwrap().unwrap().complete {}
+    while s.store.continue_closure(&ctx(8), None, 10).await.unwrap().unwrap().more {}
     assert_eq!((s.seen(a, 0).await.len(), s.seen(b, 0).await.len()), (1, 0));
     assert!(
         s.store.entry_matches(b, None, Timestamp(0)).await.unwrap().unwrap().matches.is_empty()

@@ -206,7 +206,8 @@ async fn denials_are_forgotten_and_go_with_their_token_and_account(f: Fixture) {
     assert_eq!(s.store.purge_denials(Timestamp(5 * HOUR + 7), 10).await.unwrap(), 1);
     assert_eq!((s.list(None, None).await.len(), s.rest(None).await), (2, 1));
     s.store.close_account(&ctx(8), other, "other").await.unwrap().unwrap();
-    while !s.store.continue_closure(&ctx(8), 10).await.unwrap().unwrap().complete {}
+    while s.store.continue_closure(&ctx(8), None, 10).await.unwrap().unwrap().more {}
+    assert!(s.store.erase_activity(other, None, 10).await.unwrap().is_some());
     assert_eq!((s.list(None, None).await.len(), s.rest(None).await), (1, 0));
     s.record(&[DenialCount { account_id: other, ..s.denied(theirs, 1, 9) }]).await;
     s.store.record_denials(&[], &[DenialRest { hour: 9, ..rest }]).await.unwrap();

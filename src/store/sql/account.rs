@@ -17,8 +17,8 @@ use crate::store::Result;
 use crate::store::error::CorruptRow;
 
 pub(super) use closing::{
-    admit, all_restricted, close, continue_closure, count_tokens, one_restriction, restriction,
-    set_suspended,
+    admit, all_restricted, close, complete_closure, continue_closure, count_tokens,
+    one_restriction, restriction, set_suspended,
 };
 
 type Row = (Uuid, String, i64, Option<i64>, Option<i64>, String);

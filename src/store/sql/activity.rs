@@ -315,13 +315,14 @@ pub(super) async fn counts(
     counts.collect::<Result<_>>().map(Some)
 }
 
+/// The condition stands twice: a row that is seen again meanwhile stays.
 const PURGE: [&str; 3] = [
     "DELETE FROM token_address WHERE (token_id, address) IN ( \
         SELECT token_id, address FROM token_address WHERE last_time < $1 \
-        ORDER BY last_time LIMIT $2)",
+        ORDER BY last_time LIMIT $2) AND last_time < $1",
     "DELETE FROM whitelist_match WHERE (token_id, entry) IN ( \
         SELECT token_id, entry FROM whitelist_match WHERE last_time < $1 \
-        ORDER BY last_time LIMIT $2)",
+        ORDER BY last_time LIMIT $2) AND last_time < $1",
     "DELETE FROM token_usage WHERE (token_id, day, scope_id) IN ( \
         SELECT token_id, day, scope_id FROM token_usage WHERE day < $1 ORDER BY day LIMIT $2)",
 ];
@@ -354,21 +355,43 @@ pub(super) async fn erase_of_token(connection: &mut Connection, id: TokenId) -> 
     Ok(())
 }
 
-const ERASE: [&str; 4] = [
-    "DELETE FROM denial WHERE account_id = $1",
-    "DELETE FROM denial_rest WHERE account_id = $1",
-    "DELETE FROM token_address WHERE token_id IN ( \
-        SELECT token_id FROM token WHERE account_id = $1)",
-    "DELETE FROM whitelist_match WHERE token_id IN ( \
-        SELECT token_id FROM token WHERE account_id = $1)",
+const SELECT_TOKENS: &str = "\
+    SELECT token_id FROM token WHERE account_id = $1 AND token_id > $2 ORDER BY token_id LIMIT $3";
+
+const ERASE: [&str; 3] = [
+    "DELETE FROM denial WHERE token_id IN (",
+    "DELETE FROM token_address WHERE token_id IN (",
+    "DELETE FROM whitelist_match WHERE token_id IN (",
 ];
 
-/// Erases what was seen of the tokens of an account: to be called where the account is closed, so that no replica brings
-/// anything back. Rule 12.4 of docs/policy.md.
-pub(super) async fn erase_of_account(store: &Handle, account: AccountId) -> Result<()> {
+/// At most a row for each hour of a week.
+const ERASE_REST: &str = "DELETE FROM denial_rest WHERE account_id = $1";
+
+/// Erases what was seen of a page of an account's tokens. For a closed account it is called after their deletion, so that no
+/// replica brings anything back. Rule 12.4 of docs/policy.md.
+pub(super) async fn erase_of_account(
+    store: &Handle,
+    account: AccountId,
+    after: Option<TokenId>,
+    limit: u32,
+) -> Result<Option<TokenId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_TOKENS)
+        .bind(account.0)
+        .bind(after.map_or(Uuid::nil(), |id| id.0))
+        .bind(i64::from(limit))
+        .fetch_all(&store.read())
+        .await?;
+    let last = ids.last().copied().map(TokenId);
     let mut tx = store.write().await?;
-    for sql in ERASE {
-        sqlx::query::<Db>(sql).bind(account.0).execute(&mut *tx).await?;
+    if after.is_none() {
+        sqlx::query::<Db>(ERASE_REST).bind(account.0).execute(&mut *tx).await?;
     }
-    Ok(tx.commit().await?)
+    for sql in ERASE.iter().filter(|_| last.is_some()) {
+        let mut query = QueryBuilder::new(*sql);
+        push_ids(&mut query, ids.iter().copied());
+        query.push(")");
+        query.build().persistent(false).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(last)
 }

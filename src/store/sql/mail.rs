@@ -271,7 +271,9 @@ pub(super) async fn claim(
 
 const PROLONG: &str = "\
     UPDATE mail SET next_time = $3 \
-    WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing')";
+    WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing') \
+        AND NOT EXISTS (SELECT 1 FROM account a \
+            WHERE a.account_id = mail.account_id AND a.close_time IS NOT NULL)";
 
 /// Prolongs a claim that nobody else has taken over: when it ends.
 pub(super) async fn prolong(

@@ -62,7 +62,8 @@ use crate::policy::token::{AccountRestriction, ExpiryRefused, RequestedExpiry, T
 use crate::secret::{Digest, SecretKey};
 use crate::store::{
     AccountStore, ActivityStore, AuditStore, CatalogStore, CredentialStore, LeakStore,
-    LifecycleStore, MailStore, Replication, Result, SessionStore, Store, TokenStore, Trouble,
+    LifecycleStore, MailStore, Replication, Result, SessionStore, Store, StoreError, TokenStore,
+    Trouble,
 };
 
 type Connection = <Db as sqlx::Database>::Connection;
@@ -144,8 +145,17 @@ impl AccountStore for Handle {
         self.within(account::close(self, ctx, id, confirmation)).await
     }
 
-    async fn continue_closure(&self, ctx: &Context, limit: u32) -> Result<Option<ClosureStep>> {
-        self.within(account::continue_closure(self, ctx, limit)).await
+    async fn continue_closure(
+        &self,
+        ctx: &Context,
+        only: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Option<ClosureStep>> {
+        self.within(account::continue_closure(self, ctx, only, limit)).await
+    }
+
+    async fn complete_closure(&self, ctx: &Context, id: AccountId) -> Result<bool> {
+        self.within(account::complete_closure(self, ctx, id)).await
     }
 
     async fn set_account_admins(
@@ -366,7 +376,16 @@ impl LifecycleStore for Handle {
 #[async_trait]
 impl ActivityStore for Handle {
     async fn record_activity(&self, counts: &[UseCount], addresses: &[AddressUse]) -> Result<()> {
-        self.within(activity::record(self, counts, addresses)).await
+        let recorded = self.within(activity::record(self, counts, addresses)).await;
+        recorded.map_err(|error| match error {
+            // Given up while it may have been committed.
+            StoreError::Unavailable(sqlx::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::TimedOut =>
+            {
+                StoreError::Unknown(sqlx::Error::Io(error))
+            }
+            error => error,
+        })
     }
 
     async fn seen_addresses(
@@ -415,6 +434,15 @@ impl ActivityStore for Handle {
 
     async fn purge_denials(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.within(denial::purge(self, before, limit)).await
+    }
+
+    async fn erase_activity(
+        &self,
+        account: AccountId,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Option<TokenId>> {
+        self.within(activity::erase_of_account(self, account, after, limit)).await
     }
 }
 

@@ -60,7 +60,7 @@ async fn nothing_falls_due_in_a_closed_account_and_no_mail_of_it_is_handed_out(f
     assert!(claimed.iter().all(|mail| mail.recipient.ends_with("other.test")), "{claimed:?}");
     let waiting = s.store.mail_state().await.unwrap().waiting;
 
-    let step = s.store.continue_closure(&on(40), 100).await.unwrap().unwrap();
+    let step = s.store.continue_closure(&on(40), None, 100).await.unwrap().unwrap();
     assert_eq!(step.tokens.len(), 3);
     assert!(s.live().await.is_empty());
     assert!(s.store.mail_state().await.unwrap().waiting < waiting);
@@ -69,6 +69,6 @@ async fn nothing_falls_due_in_a_closed_account_and_no_mail_of_it_is_handed_out(f
         assert_eq!(s.announce(id, 60).await, None);
     }
     assert!(s.store.idle_tokens(day(100), 10).await.unwrap().is_empty());
-    assert!(s.store.continue_closure(&on(41), 100).await.unwrap().unwrap().complete);
+    assert!(s.store.complete_closure(&on(41), s.account).await.unwrap());
     s.f.check_record().await;
 }

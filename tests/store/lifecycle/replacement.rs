@@ -26,6 +26,7 @@ on_both!(
     a_check_changes_nothing,
     the_old_token_ends_after_the_overlap,
     a_chain_has_a_bounded_number_of_tokens_that_last,
+    a_chain_without_overlaps_is_bounded_as_well,
     what_was_never_used_counts_from_the_first_token,
     what_is_announced_moves_with_its_accepted_notices,
     a_notice_that_is_not_accepted_is_sent_once,
@@ -264,15 +265,30 @@ async fn a_chain_has_a_bounded_number_of_tokens_that_last(f: Fixture) {
     for _ in 0..MAX_OVERLAPPING {
         token = s.replace(token, 1, 1).await;
     }
-    let refused = s.try_replace(token, &replacement(), 1).await;
-    assert_eq!(refused, Err(ReplacementRefused::TooManyOverlapping));
+    for overlap in [replacement().overlap, Duration::ZERO] {
+        let new = Replacement { overlap, ..replacement() };
+        let refused = s.try_replace(token, &new, 1).await;
+        assert_eq!(refused, Err(ReplacementRefused::TooManyOverlapping), "{overlap:?}");
+    }
     // All are of one instant: uses of the first count for the newest, and it ends none of the others.
     s.store.record_uses(&[s.used(first, READ, 1)]).await.unwrap();
-    let newest = s.replace(token, 0, 1).await;
-    assert_eq!(s.read(newest).await.uses.of(s.scope(READ)), Some(day(1)));
-    s.delete(newest, 1).await;
+    assert_eq!(s.read(token).await.uses.of(s.scope(READ)), Some(day(1)));
     let before = s.read(token).await.replaces.unwrap();
+    s.delete(token, 1).await;
     assert!(s.idle(before).await.is_some(), "the newest that lasts has the lifecycle");
+}
+
+/// Rule 11.33 of docs/policy.md: a change of the newest locks those that ended a moment ago as well.
+async fn a_chain_without_overlaps_is_bounded_as_well(f: Fixture) {
+    let s = Stage::new(f).await;
+    let mut token = s.token(TokenKind::ReadOnly, &[]).await;
+    for _ in 0..MAX_OVERLAPPING {
+        token = s.replace(token, 0, 1).await;
+    }
+    let new = Replacement { overlap: Duration::ZERO, ..replacement() };
+    let refused = s.try_replace(token, &new, 1).await;
+    assert_eq!(refused, Err(ReplacementRefused::TooManyOverlapping));
+    s.try_replace(token, &new, 3).await.unwrap();
 }
 
 /// Rule 11.34 of docs/policy.md.

@@ -12,16 +12,17 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::super::change::{Record, WriteTx};
+use super::super::lifecycle::heir;
 use super::super::token::{self, Ending};
-use super::super::{Connection, Db, Handle, QueryBuilder, activity, bulk};
+use super::super::{Connection, Db, Handle, QueryBuilder, activity, bulk, credential};
 use super::by_id;
 use crate::model::{
-    Account, AccountRefusal, Actor, AuditAction, CloseRefusal, ClosureStep, Context, Invalidation,
-    Role,
+    Account, AccountRefusal, Actor, AuditAction, CloseRefusal, ClosureStep, Context, Credential,
+    Invalidation, Role,
 };
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::time::Timestamp;
-use crate::policy::token::{AccountRestriction, TokenState};
+use crate::policy::token::AccountRestriction;
 use crate::store::Result;
 
 const SELECT_RESTRICTION: &str =
@@ -174,8 +175,16 @@ pub(in super::super) async fn close(
     let before = summary(&account);
     account.closed = Some(ctx.now);
     let mut after = summary(&account);
-    let revoked = revoked.into_iter().map(CredentialId);
-    after["revoked_credentials"] = revoked.map(|id| id.to_string()).collect();
+    let revoked: Vec<_> = revoked.into_iter().map(CredentialId).collect();
+    after["revoked_credentials"] = revoked.iter().map(ToString::to_string).collect();
+    // Each has a record of its own, so that a replica that can't read the account back accepts none of them.
+    for id in revoked {
+        let Some(credential) = credential::by_id(&mut change.tx, id).await? else { continue };
+        let live = credential::summary(&Credential { revoked: None, ..credential.clone() }, "live");
+        let revoked = credential::summary(&credential, "revoked");
+        let action = AuditAction::CredentialRevoke;
+        change.record_part(credential::record(action, &credential, Some(live), revoked)).await?;
+    }
     change.commit(record(AuditAction::AccountClose, id, before, after)).await?;
     Ok(Ok(account))
 }
@@ -205,63 +214,74 @@ fn record(
     }
 }
 
+/// Any of them, so that one whose rows can't be read holds up no other for long.
 const SELECT_CLOSING: &str = "\
     SELECT account_id FROM account WHERE close_time IS NOT NULL AND close_done = 0 \
-    ORDER BY close_time, account_id LIMIT 1";
+    ORDER BY random() LIMIT 1";
 
 const SELECT_TOKENS: &str = "\
     SELECT token_id FROM token WHERE account_id = $1 AND delete_time IS NULL \
     ORDER BY token_id LIMIT $2";
 
+/// A mail that another transaction holds now is withdrawn by a later step.
 const COMPLETE: &str = "\
-    UPDATE account SET close_done = 1 WHERE account_id = $1 AND close_time IS NOT NULL \
-        AND NOT EXISTS (SELECT 1 FROM token t WHERE t.account_id = $1 AND t.delete_time IS NULL)";
+    UPDATE account SET close_done = 1 WHERE account_id = $1 AND close_time IS NOT NULL AND close_done = 0 \
+        AND NOT EXISTS (SELECT 1 FROM token t WHERE t.account_id = $1 AND t.delete_time IS NULL) \
+        AND NOT EXISTS (SELECT 1 FROM mail m WHERE m.account_id = $1 AND m.state IN ('queued', 'failing'))";
 
-/// One step of what the closure of an account entails; `None` where no account has any left.
+/// One step of what the closure of an account entails: of `only`, or of any; `None` where there is nothing to do.
 pub(in super::super) async fn continue_closure(
     store: &Handle,
     ctx: &Context,
+    only: Option<AccountId>,
     limit: u32,
 ) -> Result<Option<ClosureStep>> {
-    let closing: Option<Uuid> =
-        sqlx::query_scalar(SELECT_CLOSING).fetch_optional(&store.read()).await?;
-    let Some(account_id) = closing.map(AccountId) else { return Ok(None) };
+    let account_id = match only {
+        Some(id) => id,
+        None => match sqlx::query_scalar(SELECT_CLOSING).fetch_optional(&store.read()).await? {
+            Some(id) => AccountId(id),
+            None => return Ok(None),
+        },
+    };
     let withdrawn = withdraw_mails(store, account_id, limit).await?;
-    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_TOKENS)
-        .bind(account_id.0)
-        .bind(i64::from(limit))
-        .fetch_all(&store.read())
-        .await?;
-    let mut step = ClosureStep { account_id, tokens: Vec::new(), complete: false };
-    if ids.is_empty() {
-        // Of those that were deleted before the closure.
-        activity::erase_of_account(store, account_id).await?;
-    }
     let mut change = WriteTx::begin(store, ctx).await?;
-    if ids.is_empty() && withdrawn < u64::from(limit) {
-        sqlx::query::<Db>(COMPLETE).bind(account_id.0).execute(&mut *change.tx).await?;
-        change.finish().await?;
-        return Ok(Some(ClosureStep { complete: true, ..step }));
-    }
-    let Some(account) = by_id(&mut change.tx, account_id).await? else {
+    let account = by_id(&mut change.tx, account_id).await?;
+    let Some(closed) = account.and_then(|account| account.closed) else {
         change.undo().await;
         return Ok(None);
     };
-    let closed = account.closed.unwrap_or(ctx.now);
-    for id in ids.into_iter().map(TokenId) {
+    // Within the change, so that the steps of several replicas delete different tokens.
+    let ids: Vec<Uuid> = sqlx::query_scalar(SELECT_TOKENS)
+        .bind(account_id.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *change.tx)
+        .await?;
+    let ids: Vec<_> = ids.into_iter().map(TokenId).collect();
+    heir::lock_families(&mut change.tx, &ids, ctx.now).await?;
+    let mut tokens = Vec::new();
+    for id in ids {
         let Some(mut token) = token::find(&mut change.tx, id, None).await? else { continue };
-        if token.state != TokenState::Active {
-            // Another sweep, or an operator, did it meanwhile.
-            continue;
-        }
         // As every decision since the closure says.
         let record = token::end(&mut change, &mut token, Ending::Closure(closed)).await?;
         change.record_part(record).await?;
         activity::erase_of_token(&mut change.tx, id).await?;
-        step.tokens.push(id);
+        tokens.push(id);
     }
     change.finish().await?;
-    Ok(Some(step))
+    let more = !tokens.is_empty() || withdrawn >= u64::from(limit);
+    Ok(Some(ClosureStep { account_id, tokens, more }))
+}
+
+/// Marks the closure of an account as complete. `false`, and nothing is marked, where something is left to do.
+pub(in super::super) async fn complete_closure(
+    store: &Handle,
+    ctx: &Context,
+    id: AccountId,
+) -> Result<bool> {
+    let mut change = WriteTx::begin(store, ctx).await?;
+    let completed = sqlx::query::<Db>(COMPLETE).bind(id.0).execute(&mut *change.tx).await?;
+    change.finish().await?;
+    Ok(completed.rows_affected() > 0)
 }
 
 /// Nobody's turn: no decision rests on a mail. How many were withdrawn.

@@ -15,10 +15,13 @@ use crate::policy::time::Timestamp;
 use crate::policy::token::TokenState;
 use crate::store::Result;
 
+/// Tokens of a closed account are about to be deleted, and would fill each round.
 const SELECT_UNNOTICED: &str = "\
     SELECT token_id FROM token \
     WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL \
         AND coalesce(noticed_expiry, 0) <> expire_time AND expire_time > $1 AND expire_time <= $2 \
+        AND NOT EXISTS (SELECT 1 FROM account a \
+            WHERE a.account_id = token.account_id AND a.close_time IS NOT NULL) \
     ORDER BY expire_time, token_id LIMIT $3";
 
 const NOTICED: &str = "UPDATE token SET noticed_expiry = expire_time WHERE token_id = $1";
@@ -73,6 +76,8 @@ pub(in super::super) async fn announce_expiries(
 const SELECT_EXPIRING: &str = "\
     SELECT token_id FROM token \
     WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL AND expire_time <= $1 \
+        AND NOT EXISTS (SELECT 1 FROM account a \
+            WHERE a.account_id = token.account_id AND a.close_time IS NOT NULL) \
     ORDER BY expire_time, token_id LIMIT $2";
 
 const END: &str = "UPDATE token SET expiry_done = 1 WHERE token_id = $1";

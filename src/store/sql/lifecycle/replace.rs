@@ -86,8 +86,12 @@ pub(in super::super) async fn replace(
         change.undo().await;
         return Ok(Some(Err(NotReplaced::Account(old.account_id, refused))));
     }
-    let overlapping = heir::live(&mut change.tx, id, ctx.now).await?.len();
-    let plan = match plan(&old, overlapping, catalog, settings, ctx, new) {
+    // Those that have ended within a day as well: a change of the newest locks them all.
+    if family.len() >= replacement::MAX_OVERLAPPING {
+        change.undo().await;
+        return Ok(Some(Err(NotReplaced::Rule(ReplacementRefused::TooManyOverlapping))));
+    }
+    let plan = match plan(&old, catalog, settings, ctx, new) {
         Ok(plan) => plan,
         Err(refused) => {
             change.undo().await;
@@ -167,7 +171,6 @@ pub(in super::super) async fn replace(
 /// What the rules make of the request. `policy` decides all of it.
 fn plan(
     old: &Token,
-    overlapping: usize,
     catalog: &Catalog,
     settings: &Settings,
     ctx: &Context,
@@ -175,9 +178,6 @@ fn plan(
 ) -> std::result::Result<Plan, ReplacementRefused> {
     let expiry = Expiry::from(old.expires);
     replacement::check(old.state, expiry, old.replaced_by, ctx.now)?;
-    if overlapping >= replacement::MAX_OVERLAPPING && !new.overlap.is_zero() {
-        return Err(ReplacementRefused::TooManyOverlapping);
-    }
     let old_grant = old.grant();
     let grant = replacement::successor_grant(&old_grant, &new.scopes, catalog)?;
     let whitelist = new.whitelist.clone().unwrap_or_else(|| old.whitelist.clone());
