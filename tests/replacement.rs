@@ -15,13 +15,14 @@ use portcullis::grpc::proto::{
     DeleteTokenRequest, GetTokenRequest, ListTokensRequest, Reason, ReplaceTokenRequest,
     ReplaceTokenResponse, Token, TokenKind, TokenState,
 };
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::support::client::{Client, question};
 use crate::support::postgres;
-use crate::support::server::{Server, Setup};
+use crate::support::server::Setup;
 use crate::support::wait::until_async;
 
 const HOME: &str = "192.0.2.1";
@@ -266,15 +267,16 @@ async fn a_kill_in_the_middle_of_a_replacement_leaves_neither_on_postgres() {
 
 /// Replacements at every instant, killed at any: what was answered is there, and nothing is there half.
 async fn kills_leave_pairs(setup: Setup) {
-    let mut server: Server = setup.start();
+    let mut server = setup.start();
     let client = Client::operator(&server).await;
     let account = client.account().await.account_id;
     let mut answered = Vec::new();
-    for round in 0..5u64 {
+    let (told, mut heard) = unbounded_channel();
+    for round in 0..5 {
         let client = Client::operator(&server).await;
         let mut chains = JoinSet::new();
         for _ in 0..4 {
-            let (client, account) = (client.clone(), account.clone());
+            let (client, account, told) = (client.clone(), account.clone(), told.clone());
             chains.spawn(async move {
                 let mut answered = Vec::new();
                 let Ok((token, _)) =
@@ -286,12 +288,15 @@ async fn kills_leave_pairs(setup: Setup) {
                 while let Ok(replaced) = replace(&client, request(&id)).await {
                     let new = replaced.token.unwrap().token_id;
                     answered.push((std::mem::replace(&mut id, new.clone()), new));
+                    told.send(()).unwrap();
                 }
                 answered
             });
         }
-        // Any instant will do.
-        tokio::time::sleep(Duration::from_millis(100 + 37 * round)).await;
+        // Any instant will do, once some are answered: the others are under way.
+        for _ in 0..5 + round {
+            heard.recv().await.unwrap();
+        }
         server.kill9();
         answered.extend(chains.join_all().await.into_iter().flatten());
         server.restart();

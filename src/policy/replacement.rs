@@ -63,10 +63,10 @@ pub enum ReplacementRefused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SuccessorExpiryRefused {
     /// It is not in the future.
-    #[error("must lie in the future")]
+    #[error("must lie in the future: name a later time")]
     Past,
     /// It is after the year 9999.
-    #[error("ends after the year 9999")]
+    #[error("ends after the year 9999: name a shorter time")]
     TooFar,
     /// It is later than the old token's.
     #[error(

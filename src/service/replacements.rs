@@ -89,7 +89,8 @@ impl Services {
     ) -> Result<Changed<ReplacedToken>> {
         let id = errors.take(validate::id::<TokenId>("token_id", request.token_id));
         if request.overlap.is_some_and(|overlap| overlap > MAX_OVERLAP) {
-            let text = format!("is longer than {}", duration::in_words(MAX_OVERLAP));
+            let longest = duration::in_words(MAX_OVERLAP);
+            let text = format!("is longer than {longest}, which is the most: name a shorter one");
             errors.add("overlap", "TOO_LONG", text);
         }
         errors.take(scope_ids(request.scopes, &self.in_force()?.catalog));

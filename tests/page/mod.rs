@@ -25,6 +25,7 @@ mod hosts;
 mod mails;
 mod many;
 mod proxies;
+mod replacement;
 mod scripts;
 mod secrets;
 mod sessions;
