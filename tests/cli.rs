@@ -57,6 +57,52 @@ fn a_bearer_reads_and_revokes_its_token_without_a_credential() {
     bearer.run_with(&["token", "self"], &secret).exits(2).tells(&["was deleted"]);
 }
 
+/// Rules 10.2 and 10.3.
+#[test]
+fn a_file_of_tokens_is_imported_and_what_is_refused_is_named_by_its_line() {
+    const DIGEST: &str = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+    let server = Setup::sqlite().start();
+    let shell = Shell::operator(&server);
+    let account = accounts(&shell);
+    let line = |number: usize, kind: &str| {
+        let digest = portcullis::secret::digest(format!("secret {number}").as_bytes());
+        let digest = portcullis::secret::hex(&digest);
+        format!(r#"{{"name":"t{number}","kind":"{kind}","secret_sha256":"sha256:{digest}"}}"#)
+    };
+    let mut lines: Vec<_> = (0..2_500).map(|number| line(number, "read-only")).collect();
+    lines.insert(3, String::new());
+    lines.insert(1_200, line(9_999, "read-write"));
+    lines.insert(2_000, "nothing".to_owned());
+    // That of "password".
+    lines.push(format!(r#"{{"name":"p","kind":"read-only","secret_sha256":"{DIGEST}"}}"#));
+    let file = shell.home().join("tokens.jsonl");
+    fs::write(&file, lines.join("\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let import = ["token", "import", "--account", &account];
+    let checked = shell.run(&[&import[..], &["--dry-run", file]].concat()).exits(1);
+    checked.tells(&["2501 would be imported, 0 there already, 2 refused"]);
+    assert!(!shell.run(&["token", "list"]).exits(0).printed().contains("t7"));
+
+    let imported = shell.run(&[&import[..], &[file]].concat()).exits(1);
+    let imported =
+        imported.tells(&["line 1201: whitelist: ", "line 2001: ", "2 lines were refused"]);
+    imported.tells(&["2501 imported, 0 there already, 2 refused"]);
+    let check = ["check", "--scope", "transactions.read", "--token-file", "-"];
+    shell.run_with(&check, "secret 2499").exits(0);
+    shell.run_with(&check, "password").exits(0);
+    shell.run_with(&check, DIGEST).exits(1);
+
+    // From standard input, and again.
+    let again = shell.run_with(&[&import[..], &["-", "--output", "json"]].concat(), &lines[0]);
+    assert_eq!(
+        again.json(),
+        serde_json::json!({ "imported": 0, "already_existed": 1, "refused": 0 })
+    );
+    shell.run(&[&import[..], &["absent.jsonl"]].concat()).exits(2).tells(&["can't be read"]);
+    let nobody = ["token", "import", "--account", "acc_1", "-"];
+    shell.run_with(&nobody, &lines[0]).exits(1).tells(&["account_id"]);
+}
+
 fn json(shell: &Shell, args: &[&str]) -> Value {
     shell.run(&[args, &["--output", "json"]].concat()).json()
 }

@@ -163,6 +163,11 @@ impl NearCache {
         bucket.slots[slot].load(Ordering::Acquire, &guard).get_shared()
     }
 
+    /// An id with this random half, which alone says where its entry is.
+    pub(super) fn of_half(half: u64) -> TokenId {
+        TokenId(Uuid::from_u64_pair(0, half))
+    }
+
     /// The same for the token that was imported with `digest`, the random half of whose id is `half`.
     pub(super) fn get_imported<'g>(
         &self,
@@ -170,8 +175,7 @@ impl NearCache {
         half: u64,
         guard: &'g Guard,
     ) -> Option<&'g CachedToken> {
-        let place = TokenId(Uuid::from_u64_pair(0, half));
-        self.candidates(place, guard)
+        self.candidates(Self::of_half(half), guard)
             .inspect(|facts| facts.fetch())
             .find(|facts| facts.is_imported_as(digest))
     }

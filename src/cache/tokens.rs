@@ -216,6 +216,16 @@ impl Tokens {
         })
     }
 
+    /// Prefetches the bucket of the near cache that has imported tokens, the random half of whose ids is `half`.
+    pub fn prefetch_imported_bucket(&self, half: u64) {
+        self.near.prefetch_bucket(NearCache::of_half(half));
+    }
+
+    /// Prefetches their entries in a prefetched bucket.
+    pub fn prefetch_imported_entry(&self, half: u64, guard: &Guard) {
+        self.near.prefetch_entry(NearCache::of_half(half), guard);
+    }
+
     /// The same for the token that was imported with `digest`, the random half of whose id is `half`.
     pub fn get_near_imported<'g>(
         &self,

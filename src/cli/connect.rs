@@ -109,6 +109,11 @@ impl Session {
         tokens: TokenServiceClient,
     }
 
+    /// Whether answers are printed as JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// The server's error as this command's failure. What tonic makes up itself when no answer came
     /// is shown as what it is.
     pub(super) fn failure(&self, status: Status) -> Failure {

@@ -36,6 +36,8 @@ pub(super) enum Failure {
         /// Where the credential came from; `None` if there was none.
         credential: Option<String>,
     },
+    /// A part of what was asked for was refused, and named before. How much.
+    Refused(String),
     /// The store could not be opened, or refused.
     Store(String),
     /// The answer could not be written.
@@ -62,6 +64,7 @@ impl Failure {
                 | Code::OutOfRange => REFUSED,
                 _ => NO_ANSWER,
             },
+            Self::Refused(_) => REFUSED,
             _ => NO_ANSWER,
         }
     }
@@ -70,6 +73,7 @@ impl Failure {
     fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) => "USAGE",
+            Self::Refused(_) => "REFUSED",
             Self::NoServer { .. } => "UNAVAILABLE",
             Self::Status { status, .. } => code_name(status.code()),
             Self::Store(_) => "STORE",
@@ -79,9 +83,10 @@ impl Failure {
 
     fn message(&self) -> String {
         match self {
-            Self::Usage(message) | Self::NoServer { message, .. } | Self::Store(message) => {
-                message.clone()
-            }
+            Self::Usage(message)
+            | Self::Refused(message)
+            | Self::NoServer { message, .. }
+            | Self::Store(message) => message.clone(),
             Self::Status { status, .. } if status.message().is_empty() => {
                 format!("the server answered {}", code_name(status.code()))
             }

@@ -14,6 +14,7 @@ mod denials;
 mod doctor;
 mod failure;
 mod flags;
+mod import;
 mod json;
 mod leaks;
 mod openapi;

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::connect::Session;
 use super::failure::Failure;
+use super::import::{self, ImportArgs};
 use super::leaks::{self, ReportLeakedArgs};
 use super::output::{
     clean, fields, note, note_more, note_propagation, parse_time, print, print_secret, table, when,
@@ -51,6 +52,19 @@ enum ManagedCommand {
     ///       --scope transactions.request)
     #[command(verbatim_doc_comment)]
     Create(CreateArgs),
+    /// Import tokens that were issued elsewhere, by the digests of their secrets
+    ///
+    /// FILE has a JSON object on each line, and - is standard input. Lines that are refused are named by their
+    /// number, and the others imported. To go on after an interruption, run the same command again: what is
+    /// imported already is not imported twice.
+    ///
+    /// {"name": "reports", "kind": "read-only", "secret_sha256": "5e88..."}
+    /// {"name": "sync", "kind": "read-write", "whitelist": ["192.0.2.7"], "secret_sha256": "sha256:03ac...",
+    ///  "create_time": "2024-02-01T00:00:00Z", "last_use_time": "2026-01-31T12:00:00Z"}
+    ///
+    /// Each on one line; `scopes` goes with the kind custom, `expire_time` with any.
+    #[command(verbatim_doc_comment)]
+    Import(ImportArgs),
     /// Show one token: what it may do, from where, when it was used, what is planned for it
     Show {
         /// The token's id, such as tok_...
@@ -302,6 +316,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
 async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failure> {
     match command {
         ManagedCommand::Create(args) => create(session, args).await,
+        ManagedCommand::Import(args) => import::run(session, args).await,
         ManagedCommand::Show { token_id } => {
             let answer = get(session, token_id).await?;
             if session.print_json(&answer)? {

@@ -91,12 +91,44 @@ impl<'c> Batch<'c> {
             let id = claimed[place].filter(|&id| tokens.prefetch_entry(id, guard))?;
             Some((id, secret::digest(token(place)?)))
         });
-        let found = digests.map(|digest| {
+        let mut found = digests.map(|digest| {
             let (id, digest) = digest?;
             Some((tokens.get_near(id, guard)?, digest))
         });
+        if !self.context.services.cache.imports.is_empty() {
+            self.find_imported(inputs, &mut found);
+        }
         tokens.record_hits(found.iter().flatten().map(|&(token, _)| token));
         found
+    }
+}
+
+impl<'c> Batch<'c> {
+    /// Adds what the near cache has of imported tokens: their strings name no id. Apart, so that a batch without any
+    /// is not slower.
+    #[inline(never)]
+    fn find_imported(
+        &self,
+        inputs: &[Result<AuthorizeInput<'_>>],
+        found: &mut [Option<(&'c CachedToken, Digest)>; GROUP],
+    ) {
+        let (tokens, guard) = (&self.context.services.cache.tokens, &self.context.guard);
+        let keys: [Option<(Digest, u64)>; GROUP] = array::from_fn(|place| {
+            let input = inputs.get(place)?.as_ref().ok()?;
+            let names_an_id = peek_id(input.token).is_some();
+            let keys = (!names_an_id).then(|| self.context.services.imported_keys(input.presented));
+            // The string as it is: one behind a prefix is found without a prefetch.
+            keys?.first().copied().inspect(|&(_, half)| tokens.prefetch_imported_bucket(half))
+        });
+        for &(_, half) in keys.iter().flatten() {
+            tokens.prefetch_imported_entry(half, guard);
+        }
+        for (found, key) in found.iter_mut().zip(keys) {
+            let near = key.and_then(|(digest, half)| {
+                Some((tokens.get_near_imported(&digest, half, guard)?, digest))
+            });
+            *found = found.take().or(near);
+        }
     }
 }
 
