@@ -199,6 +199,7 @@ fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<St
     let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
     // An item's error speaks of the item's own fields.
     let field = fault.field.trim_start_matches("requests.").trim_start_matches("request.");
+    let field = field.trim_start_matches("tokens.");
     let allowed = |&&(end, of, what, _): &&(&str, &str, &str, Code)| {
         method.name().ends_with(end)
             && of == field
