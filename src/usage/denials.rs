@@ -301,7 +301,8 @@ mod tests {
         for number in 0..20_000 {
             assert_eq!(denials.note(denied(1, 1, number, 1_000), String::new), 0);
         }
-        denials.note(denied(2, 2, 1, 1_000), String::new);
+        // Of a token with a budget of its own.
+        denials.note(denied(2 << 8, 2, 1, 1_000), String::new);
         let (rows, rests) = denials.take();
         let flooded: Vec<_> =
             rows.iter().filter(|row| row.account_id.0 == Uuid::from_u128(1)).cloned().collect();

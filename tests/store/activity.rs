@@ -224,7 +224,9 @@ async fn what_was_seen_is_erased_when_the_account_is_closed(f: Fixture) {
     }
     s.store.delete_token(&ctx(7), tokens[0], None).await.unwrap();
     s.store.close_account(&ctx(8), s.account, "acme").await.unwrap().unwrap();
-    while s.store.continue_closure(&ctx(9), 10).await.unwrap().is_some() {}
+    while s.store.continue_closure(&ctx(9), None, 10).await.unwrap().unwrap().more {}
+    assert!(s.store.erase_activity(s.account, None, 10).await.unwrap().is_some());
+    assert!(s.store.complete_closure(&ctx(9), s.account).await.unwrap());
     // What a replica has still to write comes too late.
     s.record(&[used(tokens[1], "10.0.0.2", 7, 7)]).await;
     for id in tokens {

@@ -144,7 +144,7 @@ fn gateways_are_served_where_it_is_said_and_with_dev() {
     for (flag, value, part) in [
         ("--gateway-listen", "0.0.0.0:1", "other hosts reach 0.0.0.0"),
         ("--gateway-listen", "8081", "is not an address and a port"),
-        ("--gateway-listen", "unix:p", "--gateway-listen: unix:p is no Unix socket"),
+        ("--gateway-listen", "unix:p", "--gateway-listen: \"unix:p\" is no Unix socket"),
         ("--gateway-listen", "unix:/p,unix:/p", "is named twice"),
         ("--gateway-url", "pdp.example", "write https:// and a host"),
         ("--gateway-url", "ftp://pdp.example", "write https:// and a host"),
