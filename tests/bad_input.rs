@@ -55,16 +55,21 @@ const ALLOWED: &[(&str, &str, &str, Code)] = &[
     // A token need not end by itself.
     ("CreateToken", "expire_time", "left out", Code::Ok),
     ("CreateToken", "ttl", "left out", Code::Ok),
-    // A filter that is not set.
-    ("ListTokens", "account_id", "empty", Code::Ok),
-    ("ListPendingActions", "account_id", "empty", Code::Ok),
-    ("ListPendingActions", "token_id", "empty", Code::Ok),
-    ("ListPendingActions", "type", "unspecified", Code::Ok),
+    ("ImportTokens", "whitelist", "left out", Code::Ok),
+    ("ImportTokens", "create_time", "left out", Code::Ok),
+    ("ImportTokens", "last_use_time", "left out", Code::Ok),
+    ("ImportTokens", "expire_time", "left out", Code::Ok),
+    // A successor is like its predecessor.
     ("ReplaceToken", "overlap", "left out", Code::Ok),
     ("ReplaceToken", "scopes", "left out", Code::Ok),
     ("ReplaceToken", "whitelist", "left out", Code::Ok),
     ("ReplaceToken", "expire_time", "left out", Code::Ok),
     ("ReplaceToken", "ttl", "left out", Code::Ok),
+    // A filter that is not set.
+    ("ListTokens", "account_id", "empty", Code::Ok),
+    ("ListPendingActions", "account_id", "empty", Code::Ok),
+    ("ListPendingActions", "token_id", "empty", Code::Ok),
+    ("ListPendingActions", "type", "unspecified", Code::Ok),
     ("ListPendingActions", "effective_before", "left out", Code::Ok),
     ("PreviewLifecycle", "account_id", "empty", Code::Ok),
     ("ListDenials", "account_id", "empty", Code::Ok),
@@ -86,6 +91,7 @@ const ALLOWED: &[(&str, &str, &str, Code)] = &[
     // However often an entry is named, it is one.
     ("CreateToken", "whitelist", "10,000 times the same", Code::Ok),
     ("ReplaceToken", "whitelist", "10,000 times the same", Code::Ok),
+    ("ImportTokens", "whitelist", "10,000 times the same", Code::Ok),
     ("ManageWhitelist", "add", "10,000 times the same", Code::Ok),
     ("ManageWhitelist", "replace.entries", "10,000 times the same", Code::Ok),
     ("ManageWhitelist", "remove", "10,000 times the same", Code::Ok),
@@ -194,12 +200,17 @@ fn blamed(status: &Status) -> Vec<String> {
     violations.iter().map(|violation| name(&violation.field)).collect()
 }
 
+/// A field, without the name of the list whose item it is a field of.
+fn of_item(field: &str) -> &str {
+    let lists = ["requests.", "request.", "tokens."];
+    lists.iter().find_map(|list| field.strip_prefix(list)).unwrap_or(field)
+}
+
 /// What is wrong with an answer; nothing where it is as it must be.
 fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<String> {
     let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
     // An item's error speaks of the item's own fields.
-    let field = fault.field.trim_start_matches("requests.").trim_start_matches("request.");
-    let field = field.trim_start_matches("tokens.");
+    let field = of_item(&fault.field);
     let allowed = |&&(end, of, what, _): &&(&str, &str, &str, Code)| {
         method.name().ends_with(end)
             && of == field
@@ -227,7 +238,7 @@ fn judge(method: &MethodDescriptor, fault: &Fault, answer: &Answer) -> Option<St
     let blamed = blamed(status);
     // Of a oneof, nothing tells which member was meant.
     let names = |blamed: &String| {
-        let blamed = blamed.trim_start_matches("requests.").trim_start_matches("request.");
+        let blamed = of_item(blamed);
         blamed == field || blamed == "operation" && ["scope", "http", "token"].contains(&field)
     };
     let named = field.is_empty() || blamed.iter().any(names);
