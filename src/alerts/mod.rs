@@ -4,7 +4,7 @@
 //! # Invariants
 //! - Nothing is read from the store before the signature of a request is verified.
 //! - Requests without a valid signature have one answer, whatever is wrong with them; no answer contains a secret.
-//! - Strangers can make this keep [`PLACES`] bodies of [`MAX_BODY`] bytes for [`ARRIVAL`], and cause one reading of the keys
+//! - Strangers can make this keep `PLACES` bodies of `MAX_BODY` bytes for `ARRIVAL`, and cause one reading of the keys
 //!   in five minutes.
 //!
 //! Rules: docs/policy.md, 11.56 to 11.59.

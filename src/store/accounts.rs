@@ -74,7 +74,7 @@ pub trait AccountStore {
     ) -> Result<Option<ClosureStep>>;
 
     /// Marks the closure of an account as complete, once its tokens are deleted and its mails withdrawn, and
-    /// [`ActivityStore::erase_addresses`](super::ActivityStore::erase_addresses) is done. `false` where something is left.
+    /// [`ActivityStore::erase_activity`](super::ActivityStore::erase_activity) is done. `false` where something is left.
     async fn complete_closure(&self, ctx: &Context, id: AccountId) -> Result<bool>;
 
     /// Replaces an account's admins; refused for a closed account. Who joins gets a notice of
