@@ -1,4 +1,4 @@
-//! Clients in other languages, generated from `proto/`, live through the same story on both stores.
+//! Clients in other languages, generated from `proto/`, live through the same stories on both stores.
 
 use std::process::Command;
 
@@ -9,46 +9,63 @@ use portcullis::grpc::proto::TokenKind;
 
 #[tokio::test]
 async fn python_on_sqlite() {
-    tell(python(), &Setup::sqlite().start()).await;
+    run_on(python("story.py"), &Setup::sqlite().start()).await;
 }
 
 #[tokio::test]
 async fn python_on_postgres() {
-    tell(python(), &Setup::postgres(&postgres::database()).start()).await;
+    run_on(python("story.py"), &Setup::postgres(&postgres::database()).start()).await;
 }
 
 #[tokio::test]
 async fn node_on_sqlite() {
-    tell(node(), &Setup::sqlite().start()).await;
+    run_on(node("story.js"), &Setup::sqlite().start()).await;
 }
 
 #[tokio::test]
 async fn node_on_postgres() {
-    tell(node(), &Setup::postgres(&postgres::database()).start()).await;
+    run_on(node("story.js"), &Setup::postgres(&postgres::database()).start()).await;
 }
 
-fn python() -> Command {
+#[tokio::test]
+async fn python_adopts_tokens_on_two_replicas() {
+    run_on_two_replicas(python("adoption.py")).await;
+}
+
+#[tokio::test]
+async fn node_adopts_tokens_on_two_replicas() {
+    run_on_two_replicas(node("adoption.js")).await;
+}
+
+async fn run_on_two_replicas(mut story: Command) {
+    let database = postgres::database();
+    let (one, other) = (Setup::postgres(&database).start(), Setup::postgres(&database).start());
+    run(story.args([&one, &other].map(|server| server.grpc().to_string())), &one);
+}
+
+fn python(file: &str) -> Command {
     let mut command = tools::python();
-    command.arg(tools::source("tests/clients/python/story.py"));
+    command.arg(tools::source(&format!("tests/clients/python/{file}")));
     command
 }
 
-fn node() -> Command {
+fn node(file: &str) -> Command {
     let mut command = tools::node();
-    command.arg(tools::source("tests/clients/node/story.js"));
+    command.arg(tools::source(&format!("tests/clients/node/{file}")));
     command
 }
 
-/// Tells a story to `server`. It prints what held, and its last line says that all of it did.
-async fn tell(mut story: Command, server: &Server) {
-    let told = tools::succeed(
-        story
-            .arg(server.grpc().to_string())
-            .env("TEST_CREDENTIAL", server.operator())
-            .env("TEST_UNKNOWN_TOKEN", unknown_token().await),
-    );
-    println!("{told}");
-    assert!(told.ends_with("the whole story held\n"), "the story broke off:\n{told}");
+/// Runs the story of a few tokens on `server`.
+async fn run_on(mut story: Command, server: &Server) {
+    let story = story.arg(server.grpc().to_string());
+    run(story.env("TEST_UNKNOWN_TOKEN", unknown_token().await), server);
+}
+
+/// Runs a story. It prints what held, and its last line says that all of it did.
+fn run(story: &mut Command, server: &Server) {
+    let printed = tools::succeed(story.env("TEST_CREDENTIAL", server.operator()));
+    println!("{printed}");
+    assert!(printed.ends_with("the whole story held\n"), "the story broke off:\n{printed}");
 }
 
 /// The secret of a token that another server made.

@@ -138,7 +138,7 @@ impl CachedToken {
             .noted
             .iter()
             .position(|noted| noted.load(Ordering::Relaxed) >> 48 == u64::from(scope.0))
-            .unwrap_or(usize::from(scope.0) % SCOPES);
+            .unwrap_or_else(|| self.oldest_place());
         let (noted, counter) = (self.noted[place].load(Ordering::Relaxed), &self.counts[place]);
         let (same, time) = (noted >> 48 == u64::from(scope.0), noted & TIME);
         let day_start = now - now % DAY_MILLIS;
@@ -150,6 +150,12 @@ impl CachedToken {
         self.noted[place].store(u64::from(scope.0) << 48 | now, Ordering::Relaxed);
         counter.add(busy);
         Some(collected(noted, count))
+    }
+
+    /// The place that is free, or was noted longest ago: scopes displace each other only where more are in use.
+    fn oldest_place(&self) -> usize {
+        let time = |&place: &usize| self.noted[place].load(Ordering::Relaxed) & TIME;
+        (0..SCOPES).min_by_key(time).unwrap_or(0)
     }
 
     /// Whether `mark` is the last noted address, noted less than `grain` microseconds before.
@@ -243,15 +249,16 @@ mod tests {
         let at = |scope, seconds: i64| {
             known.count_use(ScopeId(scope), Timestamp(seconds * 1_000_000), MINUTE, &busy).is_some()
         };
-        // Scopes 1 and 5 share a place; 0 looks like a place that is empty.
+        // 0 looks like a place that is empty.
         for scope in [0, 1, 65_535] {
             assert!(at(scope, 1_000), "{scope}: the first use");
             assert!(!at(scope, 1_059), "{scope}: within the grain");
             assert!(at(scope, 1_060), "{scope}: after it");
             assert!(!at(scope, 1_060), "{scope}: at the same time");
         }
-        assert!(at(5, 1_061) && at(1, 1_062), "two scopes in turn");
-        assert!(at(1, 900), "a clock that was set back");
+        assert!(at(5, 1_061) && !at(1, 1_062), "there is a place for each of four scopes");
+        assert!(at(9, 1_063) && at(0, 1_064), "of five, the one noted longest ago gives way");
+        assert!(at(9, 900), "a clock that was set back");
         let midnight = 86_400;
         assert!(at(2, midnight - 1) && at(2, midnight), "another day");
     }
@@ -264,16 +271,19 @@ mod tests {
             *counts.entry((collected.day, collected.scope_id.0)).or_insert(0) += collected.count;
         };
         let midnight = 86_400;
-        // Scopes 1 and 5 share a place.
-        let uses = [(1, -3), (1, -2), (5, -2), (1, -1), (2, -1), (1, 0), (1, 1), (2, 1), (2, 2)];
+        // More scopes than places.
+        let uses = [(1, -3), (1, -2), (5, -2), (1, -1), (2, -1), (7, -1), (9, -1)]
+            .into_iter()
+            .chain([(1, 0), (1, 1), (2, 1), (2, 2)]);
         for (scope, seconds) in uses {
             let now = Timestamp((midnight + seconds) * 1_000_000);
             known.count_use(ScopeId(scope), now, MINUTE, &busy).flatten().map(&mut keep);
         }
         known.collect(&busy).for_each(|(_, collected)| keep(collected));
         assert_eq!(known.collect(&busy).count(), 0);
-        let wanted = [((0, 1), 3), ((0, 2), 1), ((0, 5), 1), ((1, 1), 2), ((1, 2), 2)];
-        assert_eq!(counts, wanted.into());
+        let first = [((0, 1), 3), ((0, 2), 1), ((0, 5), 1), ((0, 7), 1), ((0, 9), 1)];
+        let wanted = first.into_iter().chain([((1, 1), 2), ((1, 2), 2)]).collect();
+        assert_eq!(counts, wanted);
     }
 
     #[test]

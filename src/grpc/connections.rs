@@ -51,7 +51,7 @@ const MESSAGES: Bound = Bound { all: 64 << 20, address: 16 << 20, connection: 8 
 /// The same of small ones.
 const SMALL_MESSAGES: Bound = Bound { all: 32 << 20, address: 8 << 20, connection: 4 << 20 };
 /// Bytes of large answers that the client has not read yet.
-const ANSWERS: Bound = Bound { all: 128 << 20, address: 16 << 20, connection: 12 << 20 };
+const ANSWERS: Bound = Bound { all: 128 << 20, address: 24 << 20, connection: 24 << 20 };
 /// Calls without a credential that have to wait, or watch the health of the server.
 const STRANGERS_CALLS: Bound = Bound { all: 2_048, address: 1_024, connection: 32 };
 /// How often within the idle time it is looked whether a connection was used.

@@ -22,6 +22,7 @@ const SERVICES = {
   AccountService: 'account_service',
   CatalogService: 'catalog_service',
   CredentialService: 'credential_service',
+  SelfService: 'self_service',
 };
 
 const v1 = grpc.loadPackageDefinition(
@@ -515,11 +516,15 @@ async function main(address) {
   for (const caller of callers) caller.close();
 }
 
-main(process.argv[2]).then(
-  () => console.log('the whole story held'),
-  (fault) => {
-    console.log(`VIOLATED  ${fault.message}`);
-    console.error(fault);
-    process.exit(1);
-  },
-);
+module.exports = { CODE, Caller, held, refused };
+
+if (require.main === module) {
+  main(process.argv[2]).then(
+    () => console.log('the whole story held'),
+    (error) => {
+      console.log(`VIOLATED  ${error.message}`);
+      console.error(error);
+      process.exit(1);
+    },
+  );
+}

@@ -80,6 +80,7 @@ class Caller:
             MODULES["account_service_grpc"].AccountServiceStub(channel),
             MODULES["catalog_service_grpc"].CatalogServiceStub(channel),
             MODULES["credential_service_grpc"].CredentialServiceStub(channel),
+            MODULES["self_service_grpc"].SelfServiceStub(channel),
         ]
 
     def __getattr__(self, call):
@@ -553,7 +554,7 @@ def main(address):
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
-    except (Violation, grpc.RpcError) as fault:
-        print(f"VIOLATED  {fault}", flush=True)
+    except (Violation, grpc.RpcError) as error:
+        print(f"VIOLATED  {error}", flush=True)
         raise
     print("the whole story held", flush=True)
