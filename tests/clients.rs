@@ -39,7 +39,8 @@ async fn node_adopts_tokens_on_two_replicas() {
 
 async fn run_on_two_replicas(mut story: Command) {
     let database = postgres::database();
-    let (one, other) = (Setup::postgres(&database).start(), Setup::postgres(&database).start());
+    let one = Setup::postgres(&database).start();
+    let other = Setup::postgres(&database).operator(one.operator()).start();
     run(story.args([&one, &other].map(|server| server.grpc().to_string())), &one);
 }
 

@@ -42,12 +42,13 @@ pub(super) fn watch(files: &TlsFiles, clock: Arc<Clock>, stop: &CancellationToke
     if let Some(path) = &files.client_ca {
         certificates.extend(read("tls-client-ca", path));
     }
+    let warn = move || certificates.iter().for_each(|certificate| certificate.warn(clock.now()));
+    warn();
     shutdown::spawn_essential("certificates", stop.clone(), {
         let stop = stop.clone();
         async move {
-            while !stop.is_cancelled() {
-                certificates.iter().for_each(|certificate| certificate.warn(clock.now()));
-                stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
+            while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+                warn();
             }
         }
     });

@@ -205,8 +205,9 @@ async fn a_closed_account_is_restricted_at_once_and_loses_its_tokens_step_by_ste
     let restriction = AccountRestriction::Closed { at: Timestamp(7) };
     assert_eq!(closed.restriction(), Some(restriction));
     assert_eq!(f.position().await, before + 2, "however many tokens there are");
-    let revoked = &f.events().await[1];
-    assert_eq!(revoked.action.as_str(), "credential.revoke", "which a replica follows by itself");
+    let events = f.events().await;
+    let revoked = events.iter().filter(|event| event.action.as_str() == "credential.revoke");
+    assert_eq!(revoked.count(), 1, "which a replica follows by itself");
     let (event, change) = f.last().await;
     assert_eq!(
         (event.action.as_str(), change.touched),

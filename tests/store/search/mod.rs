@@ -274,13 +274,13 @@ async fn thousands_are_found_page_by_page(f: Fixture) {
              INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, \
                 whitelist_version, create_time) \
              SELECT unhex(printf('%032x', i)), $1, 'token ' || (i * 7919 % 3001), 'READ_ONLY', \
-                zeroblob(32), 'any', 1, i / 2 FROM n"
+                unhex(printf('%064x', i)), 'any', 1, i / 2 FROM n"
         }
         Place::Postgres(_) => {
             "INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, \
                 whitelist_version, create_time) \
              SELECT lpad(to_hex(i), 32, '0')::uuid, $1, 'token ' || (i * 7919 % 3001), 'READ_ONLY', \
-                decode(repeat('00', 32), 'hex'), 'any', 1, i / 2 FROM generate_series(1, 3000) i"
+                decode(lpad(to_hex(i), 64, '0'), 'hex'), 'any', 1, i / 2 FROM generate_series(1, 3000) i"
         }
     };
     f.execute(fill, &[account.0]).await.unwrap();
