@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use prost::Message as _;
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -203,7 +204,13 @@ fn token(line: &[u8]) -> Result<proto::ImportToken, String> {
     let line: JsonToken = serde_json::from_slice(line).map_err(|error| {
         // Without the place of the error, which names line 1 each time.
         let text = error.to_string();
-        text.split(" at line ").next().unwrap_or_default().to_owned()
+        let text = text.split(" at line ").next().unwrap_or_default();
+        match error.classify() {
+            Category::Syntax | Category::Eof => {
+                format!("is not a JSON object: {text}, at column {}", error.column())
+            }
+            Category::Data | Category::Io => text.to_owned(),
+        }
     })?;
     let time = |field: &str, text: Option<String>| {
         text.map(|text| parse_time(&text).map_err(|error| format!("{field}: {error}"))).transpose()
@@ -421,7 +428,8 @@ mod tests {
         let digest = |text: &str| with(&format!(r#","secret_sha256":"{text}""#));
         let sound = digest(DIGEST);
         for (line, error) in [
-            ("{".to_owned(), "EOF"),
+            ("{".to_owned(), "is not a JSON object: EOF"),
+            ("not json".to_owned(), "is not a JSON object: expected ident, at column 2"),
             ("[]".to_owned(), "invalid"),
             (with(""), "missing field `secret_sha256`"),
             (sound.replace("kind", "whitelists\":[],\"kind"), "unknown field `whitelists`"),

@@ -299,10 +299,10 @@ mod tests {
     fn a_flood_is_counted_and_takes_its_share_only() {
         let denials = Denials::default();
         for number in 0..20_000 {
-            assert_eq!(denials.note(denied(1, 1, number, 1_000), String::new), 0);
+            assert_eq!(denials.note(denied(1, 1, number, 5_000_000), String::new), 0);
         }
         // Of a token with a budget of its own.
-        denials.note(denied(2 << 8, 2, 1, 1_000), String::new);
+        denials.note(denied(2 << 8, 2, 1, 5_000_000), String::new);
         let (rows, rests) = denials.take();
         let flooded: Vec<_> =
             rows.iter().filter(|row| row.account_id.0 == Uuid::from_u128(1)).cloned().collect();
