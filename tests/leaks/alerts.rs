@@ -19,6 +19,7 @@ use crate::support::http::{Answer, Http};
 use crate::support::server::{Server, Setup};
 use crate::support::smtp::Sink;
 use crate::support::tls::Authority;
+use crate::support::wait;
 
 const PATH: &str = "/secret-scanning/alerts";
 const ID: &str = "github-public-key-identifier";
@@ -238,7 +239,8 @@ fn keys_that_cannot_be_read_are_asked_for_once_and_the_publisher_may_try_again()
         publisher.send(&mut http, "[]").says(503);
         assert_eq!(published.requests(), 1, "{status}");
         post(&mut http, &[], "[]").says(403);
-        assert!(server.log().contains("the keys of leak alerts can't be read"));
+        let unread = "the keys of leak alerts can't be read";
+        wait::until(|| server.log(), |log| log.contains(unread));
         let sample = "portcullis_leak_key_fetches_total{outcome=\"failed\"}";
         assert_eq!(server.metric(sample), Some(1));
     }
