@@ -64,7 +64,7 @@ impl Keyring {
         let is_due = last.is_none_or(|last| last.began.elapsed() >= self.interval);
         if is_due {
             let began = Stopwatch::start();
-            // Whoever asked may go away meanwhile: the reading counts all the same.
+            // The caller may go away meanwhile: the reading counts all the same.
             *last = Some(Reading { began, failed: true });
             let failed = !self.read().await;
             *last = Some(Reading { began, failed });

@@ -13,7 +13,7 @@
 //!   imported into a running server have eight layers, and after its next start one.
 //! - *Size*: 20.2 bits for each token that a layer has room for. That is at most 61 bits a token, just after a layer was
 //!   added, and 30 after a start.
-//! - *Following*: an import is one change. Whoever follows it reads the tokens behind the last position that it has read
+//! - *Following*: an import is one change. A replica that follows it reads the tokens behind the last position that it has read
 //!   ([`ImportPosition`]), and adds them, before the change counts as applied: as with every other fact, an import that
 //!   was answered is in the filter of every replica that may decide.
 //! - *Closed*: while something that was imported may be missing here ([`Imports::mark_incomplete`]), the filter says of

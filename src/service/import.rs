@@ -62,7 +62,7 @@ pub struct Imported {
     pub results: Vec<Result<ImportedToken>>,
     /// The catalogue in force.
     pub in_force: Arc<ActiveCatalog>,
-    /// What pending actions are told with.
+    /// What pending actions are explained with.
     pub outlook: LifecycleView,
     /// How far the import has propagated; `None` where nothing was imported, nor found to be.
     pub propagation: Option<Propagation>,

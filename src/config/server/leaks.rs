@@ -100,7 +100,7 @@ impl LeakArgs {
 
     fn url(&self, text: &str, errors: &mut ConfigErrors) -> Option<LeakKeys> {
         let url = Url::parse(text.trim()).ok().filter(|url| {
-            // Whoever can change what crosses the network could sign alerts.
+            // An attacker who can change what crosses the network could sign alerts.
             let local = match url.host() {
                 Some(Host::Domain(name)) => name == "localhost",
                 Some(Host::Ipv4(ip)) => ip.is_loopback(),

@@ -49,7 +49,7 @@ pub(super) async fn events(
         query.push(" AND account_id = ").push_bind(id.0);
     }
     if let Some(id) = filter.token_id {
-        // One event tells of all tokens that a call imported.
+        // One event names all tokens that a call imported.
         query.push(" AND (token_id = ").push_bind(id.0);
         query.push(" OR position = (SELECT import_revision FROM token WHERE token_id = ");
         query.push_bind(id.0).push("))");

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - How many rows a token and an account get in an hour is bounded. What goes beyond is counted in a row of the token,
-//!   or of the account: nothing is lost, whoever denies how much.
+//!   or of the account: nothing is lost, however much is denied.
 //! - The rows of the tokens are locked first, in one order, as in `activity`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
