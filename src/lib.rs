@@ -52,7 +52,8 @@
 //! - A denial is a value. An error means that no decision was reached, and its caller must deny.
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
 //!   before it, on any replica; one whose lease ran out decides nothing.
-//! - A decision on a token in the near cache waits for nothing, takes no lock and changes no thread.
+//! - A decision on a token in the near cache waits for nothing and changes no thread. The one lock that it may take, to
+//!   note a use or a denial, is taken for a moment, and rarely.
 //! - A change is one transaction with its audit event and its change record.
 //! - A page changes nothing but what a form of a live session asks for; what people chose is text there.
 //! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that

@@ -14,7 +14,7 @@
 //! # Invariants
 //! - Memory follows a change before the change is answered.
 //! - Where the outcome of a commit is unknown, a task finds it out and makes memory follow then. Until that, decisions
-//!   rest on what was before: the caller was not answered that anything changed.
+//!   rest on what was before: no answer has said that anything changed.
 //! - A write is in flight until memory follows it, so that no revision is said to be applied before it is (rule 6.12 of
 //!   docs/policy.md).
 //! - A write never waits for another one here: the store puts them in order.

@@ -6,7 +6,7 @@
 -- Foreign keys take locks on tables that decisions and changes use: a start does not hold them up.
 SET LOCAL lock_timeout = '3s';
 
--- One row: since when this is recorded. What nothing was seen of before says nothing.
+-- One row: since when this is recorded. What is missing before that was not observed.
 CREATE TABLE activity_record (
     id         BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
     start_time BIGINT NOT NULL
@@ -56,7 +56,7 @@ CREATE TABLE denial (
     address    TEXT   NOT NULL,
     -- The required scope; -1 where the checks did not get that far.
     scope_id   INTEGER NOT NULL CHECK (scope_id BETWEEN -1 AND 65535),
-    -- Method and path of the first request whose path told no scope; empty elsewhere.
+    -- Method and path of the first request whose path matched no scope; empty elsewhere.
     operation  TEXT   NOT NULL,
     count      BIGINT NOT NULL CHECK (count > 0),
     first_time BIGINT NOT NULL,

@@ -4,8 +4,8 @@
 -- Decisions and changes read these tables: a start does not hold them up behind a long reading, such as a dump.
 SET LOCAL lock_timeout = '3s';
 
--- Whose a reported secret is: reports may have nothing but its digest. Before the table is changed: while an index is
--- built, decisions can still read it.
+-- To look up the token of a reported secret: a report may have only its digest. Before the table is changed: while an
+-- index is built, decisions can still read it.
 CREATE UNIQUE INDEX token_digest ON token (digest);
 
 -- 1 where `delete_time` is when it was revoked because its secret was reported as leaked. Earlier programs read such a

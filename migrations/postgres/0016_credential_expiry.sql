@@ -1,5 +1,5 @@
--- From when on a credential is refused, and when it was last used. migrations/sqlite/0016_credential_expiry.sql says the same: change both
--- or none, but for what is about replicas.
+-- When a credential expires, and when it was last used. migrations/sqlite/0016_credential_expiry.sql says the same:
+-- change both or none, but for what is about replicas.
 
 -- Calls read this table: a start does not hold them up behind a long reading, such as a dump.
 SET LOCAL lock_timeout = '3s';

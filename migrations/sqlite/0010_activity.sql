@@ -3,7 +3,7 @@
 --
 -- Nothing here decides anything. Addresses are personal data: each table is purged after its time.
 
--- One row: since when this is recorded. What nothing was seen of before says nothing.
+-- One row: since when this is recorded. What is missing before that was not observed.
 CREATE TABLE activity_record (
     id         INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     start_time INTEGER NOT NULL
@@ -53,7 +53,7 @@ CREATE TABLE denial (
     address    TEXT    NOT NULL,
     -- The required scope; -1 where the checks did not get that far.
     scope_id   INTEGER NOT NULL CHECK (scope_id BETWEEN -1 AND 65535),
-    -- Method and path of the first request whose path told no scope; empty elsewhere.
+    -- Method and path of the first request whose path matched no scope; empty elsewhere.
     operation  TEXT    NOT NULL,
     count      INTEGER NOT NULL CHECK (count > 0),
     first_time INTEGER NOT NULL,

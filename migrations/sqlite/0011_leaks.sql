@@ -5,7 +5,7 @@
 -- token as deleted.
 ALTER TABLE token ADD COLUMN leaked INTEGER NOT NULL DEFAULT 0
     CHECK (leaked IN (0, 1) AND (leaked = 0 OR delete_time IS NOT NULL));
--- Whose a reported secret is: reports may have nothing but its digest.
+-- To look up the token of a reported secret: a report may have only its digest.
 CREATE UNIQUE INDEX token_digest ON token (digest);
 
 -- A constraint can't be replaced here, so the table is made again. Which kinds of mail there are is for the program to

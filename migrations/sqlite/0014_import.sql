@@ -21,7 +21,7 @@ CREATE TABLE retired_digest (
     CHECK (delete_time IS NOT NULL OR expire_time IS NOT NULL)
 ) STRICT;
 
--- What has to be read again may be which tokens are imported. SQLite changes no constraint: the table is made anew.
+-- What has to be read again may be which tokens are imported. SQLite changes no constraint: the table is made again.
 CREATE TABLE change_new (
     position INTEGER NOT NULL PRIMARY KEY CHECK (position > 0),
     time     INTEGER NOT NULL,

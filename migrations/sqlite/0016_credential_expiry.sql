@@ -1,5 +1,5 @@
--- From when on a credential is refused, and when it was last used. migrations/postgres/0016_credential_expiry.sql says the same: change both
--- or none, but for what is about replicas.
+-- When a credential expires, and when it was last used. migrations/postgres/0016_credential_expiry.sql says the same:
+-- change both or none, but for what is about replicas.
 
 -- By the store's time; NULL where it does not end by itself. Only ever brought nearer.
 ALTER TABLE credential ADD COLUMN expire_time INTEGER;

@@ -1,5 +1,5 @@
-//! The keys that are known, and when they are read again: where a key is not known, and never more often than once in
-//! [`INTERVAL`], whatever the number of requests, the cause and the outcome.
+//! The keys that are known. They are read again where a request names an unknown key, and at most once in
+//! [`INTERVAL`], however many such requests there are and whether or not the reading succeeds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Keyring {
         Self { source, interval, keys, last, metrics }
     }
 
-    /// The key with this identifier. Of those who wait for one that is not known, one reads the keys for all.
+    /// The key with this identifier. Where requests wait for keys that are not known, one of them reads for all.
     pub(super) async fn find(&self, id: &str) -> Found {
         if let Some(key) = self.keys.load().get(id) {
             return Found::Key(key);
@@ -140,7 +140,7 @@ mod tests {
         write(&path, &["c"]);
         assert!(matches!(short.find("b").await, Found::Key(_)), "known, so nothing is read");
         assert!(matches!(short.find("c").await, Found::Key(_)));
-        assert!(matches!(short.find("b").await, Found::Unknown), "the publisher has it no more");
+        assert!(matches!(short.find("b").await, Found::Unknown), "the publisher no longer has it");
         // What can't be read leaves what is known.
         std::fs::write(&path, "{").unwrap();
         assert!(matches!(short.find("d").await, Found::NotReadable));

@@ -1,4 +1,5 @@
-//! The public keys of a publisher of alerts, as GitHub publishes them, and what they verify: ECDSA on P-256 with SHA-256.
+//! The public keys of a publisher of alerts, as GitHub publishes them, and what they verify: ECDSA on P-256 with
+//! SHA-256.
 
 use std::collections::HashMap;
 
@@ -40,8 +41,8 @@ pub enum InvalidKeys {
 }
 
 impl PublisherKeys {
-    /// Reads `{"public_keys": [{"key_identifier", "key", "is_current"}]}`. Keys that are not current, or of another kind,
-    /// are left out: a publisher may have such keys for others. Rule 11.57 of docs/policy.md.
+    /// Reads `{"public_keys": [{"key_identifier", "key", "is_current"}]}`. Keys that are not current, or of another
+    /// kind, are left out: a publisher may have such keys for others. Rule 11.57 of docs/policy.md.
     ///
     /// # Errors
     /// There is no usable key.

@@ -4,8 +4,8 @@
 //! # Invariants
 //! - Nothing is read from the store before the signature of a request is verified.
 //! - Requests without a valid signature have one answer, whatever is wrong with them; no answer contains a secret.
-//! - Strangers can make this keep `PLACES` bodies of `MAX_BODY` bytes for `ARRIVAL`, and cause one reading of the keys
-//!   in five minutes.
+//! - Strangers can make this keep `PLACES` bodies of `MAX_BODY` bytes, each for `ARRIVAL` and one reading of the keys,
+//!   and cause one such reading in five minutes.
 //!
 //! Rules: docs/policy.md, 11.56 to 11.59.
 
@@ -70,7 +70,7 @@ pub struct Settings {
     pub proxies: TrustedProxies,
 }
 
-/// Where the publisher's keys are.
+/// A place that the publisher's keys are read from.
 #[derive(Debug)]
 pub enum KeyLocation {
     /// In a file.
@@ -103,7 +103,7 @@ enum Refusal {
     Unsigned,
     /// The keys can't be read, and the one that it is signed with is not known.
     NoKeys,
-    /// It is signed, and is no list of alerts.
+    /// It is signed, but is not a list of alerts.
     Malformed(&'static str),
     /// It is not known whether everything is revoked everywhere.
     Failed(Error),
@@ -143,7 +143,7 @@ impl Alerts {
         })
     }
 
-    /// Carries the alerts of a request out. Rule 11.56 of docs/policy.md.
+    /// Carries out the alerts of a request. Rule 11.56 of docs/policy.md.
     async fn receive(&self, request: Request) -> Result<Response, Refusal> {
         let from = self.client(&request);
         let place = self.places.take(from, 1).ok_or(Refusal::Overloaded)?;
@@ -194,8 +194,7 @@ impl Alerts {
     fn client(&self, request: &Request) -> IpAddr {
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.canonical().ip());
         let lines = request.headers().get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-        let client = self.client_source.client_address(peer, lines).or(peer);
-        client.unwrap_or(IpAddr::from([0, 0, 0, 0]))
+        self.client_source.client_or_peer(peer.unwrap_or(IpAddr::from([0, 0, 0, 0])), lines)
     }
 
     /// The key's identifier and the signature; `None` where either is missing, there twice or malformed.
@@ -257,7 +256,7 @@ fn alerts(body: &[u8]) -> Result<Vec<Alert>, &'static str> {
         })
     };
     let alerts: Option<Vec<_>> = items.iter().map(alert).collect();
-    alerts.ok_or("An item of the array is no object with a \"token\".")
+    alerts.ok_or("An item of the array is not an object with a \"token\".")
 }
 
 /// What the publisher learns of each token: whether it was one, by its digest. Rule 11.58 of docs/policy.md.

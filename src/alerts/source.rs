@@ -24,7 +24,7 @@ const MAX_DOCUMENT: usize = 256 << 10;
 /// How long reading it may take in all.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the keys come from.
+/// A place that keys are read from.
 #[derive(Debug)]
 pub(super) enum KeySource {
     File(PathBuf),
@@ -95,8 +95,8 @@ fn too_large() -> String {
 }
 
 impl KeyUrl {
-    /// The document, in one request on a connection of its own. No redirect is followed: keys come from where the settings
-    /// say, and from nowhere else.
+    /// The document, in one request on a connection of its own. No redirect is followed: keys come from where the
+    /// settings say, and from nowhere else.
     async fn get(&self) -> Result<Bytes, String> {
         let host = self.url.host().ok_or("the URL has no host")?;
         let port = self.url.port_or_known_default().ok_or("the URL has no port")?;

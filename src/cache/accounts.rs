@@ -76,7 +76,7 @@ impl Accounts {
         accounts
     }
 
-    /// What decisions look accounts up in. Borrowed anew for each decision, or batch of them.
+    /// What decisions look accounts up in. Borrowed again for each decision, or batch of them.
     #[inline]
     pub fn borrow(&self) -> BorrowedAccounts {
         BorrowedAccounts(self.any.load(Ordering::Acquire).then(|| self.restrictions.load()))

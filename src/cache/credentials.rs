@@ -147,8 +147,8 @@ impl Credentials {
         self.bearers.store(Arc::new(live.into_iter().collect()));
     }
 
-    /// Who bears this secret at `now`, the store's time; `None` for a wrong, expired or revoked one. The secret is looked up by its
-    /// SHA-256, so how long that takes reveals nothing of any valid one.
+    /// Who bears this secret at `now`, the store's time; `None` for a wrong, expired or revoked one. The secret is
+    /// looked up by its SHA-256, so how long that takes reveals nothing of any valid one.
     pub fn bearer(&self, presented: &[u8], now: impl FnOnce() -> Timestamp) -> Option<Principal> {
         self.by_digest(&secret::digest(presented), now)
     }

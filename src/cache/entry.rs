@@ -1,13 +1,12 @@
-//! Facts with what was recorded of their use lately, so that a token in steady use costs a few loads: the last noted use of
-//! each scope, uses that wait to be counted, and the last noted address.
+//! Facts with what was recorded of their use lately, so that a token in steady use costs a few loads: the last noted
+//! use of each scope, uses that wait to be counted, and the last noted address.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prefetch_index::prefetch_index;
 
-use super::imports::half;
-use super::tokens::TokenKey;
+use super::imports;
 use super::use_counter::{BusyCounters, UseCounter};
 use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
@@ -33,8 +32,7 @@ pub struct CachedToken {
     /// None: all of this begins with a cache line, and here is where.
     lines: [Line; 0],
     facts: TokenFacts,
-    /// Whether its secret was made elsewhere, so that it is looked up by the digest.
-    imported: bool,
+    // What follows fills the last cache line: a use reads and writes no other one. One more byte would need another.
     /// A scope's number, and the time of the noted use in milliseconds.
     noted: [AtomicU64; SCOPES],
     /// Uses of the scope at the same place, on the day of UTC of the noted one, that nobody has collected.
@@ -45,7 +43,7 @@ pub struct CachedToken {
 
 /// Uses of a cached token that were collected: of one scope, on one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Collected {
+pub struct CollectedUses {
     /// What was used.
     pub scope_id: ScopeId,
     /// As [`Timestamp::day`] counts.
@@ -93,29 +91,16 @@ impl CachedToken {
         Self {
             lines: [],
             facts,
-            imported: false,
             noted: [const { AtomicU64::new(0) }; SCOPES],
             counts: Default::default(),
             address: AtomicU64::new(0),
         }
     }
 
-    /// The same of a token that was imported.
-    pub(super) fn imported(facts: TokenFacts) -> Self {
-        Self { imported: true, ..Self::new(facts) }
-    }
-
-    /// Whether it is the token that was imported with this digest.
-    pub(super) fn is_imported_as(&self, digest: &Digest) -> bool {
-        self.imported && secret::digest_eq(&self.digest, digest)
-    }
-
-    /// What it is cached under.
-    pub(super) fn key(&self) -> TokenKey {
-        match self.imported {
-            true => TokenKey::Digest(self.digest, half(*self.id)),
-            false => TokenKey::Id(*self.id),
-        }
+    /// Whether it is the token that was imported with this digest, from which `half`, the random half of its id,
+    /// follows. The id of a token that was made here does not follow from its digest.
+    pub(super) fn is_imported_as(&self, digest: &Digest, half: u64) -> bool {
+        imports::half(*self.id) == half && secret::digest_eq(&self.digest, digest)
     }
 
     /// Prefetches all of it but what it points to, and waits for nothing: facts at rest lie on several
@@ -124,15 +109,15 @@ impl CachedToken {
         (0..size_of::<Self>() / size_of::<Line>()).for_each(|at| prefetch_index(&self.lines, at));
     }
 
-    /// Counts a use of `scope` at `now`. `Some` where it is to be noted: no use was within `grain` microseconds before, or
-    /// none on this day of UTC. Takes note that it is; the uses that were counted until then are collected.
+    /// Counts a use of `scope` at `now`. `Some` where it is to be noted: no use was within `grain` microseconds before,
+    /// or none on this day of UTC. Takes note that it is; the uses that were counted until then are collected.
     pub fn count_use(
         &self,
         scope: ScopeId,
         now: Timestamp,
         grain: i64,
         busy: &BusyCounters,
-    ) -> Option<Option<Collected>> {
+    ) -> Option<Option<CollectedUses>> {
         let now = millis(now.0);
         let place = self
             .noted
@@ -169,7 +154,7 @@ impl CachedToken {
     }
 
     /// The uses that were counted since they were collected last, with their places.
-    pub fn collect(&self, busy: &BusyCounters) -> impl Iterator<Item = (usize, Collected)> {
+    pub fn collect(&self, busy: &BusyCounters) -> impl Iterator<Item = (usize, CollectedUses)> {
         let both = self.noted.iter().zip(&self.counts).enumerate();
         both.filter_map(|(place, (noted, counter))| {
             let noted = noted.load(Ordering::Relaxed);
@@ -178,13 +163,18 @@ impl CachedToken {
     }
 
     /// Has each thread count for itself at `place`. `slot` is of no other counter.
-    pub fn make_busy(&self, place: usize, slot: usize, busy: &BusyCounters) -> Option<Collected> {
+    pub fn make_busy(
+        &self,
+        place: usize,
+        slot: usize,
+        busy: &BusyCounters,
+    ) -> Option<CollectedUses> {
         let noted = self.noted[place].load(Ordering::Relaxed);
         collected(noted, self.counts[place].make_busy(slot, busy))
     }
 
     /// Ends that.
-    pub fn end_busy(&self, place: usize, busy: &BusyCounters) -> Option<Collected> {
+    pub fn end_busy(&self, place: usize, busy: &BusyCounters) -> Option<CollectedUses> {
         let noted = self.noted[place].load(Ordering::Relaxed);
         collected(noted, self.counts[place].clear(busy))
     }
@@ -196,10 +186,10 @@ impl CachedToken {
 }
 
 /// Uses that were counted under this note.
-fn collected(noted: u64, count: u64) -> Option<Collected> {
+fn collected(noted: u64, count: u64) -> Option<CollectedUses> {
     let scope_id = ScopeId((noted >> 48) as u16);
     let day = (noted & TIME) / DAY_MILLIS;
-    (count > 0).then_some(Collected { scope_id, day: day as i64, count })
+    (count > 0).then_some(CollectedUses { scope_id, day: day as i64, count })
 }
 
 impl Deref for CachedToken {
@@ -226,6 +216,9 @@ mod tests {
             (align_of::<CachedToken>(), size_of::<CachedToken>() % size_of::<Line>()),
             (64, 0)
         );
+        // What a use reads and writes is on one line, and no line is there for a few bytes of it.
+        let last_line = size_of::<CachedToken>() / size_of::<Line>() - 1;
+        assert_eq!(std::mem::offset_of!(CachedToken, noted) / size_of::<Line>(), last_line);
     }
 
     const MINUTE: i64 = 60_000_000;
@@ -267,7 +260,7 @@ mod tests {
     fn each_use_is_counted_once_for_its_scope_and_day() {
         let (known, busy) = (token(), BusyCounters::default());
         let mut counts = std::collections::BTreeMap::new();
-        let mut keep = |collected: Collected| {
+        let mut keep = |collected: CollectedUses| {
             *counts.entry((collected.day, collected.scope_id.0)).or_insert(0) += collected.count;
         };
         let midnight = 86_400;

@@ -2,20 +2,20 @@
 //! certainly no imported one, so that strangers' strings cost no read of the store.
 //!
 //! # What it is
-//! Bloom filters (`fastbloom`), the layers, each of which has room for a number of tokens. A token is added to the newest
-//! layer; where that is full, a layer with twice its room is made. Bits are never cleared: a purged token leaves its
-//! own until the filter is loaded anew. What is added is the random half of the token's id, which follows from the
-//! digest under a key of the store ([`crate::secret::KeyRing::imported_half`]): nobody can compute a string that the
-//! filter takes for an imported one, and the store need not send any digest.
+//! Bloom filters (`fastbloom`), the layers, each of which has room for a number of tokens. A token is added to the
+//! newest layer; where that is full, a layer with twice its room is made. Bits are never cleared: those of a purged
+//! token stay until the filter is loaded again. What is added is the random half of the token's id, which follows from
+//! the digest under a key of the store ([`crate::secret::KeyRing::imported_half`]): nobody can compute a string that
+//! the filter takes for an imported one, and the store need not send any digest.
 //!
 //! - *Rate*: a full layer takes one of 16,384 strangers for a token ([`RATE`]). A lookup asks every layer. Sixteen
-//!   layers, which is room for four thousand million tokens, stay below one in 1,000; ten million tokens that were
+//!   layers, which is room for four billion tokens, stay below one in 1,000; ten million tokens that were
 //!   imported into a running server have eight layers, and after its next start one.
-//! - *Size*: 20.2 bits for each token that a layer has room for. That is at most 61 bits a token, just after a layer was
-//!   added, and 30 after a start.
-//! - *Following*: an import is one change. A replica that follows it reads the tokens behind the last position that it has read
-//!   ([`ImportPosition`]), and adds them, before the change counts as applied: as with every other fact, an import that
-//!   was answered is in the filter of every replica that may decide.
+//! - *Size*: 20.2 bits for each token that a layer has room for. That is at most 61 bits a token, just after a layer
+//!   was added, and 30 after a start.
+//! - *Following*: an import is one change. A replica that follows it reads the tokens behind the last position that it
+//!   has read ([`ImportPosition`]), and adds them, before the change counts as applied: as with every other fact, an
+//!   import that was answered is in the filter of every replica that may decide.
 //! - *Closed*: while something that was imported may be missing here ([`Imports::mark_incomplete`]), the filter says of
 //!   no string that it is not imported. Such a string gets no decision until the filter is complete again.
 //!
@@ -106,8 +106,8 @@ impl Imports {
         self.complete.store(true, Ordering::Release);
     }
 
-    /// Adds a token. Whether lookups may have taken it for imported before, so that its absence may be cached: an absence is
-    /// cached only where a lookup found all bits, and bits stay. To be called by one at a time.
+    /// Adds a token. Whether lookups may have taken it for imported before, so that its absence may be cached: an
+    /// absence is cached only where a lookup found all bits, and bits stay. No two calls may overlap.
     pub(super) fn add(&self, id: TokenId) -> bool {
         let hash = hash(half(id));
         let layers = self.layers.load();

@@ -35,7 +35,7 @@ use tokio::sync::Mutex;
 
 pub use accounts::{Accounts, BorrowedAccounts, UnknownAccount};
 pub use credentials::{Credentials, GatewayPrincipal, Principal};
-pub use entry::{AddressMark, CachedToken, Collected};
+pub use entry::{AddressMark, CachedToken, CollectedUses};
 pub use imports::{Imports, Membership};
 pub use tokens::{CacheEntry, Lookup, ReadError, TokenKey, Tokens};
 pub use use_counter::BusyCounters;

@@ -168,7 +168,7 @@ impl NearCache {
         TokenId(Uuid::from_u64_pair(0, half))
     }
 
-    /// The same for the token that was imported with `digest`, the random half of whose id is `half`.
+    /// As [`Self::get`], for the token that was imported with `digest`, the random half of whose id is `half`.
     pub(super) fn get_imported<'g>(
         &self,
         digest: &Digest,
@@ -177,7 +177,7 @@ impl NearCache {
     ) -> Option<&'g CachedToken> {
         self.candidates(Self::of_half(half), guard)
             .inspect(|facts| facts.fetch())
-            .find(|facts| facts.is_imported_as(digest))
+            .find(|facts| facts.is_imported_as(digest, half))
     }
 
     /// The entries in the bucket of `id` that have its tag.

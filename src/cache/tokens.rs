@@ -210,10 +210,15 @@ impl Tokens {
     /// The cached token with a reference of its own; `None` where memory has forgotten it.
     pub fn shared(&self, token: &CachedToken) -> Option<Shared<CachedToken>> {
         let same = |found: &Shared<CachedToken>| std::ptr::eq(&raw const **found, token);
-        self.near.shared(*token.id).filter(same).or_else(|| {
-            let found = self.facts.get(&self.key(token.key())).now_or_never()??;
-            found.filter(same)
-        })
+        self.near.shared(*token.id).filter(same).or_else(|| self.second_level(token).filter(same))
+    }
+
+    /// What the second-level cache has of a cached token, whichever of its keys it was looked up by; most have their id
+    /// as key. Not awaited: while the cache is doing its maintenance, nothing is found.
+    fn second_level(&self, token: &CachedToken) -> CacheEntry {
+        let by_digest = TokenKey::Digest(token.digest, half(*token.id));
+        let keys = [TokenKey::Id(*token.id), by_digest];
+        keys.into_iter().find_map(|key| self.facts.get(&self.key(key)).now_or_never()??)
     }
 
     /// Prefetches the bucket of the near cache that has imported tokens, the random half of whose ids is `half`.
@@ -226,7 +231,7 @@ impl Tokens {
         self.near.prefetch_entry(NearCache::of_half(half), guard);
     }
 
-    /// The same for the token that was imported with `digest`, the random half of whose id is `half`.
+    /// As [`Self::get_near`], for the token that was imported with `digest`, the random half of whose id is `half`.
     pub fn get_near_imported<'g>(
         &self,
         digest: &Digest,
@@ -242,8 +247,8 @@ impl Tokens {
         for (facts, _) in
             found.zip(before..).filter(|(_, number)| number.is_multiple_of(SAMPLE_EVERY))
         {
-            // Not awaited: where the cache is just doing its maintenance, one sample of many is lost.
-            let _ = self.facts.get(&self.key(facts.key())).now_or_never();
+            // Looking it up is the sample. One of many may be lost.
+            let _ = self.second_level(facts);
         }
     }
 
@@ -352,7 +357,7 @@ async fn read_token(store: &dyn Store, token: TokenKey) -> store::Result<Option<
                      under"
                         .into(),
                 )),
-                facts => Ok(facts.map(CachedToken::imported)),
+                facts => Ok(facts.map(CachedToken::new)),
             }
         }
     }

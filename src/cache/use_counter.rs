@@ -1,8 +1,8 @@
 //! Counts of allowed requests that wait to be collected.
 //!
-//! A counter is a number in the cached token, next to what a use reads anyway. Adding to it makes other processors fetch its
-//! cache line again, which costs more than deciding where many threads use one token: then the counter is *busy*, and each
-//! thread adds to a number of its own. Who collects decides that.
+//! A counter is a number in the cached token, next to what a use reads anyway. Adding to it makes other processors
+//! fetch its cache line again, which costs more than deciding where many threads use one token: then the counter is
+//! *busy*, and each thread adds to a number of its own. The collector decides that.
 //!
 //! # Invariants
 //! - Adding takes no lock, allocates nothing and waits for nothing.

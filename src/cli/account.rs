@@ -58,18 +58,19 @@ enum AccountCommand {
         /// The account, such as acc_...
         #[arg(value_name = "ACCOUNT")]
         account_id: String,
-        /// Its name from now on: a label for people; need not be unique
+        /// The new name, for people; need not be unique
         #[arg(long)]
         name: String,
     },
     /// Deny every token of an account until it is resumed
     ///
-    /// Answers once every replica does so. Clocks run on: unused tokens are announced, downgraded and deleted as ever.
+    /// Answers once every replica does so. Denied requests do not count as use: unused tokens are announced, downgraded
+    /// and deleted as before.
     Suspend {
         /// The account, such as acc_...
         #[arg(value_name = "ACCOUNT")]
         account_id: String,
-        /// Do not wait until every replica applies it
+        /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
     },
@@ -91,7 +92,7 @@ enum AccountCommand {
         /// The account's name, to confirm that this account is meant
         #[arg(long, value_name = "NAME")]
         confirm_name: Option<String>,
-        /// Do not wait until every replica applies it
+        /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
     },
@@ -103,61 +104,42 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
     match args.command {
         AccountCommand::Create { name, admins } => {
             let request = proto::CreateAccountRequest { name, admin_emails: admins };
-            let answer = client.create_account(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.create_account(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             let account = answer.account.ok_or_else(|| missing("account"))?;
             note("created the account");
             print_line(&super::output::clean(&account.account_id))
         }
         AccountCommand::Show { account_id } => {
             let request = proto::GetAccountRequest { account_id };
-            let answer = client.get_account(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.get_account(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             show(answer.account)
         }
         AccountCommand::SetAdmins { account_id, admins } => {
             let request = proto::SetAccountAdminsRequest { account_id, admin_emails: admins };
-            let answer =
-                client.set_account_admins(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.set_account_admins(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             show(answer.account)
         }
         AccountCommand::Update { account_id, name } => {
             let request = proto::UpdateAccountRequest { account_id, name };
-            let answer = client.update_account(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.update_account(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             show(answer.account)
         }
         AccountCommand::Suspend { account_id, no_wait } => {
             let request = proto::SuspendAccountRequest { account_id, no_wait };
-            let answer = client.suspend_account(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.suspend_account(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             note("suspended the account: its tokens are denied");
             note_propagation(answer.propagation.as_ref());
             show(answer.account)
         }
         AccountCommand::Resume { account_id } => {
             let request = proto::ResumeAccountRequest { account_id };
-            let answer = client.resume_account(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.resume_account(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             note("resumed the account");
             show(answer.account)
         }
@@ -166,15 +148,12 @@ pub(super) async fn run(args: AccountArgs) -> Result<(), Failure> {
             let confirm_name = confirm_name.unwrap_or_default();
             let request =
                 proto::CloseAccountRequest { account_id, confirm_name, validate_only, no_wait };
-            let answer = client.close_account(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.close_account(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             let tokens = counted(answer.token_count);
             if validate_only {
                 note(&format!(
-                    "nothing was changed: this would delete {tokens}; --confirm-name with the account's name does so"
+                    "nothing was changed: this would delete {tokens}; to close the account, add --confirm-name NAME"
                 ));
             } else {
                 note(&format!("closed the account: {tokens} deleted, or about to be"));

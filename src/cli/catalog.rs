@@ -109,11 +109,8 @@ pub(super) async fn run(args: CatalogArgs) -> Result<(), Failure> {
         no_wait,
     };
     let session = Session::open(args.common).await?;
-    let answer = session.catalog().apply_catalog(request).await.map_err(|s| session.failure(s))?;
-    let answer = answer.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(session.catalog().apply_catalog(request).await)?;
+    let Some(answer) = answer else { return Ok(()) };
     if answer.changes.is_empty() {
         note(&format!("nothing differs from version {}", answer.version));
     } else {
@@ -166,10 +163,8 @@ fn changes(changes: &[proto::CatalogChange]) -> String {
 async fn show(common: Common, toml: bool) -> Result<(), Failure> {
     let session = Session::open(common).await?;
     let answer = session.catalog().get_catalog(proto::GetCatalogRequest {}).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(answer)?;
+    let Some(answer) = answer else { return Ok(()) };
     if toml {
         return print(&file_text(&answer.toml, io::stdout().is_terminal()));
     }

@@ -10,7 +10,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 use super::failure::Failure;
 use super::json::{self, Named};
@@ -135,6 +135,15 @@ impl Session {
             status
         };
         Failure::Status { status: Box::new(status), credential: self.credential_source.clone() }
+    }
+
+    /// The answer to a call, to be printed as text; `None` with `--output json`, which prints it here.
+    pub(super) fn answer_as_text<M: Named>(
+        &self,
+        answer: Result<Response<M>, Status>,
+    ) -> Result<Option<M>, Failure> {
+        let answer = answer.map_err(|status| self.failure(status))?.into_inner();
+        Ok(if self.print_json(&answer)? { None } else { Some(answer) })
     }
 
     /// With `--output json` prints the answer, and says that nothing is left to print.

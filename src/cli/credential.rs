@@ -55,11 +55,11 @@ enum CredentialCommand {
         /// The credential, such as crd_...
         #[arg(value_name = "CREDENTIAL")]
         credential_id: String,
-        /// Its name from now on; empty for none
+        /// The new name; empty for none
         #[arg(long, group = "what")]
         name: Option<String>,
-        /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. Only ever nearer, and not
-        /// for the role operator
+        /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. Only ever nearer,
+        /// and not for the role operator
         #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry, group = "what")]
         expires: Option<Expiry>,
         /// Answer before it is in effect on every replica
@@ -94,8 +94,8 @@ struct Create {
     /// A label for people
     #[arg(long)]
     name: Option<String>,
-    /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. It can be brought nearer
-    /// later, and never moved on. Not for the role operator
+    /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. It can be brought
+    /// nearer afterwards, never postponed. Not for the role operator
     #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry)]
     expires: Option<Expiry>,
     /// Take role, account, client source and, without --name, the name from this credential: then give its secret to the
@@ -226,9 +226,7 @@ where
                     ..Default::default()
                 },
             };
-            if let Some(expires) = create.expires {
-                (request.expire_time, request.ttl) = expires.fields()?;
-            }
+            (request.expire_time, request.ttl) = Expiry::optional_fields(create.expires)?;
             request.client_certificate_sha256s = certificates;
             let answer = client.create_credential(request).await.map_err(|s| session.failure(s))?;
             let answer = answer.into_inner();
@@ -241,17 +239,11 @@ where
             if session.print_json(&answer)? { Ok(()) } else { list(&answer) }
         }
         CredentialCommand::Update { credential_id, name, expires, no_wait } => {
-            let (expire_time, ttl) = match expires {
-                Some(expires) => expires.fields()?,
-                None => (None, None),
-            };
+            let (expire_time, ttl) = Expiry::optional_fields(expires)?;
             let request =
                 proto::UpdateCredentialRequest { credential_id, name, expire_time, ttl, no_wait };
-            let answer = client.update_credential(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.update_credential(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             let credential = answer.credential.ok_or_else(|| missing("credential"))?;
             note_propagation(answer.propagation.as_ref());
             print(&fields(&[
@@ -264,11 +256,8 @@ where
         }
         CredentialCommand::Revoke { credential_id, no_wait } => {
             let request = proto::RevokeCredentialRequest { credential_id, no_wait };
-            let answer = client.revoke_credential(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.revoke_credential(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             let credential = answer.credential.ok_or_else(|| missing("credential"))?;
             note(&format!(
                 "revoked {} at {}",
@@ -280,11 +269,8 @@ where
         }
         CredentialCommand::RotateKey => {
             let request = proto::RotateSecretKeyRequest {};
-            let answer = client.rotate_secret_key(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(client.rotate_secret_key(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             note(
                 "secrets are made under a new key from now on; earlier ones stay valid. Its number:",
             );

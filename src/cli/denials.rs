@@ -46,7 +46,9 @@ pub(super) async fn run(args: DenialsArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if answer.denials.is_empty() {
-        note("nothing was denied in the last 7 days");
+        if answer.unlisted_count == 0 {
+            note("nothing was denied in the last 7 days");
+        }
     } else {
         let rows: Vec<_> = answer.denials.iter().map(row).collect();
         print(&table(
@@ -56,7 +58,7 @@ pub(super) async fn run(args: DenialsArgs) -> Result<(), Failure> {
     }
     if answer.unlisted_count > 0 {
         note(&format!(
-            "{} more were denied and are not listed: an account had too many different ones in an hour",
+            "denied requests that are not listed: {}; an account had too many different ones in an hour",
             answer.unlisted_count
         ));
     }

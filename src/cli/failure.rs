@@ -36,7 +36,7 @@ pub(super) enum Failure {
         /// Where the credential came from; `None` if there was none.
         credential: Option<String>,
     },
-    /// A part of what was asked for was refused, and named before. How much.
+    /// Some items were refused, each reported before. Says how many.
     Refused(String),
     /// The store could not be opened, or refused.
     Store(String),

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use tonic_types::StatusExt as _;
 
 use super::connect::Session;
 use super::failure::Failure;
+use super::leaks::{DIGEST_PREFIX, parse_sha256};
 use super::output::{clean, note, parse_time, print_line};
 use super::proto::import_token_result::Result as ItemResult;
 use super::{missing, proto};
@@ -35,7 +37,7 @@ const MAX_LINE: u64 = 1 << 20;
 /// Calls under way at once: while one is committed, the next ones are read.
 const CALLS: usize = 3;
 /// How often a call is repeated that the server could not answer, with a pause that doubles each time.
-const ATTEMPTS: u32 = 6;
+const RETRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What `token import` takes.
@@ -83,7 +85,7 @@ struct Batch {
     lines: Vec<u64>,
     /// Lines that are refused without asking the server.
     refused: Vec<(u64, String)>,
-    /// Up to where the file is read by then, in bytes.
+    /// How far the file has been read by then, in bytes.
     end: u64,
 }
 
@@ -122,12 +124,13 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> Result<(), Failu
     counts.summary(session, args.dry_run)?;
     match stopped {
         Some(failure) => {
-            note("the import was interrupted: run the same command again to go on");
+            note("the import was interrupted: run the same command again to continue");
             Err(failure)
         }
-        None if counts.refused > 0 => {
-            Err(Failure::Refused(format!("{} lines were refused", counts.refused)))
-        }
+        None if counts.refused > 0 => Err(Failure::Refused(match counts.refused {
+            1 => "1 line was refused".to_owned(),
+            count => format!("{count} lines were refused"),
+        })),
         None => Ok(()),
     }
 }
@@ -238,15 +241,10 @@ fn kind(word: &str) -> Result<proto::TokenKind, String> {
 
 /// Reads 64 hexadecimal digits, maybe behind `sha256:`.
 fn digest(text: &str) -> Result<Vec<u8>, String> {
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let digits = text.strip_prefix(DIGEST_PREFIX).unwrap_or(text);
     // Never quoted: it may be the secret itself, by mistake.
     let wrong = || "secret_sha256: is not the 64 hexadecimal digits of a SHA-256".to_owned();
-    let value =
-        |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return Err(wrong()) };
-    let bytes: Option<Vec<u8>> =
-        pairs.iter().map(|&[high, low]| Some(value(high)? << 4 | value(low)?)).collect();
-    bytes.filter(|bytes| bytes.len() == 32).ok_or_else(wrong)
+    parse_sha256(digits).ok_or_else(wrong)
 }
 
 /// Sends the tokens of a batch, again where the server gave no answer: what it imported already stays.
@@ -258,8 +256,8 @@ async fn import(
     if batch.tokens.is_empty() {
         return Ok(Vec::new());
     }
-    let mut pause = PAUSE;
-    for left in (0..ATTEMPTS).rev() {
+    let mut pauses = iter::successors(Some(PAUSE), |pause| Some(*pause * 2)).take(RETRIES);
+    loop {
         let request = proto::ImportTokensRequest {
             account_id: args.account.clone(),
             tokens: batch.tokens.clone(),
@@ -273,16 +271,20 @@ async fn import(
                     false => Err(missing("result of each token")),
                 };
             }
-            Err(status) if left > 0 && may_pass(&status) => tokio::time::sleep(pause).await,
-            Err(status) => return Err(session.failure(status)),
+            Err(status) => {
+                let failure = session.failure(status);
+                let Some(pause) = pauses.next().filter(|_| is_transient(&failure)) else {
+                    return Err(failure);
+                };
+                tokio::time::sleep(pause).await;
+            }
         }
-        pause *= 2;
     }
-    Err(missing("answer"))
 }
 
 /// Whether a later attempt may be answered.
-fn may_pass(status: &Status) -> bool {
+fn is_transient(failure: &Failure) -> bool {
+    let Failure::Status { status, .. } = failure else { return false };
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
 }
 
@@ -320,7 +322,7 @@ impl Counts {
             return print_line(&summary.to_string());
         }
         let what = if dry_run { "would be imported" } else { "imported" };
-        note(&format!("{imported} {what}, {already_existed} there already, {refused} refused"));
+        note(&format!("{imported} {what}, {already_existed} already existed, {refused} refused"));
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ const AT_ONCE: usize = 100;
 /// The longest line, in bytes: more than any secret has.
 const MAX_LINE: u64 = 8 << 10;
 /// What a digest begins with.
-const DIGEST: &str = "sha256:";
+pub(super) const DIGEST_PREFIX: &str = "sha256:";
 
 #[derive(Debug, Args)]
 pub(super) struct ReportLeakedArgs {
@@ -129,7 +129,8 @@ fn read(path: &Path) -> Result<Numbered<Line>, Failure> {
     if io::stdin().is_terminal() {
         // They would be shown as they are typed, and stay in the window.
         return Err(Failure::Usage(
-            "secrets are read from a file, or from standard input that is no terminal".to_owned(),
+            "secrets are not read from a terminal: name a file, or pipe them to this command"
+                .to_owned(),
         ));
     }
     lines(io::stdin().lock()).map_err(unreadable)?
@@ -150,10 +151,10 @@ fn lines(from: impl Read) -> io::Result<Result<Numbered<Line>, Failure>> {
         let Ok(text) = std::str::from_utf8(&line) else {
             return wrong("is not UTF-8");
         };
-        match (text.trim(), text.trim().strip_prefix(DIGEST)) {
+        match (text.trim(), text.trim().strip_prefix(DIGEST_PREFIX)) {
             ("", _) => {}
             (secret, None) => lines.push((number, Line::Secret(Zeroizing::new(secret.to_owned())))),
-            (_, Some(hex)) => match bytes(hex) {
+            (_, Some(digits)) => match parse_sha256(digits) {
                 Some(digest) => lines.push((number, Line::Digest(digest))),
                 None => return wrong("is no digest: write 64 hexadecimal digits after sha256:"),
             },
@@ -163,11 +164,14 @@ fn lines(from: impl Read) -> io::Result<Result<Numbered<Line>, Failure>> {
 }
 
 /// The 32 bytes of a SHA-256 in hexadecimal.
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+pub(super) fn parse_sha256(digits: &str) -> Option<Vec<u8>> {
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok())
+        .collect()
 }
 
 #[cfg(test)]

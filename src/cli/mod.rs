@@ -128,8 +128,8 @@ pub enum ClientCommand {
     Audit(audit::AuditArgs),
     /// List denied requests of the last 7 days, with what would allow them
     ///
-    /// By token, reason, address and hour. Requests with a secret of no known token are not among them. Decide by yourself
-    /// whether an address is a customer's: it may be a thief's.
+    /// By token, reason, address and hour. Requests with the secret of no known token are not listed. Find out whose an
+    /// address is before you allow it: it may be a thief's.
     ///
     /// Example:
     ///   portcullis denials --token tok_... --output json

@@ -16,7 +16,7 @@ pub(super) enum OwnCommand {
     /// Show what a token is, with its secret and without a credential
     ///
     /// The secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file, or standard
-    /// input; on a terminal it is asked for and not shown. This is no use of the token.
+    /// input; on a terminal it is asked for and not shown. This does not count as use.
     #[command(name = "self")]
     Show {
         #[command(flatten)]
@@ -41,11 +41,8 @@ pub(super) async fn run(common: Common, command: OwnCommand) -> Result<(), Failu
 /// Shows what the token is.
 async fn show(common: Common, token: TokenArgs) -> Result<(), Failure> {
     let session = open(common, token).await?;
-    let answer = session.own().get_self(proto::GetSelfRequest {}).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(session.own().get_self(proto::GetSelfRequest {}).await)?;
+    let Some(answer) = answer else { return Ok(()) };
     print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
 }
 
@@ -53,13 +50,11 @@ async fn show(common: Common, token: TokenArgs) -> Result<(), Failure> {
 async fn revoke(common: Common, token: TokenArgs) -> Result<(), Failure> {
     let session = open(common, token).await?;
     let answer = session.own().revoke_self(proto::RevokeSelfRequest {}).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(answer)?;
+    let Some(answer) = answer else { return Ok(()) };
     let token = answer.token.ok_or_else(|| missing("token"))?;
     let time = when(token.delete_time.as_ref());
-    note(&format!("{} is deleted since {time}", clean(&token.token_id)));
+    note(&format!("{} was deleted at {time}", clean(&token.token_id)));
     note_propagation(answer.propagation.as_ref());
     Ok(())
 }

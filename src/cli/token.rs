@@ -54,15 +54,15 @@ enum ManagedCommand {
     Create(CreateArgs),
     /// Import tokens that were issued elsewhere, by the digests of their secrets
     ///
-    /// FILE has a JSON object on each line, and - is standard input. Lines that are refused are named by their
-    /// number, and the others imported. To go on after an interruption, run the same command again: what is
-    /// imported already is not imported twice.
+    /// FILE has a JSON object on each line; - is standard input. Refused lines are reported by their number, and
+    /// the others are imported. To continue after an interruption, run the same command again: nothing is
+    /// imported twice.
     ///
     /// {"name": "reports", "kind": "read-only", "secret_sha256": "5e88..."}
     /// {"name": "sync", "kind": "read-write", "whitelist": ["192.0.2.7"], "secret_sha256": "sha256:03ac...",
     ///  "create_time": "2024-02-01T00:00:00Z", "last_use_time": "2026-01-31T12:00:00Z"}
     ///
-    /// Each on one line; `scopes` goes with the kind custom, `expire_time` with any.
+    /// Write each object on one line. `scopes` is for the kind custom, `expire_time` for any.
     #[command(verbatim_doc_comment)]
     Import(ImportArgs),
     /// Show one token: what it may do, from where, when it was used, what is planned for it
@@ -103,12 +103,12 @@ enum ManagedCommand {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Replace a token by a new one, and print the secret of that, this once
+    /// Replace a token by a new one, and print the new secret, this once
     ///
-    /// The new token has the same name, whitelist and permissions, and goes on with the times of last use and
-    /// with what is announced for the old one. The old one expires after the overlap; `token show` says
-    /// when it was last used, so that you see when nobody needs it any more. --dry-run shows which
-    /// scopes it has used, for --scope, and changes nothing.
+    /// The new token has the same name, whitelist and permissions as the old one, and keeps its times of last
+    /// use and its pending actions. The old one expires after the overlap; `token show` says when it was last
+    /// used, so that you see when nobody needs it any more. --dry-run shows which scopes it has used, for
+    /// --scope, and changes nothing.
     ///
     /// Examples:
     ///   portcullis token replace tok_... --dry-run
@@ -116,7 +116,7 @@ enum ManagedCommand {
     ///   portcullis token replace tok_... --scope transactions.read --overlap 0s
     #[command(verbatim_doc_comment)]
     Replace(ReplaceArgs),
-    /// Change a token's name or labels, which no decision rests on
+    /// Change a token's name or labels, which no decision depends on
     ///
     /// Examples:
     ///   portcullis token update tok_... --name reports-2
@@ -145,8 +145,8 @@ enum ManagedCommand {
     /// Revoke the tokens and credentials whose secrets leaked, on every replica
     ///
     /// Reads one secret from each line, with or without `secret-token:` before it, or `sha256:` and the digest of
-    /// one in hexadecimal. Every admin of their accounts is mailed. One that has ended before, or that nobody knows,
-    /// changes nothing.
+    /// one in hexadecimal. Every admin of their accounts is mailed. A secret that is unknown, or whose token has
+    /// ended before, changes nothing.
     ///
     /// Examples:
     ///   portcullis token report-leaked found.txt --source commit --url https://git.example.com/...
@@ -161,13 +161,13 @@ struct UpdateArgs {
     /// The token's id, such as tok_...
     #[arg(value_name = "TOKEN")]
     token_id: String,
-    /// Its name from now on: a label for people; need not be unique
+    /// The new name, for people; need not be unique
     #[arg(long, group = "what")]
     name: Option<String>,
-    /// A label from now on; repeat it for more. Labels that are not named are taken away
+    /// A label; repeat it for more. These replace all labels that the token has
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, group = "what")]
     labels: Vec<(String, String)>,
-    /// Take all labels away
+    /// Remove all labels
     #[arg(long, conflicts_with = "labels", group = "what")]
     no_labels: bool,
 }
@@ -212,7 +212,7 @@ struct CreateArgs {
     #[arg(long = "whitelist", value_name = "ENTRY")]
     whitelist: Vec<String>,
     /// When it ends: a duration from now, such as 90d, or a time, such as 2027-01-31T12:00:00Z. It can be
-    /// brought nearer later, and never moved on
+    /// brought nearer afterwards, never postponed
     #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry)]
     expires: Option<Expiry>,
     /// A label, for people and programs; repeat it for more
@@ -260,8 +260,15 @@ pub(super) enum Expiry {
 }
 
 impl Expiry {
+    /// The same as [`Expiry::fields`], for a flag that may be absent.
+    pub(super) fn optional_fields(
+        expiry: Option<Self>,
+    ) -> Result<(Option<prost_types::Timestamp>, Option<prost_types::Duration>), Failure> {
+        expiry.map_or(Ok((None, None)), Self::fields)
+    }
+
     /// The fields `expire_time` and `ttl` of a request.
-    pub(super) fn fields(
+    fn fields(
         self,
     ) -> Result<(Option<prost_types::Timestamp>, Option<prost_types::Duration>), Failure> {
         match self {
@@ -333,14 +340,11 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
                 confirm(session, &token_id).await?;
             }
             let request = proto::DeleteTokenRequest { token_id, no_wait };
-            let answer = session.tokens().delete_token(request).await;
-            let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(session.tokens().delete_token(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             let token = answer.token.ok_or_else(|| missing("token"))?;
             let time = when(token.delete_time.as_ref());
-            note(&format!("{} is deleted since {time}", clean(&token.token_id)));
+            note(&format!("{} was deleted at {time}", clean(&token.token_id)));
             note_propagation(answer.propagation.as_ref());
             Ok(())
         }
@@ -359,21 +363,16 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
                 labels: labels(args.labels)?,
                 update_mask: Some(prost_types::FieldMask { paths }),
             };
-            let answer = session.tokens().update_token(request).await;
-            let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer = session.answer_as_text(session.tokens().update_token(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
         }
         ManagedCommand::Expire { token_id, expiry, no_wait } => {
             let (expire_time, ttl) = expiry.fields()?;
             let request = proto::SetTokenExpiryRequest { token_id, expire_time, ttl, no_wait };
-            let answer = session.tokens().set_token_expiry(request).await;
-            let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-            if session.print_json(&answer)? {
-                return Ok(());
-            }
+            let answer =
+                session.answer_as_text(session.tokens().set_token_expiry(request).await)?;
+            let Some(answer) = answer else { return Ok(()) };
             let token = answer.token.ok_or_else(|| missing("token"))?;
             let time = when(token.expire_time.as_ref());
             note(&format!("{} expires at {time}", clean(&token.token_id)));
@@ -386,10 +385,8 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
 
 async fn usage(session: &Session, token_id: String) -> Result<(), Failure> {
     let answer = session.tokens().get_token_usage(proto::GetTokenUsageRequest { token_id }).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(answer)?;
+    let Some(answer) = answer else { return Ok(()) };
     if answer.days.is_empty() {
         note(&format!("no use since {}", clean(&answer.start_day)));
         return Ok(());
@@ -403,10 +400,7 @@ async fn usage(session: &Session, token_id: String) -> Result<(), Failure> {
 
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
     let validate_only = args.dry_run;
-    let (expire_time, ttl) = match args.expires {
-        Some(expiry) => expiry.fields()?,
-        None => (None, None),
-    };
+    let (expire_time, ttl) = Expiry::optional_fields(args.expires)?;
     let request = proto::CreateTokenRequest {
         account_id: args.account,
         name: args.name,
@@ -418,11 +412,8 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
         labels: labels(args.labels)?,
         validate_only,
     };
-    let answer = session.tokens().create_token(request).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(session.tokens().create_token(request).await)?;
+    let Some(answer) = answer else { return Ok(()) };
     let token = answer.token.ok_or_else(|| missing("token"))?;
     if validate_only {
         print(&describe(&token))?;
@@ -435,10 +426,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
 
 async fn replace(session: &Session, args: ReplaceArgs) -> Result<(), Failure> {
     let validate_only = args.dry_run;
-    let (expire_time, ttl) = match args.expires {
-        Some(expiry) => expiry.fields()?,
-        None => (None, None),
-    };
+    let (expire_time, ttl) = Expiry::optional_fields(args.expires)?;
     let overlap = args.overlap.map(prost_types::Duration::try_from).transpose();
     let overlap =
         overlap.map_err(|_| Failure::Usage("the duration of --overlap is too long".to_owned()))?;
@@ -452,11 +440,8 @@ async fn replace(session: &Session, args: ReplaceArgs) -> Result<(), Failure> {
         ttl,
         no_wait: args.no_wait,
     };
-    let answer = session.tokens().replace_token(request).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(session.tokens().replace_token(request).await)?;
+    let Some(answer) = answer else { return Ok(()) };
     let token = answer.token.ok_or_else(|| missing("token"))?;
     let old = answer.replaced_token.ok_or_else(|| missing("replaced_token"))?;
     let ends = when(old.expire_time.as_ref());
@@ -464,9 +449,9 @@ async fn replace(session: &Session, args: ReplaceArgs) -> Result<(), Failure> {
         let proposal = answer.proposal.ok_or_else(|| missing("proposal"))?;
         print(&describe(&token))?;
         let lines = [
-            ("used since", when(proposal.start_time.as_ref())),
-            ("used", proposal.scopes.join(", ")),
-            ("not used", proposal.unused_scopes.join(", ")),
+            ("use since", when(proposal.start_time.as_ref())),
+            ("used scopes", proposal.scopes.join(", ")),
+            ("unused scopes", proposal.unused_scopes.join(", ")),
             ("the old token would end", ends),
         ];
         let mut text = format!("\n{}", fields(&lines));
@@ -476,7 +461,7 @@ async fn replace(session: &Session, args: ReplaceArgs) -> Result<(), Failure> {
         return Ok(());
     }
     note(describe(&token).trim_end());
-    note(&format!("{} ends at {ends}", clean(&old.token_id)));
+    note(&format!("the old token, {}, ends at {ends}", clean(&old.token_id)));
     note_propagation(answer.propagation.as_ref());
     print_secret(&answer.secret)
 }
@@ -646,7 +631,7 @@ fn facts(token: &proto::Token) -> Vec<(&'static str, String)> {
         ),
         ("expires", when(token.expire_time.as_ref())),
         (
-            "notices of that",
+            "expiry notices",
             match token.expiry_notices.as_slice() {
                 [] => String::new(),
                 queued => notices(queued),

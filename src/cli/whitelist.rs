@@ -121,11 +121,8 @@ pub(super) async fn run(args: WhitelistArgs) -> Result<(), Failure> {
     let session = Session::open(args.common).await?;
     let request = proto::ManageWhitelistRequest::from(args.command);
     let dry_run = request.validate_only;
-    let answer = session.tokens().manage_whitelist(request).await;
-    let answer = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&answer)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(session.tokens().manage_whitelist(request).await)?;
+    let Some(answer) = answer else { return Ok(()) };
     if answer.entries.is_empty() {
         note("no whitelist");
     } else {
@@ -136,7 +133,7 @@ pub(super) async fn run(args: WhitelistArgs) -> Result<(), Failure> {
         answer.entry_uses.iter().filter(|used| used.unmatched).map(|used| &*used.entry).collect();
     if !unmatched.is_empty() {
         note(&format!(
-            "no request came from {} for as long as the server remembers",
+            "not used for the whole window: {}; no allowed request matched",
             clean(&unmatched.join(", "))
         ));
     }

@@ -309,7 +309,8 @@ fn parse_server(text: &str) -> Result<(Uri, bool), ClientSettingsError> {
     Ok((uri, https))
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether `host`, a name or an address as in a URL, is this host.
+pub(super) fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())

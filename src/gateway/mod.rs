@@ -104,8 +104,8 @@ impl Interfaces {
         Self { services, settings, bodies: Bodies::default() }
     }
 
-    /// Answers one request of `peer`, whatever happens: a connection that ends without an answer is an error to gateways,
-    /// which some of them pass on. `known` is called once its credential turns out to be valid.
+    /// Answers one request of `peer`, also where the call panics: a connection that ends without an answer is an error
+    /// to gateways, and some let the request pass then. `known` is called once its credential turns out to be valid.
     async fn answer(
         &self,
         request: Request<Incoming>,

@@ -184,9 +184,9 @@ impl Reader<'_> {
             Target::Own { method, path } => (method, path),
             Target::Headers => match found.target(&names) {
                 Ok(target) => target,
-                Err(Untold::Missing(missing)) => return Err(missing),
+                Err(NoTarget::Missing(missing)) => return Err(missing),
                 // The credential is checked before the operation, so the token is decided on all the same.
-                Err(Untold::Ambiguous(sentence)) => {
+                Err(NoTarget::Ambiguous(sentence)) => {
                     ambiguity.get_or_insert(sentence);
                     (&b""[..], &b""[..])
                 }
@@ -325,7 +325,7 @@ struct Found<'a> {
 }
 
 /// Why the headers give no method and path.
-enum Untold {
+enum NoTarget {
     Missing(MissingTarget),
     Ambiguous(String),
 }
@@ -336,8 +336,8 @@ impl<'a> Found<'a> {
     }
 
     /// The method and the URI (Rule 9.10 of docs/policy.md).
-    fn target(&self, names: &Names<'_>) -> Result<(&'a [u8], &'a [u8]), Untold> {
-        let ambiguous = |sentence: String| Err(Untold::Ambiguous(sentence));
+    fn target(&self, names: &Names<'_>) -> Result<(&'a [u8], &'a [u8]), NoTarget> {
+        let ambiguous = |sentence: String| Err(NoTarget::Ambiguous(sentence));
         let pairs = names.pairs();
         let there = |name: &str| self.targets.iter().any(|header| header.name == name);
         let whole = pairs.iter().find(|(method, uri)| there(method) && there(uri));
@@ -346,7 +346,7 @@ impl<'a> Found<'a> {
             let (first, rest) = (pairs[0].1, &pairs[1..]);
             let missing =
                 rest.iter().fold(shown(first), |all, (_, uri)| format!("{all} or {}", shown(uri)));
-            return Err(Untold::Missing(MissingTarget(missing)));
+            return Err(NoTarget::Missing(MissingTarget(missing)));
         };
         for (at, header) in self.targets.iter().enumerate() {
             let name = shown(header.name);
@@ -363,7 +363,7 @@ impl<'a> Found<'a> {
             }
         }
         let value = |name: &str| match self.value(name) {
-            None | Some(b"") => Err(Untold::Missing(MissingTarget(shown(name)))),
+            None | Some(b"") => Err(NoTarget::Missing(MissingTarget(shown(name)))),
             Some(value) => Ok(value),
         };
         Ok((value(method)?, value(uri)?))
@@ -440,8 +440,8 @@ fn from_own_header(value: &[u8]) -> ClientToken<'_> {
     }
 }
 
-/// One token. Proxies join the values of headers that are there several times with
-/// commas, and no token has a comma or white space.
+/// One token. Proxies join the values of headers that are there several times with commas, and no token has a comma or
+/// white space.
 fn one_token(token: &[u8]) -> ClientToken<'_> {
     if token.is_empty() {
         return ClientToken::Malformed("The request's token is empty.");

@@ -142,6 +142,16 @@ pub(super) fn reason(reason: Reason) -> pb::Reason {
     }
 }
 
+/// The state of a token, its expiry aside, and when it was deleted or revoked.
+pub(super) fn token_state(state: TokenState) -> (pb::TokenState, Option<Timestamp>) {
+    match state {
+        TokenState::Active => (pb::TokenState::Active, None),
+        TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
+        TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
+        TokenState::RevokedLeaked { at } => (pb::TokenState::RevokedLeaked, Some(at)),
+    }
+}
+
 pub(super) fn leak_outcome(outcome: LeakOutcome) -> pb::LeakReportResult {
     use pb::LeakReportOutcome as Outcome;
     match outcome {
@@ -355,10 +365,7 @@ pub(super) fn token(
         TokenState::Active if token.expired(calendar.now).is_some() => {
             (pb::TokenState::Expired, None)
         }
-        TokenState::Active => (pb::TokenState::Active, None),
-        TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
-        TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
-        TokenState::RevokedLeaked { at } => (pb::TokenState::RevokedLeaked, Some(at)),
+        state => token_state(state),
     };
     pb::Token {
         token_id: token.id.to_string(),
@@ -482,6 +489,11 @@ pub(super) fn imported(
             let mut shown = token(imported, &in_force, &outlook);
             if validate_only && !already_existed {
                 shown.token_id.clear();
+            }
+            // A thousand of them with all their scopes are more than clients take.
+            shown.granted_scopes.clear();
+            if already_existed {
+                shown.whitelist.clear();
             }
             let result = Some(pb::import_token_result::Result::Token(shown));
             pb::ImportTokenResult { result, already_existed }

@@ -1,11 +1,11 @@
 //! The gate that every request passes before anything of its body is read: who calls, whether they
 //! may, and whether there is room.
 //!
-//! Must stay true: only the health service is open, and the calls of a token's bearer need the token's secret instead of
-//! a credential. The lease is looked at before any credential: what is known of those may be out of date without one. A decision takes no detour: it goes straight to
-//! its service, without routing, queueing or a thread's hop. Decisions come before management, which
-//! is limited and shed by itself, and is read and done on other threads. Whatever has to wait for a caller,
-//! known or not, has a bound and a share ([`super::connections`]).
+//! Must stay true: only the health service is open, and the calls of a token's bearer need the token's secret instead
+//! of a credential. The lease is looked at before any credential: what is known of those may be out of date without
+//! one. A decision takes no detour: it goes straight to its service, without routing, queueing or a change of thread.
+//! Decisions come before management, which is limited and shed by itself, and is read and done on other threads.
+//! Whatever has to wait for a caller, known or not, has a bound and a share ([`super::connections`]).
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -319,7 +319,7 @@ impl ConnectionGate {
         self.turn_away_as(is_known(error), request, error)
     }
 
-    /// The same for a caller with a credential (`known`), or one who waits with the other strangers.
+    /// The same. A caller who is not `known` to have a valid credential waits with the other strangers.
     fn turn_away_as(
         &self,
         known: bool,

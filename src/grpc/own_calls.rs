@@ -6,10 +6,9 @@ use prost::Message;
 use prost::bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::convert::{action_type, kind, propagation, time};
+use super::convert::{action_type, kind, propagation, time, token_state};
 use super::proto as pb;
 use super::status::{code_name, status};
-use crate::policy::token::TokenState;
 use crate::service::bearer::{Bearer, SelfPendingAction, SelfToken};
 use crate::service::{Error, Result, Services};
 
@@ -89,12 +88,7 @@ fn decode<M: Message + Default>(message: Bytes) -> Result<M> {
 }
 
 fn self_token(token: SelfToken) -> pb::SelfToken {
-    let (state, deleted) = match token.state {
-        TokenState::Active => (pb::TokenState::Active, None),
-        TokenState::Deleted { at } => (pb::TokenState::Deleted, Some(at)),
-        TokenState::DeletedUnused { at } => (pb::TokenState::DeletedUnused, Some(at)),
-        TokenState::RevokedLeaked { at } => (pb::TokenState::RevokedLeaked, Some(at)),
-    };
+    let (state, deleted) = token_state(token.state);
     pb::SelfToken {
         token_id: token.id.to_string(),
         name: token.name,

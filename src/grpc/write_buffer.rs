@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_takes_nothing_holds_back_whoever_writes() {
+    fn a_peer_that_takes_nothing_holds_back_the_writer() {
         let (mut buffered_io, flusher) = buffered(ThrottledPeer::default());
         let frame = [7; 16 << 10];
         let mut written = 0;
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_sent_before_the_end_and_a_broken_stream_is_told() {
+    fn what_was_written_is_sent_before_the_end_and_a_broken_stream_is_an_error() {
         let (mut buffered_io, flusher) = buffered(ThrottledPeer::default());
         assert!(write(&mut buffered_io, &[b"last words"]).is_ready());
         assert!(Pin::new(&mut buffered_io).poll_shutdown(&mut cx()).is_pending());
@@ -244,7 +244,8 @@ mod tests {
             pieces in proptest::collection::vec((any::<u8>(), 0usize..40_000), 0..20),
             takes in proptest::collection::vec(1usize..50_000, 0..20),
         ) {
-            let (mut buffered_io, flusher) = buffered(ThrottledPeer { takes: takes.into(), ..ThrottledPeer::default() });
+            let peer = ThrottledPeer { takes: takes.into(), ..ThrottledPeer::default() };
+            let (mut buffered_io, flusher) = buffered(peer);
             let pieces: Vec<Vec<u8>> = pieces
                 .into_iter()
                 .map(|(first, length)| (0..length).map(|at| first.wrapping_add(at as u8)).collect())

@@ -110,7 +110,6 @@ impl Serve for Pages {
             .keep_alive(keep_alive);
         let service = TowerToHyperService::new(self.routes.map_request(
             move |mut request: axum::http::Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(web::Peer(peer));
                 request.extensions_mut().insert(net::Peer::Ip(peer));
                 request
             },

@@ -43,7 +43,7 @@ pub struct SweepReport {
     pub carried_out: u32,
     /// Tokens whose actions were withdrawn.
     pub withdrawn: u32,
-    /// Tokens of whose expiry notices were queued.
+    /// Tokens whose expiry notices were queued.
     pub expiring: u32,
     /// Tokens whose expiry was recorded.
     pub expired: u32,
@@ -144,7 +144,7 @@ impl Sweeper {
         let now = self.clock.now();
         let idle = self.store.idle_tokens(self.settings.idle_before(now), BATCH).await?;
         swept.more |= idle.len() == BATCH as usize;
-        // Somebody recorded a use and did not get to cancel what it overtook.
+        // Their uses are recorded, but what these overtook is not cancelled yet.
         let (overtaken, idle): (Vec<_>, Vec<_>) =
             idle.iter().partition(|token| token.usage_state.is_overtaken());
         let overtaken: Vec<TokenId> = overtaken.into_iter().map(|token| token.id).collect();
@@ -226,7 +226,7 @@ impl Sweeper {
         if more {
             return Ok(());
         }
-        // Of those that were deleted before the closure as well.
+        // Also what was seen of tokens that were deleted before the closure.
         let mut after = None;
         loop {
             after = self.store.erase_activity(account_id, after, BATCH).await?;

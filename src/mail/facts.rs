@@ -99,8 +99,8 @@ pub struct Expiry {
     pub reached: bool,
     /// The token that replaced it.
     pub replaced_by: Option<TokenId>,
-    /// The longest that a new token may last, where the server bounds that: then one that replaces this token may last
-    /// that long, and otherwise no longer than this one.
+    /// The longest that a new token may last, where the server limits that: a successor of this token may last that
+    /// long. `None`: a successor ends no later than this token.
     pub longest: Option<Duration>,
 }
 

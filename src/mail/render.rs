@@ -98,7 +98,7 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
     let (subject, text, html) = match &facts.subject {
         Subject::Notice(notice) => {
             let view = View::new(facts, &notice.action, notice.effective, None, page);
-            let (name, day) = (view.short_name(), &view.day);
+            let (name, day) = (short_name(&view.name), &view.day);
             match notice.action.takes {
                 Takes::Token => (
                     format!("{name} will be deleted on {day}"),
@@ -119,7 +119,7 @@ pub fn render(facts: &Facts, page: Option<&PublicUrl>) -> Result<Message, askama
         }
         Subject::CarriedOut { action, at, noticed } => {
             let view = View::new(facts, action, *at, *noticed, page);
-            let (name, day) = (view.short_name(), &view.day);
+            let (name, day) = (short_name(&view.name), &view.day);
             match action.takes {
                 Takes::Token => (
                     format!("{name} was deleted on {day}"),
@@ -232,9 +232,9 @@ impl Whitelist {
     }
 }
 
-fn name_or_id(token: &Token) -> String {
-    match one_line(&token.name) {
-        name if name.is_empty() => token.id.to_string(),
+fn name_or_id(name: &str, id: &impl ToString) -> String {
+    match one_line(name) {
+        name if name.is_empty() => id.to_string(),
         name => name,
     }
 }
@@ -255,7 +255,7 @@ impl View {
             }
             None => format!("since the token was created on {}", token.created.to_minute()),
         };
-        let name = name_or_id(token);
+        let name = name_or_id(&token.name, &token.id);
         Self {
             id: token.id.to_string(),
             kind: token.kind.word(),
@@ -280,10 +280,6 @@ impl View {
             whitelist: Whitelist::of(token.kind),
             name,
         }
-    }
-
-    fn short_name(&self) -> String {
-        short_name(&self.name)
     }
 
     fn needs_whitelist(&self) -> bool {
@@ -385,12 +381,12 @@ struct ExpiryView {
 impl ExpiryView {
     fn new(facts: &Facts, expiry: &Expiry, page: Option<&PublicUrl>) -> Self {
         let token = &expiry.token;
-        let name = name_or_id(token);
+        let name = name_or_id(&token.name, &token.id);
         Self {
             id: token.id.to_string(),
             kind: token.kind.word(),
             created: token.created.to_minute(),
-            last_use: token.last_use.map_or_else(|| "never".to_owned(), Timestamp::to_minute),
+            last_use: last_use(token.last_use),
             used: token.last_use.is_some(),
             account_name: one_line(&facts.account.name),
             account_id: facts.account.id.to_string(),
@@ -485,7 +481,8 @@ struct LeakView {
     at: String,
     /// As reported; `not reported` where that is empty.
     source: String,
-    url: String,
+    /// As reported; `None` where that is empty.
+    url: Option<String>,
     others: Vec<String>,
     page: Option<String>,
 }
@@ -512,17 +509,13 @@ impl LeakView {
                     last_use: last_use(token.last_use),
                 };
                 let page = page.map(|page| page.token(token.id));
-                (token.id.to_string(), name_or_id(token), Some(leaked), page)
+                (token.id.to_string(), name_or_id(&token.name, &token.id), Some(leaked), page)
             }
             LeakedOwner::Credential { id, name } => {
-                let name = Some(one_line(name)).filter(|name| !name.is_empty());
-                (id.to_string(), name.unwrap_or_else(|| id.to_string()), None, None)
+                (id.to_string(), name_or_id(name, id), None, None)
             }
         };
-        let reported = |text: &str| match one_line(text) {
-            text if text.is_empty() => "not reported".to_owned(),
-            text => text,
-        };
+        let reported = |text: &str| Some(one_line(text)).filter(|text| !text.is_empty());
         Self {
             name,
             id,
@@ -530,7 +523,7 @@ impl LeakView {
             account_name: one_line(&facts.account.name),
             account_id: facts.account.id.to_string(),
             at: at.to_minute(),
-            source: reported(source),
+            source: reported(source).unwrap_or_else(|| "not reported".to_owned()),
             url: reported(url),
             others: others(facts),
             page,

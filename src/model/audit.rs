@@ -138,7 +138,8 @@ pub struct AuditEvent {
     pub time: Timestamp,
     /// What was done.
     pub action: RecordedAction,
-    /// The credential's id, `system`, `secret scanning`, `command line` or `development`.
+    /// The id of the credential, or of the token whose bearer acted; else `system`, `secret scanning`, `command line` or
+    /// `development`.
     pub actor: String,
     /// The actor's role; empty for what has none.
     pub actor_role: String,

@@ -141,6 +141,37 @@ pub struct NewToken {
     pub labels: Labels,
 }
 
+impl NewToken {
+    /// The token that it becomes at `now`, never used.
+    pub fn token(&self, now: Timestamp) -> Token {
+        let mut scopes = self.scopes.clone();
+        scopes.sort_unstable();
+        scopes.dedup();
+        Token {
+            id: self.id,
+            account_id: self.account_id,
+            name: self.name.clone(),
+            state: TokenState::Active,
+            kind: self.kind,
+            downgraded: None,
+            scopes,
+            taken: Vec::new(),
+            whitelist: self.whitelist.clone(),
+            whitelist_version: 1,
+            created: now,
+            clock_start: now,
+            expires: self.expires,
+            replaces: None,
+            replaced_by: None,
+            imported: None,
+            labels: self.labels.clone(),
+            uses: Uses::default(),
+            pending: Vec::new(),
+            expiry_notices: Vec::new(),
+        }
+    }
+}
+
 /// A token as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
@@ -189,7 +220,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// When it ended by itself, if it has by `now`; a deleted token was deleted.
+    /// When it expired, if it has by `now` and is not deleted.
     pub fn expired(&self, now: Timestamp) -> Option<Timestamp> {
         let expiry = Expiry::from(self.expires);
         expiry.time().filter(|_| self.state == TokenState::Active && expiry.is_reached(now))
@@ -258,7 +289,7 @@ pub enum WhitelistRefused {
     /// The token is deleted.
     #[error("the token is deleted")]
     Deleted,
-    /// The token has ended by itself.
+    /// The token has expired.
     #[error("the token expired at {0}")]
     Expired(Timestamp),
     /// Its account is suspended, and an admin of the account calls for more than narrowing.

@@ -35,9 +35,9 @@ pub struct HttpListeners {
     /// How those of addresses are secured; `None` for plain text. Those of Unix sockets are in plain text: nothing but
     /// this host carries them.
     pub tls: Option<TlsAcceptor>,
-    /// Connections at once, of all listeners; more are closed at once. A fifth of them is a reserve for addresses that have no place
-    /// among the ordinary ones (all are taken, or their share): each of these is for one request, so that they are
-    /// free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
+    /// Connections at once, of all listeners; more are closed at once. A fifth of them is a reserve for peers that have
+    /// no place among the ordinary ones (all are taken, or their share): each of these is for one request, so that they
+    /// are free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
     pub connections: usize,
     /// How long connections may take to end after the stop.
     pub drain: Duration,

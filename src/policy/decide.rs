@@ -357,7 +357,7 @@ impl Decision<'_> {
                 format!("This token expired at {at}. Create a new one.").into()
             }
             Denial::AccountSuspended(at) => format!(
-                "The account of this token is suspended since {at}. A new token does not help: ask those who \
+                "The account of this token has been suspended since {at}. A new token does not help: ask those who \
                  operate this service to resume the account."
             ).into(),
             Denial::NoMatchingRoute | Denial::RequestAmbiguous => {
@@ -396,6 +396,46 @@ impl UnresolvedHttp<'_> {
                 explain_ambiguous(path, own.route, other.route, other.scope.name.as_str())
             }
             Self::Ambiguous(cause) => cause.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::policy::id::{AccountId, TokenId};
+    use crate::policy::network::Limits;
+    use crate::policy::token::{Expiry, Grant};
+
+    /// Rule 11.22 of docs/policy.md.
+    #[test]
+    fn a_bearer_needs_the_whitelist_that_there_is_and_not_the_one_that_is_missing() {
+        let open = TokenFacts {
+            id: TokenId(Uuid::from_u128(1)).into(),
+            account_id: AccountId(Uuid::from_u128(2)).into(),
+            digest: [0; 32],
+            state: TokenState::Active,
+            expiry: Expiry::NEVER,
+            // Which requires a whitelist.
+            grant: Grant::ReadWrite,
+            whitelist: Whitelist::Unrestricted,
+            announced: Vec::new(),
+        };
+        let entry = Cidr::parse("192.0.2.1", &Limits::default()).unwrap();
+        let entries = CidrSet::new(vec![entry], &Limits::default()).unwrap().unwrap();
+        let listed = TokenFacts { whitelist: Whitelist::Only(entries), ..open.clone() };
+        for (token, client, wanted) in [
+            (&open, None, Reason::Allowed),
+            (&open, Some("198.51.100.1"), Reason::Allowed),
+            (&listed, None, Reason::ClientIpMissing),
+            (&listed, Some("198.51.100.1"), Reason::ClientIpNotWhitelisted),
+            (&listed, Some("192.0.2.1"), Reason::Allowed),
+        ] {
+            let client = client.map(|text: &str| text.parse().unwrap());
+            let decision = decide_for_bearer(Presented::Token(token), client, Timestamp(5));
+            assert_eq!(decision.verdict.reason(), wanted, "{client:?}");
         }
     }
 }

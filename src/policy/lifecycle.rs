@@ -89,6 +89,13 @@ pub struct Calendar {
     pub now: Timestamp,
 }
 
+impl Calendar {
+    /// The beginning of the window that ends now.
+    pub fn window_start(&self) -> Timestamp {
+        self.now.minus(self.settings.window)
+    }
+}
+
 /// What is known of a token's use. Times only ever move forward.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Uses {

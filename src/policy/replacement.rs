@@ -40,9 +40,9 @@ pub enum ReplacementRefused {
     /// It has a successor.
     #[error("the token was replaced by {0} already: replace that one, or create a new token")]
     Replaced(TokenId),
-    /// Too many of the tokens that it replaced, one after another, last still.
+    /// Too many of the tokens that it replaced, one after another, still last.
     #[error(
-        "{MAX_OVERLAPPING} tokens before it last still, or ended within a day: wait, or create another token"
+        "{MAX_OVERLAPPING} tokens before it still last, or ended less than a day ago: wait, or create another token"
     )]
     TooManyOverlapping,
     /// It may not do this, now or ever.
@@ -215,7 +215,7 @@ pub fn used_and_unused(
     catalog: &Catalog,
     calendar: &Calendar,
 ) -> (Vec<ScopeId>, Vec<ScopeId>) {
-    let since = calendar.now.minus(calendar.settings.window());
+    let since = calendar.window_start();
     let held = catalog.scopes().iter().filter(|scope| grant.holding(scope) == ScopeStatus::Granted);
     held.map(|scope| scope.id).partition(|&id| uses.of(id).is_some_and(|last| last > since))
 }

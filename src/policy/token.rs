@@ -285,10 +285,10 @@ pub struct TokenFacts {
 }
 
 impl TokenFacts {
-    /// The announced action that takes effect first. None is shown while the lifecycle only
-    /// observes: nothing will be taken.
+    /// The announced action that takes effect first. None is shown where nothing will be taken: while the lifecycle only
+    /// observes, and of an expired token, whether or not a sweep has withdrawn it. Rule 11.5 of docs/policy.md.
     pub fn upcoming(&self, calendar: &Calendar) -> Option<UpcomingAction> {
-        let acts = calendar.settings.mode == Mode::Enforce;
+        let acts = calendar.settings.mode == Mode::Enforce && !self.expiry.is_reached(calendar.now);
         let upcoming = |action: &LiveAction| UpcomingAction {
             id: action.id,
             action: action.takes.action(),

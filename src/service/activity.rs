@@ -158,7 +158,7 @@ impl Services {
 
     /// The beginning of the window, now.
     fn window_start(&self) -> Timestamp {
-        self.clock.now().minus(self.lifecycle.window())
+        self.calendar().window_start()
     }
 
     /// The addresses that a token was used from, the latest first. Rules 12.1 and 12.3 of docs/policy.md.
@@ -213,8 +213,50 @@ fn entry_uses(entries: &[Cidr], matches: &EntryMatches, since: Timestamp) -> Vec
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
-    use crate::policy::network::Limits;
+    use crate::model::StoredCatalog;
+    use crate::policy::id::AccountId;
+    use crate::policy::scope::ScopeId;
+
+    /// Rule 12.13.
+    #[test]
+    fn a_denial_names_the_one_change_that_would_allow_it() {
+        let toml = "[[scope]]\nname = \"a.read\"\naccess = \"read\"\n".to_owned();
+        let scope_ids = vec![("a.read".parse().unwrap(), ScopeId(1))];
+        let stored = StoredCatalog { version: 1, toml, applied: Timestamp(0), scope_ids };
+        let in_force = ActiveCatalog::read(stored).unwrap();
+        let fix_of = |reason: Option<Reason>, client: &str| {
+            let denied = DenialCount {
+                token_id: TokenId(Uuid::nil()),
+                account_id: AccountId(Uuid::nil()),
+                hour: 0,
+                reason,
+                address: Some(client.parse().unwrap()),
+                scope_id: Some(ScopeId(1)),
+                operation: String::new(),
+                count: 1,
+                first: Timestamp(0),
+                last: Timestamp(0),
+            };
+            fix(&denied, &in_force, &Limits::default())
+        };
+        let home = "192.0.2.1";
+        let added = DenialChange::AddAddress(home.parse().unwrap());
+        assert_eq!(fix_of(Some(Reason::ClientIpNotWhitelisted), home).change, Some(added));
+        for reason in [Reason::ScopeNotGranted, Reason::ScopeLostInDowngrade] {
+            let replaced = DenialChange::ReplaceWithScope("a.read".to_owned());
+            assert_eq!(fix_of(Some(reason), home).change, Some(replaced));
+        }
+        // No entry can be this address.
+        let outside = fix_of(Some(Reason::ClientIpNotWhitelisted), "::");
+        assert!(outside.change.is_none() && !outside.text.is_empty());
+        let deleted = fix_of(Some(Reason::TokenDeleted), home);
+        assert!(deleted.change.is_none() && !deleted.text.is_empty());
+        let others = fix_of(None, home);
+        assert!(others.change.is_none() && others.text.is_empty());
+    }
 
     /// Rule 12.6.
     #[test]

@@ -36,9 +36,10 @@ use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 const MAX_FAILURES: u32 = 20;
 /// Calls that are under way at once, and those of one address: each may wait for the store, and for propagation.
 const PLACES: (usize, usize) = (256, 16);
-/// Calls that read from the store at once, and as many that change it; others wait for their turn, so long.
+/// Calls that read from the store at once, and as many that change it; others wait for their turn.
 const TURNS: usize = 2;
-const TURN: Duration = Duration::from_secs(5);
+/// How long a call waits for its turn at most.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(5);
 
 /// What bounds the calls of bearers.
 #[derive(Debug)]
@@ -61,8 +62,8 @@ impl Default for Bounds {
     }
 }
 
-/// Somebody who presented a secret that was made here or may be imported, and has a place for one call. Whether it is a token's is checked
-/// by the call.
+/// Somebody who presented a secret that was made here or may be imported, and has a place for one call. Whether it is a
+/// token's is checked by the call.
 #[derive(Debug)]
 pub struct Bearer {
     /// What the token is looked up by, and the digest that it has to have.
@@ -75,7 +76,7 @@ pub struct Bearer {
 /// The token that a secret names, and those that may be imported with it.
 type BearerKeys = SmallVec<[(TokenKey, Digest); 1]>;
 
-/// A token as its bearer may see it: where it was used from is not among it. Rule 12.7 of docs/policy.md.
+/// A token as its bearer may see it: without the addresses that it was used from. Rule 12.7 of docs/policy.md.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfToken {
     /// Its id.
@@ -110,9 +111,9 @@ pub struct SelfPendingAction {
 }
 
 impl Services {
-    /// Checks that `secret` was made here, or that `presented` may be an imported one, without waiting. The two differ as
-    /// in [`super::decisions::AuthorizeInput`]. `client` is the bearer's address, where it is known; failures count for
-    /// `from`. Rules 11.20 and 11.21 of docs/policy.md.
+    /// Checks that `secret` was made here, or that `presented` may be an imported one, without waiting. The two differ
+    /// as in [`super::decisions::AuthorizeInput`]. `client` is the bearer's address, where it is known; failures count
+    /// for `from`. Rules 11.20 and 11.21 of docs/policy.md.
     ///
     /// # Errors
     /// [`Error::TokenDenied`] with [`Reason::TokenNotFound`] for any other secret, [`Error::TooManyFailures`] where
@@ -143,11 +144,12 @@ impl Services {
                 self.metrics.forged.inc();
             }
         }
+        let made_here = !keys.is_empty();
         for (digest, half) in self.imported_keys(presented) {
             match self.cache.imports.membership(half) {
-                Membership::Absent => {}
                 Membership::Possible => keys.push((TokenKey::Digest(digest, half), digest)),
-                Membership::Unknown => return Err(imports_unknown()),
+                Membership::Unknown if !made_here => return Err(imports_unknown()),
+                Membership::Absent | Membership::Unknown => {}
             }
         }
         Ok(keys)
@@ -188,7 +190,7 @@ impl Services {
 
     /// Waits for one of the turns at the store.
     async fn turn<'t>(&self, turns: &'t Semaphore) -> Result<SemaphorePermit<'t>> {
-        match tokio::time::timeout(TURN, turns.acquire()).await {
+        match tokio::time::timeout(MAX_TURN_WAIT, turns.acquire()).await {
             Ok(turn) => turn.map_err(|_| Error::Internal),
             Err(_) => Err(self.shed()),
         }

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::accounts::refused_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
+use super::tokens::EXPIRE_TIME;
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
@@ -68,8 +69,6 @@ pub struct UpdateCredential<'a> {
 const CLIENT_SOURCE: &str = "client_source";
 /// The field of a request with the client certificates.
 const CLIENT_CERTIFICATES: &str = "client_certificate_sha256s";
-/// The field of a request with the expiry.
-const EXPIRE_TIME: &str = "expire_time";
 
 impl Services {
     /// A new secret for `id`.

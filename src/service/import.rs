@@ -212,9 +212,9 @@ fn checked_digest(bytes: &[u8]) -> Result<Digest> {
         );
         return Err(Error::invalid(DIGEST, "NOT_A_DIGEST", text));
     };
-    // No token at all must never be one.
+    // A request without any token must never present an imported one.
     if digest == secret::digest(b"") {
-        let text = "is the digest of nothing: send that of the token's secret";
+        let text = "is the digest of an empty text: send that of the token's secret";
         return Err(Error::invalid(DIGEST, "EMPTY_SECRET", text));
     }
     Ok(digest)
@@ -255,11 +255,15 @@ fn refusal(refused: ImportRefused) -> Error {
     let (rule, text) = match refused {
         ImportRefused::Ended(TokenState::DeletedUnused { at }) => (
             "TOKEN_DELETED_UNUSED",
-            format!("the token with this secret was deleted at {at}, as nobody used it; {CURE}"),
+            format!(
+                "the token with this secret was deleted at {at}, since it was not used; {CURE}"
+            ),
         ),
         ImportRefused::Ended(TokenState::RevokedLeaked { at }) => (
             "TOKEN_REVOKED_LEAKED",
-            format!("the token with this secret was revoked at {at}, as the secret leaked; {CURE}"),
+            format!(
+                "the token with this secret was revoked at {at}, since the secret leaked; {CURE}"
+            ),
         ),
         ImportRefused::Ended(TokenState::Deleted { at }) => {
             ("TOKEN_DELETED", format!("the token with this secret was deleted at {at}; {CURE}"))
@@ -308,6 +312,24 @@ mod tests {
         assert_eq!(of(Some(11), None), refused("create_time", "IN_THE_FUTURE"));
         for created in [None, Some(3), Some(12)] {
             assert_eq!(of(created, Some(11)), refused("last_use_time", "IN_THE_FUTURE"));
+        }
+    }
+
+    /// Rules 10.5 and 10.6 of docs/policy.md.
+    #[test]
+    fn a_digest_of_what_has_ended_is_refused_with_its_reason() {
+        let at = Timestamp(1);
+        for (refused, wanted) in [
+            (ImportRefused::Ended(TokenState::Deleted { at }), "TOKEN_DELETED"),
+            (ImportRefused::Ended(TokenState::DeletedUnused { at }), "TOKEN_DELETED_UNUSED"),
+            (ImportRefused::Ended(TokenState::RevokedLeaked { at }), "TOKEN_REVOKED_LEAKED"),
+            (ImportRefused::Expired(at), "TOKEN_EXPIRED"),
+            (ImportRefused::InUse, "DIGEST_IN_USE"),
+        ] {
+            match refusal(refused) {
+                Error::Refused(obstacles, _) => assert_eq!(obstacles[0].rule, wanted),
+                other => panic!("{other}"),
+            }
         }
     }
 

@@ -24,8 +24,6 @@ pub const MAX_SECRET: usize = 4 << 10;
 /// The longest source and the longest address of a location, in characters.
 const MAX_SOURCE: usize = 200;
 const MAX_URL: usize = 2_000;
-/// What scanners find secrets by (RFC 8959, section 2).
-const SCHEME: &str = "secret-token:";
 /// So many letters and digits behind an underscore are taken for a secret.
 const SHAPED: usize = 40;
 /// What stands in the place of a secret in an address.
@@ -57,22 +55,33 @@ pub struct FoundSecret {
 impl FoundSecret {
     /// A secret as it was found, at a place of [`location`]. Rule 11.51 of docs/policy.md.
     pub fn new(secret: &str, location: LeakLocation) -> Self {
-        let forms = [Some(secret), secret.strip_prefix(SCHEME)].into_iter().flatten();
-        let digests = forms.map(|form| secret::digest(form.as_bytes())).collect();
-        Self { digests, location }
+        Self { digests: digests(secret), location }
     }
 }
 
-/// A place where secrets were found, without any of `secrets`, which are all that are reported with it, and without what
-/// looks like a secret of Portcullis: many places have secrets in their address, and the place is shown to the owners of all
-/// of them.
+/// Of a secret as it was found, and without a prefix that it may not have been issued with.
+fn digests(secret: &str) -> Vec<Digest> {
+    let marked = Some(bare(secret)).filter(|bare| bare.len() < secret.len());
+    let forms = [Some(secret), marked].into_iter().flatten();
+    forms.map(|form| secret::digest(form.as_bytes())).collect()
+}
+
+/// A secret without the prefix that scanners find it by.
+fn bare(secret: &str) -> &str {
+    // The prefix is ASCII, so a character begins behind it.
+    &secret[secret.len() - secret::without_mark(secret.as_bytes()).len()..]
+}
+
+/// A place where secrets were found, without any of `secrets`, which are all that are reported with it, and without
+/// what looks like a secret of Portcullis: many places have secrets in their address, and the place is shown to the
+/// owners of all of them.
 pub fn location<'s>(
     secrets: impl IntoIterator<Item = &'s str>,
     source: &str,
     url: &str,
 ) -> LeakLocation {
-    let bare = secrets.into_iter().map(|secret| secret.strip_prefix(SCHEME).unwrap_or(secret));
-    let mut secrets: Vec<_> = bare.filter(|secret| !secret.is_empty()).collect();
+    let mut secrets: Vec<_> =
+        secrets.into_iter().map(bare).filter(|secret| !secret.is_empty()).collect();
     // One may be a part of another.
     secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
     let shown = |text: &str, most| {
@@ -80,20 +89,21 @@ pub fn location<'s>(
         for secret in &secrets {
             text = text.replace(secret, REMOVED);
         }
-        for run in secret_shaped(&text).map(str::to_owned).collect::<Vec<_>>() {
-            text = text.replace(&run, REMOVED);
-        }
-        text::escape(&text).chars().take(most).collect()
+        text::escape(&without_secrets(&text)).chars().take(most).collect()
     };
     LeakLocation { source: shown(source, MAX_SOURCE), url: shown(url, MAX_URL) }
 }
 
-/// The parts of a text that have the shape of a secret of Portcullis: a prefix, an underscore, and many letters and digits.
-fn secret_shaped(text: &str) -> impl Iterator<Item = &str> {
-    let of_secret = |character: char| character.is_ascii_alphanumeric() || character == '_';
-    text.split(move |character| !of_secret(character)).filter(|run| {
-        run.rsplit('_').next().is_some_and(|body| run.len() > body.len() && body.len() >= SHAPED)
-    })
+/// A text without the parts that have the shape of a secret of Portcullis: a prefix, an underscore, and many letters
+/// and digits.
+fn without_secrets(text: &str) -> String {
+    let other = |character: char| !character.is_ascii_alphanumeric() && character != '_';
+    let has_shape = |run: &str| run.rsplit_once('_').is_some_and(|(_, body)| body.len() >= SHAPED);
+    let clear = |part: &str| {
+        let (run, rest) = part.split_at(part.find(other).unwrap_or(part.len()));
+        if has_shape(run) { format!("{REMOVED}{rest}") } else { part.to_owned() }
+    };
+    text.split_inclusive(other).map(clear).collect()
 }
 
 /// What became of reports, in their order.
@@ -222,7 +232,6 @@ fn found_secrets(request: &ReportLeaks<'_>) -> Result<Vec<FoundSecret>> {
     }
     errors.take(validate::remark("source", source, MAX_SOURCE));
     errors.take(validate::remark("url", url, MAX_URL));
-    let place = location(secrets.iter().map(String::as_str).take(MAX_REPORTED), source, url);
     let mut found = Vec::new();
     for (at, secret) in secrets.iter().take(MAX_REPORTED).enumerate() {
         match secret.len() {
@@ -232,14 +241,12 @@ fn found_secrets(request: &ReportLeaks<'_>) -> Result<Vec<FoundSecret>> {
                     format_args!("has {count} bytes, and no secret has more than {MAX_SECRET}");
                 errors.add(format!("secrets[{at}]"), "TOO_LONG", text);
             }
-            _ => found.push(FoundSecret::new(secret, place.clone())),
+            _ => found.push(digests(secret)),
         }
     }
     for (at, bytes) in secret_sha256s.iter().take(MAX_REPORTED).enumerate() {
         match Digest::try_from(bytes.as_slice()) {
-            Ok(digest) => {
-                found.push(FoundSecret { digests: vec![digest], location: place.clone() });
-            }
+            Ok(digest) => found.push(vec![digest]),
             Err(_) => {
                 let text = format_args!("has {} bytes; a SHA-256 has 32", bytes.len());
                 errors.add(format!("secret_sha256s[{at}]"), "NOT_A_DIGEST", text);
@@ -247,7 +254,9 @@ fn found_secrets(request: &ReportLeaks<'_>) -> Result<Vec<FoundSecret>> {
         }
     }
     errors.into_result()?;
-    Ok(found)
+    let location = location(secrets.iter().map(String::as_str), source, url);
+    let found_at = |digests| FoundSecret { digests, location: location.clone() };
+    Ok(found.into_iter().map(found_at).collect())
 }
 
 #[cfg(test)]
@@ -260,13 +269,15 @@ mod tests {
         let digest = |text: &str| secret::digest(text.as_bytes());
         let digests = |text| FoundSecret::new(text, location([], "", "")).digests;
         assert_eq!(digests("abc"), [digest("abc")]);
-        assert_eq!(digests("secret-token:abc"), [digest("secret-token:abc"), digest("abc")]);
+        for marked in ["secret-token:abc", "Secret-Token:abc"] {
+            assert_eq!(digests(marked), [digest(marked), digest("abc")]);
+        }
     }
 
     #[test]
     fn a_location_has_no_secret_and_nothing_hidden() {
         let of = |secret| location([secret], "com\u{202e}mit", "https://x.example/?token=abcdef");
-        for secret in ["abcdef", "secret-token:abcdef"] {
+        for secret in ["abcdef", "secret-token:abcdef", "Secret-Token:abcdef"] {
             let LeakLocation { source, url } = of(secret);
             assert_eq!((&*source, &*url), ("com<U+202E>mit", "https://x.example/?token=(secret)"));
         }

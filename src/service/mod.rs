@@ -1,7 +1,7 @@
 //! The use cases: one method a call, without a word of gRPC or HTTP in it.
 //!
-//! Every change runs through [`crate::writes`], which makes memory follow the store before the answer. Callers are narrowed to what they may see in here; what they may call at all
-//! is [`access`]'s table.
+//! Every change runs through [`crate::writes`], which makes memory follow the store before the answer. Callers are
+//! narrowed to what they may see in here; what they may call at all is [`access`]'s table.
 
 pub mod access;
 pub mod accounts;

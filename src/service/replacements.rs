@@ -1,7 +1,7 @@
 //! Replacing a token by a successor, and what a successor needs of what the old token may do.
 //!
-//! Must stay true: what a successor may do, when it ends and what becomes of what is announced is `policy`'s word, given
-//! inside the transaction that stores it. Rules: docs/policy.md, section 11, from 11.30 on.
+//! Must stay true: what a successor may do, when it ends and what becomes of what is announced is `policy`'s word,
+//! given inside the transaction that stores it. Rules: docs/policy.md, section 11, from 11.30 on.
 
 use std::time::Duration;
 
@@ -79,8 +79,8 @@ impl Services {
     /// `no_wait`: before then, replicas may still allow it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for bad fields, also those in `errors`, and for a missing whitelist; [`Error::Refused`] where a
-    /// rule stands in the way; [`Error::NotFound`] for no such token; the store's.
+    /// [`Error::Invalid`] for bad fields, also those in `errors`, and for a missing whitelist; [`Error::Refused`] where
+    /// a rule stands in the way; [`Error::NotFound`] for no such token; the store's.
     pub async fn replace_token(
         &self,
         caller: &Caller,
@@ -176,8 +176,7 @@ impl Services {
         let calendar = self.calendar();
         let (used, unused) =
             replacement::used_and_unused(&token.grant(), &token.uses, catalog, &calendar);
-        let since = calendar.now.minus(calendar.settings.window());
-        Proposal { used, unused, since, addresses }
+        Proposal { used, unused, since: calendar.window_start(), addresses }
     }
 }
 

@@ -394,8 +394,8 @@ impl Services {
         Ok(Changed::new((described, propagation), &ctx))
     }
 
-    /// Has the admins mailed without waiting for the next sweep, where the token's expiry is nearer than the notice period.
-    /// Rule 11.7 of docs/policy.md.
+    /// Has the admins mailed without waiting for the next sweep, where the token's expiry is nearer than the notice
+    /// period. Rule 11.7 of docs/policy.md.
     pub(super) fn notify_of_expiry(&self, token: &Token) {
         let soon = self.clock.now().plus(self.lifecycle.notice());
         if token.expires.is_some_and(|at| at <= soon) {

@@ -113,7 +113,7 @@ pub fn name(text: &str, required: bool) -> Result<String, Error> {
 ///
 /// # Errors
 /// It is longer, or can't be shown as it is.
-pub fn remark(field: &'static str, text: &str, most: usize) -> Result<(), Error> {
+pub fn remark(field: impl Into<String>, text: &str, most: usize) -> Result<(), Error> {
     let count = text.chars().count();
     if count > most {
         let text = format!("has {count} characters, and {most} is the most: shorten it");
@@ -153,14 +153,8 @@ pub fn labels(given: &HashMap<String, String>) -> Result<Labels, Error> {
             errors.add(FIELD, "INVALID_KEY", text);
             continue;
         }
-        let (field, value) = (format!("{FIELD}[{key}]"), value.trim());
-        let count = value.chars().count();
-        if count > MAX_NAME {
-            let text = format!("has {count} characters, and {MAX_NAME} is the most: shorten it");
-            errors.add(field, "TOO_LONG", text);
-        } else if let Err(error) = text::check(value) {
-            errors.add(field, unshowable(error), error);
-        } else {
+        let value = value.trim();
+        if errors.take(remark(format!("{FIELD}[{key}]"), value, MAX_NAME)).is_some() {
             labels.insert(key.clone(), value.to_owned());
         }
     }
@@ -239,4 +233,32 @@ pub fn entries(field: &str, texts: &[String], limits: &Limits) -> Result<Vec<Cid
         return Err(Error::invalid(field, "TOO_MANY_ENTRIES", text));
     }
     Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rule 11.81 of docs/policy.md.
+    #[test]
+    fn labels_have_bounds() {
+        let one =
+            |key: &str, value: &str| labels(&HashMap::from([(key.to_owned(), value.to_owned())]));
+        let (longest, longer) = ("k".repeat(63), "k".repeat(64));
+        for key in ["a", "team/pay-ments_1.x", longest.as_str()] {
+            assert_eq!(one(key, " x ").unwrap()[key], "x");
+        }
+        for key in ["", "1a", "-a", "Team", "a b", "\u{fc}", longer.as_str()] {
+            assert!(one(key, "x").is_err(), "{key}");
+        }
+        assert!(one("a", "").is_ok());
+        assert!(one("a", &"\u{fc}".repeat(200)).is_ok());
+        assert!(one("a", &"x".repeat(201)).is_err());
+        assert!(one("a", "a\u{202e}b").is_err());
+        let many = |count: u32| -> HashMap<String, String> {
+            (0..count).map(|n| (format!("k{n}"), String::new())).collect()
+        };
+        assert!(labels(&many(16)).is_ok());
+        assert!(labels(&many(17)).is_err());
+    }
 }

@@ -15,7 +15,7 @@ use crate::policy::time::Timestamp;
 pub trait ActivityStore {
     /// Adds counts and addresses, each token's in one transaction with all others'; tokens that are gone are passed over,
     /// and so are the addresses of deleted ones. Counts are added, so a call is repeated only where it is known that it
-    /// changed nothing; addresses may be recorded as often as one likes.
+    /// changed nothing; addresses may be recorded any number of times.
     async fn record_activity(&self, counts: &[UseCount], addresses: &[AddressUse]) -> Result<()>;
 
     /// The addresses that a token was used from at `since` or later, the latest first; `None` where there is no such

@@ -1,7 +1,7 @@
 //! Counts of use: how many requests of each token are allowed, by scope and day of UTC.
 //!
-//! They are counted in the cached tokens themselves ([`CachedToken::count_use`]). Here is who has uses to be collected, which
-//! a token joins when one of its uses is noted: so that counting needs no more than recording does.
+//! They are counted in the cached tokens themselves ([`CachedToken::count_use`]). Here is the list of tokens to collect
+//! them from. A token joins it when one of its uses is noted, so that counting needs no more than recording does.
 //!
 //! # Invariants
 //! - A token leaves only when its next use is noted again, so that no count stays behind.
@@ -14,7 +14,7 @@ use std::time::Duration;
 use sdd::Shared;
 
 use super::{SHARDS, shard_of};
-use crate::cache::{BusyCounters, CachedToken, Collected};
+use crate::cache::{BusyCounters, CachedToken, CollectedUses};
 use crate::model::UseCount;
 use crate::policy::id::TokenId;
 use crate::policy::scope::ScopeId;
@@ -48,7 +48,7 @@ struct Shard {
     waiting: Counts,
 }
 
-/// Whom to collect from. Only the collector locks it.
+/// The tokens to collect from, in turn. Only the collector locks it.
 #[derive(Debug)]
 struct Rotation {
     tokens: Vec<ActiveToken>,
@@ -66,19 +66,19 @@ struct ActiveToken {
     collected: Timestamp,
 }
 
-/// Who counts in a slot of [`BusyCounters`].
+/// Which counter has a slot of [`BusyCounters`].
 #[derive(Debug)]
 enum Slot {
     Free,
     Taken {
         token: Shared<CachedToken>,
         place: usize,
-        last: Collected,
+        last: CollectedUses,
     },
     /// Threads that read it before it was left may still add to it.
     Left {
         token_id: TokenId,
-        last: Collected,
+        last: CollectedUses,
     },
 }
 
@@ -103,14 +103,13 @@ impl ActiveTokens {
         &self.shards[shard_of(id)]
     }
 
-    /// A use of the token was noted; until `until`, further ones are not. Whether there was room.
-    pub(super) fn join(&self, token: Shared<CachedToken>, until: Timestamp) -> bool {
+    /// A use of the token was noted; until `until`, further ones are not. Where there is no room, it joins with its
+    /// next noted use.
+    pub(super) fn join(&self, token: Shared<CachedToken>, until: Timestamp) {
         let mut shard = self.shard(*token.id).lock().unwrap_or_else(PoisonError::into_inner);
-        let room = shard.arrivals.len() < MAX_ARRIVALS;
-        if room {
+        if shard.arrivals.len() < MAX_ARRIVALS {
             shard.arrivals.push((token, until));
         }
-        room
     }
 
     /// Keeps a count until the next collection. Whether there was room.
@@ -124,8 +123,8 @@ impl ActiveTokens {
         true
     }
 
-    /// What one write of the store takes: what waits, and then of each active token in turn, until there are `most`. Those
-    /// that had nothing, and whose next use is noted, leave.
+    /// What one write of the store takes: what waits, and then of each active token in turn, until there are `most`.
+    /// Those that had nothing, and whose next use is noted, leave.
     pub(super) fn collect(&self, now: Timestamp, most: usize) -> Vec<UseCount> {
         let mut counts = Counts::new();
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,9 +186,7 @@ impl Rotation {
                     self.make_busy(&token, place, collected, busy, counts)
                 }
                 Some(slot) if rate < BUSY_RATE.1 => {
-                    let rest = token.end_busy(place, busy);
-                    rest.into_iter().for_each(|rest| add(counts, *token.id, rest));
-                    self.slots[slot] = Slot::Left { token_id: *token.id, last: collected };
+                    self.end_busy(&token, place, slot, collected, busy, counts);
                 }
                 _ => {}
             }
@@ -201,11 +198,7 @@ impl Rotation {
         for place in 0..CachedToken::PLACES {
             let Some(slot) = token.busy_slot(place) else { continue };
             if let Slot::Taken { last, .. } = self.slots[slot] {
-                token
-                    .end_busy(place, busy)
-                    .into_iter()
-                    .for_each(|rest| add(counts, *token.id, rest));
-                self.slots[slot] = Slot::Left { token_id: *token.id, last };
+                self.end_busy(&token, place, slot, last, busy, counts);
             }
         }
         self.remove(self.next);
@@ -215,7 +208,7 @@ impl Rotation {
         &mut self,
         token: &Shared<CachedToken>,
         place: usize,
-        last: Collected,
+        last: CollectedUses,
         busy: &BusyCounters,
         counts: &mut Counts,
     ) {
@@ -224,6 +217,21 @@ impl Rotation {
         self.slots[slot] = Slot::Taken { token: token.clone(), place, last };
         let until_now = token.make_busy(place, slot, busy);
         until_now.into_iter().for_each(|collected| add(counts, *token.id, collected));
+    }
+
+    /// Has all threads count in the token again. Some may still add to the slot.
+    fn end_busy(
+        &mut self,
+        token: &Shared<CachedToken>,
+        place: usize,
+        slot: usize,
+        last: CollectedUses,
+        busy: &BusyCounters,
+        counts: &mut Counts,
+    ) {
+        let rest = token.end_busy(place, busy);
+        rest.into_iter().for_each(|rest| add(counts, *token.id, rest));
+        self.slots[slot] = Slot::Left { token_id: *token.id, last };
     }
 
     /// Frees the slots that were left a collection ago, and leaves those whose counter is another scope's by now.
@@ -239,7 +247,7 @@ impl Rotation {
                 Slot::Left { token_id, last } => {
                     let count = busy.rest(at);
                     if count > 0 {
-                        add(counts, *token_id, Collected { count, ..*last });
+                        add(counts, *token_id, CollectedUses { count, ..*last });
                     }
                     *slot = Slot::Free;
                 }
@@ -256,13 +264,13 @@ impl Rotation {
     }
 }
 
-fn add(counts: &mut Counts, token_id: TokenId, collected: Collected) {
-    let Collected { scope_id, day, count } = collected;
+fn add(counts: &mut Counts, token_id: TokenId, collected: CollectedUses) {
+    let CollectedUses { scope_id, day, count } = collected;
     *counts.entry((token_id, scope_id, day)).or_default() += count;
 }
 
-/// How many counts one write takes at the least, and within which time each active token has its turn. Uses are noted once
-/// a minute as well: counting them writes no more rows than that, and up to the first number at once.
+/// How many counts one write takes at the least, and within which time each active token has its turn. Uses are noted
+/// once a minute as well: counting them writes no more rows than that, and up to the first number at once.
 const WRITE: (usize, Duration) = (256, Duration::from_secs(60));
 
 /// How many counts a write takes that is repeated after `interval`, with so many active tokens.

@@ -37,7 +37,7 @@ pub(super) struct Addresses {
 
 /// What became of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noted {
+pub(super) enum AddressOutcome {
     /// It was noted a moment ago.
     Known,
     /// It waits for the store.
@@ -66,22 +66,22 @@ impl Addresses {
         entry: Option<Cidr>,
         now: Timestamp,
         grain: i64,
-    ) -> Noted {
+    ) -> AddressOutcome {
         let hash = self.hash(*token.id, address);
         let mark = AddressMark::new(hash, now);
         if token.knows_address(mark, grain) {
-            return Noted::Known;
+            return AddressOutcome::Known;
         }
         let remembered = &self.remembered[hash as usize % REMEMBERED];
         if mark.is_fresh_in(remembered, grain) {
-            return Noted::Known;
+            return AddressOutcome::Known;
         }
         mark.put_into(remembered);
         token.note_address(mark);
         let (token_id, first, last) = (*token.id, now, now);
         match self.buffer(AddressUse { token_id, address, entry, first, last }) {
-            true => Noted::Waits,
-            false => Noted::Dropped,
+            true => AddressOutcome::Waits,
+            false => AddressOutcome::Dropped,
         }
     }
 
@@ -176,12 +176,15 @@ mod tests {
             addresses.note(&token, address(number), None, Timestamp(seconds * 1_000_000), MINUTE)
         };
         for number in 0..3 {
-            assert_eq!(note(number, 1_000), Noted::Waits);
+            assert_eq!(note(number, 1_000), AddressOutcome::Waits);
         }
         for number in (0..3).chain(0..3) {
-            assert_eq!(note(number, 1_059), Noted::Known, "{number}");
+            assert_eq!(note(number, 1_059), AddressOutcome::Known, "{number}");
         }
-        assert_eq!((note(0, 1_060), note(1, 1_070)), (Noted::Waits, Noted::Waits));
+        assert_eq!(
+            (note(0, 1_060), note(1, 1_070)),
+            (AddressOutcome::Waits, AddressOutcome::Waits)
+        );
         let seen: Vec<_> =
             addresses.take().into_iter().map(|seen| (seen.first, seen.last)).collect();
         let at = |seconds: i64| Timestamp(seconds * 1_000_000);
@@ -195,7 +198,7 @@ mod tests {
         let (flooded, other) = (token(1), token(2));
         let now = Timestamp(1_000_000_000);
         let waits = |token: &CachedToken, number| {
-            addresses.note(token, address(number), None, now, MINUTE) == Noted::Waits
+            addresses.note(token, address(number), None, now, MINUTE) == AddressOutcome::Waits
         };
         let taken = (0..20_000).filter(|&number| waits(&flooded, number)).count();
         assert_eq!(taken, MAX_ADDRESSES);

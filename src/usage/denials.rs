@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - Recording never waits: what is beyond a token's budget of a second costs one addition.
-//! - Memory is bounded, and each token and each account has a share of it, so that a flood hides nothing of others. What goes
-//!   beyond a share is counted all the same: as others of the token, or as the rest of its account.
+//! - Memory is bounded, and each token and each account has a share of it, so that a flood hides nothing of others.
+//!   What goes beyond a share is counted all the same: as others of the token, or as the rest of its account.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,7 @@ type Key = (TokenId, i64, Option<Reason>, Option<ClientAddr>, Option<ScopeId>);
 
 /// One denied request.
 #[derive(Debug, Clone, Copy)]
-pub struct Denied {
+pub struct DeniedRequest {
     /// The token.
     pub token_id: TokenId,
     /// Its owner.
@@ -72,6 +72,19 @@ struct Shard {
     rests: BTreeMap<(AccountId, i64), Tally>,
 }
 
+impl Shard {
+    /// Counts what gets no row of its own for its account and hour. How many denials found no room.
+    fn add_rest(&mut self, key: (AccountId, i64), tally: Tally) -> u64 {
+        let room = self.rests.len() < MAX_RESTS;
+        match self.rests.get_mut(&key) {
+            Some(known) => known.add(tally),
+            None if room => drop(self.rests.insert(key, tally)),
+            None => return tally.count,
+        }
+        0
+    }
+}
+
 /// A token's budget of the current second.
 #[derive(Debug, Default)]
 struct Budget {
@@ -105,8 +118,9 @@ impl Default for Denials {
 }
 
 impl Denials {
-    /// Takes note of a denied request; `operation` says what it was, where no scope does. How many denials found no room.
-    pub(super) fn note(&self, denied: Denied, operation: impl FnOnce() -> String) -> u64 {
+    /// Takes note of a denied request; `operation` says what it was, where no scope does. How many denials found no
+    /// room.
+    pub(super) fn note(&self, denied: DeniedRequest, operation: impl FnOnce() -> String) -> u64 {
         let tally =
             |count: u32| Tally { count: count.into(), first: denied.time, last: denied.time };
         let (token_id, account_id, hour) = (denied.token_id, denied.account_id, denied.time.hour());
@@ -117,7 +131,7 @@ impl Denials {
             dropped += self.buffer(key, account_id, tally(others), String::new);
         }
         if detailed {
-            let Denied { reason, address, scope_id, .. } = denied;
+            let DeniedRequest { reason, address, scope_id, .. } = denied;
             let key = (token_id, hour, Some(reason), address, scope_id);
             dropped += self.buffer(key, account_id, tally(1), operation);
         }
@@ -188,13 +202,7 @@ impl Denials {
             known.add(tally);
             return 0;
         }
-        let room = shard.rests.len() < MAX_RESTS;
-        match shard.rests.get_mut(&(account_id, hour)) {
-            Some(known) => known.add(tally),
-            None if room => drop(shard.rests.insert((account_id, hour), tally)),
-            None => return tally.count,
-        }
-        0
+        shard.add_rest((account_id, hour), tally)
     }
 
     /// Everything that waits.
@@ -246,12 +254,7 @@ impl Denials {
             let tally = Tally { count: rest.count, first: rest.first, last: rest.last };
             // Any shard will do.
             let mut shard = self.shards[0].lock().unwrap_or_else(PoisonError::into_inner);
-            let room = shard.rests.len() < MAX_RESTS;
-            match shard.rests.get_mut(&(rest.account_id, rest.hour)) {
-                Some(known) => known.add(tally),
-                None if room => drop(shard.rests.insert((rest.account_id, rest.hour), tally)),
-                None => dropped += rest.count,
-            }
+            dropped += shard.add_rest((rest.account_id, rest.hour), tally);
         }
         dropped
     }
@@ -263,8 +266,8 @@ mod tests {
 
     use super::*;
 
-    fn denied(token: u128, account: u128, address: u32, time: i64) -> Denied {
-        Denied {
+    fn denied(token: u128, account: u128, address: u32, time: i64) -> DeniedRequest {
+        DeniedRequest {
             token_id: TokenId(Uuid::from_u128(token)),
             account_id: AccountId(Uuid::from_u128(account)),
             reason: Reason::ClientIpNotWhitelisted,

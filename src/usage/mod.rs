@@ -5,8 +5,8 @@
 //! moves forward, so recording it twice changes nothing. A use that an announced action would have to
 //! know of first does not come this way: see `service::decisions`.
 //!
-//! How often (`active`), from where (`addresses`), and what was denied (`denials`) decides nothing: it is written after the
-//! uses, and what is lost of it is gone.
+//! How often (`active`), from where (`addresses`), and what was denied (`denials`) decides nothing: it is written after
+//! the uses, and what is lost of it is gone.
 //!
 //! Rules: docs/policy.md, sections 5 and 12.
 
@@ -24,11 +24,11 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::active::ActiveTokens;
-use self::addresses::{Addresses, Noted};
+use self::addresses::{AddressOutcome, Addresses};
 pub use self::credentials::CredentialUses;
 use self::denials::Denials;
-pub use self::denials::Denied;
-use crate::cache::{Cache, CachedToken, Collected};
+pub use self::denials::DeniedRequest;
+use crate::cache::{Cache, CachedToken, CollectedUses};
 use crate::clock::Clock;
 use crate::model::{
     ActiveCatalog, Actor, AddressUse, Context, Invalidation, NoLongerHeld, Use, UseCount,
@@ -51,8 +51,8 @@ const DEBOUNCE: Duration = Duration::from_secs(60);
 /// How long the last flush may take when the process ends.
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Beyond the debounce, a token is left alone for so long before it is no longer looked at for uses: a decision may take
-/// that long from its time until it is counted.
+/// So long after the debounce, a token without uses is no longer collected from: a decision may take that long from its
+/// time until it is counted.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// How long denials are kept. Rule 12.12 of docs/policy.md.
@@ -91,8 +91,8 @@ pub enum UseOutcome {
 }
 
 impl Usage {
-    /// Nothing noted yet. `cache` has the tokens whose uses are noted; `writes` commits what uses cancel; `window` is the
-    /// lifecycle's; the store is spoken to on `runtime`.
+    /// Nothing noted yet. `cache` has the tokens whose uses are noted; `writes` commits what uses cancel; `window` is
+    /// the lifecycle's; the store is spoken to on `runtime`.
     pub fn new(
         store: Arc<dyn Store>,
         cache: Arc<Cache>,
@@ -119,8 +119,8 @@ impl Usage {
         }
     }
 
-    /// Takes note that a token was used at `now`: for `scope`, and from `client` where that is known, by the whitelist entry
-    /// `entry`. Nearly always all but its count is known already, and costs a look.
+    /// Takes note that a token was used at `now`: for `scope`, and from `client` where that is known, by the whitelist
+    /// entry `entry`. Nearly always all but its count is known already, and costs a look.
     pub fn note(
         &self,
         token: &CachedToken,
@@ -134,15 +134,16 @@ impl Usage {
         }
         // Rule 12.1 of docs/policy.md.
         if let Some(client) = client
-            && self.addresses.note(token, client, entry, now, self.debounce) == Noted::Dropped
+            && self.addresses.note(token, client, entry, now, self.debounce)
+                == AddressOutcome::Dropped
         {
             self.metrics.activity_dropped.inc();
         }
     }
 
-    /// Takes note of a denied request of a known token; `operation` says what it was, where no scope does. Rule 12.10 of
-    /// docs/policy.md.
-    pub fn note_denial(&self, denied: Denied, operation: impl FnOnce() -> String) {
+    /// Takes note of a denied request of a known token; `operation` says what it was, where no scope does. Rule 12.10
+    /// of docs/policy.md.
+    pub fn note_denial(&self, denied: DeniedRequest, operation: impl FnOnce() -> String) {
         let dropped = self.denials.note(denied, operation);
         if dropped > 0 {
             self.metrics.activity_dropped.inc_by(dropped);
@@ -151,13 +152,11 @@ impl Usage {
 
     /// A use was noted: further ones are counted in memory for a while, and collected from there.
     #[cold]
-    fn follow(&self, token: &CachedToken, before: Option<Collected>, now: Timestamp) {
+    fn follow(&self, token: &CachedToken, before: Option<CollectedUses>, now: Timestamp) {
         self.buffer_collected(token, before);
         let until = now.plus(Duration::from_micros(self.debounce.unsigned_abs()) + SLACK);
         match self.cache.tokens.shared(token) {
-            Some(shared) => {
-                self.active.join(shared, until);
-            }
+            Some(shared) => self.active.join(shared, until),
             // The cache has forgotten it meanwhile: nobody finds it any more, so that this was its last use.
             None => {
                 let counts: Vec<_> = token.collect(&self.active.busy).collect();
@@ -166,8 +165,8 @@ impl Usage {
         }
     }
 
-    fn buffer_collected(&self, token: &CachedToken, collected: Option<Collected>) {
-        let Some(Collected { scope_id, day, count }) = collected else { return };
+    fn buffer_collected(&self, token: &CachedToken, collected: Option<CollectedUses>) {
+        let Some(CollectedUses { scope_id, day, count }) = collected else { return };
         self.buffer_count(&UseCount { token_id: *token.id, scope_id, day, count });
     }
 
@@ -252,12 +251,12 @@ impl Usage {
         Ok(())
     }
 
-    /// Records how often and from where tokens were used, `most` counts of it. What the store does not take waits, within
-    /// bounds. Rules 12.1, 12.5 and 12.8 of docs/policy.md.
+    /// Records how often and from where tokens were used, `most` counts of it. What the store does not take waits,
+    /// within bounds. Rules 12.1, 12.5 and 12.8 of docs/policy.md.
     ///
     /// # Errors
-    /// The store's. Where it is not known whether it took them, counts are not tried again: none is ever more than what was
-    /// allowed.
+    /// The store's. Where it is not known whether it took them, counts are not tried again: none is ever more than what
+    /// was allowed.
     async fn record_activity(&self, most: usize) -> store::Result<()> {
         let _turn = self.recording.lock().await;
         let counts = self.active.collect(self.clock.now(), most);

@@ -175,7 +175,7 @@ fn line(
     let scope = denied.scope_id.and_then(|scope| in_force.name_of(scope));
     let what = match denied.reason {
         Some(reason) => sentence(&reason.word().to_lowercase().replace('_', " ")),
-        None => "Others, of any reason and address".to_owned(),
+        None => "Other requests, for any reason and from any address".to_owned(),
     };
     DenialLine {
         what: what.trim_end_matches('.').to_owned(),

@@ -58,7 +58,7 @@ struct NewPage {
     accounts: Option<Vec<(String, String)>>,
     scopes: Vec<ScopeChoice>,
     /// What is wrong, by field.
-    errors: FieldErrors,
+    errors: FormErrors,
     window: String,
     /// The most entries.
     entries: usize,
@@ -69,7 +69,7 @@ struct NewPage {
 
 /// What is wrong with which field.
 #[derive(Debug, Clone, Default)]
-struct FieldErrors {
+struct FormErrors {
     account: Vec<String>,
     name: Vec<String>,
     kind: Vec<String>,
@@ -79,7 +79,7 @@ struct FieldErrors {
     other: Vec<String>,
 }
 
-impl FieldErrors {
+impl FormErrors {
     fn of(violations: &[Violation]) -> Self {
         let mut errors = Self::default();
         for violation in violations {
@@ -130,7 +130,7 @@ struct CreatedPage<'a> {
 pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
     let draft = Draft { account: fields.one("account").to_owned(), ..Draft::default() };
-    form(&signed, StatusCode::OK, draft, FieldErrors::default()).await
+    form(&signed, StatusCode::OK, draft, FormErrors::default()).await
 }
 
 /// Accounts that are offered to be chosen from; where there are more, their ids are asked for.
@@ -152,7 +152,7 @@ async fn form(
     signed: &Signed,
     status: StatusCode,
     draft: Draft,
-    errors: FieldErrors,
+    errors: FormErrors,
 ) -> Result<Response> {
     let services = signed.services();
     let accounts = accounts(signed).await?;
@@ -205,15 +205,15 @@ fn owner(caller: &Caller, asked: &str) -> String {
 async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response> {
     let errors = match error {
         Error::Invalid(violations) | Error::Refused(_, violations) if !violations.is_empty() => {
-            FieldErrors::of(&violations)
+            FormErrors::of(&violations)
         }
         Error::NotFound { .. } => {
             let text = vec!["There is no such account.".to_owned()];
             // Nobody else sees the field.
             if signed.is_operator() {
-                FieldErrors { account: text, ..FieldErrors::default() }
+                FormErrors { account: text, ..FormErrors::default() }
             } else {
-                FieldErrors { other: text, ..FieldErrors::default() }
+                FormErrors { other: text, ..FormErrors::default() }
             }
         }
         other => return Err(PageError::of_change(other).at(signed, Place::Tokens)),

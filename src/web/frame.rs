@@ -31,12 +31,13 @@ pub(super) struct Who {
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 21] = [
+const CALLS: [(&str, &str); 22] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
     ("portcullis token usage", "TokenService/GetTokenUsage"),
     ("portcullis token create", "TokenService/CreateToken"),
     ("portcullis token delete", "TokenService/DeleteToken"),
+    ("portcullis token replace", "TokenService/ReplaceToken"),
     ("portcullis token update", "TokenService/UpdateToken"),
     ("portcullis whitelist", "TokenService/ManageWhitelist"),
     ("portcullis pending --preview", "TokenService/PreviewLifecycle"),

@@ -86,19 +86,20 @@ fn words(
         let taken = list(after.get("taken"));
         if taken.is_empty() { Vec::new() } else { vec![taken.join(", ")] }
     };
+    let text = |name: &str| after.get(name).and_then(Value::as_str).unwrap_or_default();
     let action = match action {
         RecordedAction::Known(action) => *action,
         RecordedAction::Other(name) => return (name.clone(), Vec::new()),
     };
     // Of a token that was replaced: rule 11.36 of docs/policy.md.
     if before.is_empty() && after.contains_key("successor_token_id") {
-        let text = match action {
+        let what = match action {
             AuditAction::LifecycleAnnounce => {
                 "Something was announced for the token that replaced it"
             }
             _ => "What is announced for the token that replaced it has changed",
         };
-        return (text.to_owned(), Vec::new());
+        return (what.to_owned(), Vec::new());
     }
     match action {
         AuditAction::TokenCreate => {
@@ -107,7 +108,7 @@ fn words(
                 entries => format!("from {}", listed(entries)),
             };
             let scopes = list(after.get("scopes"));
-            let word = after.get("kind").and_then(Value::as_str).unwrap_or_default();
+            let word = text("kind");
             let kind =
                 kind(word).map_or_else(|| word.to_owned(), |kind| kind_words(kind).to_owned());
             let may = if scopes.is_empty() {
@@ -125,34 +126,31 @@ fn words(
         AuditAction::TokenDelete => ("Deleted by its owner".to_owned(), Vec::new()),
         AuditAction::TokenExpire => ("Expired".to_owned(), Vec::new()),
         AuditAction::TokenExpiryNotice => {
-            let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
-            ("The admins are notified of its expiry".to_owned(), vec![at.to_owned()])
+            let at = text("expire_time").to_owned();
+            ("The admins are notified of its expiry".to_owned(), vec![at])
         }
         AuditAction::TokenRevokeLeaked => {
             let found = ["source", "url"].iter().filter_map(|key| after.get(*key)?.as_str());
-            let found = found.filter(|text| !text.is_empty()).map(str::to_owned).collect();
+            let found = found.filter(|place| !place.is_empty()).map(str::to_owned).collect();
             ("Revoked, as its secret was reported as leaked".to_owned(), found)
         }
         AuditAction::TokenSetExpiry => {
-            let at = after.get("expire_time").and_then(Value::as_str).unwrap_or_default();
-            ("Its expiry was brought nearer".to_owned(), vec![at.to_owned()])
+            ("Its expiry was brought nearer".to_owned(), vec![text("expire_time").to_owned()])
         }
         AuditAction::TokenReplace => {
-            let text = |name| after.get(name).and_then(Value::as_str).unwrap_or_default();
             let by = format!("by {}", text("replaced_by_token_id"));
             ("Replaced".to_owned(), vec![by, format!("it ends at {}", text("expire_time"))])
         }
         AuditAction::TokenUpdate => {
-            let name = after.get("name").and_then(Value::as_str).unwrap_or_default();
-            ("Its name or labels were changed".to_owned(), vec![name.to_owned()])
+            ("Its name or labels were changed".to_owned(), vec![text("name").to_owned()])
         }
         AuditAction::WhitelistChange => whitelist_words(before, after),
-        AuditAction::LifecycleAnnounce => match after.get("type").and_then(Value::as_str) {
-            Some("deletion") => ("Its deletion was announced".to_owned(), Vec::new()),
+        AuditAction::LifecycleAnnounce => match text("type") {
+            "deletion" => ("Its deletion was announced".to_owned(), Vec::new()),
             _ => ("A downgrade was announced".to_owned(), scopes()),
         },
         AuditAction::LifecycleMove => (
-            "The token that replaced it ended: what was announced is announced for this one"
+            "The token that replaced it ended: what was announced for that now applies to this one"
                 .to_owned(),
             Vec::new(),
         ),
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn whitelists_are_told_by_what_changed() {
+    fn whitelist_changes_are_described() {
         let create = recorded(
             "token.create",
             "",

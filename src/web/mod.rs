@@ -41,7 +41,7 @@ use tokio::sync::oneshot;
 use tower_http::compression::CompressionLayer;
 
 use crate::clock::Stopwatch;
-use crate::net::{Attempts, Limiter};
+use crate::net::{Attempts, Limiter, Peer};
 use crate::policy::client_source::{ClientSource, TrustedProxies};
 use crate::service::{Error, Services};
 use crate::shutdown;
@@ -79,10 +79,6 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// The other end of a request's connection: a browser, or a proxy before it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
-
 /// Where a request's browser is, as far as is known.
 #[derive(Debug, Clone, Copy)]
 struct Client(IpAddr);
@@ -101,11 +97,10 @@ struct Page {
 }
 
 impl Page {
-    /// Where a browser is: the peer, or what a trusted proxy says (Rule 9.8 of docs/policy.md). Where it says
-    /// nothing that can be read, those whose address is not known share that of the proxy.
+    /// Where a browser is: the peer, or what a trusted proxy says (Rule 9.8 of docs/policy.md).
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-        self.client_source.client_address(Some(peer), lines).unwrap_or(peer)
+        self.client_source.client_or_peer(peer, lines)
     }
 
     /// Whether `address` is one that browsers have, rather than a proxy's that stands for all of them.
@@ -168,7 +163,7 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
 /// Reads a request's form, then runs the request to its end, also where the browser goes away meanwhile: a
 /// change that was committed must reach memory.
 async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_canonical());
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.canonical().ip());
     let from = page.client(peer.unwrap_or(IpAddr::from([0, 0, 0, 0])), request.headers());
     request.extensions_mut().insert(Client(from));
     let mut form_places = Vec::new();

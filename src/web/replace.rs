@@ -87,7 +87,7 @@ pub(super) async fn ask(signed: Signed, Id(id): Id) -> Result<Response> {
     let token = &described.token;
     if token.replaced_by.is_some() || !token.is_live(described.outlook.calendar.now) {
         let text = "This token has ended or was replaced already.";
-        return Err(PageError::new(StatusCode::CONFLICT, "Not to be replaced", text)
+        return Err(PageError::new(StatusCode::CONFLICT, "Can't be replaced", text)
             .at(&signed, Place::Tokens)
             .with_way(format!("/tokens/{}", token.id), "The token"));
     }

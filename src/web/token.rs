@@ -161,9 +161,7 @@ pub(super) async fn show(
         ],
         ..signed.frame(token.name.clone(), Place::Tokens)
     };
-    let restriction = signed.services().account_restriction(token.account_id);
-    let restriction =
-        restriction.map_err(|error| PageError::from(error).at(&signed, Place::Tokens))?;
+    let restriction = services.account_restriction(token.account_id).map_err(at)?;
     let (suspended, closed) = match restriction {
         Some(AccountRestriction::Suspended { at }) => (Some(at), None),
         Some(AccountRestriction::Closed { at }) => (None, Some((at, "Deleted"))),

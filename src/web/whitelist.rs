@@ -293,7 +293,7 @@ impl Editor {
     async fn save(&self, mut draft: WhitelistDraft) -> Result<Response> {
         let overtaken = self.rebase(&mut draft);
         if overtaken.is_some() {
-            return self.tell_overtaken(draft, overtaken).await;
+            return self.show_overtaken(draft, overtaken).await;
         }
         let services = self.signed.services();
         let pasted = services.read_entries(&draft.add);
@@ -310,7 +310,7 @@ impl Editor {
                 Err(Error::Aborted(_)) => {
                     let now = Self::open(self.signed.clone(), &self.id).await?;
                     let overtaken = now.rebase(&mut draft);
-                    return now.tell_overtaken(draft, overtaken).await;
+                    return now.show_overtaken(draft, overtaken).await;
                 }
                 Err(error) => self.words(error)?.join(" "),
             }
@@ -319,7 +319,7 @@ impl Editor {
         self.show_reviewed(StatusCode::UNPROCESSABLE_ENTITY, shown).await
     }
 
-    async fn tell_overtaken(
+    async fn show_overtaken(
         &self,
         draft: WhitelistDraft,
         overtaken: Option<Overtaken>,

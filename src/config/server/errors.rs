@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -128,6 +128,17 @@ impl ConfigErrors {
             return Ok(value);
         }
         Err(InvalidSettings(self.0))
+    }
+
+    /// The content of the file that `flag` names.
+    pub(super) fn file(&mut self, flag: &str, path: &Path) -> Option<Vec<u8>> {
+        match fs::read(path) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                self.add(format!("--{flag}: cannot read {}: {error}", path.display()));
+                None
+            }
+        }
     }
 
     /// A secret from its variable or the file that its other variable names.

@@ -12,8 +12,8 @@ use crate::policy::client_source::{HeaderName, Purpose};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Gateways")]
 pub struct GatewayArgs {
-    /// Address of a listener for gateways, as --listen takes it: forward auth, Envoy over HTTP, AuthZEN and the calls of
-    /// bearers. Can be given several times [default: none; with --dev: 127.0.0.1:8081]
+    /// Address of a listener for gateways, as --listen takes it: forward auth, Envoy over HTTP, AuthZEN and the calls
+    /// of bearers. Can be given several times [default: none; with --dev: 127.0.0.1:8081]
     #[arg(
         long,
         env = "PORTCULLIS_GATEWAY_LISTEN",

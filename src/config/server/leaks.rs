@@ -1,12 +1,12 @@
 //! Whose alerts about leaked secrets are received: where the publisher's keys are, and how its requests are signed.
 
-use std::fs;
 use std::path::PathBuf;
 
 use http::HeaderName;
-use url::{Host, Url};
+use url::Url;
 
 use super::errors::ConfigErrors;
+use crate::config::client;
 use crate::pem::TrustStore;
 use crate::policy::text::in_quotes;
 
@@ -15,9 +15,9 @@ use crate::policy::text::in_quotes;
 #[command(next_help_heading = "Leaked secrets")]
 pub struct LeakArgs {
     /// File or https URL with the public keys of a publisher of alerts about leaked secrets, such as
-    /// `https://api.github.com/meta/public_keys/secret_scanning`. With it, the HTTP listener receives them at
+    /// `https://api.github.com/meta/public_keys/secret_scanning`. With it, the HTTP listener receives its alerts at
     /// /secret-scanning/alerts [default: none]
-    #[arg(long, env = "PORTCULLIS_LEAK_KEYS", hide_env_values = true, value_name = "FILE|URL")]
+    #[arg(long, env = "PORTCULLIS_LEAK_KEYS", hide_env_values = true, value_name = "FILE_OR_URL")]
     leak_keys: Option<String>,
     /// PEM file with authorities that the certificate of that URL may be from, besides the public ones
     #[arg(long, env = "PORTCULLIS_LEAK_KEYS_CA", hide_env_values = true, value_name = "FILE")]
@@ -100,13 +100,8 @@ impl LeakArgs {
 
     fn url(&self, text: &str, errors: &mut ConfigErrors) -> Option<LeakKeys> {
         let url = Url::parse(text.trim()).ok().filter(|url| {
-            // An attacker who can change what crosses the network could sign alerts.
-            let local = match url.host() {
-                Some(Host::Domain(name)) => name == "localhost",
-                Some(Host::Ipv4(ip)) => ip.is_loopback(),
-                Some(Host::Ipv6(ip)) => ip.is_loopback(),
-                None => return false,
-            };
+            // Without TLS, an attacker on the network could answer with a key of their own.
+            let local = url.host_str().is_some_and(client::is_loopback);
             let plain =
                 url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
             plain && (url.scheme() == "https" || (url.scheme() == "http" && local))
@@ -120,13 +115,7 @@ impl LeakArgs {
         };
         let pem = match &self.leak_keys_ca {
             None => None,
-            Some(path) => match fs::read(path) {
-                Ok(pem) => Some(pem),
-                Err(error) => {
-                    errors.add(format!("--leak-keys-ca: cannot read {}: {error}", path.display()));
-                    return None;
-                }
-            },
+            Some(path) => Some(errors.file("leak-keys-ca", path)?),
         };
         match TrustStore::public_and(pem.as_deref()) {
             Ok(trust) => Some(LeakKeys::Url(url, trust)),

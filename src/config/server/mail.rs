@@ -1,7 +1,6 @@
 //! How admins are mailed. Must stay true: the relay's password never comes as a flag, and no message
 //! repeats it.
 
-use std::fs;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -197,13 +196,7 @@ impl MailArgs {
     ) -> Option<TrustStore> {
         let pem = match &self.smtp_ca {
             None => None,
-            Some(path) => match fs::read(path) {
-                Ok(pem) => Some((path, pem)),
-                Err(error) => {
-                    errors.add(format!("--smtp-ca: cannot read {}: {error}", path.display()));
-                    return None;
-                }
-            },
+            Some(path) => Some((path, errors.file("smtp-ca", path)?)),
         };
         if let Some((path, _)) = &pem {
             let plain = |endpoint: &Endpoint| endpoint.security() == Security::Plain;

@@ -38,6 +38,7 @@ pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
+
 /// A request that was read, and the caller who may have it answered.
 struct Received {
     body: Json,

@@ -144,6 +144,16 @@ impl ClientSource {
         let name = self.address_header.as_ref()?;
         chain::first_untrusted(name, values, &self.trusted_proxies).map(IpAddr::from)
     }
+
+    /// The client of a connection from `peer`, for what is limited by address (Rule 9.8 of docs/policy.md): clients whose
+    /// address is missing share that of the peer.
+    pub fn client_or_peer<'a>(
+        &self,
+        peer: IpAddr,
+        values: impl IntoIterator<Item = &'a [u8]>,
+    ) -> IpAddr {
+        self.client_address(Some(peer), values).unwrap_or(peer)
+    }
 }
 
 /// A client source as a caller writes it.

@@ -138,6 +138,23 @@ fn an_ambiguous_request_is_explained() {
     insta::assert_snapshot!(explain("/cards/a.csv", "GET /cards/a.csv", "GET /cards/{id}"), @r##"Some servers read "a.csv" in this path as another text and run GET /cards/{id}, which needs another scope, cards.export. Have an operator give both routes to one scope, or leave one out (rule 2.23)."##);
 }
 
+/// Rule 12.10 of docs/policy.md.
+#[test]
+fn an_outline_has_no_query_and_only_plain_words_of_a_path() {
+    for (method, path, wanted) in [
+        ("GET", "/api/v1/cards/4711/reveal?pin=1234", "GET /api/v1/cards/{}/reveal"),
+        ("GET", "/a#b", "GET /a"),
+        ("GET", "/v123/v1234/V1/v/a1", "GET /v123/{}/{}/v/{}"),
+        ("GET", "/a-b/c_d/e.f/a%20b/\u{fc}", "GET /a-b/c_d/e.f/{}/{}"),
+        ("G3T", "/", "{} /"),
+    ] {
+        assert_eq!(outline(method, path), wanted);
+    }
+    let (word, secret) = ("x".repeat(32), "x".repeat(33));
+    assert_eq!(outline("GET", &format!("/{word}/{secret}")), format!("GET /{word}/{{}}"));
+    assert_eq!(outline("GET", &"/word".repeat(1_000)).len(), 160);
+}
+
 #[test]
 fn shapes_forget_parameter_names_only() {
     let shape = |text: &str| text.parse::<Route>().unwrap().shape();

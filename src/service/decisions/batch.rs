@@ -9,6 +9,7 @@ use super::arguments::Memo;
 use super::{AuthorizeInput, DecisionContext, MAX_BATCH, peek_id};
 use crate::cache::CachedToken;
 use crate::policy::decide::Decision;
+use crate::policy::id::TokenId;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest};
 use crate::service::Result;
@@ -23,14 +24,16 @@ struct Batch<'c> {
     context: &'c DecisionContext<'c>,
     memo: Memo<'c>,
     now: Timestamp,
+    /// Whether any token is imported. Read once: one that is imported meanwhile is found without a prefetch.
+    imports: bool,
     /// Counted together when the batch is dropped.
     decided: Tally,
 }
 
 impl<'c> DecisionContext<'c> {
-    /// Evaluates `inputs`, at most [`MAX_BATCH`], of which the malformed ones are errors. `answer` gets the index of each,
-    /// in order, and its evaluation: `None` where the store has to be asked first, and for a malformed input. An error
-    /// is as of [`DecisionContext::evaluate`].
+    /// Evaluates `inputs`, at most [`MAX_BATCH`], of which the malformed ones are errors. `answer` gets the index of
+    /// each, in order, and its evaluation: `None` where the store has to be asked first, and for a malformed input. An
+    /// error is as of [`DecisionContext::evaluate`].
     ///
     /// Decisions are lent and not returned: moving one costs as much as a twentieth of making it.
     pub fn evaluate_batch(
@@ -43,6 +46,7 @@ impl<'c> DecisionContext<'c> {
             context: self,
             memo: Memo::default(),
             now: self.services.clock.at(self.started),
+            imports: !self.services.cache.imports.is_empty(),
             decided: Tally::default(),
         };
         let groups = inputs.chunks(GROUP).zip((0..).step_by(GROUP));
@@ -95,30 +99,28 @@ impl<'c> Batch<'c> {
             let (id, digest) = digest?;
             Some((tokens.get_near(id, guard)?, digest))
         });
-        if !self.context.services.cache.imports.is_empty() {
-            self.find_imported(inputs, &mut found);
+        if self.imports {
+            self.find_imported(inputs, &claimed, &mut found);
         }
         tokens.record_hits(found.iter().flatten().map(|&(token, _)| token));
         found
     }
-}
 
-impl<'c> Batch<'c> {
     /// Adds what the near cache has of imported tokens: their strings name no id. Apart, so that a batch without any
     /// is not slower.
     #[inline(never)]
     fn find_imported(
         &self,
         inputs: &[Result<AuthorizeInput<'_>>],
+        claimed: &[Option<TokenId>; GROUP],
         found: &mut [Option<(&'c CachedToken, Digest)>; GROUP],
     ) {
         let (tokens, guard) = (&self.context.services.cache.tokens, &self.context.guard);
         let keys: [Option<(Digest, u64)>; GROUP] = array::from_fn(|place| {
-            let input = inputs.get(place)?.as_ref().ok()?;
-            let names_an_id = peek_id(input.token).is_some();
-            let keys = (!names_an_id).then(|| self.context.services.imported_keys(input.presented));
+            let input = inputs.get(place)?.as_ref().ok().filter(|_| claimed[place].is_none())?;
             // The string as it is: one behind a prefix is found without a prefetch.
-            keys?.first().copied().inspect(|&(_, half)| tokens.prefetch_imported_bucket(half))
+            let key = self.context.services.imported_keys(input.presented).first().copied();
+            key.inspect(|&(_, half)| tokens.prefetch_imported_bucket(half))
         });
         for &(_, half) in keys.iter().flatten() {
             tokens.prefetch_imported_entry(half, guard);

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - Where no token is imported, nothing of a string is computed here.
-//! - A string reaches the store only where the filter of imported tokens takes it for one, and its absence is cached then.
+//! - A string reaches the store only where the filter of imported tokens takes it for one, and its absence is cached
+//!   then.
 
 use futures_util::FutureExt as _;
 use smallvec::SmallVec;

@@ -9,7 +9,9 @@
 //! Many questions together are evaluated by [`DecisionContext::evaluate_batch`] (`batch`).
 //!
 //! # Invariants
-//! - A question about a token in the near cache waits for nothing, takes no lock and reaches no other thread.
+//! - A question about a token in the near cache waits for nothing and reaches no other thread. The one lock that it may
+//!   take is that of a map in which a use, an address or a denial is noted (`crate::usage`): where the same was not
+//!   noted within the last minute, and for 256 denials of a token in a second.
 //! - A forged token reaches the store only where the filter of imported tokens takes it for one, once.
 
 mod arguments;
@@ -31,12 +33,11 @@ use crate::failpoint::{self, Failpoint};
 use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
 use crate::policy::id::TokenId;
 use crate::policy::lifecycle::LiveAction;
-use crate::policy::network::ClientAddr;
 use crate::policy::route::outline;
 use crate::policy::scope::Scope;
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
-use crate::usage::Denied;
+use crate::usage::DeniedRequest;
 
 /// The most questions in one batch.
 pub const MAX_BATCH: usize = 1_000;
@@ -110,36 +111,46 @@ impl Services {
         self.cache.keys().made(secret)
     }
 
-    /// Notes in memory the use that an allowed decision is (docs/policy.md, rule 1.12).
+    /// Notes in memory what was decided on a known token: the use that an allowed decision is (docs/policy.md, rule
+    /// 1.12), or the denial.
     ///
     /// # Errors
     /// The token and the scope, where their use has to be persisted first: it cancels an announced action, or takes
     /// the scope off it.
-    fn note_use<'d>(
+    fn note<'d>(
         &self,
         decision: &Decision<'d>,
         token: Option<&'d CachedToken>,
-        client: Option<ClientAddr>,
+        request: &Request<'_>,
         now: Timestamp,
         persisted: bool,
     ) -> std::result::Result<(), (&'d CachedToken, &'d Scope)> {
-        let Verdict::Allow(entry) = decision.verdict else { return Ok(()) };
-        if let (Some(token), Some(scope)) = (token, decision.required) {
+        let Some(token) = token else { return Ok(()) };
+        let Verdict::Allow(entry) = decision.verdict else {
+            self.note_denial(token, decision, request, now);
+            return Ok(());
+        };
+        if let Some(scope) = decision.required {
             let cancels = |action: &LiveAction| action.takes.is_cancelled_by(scope);
             if !persisted && token.announced.iter().any(cancels) {
                 return Err((token, scope));
             }
-            self.usage.note(token, scope, (client, entry), now);
+            self.usage.note(token, scope, (request.client, entry), now);
         }
         Ok(())
     }
-}
 
-impl Services {
-    /// Takes note of a denied request of a known token, for people: nothing depends on it.
-    fn note_denial(&self, decision: &Decision<'_>, request: &Request<'_>, now: Timestamp) {
-        let (Verdict::Deny(_), Some(token)) = (decision.verdict, decision.token) else { return };
-        let denied = Denied {
+    /// Takes note of a denied request of a known token, for people: nothing depends on it. Apart, so that what is
+    /// allowed is not slower.
+    #[inline(never)]
+    fn note_denial(
+        &self,
+        token: &CachedToken,
+        decision: &Decision<'_>,
+        request: &Request<'_>,
+        now: Timestamp,
+    ) {
+        let denied = DeniedRequest {
             token_id: *token.id,
             account_id: *token.account_id,
             reason: decision.verdict.reason(),
@@ -164,7 +175,8 @@ impl DecisionContext<'_> {
 
     /// Decides from memory. `None` where that is not possible, for one of four reasons: the token is not in memory; its
     /// use has to be recorded first, since it cancels an announced action; its account could not be read back after a
-    /// change; or memory does not rest on the revision that `at_least_as_fresh` names. [`Services::evaluate_with_store`] then finds out itself which it is.
+    /// change; or memory does not rest on the revision that `at_least_as_fresh` names.
+    /// [`Services::evaluate_with_store`] then finds out itself which it is.
     ///
     /// # Errors
     /// [`super::Error::Invalid`] for malformed arguments, [`super::Error::Unavailable`] without a catalogue.
@@ -206,12 +218,8 @@ impl DecisionContext<'_> {
         let request = arguments::check(input, catalog, memo)?;
         let Some((presented, token)) = self.present(input, near) else { return Ok(None) };
         let decision = decide::decide(presented, catalog, &request, now);
-        if !input.dry_run {
-            self.services.note_denial(&decision, &request, now);
-            let used = self.services.note_use(&decision, token, request.client, now, false);
-            if used.is_err() {
-                return Ok(None);
-            }
+        if !input.dry_run && self.services.note(&decision, token, &request, now, false).is_err() {
+            return Ok(None);
         }
         Ok(Some(decision))
     }

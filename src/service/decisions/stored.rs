@@ -17,7 +17,7 @@ use crate::cache::{
 };
 use crate::clock::Stopwatch;
 use crate::model::ActiveCatalog;
-use crate::policy::decide::{self, Decision, Presented};
+use crate::policy::decide::{self, Decision, Presented, Request};
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::AccountRestriction;
@@ -61,14 +61,20 @@ impl OwnedEvaluation {
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments.
     pub fn decision<'e>(&'e self, input: &AuthorizeInput<'e>) -> Result<Decision<'e>> {
-        let catalog = &self.in_force.catalog;
-        let request = arguments::check(input, catalog, &mut Memo::default())?;
+        self.request(input).map(|request| self.decide(&request))
+    }
+
+    fn request<'e>(&'e self, input: &AuthorizeInput<'e>) -> Result<Request<'e>> {
+        arguments::check(input, &self.in_force.catalog, &mut Memo::default())
+    }
+
+    fn decide<'e>(&'e self, request: &Request<'e>) -> Decision<'e> {
         let presented = match &self.found {
             Found::Malformed => Presented::Malformed,
             Found::Unknown => Presented::Unknown,
             Found::Token(token) => Presented::token(token, self.account),
         };
-        Ok(decide::decide(presented, catalog, &request, self.now))
+        decide::decide(presented, &self.in_force.catalog, request, self.now)
     }
 }
 
@@ -121,7 +127,8 @@ impl Services {
                 Found::Malformed | Found::Unknown => None,
             };
             let evaluation = OwnedEvaluation { in_force, found, account, now };
-            let decision = evaluation.decision(input)?;
+            let request = evaluation.request(input)?;
+            let decision = evaluation.decide(&request);
             if input.dry_run {
                 return Ok(evaluation);
             }
@@ -129,13 +136,7 @@ impl Services {
                 Found::Token(token) => Some(&**token),
                 Found::Malformed | Found::Unknown => None,
             };
-            // The decision was reached, so that it is missing or an address.
-            let client = input.client_ip.parse().ok();
-            let used = self.note_use(&decision, token, client, now, persisted);
-            let Err((token, scope)) = used else {
-                let catalog = &evaluation.in_force.catalog;
-                let request = arguments::check(input, catalog, &mut Memo::default())?;
-                self.note_denial(&decision, &request, now);
+            let Err((token, scope)) = self.note(&decision, token, &request, now, persisted) else {
                 return Ok(evaluation);
             };
             // An announced action must know of this use before any caller learns that it is allowed.

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - Writers lock the rows of the tokens first, in one order, as those that record uses do: two replicas never wait for
-//!   each other in a circle, and the bounds of a token hold for all writers.
+//!   each other in a circle, and the bounds of a token hold for all writers. What purges locks no token and passes over
+//!   rows that another has locked.
 //! - Nothing here takes the head row: no change waits for it.
 
 use std::collections::{BTreeMap, HashSet};
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use sqlx::FromRow;
 use uuid::Uuid;
 
+use super::decode::scope_id;
 use super::{Connection, Db, Handle, IDS_AT_ONCE, QueryBuilder, Transaction, bulk, push_ids};
 use crate::model::{AddressUse, EntryMatches, MAX_ADDRESSES, SeenAddress, UseCount};
 use crate::policy::id::{AccountId, TokenId};
@@ -18,9 +20,6 @@ use crate::policy::scope::ScopeId;
 use crate::policy::time::Timestamp;
 use crate::store::error::CorruptRow;
 use crate::store::{Result, StoreError};
-
-/// Rows that one statement writes: five parameters of each are far below what either database can bind.
-const ROWS_AT_ONCE: usize = 1_000;
 
 pub(super) async fn record(
     store: &Handle,
@@ -40,12 +39,14 @@ pub(super) async fn record(
         .filter(|count| kept.contains_key(&count.token_id) && scopes.contains(&count.scope_id))
         .collect();
     // A late flush brings nothing back that was erased with its token.
-    let addresses: Vec<_> =
-        addresses.iter().filter(|seen| kept.get(&seen.token_id) == Some(&Kept::All)).collect();
-    for counts in counts.chunks(ROWS_AT_ONCE) {
+    let addresses: Vec<_> = addresses
+        .iter()
+        .filter(|seen| kept.get(&seen.token_id) == Some(&RecordLevel::All))
+        .collect();
+    for counts in counts.chunks(IDS_AT_ONCE) {
         add_counts(&mut tx, counts).await?;
     }
-    for addresses in addresses.chunks(ROWS_AT_ONCE) {
+    for addresses in addresses.chunks(IDS_AT_ONCE) {
         add_addresses(&mut tx, addresses).await?;
         add_matches(&mut tx, addresses).await?;
     }
@@ -65,7 +66,7 @@ pub(super) async fn commit(tx: Transaction) -> Result<()> {
 
 /// What may be recorded of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kept {
+pub(super) enum RecordLevel {
     /// Numbers alone: its account is closed.
     Counts,
     /// Denials as well: it is deleted.
@@ -78,7 +79,7 @@ pub(super) enum Kept {
 pub(super) async fn kept_tokens(
     tx: &mut Transaction,
     ids: &[TokenId],
-) -> Result<BTreeMap<TokenId, Kept>> {
+) -> Result<BTreeMap<TokenId, RecordLevel>> {
     let mut kept = BTreeMap::new();
     for ids in ids.chunks(IDS_AT_ONCE) {
         let mut query = QueryBuilder::new(
@@ -92,9 +93,9 @@ pub(super) async fn kept_tokens(
             query.build_query_as().persistent(false).fetch_all(&mut **tx).await?;
         kept.extend(rows.into_iter().map(|(id, deleted, closed)| {
             let kept = match (closed, deleted) {
-                (Some(_), _) => Kept::Counts,
-                (None, Some(_)) => Kept::Denials,
-                (None, None) => Kept::All,
+                (Some(_), _) => RecordLevel::Counts,
+                (None, Some(_)) => RecordLevel::Denials,
+                (None, None) => RecordLevel::All,
             };
             (TokenId(id), kept)
         }));
@@ -307,62 +308,75 @@ pub(super) async fn counts(
         .fetch_all(&mut *tx)
         .await?;
     let counts = rows.into_iter().map(|(day, scope, count)| {
-        let (Ok(scope), Ok(count)) = (u16::try_from(scope), u64::try_from(count)) else {
-            return Err(CorruptRow("a stored count of uses can't be read").into());
-        };
-        Ok(UseCount { token_id: id, scope_id: ScopeId(scope), day, count })
+        let count = u64::try_from(count);
+        let count = count.map_err(|_| CorruptRow("a stored count of uses can't be read"))?;
+        Ok(UseCount { token_id: id, scope_id: scope_id(scope)?, day, count })
     });
     counts.collect::<Result<_>>().map(Some)
 }
 
-/// The condition stands twice: a row that is seen again meanwhile stays.
-const PURGE: [&str; 3] = [
-    "DELETE FROM token_address WHERE (token_id, address) IN ( \
-        SELECT token_id, address FROM token_address WHERE last_time < $1 \
-        ORDER BY last_time LIMIT $2) AND last_time < $1",
-    "DELETE FROM whitelist_match WHERE (token_id, entry) IN ( \
-        SELECT token_id, entry FROM whitelist_match WHERE last_time < $1 \
-        ORDER BY last_time LIMIT $2) AND last_time < $1",
-    "DELETE FROM token_usage WHERE (token_id, day, scope_id) IN ( \
-        SELECT token_id, day, scope_id FROM token_usage WHERE day < $1 ORDER BY day LIMIT $2)",
-];
-
 /// Rule 12.3 of docs/policy.md.
 pub(super) async fn purge(store: &Handle, before: Timestamp, limit: u32) -> Result<u64> {
     let mut purged = 0;
-    for (sql, before) in PURGE.into_iter().zip([before.0, before.0, before.day()]) {
-        let mut tx = store.write().await?;
-        let purge =
-            sqlx::query::<Db>(sql).bind(before).bind(i64::from(limit)).execute(&mut *tx).await?;
-        tx.commit().await?;
-        purged += purge.rows_affected();
+    for (table, key, time, before) in [
+        ("token_address", "token_id, address", "last_time", before.0),
+        ("whitelist_match", "token_id, entry", "last_time", before.0),
+        ("token_usage", "token_id, day, scope_id", "day", before.day()),
+    ] {
+        purged += purge_rows(store, table, key, time, before, limit).await?;
     }
     Ok(purged)
 }
 
-const ERASE_OF_TOKEN: [&str; 3] = [
-    "DELETE FROM denial WHERE token_id = $1",
-    "DELETE FROM token_address WHERE token_id = $1",
-    "DELETE FROM whitelist_match WHERE token_id = $1",
-];
-
-/// Erases what was seen of a token, which is locked and was deleted before, so that no replica brings anything back.
-/// Rule 12.4 of docs/policy.md.
-pub(super) async fn erase_of_token(connection: &mut Connection, id: TokenId) -> Result<()> {
-    for sql in ERASE_OF_TOKEN {
-        sqlx::query::<Db>(sql).bind(id.0).execute(&mut *connection).await?;
-    }
-    Ok(())
+/// Deletes at most `limit` rows of a table, the oldest first, whose `time` is before `before`. How many. Those that another
+/// has locked, and may just have seen again, are passed over.
+pub(super) async fn purge_rows(
+    store: &Handle,
+    table: &'static str,
+    key: &'static str,
+    time: &'static str,
+    before: i64,
+    limit: u32,
+) -> Result<u64> {
+    let mut query = QueryBuilder::new("DELETE FROM ");
+    query.push(table).push(" WHERE (").push(key).push(") IN (SELECT ").push(key);
+    query.push(" FROM ").push(table).push(" WHERE ").push(time).push(" < ").push_bind(before);
+    query
+        .push(" ORDER BY ")
+        .push(time)
+        .push(" LIMIT ")
+        .push_bind(i64::from(limit))
+        .push(bulk::SKIP_LOCKED)
+        .push(")");
+    let mut tx = store.write().await?;
+    let purged = query.build().execute(&mut *tx).await?.rows_affected();
+    tx.commit().await?;
+    Ok(purged)
 }
-
-const SELECT_TOKENS: &str = "\
-    SELECT token_id FROM token WHERE account_id = $1 AND token_id > $2 ORDER BY token_id LIMIT $3";
 
 const ERASE: [&str; 3] = [
     "DELETE FROM denial WHERE token_id IN (",
     "DELETE FROM token_address WHERE token_id IN (",
     "DELETE FROM whitelist_match WHERE token_id IN (",
 ];
+
+/// Erases what was seen of these tokens, which are locked, at most `IDS_AT_ONCE`. Where they are deleted, or of a closed
+/// account, no replica brings anything back. Rule 12.4 of docs/policy.md.
+pub(super) async fn erase(connection: &mut Connection, ids: &[TokenId]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for sql in ERASE {
+        let mut query = QueryBuilder::new(sql);
+        push_ids(&mut query, ids.iter().map(|id| id.0));
+        query.push(")");
+        query.build().persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+const SELECT_TOKENS: &str = "\
+    SELECT token_id FROM token WHERE account_id = $1 AND token_id > $2 ORDER BY token_id LIMIT $3";
 
 /// At most a row for each hour of a week.
 const ERASE_REST: &str = "DELETE FROM denial_rest WHERE account_id = $1";
@@ -381,17 +395,13 @@ pub(super) async fn erase_of_account(
         .bind(i64::from(limit))
         .fetch_all(&store.read())
         .await?;
-    let last = ids.last().copied().map(TokenId);
+    let ids: Vec<_> = ids.into_iter().map(TokenId).collect();
     let mut tx = store.write().await?;
+    bulk::lock(&mut tx, &ids).await?;
     if after.is_none() {
         sqlx::query::<Db>(ERASE_REST).bind(account.0).execute(&mut *tx).await?;
     }
-    for sql in ERASE.iter().filter(|_| last.is_some()) {
-        let mut query = QueryBuilder::new(*sql);
-        push_ids(&mut query, ids.iter().copied());
-        query.push(")");
-        query.build().persistent(false).execute(&mut *tx).await?;
-    }
+    erase(&mut tx, &ids).await?;
     tx.commit().await?;
-    Ok(last)
+    Ok(ids.last().copied())
 }

@@ -278,7 +278,7 @@ pub(super) async fn update(
     Ok(Some(Ok(credential)))
 }
 
-/// Moves the times of last use forward. Nobody's turn: no decision rests on them.
+/// Moves the times of last use forward, without the head row: no decision rests on them.
 pub(super) async fn record_uses(
     store: &Handle,
     ids: &[CredentialId],

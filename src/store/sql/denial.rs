@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::activity::{Kept, commit, kept_tokens, read_address};
-use super::{Db, Handle, IDS_AT_ONCE, QueryBuilder, Transaction, bulk, push_ids};
+use super::activity::{RecordLevel, commit, kept_tokens, purge_rows, read_address};
+use super::decode::scope_id;
+use super::{Handle, IDS_AT_ONCE, QueryBuilder, Transaction, bulk, push_ids};
 use crate::clock::id_at;
 use crate::model::{
     Denial, DenialCount, DenialFilter, DenialRest, MAX_ACCOUNT_DENIALS, MAX_TOKEN_DENIALS, Page,
@@ -25,8 +26,6 @@ use crate::store::error::CorruptRow;
 
 /// The reason of a row that counts what is beyond a token's share.
 const OTHERS: &str = "OTHERS";
-/// Rows that one statement writes: eleven parameters of each are below what either database can bind.
-const ROWS_AT_ONCE: usize = 1_000;
 
 /// Which denials are one row: reason, address and scope as they are written.
 type Key = (TokenId, i64, &'static str, String, i32);
@@ -49,6 +48,14 @@ struct Tally {
     last: Timestamp,
 }
 
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+    }
+}
+
 /// A row to add to or to make.
 struct NewRow<'d> {
     key: Key,
@@ -61,10 +68,7 @@ struct NewRow<'d> {
 type Rests = BTreeMap<(AccountId, i64), Tally>;
 
 fn add(to: &mut Rests, key: (AccountId, i64), tally: Tally) {
-    let known = to.entry(key).or_insert(Tally { count: 0, ..tally });
-    known.count += tally.count;
-    known.first = known.first.min(tally.first);
-    known.last = known.last.max(tally.last);
+    to.entry(key).or_insert(Tally { count: 0, ..tally }).add(tally);
 }
 
 pub(super) async fn record(
@@ -78,11 +82,11 @@ pub(super) async fn record(
     let mut tx = store.write().await?;
     bulk::lock(&mut tx, &ids).await?;
     let kept = kept_tokens(&mut tx, &ids).await?;
-    let known = Known::read(&mut tx, &ids, denials).await?;
+    let known = KnownRows::read(&mut tx, &ids, denials).await?;
     let (rows, more) = known.apportion(
-        denials.iter().filter(|denial| kept.get(&denial.token_id) >= Some(&Kept::Denials)),
+        denials.iter().filter(|denial| kept.get(&denial.token_id) >= Some(&RecordLevel::Denials)),
     );
-    for rows in rows.chunks(ROWS_AT_ONCE) {
+    for rows in rows.chunks(IDS_AT_ONCE) {
         add_rows(&mut tx, rows).await?;
     }
     let mut all = more;
@@ -93,14 +97,14 @@ pub(super) async fn record(
     let accounts = kept_accounts(&mut tx, &all).await?;
     all.retain(|(account_id, _), _| accounts.contains(account_id));
     let all: Vec<_> = all.into_iter().collect();
-    for rests in all.chunks(ROWS_AT_ONCE) {
+    for rests in all.chunks(IDS_AT_ONCE) {
         add_rests(&mut tx, rests).await?;
     }
     commit(tx).await
 }
 
 /// What there is of these tokens and their accounts, in the hours of what is to be recorded.
-struct Known {
+struct KnownRows {
     keys: BTreeSet<Key>,
     accounts: HashMap<(AccountId, i64), usize>,
 }
@@ -114,7 +118,7 @@ struct KeyRow {
     scope_id: i32,
 }
 
-impl Known {
+impl KnownRows {
     async fn read(tx: &mut Transaction, ids: &[TokenId], denials: &[DenialCount]) -> Result<Self> {
         let mut known = Self { keys: BTreeSet::new(), accounts: HashMap::new() };
         let hours = denials.iter().map(|denial| denial.hour);
@@ -192,9 +196,7 @@ impl Known {
                 &denial.operation,
                 Tally { count: 0, ..tally },
             ));
-            known.count += tally.count;
-            known.first = known.first.min(tally.first);
-            known.last = known.last.max(tally.last);
+            known.add(tally);
         }
         let row =
             |(key, (account_id, operation, tally))| NewRow { key, account_id, operation, tally };
@@ -318,9 +320,7 @@ impl Row {
         let count = u64::try_from(self.count);
         let scope_id = match self.scope_id {
             -1 => None,
-            number => Some(ScopeId(
-                u16::try_from(number).map_err(|_| CorruptRow("a stored scope can't be read"))?,
-            )),
+            number => Some(scope_id(number)?),
         };
         let address = match self.address.as_str() {
             "" => None,
@@ -381,21 +381,10 @@ pub(super) async fn rest(store: &Handle, only: Option<AccountId>, since: Timesta
     Ok(u64::try_from(count).map_err(|_| CorruptRow("a stored count of denials can't be read"))?)
 }
 
-const PURGE: [&str; 2] = [
-    "DELETE FROM denial WHERE denial_id IN ( \
-        SELECT denial_id FROM denial WHERE hour < $1 ORDER BY hour LIMIT $2)",
-    "DELETE FROM denial_rest WHERE (account_id, hour) IN ( \
-        SELECT account_id, hour FROM denial_rest WHERE hour < $1 ORDER BY hour LIMIT $2)",
-];
-
 /// Rule 12.12 of docs/policy.md.
 pub(super) async fn purge(store: &Handle, before: Timestamp, limit: u32) -> Result<u64> {
-    let mut purged = 0;
-    for sql in PURGE {
-        let mut tx = store.write().await?;
-        let purge = sqlx::query::<Db>(sql).bind(before.hour()).bind(i64::from(limit));
-        purged += purge.execute(&mut *tx).await?.rows_affected();
-        tx.commit().await?;
-    }
-    Ok(purged)
+    let before = before.hour();
+    let purged = purge_rows(store, "denial", "denial_id", "hour", before, limit).await?;
+    let rests = purge_rows(store, "denial_rest", "account_id, hour", "hour", before, limit).await?;
+    Ok(purged + rests)
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
 use super::decode::whitelist_text;
-use super::token::{Row, SELECT};
+use super::token::{Row, SELECT, check_whitelist};
 use super::{Connection, Db, Handle, QueryBuilder, account, bulk, lifecycle, pending};
 use crate::model::{
     AccountRefusal, AuditAction, Context, ImportItem, ImportOutcome, ImportPosition, ImportRefused,
@@ -19,13 +19,11 @@ use crate::model::{
 };
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::lifecycle::{UsageState, Uses};
-use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
-use crate::policy::token::{Grant, TokenKind, TokenState};
+use crate::policy::token::TokenState;
 use crate::secret::Digest;
 use crate::store::Result;
-use crate::store::error::CorruptRow;
 
 /// A token as the rows of an import say it.
 pub(in super::super) struct ImportRow<'n> {
@@ -148,42 +146,12 @@ pub(super) async fn import(
 /// The token that `new` becomes, and since when it is idle.
 fn token(new: &NewImport, now: Timestamp, catalog: &Catalog) -> Result<(Token, Option<Timestamp>)> {
     let NewImport { token: new, created, last_use } = new;
-    let grant = match new.kind {
-        TokenKind::ReadOnly => Grant::ReadOnly { downgraded: false },
-        TokenKind::ReadWrite => Grant::ReadWrite,
-        TokenKind::Custom => Grant::Custom {
-            granted: new.scopes.iter().copied().collect(),
-            taken: Default::default(),
-        },
-    };
-    if grant.requires_whitelist(catalog) && new.whitelist == Whitelist::Unrestricted {
-        return Err(CorruptRow("a token that may do this must have a whitelist").into());
-    }
     let uses = Uses { last: *last_use, ..Uses::default() };
     // Rule 10.4 of docs/policy.md: all clocks but that of the deletion start now.
-    let state = UsageState { grant, created: now, uses: uses.clone(), announced: Vec::new() };
-    let token = Token {
-        labels: Default::default(),
-        id: new.id,
-        account_id: new.account_id,
-        name: new.name.clone(),
-        state: TokenState::Active,
-        kind: new.kind,
-        downgraded: None,
-        scopes: new.scopes.clone(),
-        taken: Vec::new(),
-        whitelist: new.whitelist.clone(),
-        whitelist_version: 1,
-        created: *created,
-        expires: new.expires,
-        clock_start: now,
-        replaces: None,
-        replaced_by: None,
-        imported: Some(now),
-        uses,
-        pending: Vec::new(),
-        expiry_notices: Vec::new(),
-    };
+    let token = Token { created: *created, imported: Some(now), uses, ..new.token(now) };
+    check_whitelist(&token, catalog)?;
+    let (grant, uses) = (token.grant(), token.uses.clone());
+    let state = UsageState { grant, created: now, uses, announced: Vec::new() };
     Ok((token, lifecycle::idle_since(&state)))
 }
 

@@ -11,7 +11,7 @@ use crate::model::{
     AuditAction, Context, Invalidation, LeakLocation, LeakOutcome, LeakedCredential, SecretOwner,
 };
 use crate::policy::id::{AccountId, CredentialId, TokenId};
-use crate::policy::token::{AccountRestriction, TokenState};
+use crate::policy::token::TokenState;
 use crate::secret::Digest;
 use crate::store::Result;
 
@@ -72,12 +72,8 @@ async fn revoke_token(
     let account_id = token.account_id;
     let outcome = |state, revoked| LeakOutcome::Token { id, account_id, state, revoked };
     // Rule 11.52 of docs/policy.md.
-    let ended = match account::restriction(&mut change.tx, account_id).await? {
-        Some(AccountRestriction::Closed { at }) => Some(TokenState::Deleted { at }),
-        _ => None,
-    };
-    let state = if token.state == TokenState::Active { ended } else { Some(token.state) };
-    if let Some(state) = state {
+    let state = token::current_state(&mut change.tx, &token).await?;
+    if state != TokenState::Active {
         change.finish().await?;
         return Ok(outcome(state, false));
     }

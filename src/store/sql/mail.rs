@@ -133,9 +133,18 @@ pub(super) async fn queue(
     Ok(())
 }
 
-const WITHDRAW: &str = "\
-    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
-    WHERE pending_action_id = $1 AND kind = 'notice' AND state IN ('queued', 'failing')";
+/// Withdraws those of the mails that wait for which the condition is true.
+macro_rules! withdraw {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
+             WHERE state IN ('queued', 'failing') AND ",
+            $condition
+        )
+    };
+}
+
+const WITHDRAW: &str = withdraw!("pending_action_id = $1 AND kind = 'notice'");
 
 /// Takes back the notices of an action that were not accepted.
 pub(super) async fn withdraw_notices(
@@ -146,10 +155,8 @@ pub(super) async fn withdraw_notices(
     Ok(())
 }
 
-const WITHDRAW_ONE: &str = "\
-    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
-    WHERE pending_action_id = $1 AND recipient = $2 AND kind = 'notice' \
-        AND state IN ('queued', 'failing')";
+const WITHDRAW_ONE: &str =
+    withdraw!("pending_action_id = $1 AND recipient = $2 AND kind = 'notice'");
 
 /// The same of one recipient. Whether there was one.
 pub(super) async fn withdraw_notice(
@@ -161,9 +168,7 @@ pub(super) async fn withdraw_notice(
     Ok(withdraw.execute(connection).await?.rows_affected() > 0)
 }
 
-const WITHDRAW_EXPIRY_NOTICES: &str = "\
-    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
-    WHERE token_id = $1 AND kind = 'expiry_notice' AND state IN ('queued', 'failing')";
+const WITHDRAW_EXPIRY_NOTICES: &str = withdraw!("token_id = $1 AND kind = 'expiry_notice'");
 
 /// Takes back the notices of a token's expiry that were not accepted.
 pub(super) async fn withdraw_expiry_notices(
@@ -174,10 +179,10 @@ pub(super) async fn withdraw_expiry_notices(
     Ok(())
 }
 
-const WITHDRAW_EXPIRY_NOTICES_OF_OTHERS: &str = "\
-    UPDATE mail SET state = 'withdrawn', fail_time = NULL, failure = NULL \
-    WHERE account_id = $1 AND kind = 'expiry_notice' AND state IN ('queued', 'failing') \
-        AND recipient NOT IN (SELECT email FROM account_admin WHERE account_id = $1)";
+const WITHDRAW_EXPIRY_NOTICES_OF_OTHERS: &str = withdraw!(
+    "account_id = $1 AND kind = 'expiry_notice' \
+     AND recipient NOT IN (SELECT email FROM account_admin WHERE account_id = $1)"
+);
 
 /// The same of an account, to those who are not its admins.
 pub(super) async fn withdraw_expiry_notices_of_others(
@@ -213,11 +218,11 @@ pub(super) async fn expiry_notices(
     Ok(notices)
 }
 
-const SELECT_DUE: &str = "\
-    SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') \
-        AND NOT EXISTS (SELECT 1 FROM account a \
-            WHERE a.account_id = mail.account_id AND a.close_time IS NOT NULL) \
-        AND state = ";
+const SELECT_DUE: &str = concat!(
+    "SELECT mail_id FROM mail WHERE state IN ('queued', 'failing') AND ",
+    not_of_closed_account!("mail"),
+    " AND state = "
+);
 
 /// A notice says what is to come: not one of an expiry that was changed, or that is reached and not yet recorded.
 const IS_TRUE: &str = "\
@@ -225,8 +230,7 @@ const IS_TRUE: &str = "\
         AND t.delete_time IS NULL AND t.expire_time = mail.expire_time AND t.expire_time > ";
 
 /// Takes mails that are to be sent now, none of a closed account (docs/policy.md, rule 11.76); nobody else gets them for
-/// so long. Those that fail for their own
-/// sake come last, and so hold up no others.
+/// so long. Those that failed for a reason of their own come last, and so hold up no others.
 pub(super) async fn claim(
     store: &Handle,
     now: Timestamp,
@@ -269,11 +273,11 @@ pub(super) async fn claim(
     Ok(mails)
 }
 
-const PROLONG: &str = "\
-    UPDATE mail SET next_time = $3 \
-    WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing') \
-        AND NOT EXISTS (SELECT 1 FROM account a \
-            WHERE a.account_id = mail.account_id AND a.close_time IS NOT NULL)";
+const PROLONG: &str = concat!(
+    "UPDATE mail SET next_time = $3 \
+     WHERE mail_id = $1 AND next_time = $2 AND state IN ('queued', 'failing') AND ",
+    not_of_closed_account!("mail")
+);
 
 /// Prolongs a claim that nobody else has taken over: when it ends.
 pub(super) async fn prolong(
@@ -397,7 +401,7 @@ pub(super) async fn state(store: &Handle) -> Result<MailState> {
     let mut by_address: BTreeMap<String, FailingAddress> = BTreeMap::new();
     for (address, failure, since) in failing {
         let (Some(failure), Some(since)) = (failure, since) else {
-            return Err(CorruptRow("a failing mail says not why").into());
+            return Err(CorruptRow("a failing mail does not say why").into());
         };
         by_address
             .entry(address.clone())

@@ -13,6 +13,17 @@
 //! in Rust or by their bytes (`FOLDED_NAME`), never by a collation that the database chose. What a row says
 //! is checked when it is read: an unreadable one is an error, never a default.
 
+/// The condition that a row of a table, or of its alias, is not of a closed account. Rule 11.75 of docs/policy.md.
+macro_rules! not_of_closed_account {
+    ($table:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM account a WHERE a.account_id = ",
+            $table,
+            ".account_id AND a.close_time IS NOT NULL)"
+        )
+    };
+}
+
 mod account;
 mod activity;
 mod audit;
@@ -72,6 +83,18 @@ type QueryBuilder = sqlx::QueryBuilder<Db>;
 
 /// How many rows or ids one statement binds: far below what either database can.
 const IDS_AT_ONCE: usize = 1_000;
+
+/// Counts must not be added again where the time limit ended a use case that may have been committed.
+fn unknown_where_timed_out(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(sqlx::Error::Io(error))
+            if error.kind() == std::io::ErrorKind::TimedOut =>
+        {
+            StoreError::Unknown(sqlx::Error::Io(error))
+        }
+        error => error,
+    }
+}
 
 /// Into a list in parentheses.
 fn push_ids(query: &mut QueryBuilder, ids: impl IntoIterator<Item = Uuid>) {
@@ -376,16 +399,8 @@ impl LifecycleStore for Handle {
 #[async_trait]
 impl ActivityStore for Handle {
     async fn record_activity(&self, counts: &[UseCount], addresses: &[AddressUse]) -> Result<()> {
-        let recorded = self.within(activity::record(self, counts, addresses)).await;
-        recorded.map_err(|error| match error {
-            // Given up while it may have been committed.
-            StoreError::Unavailable(sqlx::Error::Io(error))
-                if error.kind() == std::io::ErrorKind::TimedOut =>
-            {
-                StoreError::Unknown(sqlx::Error::Io(error))
-            }
-            error => error,
-        })
+        let record = activity::record(self, counts, addresses);
+        self.within(record).await.map_err(unknown_where_timed_out)
     }
 
     async fn seen_addresses(
@@ -421,7 +436,7 @@ impl ActivityStore for Handle {
     }
 
     async fn record_denials(&self, denials: &[DenialCount], rests: &[DenialRest]) -> Result<()> {
-        self.within(denial::record(self, denials, rests)).await
+        self.within(denial::record(self, denials, rests)).await.map_err(unknown_where_timed_out)
     }
 
     async fn denials(&self, filter: &DenialFilter, page: Page<DenialId>) -> Result<Vec<Denial>> {

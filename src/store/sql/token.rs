@@ -14,13 +14,11 @@ use crate::model::{
     TokenFilter, TokenUpdate, TokenUpdateRefusal,
 };
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::lifecycle::Uses;
 use crate::policy::network::Whitelist;
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{
-    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenFacts, TokenKind,
-    TokenState,
+    AccountRestriction, Expiry, ExpiryRefused, RequestedExpiry, TokenFacts, TokenState,
 };
 use crate::secret::Digest;
 use crate::store::Result;
@@ -57,12 +55,14 @@ const SELECT_BY_DIGEST: &str = select_facts!("t.digest = $1 AND t.import_revisio
 
 const INSERT: &str = "\
     INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
-        create_time, expire_time, labels) \
-    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9)";
+        create_time, expire_time, replaces_token_id, clock_time, labels) \
+    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10, $11)";
 
 const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
 
-const INSERT_USE: &str = "INSERT INTO token_use (token_id, idle_since) VALUES ($1, $2)";
+const INSERT_USE: &str = "\
+    INSERT INTO token_use (token_id, last_use, last_write_use, idle_since) \
+    VALUES ($1, $2, $3, $4)";
 
 const END_USE: &str = "UPDATE token_use SET idle_since = NULL WHERE token_id = $1";
 
@@ -137,66 +137,9 @@ pub(super) async fn create(
         change.undo().await;
         return Ok(Err(refused));
     }
-    let mut scopes = new.scopes.clone();
-    scopes.sort_unstable();
-    scopes.dedup();
-    let token = Token {
-        id: new.id,
-        account_id: new.account_id,
-        name: new.name.clone(),
-        state: TokenState::Active,
-        kind: new.kind,
-        downgraded: None,
-        scopes,
-        taken: Vec::new(),
-        whitelist: new.whitelist.clone(),
-        whitelist_version: 1,
-        created: ctx.now,
-        clock_start: ctx.now,
-        replaces: None,
-        replaced_by: None,
-        expires: new.expires,
-        imported: None,
-        labels: new.labels.clone(),
-        uses: Uses::default(),
-        pending: Vec::new(),
-        expiry_notices: Vec::new(),
-    };
-    let grant = match new.kind {
-        TokenKind::ReadOnly => Grant::ReadOnly { downgraded: false },
-        TokenKind::ReadWrite => Grant::ReadWrite,
-        TokenKind::Custom => Grant::Custom {
-            granted: token.scopes.iter().copied().collect(),
-            taken: Default::default(),
-        },
-    };
-    if grant.requires_whitelist(catalog) && token.whitelist == Whitelist::Unrestricted {
-        return Err(CorruptRow("a token that may do this must have a whitelist").into());
-    }
-    sqlx::query::<Db>(INSERT)
-        .bind(token.id.0)
-        .bind(token.account_id.0)
-        .bind(&token.name)
-        .bind(token.kind.word())
-        .bind(&new.digest[..])
-        .bind(whitelist_text(&token.whitelist))
-        .bind(token.created.0)
-        .bind(token.expires.map(|at| at.0))
-        .bind(labels_text(&token.labels))
-        .execute(&mut *change.tx)
-        .await?;
-    sqlx::query::<Db>(INSERT_USE)
-        .bind(token.id.0)
-        .bind(token.created.0)
-        .execute(&mut *change.tx)
-        .await?;
-    if !token.scopes.is_empty() {
-        let mut query = QueryBuilder::new(INSERT_SCOPES);
-        query.push_values(&token.scopes, |mut row, scope| {
-            row.push_bind(token.id.0).push_bind(i32::from(scope.0));
-        });
-        query.build().execute(&mut *change.tx).await?;
-    }
+    let token = new.token(ctx.now);
+    check_whitelist(&token, catalog)?;
+    insert(&mut change.tx, &token, &new.digest, Some(token.created)).await?;
     let names: Vec<_> = token
         .scopes
         .iter()
@@ -217,6 +160,66 @@ pub(super) async fn create(
     }
     change.commit(record(AuditAction::TokenCreate, &token, None, Some(after))).await?;
     Ok(Ok(token))
+}
+
+/// Fails where a token lacks the whitelist that its grant requires: the request should have been refused before.
+pub(super) fn check_whitelist(token: &Token, catalog: &Catalog) -> Result<()> {
+    if token.grant().requires_whitelist(catalog) && token.whitelist == Whitelist::Unrestricted {
+        return Err(CorruptRow("a token that may do this must have a whitelist").into());
+    }
+    Ok(())
+}
+
+/// Stores a new token with its scopes, and with its last use and its last write; not those of each scope.
+pub(super) async fn insert(
+    connection: &mut Connection,
+    token: &Token,
+    digest: &Digest,
+    idle_since: Option<Timestamp>,
+) -> Result<()> {
+    let clock_start = Some(token.clock_start).filter(|&start| start != token.created);
+    sqlx::query::<Db>(INSERT)
+        .bind(token.id.0)
+        .bind(token.account_id.0)
+        .bind(&token.name)
+        .bind(token.kind.word())
+        .bind(&digest[..])
+        .bind(whitelist_text(&token.whitelist))
+        .bind(token.created.0)
+        .bind(token.expires.map(|at| at.0))
+        .bind(token.replaces.map(|id| id.0))
+        .bind(clock_start.map(|at| at.0))
+        .bind(labels_text(&token.labels))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query::<Db>(INSERT_USE)
+        .bind(token.id.0)
+        .bind(token.uses.last.map(|at| at.0))
+        .bind(token.uses.last_write.map(|at| at.0))
+        .bind(idle_since.map(|at| at.0))
+        .execute(&mut *connection)
+        .await?;
+    for scopes in token.scopes.chunks(super::IDS_AT_ONCE) {
+        let mut query = QueryBuilder::new(INSERT_SCOPES);
+        query.push_values(scopes, |mut row, scope| {
+            row.push_bind(token.id.0).push_bind(i32::from(scope.0));
+        });
+        query.build().persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// The state of a token: one of a closed account counts as deleted, whether or not that is recorded of it yet.
+/// Rule 11.75 of docs/policy.md.
+pub(super) async fn current_state(
+    connection: &mut Connection,
+    token: &Token,
+) -> Result<TokenState> {
+    let account = account::restriction(connection, token.account_id).await?;
+    Ok(match (token.state, account) {
+        (TokenState::Active, Some(AccountRestriction::Closed { at })) => TokenState::Deleted { at },
+        (state, _) => state,
+    })
 }
 
 pub(super) async fn one(
@@ -335,11 +338,7 @@ pub(super) async fn set_expiry(
         change.undo().await;
         return Ok(None);
     };
-    let account = account::restriction(&mut change.tx, token.account_id).await?;
-    let shortened = match token.state {
-        TokenState::Active if matches!(account, Some(AccountRestriction::Closed { .. })) => {
-            Err(ExpiryRefused::Deleted)
-        }
+    let shortened = match current_state(&mut change.tx, &token).await? {
         TokenState::Active => Expiry::from(token.expires).shorten(expires, ctx.now),
         TokenState::Deleted { .. }
         | TokenState::DeletedUnused { .. }

@@ -47,7 +47,7 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
         if ids.len() == known {
             break (tx, heirs);
         }
-        // Locks are taken in the order of ids, so that all of them are taken anew.
+        // Locks are taken in the order of ids, so that all of them are taken again.
         tx.rollback().await?;
     };
     // Rule 11.34 of docs/policy.md.
@@ -70,7 +70,7 @@ pub(super) async fn record(store: &Handle, uses: &[Use]) -> Result<Vec<TokenId>>
         overtaken.extend(found.into_iter().map(TokenId));
     }
     if !overtaken.is_empty() {
-        // Where nobody gets to cancel those actions, the next sweep finds them.
+        // Those actions that are not cancelled after this are found by the next sweep.
         let overtaken_tokens: Vec<_> = overtaken.iter().map(|&id| (id, Some(OVERTAKEN))).collect();
         bulk::set_idle(&mut tx, &overtaken_tokens).await?;
     }

@@ -264,9 +264,9 @@ pub(in super::super) async fn continue_closure(
         // As every decision since the closure says.
         let record = token::end(&mut change, &mut token, Ending::Closure(closed)).await?;
         change.record_part(record).await?;
-        activity::erase_of_token(&mut change.tx, id).await?;
         tokens.push(id);
     }
+    activity::erase(&mut change.tx, &tokens).await?;
     change.finish().await?;
     let more = !tokens.is_empty() || withdrawn >= u64::from(limit);
     Ok(Some(ClosureStep { account_id, tokens, more }))
@@ -284,7 +284,7 @@ pub(in super::super) async fn complete_closure(
     Ok(completed.rows_affected() > 0)
 }
 
-/// Nobody's turn: no decision rests on a mail. How many were withdrawn.
+/// Without the head row: no decision rests on a mail. How many were withdrawn.
 async fn withdraw_mails(store: &Handle, id: AccountId, limit: u32) -> Result<u64> {
     let mut tx = store.write().await?;
     let mut query = QueryBuilder::new(

@@ -111,7 +111,6 @@ pub(in super::super) async fn carry_out(
     end_in_memory(&mut locked, id);
     if action.takes == ActionEffect::Token {
         pending::withdraw(&mut change.tx, locked.id, ctx.now).await?;
-        mail::withdraw_expiry_notices(&mut change.tx, locked.id).await?;
         locked.set_live(Vec::new());
     }
     let about = MailSubject::CarriedOut(id, locked.id);
@@ -153,9 +152,6 @@ async fn take_from_replaced(
         }
         let (before, mut after) = take(change, &mut old, &lost, catalog).await?;
         after["successor_token_id"] = json!(heir.id.to_string());
-        if lost.takes == ActionEffect::Token {
-            mail::withdraw_expiry_notices(&mut change.tx, old.id).await?;
-        }
         old.set_idle(&mut change.tx).await?;
         let mut record = old.record(done, before);
         record.after = Some(after);
@@ -178,6 +174,7 @@ async fn take(
         ActionEffect::Token => {
             let delete = sqlx::query::<Db>(DELETE).bind(id.0).bind(now.0);
             delete.execute(&mut *change.tx).await?;
+            mail::withdraw_expiry_notices(&mut change.tx, id).await?;
             locked.state = TokenState::DeletedUnused { at: now };
             let before = json!({ "name": locked.name, "state": "active" });
             let after = json!({ "name": locked.name, "state": "deleted", "cause": "unused",

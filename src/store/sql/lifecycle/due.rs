@@ -20,8 +20,8 @@ pub(in super::super) async fn idle_tokens(
     query
         .push(" AND t.delete_time IS NULL AND t.expiry_done = 0 AND u.idle_since <= ")
         .push_bind(before.0)
-        .push(" AND NOT EXISTS (SELECT 1 FROM account a ")
-        .push("WHERE a.account_id = t.account_id AND a.close_time IS NOT NULL)")
+        .push(" AND ")
+        .push(not_of_closed_account!("t"))
         .push(" ORDER BY u.idle_since, u.token_id LIMIT ")
         .push_bind(i64::from(limit));
     read(store, query).await
@@ -50,13 +50,14 @@ async fn read(store: &Handle, mut query: QueryBuilder) -> Result<Vec<IdleToken>>
 }
 
 /// Deletions before downgrades, so that a token's deletion goes first where both are due.
-const SELECT_DUE: &str = "\
-    SELECT pending_action_id, token_id FROM pending_action \
-    WHERE end_time IS NULL AND accepted_time IS NOT NULL AND accepted_time <= $1 \
-        AND basis_time <= $2 \
-        AND NOT EXISTS (SELECT 1 FROM account a \
-            WHERE a.account_id = pending_action.account_id AND a.close_time IS NOT NULL) \
-    ORDER BY CASE takes WHEN 'token' THEN 0 ELSE 1 END, accepted_time, pending_action_id LIMIT $3";
+const SELECT_DUE: &str = concat!(
+    "SELECT pending_action_id, token_id FROM pending_action \
+     WHERE end_time IS NULL AND accepted_time IS NOT NULL AND accepted_time <= $1 \
+        AND basis_time <= $2 AND ",
+    not_of_closed_account!("pending_action"),
+    " ORDER BY CASE takes WHEN 'token' THEN 0 ELSE 1 END, accepted_time, pending_action_id \
+     LIMIT $3"
+);
 
 /// Live actions that may be carried out at `now`, with their tokens.
 pub(in super::super) async fn due_actions(

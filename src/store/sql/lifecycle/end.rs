@@ -67,7 +67,7 @@ const SELECT_ENDED: &str = "\
 /// Uses, actions and mails go with it.
 const PURGE: &str = "DELETE FROM token WHERE token_id = $1";
 
-/// Nobody's turn: an ended mail is in no record, and nobody changes it.
+/// Without the head row: no record names an ended mail, and nothing changes it.
 async fn purge_mails(store: &Handle, before: Timestamp, limit: u32) -> Result<()> {
     let mut tx = store.write().await?;
     let mut query = QueryBuilder::new(

@@ -16,13 +16,14 @@ use crate::policy::token::TokenState;
 use crate::store::Result;
 
 /// Tokens of a closed account are about to be deleted, and would fill each round.
-const SELECT_UNNOTICED: &str = "\
-    SELECT token_id FROM token \
-    WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL \
-        AND coalesce(noticed_expiry, 0) <> expire_time AND expire_time > $1 AND expire_time <= $2 \
-        AND NOT EXISTS (SELECT 1 FROM account a \
-            WHERE a.account_id = token.account_id AND a.close_time IS NOT NULL) \
-    ORDER BY expire_time, token_id LIMIT $3";
+const SELECT_UNNOTICED: &str = concat!(
+    "SELECT token_id FROM token \
+     WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL \
+        AND coalesce(noticed_expiry, 0) <> expire_time \
+        AND expire_time > $1 AND expire_time <= $2 AND ",
+    not_of_closed_account!("token"),
+    " ORDER BY expire_time, token_id LIMIT $3"
+);
 
 const NOTICED: &str = "UPDATE token SET noticed_expiry = expire_time WHERE token_id = $1";
 
@@ -73,12 +74,13 @@ pub(in super::super) async fn announce_expiries(
 }
 
 /// Not those that another sweep has just recorded.
-const SELECT_EXPIRING: &str = "\
-    SELECT token_id FROM token \
-    WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL AND expire_time <= $1 \
-        AND NOT EXISTS (SELECT 1 FROM account a \
-            WHERE a.account_id = token.account_id AND a.close_time IS NOT NULL) \
-    ORDER BY expire_time, token_id LIMIT $2";
+const SELECT_EXPIRING: &str = concat!(
+    "SELECT token_id FROM token \
+     WHERE expire_time IS NOT NULL AND expiry_done = 0 AND delete_time IS NULL \
+        AND expire_time <= $1 AND ",
+    not_of_closed_account!("token"),
+    " ORDER BY expire_time, token_id LIMIT $2"
+);
 
 const END: &str = "UPDATE token SET expiry_done = 1 WHERE token_id = $1";
 

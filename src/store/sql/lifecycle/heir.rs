@@ -33,7 +33,7 @@ const SELECT_FAMILY: &str = "\
 
 /// A token that has an heir.
 #[derive(FromRow)]
-struct Replaced {
+struct ReplacedToken {
     token_id: Uuid,
     replaced_by_token_id: Option<Uuid>,
     expire_time: i64,
@@ -62,8 +62,8 @@ async fn family(
     connection: &mut Connection,
     heir: TokenId,
     now: Timestamp,
-) -> Result<Vec<Replaced>> {
-    let mut left: Vec<Replaced> = sqlx::query_as(SELECT_FAMILY)
+) -> Result<Vec<ReplacedToken>> {
+    let mut left: Vec<ReplacedToken> = sqlx::query_as(SELECT_FAMILY)
         .bind(heir.0)
         .bind(now.minus(LATE_USES).0)
         .fetch_all(connection)

@@ -118,7 +118,7 @@ pub(super) struct LockedToken {
     pub(super) account_id: AccountId,
     pub(super) name: String,
     pub(super) state: TokenState,
-    /// From when on it is denied.
+    /// When it expires.
     pub(super) expiry: Expiry,
     /// Why no token of its account may be used.
     pub(super) account: Option<AccountRestriction>,
@@ -126,7 +126,7 @@ pub(super) struct LockedToken {
     ended: bool,
     /// The expiry whose notices are queued.
     noticed: Option<Timestamp>,
-    /// Which has its clocks and what is announced, where it was replaced.
+    /// The token that has its clocks and what is announced for it, where it was replaced.
     pub(super) heir: Option<TokenId>,
     /// Whose `announced` is always `live`.
     pub(super) usage_state: UsageState,
@@ -246,7 +246,7 @@ impl LockedToken {
 }
 
 /// Stored as the instant since when a token is idle whose announced actions recorded use has overtaken:
-/// before all others, until somebody cancels those.
+/// before all others, until those are cancelled.
 pub(super) const OVERTAKEN: Timestamp = Timestamp(i64::MIN);
 
 /// Since when a token is idle, as it is stored.

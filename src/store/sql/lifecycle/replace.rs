@@ -4,11 +4,10 @@
 use serde_json::json;
 
 use super::super::change::{Record, WriteTx};
-use super::super::decode::{labels_text, whitelist_text};
 use super::super::mail;
 use super::super::pending::{self, Outcome};
-use super::super::token::{find, record, whitelist_json};
-use super::super::{Db, Handle, QueryBuilder, account};
+use super::super::token::{find, insert, record, whitelist_json};
+use super::super::{Db, Handle, account};
 use super::announce::names;
 use super::heir::{self, Move};
 use super::{LockedToken, idle_since};
@@ -24,17 +23,6 @@ use crate::policy::scope::{Catalog, ScopeId};
 use crate::policy::token::{Expiry, Grant, TokenState};
 use crate::store::Result;
 
-const INSERT: &str = "\
-    INSERT INTO token (token_id, account_id, name, kind, digest, whitelist, whitelist_version, \
-        create_time, expire_time, replaces_token_id, clock_time, labels) \
-    VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10, $11)";
-
-const INSERT_SCOPES: &str = "INSERT INTO token_scope (token_id, scope_id) ";
-
-const INSERT_USE: &str = "\
-    INSERT INTO token_use (token_id, last_use, last_write_use, idle_since) \
-    VALUES ($1, $2, $3, $4)";
-
 const COPY_SCOPE_USES: &str = "\
     INSERT INTO scope_use (token_id, scope_id, last_use) \
     SELECT $1, scope_id, last_use FROM scope_use WHERE token_id = $2";
@@ -45,7 +33,7 @@ const END: &str = "\
 const SHORTEN: &str = "UPDATE token SET expire_time = $2 WHERE token_id = $1";
 
 /// An announced action, and what it takes from the successor.
-struct Inherited {
+struct InheritedAction {
     action: PendingAction,
     takes: Option<ActionEffect>,
 }
@@ -56,7 +44,7 @@ struct Plan {
     whitelist: Whitelist,
     expiry: Expiry,
     old_expiry: Expiry,
-    inherited: Vec<Inherited>,
+    inherited: Vec<InheritedAction>,
     /// Whether something that is announced is left out, so that all that last have to end with the old token.
     shortens: bool,
 }
@@ -111,7 +99,9 @@ pub(in super::super) async fn replace(
         return Ok(Some(Ok(Replaced { successor, replaced })));
     }
 
-    insert(&mut change, &old, &successor, &usage, new).await?;
+    insert(&mut change.tx, &successor, &new.digest, idle_since(&usage)).await?;
+    let copy = sqlx::query::<Db>(COPY_SCOPE_USES).bind(successor.id.0).bind(id.0);
+    copy.execute(&mut *change.tx).await?;
     let end = sqlx::query::<Db>(END)
         .bind(id.0)
         .bind(replaced.expires.map(|at| at.0))
@@ -139,7 +129,7 @@ pub(in super::super) async fn replace(
         std::future::pending::<()>().await;
     }
     shorten(&mut change, &family, &plan, &successor).await?;
-    for Inherited { action, takes } in &plan.inherited {
+    for InheritedAction { action, takes } in &plan.inherited {
         let Some(takes) = takes else {
             pending::end(&mut change.tx, action.id, ctx.now, Outcome::Withdrawn).await?;
             continue;
@@ -194,7 +184,7 @@ fn plan(
         if !moved.whole {
             left_out.push(action.live());
         }
-        Inherited { action: action.clone(), takes: moved.takes }
+        InheritedAction { action: action.clone(), takes: moved.takes }
     };
     let inherited: Vec<_> = old.pending.iter().map(inherit).collect();
     let calendar = Calendar { settings: *settings, now: ctx.now };
@@ -219,7 +209,7 @@ fn successor(
         let held = ids.iter().copied().filter(|id| scopes.is_empty() || scopes.contains(id));
         held.collect()
     };
-    let inherited = plan.inherited.iter().filter_map(|Inherited { action, takes }| {
+    let inherited = plan.inherited.iter().filter_map(|InheritedAction { action, takes }| {
         Some(PendingAction {
             token_id: new.id,
             taken: held(&action.taken),
@@ -258,46 +248,6 @@ fn successor(
         expiry_notices: Vec::new(),
     };
     (successor, usage)
-}
-
-async fn insert(
-    change: &mut WriteTx<'_>,
-    old: &Token,
-    successor: &Token,
-    usage: &UsageState,
-    new: &Replacement,
-) -> Result<()> {
-    sqlx::query::<Db>(INSERT)
-        .bind(successor.id.0)
-        .bind(successor.account_id.0)
-        .bind(&successor.name)
-        .bind(successor.kind.word())
-        .bind(&new.digest[..])
-        .bind(whitelist_text(&successor.whitelist))
-        .bind(successor.created.0)
-        .bind(successor.expires.map(|at| at.0))
-        .bind(old.id.0)
-        .bind(successor.clock_start.0)
-        .bind(labels_text(&successor.labels))
-        .execute(&mut *change.tx)
-        .await?;
-    sqlx::query::<Db>(INSERT_USE)
-        .bind(successor.id.0)
-        .bind(usage.uses.last.map(|at| at.0))
-        .bind(usage.uses.last_write.map(|at| at.0))
-        .bind(idle_since(usage).map(|at| at.0))
-        .execute(&mut *change.tx)
-        .await?;
-    let copy = sqlx::query::<Db>(COPY_SCOPE_USES).bind(successor.id.0).bind(old.id.0);
-    copy.execute(&mut *change.tx).await?;
-    for scopes in successor.scopes.chunks(super::super::IDS_AT_ONCE) {
-        let mut query = QueryBuilder::new(INSERT_SCOPES);
-        query.push_values(scopes, |mut row, scope| {
-            row.push_bind(successor.id.0).push_bind(i32::from(scope.0));
-        });
-        query.build().persistent(false).execute(&mut *change.tx).await?;
-    }
-    Ok(())
 }
 
 /// Earlier tokens of the same chain that last end no later than the old token, where something that is announced is left

@@ -105,7 +105,7 @@ impl Row {
         self.expire_time.map(Timestamp)
     }
 
-    /// Whether the end that its expiry brought is dealt with, so that nothing of it falls due any more.
+    /// Whether its expiry is reached and recorded, so that nothing falls due for it any more.
     pub(in super::super) fn is_ended(&self) -> bool {
         self.expiry_done != 0
     }
