@@ -12,7 +12,7 @@ use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{Mode, Settings};
 use portcullis::policy::scope::ScopeId;
 
-use crate::lifecycle::history::History;
+use crate::lifecycle::history::{History, Planted};
 use crate::lifecycle::model::SCOPES;
 use crate::lifecycle::post::{Attempt, Post, Script};
 use crate::lifecycle::record::{self, Totals};
@@ -59,8 +59,14 @@ pub(crate) struct Batch {
 }
 
 /// Runs the `count` histories of a seed, of so many steps, and to their ends.
-pub(crate) async fn run(place: Place, seed: u64, count: usize, steps: usize) -> Totals {
-    let mut batch = Batch::new(place, seed, count).await;
+pub(crate) async fn run(
+    place: Place,
+    seed: u64,
+    count: usize,
+    steps: usize,
+    planted: Option<Planted>,
+) -> Totals {
+    let mut batch = Batch::new(place, seed, count, planted).await;
     // Nothing falls due in the first weeks.
     batch.world.clock.advance(DAY * batch.rng.below(36) as u32);
     for _ in 0..steps {
@@ -79,7 +85,7 @@ fn settings(observe: bool) -> Settings {
 }
 
 impl Batch {
-    async fn new(place: Place, seed: u64, count: usize) -> Self {
+    async fn new(place: Place, seed: u64, count: usize, planted: Option<Planted>) -> Self {
         let post = Arc::new(Post::default());
         let scope = |(name, write): &(&str, bool)| {
             let access = if *write { "write" } else { "read" };
@@ -92,7 +98,7 @@ impl Batch {
         let ids = ids.collect();
         let mut histories = Vec::new();
         for number in 0..count {
-            histories.push(History::begin(&world, seed, number).await);
+            histories.push(History::begin(&world, seed, number, planted).await);
         }
         Self { seed, world, post, rng: Rng(seed), histories, observe: false, ids }
     }
@@ -100,7 +106,7 @@ impl Batch {
     async fn step(&mut self) {
         self.pass_time();
         for history in &mut self.histories {
-            history.act(&self.world, &self.post).await;
+            history.act(&self.world, &self.post, self.observe).await;
         }
         let did = self.everybody().await;
         self.check(&did).await;
@@ -228,6 +234,6 @@ impl Batch {
                 panic!("{}{what}", history.story(self.seed));
             }
         }
-        self.histories.iter().filter(|history| !history.over(&tokens)).count()
+        self.histories.iter().filter(|history| !history.over(&tokens, now)).count()
     }
 }

@@ -1,4 +1,4 @@
-//! Mails about the expiry of tokens: whatever the lifecycle's mode, the mail server and crashes do.
+//! Mails about the expiry of tokens: in each mode of the lifecycle, without a mail server, and after a crash.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -48,10 +48,8 @@ async fn tokens_expire_with_mails_also_where_the_lifecycle_only_observes(mut s: 
     s.live_until(42).await;
     assert_eq!(headings(&mut s), [""; 0]);
     s.live_until(60).await;
-    let told = headings(&mut s);
-    let told: Vec<_> = told.iter().map(String::as_str).collect();
     assert_eq!(
-        told,
+        headings(&mut s),
         [
             "=== day 43 to ann@acme.example: [Portcullis] Token \"partner\" expires on 20 February 2027",
             "=== day 43 to bob@acme.example: [Portcullis] Token \"partner\" expires on 20 February 2027",
@@ -76,9 +74,9 @@ async fn a_token_expires_while_no_mail_is_taken(mut s: Story) {
     // Once it takes mail to Bob, he reads what happened, and not what was to come.
     s.sink.behave();
     s.live_until(34).await;
-    let told = headings(&mut s);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told.iter().all(|mail| mail.contains("expired on")), "{told:?}");
+    let mails = headings(&mut s);
+    assert_eq!(mails.len(), 2, "{mails:?}");
+    assert!(mails.iter().all(|mail| mail.contains("expired on")), "{mails:?}");
 }
 
 /// Rule 11.8.
@@ -94,10 +92,10 @@ async fn a_notice_that_waits_never_states_a_former_date(mut s: Story) {
     s.deliver().await;
     assert_eq!(headings(&mut s), [""; 0]);
     s.round().await;
-    let told = headings(&mut s);
-    assert_eq!(told.len(), 2);
-    assert!(told.iter().all(|mail| mail.ends_with("expires on 29 January 2027")), "{told:?}");
-    // Nor is what has come announced, where no sweep has looked since.
+    let mails = headings(&mut s);
+    assert_eq!(mails.len(), 2);
+    assert!(mails.iter().all(|mail| mail.ends_with("expires on 29 January 2027")), "{mails:?}");
+    // Nor is an expiry announced that was reached before the next sweep.
     let late = s.expiring("late", 30).await;
     s.world.sweep().await;
     s.sleep_until(31);
@@ -105,9 +103,9 @@ async fn a_notice_that_waits_never_states_a_former_date(mut s: Story) {
     assert_eq!(headings(&mut s), [""; 0]);
     assert_eq!(s.would(&late, READ).await, Reason::TokenExpired);
     s.round().await;
-    let told = headings(&mut s);
-    assert_eq!(told.iter().filter(|mail| mail.contains("expired on")).count(), 4, "{told:?}");
-    assert_eq!(told.len(), 4);
+    let mails = headings(&mut s);
+    assert_eq!(mails.iter().filter(|mail| mail.contains("expired on")).count(), 4, "{mails:?}");
+    assert_eq!(mails.len(), 4);
 }
 
 /// Rules 5.4 and 11.9.

@@ -14,11 +14,14 @@
 //! - an action that stays open after it was carried out (the witness: it ends twice);
 //! - a downgrade that takes every scope of a `CUSTOM` token (the witness: a scope was taken that was
 //!   used).
+//!
+//! Those of [`Planted`] are planted by a test, each time.
 
 use std::sync::Mutex;
 use std::thread::available_parallelism;
 
 use crate::lifecycle::batch;
+use crate::lifecycle::history::Planted;
 use crate::lifecycle::record::Totals;
 use crate::lifecycle::world::Place;
 
@@ -37,7 +40,7 @@ fn run_all(place: fn() -> Place, histories: usize, steps: usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         loop {
             let Some(seed) = seeds.lock().unwrap().next() else { return };
-            let run = batch::run(place(), seed, TOGETHER, steps);
+            let run = batch::run(place(), seed, TOGETHER, steps, None);
             totals.lock().unwrap().add(runtime.block_on(run));
         }
     };
@@ -51,7 +54,26 @@ fn run_all(place: fn() -> Place, histories: usize, steps: usize) {
     println!("{histories} histories: {totals:?}");
     let enough = |count: usize, share: usize| count >= histories / share;
     assert!(enough(totals.deletions, 2), "histories in which nothing happens prove nothing");
+    assert!(enough(totals.replaced, 3) && enough(totals.expired, 10));
     assert!(enough(totals.downgrades, 10) && enough(totals.cancelled + totals.shrunk, 10));
+}
+
+/// Each is found within a thousand histories.
+#[test]
+fn planted_errors_of_replacements_are_found() {
+    for planted in [Planted::NewClock, Planted::LongerOverlap, Planted::LaterExpiry] {
+        let found = (0..10).any(|number| {
+            let run = move || {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let seed = 0x5eed_0000 + number;
+                runtime.block_on(batch::run(Place::sqlite(), seed, TOGETHER, 7, Some(planted)));
+            };
+            // A thread of its own: what the error leaves behind ends with it.
+            std::thread::spawn(run).join().is_err()
+        });
+        assert!(found, "{planted:?}");
+    }
 }
 
 #[test]

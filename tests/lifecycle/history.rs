@@ -1,12 +1,13 @@
 //! A random history: an account of its own, with its tokens, that goes through whatever may happen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use portcullis::model::Token;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{PendingActionType, TokenKind, TokenState};
+use portcullis::policy::token::{PendingActionType, TokenKind};
 
 use crate::lifecycle::batch::Did;
 use crate::lifecycle::model::{About, Fate, Kind, MailState, Model, SCOPES, State, Time, What};
@@ -14,7 +15,18 @@ use crate::lifecycle::post::{Attempt, Post};
 use crate::lifecycle::rng::Rng;
 use crate::lifecycle::seen::{Seen, recorded, seen};
 use crate::lifecycle::witness::Witness;
-use crate::lifecycle::world::{HERE, Held, THERE, World};
+use crate::lifecycle::world::{DAY, HERE, Held, THERE, World};
+
+/// An error that a history plants, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A successor has no last use, and its clocks start with it.
+    NewClock,
+    /// An old token lasts longer than was asked for.
+    LongerOverlap,
+    /// The expiry of an old token is moved later.
+    LaterExpiry,
+}
 
 /// See the module.
 pub(crate) struct History {
@@ -23,20 +35,30 @@ pub(crate) struct History {
     tokens: Vec<Held>,
     model: Model,
     witnesses: Vec<Witness>,
+    /// Of each token, the one that replaced it.
+    successors: Vec<Option<usize>>,
+    planted: Option<Planted>,
     rng: Rng,
     pub(crate) log: Vec<String>,
 }
 
 impl History {
     /// The account, with its first token.
-    pub(crate) async fn begin(world: &World, seed: u64, number: usize) -> Self {
+    pub(crate) async fn begin(
+        world: &World,
+        seed: u64,
+        number: usize,
+        planted: Option<Planted>,
+    ) -> Self {
         let mut rng = Rng(seed ^ (number as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93));
         let admins = [format!("a{number}@h.test"), format!("b{number}@h.test")];
         let admins = admins[..1 + usize::from(rng.percent(30))].to_vec();
         let account = world.account("Acme", &admins).await;
         let model = Model::new(admins);
         let (tokens, witnesses, log) = (Vec::new(), Vec::new(), Vec::new());
-        let mut history = Self { number, account, tokens, model, witnesses, rng, log };
+        let successors = Vec::new();
+        let mut history =
+            Self { number, account, tokens, model, witnesses, successors, planted, rng, log };
         history.create(world).await;
         history
     }
@@ -63,12 +85,13 @@ impl History {
         let name = format!("t{}", self.tokens.len());
         self.tokens.push(world.token(self.account, &name, shown, &names).await);
         self.witnesses.push(Witness::default());
+        self.successors.push(None);
         self.model.create(kind, &listed, world.now().0);
         self.log.push(format!("{} create {name}: {kind:?} {names:?}", world.now()));
     }
 
     /// What happens to this account alone.
-    pub(crate) async fn act(&mut self, world: &World, post: &Post) {
+    pub(crate) async fn act(&mut self, world: &World, post: &Post, observe: bool) {
         let now = world.now();
         match self.rng.below(20) {
             0..5 => self.ask(world, HERE, false).await,
@@ -79,6 +102,8 @@ impl History {
             7 => self.ask(world, THERE, false).await,
             8 => self.ask(world, HERE, true).await,
             9 if self.tokens.len() < 3 => self.create(world).await,
+            13..15 if self.tokens.len() < 8 => self.replace(world, observe).await,
+            15 if self.rng.percent(20) => self.expire(world).await,
             10 if self.rng.percent(50) => {
                 let mut admins: Vec<_> = ["a", "b", "c"]
                     .iter()
@@ -118,19 +143,105 @@ impl History {
         }
     }
 
+    /// Replaces a token by one that has all of it, or a part.
+    async fn replace(&mut self, world: &World, observe: bool) {
+        let now = world.now();
+        let at = self.rng.below(self.tokens.len());
+        if self.model.tokens[at].state == State::Forgotten {
+            return;
+        }
+        let scopes: Option<BTreeSet<usize>> = self.rng.percent(35).then(|| {
+            let most = if self.rng.percent(10) { 5 } else { 0 };
+            let held = self.model.tokens[at].scopes.clone();
+            let some = (0..5).filter(|scope| held.contains(scope) || *scope < most);
+            some.filter(|_| self.rng.percent(60)).collect()
+        });
+        let scopes = scopes.filter(|scopes| !scopes.is_empty());
+        let overlap = DAY * [0, 0, 1, 1, 6, 14, 29][self.rng.below(7)];
+        let asked = match self.planted {
+            Some(Planted::LongerOverlap) => overlap + Duration::from_secs(60),
+            _ => overlap,
+        };
+        let names: Vec<_> = scopes.iter().flatten().map(|&at| SCOPES[at].0.to_owned()).collect();
+        let replaced = world.replace(self.tokens[at].id, &names, asked).await;
+        let wanted = self.model.replaceable(at, scopes.as_ref(), now.0);
+        let outcome = match &replaced {
+            Ok(_) => format!("t{}", self.tokens.len()),
+            Err(rule) => (*rule).to_owned(),
+        };
+        self.log.push(format!("{now} replace t{at} {names:?} for {overlap:?}: {outcome}"));
+        let answered = replaced.as_ref().map(|_| ()).map_err(|rule| *rule);
+        assert_eq!(answered, wanted, "{}", self.story(0));
+        let Ok(held) = replaced else { return };
+        self.plant(world, self.tokens[at].id, held.id).await;
+        let micros = overlap.as_micros() as Time;
+        let witness = self.witnesses[at].replaced(now.0, micros, scopes.clone());
+        self.model.replace(at, scopes, micros, now.0, observe);
+        self.witnesses.push(witness);
+        self.successors[at] = Some(self.tokens.len());
+        self.successors.push(None);
+        self.tokens.push(held);
+    }
+
+    /// What a replacement is to do wrong.
+    async fn plant(&self, world: &World, old: TokenId, new: TokenId) {
+        match self.planted {
+            Some(Planted::NewClock) => {
+                for sql in [
+                    "UPDATE token SET clock_time = create_time WHERE token_id = $1",
+                    "DELETE FROM scope_use WHERE token_id = $1",
+                    "UPDATE token_use SET last_use = NULL, last_write_use = NULL WHERE token_id = $1",
+                ] {
+                    world.tamper(sql, new).await;
+                }
+            }
+            Some(Planted::LaterExpiry) => {
+                let later =
+                    "UPDATE token SET expire_time = expire_time + 86400000000 WHERE token_id = $1";
+                world.tamper(later, old).await;
+            }
+            Some(Planted::LongerOverlap) | None => {}
+        }
+    }
+
+    /// Brings an expiry nearer, where that is possible.
+    async fn expire(&mut self, world: &World) {
+        let now = world.now();
+        let at = self.rng.below(self.tokens.len());
+        let expires = now.plus(Duration::from_secs(3_600) * (1 + self.rng.below(1_000) as u32));
+        let token = &self.model.tokens[at];
+        if token.live(now.0) && token.expires.is_none_or(|old| old >= expires.0) {
+            self.log.push(format!("{now} expire t{at} at {expires}"));
+            world.expire(self.tokens[at].id, expires).await;
+            self.model.expire(at, expires.0);
+        }
+    }
+
+    /// The tokens that replaced it, one after another.
+    fn chain(&self, at: usize) -> Vec<usize> {
+        std::iter::successors(self.successors[at], |&next| self.successors[next]).collect()
+    }
+
     async fn ask(&mut self, world: &World, from: &str, dry_run: bool) {
         let (at, scope) = (self.rng.below(self.tokens.len()), self.rng.below(5));
         let decided = world.ask(&self.tokens[at], SCOPES[scope].0, from, dry_run).await;
         let reason = format!("{:?}", decided.unwrap().0);
         let wanted = match dry_run {
-            true => self.model.tokens[at].reason(scope, from == HERE),
+            true => self.model.tokens[at].reason(scope, from == HERE, world.now().0),
             false => self.model.ask(at, scope, from == HERE, world.now().0),
         };
         let dry = if dry_run { " dry" } else { "" };
         self.log.push(format!("{} ask t{at} for {scope}{dry}: {reason}", world.now()));
         assert_eq!(reason, wanted, "{}", self.story(0));
+        if reason == "Allowed" {
+            let allowed = self.witnesses[at].allowed(world.now().0);
+            assert_eq!(allowed, Ok(()), "{}", self.story(0));
+        }
         if reason == "Allowed" && !dry_run {
             self.witnesses[at].used(scope, world.now().0);
+            for next in self.chain(at) {
+                self.witnesses[next].used(scope, world.now().0);
+            }
         }
     }
 
@@ -163,7 +274,10 @@ impl History {
                 }
                 Did::Deliver { whole, attempts } => {
                     let domain = self.domain();
-                    for attempt in attempts.iter().filter(|mail| mail.to[1..] == domain) {
+                    // Mails about expiries are no part of the model: `expiry`.
+                    let about = |mail: &&Attempt| !mail.subject.contains(" expire");
+                    let ours = attempts.iter().filter(|mail| mail.to[1..] == domain);
+                    for attempt in ours.filter(about) {
                         self.attempt(attempt, now)?;
                     }
                     if *whole {
@@ -173,7 +287,7 @@ impl History {
             }
         }
         for (at, held) in self.tokens.iter().enumerate() {
-            let (is, should) = (seen(tokens.get(&held.id), ids), self.expected(at));
+            let (is, should) = (seen(tokens.get(&held.id), ids, now), self.expected(at, now));
             if is != should {
                 return Err(format!("t{at} is\n{is:#?}\nand should be\n{should:#?}"));
             }
@@ -198,24 +312,40 @@ impl History {
         let domain = self.domain();
         let mails = did.iter().flat_map(Did::attempts).filter(|mail| mail.to[1..] == domain);
         let mails: Vec<_> = mails.collect();
-        for (held, witness) in self.tokens.iter().zip(&mut self.witnesses) {
-            let id = held.id.to_string();
-            for mail in mails.iter().filter(|mail| mail.text.contains(&id)) {
-                witness.mailed(mail, now)?;
+        for at in 0..self.tokens.len() {
+            let chain = self.chain(at);
+            // A notice about a successor is one about the token: it takes from both.
+            let named: Vec<_> = std::iter::once(&at)
+                .chain(&chain)
+                .map(|&at| self.tokens[at].id.to_string())
+                .collect();
+            let (held, witness) = (&self.tokens[at], &mut self.witnesses[at]);
+            for mail in mails.iter().filter(|mail| !mail.subject.contains(" expire")) {
+                let own = mail.text.contains(&named[0]);
+                let notice = mail.subject.contains(" will ");
+                if own || notice && named.iter().any(|id| mail.text.contains(id)) {
+                    witness.mailed(mail, now)?;
+                }
             }
             witness.happened(did, observe);
             let real = tokens.get(&held.id);
             let recorded = real.map_or([None; 5], |real| recorded(real, ids));
-            witness.sees(now, &seen(real, ids), real.is_some(), recorded, &self.model.admins)?;
+            let is = seen(real, ids, now);
+            witness.sees(now, &is, real.is_some(), recorded, &self.model.admins)?;
+        }
+        for at in 0..self.tokens.len() {
+            let mut announced = self.witnesses[at].announced().clone();
+            for next in self.chain(at) {
+                announced.extend(self.witnesses[next].announced());
+            }
+            self.witnesses[at].set_announced(announced);
         }
         Ok(())
     }
 
     /// Whether nothing of it is left to be taken.
-    pub(crate) fn over(&self, tokens: &BTreeMap<TokenId, Token>) -> bool {
-        let active = |held: &Held| {
-            tokens.get(&held.id).is_some_and(|token| token.state == TokenState::Active)
-        };
+    pub(crate) fn over(&self, tokens: &BTreeMap<TokenId, Token>, now: Timestamp) -> bool {
+        let active = |held: &Held| tokens.get(&held.id).is_some_and(|token| token.is_live(now));
         !self.tokens.iter().any(active)
     }
 
@@ -250,7 +380,7 @@ impl History {
     }
 
     /// The token as the model has it.
-    fn expected(&self, at: usize) -> Seen {
+    fn expected(&self, at: usize, now: Time) -> Seen {
         let token = &self.model.tokens[at];
         if token.state == State::Forgotten {
             return Seen { state: State::Forgotten, ..Seen::default() };
@@ -276,7 +406,8 @@ impl History {
             .collect();
         pending.sort();
         Seen {
-            state: token.state,
+            state: token.state(now),
+            expires: token.expires,
             kind: Some(token.kind),
             scopes: token.scopes.clone(),
             taken: token.taken.clone(),
@@ -297,12 +428,18 @@ impl History {
             let from = if here { HERE } else { THERE };
             let decided = world.ask(held, SCOPES[scope].0, from, true).await;
             let (reason, warning) = decided.map_err(|error| error.to_string())?;
-            let wanted = token.reason(scope, here);
+            let wanted = token.reason(scope, here, now);
             if format!("{reason:?}") != wanted {
                 return Err(format!("t{at} for {scope}: {reason:?}, not {wanted}"));
             }
-            let dates = token.actions.iter().filter(|_| !observe).map(|action| {
-                (self.model.effective(token, action, now), action.what != What::Deletion)
+            if wanted == "Allowed" {
+                self.witnesses[at].allowed(now)?;
+            }
+            // Of a token that was replaced: what is announced for the newest takes from it as well.
+            let holder = &self.model.tokens[token.heir.unwrap_or(at)];
+            let shown = token.live(now) && !observe;
+            let dates = holder.actions.iter().filter(|_| shown).map(|action| {
+                (self.model.effective(holder, action, now), action.what != What::Deletion)
             });
             let warning = warning.map(|warning| {
                 (warning.effective.0, warning.action == PendingActionType::Downgrade)

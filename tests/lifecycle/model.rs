@@ -1,7 +1,7 @@
 //! The rules of the lifecycle, stated once more and as plainly as can be: one account, its tokens and
 //! its mails, without a database, a crash or a clock.
 //!
-//! What must stay true: it is written from the rules (docs/policy.md, section 4), and shares no code
+//! What must stay true: it is written from the rules (docs/policy.md, sections 4 and 11), and shares no code
 //! with what it checks.
 
 use std::collections::BTreeSet;
@@ -82,17 +82,23 @@ impl Model {
             actions: Vec::new(),
             recorded: [None; 5],
             fresh: Default::default(),
-            created: now,
+            late: Default::default(),
+            clock: now,
+            expires: None,
+            ended: false,
+            replaced: false,
+            heir: None,
         });
     }
 
     /// Asks for a decision, which is a use where it is allowed.
     pub(crate) fn ask(&mut self, at: usize, scope: usize, here: bool, now: Time) -> &'static str {
-        let token = &mut self.tokens[at];
-        let reason = token.reason(scope, here);
+        let reason = self.tokens[at].reason(scope, here, now);
         if reason != "Allowed" {
             return reason;
         }
+        let holder = self.tokens[at].heir.unwrap_or(at);
+        let token = &mut self.tokens[holder];
         let mut cancels = false;
         let mut ended = Vec::new();
         token.actions.retain_mut(|action| {
@@ -109,14 +115,165 @@ impl Model {
             }
             keep
         });
-        if cancels || !ended.is_empty() {
-            token.recorded[scope] = Some(now);
-            token.fresh[scope].clear();
-        } else {
-            token.fresh[scope].push(now);
+        // A use of a token that was replaced is one of its heir.
+        for token in BTreeSet::from([at, holder]) {
+            let token = &mut self.tokens[token];
+            if cancels || !ended.is_empty() {
+                token.recorded[scope] = Some(now);
+                token.fresh[scope].clear();
+            } else {
+                token.fresh[scope].push(now);
+            }
         }
-        self.take_back(at, &ended, None);
+        self.take_back(holder, &ended, None);
         reason
+    }
+
+    /// Whether a token can be replaced, by one that has `scopes` of it where given; if not, why, as the API names it.
+    pub(crate) fn replaceable(
+        &self,
+        at: usize,
+        scopes: Option<&BTreeSet<usize>>,
+        now: Time,
+    ) -> Result<(), &'static str> {
+        let token = &self.tokens[at];
+        match token.state(now) {
+            State::Deleted(_) | State::DeletedUnused(_) => return Err("TOKEN_DELETED"),
+            State::Active | State::Expired(_) if token.replaced => return Err("TOKEN_REPLACED"),
+            State::Expired(_) => return Err("TOKEN_EXPIRED"),
+            State::Active | State::Forgotten => {}
+        }
+        match scopes {
+            Some(scopes) if !scopes.is_subset(&token.scopes) => Err("SCOPE_NOT_GRANTED"),
+            None if token.scopes.is_empty() => Err("NO_SCOPES_LEFT"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces a token that can be.
+    pub(crate) fn replace(
+        &mut self,
+        at: usize,
+        scopes: Option<BTreeSet<usize>>,
+        overlap: Time,
+        now: Time,
+        observe: bool,
+    ) {
+        let new = self.tokens.len();
+        let old = &self.tokens[at];
+        let kind = if scopes.is_some() { Kind::Custom } else { old.kind };
+        let held = scopes.unwrap_or_else(|| old.scopes.clone());
+        let mut end = old.expires.unwrap_or(Time::MAX).min(now + overlap);
+        let (mut moved, mut left) = (Vec::new(), Vec::new());
+        let mut shortens = false;
+        for action in &old.actions {
+            let named: BTreeSet<usize> = match &action.what {
+                What::Deletion => BTreeSet::new(),
+                What::Writes => (0..5).filter(|&scope| writes(scope)).collect(),
+                What::Scopes(named) => named.clone(),
+            };
+            let what = match &action.what {
+                What::Writes if kind == Kind::ReadWrite => What::Writes,
+                What::Deletion => What::Deletion,
+                _ => What::Scopes(named.intersection(&held).copied().collect()),
+            };
+            if what != action.what && !observe {
+                let takes_effect = self.effective(old, action, now).max(now);
+                end = end.min(takes_effect);
+            }
+            if what != action.what {
+                shortens = true;
+            }
+            match what {
+                What::Scopes(named) if named.is_empty() => left.push(action.number),
+                what => moved.push(Action { number: action.number, what }),
+            }
+        }
+        let successor = Token {
+            kind,
+            state: State::Active,
+            scopes: held,
+            taken: BTreeSet::new(),
+            actions: moved.clone(),
+            recorded: old.recorded,
+            fresh: old.fresh.clone(),
+            late: old.late.clone(),
+            clock: old.clock,
+            expires: old.expires,
+            ended: false,
+            replaced: false,
+            heir: None,
+        };
+        self.take_back(at, &left, None);
+        self.move_notices(at, new, &moved);
+        for older in 0..new {
+            if self.tokens[older].heir != Some(at) {
+                continue;
+            }
+            for scope in 0..5 {
+                let uses = self.tokens[older].fresh[scope].clone();
+                let old = &mut self.tokens[at];
+                old.fresh[scope].retain(|used| !uses.contains(used));
+                old.late[scope].extend(uses);
+            }
+        }
+        for (place, token) in self.tokens.iter_mut().enumerate() {
+            if token.heir == Some(at) {
+                token.heir = Some(new);
+                if shortens && token.live(now) {
+                    token.expires = token.expires.min(Some(end));
+                }
+            }
+            if place == at {
+                token.heir = Some(new);
+                token.replaced = true;
+                token.expires = Some(end);
+                token.actions.clear();
+            }
+        }
+        self.tokens.push(successor);
+    }
+
+    /// The notices of these actions are about another token from now on.
+    fn move_notices(&mut self, from: usize, to: usize, actions: &[Action]) {
+        for mail in &mut self.mails {
+            if let About::Notice { token, action, .. } = &mut mail.about
+                && *token == from
+                && actions.iter().any(|moved| moved.number == *action)
+            {
+                *token = to;
+            }
+        }
+    }
+
+    pub(crate) fn expire(&mut self, at: usize, expires: Time) {
+        self.tokens[at].expires = Some(expires);
+    }
+
+    /// What a token has announced ends with it, unless one that it replaced lasts longer.
+    fn end_lifecycle(&mut self, at: usize, now: Time) {
+        let older = (0..self.tokens.len()).filter(|&older| self.tokens[older].heir == Some(at));
+        let older: Vec<_> = older.collect();
+        let next = older.iter().copied().filter(|&older| self.tokens[older].live(now)).max();
+        let Some(next) = next else { return self.end_all(at) };
+        let actions = std::mem::take(&mut self.tokens[at].actions);
+        let (moved, ended): (Vec<_>, Vec<_>) =
+            actions.into_iter().partition(|action| self.tokens[next].loses_to(&action.what));
+        let ended: Vec<_> = ended.into_iter().map(|action| action.number).collect();
+        self.take_back(at, &ended, None);
+        self.move_notices(at, next, &moved);
+        self.tokens[next].actions = moved;
+        self.tokens[next].heir = None;
+        for older in older.into_iter().filter(|&older| older != next) {
+            let late = self.tokens[older].expires.is_some_and(|ended| ended > now - DAYS);
+            if late {
+                self.tokens[older].heir = Some(next);
+                let fresh = self.tokens[older].fresh.clone();
+                for (scope, uses) in fresh.into_iter().enumerate() {
+                    self.tokens[next].fresh[scope].extend(uses);
+                }
+            }
+        }
     }
 
     /// Notices that were not accepted are not sent any more; of one admin only where given.
@@ -169,7 +326,14 @@ impl Model {
 
     pub(crate) fn sweep(&mut self, now: Time, observe: bool) {
         for at in 0..self.tokens.len() {
-            if self.tokens[at].active() {
+            let expired = matches!(self.tokens[at].state(now), State::Expired(_));
+            if expired && !self.tokens[at].ended {
+                self.tokens[at].ended = true;
+                self.end_lifecycle(at, now);
+            }
+        }
+        for at in 0..self.tokens.len() {
+            if self.tokens[at].live(now) {
                 if observe {
                     self.end_all(at);
                 } else {
@@ -177,8 +341,12 @@ impl Model {
                     self.announce(at, now);
                 }
             }
-            let forgets = match self.tokens[at].state {
-                State::Deleted(then) | State::DeletedUnused(then) => then < now - RETENTION,
+        }
+        for at in 0..self.tokens.len() {
+            let forgets = match self.tokens[at].state(now) {
+                State::Deleted(then) | State::DeletedUnused(then) | State::Expired(then) => {
+                    then < now - RETENTION
+                }
                 State::Active | State::Forgotten => false,
             };
             if forgets {
@@ -208,7 +376,7 @@ impl Model {
         // The deletion says it all.
         due.sort_by(|a, b| a.what.cmp(&b.what));
         for action in due {
-            if !self.tokens[at].active() {
+            if !self.tokens[at].live(now) {
                 return;
             }
             self.safe(at, &action, now);
@@ -228,6 +396,20 @@ impl Model {
                     token.scopes.retain(|scope| !named.contains(scope));
                     token.taken.extend(named);
                     token.actions.retain(|live| live.number != action.number);
+                }
+            }
+            let older = self.tokens.iter_mut().filter(|token| token.heir == Some(at));
+            for token in older.filter(|token| token.live(now) && token.loses_to(&action.what)) {
+                match &action.what {
+                    What::Deletion => token.state = State::DeletedUnused(now),
+                    What::Writes => {
+                        token.kind = Kind::ReadOnly;
+                        token.taken = token.scopes.extract_if(.., |scope| writes(*scope)).collect();
+                    }
+                    What::Scopes(named) => {
+                        token.taken.extend(token.scopes.intersection(named));
+                        token.scopes.retain(|scope| !named.contains(scope));
+                    }
                 }
             }
             let admins = self.admins.clone();
@@ -255,7 +437,7 @@ impl Model {
     }
 
     fn announce(&mut self, at: usize, now: Time) {
-        if !self.tokens[at].active() {
+        if !self.tokens[at].live(now) || self.tokens[at].heir.is_some() {
             return;
         }
         if let Some(what) = self.tokens[at].due(now) {
@@ -270,7 +452,7 @@ impl Model {
     pub(crate) fn delete(&mut self, at: usize, now: Time) {
         if self.tokens[at].active() {
             self.tokens[at].state = State::Deleted(now);
-            self.end_all(at);
+            self.end_lifecycle(at, now);
         }
     }
 

@@ -15,6 +15,8 @@ pub(crate) struct Totals {
     pub(crate) withdrawn: usize,
     pub(crate) downgrades: usize,
     pub(crate) deletions: usize,
+    pub(crate) replaced: usize,
+    pub(crate) expired: usize,
 }
 
 impl Totals {
@@ -25,6 +27,8 @@ impl Totals {
         self.withdrawn += other.withdrawn;
         self.downgrades += other.downgrades;
         self.deletions += other.deletions;
+        self.replaced += other.replaced;
+        self.expired += other.expired;
     }
 }
 
@@ -34,7 +38,7 @@ pub(crate) fn read(events: &[AuditEvent]) -> Result<Totals, String> {
     let (mut deleted, mut taken) = (BTreeSet::new(), BTreeSet::new());
     // Whether it has ended, by its id.
     let mut actions: BTreeMap<String, bool> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.action.as_str().starts_with("lifecycle.")) {
+    for event in events {
         let json = |text: &Option<String>| -> Value {
             text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
         };
@@ -44,8 +48,13 @@ pub(crate) fn read(events: &[AuditEvent]) -> Result<Totals, String> {
             let texts = of.as_array().into_iter().flatten().filter_map(Value::as_str);
             texts.map(str::to_owned).collect()
         };
+        // What is announced for a successor, and taken from it, concerns the tokens that it replaced as well.
+        let of_old = !after["successor_token_id"].is_null();
         let mut ended = Vec::new();
         match event.action.as_str() {
+            "token.replace" => totals.replaced += 1,
+            "token.expire" => totals.expired += 1,
+            _ if of_old => continue,
             "lifecycle.announce" => {
                 totals.announced += 1;
                 if actions.insert(id(&after).unwrap(), false).is_some() {

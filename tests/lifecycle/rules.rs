@@ -38,6 +38,7 @@ pub(crate) enum State {
     Active,
     Deleted(Time),
     DeletedUnused(Time),
+    Expired(Time),
     Forgotten,
 }
 
@@ -66,7 +67,16 @@ pub(crate) struct Token {
     pub(crate) recorded: [Option<Time>; 5],
     /// And those since, which a crash may lose.
     pub(crate) fresh: [Vec<Time>; 5],
-    pub(crate) created: Time,
+    /// Uses of tokens before it that were in memory when it was replaced: recorded for its heir, and for it or not.
+    pub(crate) late: [Vec<Time>; 5],
+    /// From when on it counts what was never used: its creation, or that of the first token of its chain.
+    pub(crate) clock: Time,
+    pub(crate) expires: Option<Time>,
+    /// Whether a sweep has recorded that it expired.
+    pub(crate) ended: bool,
+    pub(crate) replaced: bool,
+    /// The newest token that replaced it, which has its actions.
+    pub(crate) heir: Option<usize>,
 }
 
 impl Token {
@@ -74,10 +84,32 @@ impl Token {
         self.state == State::Active
     }
 
+    /// As it is seen at `now`.
+    pub(crate) fn state(&self, now: Time) -> State {
+        match self.expires {
+            Some(at) if self.active() && at <= now => State::Expired(at),
+            _ => self.state,
+        }
+    }
+
+    /// Whether it can be used.
+    pub(crate) fn live(&self, now: Time) -> bool {
+        self.state(now) == State::Active
+    }
+
+    /// Whether an action that takes this from its heir takes anything from it.
+    pub(crate) fn loses_to(&self, what: &What) -> bool {
+        match what {
+            What::Deletion => true,
+            What::Writes => self.kind == Kind::ReadWrite,
+            What::Scopes(named) => self.kind == Kind::Custom && !self.scopes.is_disjoint(named),
+        }
+    }
+
     fn basis(&self, mut scopes: impl Iterator<Item = usize>) -> Time {
         // Of several scopes, the one used last; what was never used counts from the creation.
         let last = scopes.by_ref().filter_map(|scope| self.recorded[scope]).max();
-        last.unwrap_or(self.created)
+        last.unwrap_or(self.clock)
     }
 
     pub(crate) fn basis_of(&self, what: &What) -> Time {
@@ -118,11 +150,12 @@ impl Token {
     }
 
     /// Why it is denied for `scope`, or not, as decisions name it.
-    pub(crate) fn reason(&self, scope: usize, from_here: bool) -> &'static str {
-        match self.state {
+    pub(crate) fn reason(&self, scope: usize, from_here: bool, now: Time) -> &'static str {
+        match self.state(now) {
             State::Forgotten => "TokenNotFound",
             State::Deleted(_) => "TokenDeleted",
             State::DeletedUnused(_) => "TokenDeletedUnused",
+            State::Expired(_) => "TokenExpired",
             State::Active if self.taken.contains(&scope) => "ScopeLostInDowngrade",
             State::Active if !self.scopes.contains(&scope) => "ScopeNotGranted",
             State::Active if !from_here => "ClientIpNotWhitelisted",
@@ -138,9 +171,11 @@ impl Token {
         last_write: Option<Time>,
         flushed: bool,
     ) -> Result<(), String> {
-        for (scope, (&was, fresh)) in self.recorded.iter().zip(&mut self.fresh).enumerate() {
+        let memory = self.fresh.iter_mut().zip(&mut self.late);
+        for (scope, (&was, (fresh, late))) in self.recorded.iter().zip(memory).enumerate() {
             let is = real[scope];
-            let moved = flushed && is.is_some_and(|is| fresh.contains(&is));
+            let noted = |is: Time| fresh.contains(&is) || late.contains(&is);
+            let moved = flushed && is.is_some_and(noted);
             if was != is && !moved {
                 return Err(format!("use of scope {scope}: {is:?} on record, not {was:?}"));
             }
@@ -150,6 +185,7 @@ impl Token {
                     return Err(format!("use of scope {scope} at {newest:?} lost; {is:?} known"));
                 }
                 fresh.clear();
+                late.clear();
             }
         }
         self.recorded = real;
@@ -164,6 +200,6 @@ impl Token {
 
     /// What is in memory only is lost.
     pub(crate) fn crash(&mut self) {
-        self.fresh.iter_mut().for_each(Vec::clear);
+        self.fresh.iter_mut().chain(&mut self.late).for_each(Vec::clear);
     }
 }

@@ -20,12 +20,13 @@ pub(crate) struct Seen {
     pub(crate) scopes: BTreeSet<usize>,
     pub(crate) taken: BTreeSet<usize>,
     pub(crate) pending: Vec<Pending>,
+    pub(crate) expires: Option<Time>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
         let (scopes, taken) = (BTreeSet::new(), BTreeSet::new());
-        Self { state: State::Active, kind: None, scopes, taken, pending: Vec::new() }
+        Self { state: State::Active, kind: None, scopes, taken, pending: Vec::new(), expires: None }
     }
 }
 
@@ -34,7 +35,7 @@ pub(crate) fn recorded(real: &Token, ids: &[ScopeId]) -> [Option<Time>; 5] {
     std::array::from_fn(|scope| real.uses.of(ids[scope]).map(|at| at.0))
 }
 
-pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId]) -> Seen {
+pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId], now: Time) -> Seen {
     let Some(real) = real else {
         return Seen { state: State::Forgotten, ..Seen::default() };
     };
@@ -74,7 +75,10 @@ pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId]) -> Seen {
     let taken: Vec<_> = real.taken.iter().map(|&(id, _)| id).collect();
     Seen {
         state: match real.state {
-            TokenState::Active => State::Active,
+            TokenState::Active => match real.expires {
+                Some(at) if at.0 <= now => State::Expired(at.0),
+                _ => State::Active,
+            },
             TokenState::Deleted { at } => State::Deleted(at.0),
             TokenState::DeletedUnused { at } => State::DeletedUnused(at.0),
             TokenState::RevokedLeaked { .. } => panic!("nobody reports a leak here"),
@@ -83,5 +87,6 @@ pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId]) -> Seen {
         scopes,
         taken: places(&taken),
         pending,
+        expires: real.expires.map(|at| at.0),
     }
 }

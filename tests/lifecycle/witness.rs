@@ -5,6 +5,8 @@
 //! - Only what that notice named is taken.
 //! - Nothing is taken whose use was recorded within the window.
 //! - Nothing is taken twice, and no action ends twice.
+//! - An expiry is only ever brought nearer, and a token that was replaced ends with its overlap.
+//! - A successor may do no more than the token that it replaced.
 //! - What is due is taken, once the mail works: see `Batch::settle`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +20,7 @@ use crate::lifecycle::rules::GRAIN;
 use crate::lifecycle::seen::Seen;
 
 /// What a server took over: whom it tells of what, and since when.
+#[derive(Clone)]
 struct Told {
     to: String,
     names: BTreeSet<usize>,
@@ -38,9 +41,53 @@ pub(crate) struct Witness {
     state: Option<State>,
     /// Who was told that it was deleted, by which message.
     deleted: BTreeMap<String, Uuid>,
+    expires: Option<Time>,
+    /// When the overlap ends, of a token that was replaced.
+    deadline: Option<Time>,
 }
 
 impl Witness {
+    /// It was replaced, and lasts for so long: the successor, which has `scopes` of it where given, goes on as though it
+    /// were this one.
+    pub(crate) fn replaced(
+        &mut self,
+        now: Time,
+        overlap: Time,
+        scopes: Option<BTreeSet<usize>>,
+    ) -> Self {
+        self.deadline = Some(now + overlap);
+        Self {
+            told: self.told.clone(),
+            used: self.used,
+            fresh: self.fresh,
+            announced: self.announced.clone(),
+            scopes: scopes.or_else(|| self.scopes.clone()),
+            state: None,
+            deleted: BTreeMap::new(),
+            expires: self.expires,
+            deadline: None,
+        }
+    }
+
+    /// What a use of the token would take off the announced actions, wherever these are.
+    pub(crate) fn set_announced(&mut self, announced: BTreeSet<usize>) {
+        self.announced = announced;
+    }
+
+    /// What a use would take off what is announced for this very token.
+    pub(crate) fn announced(&self) -> &BTreeSet<usize> {
+        &self.announced
+    }
+
+    /// A decision allowed something.
+    pub(crate) fn allowed(&self, now: Time) -> Result<(), String> {
+        let end = self.deadline.into_iter().chain(self.expires).min();
+        match end.filter(|&end| end <= now) {
+            Some(end) => Err(format!("allowed at {now}, and it ended at {end}")),
+            None => Ok(()),
+        }
+    }
+
     /// A use was allowed.
     pub(crate) fn used(&mut self, scope: usize, now: Time) {
         if self.announced.contains(&scope) {
@@ -101,6 +148,13 @@ impl Witness {
         recorded: [Option<Time>; 5],
         admins: &[String],
     ) -> Result<(), String> {
+        if exists {
+            let bound = self.expires.into_iter().chain(self.deadline).min();
+            if bound.is_some_and(|bound| is.expires.is_none_or(|is| is > bound)) {
+                return Err(format!("it ends at {:?}, not by {bound:?}", is.expires));
+            }
+            self.expires = is.expires;
+        }
         let was = self.scopes.replace(is.scopes.clone());
         let before = self.state.replace(is.state);
         self.announced = is.pending.iter().flat_map(|(what, ..)| ended_by(what)).collect();
@@ -109,6 +163,9 @@ impl Witness {
             (Some(State::Active), false) => return Err("it is forgotten".to_owned()),
             (Some(_), false) => return Ok(()),
             (Some(before), true) if before == is.state => return Ok(()),
+            (Some(State::Expired(_)), true) if matches!(is.state, State::Deleted(_)) => {
+                return Ok(());
+            }
             (Some(before), true) => return Err(format!("{before:?} became {:?}", is.state)),
         }
         let was = was.unwrap_or_else(|| is.scopes.clone());

@@ -17,7 +17,9 @@ use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{RequestedExpiry, TokenKind, UpcomingAction};
 use portcullis::replication::Replicas;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
+use portcullis::service::replacements::{ReplaceToken, ReplacedToken};
 use portcullis::service::tokens::CreateToken;
+use portcullis::service::validate::FieldErrors;
 use portcullis::service::{Caller, Dependencies, Error, SessionLengths};
 use portcullis::store::Store;
 use portcullis::store::postgres::{PostgresOptions, PostgresStore};
@@ -25,6 +27,7 @@ use portcullis::store::sqlite::SqliteStore;
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
 use portcullis::writes::Writes;
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -181,6 +184,57 @@ impl World {
         let created = self.services.create_token(&Self::caller(), create).await;
         let (described, secret) = created.unwrap().value;
         Held { id: described.token.id, secret: secret.unwrap().expose().to_owned() }
+    }
+
+    /// Replaces a token, by one that has these scopes of it where any are given. The word of the rule in the way, if any.
+    pub(crate) async fn replace(
+        &self,
+        id: TokenId,
+        scopes: &[String],
+        overlap: Duration,
+    ) -> Result<Held, &'static str> {
+        let request = ReplaceToken {
+            token_id: &id.to_string(),
+            overlap: Some(overlap),
+            scopes,
+            whitelist: &[],
+            expires: None,
+            validate_only: false,
+            no_wait: false,
+        };
+        let replaced =
+            self.services.replace_token(&Self::caller(), request, FieldErrors::default()).await;
+        match replaced {
+            Ok(replaced) => {
+                let ReplacedToken { successor, secret, .. } = replaced.value;
+                let secret = secret.unwrap().expose().to_owned();
+                Ok(Held { id: successor.token.id, secret })
+            }
+            Err(Error::Refused(obstacles, _)) => Err(obstacles[0].rule),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(crate) async fn expire(&self, id: TokenId, at: Timestamp) {
+        let expiry = Some(RequestedExpiry::At(at));
+        let id = id.to_string();
+        self.services.set_token_expiry(&Self::caller(), &id, expiry, false).await.unwrap();
+    }
+
+    /// Past everything: `sql` with a token's id as its parameter.
+    pub(crate) async fn tamper(&self, sql: &'static str, id: TokenId) {
+        match &self.place {
+            Place::Sqlite(dir) => {
+                let file = dir.path().join(portcullis::store::sqlite::FILE);
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+                let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+                sqlx::query(sql).bind(id.0).execute(&mut connection).await.unwrap();
+            }
+            Place::Postgres(url) => {
+                let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+                sqlx::query(sql).bind(id.0).execute(&mut connection).await.unwrap();
+            }
+        }
     }
 
     pub(crate) async fn delete(&self, id: TokenId) {
