@@ -6,30 +6,19 @@ use std::collections::HashMap;
 
 use portcullis::grpc::proto::{
     AccountState, CloseAccountRequest, CloseAccountResponse, CreateCredentialRequest,
-    DeleteTokenRequest, GetAccountRequest, GetSelfRequest, GetTokenRequest, ListCredentialsRequest,
-    ManageWhitelistRequest, Reason, ResumeAccountRequest, RevokeSelfRequest, Role,
-    SuspendAccountRequest, TokenKind, TokenState, UpdateAccountRequest, UpdateCredentialRequest,
-    UpdateTokenRequest,
+    DeleteTokenRequest, GetAccountRequest, GetSelfRequest, GetTokenRequest, ImportToken,
+    ImportTokensRequest, ListCredentialsRequest, ManageWhitelistRequest, Reason,
+    ReplaceTokenRequest, ResumeAccountRequest, RevokeSelfRequest, Role, SuspendAccountRequest,
+    TokenKind, TokenState, UpdateAccountRequest, UpdateCredentialRequest, UpdateTokenRequest,
 };
 use prost_types::FieldMask;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::support::calls::{credential, position};
-use crate::support::client::{Client, question};
+use crate::support::client::{Client, question, reason, refusal};
 use crate::support::server::Setup;
 use crate::support::wait::until_async;
-
-async fn reason(client: &Client, secret: &str) -> (Reason, String) {
-    let ask = question(secret, "192.0.2.1", "transactions.read");
-    let answer = client.authorization().authorize(ask).await.unwrap().into_inner();
-    (answer.reason(), answer.message)
-}
-
-fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
-    let status = answer.unwrap_err();
-    (status.code(), status.get_error_details().error_info().unwrap().reason.clone())
-}
 
 async fn close(
     client: &Client,
@@ -58,7 +47,7 @@ async fn a_suspended_account_is_denied_and_its_admins_only_read_and_narrow() {
     let admin = operator.with(&credential(&operator, Role::AccountAdmin, &account_id).await.1);
     let delete = DeleteTokenRequest { token_id: gone.token_id, no_wait: false };
     operator.tokens().delete_token(delete).await.unwrap();
-    assert_eq!(reason(&operator, &secret).await.0, Reason::Allowed);
+    assert_eq!(reason(&operator, &secret).await, Reason::Allowed);
 
     let suspend = SuspendAccountRequest { account_id: account_id.clone(), no_wait: false };
     let refused = admin.accounts().suspend_account(suspend.clone()).await.unwrap_err();
@@ -67,10 +56,12 @@ async fn a_suspended_account_is_denied_and_its_admins_only_read_and_narrow() {
     let account = suspended.account.unwrap();
     assert_eq!(account.state(), AccountState::Suspended);
     assert!(account.suspend_time.is_some() && suspended.propagation.unwrap().complete);
-    let (why, message) = reason(&operator, &secret).await;
-    assert_eq!(why, Reason::AccountSuspended);
+    let ask = question(&secret, "192.0.2.1", "transactions.read");
+    let denied = operator.authorization().authorize(ask).await.unwrap().into_inner();
+    assert_eq!(denied.reason(), Reason::AccountSuspended);
+    let message = denied.message;
     assert!(message.contains("suspended since") && message.contains("resume"), "{message}");
-    assert_eq!(reason(&operator, &deleted).await.0, Reason::TokenDeleted);
+    assert_eq!(reason(&operator, &deleted).await, Reason::TokenDeleted);
     assert_eq!(
         refusal(operator.with(&secret).own().get_self(GetSelfRequest {}).await),
         (Code::PermissionDenied, "ACCOUNT_SUSPENDED".to_owned())
@@ -97,28 +88,30 @@ async fn a_suspended_account_is_denied_and_its_admins_only_read_and_narrow() {
     assert_eq!(refusal(wider), suspended);
     let created = admin.try_token(&account_id, TokenKind::ReadOnly, &[], &[]).await;
     assert_eq!(refusal(created), suspended);
+    let replace = ReplaceTokenRequest { token_id: token.token_id.clone(), ..Default::default() };
+    assert_eq!(refusal(admin.tokens().replace_token(replace).await), suspended);
     assert_eq!(position(&operator).await, before);
     // A bearer may always revoke.
     let revoked = operator.with(&expired).own().revoke_self(RevokeSelfRequest {}).await.unwrap();
     assert_eq!(revoked.into_inner().token.unwrap().state(), TokenState::Deleted);
     let delete = DeleteTokenRequest { token_id: token.token_id.clone(), no_wait: false };
-    // Operators do what they like; what they create is denied too.
+    // Operators may do everything; what they create is denied too.
     let (_, new) = operator.token(&account_id, TokenKind::ReadOnly, &[], &[]).await;
-    assert_eq!(reason(&operator, &new).await.0, Reason::AccountSuspended);
+    assert_eq!(reason(&operator, &new).await, Reason::AccountSuspended);
 
     // It is in the store, not in this process.
     let mut server = server;
     server.kill9();
     server.restart();
     let operator = Client::operator(&server).await;
-    assert_eq!(reason(&operator, &secret).await.0, Reason::AccountSuspended);
+    assert_eq!(reason(&operator, &secret).await, Reason::AccountSuspended);
     let resume = ResumeAccountRequest { account_id };
     let resumed = operator.accounts().resume_account(resume).await.unwrap().into_inner();
     assert_eq!(resumed.account.unwrap().state(), AccountState::Active);
-    assert_eq!(reason(&operator, &secret).await.0, Reason::Allowed);
-    assert_eq!(reason(&operator, &new).await.0, Reason::Allowed);
+    assert_eq!(reason(&operator, &secret).await, Reason::Allowed);
+    assert_eq!(reason(&operator, &new).await, Reason::Allowed);
     operator.tokens().delete_token(delete).await.unwrap();
-    assert_eq!(reason(&operator, &secret).await.0, Reason::TokenDeleted);
+    assert_eq!(reason(&operator, &secret).await, Reason::TokenDeleted);
 }
 
 /// Rules 11.74, 11.75, 11.76 and 11.77.
@@ -142,12 +135,12 @@ async fn a_closure_needs_the_name_and_ends_everything_of_the_account() {
         "{wrong:?}"
     );
     assert_eq!(position(&operator).await, before);
-    assert_eq!(reason(&operator, &tokens[0].1).await.0, Reason::Allowed);
+    assert_eq!(reason(&operator, &tokens[0].1).await, Reason::Allowed);
 
     let closed = close(&operator, &account_id, "Test").await.unwrap();
     assert_eq!((closed.token_count, closed.account.unwrap().state()), (3, AccountState::Closed));
     for (token, secret) in &tokens {
-        assert_eq!(reason(&operator, secret).await.0, Reason::TokenDeleted);
+        assert_eq!(reason(&operator, secret).await, Reason::TokenDeleted);
         let get = GetTokenRequest { token_id: token.token_id.clone() };
         let read = operator.tokens().get_token(get).await.unwrap().into_inner().token.unwrap();
         assert_eq!(read.state(), TokenState::Deleted);
@@ -159,6 +152,18 @@ async fn a_closure_needs_the_name_and_ends_everything_of_the_account() {
     let closed = (Code::FailedPrecondition, "ACCOUNT_CLOSED".to_owned());
     let created = operator.try_token(&account_id, TokenKind::ReadOnly, &[], &[]).await;
     assert_eq!(refusal(created), closed);
+    let item = ImportToken {
+        name: "elsewhere".to_owned(),
+        kind: TokenKind::ReadOnly.into(),
+        secret_sha256: portcullis::secret::digest(b"elsewhere").to_vec(),
+        ..Default::default()
+    };
+    let request = ImportTokensRequest {
+        account_id: account_id.clone(),
+        tokens: vec![item],
+        ..Default::default()
+    };
+    assert_eq!(refusal(operator.tokens().import_tokens(request).await), closed);
     let request = CreateCredentialRequest {
         role: Role::AccountAdmin.into(),
         account_id: account_id.clone(),
@@ -172,7 +177,7 @@ async fn a_closure_needs_the_name_and_ends_everything_of_the_account() {
     server.restart();
     let operator = Client::operator(&server).await;
     for (_, secret) in &tokens {
-        assert_eq!(reason(&operator, secret).await.0, Reason::TokenDeleted);
+        assert_eq!(reason(&operator, secret).await, Reason::TokenDeleted);
     }
     assert_eq!(close(&operator, &account_id, "Test").await.unwrap().token_count, 0);
 }
@@ -207,7 +212,7 @@ async fn names_and_labels_are_changed_by_the_mask_and_errors_name_the_field_and_
     assert_eq!(update("", &team, &[]).await.unwrap(), ("new".to_owned(), labels(&team)));
     assert_eq!(update("newer", &[], &["name"]).await.unwrap(), ("newer".to_owned(), labels(&team)));
     assert_eq!(update("newest", &[], &["*"]).await.unwrap(), ("newest".to_owned(), labels(&[])));
-    assert_eq!(reason(&operator, &secret).await.0, Reason::Allowed);
+    assert_eq!(reason(&operator, &secret).await, Reason::Allowed);
 
     let before = position(&operator).await;
     let many: Vec<_> = (0..17).map(|n| format!("k{n}")).collect();
@@ -252,7 +257,7 @@ async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
     let (_, secret) = operator.token(&account_id, TokenKind::ReadOnly, &[], &[]).await;
     let (gateway, credential_secret) = credential(&operator, Role::Pep, "").await;
     let (unused, _) = credential(&operator, Role::Pep, "").await;
-    assert_eq!(reason(&operator.with(&credential_secret), &secret).await.0, Reason::Allowed);
+    assert_eq!(reason(&operator.with(&credential_secret), &secret).await, Reason::Allowed);
     let update = UpdateCredentialRequest {
         credential_id: gateway.credential_id.clone(),
         name: Some("checkout".to_owned()),
@@ -282,9 +287,9 @@ async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
         ("checkout", None)
     );
 
-    // It ends within a moment, and the call has not to be repeated for that.
+    // It ends at its expiry by itself, without another call.
     let pep = operator.with(&credential_secret);
-    assert_eq!(reason(&pep, &secret).await.0, Reason::Allowed);
+    assert_eq!(reason(&pep, &secret).await, Reason::Allowed);
     let ttl = |millis: i32| prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 };
     let update = |id: &str, ttl| UpdateCredentialRequest {
         credential_id: id.to_owned(),
@@ -305,7 +310,7 @@ async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
     let later = operator.credentials().update_credential(later).await;
     assert_eq!(refusal(later), (Code::FailedPrecondition, "CREDENTIAL_EXPIRED".to_owned()));
 
-    // Operators have no end.
+    // A credential of an operator can't expire.
     let request = CreateCredentialRequest {
         role: Role::Operator.into(),
         ttl: Some(ttl(300)),

@@ -200,7 +200,7 @@ fn blamed(status: &Status) -> Vec<String> {
     violations.iter().map(|violation| name(&violation.field)).collect()
 }
 
-/// A field, without the name of the list whose item it is a field of.
+/// The name of a field within its item, where the request is a list of items.
 fn of_item(field: &str) -> &str {
     let lists = ["requests.", "request.", "tokens."];
     lists.iter().find_map(|list| field.strip_prefix(list)).unwrap_or(field)

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use portcullis::grpc::proto::batch_authorize_result::Result as BatchItem;
 use portcullis::grpc::proto::import_token_result::Result as ItemResult;
 use portcullis::grpc::proto::{
-    Decision, DeleteTokenRequest, GetSelfRequest, ImportToken, ImportTokenResult,
-    ImportTokensRequest, ImportTokensResponse, ListTokensRequest, Reason, RevokeSelfRequest, Role,
-    Token, TokenKind, TokenState,
+    BatchAuthorizeRequest, BatchAuthorizeResult, Decision, DeleteTokenRequest, GetSelfRequest,
+    ImportToken, ImportTokenResult, ImportTokensRequest, ImportTokensResponse, ListTokensRequest,
+    Reason, RevokeSelfRequest, Role, Token, TokenKind, TokenState,
 };
 use portcullis::secret::{KeyRing, SecretKey, SecretKind, digest, hex};
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::replicas::stage::Stage;
 use crate::support::calls::credential;
-use crate::support::client::{Client, question};
+use crate::support::client::{Client, question, reason};
 use crate::support::postgres;
 use crate::support::server::{Server, Setup};
 use crate::support::wait::until_async;
@@ -72,11 +73,6 @@ fn refusal(result: &ImportTokenResult) -> String {
     status.get_error_details().error_info().unwrap().reason.clone()
 }
 
-async fn reason(client: &Client, secret: &str) -> Reason {
-    let answer = client.authorization().authorize(question(secret, "192.0.2.1", READ)).await;
-    answer.unwrap().into_inner().reason()
-}
-
 /// A secret as another installation makes it.
 fn of_another_installation(number: u128) -> String {
     let ring = KeyRing::new(&[SecretKey::new(1, [9; 32])]).unwrap();
@@ -128,6 +124,21 @@ async fn a_secret_of_any_shape_is_found_by_its_digest_and_a_digest_is_none() {
     }
     let forged = of_another_installation(9);
     assert_eq!(reason(&operator, &forged).await, Reason::TokenNotFound);
+    // Among others in a batch, from memory.
+    let misses = server.metric("portcullis_cache_misses_total");
+    let strings = secrets.iter().chain([&forged]);
+    let requests = strings.map(|secret| question(secret, "", READ)).collect();
+    let batch = BatchAuthorizeRequest { requests };
+    let answer = operator.authorization().batch_authorize(batch).await.unwrap().into_inner();
+    let reason_of = |item: &BatchAuthorizeResult| match &item.result {
+        Some(BatchItem::Response(response)) => response.reason(),
+        other => panic!("{other:?}"),
+    };
+    let reasons: Vec<_> = answer.results.iter().map(reason_of).collect();
+    let mut wanted = vec![Reason::Allowed; secrets.len()];
+    wanted.push(Reason::TokenNotFound);
+    assert_eq!(reasons, wanted);
+    assert_eq!(server.metric("portcullis_cache_misses_total"), misses);
 }
 
 /// Rules 10.2 to 10.5.

@@ -17,7 +17,7 @@ use tonic_types::StatusExt as _;
 
 use crate::replicas::stage::Stage;
 use crate::roles::plan_deletion;
-use crate::support::client::Client;
+use crate::support::client::{Client, refusal};
 use crate::support::postgres;
 use crate::support::server::{Server, Setup, random_credential};
 use crate::support::wait::until_async;
@@ -35,12 +35,6 @@ async fn get(client: &Client, secret: &str) -> Result<SelfToken, Status> {
 async fn revoke(client: &Client, secret: &str) -> Result<RevokeSelfResponse, Status> {
     let answer = client.with(secret).own().revoke_self(RevokeSelfRequest {}).await?;
     Ok(answer.into_inner())
-}
-
-/// Code and stable word.
-fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
-    let status = answer.unwrap_err();
-    (status.code(), status.get_error_details().error_info().unwrap().reason.clone())
 }
 
 async fn delete(operator: &Client, token_id: &str) {

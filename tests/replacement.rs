@@ -9,7 +9,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use portcullis::grpc::proto::{
     DeleteTokenRequest, GetTokenRequest, ListTokensRequest, Reason, ReplaceTokenRequest,
@@ -238,8 +237,8 @@ async fn half_a_replacement_is_none(setup: Setup) {
         let (client, request) = (client.clone(), request(&token.token_id));
         tokio::spawn(async move { replace(&client, request).await })
     };
-    // It stops with its transaction open: nothing of it is to be seen, however long one looks.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // It stops with its transaction open, which nothing outside the server shows.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert!(!call.is_finished(), "the call is answered although it stops half-way");
     server.kill9();
     assert!(call.await.unwrap().is_err());
@@ -271,12 +270,12 @@ async fn kills_leave_pairs(setup: Setup) {
     let client = Client::operator(&server).await;
     let account = client.account().await.account_id;
     let mut answered = Vec::new();
-    let (told, mut heard) = unbounded_channel();
+    let (sender, mut receiver) = unbounded_channel();
     for round in 0..5 {
         let client = Client::operator(&server).await;
         let mut chains = JoinSet::new();
         for _ in 0..4 {
-            let (client, account, told) = (client.clone(), account.clone(), told.clone());
+            let (client, account, sender) = (client.clone(), account.clone(), sender.clone());
             chains.spawn(async move {
                 let mut answered = Vec::new();
                 let Ok((token, _)) =
@@ -288,14 +287,14 @@ async fn kills_leave_pairs(setup: Setup) {
                 while let Ok(replaced) = replace(&client, request(&id)).await {
                     let new = replaced.token.unwrap().token_id;
                     answered.push((std::mem::replace(&mut id, new.clone()), new));
-                    told.send(()).unwrap();
+                    sender.send(()).unwrap();
                 }
                 answered
             });
         }
         // Any instant will do, once some are answered: the others are under way.
         for _ in 0..5 + round {
-            heard.recv().await.unwrap();
+            receiver.recv().await.unwrap();
         }
         server.kill9();
         answered.extend(chains.join_all().await.into_iter().flatten());

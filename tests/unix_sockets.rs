@@ -250,7 +250,7 @@ async fn gateways_are_served_on_a_socket_beside_an_address() {
         let (status, answer) = ask(&[gateway, ("X-Forwarded-For", "192.0.2.2")]);
         assert_eq!(status, 403, "{answer}");
         assert!(answer.contains("CLIENT_IP_NOT_WHITELISTED"), "{answer}");
-        // Who may open the file is no gateway for that.
+        // Access to the file alone makes no client a gateway.
         assert_eq!(ask(&[("X-Forwarded-For", "192.0.2.1")]).0, 503);
     }
     assert!(server.terminate().success());
@@ -318,7 +318,7 @@ async fn bearers_have_no_address_on_a_socket() {
     };
     let (status, answer) = own(&anywhere, &[]);
     assert!(status == 200 && answer.contains(&open.token_id), "{answer}");
-    // What the bearer writes itself is not believed; what a gateway says, is.
+    // A bearer's header is not believed; that of a gateway is.
     let forged = ("X-Forwarded-For", "127.0.0.1");
     let (status, answer) = own(&listed, &[forged]);
     assert!(status == 403 && answer.contains("CLIENT_IP_MISSING"), "{answer}");

@@ -46,13 +46,6 @@ const BATCH: &str = "/portcullis.v1.AuthorizationService/BatchAuthorize";
 const STREAM: &str = "/portcullis.v1.AuthorizationService/StreamAuthorize";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-/// A figure of the server's process, in KiB.
-fn memory(server: &Server, figure: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// A server under attack, and what an ordinary client sees of it.
 struct Siege {
     server: Server,
@@ -89,7 +82,7 @@ impl Siege {
             assert!(!ordinary.is_finished(), "an ordinary call failed before the attack");
             tokio::task::yield_now().await;
         }
-        let before = memory(&server, "VmHWM");
+        let before = server.memory("VmHWM");
         Self { server, before, stop, calls, ordinary }
     }
 
@@ -107,7 +100,7 @@ impl Siege {
         }
         self.stop.store(true, Ordering::Relaxed);
         self.ordinary.await.unwrap_or_else(|error| panic!("{attack}: {error}"));
-        let growth = memory(&self.server, "VmHWM").saturating_sub(self.before);
+        let growth = self.server.memory("VmHWM").saturating_sub(self.before);
         println!(
             "{attack}: {growth} KiB more, {} ordinary calls",
             self.calls.load(Ordering::Relaxed)

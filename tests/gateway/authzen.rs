@@ -340,7 +340,7 @@ async fn callers_and_requests_that_are_refused_learn_why() {
     assert_eq!(answer.status, 413);
 }
 
-/// Rule 9.15: the deadline is the batch's. An item that is not begun by then is denied, whatever it would have got.
+/// Rule 9.15: the deadline is that of the batch. An item that is not started by then is denied, whatever it is about.
 #[tokio::test(flavor = "multi_thread")]
 async fn items_that_are_not_begun_by_the_deadline_are_denied() {
     let url = postgres::database();

@@ -22,8 +22,7 @@ const READS: &str = "GET /api/v1/accounts";
 
 /// All gateways in front of one server.
 fn gateways(stage: &Stage) -> Vec<Gateway> {
-    let kinds = [Kind::Nginx, Kind::Caddy, Kind::Traefik, Kind::EnvoyGrpc, Kind::EnvoyHttp];
-    kinds.into_iter().map(|kind| stage.gateway(kind)).collect()
+    Kind::ALL.into_iter().map(|kind| stage.gateway(kind)).collect()
 }
 
 /// Asks with the token `secret`.

@@ -85,6 +85,10 @@ pub(super) fn address(port: u16) -> SocketAddr {
 }
 
 impl Kind {
+    /// Every gateway, each with the identity that its files ship with.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Nginx, Self::Caddy, Self::Traefik, Self::EnvoyGrpc, Self::EnvoyHttp];
+
     /// Flags of `portcullis credential create` for this gateway, as docs/gateways.md gives them.
     pub(super) fn client_source(self) -> &'static [&'static str] {
         match self {

@@ -1,4 +1,4 @@
-//! A small HTTP server that publishes keys, and counts who asks.
+//! A small HTTP server that publishes keys, and counts its requests.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};

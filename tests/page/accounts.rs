@@ -3,13 +3,11 @@
 use portcullis::grpc::proto::{GetAccountRequest, Reason};
 
 use crate::page::stage::Stage;
-use crate::support::client::question;
+use crate::support::client::reason;
 
 impl Stage {
     async fn reason(&self) -> Reason {
-        let ask = question(&self.ours.secret, "192.0.2.1", "transactions.read");
-        let answer = self.operator.authorization().authorize(ask).await.unwrap();
-        answer.into_inner().reason()
+        reason(&self.operator, &self.ours.secret).await
     }
 }
 
@@ -33,7 +31,7 @@ async fn operators_suspend_resume_rename_and_close_an_account_and_admins_do_not(
     operator.get(done.location()).says(200).shows(&["suspended, on every replica", "Resume"]);
     assert_eq!(stage.reason().await, Reason::AccountSuspended);
     let token = format!("/tokens/{}", stage.ours.open.token_id);
-    admin.get(&token).says(200).shows(&["Its account is suspended"]);
+    admin.get(&token).says(200).shows(&["Its account has been suspended since"]);
     let fields = [("csrf", own.as_str()), ("name", "x"), ("labels", "")];
     admin.post(&format!("{token}/edit"), &fields).says(422).shows(&["account is suspended"]);
     let done = operator.post(&path("resume"), &[("csrf", &csrf)]).says(303);

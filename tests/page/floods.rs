@@ -114,13 +114,6 @@ async fn hold(mut stream: TcpStream, ploy: Ploy) {
     }
 }
 
-/// Resident memory of the server, in KiB.
-fn memory(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// What ordinary people and programs do all the time. None of it may fail.
 async fn ordinary(stage: &Stage, stranger: &Http, rounds: usize) {
     for _ in 0..rounds {
@@ -151,11 +144,11 @@ async fn withstands(name: &str, ploy: impl Fn(usize) -> Ploy) {
     let stage = Stage::new().await;
     let elsewhere = stage.stranger().from("127.0.0.77");
     ordinary(&stage, &elsewhere, 3).await;
-    let before = memory(&stage.server);
+    let before = stage.server.memory("VmRSS");
     let hoard = Hoard::new(&stage.server, ploy).await;
     for round in 0..5 {
         ordinary(&stage, &elsewhere, 1).await;
-        let grown = memory(&stage.server).saturating_sub(before);
+        let grown = stage.server.memory("VmRSS").saturating_sub(before);
         println!("{name}: round {round}: {grown} KiB more");
         assert!(grown < GROWTH, "{name}: memory grows by {grown} KiB");
     }
@@ -271,7 +264,7 @@ async fn handshakes_that_do_not_end() {
     let server = Setup::sqlite().tls(&authority.server()).start();
     let mut elsewhere = Http::tls(&server, &authority);
     elsewhere.get("/healthz").says(200);
-    let before = memory(&server);
+    let before = server.memory("VmRSS");
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
     let hoard =
         Hoard::new(&server, |n| Ploy::Send(if n % 2 == 0 { Vec::new() } else { hello.clone() }))
@@ -282,7 +275,7 @@ async fn handshakes_that_do_not_end() {
         }
         let mut browser = elsewhere.stranger().sign_in(server.operator());
         browser.get("/tokens").says(200);
-        let grown = memory(&server).saturating_sub(before);
+        let grown = server.memory("VmRSS").saturating_sub(before);
         assert!(grown < GROWTH, "memory grows by {grown} KiB");
     }
     hoard.given_up(&server, "handshakes").await;

@@ -23,6 +23,10 @@ async fn forms(stage: &Stage, admin: &mut Http) -> Vec<(String, Vec<(String, Str
         (whitelist.clone(), own(&[("step", "save"), ("add", "203.0.113.9"), version])),
         (whitelist.clone(), own(&[("step", "save"), ("remove", WHITELIST[1]), version])),
         (format!("{whitelist}/preview"), own(&[("add", "203.0.113.9"), version])),
+        (
+            format!("/tokens/{}/replace", stage.ours.open.token_id),
+            own(&[("overlap", "1h"), ("what", "same")]),
+        ),
         (format!("/tokens/{}/delete", stage.ours.open.token_id), own(&[("confirm", "on")])),
         ("/sign-out".to_owned(), own(&[("everywhere", "on")])),
     ]

@@ -15,7 +15,7 @@ fn pages(account: &str, token: &str) -> Vec<String> {
         format!("/tokens/{token}/whitelist"),
         format!("/tokens/{token}/whitelist?restore=1"),
         format!("/tokens/{token}/delete"),
-        format!("/tokens/{token}/denials"),
+        format!("/tokens/{token}/replace"),
         format!("/accounts/{account}"),
     ]
 }
@@ -38,6 +38,7 @@ fn forms(token: &str) -> Vec<Form> {
         (whitelist.clone(), vec![("step", "lift"), ("confirm", "on"), ("version", "1")]),
         (format!("{whitelist}/preview"), vec![("add", "203.0.113.9"), ("version", "1")]),
         (format!("/tokens/{token}/delete"), vec![("confirm", "on")]),
+        (format!("/tokens/{token}/replace"), vec![("overlap", "0s"), ("what", "same")]),
     ]
 }
 

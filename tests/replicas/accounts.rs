@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use crate::replicas::stage::{LEASE, Stage};
 use crate::support::calls::credential;
+use crate::support::client::Client;
 use crate::support::wait::until_async;
 
 impl Stage {
@@ -95,8 +96,8 @@ async fn a_suspension_outwaits_a_paused_replica_and_one_whose_store_is_gone() {
     }
     stage.servers[1].signal("STOP");
     let began = Instant::now();
-    assert!(!stage.suspend(0, true).await.1.complete, "nobody has heard of it");
-    // Found made already, it waits just the same.
+    assert!(!stage.suspend(0, true).await.1.complete, "the other replica is paused");
+    // A call that finds the account suspended waits just the same (rule 6.4).
     assert!(stage.suspend(0, false).await.1.complete);
     let waited = began.elapsed();
     assert!(waited > LEASE / 2 && waited < LEASE * 2, "{waited:?}");
@@ -142,10 +143,10 @@ async fn a_closure_binds_everywhere_before_it_is_answered_and_survives_kills() {
         let refused = listed.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
-    // Whoever is killed half-way, the others go on, and it finds what holds when it comes back.
+    // Where the replica that closes it is killed half-way, the other one goes on; after its restart it denies them too.
     stage.servers[0].kill9();
     stage.servers[0].restart();
-    stage.clients[0] = crate::support::client::Client::operator(&stage.servers[0]).await;
+    stage.clients[0] = Client::operator(&stage.servers[0]).await;
     until_async(
         async || stage.sql("SELECT close_done FROM account WHERE close_time IS NOT NULL"),
         |done| done == "1",

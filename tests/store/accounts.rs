@@ -169,7 +169,7 @@ async fn admins_of_a_suspended_account_only_narrow(f: Fixture) {
     let set = f.store.set_token_expiry(&admin(6, id), token, Some(id), nearer).await.unwrap();
     assert_eq!(set.unwrap().unwrap().expires, Some(Timestamp(100)));
     assert!(f.store.delete_token(&admin(7, id), token, Some(id)).await.unwrap().is_some());
-    // Operators do what they like.
+    // Operators may do everything.
     assert!(f.store.create_token(&ctx(8), &catalog, &another).await.unwrap().is_ok());
     f.check_record().await;
 }

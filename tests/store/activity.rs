@@ -1,8 +1,10 @@
-//! What is seen of the requests of tokens: it adds up, is bounded, and is forgotten in time.
+//! Recorded addresses, use and matches of whitelist entries: they add up, are bounded, and are deleted in time.
 
 use std::sync::Arc;
 
-use portcullis::model::{AddressUse, EntryMatches, MAX_ADDRESSES, SeenAddress, UseCount};
+use portcullis::model::{
+    AddressUse, EntryMatches, MAX_ADDRESSES, SeenAddress, UseCount, WhitelistTarget,
+};
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::network::{Change, Cidr, ClientAddr, Limits};
 use portcullis::policy::scope::{Catalog, ScopeId};
@@ -11,7 +13,7 @@ use portcullis::policy::token::TokenKind;
 use portcullis::store::Store;
 use uuid::Uuid;
 
-use crate::store::fixture::{ASK, Fixture, READ, ctx, new_token};
+use crate::store::fixture::{ASK, Fixture, Place, READ, ctx, new_token};
 
 on_both!(
     addresses_merge_to_the_earliest_and_the_latest_time,
@@ -99,7 +101,7 @@ async fn addresses_merge_to_the_earliest_and_the_latest_time(f: Fixture) {
     assert_eq!(s.seen(a, 0).await, [shown("2001:db8::1", 70, 70), shown("192.0.2.1", 40, 65)]);
     assert_eq!(s.seen(b, 0).await, [shown("192.0.2.1", 1, 2)]);
     assert_eq!(s.seen(a, 66).await, [shown("2001:db8::1", 70, 70)], "since an instant");
-    // Nobody caches it, so there is nothing to notify of.
+    // Nothing caches it, so no replica has to be notified.
     assert_eq!(s.f.position().await, before);
     let other = s.f.account("other").await;
     let hidden = s.store.seen_addresses(a, Some(other), Timestamp(0)).await.unwrap();
@@ -185,8 +187,7 @@ async fn a_match_counts_for_its_entry_since_the_last_change(f: Fixture) {
     // What an entry that is new by then did not match says nothing.
     let later = started + DAY;
     let change = Change::Edit { add: vec![entry("10.0.1.1")], remove: Vec::new() };
-    let target =
-        portcullis::model::WhitelistTarget { token_id: token, only: None, expected_version: None };
+    let target = WhitelistTarget { token_id: token, only: None, expected_version: None };
     let (ctx, limits) = (ctx(later), Limits::default());
     let changed = s.store.change_whitelist(&ctx, &s.catalog, target, &change, &limits, false);
     changed.await.unwrap().unwrap().unwrap();
@@ -265,14 +266,13 @@ async fn activity_goes_with_its_token_and_its_account(f: Fixture) {
     s.store.delete_token(&ctx(10), a, None).await.unwrap();
     assert_eq!(s.seen(a, 0).await.len(), 1, "who used a token is of interest after its end");
     s.store.purge(&ctx(20), Timestamp(15), 10).await.unwrap();
-    for table in ["token_address", "whitelist_match"] {
-        let sql = match table {
-            "token_address" => "SELECT count(*) FROM token_address",
-            _ => "SELECT count(*) FROM whitelist_match",
-        };
-        assert_eq!(s.f.number(sql).await, 0, "{table}");
+    for count in [
+        "SELECT count(*) FROM token_address",
+        "SELECT count(*) FROM whitelist_match",
+        "SELECT count(*) FROM token_usage",
+    ] {
+        assert_eq!(s.f.number(count).await, 0, "{count}");
     }
-    assert_eq!(s.f.number("SELECT count(*) FROM token_usage").await, 0);
 }
 
 /// Rules 12.2 and 12.5: two replicas write for the same tokens, in any order.
@@ -284,7 +284,7 @@ async fn two_writers_lose_nothing(f: Fixture) {
     }
     // SQLite has one process, and so one store.
     let second = match &s.f.place {
-        crate::store::fixture::Place::Sqlite(_) => s.store.clone(),
+        Place::Sqlite(_) => s.store.clone(),
         place => place.open().await,
     };
     const ROUNDS: i64 = 20;

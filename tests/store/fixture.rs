@@ -23,6 +23,32 @@ pub(crate) const READ: &str = "transactions.read";
 pub(crate) const ASK: &str = "send.request";
 pub(crate) const REVEAL: &str = "cards.reveal";
 
+/// The migrations of Postgres, as `migrate` names them.
+pub(crate) const MIGRATIONS: [&str; 16] = [
+    "0001 base",
+    "0002 lifecycle",
+    "0003 replicas",
+    "0004 sessions",
+    "0005 told",
+    "0006 client source",
+    "0007 client certificates",
+    "0008 token expiry",
+    "0009 expiry mails",
+    "0010 activity",
+    "0011 leaks",
+    "0012 account state",
+    "0013 replacement",
+    "0014 import",
+    "0015 token labels",
+    "0016 credential expiry",
+];
+
+/// Those of SQLite: it has none that is about replicas only.
+pub(crate) fn sqlite_migrations() -> Vec<&'static str> {
+    let of_replicas = ["0003 replicas", "0005 told"];
+    MIGRATIONS.into_iter().filter(|name| !of_replicas.contains(name)).collect()
+}
+
 pub(crate) enum Place {
     Sqlite(tempfile::TempDir),
     Postgres(String),

@@ -1,8 +1,8 @@
 //! Imported tokens in both databases (docs/policy.md, section 10).
 
 use portcullis::model::{
-    Actor, Context, ImportItem, ImportOutcome, ImportPosition, ImportRefused, Invalidation,
-    NewImport, NewToken, Role, Token,
+    ImportItem, ImportOutcome, ImportPosition, ImportRefused, Invalidation, NewImport, NewToken,
+    Role, Token,
 };
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle::Settings;
@@ -12,7 +12,7 @@ use portcullis::policy::token::{TokenKind, TokenState};
 use portcullis::secret::{Digest, digest};
 
 use super::fixture::{Fixture, READ, all, ctx, new_credential, new_token};
-use super::lifecycle::day;
+use super::lifecycle::{day, on};
 
 on_both!(
     an_import_is_one_change_and_sending_it_again_none,
@@ -34,10 +34,6 @@ fn item(account: AccountId, secret: &str, kind: TokenKind, scopes: Vec<ScopeId>)
 
 fn read_only(account: AccountId, secret: &str) -> ImportItem {
     item(account, secret, TokenKind::ReadOnly, Vec::new())
-}
-
-fn on(n: i64) -> Context {
-    Context::new(Actor::System, day(n), None)
 }
 
 async fn import(
@@ -95,7 +91,7 @@ async fn an_import_is_one_change_and_sending_it_again_none(f: Fixture) {
         let facts = f.store.imported_token_facts(&digest(token.name.as_bytes())).await.unwrap();
         assert_eq!(facts, f.store.token_facts(token.id).await.unwrap());
         assert_eq!(*facts.unwrap().id, token.id);
-        // One event tells of all of them.
+        // One event is recorded for all of them.
         let filter =
             portcullis::model::AuditFilter { token_id: Some(token.id), ..Default::default() };
         let events = f.store.audit_events(&filter, all()).await.unwrap();
@@ -258,7 +254,8 @@ async fn imported_tokens_are_listed_in_the_order_of_their_imports(f: Fixture) {
         let page = f.store.imported_tokens(after, 3).await.unwrap();
         let Some(&last) = page.last() else { break };
         assert!(page.is_sorted() && page[0] > after);
-        (after, _) = (last, listed.extend(page.iter().map(|position| position.token_id)));
+        listed.extend(page.iter().map(|position| position.token_id));
+        after = last;
     }
     assert_eq!(listed, imported);
 }

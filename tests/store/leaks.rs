@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use portcullis::model::{
-    Invalidation, LeakLocation, LeakOutcome, LeakedCredential, MailContent, MailSecretOwner, Role,
-    SecretOwner,
+    Invalidation, LeakLocation, LeakOutcome, LeakedCredential, MailContent, MailSecretOwner,
+    NewToken, Role, SecretOwner,
 };
 use portcullis::policy::id::{CredentialId, TokenId};
 use portcullis::policy::time::Timestamp;
@@ -18,6 +18,7 @@ on_both!(
     secrets_have_at_most_one_owner,
     a_leaked_token_is_revoked_once_and_its_admins_are_mailed,
     what_was_deleted_before_stays_so,
+    an_expired_token_is_revoked_and_one_of_a_closed_account_stays_deleted,
     a_leaked_admin_credential_is_revoked_and_the_admins_are_mailed,
     a_leaked_pep_credential_is_revoked_without_a_mail,
     the_last_operator_credential_stays_and_that_is_recorded,
@@ -93,13 +94,39 @@ async fn a_leaked_token_is_revoked_once_and_its_admins_are_mailed(f: Fixture) {
     let before = f.position().await;
     let again = f.store.revoke_leaked(&ctx(11), owner, &place()).await.unwrap();
     assert_eq!(again, outcome(false));
-    assert!(f.store.delete_token(&ctx(12), new.id, None).await.unwrap().unwrap().state == state);
+    let deleted = f.store.delete_token(&ctx(12), new.id, None).await.unwrap().unwrap();
+    assert_eq!(deleted.state, state);
     let nobody = SecretOwner::Token(TokenId(Uuid::now_v7()));
     let unknown = f.store.revoke_leaked(&ctx(12), nobody, &place()).await.unwrap();
     assert_eq!(unknown, LeakOutcome::Unknown);
     assert_eq!(f.position().await, before);
     assert!(f.store.claim_mails(Timestamp(99), hour, i64::MAX, 9).await.unwrap().is_empty());
     f.check_record().await;
+}
+
+/// Rules 11.52 and 11.75.
+async fn an_expired_token_is_revoked_and_one_of_a_closed_account_stays_deleted(f: Fixture) {
+    let catalog = f.catalog(&[READ]).await;
+    let [open, closed] = [f.account("acme").await, f.account("other").await];
+    let [expired, left] = [open, closed].map(|account| NewToken {
+        expires: Some(Timestamp(7)),
+        ..new_token(account, TokenKind::ReadOnly, vec![], "")
+    });
+    for new in [&expired, &left] {
+        f.token(&catalog, new).await;
+    }
+    f.store.close_account(&ctx(8), closed, "other").await.unwrap().unwrap();
+    let leak =
+        async |id| f.store.revoke_leaked(&ctx(9), SecretOwner::Token(id), &place()).await.unwrap();
+    let state = TokenState::RevokedLeaked { at: Timestamp(9) };
+    let revoked = LeakOutcome::Token { id: expired.id, account_id: open, state, revoked: true };
+    assert_eq!(leak(expired.id).await, revoked);
+    // Its deletion is not recorded yet.
+    let state = TokenState::Deleted { at: Timestamp(8) };
+    let unchanged = LeakOutcome::Token { id: left.id, account_id: closed, state, revoked: false };
+    assert_eq!(leak(left.id).await, unchanged);
+    let mails = f.store.claim_mails(Timestamp(99), Duration::from_secs(1), i64::MAX, 9).await;
+    assert!(mails.unwrap().iter().all(|mail| mail.account.id == open));
 }
 
 /// Rule 11.52.

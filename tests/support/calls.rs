@@ -148,7 +148,7 @@ impl World {
                     "validate_only": true, "ttl": "3600s",
                 }),
             ],
-            // Checked alone: the secret would be there the second time.
+            // Only checked: the second time the token would exist.
             "TokenService.ImportTokens" => vec![json!({
                 "account_id": account_id, "validate_only": true,
                 "tokens": [{
@@ -178,7 +178,7 @@ impl World {
                 }),
                 json!({ "token_id": token_id, "ttl": "3600s", "validate_only": true }),
             ],
-            // Of nothing that there is, so that each other example finds what it needs.
+            // Unknown secrets, so that nothing that other examples need is revoked.
             "TokenService.ReportLeakedTokens" => vec![json!({
                 "secrets": ["secret-token:unknown"],
                 "secret_sha256s": ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],

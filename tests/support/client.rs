@@ -8,6 +8,7 @@
     reason = "test support: each test uses a part of it, and a failure here is the test's failure"
 )]
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ use portcullis::grpc::proto::self_service_client::SelfServiceClient;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
 use portcullis::grpc::proto::{
     Account, AuditEvent, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest,
-    ListAuditEventsRequest, Token, TokenKind, authorize_request,
+    ListAuditEventsRequest, Reason, Token, TokenKind, authorize_request,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Error};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
 
 use super::server::Server;
 
@@ -214,6 +216,19 @@ pub fn question(token: &str, client_ip: &str, scope: &str) -> AuthorizeRequest {
         dry_run: false,
         at_least_as_fresh: 0,
     }
+}
+
+/// Why a request with `secret` for one scope that reads is decided as it is.
+pub async fn reason(client: &Client, secret: &str) -> Reason {
+    let ask = question(secret, "192.0.2.1", "transactions.read");
+    client.authorization().authorize(ask).await.expect("a decision").into_inner().reason()
+}
+
+/// Code and stable word of a refusal.
+pub fn refusal<T: Debug>(answer: Result<T, Status>) -> (Code, String) {
+    let status = answer.expect_err("a refusal");
+    let details = status.get_error_details();
+    (status.code(), details.error_info().expect("a stable word").reason.clone())
 }
 
 /// Puts the credential on every call.

@@ -232,7 +232,7 @@ fn wrong_encodings(message: &MessageDescriptor) -> Vec<(String, &'static str, Ve
                 all.push((name(), "wrong wire type", [key(VARINT), vec![1]].concat()));
                 if within.full_name() != TIMESTAMP {
                     for (below, what, bad) in wrong_encodings(&within) {
-                        // Of a map, nobody knows of the messages within.
+                        // An error names the map: its entries are messages of the encoding only.
                         let path = match field.is_map() {
                             true => name(),
                             false => format!("{}.{below}", field.name()),

@@ -246,6 +246,13 @@ impl Server {
         self.process.child.id()
     }
 
+    /// A figure of its process in KiB, such as `VmRSS`.
+    pub fn memory(&self, figure: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = status.lines().find(|line| line.starts_with(figure)).expect("the figure");
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
     /// What it printed to stdout since its last start.
     pub fn stdout(&self) -> String {
         read(&self.process.stdout)

@@ -71,7 +71,7 @@ async function main(...addresses) {
   held('address and count are shown');
 
   // --- replacement
-  const replaced = await operator.call('ReplaceToken', { token_id: ids[0], overlap: { seconds: 3 } });
+  const replaced = await operator.call('ReplaceToken', { token_id: ids[0], overlap: { seconds: 8 } });
   assert.equal(replaced.replaced_token.replaced_by_token_id, replaced.token.token_id);
   assert.deepEqual([await decide(issued[0]), await decide(replaced.secret)], ['REASON_ALLOWED', 'REASON_ALLOWED']);
   await refused(CODE.FAILED_PRECONDITION, operator, 'ReplaceToken', { token_id: ids[0] });
@@ -81,7 +81,7 @@ async function main(...addresses) {
   held('a replacement: both work in the overlap, then the successor alone');
 
   // --- expiry
-  const soon = Date.now() + 3_000;
+  const soon = Date.now() + 8_000;
   const expire_time = { seconds: Math.floor(soon / 1000), nanos: (soon % 1000) * 1_000_000 };
   await operator.call('SetTokenExpiry', { token_id: ids[1], expire_time });
   assert.equal(await decide(issued[1]), 'REASON_ALLOWED');

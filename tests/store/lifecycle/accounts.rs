@@ -28,10 +28,8 @@ async fn lifecycles_go_on_in_a_suspended_account_and_no_use_saves_a_token(f: Fix
     assert_eq!(recorded, Ok(true));
 
     s.store.suspend_account(&on(41), s.account).await.unwrap().unwrap();
-    let action = {
-        assert_eq!(s.carry_out(action.id, 60).await, CarriedOut::ActionEnded, "it was cancelled");
-        s.noticed(id, 80).await
-    };
+    assert_eq!(s.carry_out(action.id, 60).await, CarriedOut::ActionEnded, "it was cancelled");
+    let action = s.noticed(id, 80).await;
     assert_eq!(s.carry_out(action.id, 87).await, CarriedOut::Done);
     assert_eq!(s.facts(id).await.state, TokenState::DeletedUnused { at: day(87) });
     s.f.check_record().await;

@@ -54,18 +54,18 @@ impl Stage {
     }
 
     /// Who is mailed on that day of which expiry, and whether it is reached; the mail server takes all of them.
-    async fn told(&self, n: i64) -> Vec<(String, Timestamp, bool)> {
-        let mut told = Vec::new();
+    async fn mailed(&self, n: i64) -> Vec<(String, Timestamp, bool)> {
+        let mut sent = Vec::new();
         for mail in self.claim(n).await {
             match &mail.content {
-                MailContent::ExpiryNotice(_, at) => told.push((mail.recipient.clone(), *at, false)),
-                MailContent::Expired(_, at) => told.push((mail.recipient.clone(), *at, true)),
+                MailContent::ExpiryNotice(_, at) => sent.push((mail.recipient.clone(), *at, false)),
+                MailContent::Expired(_, at) => sent.push((mail.recipient.clone(), *at, true)),
                 _ => {}
             }
             self.store.mail_accepted(&on(n), mail.id).await.unwrap();
         }
-        told.sort();
-        told
+        sent.sort();
+        sent
     }
 }
 
@@ -182,18 +182,18 @@ async fn admins_are_mailed_before_an_expiry_and_after_it(f: Fixture) {
         ["adam@acme.test", "zoe@acme.test"].map(of)
     };
     assert_eq!(s.read(id).await.expiry_notices, noticed(NoticeState::Queued));
-    assert_eq!(s.told(33).await, both(day(40), false));
+    assert_eq!(s.mailed(33).await, both(day(40), false));
     assert_eq!(s.read(id).await.expiry_notices, noticed(NoticeState::Accepted(day(33))));
     assert_eq!(s.announce_expiries(34).await, 0, "once");
     assert_eq!(s.expire(40).await, [id]);
-    assert_eq!(s.told(40).await, both(day(40), true));
+    assert_eq!(s.mailed(40).await, both(day(40), true));
     assert_eq!((s.announce_expiries(41).await, s.expire(41).await.len()), (0, 0));
-    assert_eq!(s.told(99).await, []);
+    assert_eq!(s.mailed(99).await, []);
     // One whose expiry no sweep foresaw gets the second mail alone.
     let late = s.expiring(42).await;
     assert_eq!(s.expire(43).await, [late]);
     assert_eq!(s.announce_expiries(43).await, 0);
-    assert_eq!(s.told(43).await, both(day(42), true));
+    assert_eq!(s.mailed(43).await, both(day(42), true));
     s.f.check_record().await;
 }
 
@@ -215,10 +215,10 @@ async fn a_notice_of_an_expiry_that_came_nearer_is_superseded(f: Fixture) {
     assert_eq!(s.store.prolong_claim(&mails[0], later).await.unwrap(), None, "it is taken back");
     s.store.mail_accepted(&on(33), mails[0].id).await.unwrap();
     assert_eq!(s.announce_expiries(34).await, 1);
-    assert_eq!(s.told(34).await, both(day(38), false));
+    assert_eq!(s.mailed(34).await, both(day(38), false));
     // The one that it has is no other.
     s.set_expiry(id, 38, 34).await.unwrap();
-    assert_eq!((s.announce_expiries(34).await, s.told(35).await.len()), (0, 0));
+    assert_eq!((s.announce_expiries(34).await, s.mailed(35).await.len()), (0, 0));
     s.f.check_record().await;
 }
 
@@ -234,8 +234,8 @@ async fn a_notice_of_an_expiry_ends_with_its_token(f: Fixture) {
     let mails = s.store.claim_mails(before, HOUR / 2, i64::MAX, 9).await.unwrap();
     assert_eq!(mails.len(), 2);
     assert_eq!(s.expire(41).await, [expired]);
-    assert_eq!(s.told(41).await, both(day(41), true));
-    assert_eq!(s.told(99).await, []);
+    assert_eq!(s.mailed(41).await, both(day(41), true));
+    assert_eq!(s.mailed(99).await, []);
     assert_eq!(s.store.mail_state().await.unwrap().waiting, 0);
     s.f.check_record().await;
 }
@@ -245,7 +245,7 @@ async fn notices_of_an_expiry_follow_the_admins(f: Fixture) {
     let s = Stage::new(f).await;
     let id = s.expiring(40).await;
     s.announce_expiries(33).await;
-    // One is told, and the other leaves before that.
+    // One admin is notified; the other one leaves before.
     for mail in s.claim(33).await {
         if mail.recipient == "adam@acme.test" {
             s.store.mail_accepted(&on(33), mail.id).await.unwrap();
@@ -253,15 +253,15 @@ async fn notices_of_an_expiry_follow_the_admins(f: Fixture) {
     }
     s.set_admins(&["adam@acme.test", "new@acme.test"], 34).await;
     assert_eq!(s.announce_expiries(34).await, 1);
-    assert_eq!(s.told(34).await, [("new@acme.test".to_owned(), day(40), false)]);
-    // Who comes back untold is told; the others are told already.
+    assert_eq!(s.mailed(34).await, [("new@acme.test".to_owned(), day(40), false)]);
+    // An admin who comes back without having been notified is; the others have been.
     s.set_admins(&["adam@acme.test", "new@acme.test", "zoe@acme.test"], 35).await;
     assert_eq!(s.announce_expiries(35).await, 1);
-    assert_eq!(s.told(35).await, [("zoe@acme.test".to_owned(), day(40), false)]);
+    assert_eq!(s.mailed(35).await, [("zoe@acme.test".to_owned(), day(40), false)]);
     assert_eq!(s.expire(40).await, [id]);
-    assert_eq!(s.told(40).await.len(), 3);
+    assert_eq!(s.mailed(40).await.len(), 3);
     s.set_admins(&["late@acme.test"], 41).await;
-    assert_eq!((s.announce_expiries(41).await, s.told(42).await.len()), (0, 0));
+    assert_eq!((s.announce_expiries(41).await, s.mailed(42).await.len()), (0, 0));
     s.f.check_record().await;
 }
 
@@ -280,7 +280,7 @@ async fn a_failing_notice_of_an_expiry_holds_nothing_back(f: Fixture) {
     let queued = at(day(40));
     assert_eq!(s.store.record_expiries(&queued, 9).await.unwrap(), [id]);
     assert_eq!(s.store.mail_state().await.unwrap().failing, []);
-    assert_eq!(s.told(40).await, both(day(40), true));
+    assert_eq!(s.mailed(40).await, both(day(40), true));
     s.f.check_record().await;
 }
 

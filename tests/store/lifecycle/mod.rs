@@ -43,7 +43,7 @@ fn refused(text: &str) -> Option<MailFailure<'_>> {
 }
 
 /// A change by Portcullis itself on that day.
-fn on(n: i64) -> Context {
+pub(crate) fn on(n: i64) -> Context {
     at(day(n))
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use portcullis::model::{
-    CarriedOut, NoLongerHeld, NotReplaced, PendingAction, PendingFilter, Replaced, Replacement,
-    Token, Use,
+    CarriedOut, Labels, NoLongerHeld, NotReplaced, PendingAction, PendingFilter, Replaced,
+    Replacement, Token, TokenUpdate, Use,
 };
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{ActionEffect, Mode, Settings};
@@ -48,7 +48,7 @@ on_both!(
     a_replacement_loses_no_use,
 );
 
-/// What nothing is said of.
+/// One that leaves every choice to the defaults.
 fn replacement() -> Replacement {
     let id = Uuid::now_v7();
     Replacement {
@@ -113,6 +113,9 @@ async fn a_successor_goes_on_where_the_old_token_is(f: Fixture) {
     let old = s.token(TokenKind::Custom, &[READ, ASK]).await;
     s.record(old, READ, 20).await;
     s.record(old, ASK, 10).await;
+    let labels = Labels::from([("team".to_owned(), "payments".to_owned())]);
+    let update = TokenUpdate { name: None, labels: Some(labels) };
+    s.store.update_token(&on(20), old, None, &update).await.unwrap().unwrap().unwrap();
     let before = s.read(old).await;
     let new = s.replace(old, 1, 30).await;
     let (successor, replaced) = (s.read(new).await, s.read(old).await);
