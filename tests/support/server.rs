@@ -26,6 +26,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::tls::{Authority, Identity};
+use super::wait::until;
 
 /// Stands for the address of a server that listens on Unix sockets only.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -283,7 +284,8 @@ impl Server {
         self.process.child.wait().expect("its status");
     }
 
-    /// Sends a signal, such as `STOP`, `CONT` or `TERM`.
+    /// Sends a signal, such as `STOP`, `CONT` or `TERM`. After `STOP` every thread stands still: on a busy machine the
+    /// others go on until the one that takes the signal has its turn.
     pub fn signal(&self, signal: &str) {
         // The shell's own `kill`: the crate forbids unsafe code, and a minimal Debian has no other.
         let sent = Command::new("sh")
@@ -291,6 +293,19 @@ impl Server {
             .status()
             .expect("sh");
         assert!(sent.success(), "SIG{signal} could not be sent");
+        if signal == "STOP" {
+            until(|| self.thread_states(), |states| states.iter().all(|state| *state == 'T'));
+        }
+    }
+
+    /// The state of each thread, as /proc names it: `T` is stopped.
+    fn thread_states(&self) -> Vec<char> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        // A thread may end meanwhile.
+        let stats =
+            tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        // The name before the state is in parentheses, and may have some itself.
+        stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
     }
 
     /// Asks it to stop with SIGTERM and waits until it has.
