@@ -18,6 +18,7 @@ on_both!(
     an_import_is_one_change_and_sending_it_again_none,
     a_digest_of_something_else_is_refused_and_so_is_one_that_ended,
     a_purged_import_leaves_its_digest_for_good,
+    what_is_refused_is_refused_each_time_in_one_call,
     an_import_starts_every_clock_but_that_of_the_deletion,
     a_checked_import_writes_nothing,
     imported_tokens_are_listed_in_the_order_of_their_imports,
@@ -169,6 +170,33 @@ async fn a_purged_import_leaves_its_digest_for_good(f: Fixture) {
     let elsewhere = [read_only(other, "deleted")];
     let elsewhere = f.store.import_tokens(&on(6), &catalog, other, &elsewhere, false).await;
     assert_eq!(elsewhere.unwrap().unwrap(), [ImportOutcome::Refused(ImportRefused::InUse)]);
+    f.check_record().await;
+}
+
+/// Rules 10.5 and 10.6.
+async fn what_is_refused_is_refused_each_time_in_one_call(f: Fixture) {
+    let catalog = f.catalog(&[READ]).await;
+    let account = f.account("acme").await;
+    let (credential, of_credential) = new_credential(Role::Pep);
+    f.store.create_credential(&ctx(4), &credential, &of_credential).await.unwrap().unwrap();
+    let ended = [read_only(account, "purged"), read_only(account, "deleted")];
+    let first = import(&f, &catalog, account, &ended).await;
+    f.store.delete_token(&on(1), token(&first[0]).id, None).await.unwrap();
+    assert_eq!(f.store.purge(&on(5), day(5), 10).await.unwrap().len(), 1);
+    f.store.delete_token(&on(6), token(&first[1]).id, None).await.unwrap();
+    let before = f.position().await;
+    let mut of_credential_item = read_only(account, "credential");
+    of_credential_item.digest = of_credential;
+    of_credential_item.new.as_mut().unwrap().token.digest = of_credential;
+    let [purged, deleted] = ended;
+    let items = [purged, deleted, of_credential_item];
+    let items: Vec<_> = items.iter().chain(&items).cloned().collect();
+    let outcomes = f.store.import_tokens(&on(7), &catalog, account, &items, false).await;
+    let at = |at| ImportOutcome::Refused(ImportRefused::Ended(TokenState::Deleted { at: day(at) }));
+    let refused = [at(1), at(6), ImportOutcome::Refused(ImportRefused::InUse)];
+    let refused: Vec<_> = refused.iter().chain(&refused).cloned().collect();
+    assert_eq!(outcomes.unwrap().unwrap(), refused);
+    assert_eq!(f.position().await, before);
     f.check_record().await;
 }
 

@@ -86,22 +86,20 @@ pub(super) async fn import(
 
     let mut outcomes = Vec::with_capacity(items.len());
     let mut rows = Vec::with_capacity(items.len());
-    let mut made: HashMap<Digest, Token> = HashMap::with_capacity(items.len());
+    // What a digest leads to where the call has it again: what was refused must not pass for new then.
+    let mut repeated: HashMap<Digest, ImportOutcome> = HashMap::with_capacity(items.len());
     for item in items {
-        if let Some(token) = made.get(&item.digest) {
-            outcomes.push(ImportOutcome::AlreadyExisted(token.clone()));
+        if let Some(outcome) = repeated.get(&item.digest) {
+            outcomes.push(outcome.clone());
             continue;
         }
-        outcomes.push(match holders.remove(&item.digest) {
+        let outcome = match holders.remove(&item.digest) {
             Some(Holder::Own(row)) => {
                 let actions = pending.remove(&row.id()).unwrap_or_default();
                 let token = row.into_token(actions)?;
                 match ended(&token, ctx.now) {
                     Some(refused) => ImportOutcome::Refused(refused),
-                    None => {
-                        made.insert(item.digest, token.clone());
-                        ImportOutcome::AlreadyExisted(token)
-                    }
+                    None => ImportOutcome::AlreadyExisted(token),
                 }
             }
             Some(Holder::Retired(refused)) => ImportOutcome::Refused(refused),
@@ -112,11 +110,18 @@ pub(super) async fn import(
                     let (token, idle_since) = token(new, ctx.now, catalog)?;
                     let whitelist = whitelist_text(&token.whitelist);
                     rows.push(ImportRow { new, whitelist, idle_since: idle_since.map(|at| at.0) });
-                    made.insert(item.digest, token.clone());
                     ImportOutcome::Imported(token)
                 }
             },
-        });
+        };
+        let again = match &outcome {
+            ImportOutcome::Imported(token) => Some(ImportOutcome::AlreadyExisted(token.clone())),
+            ImportOutcome::AlreadyExisted(_) | ImportOutcome::Refused(_) => Some(outcome.clone()),
+            // Another item with the digest may be valid.
+            ImportOutcome::NotFound => None,
+        };
+        repeated.extend(again.map(|again| (item.digest, again)));
+        outcomes.push(outcome);
     }
     if dry_run {
         change.undo().await;
