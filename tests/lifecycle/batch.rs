@@ -11,13 +11,15 @@ use portcullis::model::{AuditFilter, Page, Token, TokenFilter};
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{Mode, Settings};
 use portcullis::policy::scope::ScopeId;
+use portcullis::policy::token::TokenKind;
 
 use crate::lifecycle::history::{History, Planted};
+use crate::lifecycle::imports::STRANGER;
 use crate::lifecycle::model::SCOPES;
 use crate::lifecycle::post::{Attempt, Post, Script};
 use crate::lifecycle::record::{self, Totals};
 use crate::lifecycle::rng::Rng;
-use crate::lifecycle::world::{DAY, Place, World};
+use crate::lifecycle::world::{DAY, Item, Place, World};
 
 /// What happened to everybody.
 pub(crate) enum Did {
@@ -93,6 +95,19 @@ impl Batch {
         };
         let catalog: String = SCOPES.iter().map(scope).collect();
         let world = World::new(place, &catalog, settings(false), post.clone()).await;
+        let others = world.account("Others", &["x@others.test".to_owned()]).await;
+        let stranger = Item {
+            secret: STRANGER.to_owned(),
+            name: "stranger".to_owned(),
+            kind: TokenKind::ReadOnly,
+            scopes: Vec::new(),
+            whitelist: Vec::new(),
+            created: None,
+            last_use: None,
+            expires: None,
+        };
+        let imported = world.import(&World::caller(), others, &[stranger]).await.unwrap();
+        assert!(imported[0].is_ok());
         let in_force = world.services.parts.cache.catalog().unwrap();
         let ids = SCOPES.iter().map(|(name, _)| in_force.catalog.by_name(name).unwrap().id);
         let ids = ids.collect();

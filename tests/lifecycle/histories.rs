@@ -55,13 +55,15 @@ fn run_all(place: fn() -> Place, histories: usize, steps: usize) {
     let enough = |count: usize, share: usize| count >= histories / share;
     assert!(enough(totals.deletions, 2), "histories in which nothing happens prove nothing");
     assert!(enough(totals.replaced, 3) && enough(totals.expired, 10));
+    assert!(enough(totals.imported, 2) && enough(totals.suspended, 10));
+    assert!(enough(totals.closed, 100));
     assert!(enough(totals.downgrades, 10) && enough(totals.cancelled + totals.shrunk, 10));
 }
 
 /// Each is found within a thousand histories.
 #[test]
-fn planted_errors_of_replacements_are_found() {
-    for planted in [Planted::NewClock, Planted::LongerOverlap, Planted::LaterExpiry] {
+fn planted_errors_are_found() {
+    for planted in Planted::ALL {
         let found = (0..10).any(|number| {
             let run = move || {
                 let runtime =

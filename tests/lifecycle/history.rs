@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portcullis::model::Token;
+use portcullis::policy::decide::Reason;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::scope::ScopeId;
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{PendingActionType, TokenKind};
+use portcullis::policy::token::PendingActionType;
+use portcullis::secret;
+use portcullis::service::Caller;
 
 use crate::lifecycle::batch::Did;
-use crate::lifecycle::model::{About, Fate, Kind, MailState, Model, SCOPES, State, Time, What};
+use crate::lifecycle::imports::{STRANGER, Shape, foreign_secret, random_item};
+use crate::lifecycle::model::{About, Fate, MailState, Model, SCOPES, Standing, State, Time, What};
 use crate::lifecycle::post::{Attempt, Post};
 use crate::lifecycle::rng::Rng;
 use crate::lifecycle::seen::{Seen, recorded, seen};
 use crate::lifecycle::witness::Witness;
-use crate::lifecycle::world::{DAY, HERE, Held, THERE, World};
+use crate::lifecycle::world::{DAY, HERE, Held, Item, THERE, World};
 
 /// An error that a history plants, to see that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +30,32 @@ pub(crate) enum Planted {
     LongerOverlap,
     /// The expiry of an old token is moved later.
     LaterExpiry,
+    /// An import counts as a use.
+    ImportedUse,
+    /// A request that is denied because the account is suspended counts as a use.
+    SuspendedUse,
+    /// What was never used is not counted while the account is suspended.
+    StoppedClocks,
 }
+
+impl Planted {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::NewClock,
+        Self::LongerOverlap,
+        Self::LaterExpiry,
+        Self::ImportedUse,
+        Self::SuspendedUse,
+        Self::StoppedClocks,
+    ];
+}
+
+/// What accounts are named.
+const NAME: &str = "Acme";
+
+const SET_LAST_USE: &str = "UPDATE token_use SET last_use = $2 WHERE token_id = $1";
+
+const MOVE_CLOCK: &str = "\
+    UPDATE token SET clock_time = coalesce(clock_time, create_time) + $2 WHERE token_id = $1";
 
 /// See the module.
 pub(crate) struct History {
@@ -37,6 +66,10 @@ pub(crate) struct History {
     witnesses: Vec<Witness>,
     /// Of each token, the one that replaced it.
     successors: Vec<Option<usize>>,
+    /// Since when the account is suspended or closed.
+    restricted: Option<Timestamp>,
+    /// How many secrets were made elsewhere.
+    foreign: usize,
     planted: Option<Planted>,
     rng: Rng,
     pub(crate) log: Vec<String>,
@@ -53,13 +86,26 @@ impl History {
         let mut rng = Rng(seed ^ (number as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93));
         let admins = [format!("a{number}@h.test"), format!("b{number}@h.test")];
         let admins = admins[..1 + usize::from(rng.percent(30))].to_vec();
-        let account = world.account("Acme", &admins).await;
-        let model = Model::new(admins);
-        let (tokens, witnesses, log) = (Vec::new(), Vec::new(), Vec::new());
-        let successors = Vec::new();
-        let mut history =
-            Self { number, account, tokens, model, witnesses, successors, planted, rng, log };
-        history.create(world).await;
+        let account = world.account(NAME, &admins).await;
+        let mut history = Self {
+            number,
+            account,
+            tokens: Vec::new(),
+            model: Model::new(admins),
+            witnesses: Vec::new(),
+            successors: Vec::new(),
+            restricted: None,
+            foreign: 0,
+            planted,
+            rng,
+            log: Vec::new(),
+        };
+        if history.rng.percent(30) {
+            history.import(world).await;
+        }
+        if history.tokens.is_empty() {
+            history.create(world).await;
+        }
         history
     }
 
@@ -69,30 +115,145 @@ impl History {
         format!("seed {seed:#x}, history {}:\n{log}\n{:#?}\n", self.number, self.model)
     }
 
-    async fn create(&mut self, world: &World) {
-        let (kind, shown) = match self.rng.below(4) {
-            0 => (Kind::ReadOnly, TokenKind::ReadOnly),
-            1 => (Kind::ReadWrite, TokenKind::ReadWrite),
-            _ => (Kind::Custom, TokenKind::Custom),
-        };
-        let mut listed: BTreeSet<usize> = (0..5).filter(|_| self.rng.percent(50)).collect();
-        listed.insert(self.rng.below(5));
-        let names: Vec<_> = listed
-            .iter()
-            .filter(|_| kind == Kind::Custom)
-            .map(|&scope| SCOPES[scope].0.to_owned())
-            .collect();
-        let name = format!("t{}", self.tokens.len());
-        self.tokens.push(world.token(self.account, &name, shown, &names).await);
-        self.witnesses.push(Witness::default());
+    /// An operator, or an admin of the account.
+    fn caller(&mut self) -> (bool, Caller) {
+        match self.rng.percent(30) {
+            true => (true, World::admin(self.account)),
+            false => (false, World::caller()),
+        }
+    }
+
+    fn add(&mut self, held: Held, mut witness: Witness) {
+        witness.restricted = self.restricted.is_some();
+        self.tokens.push(held);
+        self.witnesses.push(witness);
         self.successors.push(None);
+    }
+
+    async fn create(&mut self, world: &World) {
+        let Shape { kind, shown, listed, names } = Shape::random(&mut self.rng);
+        let name = format!("t{}", self.tokens.len());
+        let (admin, caller) = self.caller();
+        let created = world.create(&caller, self.account, &name, (shown, &names), None).await;
+        let wanted = self.model.admits(admin);
+        let outcome = created.as_ref().map(|_| ()).map_err(|rule| *rule);
+        self.log.push(format!("{} create {name}: {kind:?} {names:?}: {outcome:?}", world.now()));
+        assert_eq!(outcome, wanted, "{}", self.story(0));
+        let Ok(held) = created else { return };
         self.model.create(kind, &listed, world.now().0);
-        self.log.push(format!("{} create {name}: {kind:?} {names:?}", world.now()));
+        self.add(held, Witness::default());
+    }
+
+    /// Imports tokens: new ones, and some that are there already, have ended, or are of another account.
+    async fn import(&mut self, world: &World) {
+        let now = world.now();
+        let (mut items, mut imports): (Vec<Item>, Vec<_>) = (Vec::new(), Vec::new());
+        for place in 0..1 + self.rng.below(3) {
+            // What was made here and is forgotten would be imported as though it were new.
+            let known = self.rng.below(self.tokens.len().max(1));
+            let known = self.tokens.get(known).filter(|_| {
+                let token = &self.model.tokens[known];
+                token.imported || token.state != State::Forgotten
+            });
+            let secret = match (self.rng.below(20), known) {
+                (0, _) => STRANGER.to_owned(),
+                (1..4, _) if place > 0 => items[self.rng.below(place)].secret.clone(),
+                (4..9, Some(held)) => held.secret.clone(),
+                _ => {
+                    self.foreign += 1;
+                    foreign_secret(&mut self.rng, self.number * 1_000 + self.foreign)
+                }
+            };
+            let name = format!("t{}", self.tokens.len() + place);
+            let (item, import) = random_item(&mut self.rng, secret, name, now);
+            items.push(item);
+            imports.push(import);
+        }
+        let (admin, caller) = self.caller();
+        let imported = world.import(&caller, self.account, &items).await;
+        let answered = imported.as_ref().map(|_| ()).map_err(|rule| *rule);
+        self.log.push(format!("{now} import of {}: {answered:?}", items.len()));
+        assert_eq!(answered, self.model.admits(admin), "{}", self.story(0));
+        for (result, (item, import)) in
+            imported.into_iter().flatten().zip(items.iter().zip(imports))
+        {
+            let held = self.tokens.iter().position(|held| held.secret == item.secret);
+            let wanted = match item.secret == STRANGER {
+                true => Err("DIGEST_IN_USE"),
+                false => self.model.import(held, &import, now.0),
+            };
+            let outcome =
+                result.as_ref().map(|result| !result.already_existed).map_err(|rule| *rule);
+            self.log.push(format!("{now} import {item:?}: {outcome:?}"));
+            assert_eq!(outcome, wanted, "{}", self.story(0));
+            let Ok(result) = result else { continue };
+            if let Some(held) = held {
+                assert_eq!(result.token.id, self.tokens[held].id, "{}", self.story(0));
+                continue;
+            }
+            let token = result.token;
+            let created = item.created.or(item.last_use).unwrap_or(now);
+            let stated = (created, item.last_use, item.expires, Some(now));
+            let shown = (token.created, token.uses.last, token.expires, token.imported);
+            assert_eq!(shown, stated, "{}", self.story(0));
+            if self.planted == Some(Planted::ImportedUse) {
+                world.tamper(SET_LAST_USE, token.id, Some(now.0)).await;
+            }
+            let witness = Witness::imported(item.last_use.map(|at| at.0));
+            self.add(Held { id: token.id, secret: item.secret.clone() }, witness);
+        }
+    }
+
+    /// Suspends the account or resumes it, also where that changes nothing.
+    async fn suspend(&mut self, world: &World) {
+        let now = world.now();
+        let suspends = match self.model.standing {
+            Standing::Open => self.rng.percent(90),
+            Standing::Suspended => self.rng.percent(10),
+            Standing::Closed => self.rng.percent(50),
+        };
+        let outcome = match suspends {
+            true => world.suspend(self.account).await,
+            false => world.resume(self.account).await,
+        };
+        self.log.push(format!("{now} suspended {suspends}: {outcome:?}"));
+        let wanted = self.model.set_suspended(suspends);
+        assert_eq!(outcome, wanted, "{}", self.story(0));
+        if outcome.is_err() {
+            return;
+        }
+        let since = self.restricted.filter(|_| !suspends);
+        if let (Some(Planted::StoppedClocks), Some(since)) = (self.planted, since) {
+            for held in &self.tokens {
+                world.tamper(MOVE_CLOCK, held.id, Some(now.0 - since.0)).await;
+            }
+        }
+        self.restrict(suspends.then(|| self.restricted.unwrap_or(now)));
+    }
+
+    fn restrict(&mut self, since: Option<Timestamp>) {
+        self.restricted = since;
+        for witness in &mut self.witnesses {
+            witness.restricted = since.is_some();
+        }
+    }
+
+    async fn close(&mut self, world: &World) {
+        let now = world.now();
+        self.log.push(format!("{now} close"));
+        world.close(self.account, NAME).await;
+        if self.model.standing != Standing::Closed {
+            self.model.close(now.0);
+            self.restrict(Some(now));
+        }
     }
 
     /// What happens to this account alone.
     pub(crate) async fn act(&mut self, world: &World, post: &Post, observe: bool) {
         let now = world.now();
+        if self.model.standing == Standing::Suspended && self.rng.percent(20) {
+            self.suspend(world).await;
+        }
         match self.rng.below(20) {
             0..5 => self.ask(world, HERE, false).await,
             5..7 => {
@@ -104,6 +265,9 @@ impl History {
             9 if self.tokens.len() < 3 => self.create(world).await,
             13..15 if self.tokens.len() < 8 => self.replace(world, observe).await,
             15 if self.rng.percent(20) => self.expire(world).await,
+            16 if self.tokens.len() < 5 => self.import(world).await,
+            17 => self.suspend(world).await,
+            18 if self.rng.percent(15) => self.close(world).await,
             10 if self.rng.percent(50) => {
                 let mut admins: Vec<_> = ["a", "b", "c"]
                     .iter()
@@ -113,15 +277,19 @@ impl History {
                 if admins.is_empty() {
                     admins.push(format!("a{}@h.test", self.number));
                 }
-                self.log.push(format!("{now} admins {admins:?}"));
-                world.set_admins(self.account, &admins).await;
-                self.model.set_admins(admins);
+                let set = world.set_admins(self.account, &admins).await;
+                self.log.push(format!("{now} admins {admins:?}: {set:?}"));
+                assert_eq!(set, self.model.admits(false), "{}", self.story(0));
+                if set.is_ok() {
+                    self.model.set_admins(admins);
+                }
             }
             11 if self.rng.percent(15) => {
                 let at = self.rng.below(self.tokens.len());
                 if self.model.tokens[at].state != State::Forgotten {
                     self.log.push(format!("{now} delete t{at}"));
-                    world.delete(self.tokens[at].id).await;
+                    let (_, caller) = self.caller();
+                    world.delete(&caller, self.tokens[at].id).await;
                     self.model.delete(at, now.0);
                 }
             }
@@ -163,8 +331,9 @@ impl History {
             _ => overlap,
         };
         let names: Vec<_> = scopes.iter().flatten().map(|&at| SCOPES[at].0.to_owned()).collect();
-        let replaced = world.replace(self.tokens[at].id, &names, asked).await;
-        let wanted = self.model.replaceable(at, scopes.as_ref(), now.0);
+        let (admin, caller) = self.caller();
+        let replaced = world.replace(&caller, self.tokens[at].id, &names, asked).await;
+        let wanted = self.model.replaceable(at, scopes.as_ref(), admin, now.0);
         let outcome = match &replaced {
             Ok(_) => format!("t{}", self.tokens.len()),
             Err(rule) => (*rule).to_owned(),
@@ -177,10 +346,8 @@ impl History {
         let micros = overlap.as_micros() as Time;
         let witness = self.witnesses[at].replaced(now.0, micros, scopes.clone());
         self.model.replace(at, scopes, micros, now.0, observe);
-        self.witnesses.push(witness);
         self.successors[at] = Some(self.tokens.len());
-        self.successors.push(None);
-        self.tokens.push(held);
+        self.add(held, witness);
     }
 
     /// What a replacement is to do wrong.
@@ -192,15 +359,15 @@ impl History {
                     "DELETE FROM scope_use WHERE token_id = $1",
                     "UPDATE token_use SET last_use = NULL, last_write_use = NULL WHERE token_id = $1",
                 ] {
-                    world.tamper(sql, new).await;
+                    world.tamper(sql, new, None).await;
                 }
             }
             Some(Planted::LaterExpiry) => {
                 let later =
                     "UPDATE token SET expire_time = expire_time + 86400000000 WHERE token_id = $1";
-                world.tamper(later, old).await;
+                world.tamper(later, old, None).await;
             }
-            Some(Planted::LongerOverlap) | None => {}
+            _ => {}
         }
     }
 
@@ -212,7 +379,8 @@ impl History {
         let token = &self.model.tokens[at];
         if token.live(now.0) && token.expires.is_none_or(|old| old >= expires.0) {
             self.log.push(format!("{now} expire t{at} at {expires}"));
-            world.expire(self.tokens[at].id, expires).await;
+            let (_, caller) = self.caller();
+            world.expire(&caller, self.tokens[at].id, expires).await;
             self.model.expire(at, expires.0);
         }
     }
@@ -224,15 +392,22 @@ impl History {
 
     async fn ask(&mut self, world: &World, from: &str, dry_run: bool) {
         let (at, scope) = (self.rng.below(self.tokens.len()), self.rng.below(5));
-        let decided = world.ask(&self.tokens[at], SCOPES[scope].0, from, dry_run).await;
+        let presented = match self.rng.percent(20) {
+            true => format!("Secret-Token:{}", self.tokens[at].secret),
+            false => self.tokens[at].secret.clone(),
+        };
+        let decided = world.ask_with(&presented, SCOPES[scope].0, from, dry_run).await;
         let reason = format!("{:?}", decided.unwrap().0);
         let wanted = match dry_run {
-            true => self.model.tokens[at].reason(scope, from == HERE, world.now().0),
+            true => self.model.reason(at, scope, from == HERE, world.now().0),
             false => self.model.ask(at, scope, from == HERE, world.now().0),
         };
         let dry = if dry_run { " dry" } else { "" };
         self.log.push(format!("{} ask t{at} for {scope}{dry}: {reason}", world.now()));
         assert_eq!(reason, wanted, "{}", self.story(0));
+        if self.planted == Some(Planted::SuspendedUse) && reason == "AccountSuspended" && !dry_run {
+            world.tamper(SET_LAST_USE, self.tokens[at].id, Some(world.now().0)).await;
+        }
         if reason == "Allowed" {
             let allowed = self.witnesses[at].allowed(world.now().0);
             assert_eq!(allowed, Ok(()), "{}", self.story(0));
@@ -262,7 +437,7 @@ impl History {
             if let Some(real) = tokens.get(&held.id) {
                 let micros = |at: Option<Timestamp>| at.map(|at| at.0);
                 let (last, last_write) = (micros(real.uses.last), micros(real.uses.last_write));
-                token.adopt(recorded(real, ids), last, last_write, flushed)?;
+                token.adopt(recorded(real, ids).scopes, last, last_write, flushed)?;
             }
         }
         for did in did {
@@ -329,9 +504,9 @@ impl History {
             }
             witness.happened(did, observe);
             let real = tokens.get(&held.id);
-            let recorded = real.map_or([None; 5], |real| recorded(real, ids));
+            let uses = real.map(|real| recorded(real, ids)).unwrap_or_default();
             let is = seen(real, ids, now);
-            witness.sees(now, &is, real.is_some(), recorded, &self.model.admins)?;
+            witness.sees(now, &is, real.is_some(), uses, &self.model.admins)?;
         }
         for at in 0..self.tokens.len() {
             let mut announced = self.witnesses[at].announced().clone();
@@ -428,7 +603,7 @@ impl History {
             let from = if here { HERE } else { THERE };
             let decided = world.ask(held, SCOPES[scope].0, from, true).await;
             let (reason, warning) = decided.map_err(|error| error.to_string())?;
-            let wanted = token.reason(scope, here, now);
+            let wanted = self.model.reason(at, scope, here, now);
             if format!("{reason:?}") != wanted {
                 return Err(format!("t{at} for {scope}: {reason:?}, not {wanted}"));
             }
@@ -447,6 +622,15 @@ impl History {
             let first = dates.min();
             if warning != first {
                 return Err(format!("t{at} warns of {warning:?}, not {first:?}"));
+            }
+            // Nobody who knows the digest of a secret has the token. Rule 10.7.
+            if token.imported && self.rng.percent(10) {
+                let digest = secret::hex(&secret::digest(held.secret.as_bytes()));
+                let decided = world.ask_with(&digest, SCOPES[scope].0, from, true).await;
+                let (reason, _) = decided.map_err(|error| error.to_string())?;
+                if reason != Reason::TokenMalformed {
+                    return Err(format!("the digest of t{at} is presented: {reason:?}"));
+                }
             }
         }
         Ok(())

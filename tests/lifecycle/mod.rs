@@ -16,6 +16,7 @@ mod batch;
 mod expiry;
 mod histories;
 mod history;
+mod imports;
 mod model;
 mod outages;
 mod outbox;

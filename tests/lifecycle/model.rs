@@ -1,7 +1,7 @@
 //! The rules of the lifecycle, stated once more and as plainly as can be: one account, its tokens and
 //! its mails, without a database, a crash or a clock.
 //!
-//! What must stay true: it is written from the rules (docs/policy.md, sections 4 and 11), and shares no code
+//! What must stay true: it is written from the rules (docs/policy.md, sections 4, 10 and 11), and shares no code
 //! with what it checks.
 
 use std::collections::BTreeSet;
@@ -53,9 +53,30 @@ pub(crate) struct Mail {
     failing: Option<Time>,
 }
 
+/// What an item of an import says.
+#[derive(Debug, Clone)]
+pub(crate) struct Import {
+    pub(crate) kind: Kind,
+    /// Of a `CUSTOM` token.
+    pub(crate) listed: BTreeSet<usize>,
+    pub(crate) last_use: Option<Time>,
+    pub(crate) expires: Option<Time>,
+    /// Why no token can be made of it.
+    pub(crate) fault: Option<&'static str>,
+}
+
+/// Whether the tokens of an account may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Open,
+    Suspended,
+    Closed,
+}
+
 /// An account. See the module.
 #[derive(Debug)]
 pub(crate) struct Model {
+    pub(crate) standing: Standing,
     pub(crate) admins: Vec<String>,
     pub(crate) tokens: Vec<Token>,
     pub(crate) mails: Vec<Mail>,
@@ -65,35 +86,78 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(admins: Vec<String>) -> Self {
-        Self { admins, tokens: Vec::new(), mails: Vec::new(), taken: 0, numbers: 0 }
+        let (tokens, mails) = (Vec::new(), Vec::new());
+        Self { standing: Standing::Open, admins, tokens, mails, taken: 0, numbers: 0 }
     }
 
     pub(crate) fn create(&mut self, kind: Kind, listed: &BTreeSet<usize>, now: Time) {
-        let scopes = match kind {
-            Kind::ReadOnly => (0..5).filter(|&scope| !writes(scope)).collect(),
-            Kind::ReadWrite => (0..5).collect(),
-            Kind::Custom => listed.clone(),
-        };
+        self.tokens.push(Token::new(kind, listed, now));
+    }
+
+    /// Imports a token, unless one of the account, `held`, has its secret. Whether a token was made.
+    /// Rules 10.3, 10.4 and 10.6.
+    pub(crate) fn import(
+        &mut self,
+        held: Option<usize>,
+        import: &Import,
+        now: Time,
+    ) -> Result<bool, &'static str> {
+        if let Some(held) = held.map(|held| &self.tokens[held]) {
+            return held.end.or(held.state(now).end()).map_or(Ok(false), Err);
+        }
+        if let Some(fault) = import.fault {
+            return Err(fault);
+        }
+        // The other clocks begin with the import.
         self.tokens.push(Token {
-            kind,
-            state: State::Active,
-            scopes,
-            taken: BTreeSet::new(),
-            actions: Vec::new(),
-            recorded: [None; 5],
-            fresh: Default::default(),
-            late: Default::default(),
-            clock: now,
-            expires: None,
-            ended: false,
-            replaced: false,
-            heir: None,
+            imported: true,
+            stated_use: import.last_use,
+            expires: import.expires,
+            ..Token::new(import.kind, &import.listed, now)
         });
+        Ok(true)
+    }
+
+    /// Whether anything but a narrowing change is made, for an operator or an admin; if not, why. Rules 11.72 and 11.77.
+    pub(crate) fn admits(&self, admin: bool) -> Result<(), &'static str> {
+        match self.standing {
+            Standing::Closed => Err("ACCOUNT_CLOSED"),
+            Standing::Suspended if admin => Err("ACCOUNT_SUSPENDED"),
+            Standing::Open | Standing::Suspended => Ok(()),
+        }
+    }
+
+    /// Suspends the account or resumes it; if it can't be, why, as the API names it. Nothing of its tokens changes.
+    /// Rules 11.70, 11.71 and 11.77.
+    pub(crate) fn set_suspended(&mut self, suspended: bool) -> Result<(), &'static str> {
+        self.admits(false)?;
+        self.standing = if suspended { Standing::Suspended } else { Standing::Open };
+        Ok(())
+    }
+
+    /// Closes the account: every token is deleted, and no mail is sent any more. Rules 11.75 and 11.76.
+    pub(crate) fn close(&mut self, now: Time) {
+        self.standing = Standing::Closed;
+        for token in self.tokens.iter_mut().filter(|token| token.active()) {
+            token.state = State::Deleted(now);
+            token.actions.clear();
+        }
+        for mail in self.mails.iter_mut().filter(|mail| mail.state == MailState::Queued) {
+            mail.state = MailState::Withdrawn;
+        }
+    }
+
+    /// Why a token is denied for `scope`, or not, as decisions name it. Rule 11.70.
+    pub(crate) fn reason(&self, at: usize, scope: usize, here: bool, now: Time) -> &'static str {
+        match self.standing {
+            Standing::Suspended if self.tokens[at].live(now) => "AccountSuspended",
+            _ => self.tokens[at].reason(scope, here, now),
+        }
     }
 
     /// Asks for a decision, which is a use where it is allowed.
     pub(crate) fn ask(&mut self, at: usize, scope: usize, here: bool, now: Time) -> &'static str {
-        let reason = self.tokens[at].reason(scope, here, now);
+        let reason = self.reason(at, scope, here, now);
         if reason != "Allowed" {
             return reason;
         }
@@ -134,8 +198,10 @@ impl Model {
         &self,
         at: usize,
         scopes: Option<&BTreeSet<usize>>,
+        admin: bool,
         now: Time,
     ) -> Result<(), &'static str> {
+        self.admits(admin)?;
         let token = &self.tokens[at];
         match token.state(now) {
             State::Deleted(_) | State::DeletedUnused(_) => return Err("TOKEN_DELETED"),
@@ -203,6 +269,9 @@ impl Model {
             ended: false,
             replaced: false,
             heir: None,
+            imported: false,
+            stated_use: old.stated_use,
+            end: None,
         };
         self.take_back(at, &left, None);
         self.move_notices(at, new, &moved);
@@ -350,6 +419,7 @@ impl Model {
                 State::Active | State::Forgotten => false,
             };
             if forgets {
+                self.tokens[at].end = self.tokens[at].state(now).end();
                 self.tokens[at].state = State::Forgotten;
                 self.mails.retain(|mail| match mail.about {
                     About::Notice { token, .. } | About::CarriedOut { token, .. } => token != at,

@@ -17,6 +17,9 @@ pub(crate) struct Totals {
     pub(crate) deletions: usize,
     pub(crate) replaced: usize,
     pub(crate) expired: usize,
+    pub(crate) imported: usize,
+    pub(crate) suspended: usize,
+    pub(crate) closed: usize,
 }
 
 impl Totals {
@@ -29,6 +32,9 @@ impl Totals {
         self.deletions += other.deletions;
         self.replaced += other.replaced;
         self.expired += other.expired;
+        self.imported += other.imported;
+        self.suspended += other.suspended;
+        self.closed += other.closed;
     }
 }
 
@@ -54,6 +60,9 @@ pub(crate) fn read(events: &[AuditEvent]) -> Result<Totals, String> {
         match event.action.as_str() {
             "token.replace" => totals.replaced += 1,
             "token.expire" => totals.expired += 1,
+            "token.import" => totals.imported += texts(&after["token_ids"]).len(),
+            "account.suspend" => totals.suspended += 1,
+            "account.close" => totals.closed += 1,
             _ if of_old => continue,
             "lifecycle.announce" => {
                 totals.announced += 1;

@@ -1,4 +1,4 @@
-//! What a single token has coming, by the rules (docs/policy.md, section 4) and nothing else: see
+//! What a single token has coming, by the rules (docs/policy.md, sections 4, 10 and 11) and nothing else: see
 //! `model`.
 
 use std::collections::BTreeSet;
@@ -42,6 +42,18 @@ pub(crate) enum State {
     Forgotten,
 }
 
+impl State {
+    /// Why a token in this state is not imported again, as the API names it.
+    pub(crate) fn end(self) -> Option<&'static str> {
+        match self {
+            Self::Active | Self::Forgotten => None,
+            Self::Deleted(_) => Some("TOKEN_DELETED"),
+            Self::DeletedUnused(_) => Some("TOKEN_DELETED_UNUSED"),
+            Self::Expired(_) => Some("TOKEN_EXPIRED"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
     Deletion,
@@ -77,9 +89,42 @@ pub(crate) struct Token {
     pub(crate) replaced: bool,
     /// The newest token that replaced it, which has its actions.
     pub(crate) heir: Option<usize>,
+    /// Whether its secret was made elsewhere.
+    pub(crate) imported: bool,
+    /// The last use that its import states, or that of the first token of its chain: of the token, and of no scope.
+    pub(crate) stated_use: Option<Time>,
+    /// Why it had ended when it was forgotten: of an imported token that is kept for good.
+    pub(crate) end: Option<&'static str>,
 }
 
 impl Token {
+    /// A new token with these scopes, where it is `CUSTOM`.
+    pub(crate) fn new(kind: Kind, listed: &BTreeSet<usize>, now: Time) -> Self {
+        let scopes = match kind {
+            Kind::ReadOnly => (0..5).filter(|&scope| !writes(scope)).collect(),
+            Kind::ReadWrite => (0..5).collect(),
+            Kind::Custom => listed.clone(),
+        };
+        Self {
+            kind,
+            state: State::Active,
+            scopes,
+            taken: BTreeSet::new(),
+            actions: Vec::new(),
+            recorded: [None; 5],
+            fresh: Default::default(),
+            late: Default::default(),
+            clock: now,
+            expires: None,
+            ended: false,
+            replaced: false,
+            heir: None,
+            imported: false,
+            stated_use: None,
+            end: None,
+        }
+    }
+
     pub(crate) fn active(&self) -> bool {
         self.state == State::Active
     }
@@ -114,7 +159,11 @@ impl Token {
 
     pub(crate) fn basis_of(&self, what: &What) -> Time {
         match what {
-            What::Deletion => self.basis(0..5),
+            // A use before the import is none of a scope, and earlier than each of those.
+            What::Deletion => match self.stated_use {
+                Some(stated) if self.recorded.iter().all(Option::is_none) => stated,
+                _ => self.basis(0..5),
+            },
             What::Writes => self.basis((0..5).filter(|&scope| writes(scope))),
             What::Scopes(named) => self.basis(named.iter().copied()),
         }
@@ -152,6 +201,8 @@ impl Token {
     /// Why it is denied for `scope`, or not, as decisions name it.
     pub(crate) fn reason(&self, scope: usize, from_here: bool, now: Time) -> &'static str {
         match self.state(now) {
+            // A secret that was not made here has no shape.
+            State::Forgotten if self.imported => "TokenMalformed",
             State::Forgotten => "TokenNotFound",
             State::Deleted(_) => "TokenDeleted",
             State::DeletedUnused(_) => "TokenDeletedUnused",
@@ -192,8 +243,10 @@ impl Token {
         let newest = |all: bool| {
             (0..5).filter(|&scope| all || writes(scope)).filter_map(|scope| real[scope]).max()
         };
-        if (last, last_write) != (newest(true), newest(false)) {
-            return Err(format!("last use {last:?}, last write {last_write:?} of {real:?}"));
+        if (last, last_write) != (newest(true).or(self.stated_use), newest(false)) {
+            let stated = self.stated_use;
+            let uses = format!("{real:?}, and {stated:?} before its import");
+            return Err(format!("last use {last:?}, last write {last_write:?} of {uses}"));
         }
         Ok(())
     }

@@ -30,9 +30,16 @@ impl Default for Seen {
     }
 }
 
-/// Of each scope, the last use on record.
-pub(crate) fn recorded(real: &Token, ids: &[ScopeId]) -> [Option<Time>; 5] {
-    std::array::from_fn(|scope| real.uses.of(ids[scope]).map(|at| at.0))
+/// The last use on record, of the token and of each scope.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RecordedUses {
+    pub(crate) last: Option<Time>,
+    pub(crate) scopes: [Option<Time>; 5],
+}
+
+pub(crate) fn recorded(real: &Token, ids: &[ScopeId]) -> RecordedUses {
+    let scopes = std::array::from_fn(|scope| real.uses.of(ids[scope]).map(|at| at.0));
+    RecordedUses { last: real.uses.last.map(|at| at.0), scopes }
 }
 
 pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId], now: Time) -> Seen {

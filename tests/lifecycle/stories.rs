@@ -6,7 +6,7 @@ use portcullis::policy::lifecycle::{Mode, Settings};
 use portcullis::policy::token::TokenKind::{Custom, ReadOnly, ReadWrite};
 
 use crate::lifecycle::story::{ANN, BALANCE, BOB, READ, REVEAL, SEND, Story, on_both};
-use crate::lifecycle::world::{DAY, THERE};
+use crate::lifecycle::world::{DAY, THERE, World};
 use crate::support::smtp::Step;
 
 on_both!(
@@ -251,7 +251,7 @@ async fn one_recipients_trouble_holds_up_nobody_else(mut s: Story) {
         let state = s.world.store.mail_state().await.unwrap();
         assert_eq!(state.waiting, 0, "{state:?}");
         assert!(state.failing.iter().any(|failing| failing.address == BOB), "{state:?}");
-        s.world.delete(token.held.id).await;
+        s.world.delete(&World::caller(), token.held.id).await;
     }
 }
 

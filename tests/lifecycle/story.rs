@@ -119,7 +119,7 @@ impl Story {
 
     pub(crate) async fn admins(&self, admins: &[&str]) {
         let admins: Vec<_> = admins.iter().map(|&admin| admin.to_owned()).collect();
-        self.world.set_admins(self.account, &admins).await;
+        self.world.set_admins(self.account, &admins).await.unwrap();
     }
 
     /// Moves the clock on to that day's first instant; nothing happens meanwhile.

@@ -7,6 +7,8 @@
 //! - Nothing is taken twice, and no action ends twice.
 //! - An expiry is only ever brought nearer, and a token that was replaced ends with its overlap.
 //! - A successor may do no more than the token that it replaced.
+//! - What was last used was used then, or so says its import.
+//! - Nothing is allowed in an account that is suspended or closed.
 //! - What is due is taken, once the mail works: see `Batch::settle`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,7 @@ use crate::lifecycle::batch::Did;
 use crate::lifecycle::model::{Fate, NOTICE, SCOPES, State, Time, WINDOW, What, writes};
 use crate::lifecycle::post::Attempt;
 use crate::lifecycle::rules::GRAIN;
-use crate::lifecycle::seen::Seen;
+use crate::lifecycle::seen::{RecordedUses, Seen};
 
 /// What a server took over: whom it tells of what, and since when.
 #[derive(Clone)]
@@ -44,9 +46,18 @@ pub(crate) struct Witness {
     expires: Option<Time>,
     /// When the overlap ends, of a token that was replaced.
     deadline: Option<Time>,
+    /// When it was used, as its import states and as decisions were answered.
+    uses: BTreeSet<Time>,
+    /// Whether its account is suspended or closed.
+    pub(crate) restricted: bool,
 }
 
 impl Witness {
+    /// It was imported, and last used then.
+    pub(crate) fn imported(last_use: Option<Time>) -> Self {
+        Self { uses: last_use.into_iter().collect(), ..Self::default() }
+    }
+
     /// It was replaced, and lasts for so long: the successor, which has `scopes` of it where given, goes on as though it
     /// were this one.
     pub(crate) fn replaced(
@@ -66,6 +77,8 @@ impl Witness {
             deleted: BTreeMap::new(),
             expires: self.expires,
             deadline: None,
+            uses: self.uses.clone(),
+            restricted: self.restricted,
         }
     }
 
@@ -81,6 +94,9 @@ impl Witness {
 
     /// A decision allowed something.
     pub(crate) fn allowed(&self, now: Time) -> Result<(), String> {
+        if self.restricted {
+            return Err(format!("allowed at {now}, in an account that is suspended or closed"));
+        }
         let end = self.deadline.into_iter().chain(self.expires).min();
         match end.filter(|&end| end <= now) {
             Some(end) => Err(format!("allowed at {now}, and it ended at {end}")),
@@ -90,6 +106,7 @@ impl Witness {
 
     /// A use was allowed.
     pub(crate) fn used(&mut self, scope: usize, now: Time) {
+        self.uses.insert(now);
         if self.announced.contains(&scope) {
             self.used[scope] = Some(now);
             // What it cancelled needs no other use on record.
@@ -145,9 +162,13 @@ impl Witness {
         now: Time,
         is: &Seen,
         exists: bool,
-        recorded: [Option<Time>; 5],
+        uses: RecordedUses,
         admins: &[String],
     ) -> Result<(), String> {
+        let RecordedUses { last, scopes: recorded } = uses;
+        if let Some(last) = last.filter(|last| !self.uses.contains(last)) {
+            return Err(format!("it was last used at {last}, when nobody used it"));
+        }
         if exists {
             let bound = self.expires.into_iter().chain(self.deadline).min();
             if bound.is_some_and(|bound| is.expires.is_none_or(|is| is > bound)) {

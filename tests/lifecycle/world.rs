@@ -8,17 +8,21 @@ use std::time::Duration;
 use portcullis::cache::Cache;
 use portcullis::clock::Clock;
 use portcullis::lifecycle::{LifecycleStatus, Outbox, Retries, Sweeper, Transport};
+use portcullis::model::{Actor, Role};
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::Reason;
-use portcullis::policy::id::{AccountId, TokenId};
+use portcullis::policy::id::{AccountId, CredentialId, TokenId};
 use portcullis::policy::lifecycle::Settings;
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
 use portcullis::policy::token::{RequestedExpiry, TokenKind, UpcomingAction};
 use portcullis::replication::Replicas;
+use portcullis::secret;
+use portcullis::service::accounts::CloseAccount;
 use portcullis::service::decisions::{AuthorizeInput, RequestedOperation};
+use portcullis::service::import::{ImportToken, ImportTokens, ImportedToken};
 use portcullis::service::replacements::{ReplaceToken, ReplacedToken};
-use portcullis::service::tokens::CreateToken;
+use portcullis::service::tokens::{CreateToken, TokenFields};
 use portcullis::service::validate::FieldErrors;
 use portcullis::service::{Caller, Dependencies, Error, SessionLengths};
 use portcullis::store::Store;
@@ -87,6 +91,28 @@ pub(crate) struct Held {
     pub(crate) secret: String,
 }
 
+/// A token that was issued elsewhere, as its import states it.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) secret: String,
+    pub(crate) name: String,
+    pub(crate) kind: TokenKind,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) whitelist: Vec<String>,
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) last_use: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
+}
+
+/// The word of the rule in the way.
+fn rule(error: Error) -> &'static str {
+    match error {
+        Error::Refused(obstacles, _) => obstacles[0].rule,
+        Error::Invalid(violations) => violations[0].reason,
+        error => panic!("{error}"),
+    }
+}
+
 /// See the module.
 pub(crate) struct World {
     pub(crate) place: Place,
@@ -138,6 +164,13 @@ impl World {
         Caller::development(None)
     }
 
+    /// An admin of this account, with a credential.
+    pub(crate) fn admin(account: AccountId) -> Caller {
+        let role = Role::AccountAdmin(account);
+        let actor = Actor::Credential(CredentialId(account.0), role);
+        Caller { actor, role, client: None }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -146,9 +179,36 @@ impl World {
         self.services.create_account(&Self::caller(), name, admins).await.unwrap().value.id
     }
 
-    pub(crate) async fn set_admins(&self, account: AccountId, admins: &[String]) {
+    pub(crate) async fn set_admins(
+        &self,
+        account: AccountId,
+        admins: &[String],
+    ) -> Result<(), &'static str> {
         let (caller, account) = (Self::caller(), account.to_string());
-        self.services.set_account_admins(&caller, &account, admins).await.unwrap();
+        let set = self.services.set_account_admins(&caller, &account, admins).await;
+        set.map(|_| ()).map_err(rule)
+    }
+
+    pub(crate) async fn suspend(&self, account: AccountId) -> Result<(), &'static str> {
+        let (caller, account) = (Self::caller(), account.to_string());
+        let suspended = self.services.suspend_account(&caller, &account, false).await;
+        suspended.map(|_| ()).map_err(rule)
+    }
+
+    pub(crate) async fn resume(&self, account: AccountId) -> Result<(), &'static str> {
+        let (caller, account) = (Self::caller(), account.to_string());
+        self.services.resume_account(&caller, &account).await.map(|_| ()).map_err(rule)
+    }
+
+    /// Closes an account of this name.
+    pub(crate) async fn close(&self, account: AccountId, name: &str) {
+        let close = CloseAccount {
+            account_id: &account.to_string(),
+            confirm_name: name,
+            validate_only: false,
+            no_wait: false,
+        };
+        self.services.close_account(&Self::caller(), close).await.unwrap();
     }
 
     /// A new token that may be used from [`HERE`].
@@ -171,6 +231,19 @@ impl World {
         scopes: &[String],
         expires: Option<Timestamp>,
     ) -> Held {
+        let caller = Self::caller();
+        self.create(&caller, account, name, (kind, scopes), expires).await.unwrap()
+    }
+
+    /// The same for this caller, with the scopes of a `CUSTOM` token.
+    pub(crate) async fn create(
+        &self,
+        caller: &Caller,
+        account: AccountId,
+        name: &str,
+        (kind, scopes): (TokenKind, &[String]),
+        expires: Option<Timestamp>,
+    ) -> Result<Held, &'static str> {
         let create = CreateToken {
             expires: expires.map(RequestedExpiry::At),
             account_id: &account.to_string(),
@@ -181,14 +254,45 @@ impl World {
             labels: None,
             validate_only: false,
         };
-        let created = self.services.create_token(&Self::caller(), create).await;
-        let (described, secret) = created.unwrap().value;
-        Held { id: described.token.id, secret: secret.unwrap().expose().to_owned() }
+        let created = self.services.create_token(caller, create).await;
+        let (described, secret) = created.map_err(rule)?.value;
+        Ok(Held { id: described.token.id, secret: secret.unwrap().expose().to_owned() })
     }
 
-    /// Replaces a token, by one that has these scopes of it where any are given. The word of the rule in the way, if any.
+    /// Imports tokens in one call. What became of each.
+    pub(crate) async fn import(
+        &self,
+        caller: &Caller,
+        account: AccountId,
+        items: &[Item],
+    ) -> Result<Vec<Result<ImportedToken, &'static str>>, &'static str> {
+        let digests = items.iter().map(|item| secret::digest(item.secret.as_bytes()));
+        let digests: Vec<_> = digests.collect();
+        let tokens = items.iter().zip(&digests).map(|(item, digest)| {
+            let Item { name, kind, scopes, whitelist, created, last_use, expires, .. } = item;
+            let expires = expires.map(RequestedExpiry::At);
+            ImportToken {
+                fields: TokenFields { name, kind: Some(*kind), scopes, whitelist, expires },
+                digest,
+                created: *created,
+                last_use: *last_use,
+                errors: FieldErrors::default(),
+            }
+        });
+        let tokens: Vec<_> = tokens.collect();
+        let request = ImportTokens {
+            account_id: &account.to_string(),
+            tokens: &tokens,
+            validate_only: false,
+        };
+        let imported = self.services.import_tokens(caller, request).await.map_err(rule)?;
+        Ok(imported.value.results.into_iter().map(|result| result.map_err(rule)).collect())
+    }
+
+    /// Replaces a token, by one that has these scopes of it where any are given.
     pub(crate) async fn replace(
         &self,
+        caller: &Caller,
         id: TokenId,
         scopes: &[String],
         overlap: Duration,
@@ -202,43 +306,38 @@ impl World {
             validate_only: false,
             no_wait: false,
         };
-        let replaced =
-            self.services.replace_token(&Self::caller(), request, FieldErrors::default()).await;
-        match replaced {
-            Ok(replaced) => {
-                let ReplacedToken { successor, secret, .. } = replaced.value;
-                let secret = secret.unwrap().expose().to_owned();
-                Ok(Held { id: successor.token.id, secret })
-            }
-            Err(Error::Refused(obstacles, _)) => Err(obstacles[0].rule),
-            Err(error) => panic!("{error}"),
-        }
+        let replaced = self.services.replace_token(caller, request, FieldErrors::default()).await;
+        let ReplacedToken { successor, secret, .. } = replaced.map_err(rule)?.value;
+        Ok(Held { id: successor.token.id, secret: secret.unwrap().expose().to_owned() })
     }
 
-    pub(crate) async fn expire(&self, id: TokenId, at: Timestamp) {
+    pub(crate) async fn expire(&self, caller: &Caller, id: TokenId, at: Timestamp) {
         let expiry = Some(RequestedExpiry::At(at));
-        let id = id.to_string();
-        self.services.set_token_expiry(&Self::caller(), &id, expiry, false).await.unwrap();
+        self.services.set_token_expiry(caller, &id.to_string(), expiry, false).await.unwrap();
     }
 
-    /// Past everything: `sql` with a token's id as its parameter.
-    pub(crate) async fn tamper(&self, sql: &'static str, id: TokenId) {
+    /// Past everything: `sql` with a token's id, and a number where given, as its parameters.
+    pub(crate) async fn tamper(&self, sql: &'static str, id: TokenId, number: Option<i64>) {
         match &self.place {
             Place::Sqlite(dir) => {
                 let file = dir.path().join(portcullis::store::sqlite::FILE);
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
                 let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-                sqlx::query(sql).bind(id.0).execute(&mut connection).await.unwrap();
+                let query = sqlx::query(sql).bind(id.0);
+                let query = if let Some(number) = number { query.bind(number) } else { query };
+                query.execute(&mut connection).await.unwrap();
             }
             Place::Postgres(url) => {
                 let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-                sqlx::query(sql).bind(id.0).execute(&mut connection).await.unwrap();
+                let query = sqlx::query(sql).bind(id.0);
+                let query = if let Some(number) = number { query.bind(number) } else { query };
+                query.execute(&mut connection).await.unwrap();
             }
         }
     }
 
-    pub(crate) async fn delete(&self, id: TokenId) {
-        self.services.delete_token(&Self::caller(), &id.to_string(), false).await.unwrap();
+    pub(crate) async fn delete(&self, caller: &Caller, id: TokenId) {
+        self.services.delete_token(caller, &id.to_string(), false).await.unwrap();
     }
 
     /// What is decided, and what is said to happen to the token first.
@@ -249,9 +348,21 @@ impl World {
         from: &str,
         dry_run: bool,
     ) -> Result<(Reason, Option<UpcomingAction>), Error> {
+        self.ask_with(&token.secret, scope, from, dry_run).await
+    }
+
+    /// The same for whatever is presented as a token.
+    pub(crate) async fn ask_with(
+        &self,
+        presented: &str,
+        scope: &str,
+        from: &str,
+        dry_run: bool,
+    ) -> Result<(Reason, Option<UpcomingAction>), Error> {
+        let presented = presented.as_bytes();
         let question = AuthorizeInput {
-            token: token.secret.as_bytes(),
-            presented: token.secret.as_bytes(),
+            token: secret::without_mark(presented),
+            presented,
             client_ip: from,
             operation: RequestedOperation::Scope(scope),
             dry_run,
@@ -302,7 +413,7 @@ async fn memory(
     let status = LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone());
     let services = InProcess::new(Dependencies {
         token_max_lifetime: None,
-        allow_admin_import: false,
+        allow_admin_import: true,
         status: Arc::new(status),
         mailbox: None,
         store: store.clone(),
