@@ -80,10 +80,10 @@ fn planted_errors_are_found() {
 
 #[test]
 fn random_histories_on_sqlite() {
-    run_all(Place::sqlite, 2_000, 7);
+    run_all(Place::sqlite, 1_200, 7);
 }
 
 #[test]
 fn random_histories_on_postgres() {
-    run_all(Place::postgres, 200, 20);
+    run_all(Place::postgres, 150, 20);
 }
