@@ -52,6 +52,11 @@ use process::Descriptors;
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two tries to read everything again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
+/// To be raised where earlier programs would announce, mail or remove what this one would not. The sweeper and the outbox
+/// of such a program need no lease, but do nothing beside replicas with other lifecycle settings, which it finds in what
+/// replicas say of themselves. 2: expiries, replacements, and accounts that are suspended or closed. Rule 11.4 of
+/// docs/policy.md.
+const LIFECYCLE_RULES: u32 = 2;
 
 fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
@@ -94,13 +99,22 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 /// An error of the settings or the store.
 pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     let settings = args.resolve()?;
-    let applied = runtime()?.block_on(async {
+    let (applied, earlier) = runtime()?.block_on(async {
         outlive_file_size_limit()?;
         anyhow::Ok(match &settings {
-            StoreSettings::Embedded(data_dir) => sqlite::migrate(data_dir).await?,
-            StoreSettings::Postgres { url, .. } => postgres::migrate(url.expose_secret()).await?,
+            StoreSettings::Embedded(data_dir) => (sqlite::migrate(data_dir).await?, Vec::new()),
+            StoreSettings::Postgres { url, .. } => {
+                let url = url.expose_secret();
+                (postgres::migrate(url).await?, postgres::earlier_replicas(url).await?)
+            }
         })
     })?;
+    for replica in earlier {
+        eprintln!(
+            "warning: {replica} runs an earlier program, or did until lately: it decides nothing once its lease is \
+             over. Stop it, and start this version in its place."
+        );
+    }
     let Some(first) = applied.first().cloned() else {
         println!("The store is up to date.");
         return Ok(());
@@ -523,7 +537,7 @@ fn replica_info(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
         ),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lifecycle: format!(
-            "{}, window {}, notice {}, retention {}{}",
+            "{}, window {}, notice {}, retention {}{}, rules {LIFECYCLE_RULES}",
             match rules.mode {
                 Mode::Enforce => "enforce",
                 Mode::Observe => "observe",

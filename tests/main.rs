@@ -31,6 +31,8 @@ mod lifecycle_crash;
 mod lifecycle_server;
 mod mail;
 mod network_oracle;
+#[cfg(feature = "older")]
+mod older;
 mod on_time;
 mod openapi;
 mod overload;

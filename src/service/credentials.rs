@@ -142,6 +142,7 @@ impl Services {
             .await?
         {
             Ok(()) => {
+                self.await_early_expiry(expires).await?;
                 self.writes.await_propagation_best_effort().await;
                 Ok(Changed::new((credential, secret), &ctx))
             }

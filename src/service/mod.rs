@@ -51,6 +51,9 @@ use crate::telemetry::Metrics;
 use crate::usage::Usage;
 use crate::writes::Writes;
 
+/// More than `--lease` may be.
+const LONGER_THAN_LEASES: Duration = Duration::from_secs(2 * 3_600);
+
 /// A result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -287,6 +290,24 @@ impl Services {
         let status = self.writes.propagation(wait).await.ok_or(Error::NotPropagatedYet)?;
         let complete_by = self.clock.now().plus(status.within);
         Ok(Propagation { complete: status.complete, complete_by })
+    }
+
+    /// Waits for what was created with an expiry, where that is reached before the creation has propagated: a replica of an
+    /// earlier program, which decides until its lease is over, would allow it after its expiry. Rule 11.4 of
+    /// docs/policy.md.
+    ///
+    /// # Errors
+    /// As [`Self::propagation`]; whatever was created has no known secret then.
+    async fn await_early_expiry(&self, expires: Option<Timestamp>) -> Result<()> {
+        let Some(expires) = expires else { return Ok(()) };
+        let early = match self.propagation(Wait::No).await {
+            Ok(known) => !known.complete && expires <= known.complete_by,
+            Err(_) => expires <= self.clock.now().plus(LONGER_THAN_LEASES),
+        };
+        if early {
+            self.propagation(Wait::UntilComplete).await?;
+        }
+        Ok(())
     }
 
     /// Returns where decisions may be made: see [`Replicas::ready`]. Rule 6.8 of docs/policy.md.

@@ -143,6 +143,7 @@ impl Services {
             self.writes.retry_on_stale_catalog(attempt).await?;
         let token = token.map_err(|refused| refused_account(account_id, refused))?;
         self.notify_of_expiry(&token);
+        self.await_early_expiry(token.expires).await?;
         let described = Described { token, in_force, outlook: self.outlook() };
         Ok(Changed::new((described, Some(secret)), &ctx))
     }

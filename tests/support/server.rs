@@ -47,6 +47,7 @@ pub struct Setup {
     operator: Option<String>,
     data_dir: Option<PathBuf>,
     descriptors: Option<u32>,
+    program: PathBuf,
 }
 
 impl Setup {
@@ -63,6 +64,7 @@ impl Setup {
             operator: Some(random_credential()),
             data_dir: None,
             descriptors: None,
+            program: env!("CARGO_BIN_EXE_portcullis").into(),
         }
     }
 
@@ -139,6 +141,12 @@ impl Setup {
     /// So many open files at most, which it can't change.
     pub fn descriptors(mut self, most: u32) -> Self {
         self.descriptors = Some(most);
+        self
+    }
+
+    /// Another build of the server.
+    pub fn program(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.program);
         self
     }
 
@@ -398,13 +406,12 @@ impl Process {
     fn spawn(setup: &Setup, home: &Path, start: usize) -> Self {
         let stdout = output(home, start, "stdout");
         let stderr = output(home, start, "stderr");
-        let binary = env!("CARGO_BIN_EXE_portcullis");
         let mut command = match setup.descriptors {
-            None => Command::new(binary),
+            None => Command::new(&setup.program),
             Some(most) => {
                 let mut shell = Command::new("sh");
                 let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &script, binary]);
+                shell.args(["-c", &script]).arg(&setup.program);
                 shell
             }
         };

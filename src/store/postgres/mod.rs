@@ -123,6 +123,9 @@ impl PostgresStore {
         warn_of_losses(&management.pool())
             .await
             .map_err(|error| OpenError::from(error).of_address(address(&connect)))?;
+        warn_of_earlier_programs(&management.pool())
+            .await
+            .map_err(|error| OpenError::from(error).of_address(address(&connect)))?;
         let replicas = Replicas::new(&connect, epoch, management.clone(), primary);
         let replicas = Arc::new(replicas);
         let diagnosis = tokio::sync::Semaphore::new(1);
@@ -201,6 +204,18 @@ async fn warn_of_losses(pool: &PgPool) -> sqlx::Result<()> {
     Ok(())
 }
 
+/// Rule 11.4 of docs/policy.md.
+async fn warn_of_earlier_programs(pool: &PgPool) -> sqlx::Result<()> {
+    for replica in select_earlier_replicas(&mut *pool.acquire().await?).await? {
+        tracing::warn!(
+            replica,
+            "a replica runs an earlier program: it decides nothing once its lease is over; stop it, and start this \
+             version in its place"
+        );
+    }
+    Ok(())
+}
+
 /// A commit that was acknowledged must survive a crash of the server, whatever it is configured
 /// for. Stricter settings than `on` stay.
 const KEEP_COMMITS: &str = "\
@@ -258,6 +273,32 @@ async fn migrate_at(options: PgConnectOptions) -> Result<Vec<String>, OpenError>
     let applied = applied.await?;
     connection.close().await?;
     Ok(applied)
+}
+
+/// The replicas that are registered in the migrated database at `url` and run a program too old for it, by name: they
+/// can't renew their leases. Rule 11.4 of docs/policy.md.
+///
+/// # Errors
+/// As [`PostgresStore::connect`].
+pub async fn earlier_replicas(url: &str) -> Result<Vec<String>, OpenError> {
+    let options = read_url(url)?;
+    let address = address(&options);
+    let read = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let names = select_earlier_replicas(&mut connection).await?;
+        connection.close().await?;
+        Ok(names)
+    };
+    let limit = PostgresOptions::default();
+    let read = tokio::time::timeout(limit.acquire_timeout + limit.statement_timeout, read).await;
+    read.unwrap_or_else(|_| Err(timed_out().into()))
+        .map_err(|error: OpenError| error.of_address(address))
+}
+
+async fn select_earlier_replicas(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    let select =
+        "SELECT name FROM replica WHERE program < (SELECT oldest_program FROM head) ORDER BY name";
+    sqlx::query_scalar(select).fetch_all(connection).await
 }
 
 /// The number of the newest migration that this program knows: its registration says so, since the schema refuses that
