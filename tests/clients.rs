@@ -1,5 +1,7 @@
 //! Clients in other languages, generated from `proto/`, live through the same stories on both stores.
 
+mod adoption;
+
 use std::process::Command;
 
 use crate::support::client::Client;
@@ -38,10 +40,16 @@ async fn node_adopts_tokens_on_two_replicas() {
 }
 
 async fn run_on_two_replicas(mut story: Command) {
+    let servers = replicas();
+    run(story.args(servers.each_ref().map(|server| server.grpc().to_string())), &servers[0]);
+}
+
+/// Two replicas over one store, with one operator.
+fn replicas() -> [Server; 2] {
     let database = postgres::database();
     let one = Setup::postgres(&database).start();
     let other = Setup::postgres(&database).operator(one.operator()).start();
-    run(story.args([&one, &other].map(|server| server.grpc().to_string())), &one);
+    [one, other]
 }
 
 fn python(file: &str) -> Command {
