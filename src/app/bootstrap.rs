@@ -75,7 +75,7 @@ pub(super) async fn store(
 }
 
 async fn no_credentials(store: &dyn Store) -> anyhow::Result<bool> {
-    Ok(store.credentials(Page { after: None, limit: 1 }).await?.is_empty())
+    Ok(store.credentials(None, Page { after: None, limit: 1 }).await?.is_empty())
 }
 
 fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {

@@ -44,7 +44,7 @@ impl CredentialService for Management {
         self.run("ListCredentials", request, async |services, _caller, r| {
             let paging = Paging { size: r.page_size, token: &r.page_token };
             let show = |credential| convert::item(convert::credential(credential));
-            let page = services.list_credentials(paging, show).await?;
+            let page = services.list_credentials(None, paging, show).await?;
             Ok(ListCredentialsResponse { credentials: page.items, next_page_token: page.next })
         })
         .await

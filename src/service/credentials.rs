@@ -232,17 +232,31 @@ impl Services {
         None
     }
 
-    /// Lists credentials, the oldest first.
+    /// One credential, revoked ones included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no id, [`Error::NotFound`] for no such credential; the store's.
+    pub async fn get_credential(&self, id: &str) -> Result<Credential> {
+        let id: CredentialId = validate::id("credential_id", id)?;
+        let found = self.read("credential", self.store.credential(id)).await?;
+        found
+            .map(|(credential, _)| credential)
+            .ok_or_else(|| Error::NotFound { kind: "credential", id: id.to_string() })
+    }
+
+    /// Lists credentials, the oldest first; with `only`, those of that account's admins.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad paging; the store's.
     pub async fn list_credentials<U>(
         &self,
+        only: Option<AccountId>,
         paging: Paging<'_>,
         show: impl FnMut(Credential) -> PageItem<U>,
     ) -> Result<Paged<U>> {
-        let cursor = Cursor::new(paging, "credentials".to_owned(), self.page_keys())?;
-        let read = |page| self.read("credentials", self.store.credentials(page));
+        let list = only.map_or_else(String::new, |account| format!(" {account}"));
+        let cursor = Cursor::new(paging, format!("credentials{list}"), self.page_keys())?;
+        let read = |page| self.read("credentials", self.store.credentials(only, page));
         cursor.collect(read, |credential| credential.id, show).await
     }
 

@@ -21,7 +21,7 @@ use crate::policy::scope::{Catalog, MAX_NAME_LEN, ScopeId, ScopeSet};
 use crate::policy::text::quote;
 use crate::policy::time::Timestamp;
 use crate::policy::token::{
-    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenKind,
+    AccountRestriction, Expiry, ExpiryRefused, Grant, RequestedExpiry, TokenKind, TokenState,
 };
 use crate::secret::{Secret, SecretKind};
 
@@ -109,6 +109,18 @@ fn invalid_expiry(refused: &ExpiryRefused) -> Error {
         _ => (EXPIRE_TIME, "TOO_LATE"),
     };
     Error::invalid(field, reason, refused)
+}
+
+/// Why a token keeps its expiry.
+fn expiry_refused(id: TokenId, refused: ExpiryRefused) -> Error {
+    let rule = match refused {
+        ExpiryRefused::Past | ExpiryRefused::TooFar | ExpiryRefused::Later(_) => {
+            return invalid_expiry(&refused);
+        }
+        ExpiryRefused::Expired(_) => "TOKEN_EXPIRED",
+        ExpiryRefused::Deleted => "TOKEN_DELETED",
+    };
+    Error::refused(rule, format!("tokens/{id}"), refused)
 }
 
 impl Services {
@@ -278,7 +290,7 @@ impl Services {
             id: new.id,
             account_id: new.account_id,
             name: new.name,
-            state: crate::policy::token::TokenState::Active,
+            state: TokenState::Active,
             kind: new.kind,
             downgraded: None,
             scopes: new.scopes,
@@ -378,21 +390,25 @@ impl Services {
         let set = self.store.set_token_expiry(&ctx, id, caller.only(), expires);
         let set =
             self.writes.commit("set_token_expiry", Invalidation::Token(id), &ctx, set).await?;
-        let token = set.ok_or_else(|| no_token(id))?.map_err(|refused| match refused {
-            ExpiryRefused::Past | ExpiryRefused::TooFar | ExpiryRefused::Later(_) => {
-                invalid_expiry(&refused)
-            }
-            ExpiryRefused::Expired(_) => {
-                Error::refused("TOKEN_EXPIRED", format!("tokens/{id}"), refused)
-            }
-            ExpiryRefused::Deleted => {
-                Error::refused("TOKEN_DELETED", format!("tokens/{id}"), refused)
-            }
-        })?;
+        let token = set.ok_or_else(|| no_token(id))?;
+        let token = token.map_err(|refused| expiry_refused(id, refused))?;
         self.notify_of_expiry(&token);
         let described = self.described(token)?;
         let propagation = self.propagation(wait_unless(no_wait)).await?;
         Ok(Changed::new((described, propagation), &ctx))
+    }
+
+    /// Whether [`Self::set_token_expiry`] would take this one, as far as the token as it was read says.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_token_expiry(&self, token: &Token, expires: Timestamp) -> Result<()> {
+        if token.state != TokenState::Active {
+            return Err(expiry_refused(token.id, ExpiryRefused::Deleted));
+        }
+        let requested = RequestedExpiry::At(expires);
+        let shortened = Expiry::from(token.expires).shorten(requested, self.clock.now());
+        shortened.map(|_| ()).map_err(|refused| expiry_refused(token.id, refused))
     }
 
     /// Has the admins mailed without waiting for the next sweep, where the token's expiry is nearer than the notice

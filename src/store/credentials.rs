@@ -7,7 +7,7 @@ use crate::model::{
     Context, Credential, CredentialRefusal, CredentialUpdate, CredentialUpdateRefusal,
     LastOperatorCredential, Page, SettingsCredential,
 };
-use crate::policy::id::CredentialId;
+use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 use crate::secret::{Digest, SecretKey};
 
@@ -46,8 +46,12 @@ pub trait CredentialStore {
         wanted: Option<(&Credential, &Digest)>,
     ) -> Result<SettingsCredential>;
 
-    /// Credentials, the oldest first, revoked ones included.
-    async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>>;
+    /// Credentials, the oldest first, revoked ones included; with `only`, those of that account's admins.
+    async fn credentials(
+        &self,
+        only: Option<AccountId>,
+        page: Page<CredentialId>,
+    ) -> Result<Vec<Credential>>;
 
     /// Revokes a credential. A revoked one stays as it is. `None` where there is none; refused for the
     /// last valid one of role operator.

@@ -144,7 +144,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
 }
 
 /// The account of a path, for an operator.
-async fn find(signed: &Signed, id: &str) -> Result<Account> {
+pub(super) async fn find(signed: &Signed, id: &str) -> Result<Account> {
     signed.must_be_operator()?;
     signed.services().get_account(signed.caller(), id).await.map_err(|error| match error {
         Error::NotFound { .. } | Error::Invalid(_) => {

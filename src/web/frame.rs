@@ -31,13 +31,14 @@ pub(super) struct Who {
 }
 
 /// The gRPC call that each command makes, by how the command begins; the first that fits counts.
-const CALLS: [(&str, &str); 22] = [
+const CALLS: [(&str, &str); 26] = [
     ("portcullis token list", "TokenService/ListTokens"),
     ("portcullis token show", "TokenService/GetToken"),
     ("portcullis token usage", "TokenService/GetTokenUsage"),
     ("portcullis token create", "TokenService/CreateToken"),
     ("portcullis token delete", "TokenService/DeleteToken"),
     ("portcullis token replace", "TokenService/ReplaceToken"),
+    ("portcullis token expire", "TokenService/SetTokenExpiry"),
     ("portcullis token update", "TokenService/UpdateToken"),
     ("portcullis whitelist", "TokenService/ManageWhitelist"),
     ("portcullis pending --preview", "TokenService/PreviewLifecycle"),
@@ -52,6 +53,9 @@ const CALLS: [(&str, &str); 22] = [
     ("portcullis account suspend", "AccountService/SuspendAccount"),
     ("portcullis account resume", "AccountService/ResumeAccount"),
     ("portcullis account close", "AccountService/CloseAccount"),
+    ("portcullis credential create", "CredentialService/CreateCredential"),
+    ("portcullis credential list", "CredentialService/ListCredentials"),
+    ("portcullis credential revoke", "CredentialService/RevokeCredential"),
     ("portcullis catalog show", "CatalogService/GetCatalog"),
     ("portcullis check", "AuthorizationService/Authorize"),
 ];

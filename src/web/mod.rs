@@ -12,8 +12,10 @@ mod answer;
 mod arrival;
 mod assets;
 mod create;
+mod credentials;
 mod delete;
 mod edit;
+mod expire;
 mod form;
 mod frame;
 mod history;
@@ -139,6 +141,7 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
         .route("/tokens/{id}/whitelist", get(whitelist::ask).post(whitelist::change))
         .route("/tokens/{id}/whitelist/preview", post(whitelist::preview))
         .route("/tokens/{id}/replace", get(replace::ask).post(replace::replace))
+        .route("/tokens/{id}/expire", get(expire::ask).post(expire::expire))
         .route("/tokens/{id}/denials", get(activity::denials))
         .route("/tokens/{id}/edit", get(edit::ask).post(edit::change))
         .route("/tokens/{id}/delete", get(delete::ask).post(delete::delete))
@@ -149,6 +152,9 @@ pub(super) fn routes(services: Arc<Services>, secure: bool, proxies: TrustedProx
         .route("/accounts/{id}/suspend", get(accounts::ask_suspend).post(accounts::suspend))
         .route("/accounts/{id}/resume", get(accounts::ask_resume).post(accounts::resume))
         .route("/accounts/{id}/close", get(accounts::ask_close).post(accounts::close))
+        .route("/accounts/{id}/credentials", get(credentials::of_account))
+        .route("/credentials", get(credentials::list))
+        .route("/credentials/{id}/revoke", get(credentials::ask).post(credentials::revoke))
         .route("/status", get(status::show))
         .merge(mails)
         .route("/assets/{name}", get(assets::send))

@@ -147,6 +147,9 @@ pub(super) async fn show(
         ("deleted", Some(RecordedAction::Known(AuditAction::TokenDelete))) => {
             ("The token is deleted, on every replica.", Vec::new())
         }
+        ("expiry", Some(RecordedAction::Known(AuditAction::TokenSetExpiry))) => {
+            ("The expiry is set, on every replica.", Vec::new())
+        }
         ("updated", Some(RecordedAction::Known(AuditAction::TokenUpdate))) => {
             ("The name and labels are changed.", Vec::new())
         }

@@ -4,7 +4,9 @@
 use portcullis::grpc::proto::{SetTokenExpiryRequest, TokenState};
 use portcullis::policy::time::Timestamp;
 
+use crate::page::checks::guarded;
 use crate::page::stage::Stage;
+use crate::page::strangers::FAR;
 use crate::support::server::Setup;
 use crate::support::wait::until_async;
 
@@ -93,4 +95,70 @@ async fn the_whitelist_of_an_expired_token_is_shown_and_not_edited() {
         assert_eq!(answer.status, 409, "{path}: {answer}");
     }
     assert_eq!(stage.now(token).await.whitelist, token.whitelist);
+}
+
+/// Rules 11.1 and 11.2.
+#[tokio::test]
+async fn an_expiry_is_brought_nearer_after_a_confirmation_and_never_moved_back() {
+    let stage = Stage::new().await;
+    let mut admin = stage.admin();
+    let token = &stage.ours.token;
+    let page = format!("/tokens/{}", token.token_id);
+    let path = format!("{page}/expire");
+    assert!(admin.get(&page).says(200).links().contains(&path));
+    let form = admin.get(&path).says(200);
+    guarded(&form);
+    let form = form.shows(&["It does not expire"]);
+    let csrf = form.field("csrf");
+    let before = stage.position().await;
+    let typed = |text: &str| [("csrf", csrf.clone()), ("expires", text.to_owned())];
+    for (text, wrong) in [
+        ("", "Expires: name a day"),
+        ("tomorrow", "Expires: is no day, such as 2027-01-31"),
+        ("2027-02-30", "Expires: is no day"),
+        ("2020-01-01", "future"),
+        ("999999999d", "Expires: "),
+    ] {
+        let fields = typed(text);
+        let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let answer = admin.post(&path, &fields).says(422).shows(&[wrong]);
+        assert_eq!(answer.field("expires"), text, "what was typed stays");
+    }
+    // Shown, and nothing done yet.
+    let ten = day(10);
+    let asked = admin.post(&path, &[("csrf", &csrf), ("expires", &ten)]).says(200);
+    guarded(&asked);
+    let asked = asked.shows(&["Nothing moves an expiry to a later time"]);
+    assert!(asked.text().contains(&format!("datetime=\"{ten}T00:00:00")), "{asked}");
+    let confirm = asked.field("confirm");
+    assert_eq!(stage.position().await, before, "nothing was changed");
+    admin.post(&path, &[("csrf", "forged"), ("confirm", &confirm)]).says(403);
+    assert_eq!(stage.now(token).await.expire_time, None);
+
+    let done = admin.post(&path, &[("csrf", &csrf), ("confirm", &confirm)]).says(303);
+    let shown = admin.get(done.location()).says(200).shows(&["The expiry is set"]);
+    assert!(
+        shown.text().contains(&format!("<dt>Expires</dt><dd><time datetime=\"{ten}")),
+        "{shown}"
+    );
+    let set = stage.now(token).await.expire_time.unwrap();
+    assert_eq!(set.seconds.to_string() + "000000", confirm);
+
+    // Not to a later time, in either step; and nearer.
+    for later in [day(11), "11d".to_owned()] {
+        admin.post(&path, &[("csrf", &csrf), ("expires", &later)]).says(422).shows(&["Expires: "]);
+    }
+    admin.post(&path, &[("csrf", &csrf), ("confirm", FAR)]).says(422).shows(&["Expires: "]);
+    assert_eq!(stage.now(token).await.expire_time, Some(set));
+    let asked = admin.post(&path, &[("csrf", &csrf), ("expires", "1h")]).says(200);
+    let confirm = asked.field("confirm");
+    admin.post(&path, &[("csrf", &csrf), ("confirm", &confirm)]).says(303);
+    assert!(stage.now(token).await.expire_time.unwrap().seconds < set.seconds);
+
+    // Another account's token does not exist, and a deleted one has no expiry.
+    stage.thief().get(&path).says(404);
+    admin.post(&format!("{page}/delete"), &[("csrf", &csrf)]).says(303);
+    admin.get(&path).says(409).shows(&["This token has ended already"]);
+    admin.post(&path, &[("csrf", &csrf), ("expires", "30m")]).says(422);
+    admin.post(&path, &[("csrf", &csrf), ("confirm", &confirm)]).says(422);
 }

@@ -4,6 +4,7 @@ use portcullis::grpc::proto::Token;
 
 use crate::page::checks::guarded;
 use crate::page::stage::{Stage, WHITELIST};
+use crate::page::strangers::FAR;
 use crate::support::http::{Answer, Http, form};
 
 /// Every form that changes something, as the page would send it but for `csrf`.
@@ -23,6 +24,7 @@ async fn forms(stage: &Stage, admin: &mut Http) -> Vec<(String, Vec<(String, Str
         (whitelist.clone(), own(&[("step", "save"), ("add", "203.0.113.9"), version])),
         (whitelist.clone(), own(&[("step", "save"), ("remove", WHITELIST[1]), version])),
         (format!("{whitelist}/preview"), own(&[("add", "203.0.113.9"), version])),
+        (format!("/tokens/{}/expire", stage.ours.open.token_id), own(&[("confirm", FAR)])),
         (
             format!("/tokens/{}/replace", stage.ours.open.token_id),
             own(&[("overlap", "1h"), ("what", "same")]),

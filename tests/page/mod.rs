@@ -18,6 +18,7 @@ mod aged;
 mod bodies;
 mod checks;
 mod claims;
+mod credentials;
 mod expiry;
 mod floods;
 mod forgery;

@@ -16,7 +16,9 @@ fn pages(account: &str, token: &str) -> Vec<String> {
         format!("/tokens/{token}/whitelist?restore=1"),
         format!("/tokens/{token}/delete"),
         format!("/tokens/{token}/replace"),
+        format!("/tokens/{token}/expire"),
         format!("/accounts/{account}"),
+        format!("/accounts/{account}/credentials"),
     ]
 }
 
@@ -39,8 +41,12 @@ fn forms(token: &str) -> Vec<Form> {
         (format!("{whitelist}/preview"), vec![("add", "203.0.113.9"), ("version", "1")]),
         (format!("/tokens/{token}/delete"), vec![("confirm", "on")]),
         (format!("/tokens/{token}/replace"), vec![("overlap", "0s"), ("what", "same")]),
+        (format!("/tokens/{token}/expire"), vec![("confirm", FAR)]),
     ]
 }
+
+/// An expiry of the year 2100.
+pub(crate) const FAR: &str = "4102444800000000";
 
 /// Of the right shape.
 pub(crate) const FORM: &str = "000102030405060708090a0b0c0d0e0f";

@@ -55,9 +55,13 @@ async fn credentials_read_back(f: Fixture) {
     }
     assert_eq!(f.store.live_credentials().await.unwrap(), made);
     let listed: Vec<_> = made.iter().map(|(credential, _)| credential.clone()).collect();
-    assert_eq!(f.store.credentials(all()).await.unwrap(), listed);
+    assert_eq!(f.store.credentials(None, all()).await.unwrap(), listed);
     let second = page(Some(listed[0].id), 1);
-    assert_eq!(f.store.credentials(second).await.unwrap(), listed[1..2]);
+    assert_eq!(f.store.credentials(None, second).await.unwrap(), listed[1..2]);
+    let only = f.store.credentials(Some(account), all()).await.unwrap();
+    assert_eq!(only, listed[1..2], "those of its admins");
+    let other = AccountId(Uuid::now_v7());
+    assert_eq!(f.store.credentials(Some(other), all()).await.unwrap(), []);
 
     let before = f.position().await;
     let nobody = Role::AccountAdmin(AccountId(Uuid::now_v7()));
@@ -110,7 +114,7 @@ async fn client_sources_read_back_and_stand_in_the_audit_record(f: Fixture) {
         assert_eq!(after(&f.last().await.0), recorded);
         let read = f.store.credential(credential.id).await.unwrap();
         assert_eq!(read, Some((credential.clone(), digest)));
-        let listed = f.store.credentials(all()).await.unwrap();
+        let listed = f.store.credentials(None, all()).await.unwrap();
         assert_eq!(listed.last(), Some(&credential));
         let revoked = f.store.revoke_credential(&ctx(8), credential.id).await.unwrap().unwrap();
         assert_eq!(revoked.unwrap().client_source, credential.client_source);
@@ -139,7 +143,7 @@ async fn client_certificates_read_back_and_stand_in_the_audit_record(f: Fixture)
     assert_eq!(after["client_certificates"], recorded);
     let read = f.store.credential(credential.id).await.unwrap();
     assert_eq!(read, Some((credential.clone(), digest)));
-    assert_eq!(f.store.credentials(all()).await.unwrap().last(), Some(&credential));
+    assert_eq!(f.store.credentials(None, all()).await.unwrap().last(), Some(&credential));
     let live = f.store.live_credentials().await.unwrap();
     assert!(live.contains(&(credential, digest)));
 }
@@ -193,7 +197,7 @@ async fn a_credential_is_revoked_once(f: Fixture) {
     assert!(f.store.live_credentials().await.unwrap().is_empty());
     let read = f.store.credential(credential.id).await.unwrap();
     assert_eq!(read, Some((revoked.clone(), digest)));
-    assert_eq!(f.store.credentials(all()).await.unwrap(), [revoked]);
+    assert_eq!(f.store.credentials(None, all()).await.unwrap(), [revoked]);
 }
 
 async fn there_is_one_first_credential(f: Fixture) {
@@ -407,7 +411,7 @@ async fn the_last_use_only_moves_forward_and_leaves_no_record(f: Fixture) {
     f.store.record_credential_uses(&[ids[1], nobody, ids[0]], Timestamp(20)).await.unwrap();
     f.store.record_credential_uses(&[ids[1]], Timestamp(10)).await.unwrap();
     f.store.record_credential_uses(&[ids[0]], Timestamp(30)).await.unwrap();
-    let listed = f.store.credentials(all()).await.unwrap();
+    let listed = f.store.credentials(None, all()).await.unwrap();
     let uses: Vec<_> = listed.iter().map(|credential| credential.last_use).collect();
     assert_eq!(uses, [Some(Timestamp(30)), Some(Timestamp(20)), None]);
     assert_eq!(f.position().await, before);

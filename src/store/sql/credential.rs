@@ -69,12 +69,19 @@ pub(super) async fn live(store: &Handle) -> Result<Vec<(Credential, Digest)>> {
     rows.into_iter().map(Row::read).collect()
 }
 
-pub(super) async fn list(store: &Handle, page: Page<CredentialId>) -> Result<Vec<Credential>> {
+pub(super) async fn list(
+    store: &Handle,
+    only: Option<AccountId>,
+    page: Page<CredentialId>,
+) -> Result<Vec<Credential>> {
     let mut query = QueryBuilder::new(SELECT);
     match page.after {
         Some(after) => query.push("credential_id > ").push_bind(after.0),
         None => query.push("1 = 1"),
     };
+    if let Some(only) = only {
+        query.push(" AND account_id = ").push_bind(only.0);
+    }
     query.push(" ORDER BY credential_id LIMIT ").push_bind(i64::from(page.limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(&store.read()).await?;
     rows.into_iter().map(|row| Ok(row.read()?.0)).collect()

@@ -532,8 +532,12 @@ impl CredentialStore for Handle {
         self.within(credential::set_of_settings(self, ctx, wanted)).await
     }
 
-    async fn credentials(&self, page: Page<CredentialId>) -> Result<Vec<Credential>> {
-        self.within(credential::list(self, page)).await
+    async fn credentials(
+        &self,
+        only: Option<AccountId>,
+        page: Page<CredentialId>,
+    ) -> Result<Vec<Credential>> {
+        self.within(credential::list(self, only, page)).await
     }
 
     async fn revoke_credential(

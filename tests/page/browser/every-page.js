@@ -33,6 +33,11 @@ module.exports = async (visit, setting, scene) => {
   await look(visit, `${token('nightly export')}/whitelist`);
   await look(visit, `${token('payments')}/delete`);
   await look(visit, `${token('payments')}/denials`);
+  await look(visit, `${token('payments')}/expire`, 'expire');
+  await visit.page.locator('[name=expires]').fill('30d');
+  await visit.press(/go on/i);
+  await visit.sound();
+  await visit.picture('expire-confirm');
   await look(visit, '/tokens/new', 'create');
   await look(visit, '/pending', 'pending');
   await look(visit, '/pending?type=DOWNGRADE');
@@ -47,6 +52,10 @@ module.exports = async (visit, setting, scene) => {
   await look(operator, '/pending');
   await look(operator, '/accounts', 'accounts');
   await look(operator, `/accounts/${scene.account}`, 'account');
+  await look(operator, `/accounts/${scene.account}/credentials`, 'account-credentials');
+  await look(operator, '/credentials', 'credentials');
+  const revoke = await operator.main().getByRole('link', { name: /revoke/i }).last().getAttribute('href');
+  await look(operator, revoke, 'credential-revoke');
   await look(operator, '/status', 'status');
 
   // On paper, and with very large letters, nothing is lost either.
