@@ -8,8 +8,9 @@ use portcullis::grpc::proto::{
     AccountState, CloseAccountRequest, CloseAccountResponse, CreateCredentialRequest,
     DeleteTokenRequest, GetAccountRequest, GetSelfRequest, GetTokenRequest, ImportToken,
     ImportTokensRequest, ListCredentialsRequest, ManageWhitelistRequest, Reason,
-    ReplaceTokenRequest, ResumeAccountRequest, RevokeSelfRequest, Role, SuspendAccountRequest,
-    TokenKind, TokenState, UpdateAccountRequest, UpdateCredentialRequest, UpdateTokenRequest,
+    ReplaceTokenRequest, ResumeAccountRequest, RevokeSelfRequest, Role, StreamAuthorizeRequest,
+    SuspendAccountRequest, TokenKind, TokenState, UpdateAccountRequest, UpdateCredentialRequest,
+    UpdateTokenRequest,
 };
 use prost_types::FieldMask;
 use tonic::{Code, Status};
@@ -290,6 +291,13 @@ async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
     // It ends at its expiry by itself, without another call.
     let pep = operator.with(&credential_secret);
     assert_eq!(reason(&pep, &secret).await, Reason::Allowed);
+    let ask = question(&secret, "192.0.2.1", "transactions.read");
+    let (send, items) = tokio::sync::mpsc::channel(1);
+    let item = StreamAuthorizeRequest { request: Some(ask.clone()) };
+    send.send(item.clone()).await.unwrap();
+    let items = tokio_stream::wrappers::ReceiverStream::new(items);
+    let mut answers = pep.authorization().stream_authorize(items).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
     let ttl = |millis: i32| prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 };
     let update = |id: &str, ttl| UpdateCredentialRequest {
         credential_id: id.to_owned(),
@@ -299,13 +307,15 @@ async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
     let ends = update(&gateway.credential_id, ttl(300));
     let ending = operator.credentials().update_credential(ends).await.unwrap().into_inner();
     assert!(ending.credential.unwrap().expire_time.is_some());
-    let ask = question(&secret, "192.0.2.1", "transactions.read");
     let refused = until_async(
         async || pep.authorization().authorize(ask.clone()).await.map(|_| ()),
         Result::is_err,
     )
     .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    // So does a stream that was opened before, with its next item.
+    send.send(item).await.unwrap();
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::Unauthenticated);
     let later = update(&gateway.credential_id, prost_types::Duration { seconds: 900, nanos: 0 });
     let later = operator.credentials().update_credential(later).await;
     assert_eq!(refusal(later), (Code::FailedPrecondition, "CREDENTIAL_EXPIRED".to_owned()));

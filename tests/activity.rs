@@ -96,7 +96,10 @@ async fn allowed_requests_are_seen_and_counted_and_nothing_else_is() {
 
     // The bearer is shown nothing of it, and asking is no use.
     let (open, bearer) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
-    ask(&operator, question(&bearer, "203.0.113.77", READ)).await;
+    // One without an address is counted, and leaves none.
+    for address in ["", "203.0.113.77"] {
+        assert_eq!(ask(&operator, question(&bearer, address, READ)).await, Decision::Allow);
+    }
     until_async(
         async || used_from(&operator, &open.token_id).await,
         |seen| *seen == ["203.0.113.77"],
@@ -104,7 +107,9 @@ async fn allowed_requests_are_seen_and_counted_and_nothing_else_is() {
     .await;
     let own = operator.with(&bearer).own().get_self(GetSelfRequest {}).await.unwrap().into_inner();
     assert!(!format!("{own:?}").contains("203.0.113.77"), "{own:?}");
-    assert_eq!(usage(&operator, &open.token_id).await, counts(&[(READ, 1)]));
+    let wanted = counts(&[(READ, 2)]);
+    until_async(async || usage(&operator, &open.token_id).await, |found| *found == wanted).await;
+    assert_eq!(used_from(&operator, &open.token_id).await, ["203.0.113.77"]);
 }
 
 /// Rule 12.5: also where the items of a batch are of one token, and where a token is used all the time.
@@ -303,6 +308,43 @@ async fn an_account_admin_sees_denials_of_the_own_account_only() {
     assert_eq!(all.iter().map(|row| &row.token_id).collect::<Vec<_>>(), [&tokens[0]]);
     assert_eq!(list(&other, "").await, []);
     assert_eq!(list("", &tokens[1]).await, []);
+}
+
+/// Rule 12.11, as `ListDenials` answers it.
+#[tokio::test]
+async fn what_goes_beyond_an_accounts_share_is_counted_as_unlisted() {
+    const TOKENS: usize = 40;
+    const ADDRESSES: usize = 25;
+    let server = quick(Setup::sqlite()).start();
+    let (operator, account) = stage(&server).await;
+    for _ in 0..TOKENS {
+        let (_, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
+        let request = |n| question(&secret, &format!("198.51.100.{n}"), READ);
+        let batch = BatchAuthorizeRequest { requests: (1..=ADDRESSES).map(request).collect() };
+        operator.authorization().batch_authorize(batch).await.unwrap();
+    }
+    let list =
+        ListDenialsRequest { account_id: account.clone(), page_size: 1_000, ..Default::default() };
+    let listed = until_async(
+        async || operator.tokens().list_denials(list.clone()).await.unwrap().into_inner(),
+        |listed| {
+            let counted: i64 = listed.denials.iter().map(|row| row.count).sum();
+            counted + listed.unlisted_count == (TOKENS * ADDRESSES) as i64
+        },
+    )
+    .await;
+    assert!(listed.unlisted_count > 0, "{listed:?}");
+    let mut rows = BTreeMap::new();
+    for row in &listed.denials {
+        *rows.entry((&row.token_id, row.hour.as_ref().unwrap().seconds)).or_insert(0) += 1;
+    }
+    // Twenty, and one for the others.
+    assert!(rows.values().all(|rows| *rows <= 21), "{rows:?}");
+    // An admin of another account learns nothing of it.
+    let other = operator.account().await.account_id;
+    let other = ListDenialsRequest { account_id: other, ..list };
+    let other = operator.tokens().list_denials(other).await.unwrap().into_inner();
+    assert_eq!((other.denials.len(), other.unlisted_count), (0, 0));
 }
 
 /// How long denials flood the server: `tests/long/run` has it last for minutes.

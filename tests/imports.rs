@@ -119,6 +119,8 @@ async fn a_secret_of_any_shape_is_found_by_its_digest_and_a_digest_is_none() {
         reason(&operator, "E92FB7EB-D882-47A4-A265-A0B6135DC842").await,
         Reason::TokenMalformed
     );
+    // Its digest says nothing of its length; a request with it is refused.
+    import(&operator, &account, vec![item(&"x".repeat(4_097))]).await;
     for stranger in ["", "secret-token:", &"x".repeat(4_095), &"x".repeat(4_097)] {
         assert_eq!(reason(&operator, stranger).await, Reason::TokenMalformed);
     }

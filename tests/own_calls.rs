@@ -19,6 +19,7 @@ use crate::replicas::stage::Stage;
 use crate::roles::plan_deletion;
 use crate::support::client::{Client, refusal};
 use crate::support::postgres;
+use crate::support::raw::Raw;
 use crate::support::server::{Server, Setup, random_credential};
 use crate::support::wait::until_async;
 
@@ -195,6 +196,26 @@ async fn calls_that_wait_are_bounded_by_address_also_once_their_callers_have_gon
     )
     .await;
     assert_eq!(revoked.unwrap_err().code(), Code::Unauthenticated);
+}
+
+/// Rule 11.20.
+#[tokio::test]
+async fn a_request_has_at_most_one_kibibyte() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (_, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    let raw = Raw::connect(server.grpc()).await;
+    let bearer = format!("Bearer {secret}");
+    // A field that the message does not have: its tag, its length in two bytes, and the rest.
+    let message = |length: usize| {
+        let rest = length - 3;
+        [vec![15 << 3 | 2, (rest & 0x7f) as u8 | 0x80, (rest >> 7) as u8], vec![0; rest]].concat()
+    };
+    let path = "/portcullis.v1.SelfService/GetSelf";
+    raw.call(path, Some(&bearer), message(1 << 10)).await.unwrap();
+    let refused = raw.call(path, Some(&bearer), message((1 << 10) + 1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
 }
 
 /// Rule 11.21.

@@ -9,16 +9,18 @@
 )]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use portcullis::grpc::proto::{
-    DeleteTokenRequest, GetTokenRequest, ListTokensRequest, Reason, ReplaceTokenRequest,
-    ReplaceTokenResponse, Token, TokenKind, TokenState,
+    CreateTokenRequest, DeleteTokenRequest, GetTokenRequest, ListTokensRequest, Reason,
+    ReplaceTokenRequest, ReplaceTokenResponse, Token, TokenKind, TokenState,
 };
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::replicas::stage::Stage;
 use crate::support::client::{Client, question};
 use crate::support::postgres;
 use crate::support::server::Setup;
@@ -122,6 +124,43 @@ async fn a_token_is_replaced_without_an_outage() {
     assert_eq!(ask(&operator, &replaced.secret, READ).await, Reason::TokenExpired);
     assert_eq!(ask(&operator, &newest.secret, READ).await, Reason::Allowed);
     assert_eq!(newest.replaced_token.unwrap().state(), TokenState::Expired);
+}
+
+/// Rule 11.33 of docs/policy.md: beside a replica that acknowledges nothing until its lease is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_waits_where_the_old_token_may_end_before_every_replica_knows() {
+    let lease = Duration::from_secs(8);
+    let stage = Stage::leased(lease, 2, |_, setup| setup).await;
+    let operator = &stage.clients[0];
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        tokens.push(stage.token(0).await.0.token_id);
+    }
+    let expiring = CreateTokenRequest {
+        account_id: stage.account.clone(),
+        name: "expiring".to_owned(),
+        kind: TokenKind::ReadOnly.into(),
+        ttl: seconds(3_600),
+        ..Default::default()
+    };
+    let expiring = operator.tokens().create_token(expiring).await.unwrap().into_inner();
+    let expiring = expiring.token.unwrap();
+
+    stage.cut(1, true);
+    // A day is longer than the lease: no wait.
+    let replaced = replace(operator, request(&tokens[0])).await.unwrap();
+    assert!(!replaced.propagation.unwrap().complete, "it waited for the other replica");
+    let old = replaced.replaced_token.unwrap();
+    let created = replaced.token.unwrap().create_time.unwrap().seconds;
+    assert_eq!(old.expire_time.unwrap().seconds, created + 86_400);
+    let no_wait = ReplaceTokenRequest { overlap: seconds(0), no_wait: true, ..request(&tokens[1]) };
+    assert!(!replace(operator, no_wait).await.unwrap().propagation.unwrap().complete);
+    // The expiry that it has is nearer than the end of the overlap.
+    let replaced = replace(operator, request(&expiring.token_id)).await.unwrap();
+    assert_eq!(replaced.replaced_token.unwrap().expire_time, expiring.expire_time);
+    // Shorter than the lease: the answer comes when that is over.
+    let short = ReplaceTokenRequest { overlap: seconds(1), ..request(&tokens[2]) };
+    assert!(replace(operator, short).await.unwrap().propagation.unwrap().complete);
 }
 
 /// Rules 11.30 to 11.33 of docs/policy.md.

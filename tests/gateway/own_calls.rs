@@ -5,8 +5,9 @@
 use portcullis::grpc::proto::{ClientSource, TokenKind};
 use sqlx::{Connection as _, PgConnection};
 
-use super::http1::Answer;
+use super::http1::{Answer, Connection};
 use super::stage::{INSIDE, OUTSIDE, Stage, bearer};
+use crate::support::client::Client;
 use crate::support::postgres;
 use crate::support::server::Setup;
 use crate::support::wait::until;
@@ -155,4 +156,23 @@ async fn failures_are_limited_by_the_address_that_the_gateway_names() {
     assert_eq!(limited.header("retry-after"), Some("300"));
     assert_eq!(refused(&ask("x", INSIDE)), unknown);
     assert_eq!(ask(&stage.reader, OUTSIDE).status, 200);
+}
+
+/// Rule 11.24.
+#[tokio::test(flavor = "multi_thread")]
+async fn development_server_reads_the_bearer_s_address_from_the_header_or_takes_the_peer_s() {
+    let server = Setup::sqlite().without_operator().switch("--dev").start();
+    let anyone = Client::connect(server.grpc(), "x").await.anonymous();
+    let account = anyone.account().await.account_id;
+    let (_, inside) = anyone.token(&account, TokenKind::ReadWrite, &[], &[INSIDE]).await;
+    let (_, here) = anyone.token(&account, TokenKind::ReadWrite, &[], &["127.0.0.1"]).await;
+    let status = |secret: &str, forwarded: Option<&str>| {
+        let authorization = bearer(secret);
+        let mut headers = vec![("Authorization", &*authorization)];
+        headers.extend(forwarded.map(|address| ("X-Forwarded-For", address)));
+        Connection::open(server.gateway()).send("GET", "/self", &headers, "").status
+    };
+    assert_eq!((status(&inside, Some(INSIDE)), status(&inside, Some(OUTSIDE))), (200, 403));
+    assert_eq!((status(&inside, None), status(&here, None)), (403, 200));
+    assert_eq!(status(&here, Some(INSIDE)), 403);
 }

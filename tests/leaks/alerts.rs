@@ -1,7 +1,7 @@
 //! Signed alerts of a publisher: over real HTTP, with keys made for the test, which a real HTTP server publishes.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -10,6 +10,7 @@ use portcullis::grpc::proto::{Reason, TokenKind};
 use portcullis::secret::{digest, hex};
 use rcgen::{KeyPair, SigningKey as _};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use super::key_server::KeyServer;
 use crate::replicas::stage::Stage;
@@ -330,10 +331,18 @@ async fn bodies_are_bounded_and_what_is_no_list_of_alerts_changes_nothing() {
     assert_eq!(reason(&operator, &secret).await, Reason::Allowed);
 
     // What one address withholds takes its places, not those of others.
-    let slow: Vec<_> = (0..4).map(|_| unfinished(&server)).collect();
+    let slow: Vec<_> = (0..4).map(|_| unfinished(&server, "127.0.0.1", "")).collect();
     wait::until(|| publisher.send(&mut http, "[]").status, |status| *status == 503);
     publisher.send(&mut http.from("127.0.0.2"), &whole(1 << 20)).says(200);
     assert_eq!(reason(&operator, &secret).await, Reason::TokenRevokedLeaked);
+    // All places of 16 are taken, and given back when their connections end.
+    let others = ["127.0.0.3", "127.0.0.4", "127.0.0.5"];
+    let more: Vec<_> =
+        others.iter().flat_map(|from| (0..4).map(|_| unfinished(&server, from, ""))).collect();
+    let mut other = http.from("127.0.0.2");
+    wait::until(|| publisher.send(&mut other, "[]").status, |status| *status == 503);
+    drop(more);
+    wait::until(|| publisher.send(&mut other, "[]").status, |status| *status == 200);
     for mut stream in slow {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut answer = String::new();
@@ -343,10 +352,40 @@ async fn bodies_are_bounded_and_what_is_no_list_of_alerts_changes_nothing() {
     publisher.send(&mut http, "[]").says(200);
 }
 
-/// A request whose body does not come.
-fn unfinished(server: &Server) -> TcpStream {
-    let mut stream = TcpStream::connect(server.http()).unwrap();
-    let head = format!("POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n[");
+/// Rule 11.59: behind a trusted proxy the places are those of the address that it names.
+#[test]
+fn one_ipv6_network_behind_a_trusted_proxy_has_four_places() {
+    let publisher = Publisher::new("one");
+    let published = KeyServer::start(&keys(&[&publisher]));
+    let server = Setup::sqlite()
+        .flag("--leak-keys", published.url())
+        .flag("--trusted-proxy", "127.0.0.1")
+        .start();
+    let slow: Vec<_> = (1..=4)
+        .map(|n| unfinished(&server, "127.0.0.1", &format!("x-forwarded-for: 2001:db8::{n}\r\n")))
+        .collect();
+    let mut http = Http::new(&server);
+    let mut send = |address: &str| {
+        let signature = publisher.sign("[]");
+        let headers =
+            [(ID, &*publisher.id), (SIGNATURE, &*signature), ("x-forwarded-for", address)];
+        post(&mut http, &headers, "[]").status
+    };
+    wait::until(|| send("2001:db8::5"), |status| *status == 503);
+    assert_eq!(send("2001:db8:0:1::1"), 200);
+    drop(slow);
+    wait::until(|| send("2001:db8::5"), |status| *status == 200);
+}
+
+/// A request from this address with these headers, whose body does not come.
+fn unfinished(server: &Server, from: &str, headers: &str) -> TcpStream {
+    let from: SocketAddr = format!("{from}:0").parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&from.into()).unwrap();
+    socket.connect(&server.http().into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    let head =
+        format!("POST {PATH} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: 9\r\n\r\n[");
     stream.write_all(head.as_bytes()).unwrap();
     stream
 }

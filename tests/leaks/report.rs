@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use portcullis::grpc::proto::{
     DeleteTokenRequest, GetSelfRequest, GetTokenRequest, LeakReportOutcome as Outcome,
-    LeakReportResult, Reason, ReportLeakedTokensRequest, ReportLeakedTokensResponse, Role,
-    TokenKind, TokenState,
+    LeakReportResult, ListPendingActionsRequest, Reason, ReportLeakedTokensRequest,
+    ReportLeakedTokensResponse, Role, TokenKind, TokenState,
 };
 use portcullis::secret::digest;
 use tonic::{Code, Status};
 
 use crate::replicas::stage::Stage;
+use crate::roles::plan_deletion;
 use crate::support::calls::{credential, position};
 use crate::support::client::{Client, reason};
 use crate::support::command::Shell;
+use crate::support::postgres;
 use crate::support::server::Setup;
 use crate::support::smtp::Sink;
 use crate::support::wait::until;
@@ -35,6 +37,29 @@ async fn report(
 
 fn outcomes(answer: &ReportLeakedTokensResponse) -> Vec<Outcome> {
     answer.results.iter().map(LeakReportResult::outcome).collect()
+}
+
+/// Rule 11.50.
+#[tokio::test]
+async fn what_was_announced_for_a_leaked_token_is_withdrawn() {
+    let url = postgres::database();
+    let server = Setup::postgres(&url).start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (token, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    plan_deletion(&url, &account, &token.token_id).await;
+    let pending = async || {
+        let list =
+            ListPendingActionsRequest { token_id: token.token_id.clone(), ..Default::default() };
+        let listed = operator.tokens().list_pending_actions(list).await.unwrap().into_inner();
+        let get = GetTokenRequest { token_id: token.token_id.clone() };
+        let shown = operator.tokens().get_token(get).await.unwrap().into_inner().token.unwrap();
+        (listed.pending_actions.len(), shown.pending_actions.len())
+    };
+    assert_eq!(pending().await, (1, 1));
+    assert_eq!(outcomes(&report(&operator, &[&secret], &[]).await.unwrap()), [Outcome::Revoked]);
+    assert_eq!(pending().await, (0, 0));
+    assert_eq!(reason(&operator, &secret).await, Reason::TokenRevokedLeaked);
 }
 
 /// Rules 11.50 and 11.55.
