@@ -156,6 +156,7 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
         writes,
         cache: cache.clone(),
         usage: Arc::new(usage),
+        decision_log: None,
         status: Arc::new(status),
         mailbox: None,
         clock,
@@ -359,7 +360,7 @@ fn main() {
                 dry_run: true,
                 at_least_as_fresh: 0,
             };
-            let context = services.decision_context().expect("a lease");
+            let context = services.decision_context(None).expect("a lease");
             let decision = context.evaluate(&question).expect("valid").expect("in memory");
             assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);
         });
@@ -380,7 +381,7 @@ fn main() {
                     })
                 })
                 .collect();
-            let context = services.decision_context().expect("a lease");
+            let context = services.decision_context(None).expect("a lease");
             context.evaluate_batch(&questions, |_, evaluated| {
                 let decision = evaluated.as_ref().expect("valid").expect("in memory");
                 assert_eq!(decision.verdict.reason(), decide::Reason::Allowed);

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod certificates;
+mod decision_log;
 mod demo;
 mod process;
 
@@ -24,6 +25,7 @@ use crate::config::server::{
     FirstCredentialArgs, LeakKeys, LeakSettings, ListenSetting, MailSettings, MigrateArgs,
     RelaySettings, ServeArgs, ServeSettings, StoreSettings, TlsFiles,
 };
+use crate::decision_log::OpenedLog;
 use crate::gateway::Interfaces;
 use crate::gateway::request::OverrideHeaders;
 use crate::grpc::connections::ConnectionLimits;
@@ -232,9 +234,10 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         }
     };
 
+    let opened_log = settings.decision_log.as_ref().map(decision_log::open).transpose()?;
     let store = open(&settings.store, "portcullis serve").await?;
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
-    let process = Process { settings: &settings, addresses: &addresses, mailbox };
+    let process = Process { settings: &settings, addresses: &addresses, mailbox, opened_log };
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = ConnectionLimits {
@@ -372,6 +375,8 @@ struct Process<'a> {
     addresses: &'a Addresses,
     /// Where mails go instead of to a mail server.
     mailbox: Option<Arc<Mailbox>>,
+    /// The decision log, where there is one.
+    opened_log: Option<OpenedLog>,
 }
 
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
@@ -381,7 +386,7 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Process { settings, addresses, mailbox } = process;
+    let Process { settings, addresses, mailbox, opened_log } = process;
     // A supervisor that reads that this is ready may stop it at once, and that is an orderly end too.
     let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
@@ -427,12 +432,16 @@ async fn serve_store(
         Handle::current(),
     ));
     let status = Arc::new(LifecycleStatus::new(store.clone(), clock.clone(), metrics.clone()));
+    let decision_log = opened_log
+        .map(|opened| decision_log::start(opened, clock.clone(), metrics.clone(), &stop))
+        .transpose()?;
     let parts = Dependencies {
         store: store.clone(),
         cache,
         replicas: replicas.clone(),
         writes,
         usage: usage.clone(),
+        decision_log: decision_log.clone(),
         status,
         clock: clock.clone(),
         metrics,
@@ -519,6 +528,9 @@ async fn serve_store(
     usage.finish().await;
     credential_uses.finish().await;
     // What was under way has ended: nothing is decided any more.
+    if let Some(log) = &decision_log {
+        log.finish().await;
+    }
     left.cancel();
     replicas.leave().await;
     served

@@ -20,6 +20,7 @@
 //!   have propagated to all of them.
 //! - [`writes`]: how everything above the store changes it: commit, and make memory follow.
 //! - [`usage`]: what was used, merged in memory and written behind.
+//! - [`decision_log`]: a line for each denial and for a share of the allows, written by a thread of its own.
 //! - [`mail`]: the notifications to admins, and the relay that carries them; it stands beside the store.
 //! - [`lifecycle`]: what downgrades and deletes unused tokens: the sweeper, the outbox, and their status.
 //! - [`service`]: the use cases, one method a call, and who may make it.
@@ -53,7 +54,7 @@
 //! - Facts are cached, decisions never. Once a change is answered, no decision rests on what was
 //!   before it, on any replica; one whose lease ran out decides nothing.
 //! - A decision on a token in the near cache waits for nothing and changes no thread. The one lock that it may take, to
-//!   note a use or a denial, is taken for a moment, and rarely.
+//!   note a use or a denial, is taken for a moment, and rarely. Logging it waits for no lock.
 //! - A change is one transaction with its audit event and its change record.
 //! - A page changes nothing but what a form of a live session asks for; what people chose is text there.
 //! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that
@@ -66,6 +67,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod decision_log;
 pub mod failpoint;
 pub mod gateway;
 pub mod grpc;

@@ -166,6 +166,26 @@ pub fn peek_id(text: &[u8], opens: SecretKind) -> Option<Uuid> {
     Some(Uuid::from_u128(read_base62(&body[KEY..KEY + ID])?))
 }
 
+/// Whether a secret that was made here may stand in `text`, or the beginning of one: for texts that clients choose and
+/// that are kept.
+pub fn resembles_secret(text: &str) -> bool {
+    /// Digits of a secret that are enough to take a text for one.
+    const DIGITS: usize = 8;
+    let bytes = text.as_bytes();
+    let begins = |at: usize| {
+        let marks = [SecretKind::Token, SecretKind::Credential].map(SecretKind::letter);
+        let is_middle =
+            matches!(bytes[at..], [b'_', letter, b'1', b'_', ..] if marks.contains(&letter));
+        let digits =
+            bytes[at..].iter().skip(MIDDLE).take_while(|byte| byte.is_ascii_alphanumeric());
+        let before = at.checked_sub(1).map(|before| bytes[before]);
+        is_middle
+            && before.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            && digits.take(DIGITS).count() == DIGITS
+    };
+    bytes.iter().enumerate().any(|(at, &byte)| byte == b'_' && begins(at))
+}
+
 /// The prefix and the digits of a text that begins as a secret does.
 fn split(text: &[u8], opens: SecretKind) -> Option<(&[u8], &[u8])> {
     let prefix = text.len().checked_sub(MIDDLE + BODY)?;

@@ -79,6 +79,25 @@ impl Signals {
     }
 }
 
+/// SIGHUP, caught from when this is made: it asks for files to be opened anew, and would end the process by itself.
+#[derive(Debug)]
+pub struct Hangup(Signal);
+
+impl Hangup {
+    /// Catches it from now on.
+    ///
+    /// # Errors
+    /// The system refuses to hand out signals.
+    pub fn catch() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for one. Several that come before anybody waits are one.
+    pub async fn next(&mut self) {
+        let _ = self.0.recv().await;
+    }
+}
+
 /// The signals that are ignored, caught from when this is made: by themselves they would end the process
 /// without draining.
 #[derive(Debug)]

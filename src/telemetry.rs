@@ -89,6 +89,34 @@ struct TypeLabels {
     r#type: &'static str,
 }
 
+/// Why a record of the decision log was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// The queue was full.
+    Queue,
+    /// Its account, or unknown tokens, had used up their share.
+    Share,
+    /// The log could not be written.
+    Disk,
+}
+
+impl Dropped {
+    /// Every cause with its stable word.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Queue, "queue"), (Self::Share, "share"), (Self::Disk, "disk")];
+
+    /// Its stable word.
+    pub fn word(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+/// The labels of what the decision log dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
 fn gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -166,6 +194,13 @@ pub struct Metrics {
     leak_reports: Family<OutcomeLabels, Counter>,
     leak_alerts: Family<OutcomeLabels, Counter>,
     leak_key_fetches: Family<OutcomeLabels, Counter>,
+    /// Lines that were written to the decision log.
+    pub decision_log_lines: Counter,
+    /// Attempts to open or write the decision log that failed.
+    pub decision_log_failures: Counter,
+    /// In the order of [`Dropped::ALL`]: a family would take a lock for each decision that is dropped.
+    decision_log_dropped: [Counter; Dropped::ALL.len()],
+    decision_log_size: Gauge,
 }
 
 impl Default for Metrics {
@@ -220,6 +255,10 @@ impl Metrics {
             leak_reports: Family::default(),
             leak_alerts: Family::default(),
             leak_key_fetches: Family::default(),
+            decision_log_lines: Counter::default(),
+            decision_log_failures: Counter::default(),
+            decision_log_dropped: Default::default(),
+            decision_log_size: Gauge::default(),
             registry: Registry::with_prefix("portcullis"),
         };
         metrics.registered()
@@ -310,6 +349,12 @@ impl Metrics {
                 "Attempts to sign in to the management page that failed",
                 &self.sign_in_failures,
             ),
+            ("decision_log_lines", "Lines of the decision log", &self.decision_log_lines),
+            (
+                "decision_log_failures",
+                "Attempts to open or write the decision log that failed",
+                &self.decision_log_failures,
+            ),
         ] {
             r.register(name, help, counter.clone());
         }
@@ -383,7 +428,32 @@ impl Metrics {
         ] {
             r.register(name, help, family.clone());
         }
+        let dropped = Family::<CauseLabels, Counter>::default();
+        for ((_, cause), counter) in Dropped::ALL.into_iter().zip(&mut self.decision_log_dropped) {
+            *counter = dropped.get_or_create_owned(&CauseLabels { cause });
+        }
+        r.register(
+            "decision_log_dropped",
+            "Decisions that are not in the decision log, by cause",
+            dropped,
+        );
+        r.register_with_unit(
+            "decision_log_size",
+            "Size of the files of the decision log",
+            Unit::Bytes,
+            self.decision_log_size.clone(),
+        );
         self
+    }
+
+    /// Counts records that the decision log dropped.
+    pub fn decision_log_dropped(&self, cause: Dropped, count: u64) {
+        self.decision_log_dropped[cause as usize].inc_by(count);
+    }
+
+    /// Shows how many bytes the files of the decision log have.
+    pub fn decision_log_size(&self, bytes: u64) {
+        self.decision_log_size.set(gauge(bytes));
     }
 
     /// Counts a decision.

@@ -540,7 +540,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
         let mut texts = texts;
         texts.rotate_left(turn);
         let questions = texts.map(|(text, _)| Ok(asked(text)));
-        let context = services.decision_context().unwrap();
+        let context = services.decision_context(None).unwrap();
         let mut reasons = Vec::new();
         context.evaluate_batch(&questions, |_, evaluated| {
             reasons.push(evaluated.as_ref().unwrap().unwrap().verdict.reason());

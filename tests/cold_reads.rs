@@ -238,7 +238,7 @@ async fn a_read_that_outlives_the_lease_decides_nothing() {
     // The token is in memory now, and neither one question nor many are decided from there.
     let services = &stage.services;
     let question = stage.question();
-    assert!(services.decision_context().is_none());
+    assert!(services.decision_context(None).is_none());
     undecided(decisions::reason(services, &question).await);
 }
 

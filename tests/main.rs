@@ -14,6 +14,7 @@ mod clients;
 mod cold_reads;
 mod configuration;
 mod crash;
+mod decision_log;
 mod decision_matrix;
 mod envoy;
 mod exhaustion;

@@ -22,6 +22,7 @@ use portcullis::grpc::proto::{
 use portcullis::policy::id::read_base62;
 use portcullis::secret::{KeyRing, ParsedSecret, SecretKey, SecretKind};
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use uuid::Uuid;
@@ -141,7 +142,9 @@ fn the_search_finds_what_is_planted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_gets_out_on_sqlite() {
     let (mut secrets, mut outputs) = (Secrets::default(), Outputs::default());
-    let mut server = Setup::sqlite().log("trace").start();
+    let logged = TempDir::new().unwrap();
+    let setup = Setup::sqlite().log("trace").flag("--decision-log", logged.path().join("log"));
+    let mut server = setup.flag("--decision-log-allows", "1").start();
     story(&server, &mut secrets, &mut outputs).await;
     // While it runs, the log of the database is full; afterwards, all is in one file.
     outputs.add_files(&server.data_dir());
@@ -150,6 +153,8 @@ async fn no_secret_gets_out_on_sqlite() {
     server.restart();
     assert!(server.terminate().success());
     outputs.add_files(&server.data_dir());
+    outputs.add_files(logged.path());
+    assert!(outputs.0.iter().any(|(what, bytes)| what == "file log" && bytes.len() > 4_096));
     assert!(outputs.0.iter().any(|(what, bytes)| what.ends_with("-wal") && bytes.len() > 4_096));
     finish(&server, &secrets, outputs);
 }

@@ -10,6 +10,7 @@ mod catalog;
 mod check;
 mod connect;
 mod credential;
+mod decisions;
 mod denials;
 mod doctor;
 mod failure;
@@ -135,6 +136,16 @@ pub enum ClientCommand {
     ///   portcullis denials --token tok_... --output json
     #[command(verbatim_doc_comment)]
     Denials(denials::DenialsArgs),
+    /// Filter and follow a decision log on this host
+    ///
+    /// Reads the file that a server logs decisions to (--decision-log), and before it those that it was rotated to. The
+    /// oldest comes first. With --output json each line is printed as it stands in the file. No server is asked.
+    ///
+    /// Examples:
+    ///   portcullis decisions decisions.jsonl --token tok_... --decision deny --limit 20
+    ///   portcullis decisions decisions.jsonl --address 192.0.2.0/24 --follow --output json
+    #[command(verbatim_doc_comment)]
+    Decisions(decisions::DecisionsArgs),
     /// Ask whether a token may do something, without counting it as use
     ///
     /// The token's secret has no flag, since `ps` shows flags. It is read from PORTCULLIS_TOKEN, a file,
@@ -165,6 +176,7 @@ impl ClientCommand {
             Self::Pending(args) => args.common.output.format,
             Self::Audit(args) => args.common.output.format,
             Self::Denials(args) => args.common.output.format,
+            Self::Decisions(args) => args.output.format,
             Self::Check(args) => args.common.output.format,
             Self::Doctor(args) => args.format(),
             Self::Version(args) => args.output.format,
@@ -221,6 +233,7 @@ where
         ClientCommand::Pending(args) => pending::run(args).await?,
         ClientCommand::Audit(args) => audit::run(args).await?,
         ClientCommand::Denials(args) => denials::run(args).await?,
+        ClientCommand::Decisions(args) => decisions::run(&args).await?,
         ClientCommand::Check(args) => return check::run(args).await,
         ClientCommand::Doctor(args) => return doctor::run(args).await,
         ClientCommand::Version(args) => version::run(&args)?,
@@ -319,6 +332,11 @@ mod tests {
             ("portcullis audit --since yesterday", "RFC 3339"),
             ("portcullis token list --timeout 10", "has no unit after 10"),
             ("portcullis token list --limit 0", "--limit"),
+            ("portcullis decisions x --limit 0", "--limit"),
+            ("portcullis decisions x --address 192.0.2", "is not an address or a range"),
+            ("portcullis decisions x --token acc_1", "is no token id"),
+            ("portcullis decisions x --reason DENIED", "is no reason"),
+            ("portcullis decisions - --follow --decision no", "[possible values: allow, deny]"),
             ("portcullis credential create --role account-admin", "--account"),
         ] {
             let error = parse(line).unwrap_err();

@@ -2,6 +2,7 @@
 //! and a credential. A secret never has a flag, since `ps` shows flags: it comes from a variable or
 //! a file, and stands in a `SecretString` from then on.
 
+mod decisions;
 mod output;
 mod secret;
 
@@ -18,6 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::pem;
 use crate::policy::duration;
 use crate::policy::text::in_quotes;
+pub use decisions::DecisionFileArgs;
 pub use output::{Format, OutputArgs};
 pub use secret::{Credential, OPERATOR_CREDENTIAL_FILE, TokenArgs, without_line_end};
 use secret::{SecretVariables, operator_credential};

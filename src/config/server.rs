@@ -3,6 +3,7 @@
 //! (docs/policy.md, rule 7.9).
 
 mod catalog;
+mod decision_log;
 mod errors;
 mod gateway;
 mod leaks;
@@ -24,6 +25,7 @@ use crate::policy::text;
 use crate::secret::{Digest, Prefix, digest};
 use crate::telemetry::LogFormat;
 pub use catalog::BUILT_IN_CATALOG;
+pub use decision_log::{DecisionLogArgs, DecisionLogSettings, DecisionLogTarget};
 use errors::ConfigErrors;
 pub use errors::InvalidSettings;
 pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
@@ -186,6 +188,8 @@ pub struct ServeArgs {
     page: PageArgs,
     #[command(flatten)]
     leaks: LeakArgs,
+    #[command(flatten)]
+    decision_log: DecisionLogArgs,
     /// Format of the log lines on standard error: text or json [default: text on a terminal, else json]
     #[arg(
         long,
@@ -275,6 +279,8 @@ pub struct ServeSettings {
     pub page: PageSettings,
     /// Whose alerts about leaked secrets are received; `None` for nobody's.
     pub leaks: Option<LeakSettings>,
+    /// Where decisions are logged; `None` for nowhere.
+    pub decision_log: Option<DecisionLogSettings>,
     /// How log lines are written; `None` to decide by the terminal.
     pub log_format: Option<LogFormat>,
     /// How much is logged.
@@ -390,6 +396,7 @@ impl ServeArgs {
         let mail = self.mail.resolve(&mut errors);
         let page = self.page.resolve(&limits, &mut errors);
         let leaks = self.leaks.resolve(&mut errors);
+        let decision_log = self.decision_log.resolve(&mut errors);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),
@@ -423,6 +430,7 @@ impl ServeArgs {
                 mail: mail?,
                 page: page?,
                 leaks: leaks?,
+                decision_log: decision_log?,
                 log_format,
                 log_level: log_level?,
             })

@@ -9,6 +9,7 @@ use http::header::GetAll;
 use crate::model::Role;
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::client_source::ClientSource;
+use crate::policy::id::CredentialId;
 use crate::secret::{self, Digest};
 use crate::service::Services;
 
@@ -38,6 +39,15 @@ pub enum CallerError {
     /// It is one of another role.
     #[error("The gateway's credential has another role than pep: create one of that role for it.")]
     WrongRole,
+}
+
+/// A gateway that was identified.
+#[derive(Debug, Clone)]
+pub struct Identified {
+    /// Where its clients are read from.
+    pub source: Arc<ClientSource>,
+    /// Its credential; `None` where none is needed.
+    pub credential: Option<CredentialId>,
 }
 
 /// What a caller presented, to be looked up, and looked up again once this replica may decide.
@@ -82,14 +92,17 @@ impl Presented {
         Ok(Self { digest: Some(secret::digest(secret)), certificate })
     }
 
-    /// Where the caller's clients are read from, as far as this replica knows now.
+    /// Who the caller is, as far as this replica knows now.
     ///
     /// # Errors
     /// Where the credential is not valid or not one of a gateway.
-    pub fn client_source(&self, services: &Services) -> Result<Arc<ClientSource>, CallerError> {
+    pub fn gateway(&self, services: &Services) -> Result<Identified, CallerError> {
         let bound = |certificate| services.gateway_principal_by_certificate(certificate);
         let gateway = match (&self.digest, &self.certificate) {
-            (None, None) => return Ok(Arc::new(ClientSource::development())),
+            (None, None) => {
+                let source = Arc::new(ClientSource::development());
+                return Ok(Identified { source, credential: None });
+            }
             (None, Some(certificate)) => {
                 bound(certificate).ok_or(CallerError::UnboundCertificate)?
             }
@@ -103,7 +116,10 @@ impl Presented {
             }
         };
         match gateway.principal.role {
-            Role::Pep => Ok(gateway.client_source),
+            Role::Pep => Ok(Identified {
+                source: gateway.client_source,
+                credential: Some(gateway.principal.id),
+            }),
             Role::Operator | Role::AccountAdmin(_) => Err(CallerError::WrongRole),
         }
     }

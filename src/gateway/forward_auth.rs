@@ -9,15 +9,16 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, Origin};
 use super::body::{AnswerBody, discard};
-use super::caller::Presented;
+use super::caller::{Identified, Presented};
 use super::request::{Reader, Target, token_header};
 use super::{
     CREDENTIAL, DEADLINE, HttpAnswer, Interface, Interfaces, PeerIdentity, Unidentified, in_time,
     no_store, problem, undecided,
 };
 use crate::policy::client_source::ClientSource;
+use crate::policy::decide::Decision;
 use crate::service::Result;
-use crate::service::decisions::{AuthorizeInput, RequestedOperation};
+use crate::service::decisions::{AuthorizeInput, Call, RequestedOperation};
 
 /// The path of forward auth, for any method.
 pub(super) const FORWARD_AUTH: &str = "/forward-auth";
@@ -42,11 +43,10 @@ impl Interfaces {
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
         discard(&head.headers, body).await;
-        // nginx answers its client 500 then, the others pass it on: none of them lets the request pass.
-        let none = StatusCode::SERVICE_UNAVAILABLE;
+        let interface = Interface::ForwardAuth;
         let (answer, _) =
-            self.ask(&head.headers, peer, Target::Headers, DEADLINE, none, known).await;
-        self.http_answer(Interface::ForwardAuth, &answer)
+            self.ask(interface, &head.headers, peer, Target::Headers, DEADLINE, known).await;
+        self.http_answer(interface, &answer)
     }
 
     pub(super) async fn ext_authz(
@@ -66,10 +66,9 @@ impl Interfaces {
         }
         let target = Target::Own { method: head.method.as_str().as_bytes(), path: path.as_bytes() };
         let limit = envoy_timeout(&head.headers).unwrap_or(self.settings.check_timeout);
-        // A 5xx counts as an error, and Envoy may let requests pass then.
-        let none = StatusCode::FORBIDDEN;
-        let (answer, source) = self.ask(&head.headers, peer, target, limit, none, known).await;
-        let mut response = self.http_answer(Interface::ExtAuthz, &answer);
+        let interface = Interface::ExtAuthz;
+        let (answer, source) = self.ask(interface, &head.headers, peer, target, limit, known).await;
+        let mut response = self.http_answer(interface, &answer);
         // Rule 9.3 of docs/policy.md. Other gateways know no way to say it, so their configuration does.
         if let Some(source) = source.filter(|source| answer.is_allow() && !source.forward_token)
             && let Ok(name) = HeaderValue::from_str(token_header(&source))
@@ -79,15 +78,14 @@ impl Interfaces {
         response
     }
 
-    /// Decides on the request that `headers` describe, for the caller whose client source is with the answer. `none`
-    /// is the status without a decision.
+    /// Decides on the request that `headers` describe, for the caller whose client source is with the answer.
     async fn ask(
         &self,
+        interface: Interface,
         headers: &HeaderMap,
         peer: PeerIdentity,
         target: Target<'_>,
         limit: Duration,
-        none: StatusCode,
         known: impl Fn() + Send,
     ) -> (Answer, Option<Arc<ClientSource>>) {
         let presented = Presented::read(
@@ -95,10 +93,13 @@ impl Interfaces {
             peer.certificate,
             self.settings.development,
         );
+        let none = status_without_decision(interface);
         let asked = in_time(limit, async {
             match self.identify(presented, known).await {
-                Ok(source) => {
-                    let answer = self.decide_on(headers, target, &source, none).await?;
+                Ok(Identified { source, credential }) => {
+                    let call = self.logged_call(interface, credential, headers);
+                    let call = call.as_deref();
+                    let answer = self.decide_on(headers, target, &source, none, call).await?;
                     Ok((answer, Some(source)))
                 }
                 Err(Unidentified::Caller(error)) => {
@@ -116,6 +117,7 @@ impl Interfaces {
         target: Target<'_>,
         source: &ClientSource,
         none: StatusCode,
+        call: Option<&Call>,
     ) -> Result<Answer> {
         let reader = Reader { source, overrides: &self.settings.overrides, peer: None };
         let all = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -137,8 +139,9 @@ impl Interfaces {
         };
         let calendar = || self.services.calendar();
         let origin = Origin::Gateway(source);
-        self.decide(&input, |decision| Answer::decided(decision, &client.token, origin, calendar))
-            .await
+        let answer =
+            |decision: &Decision<'_>| Answer::decided(decision, &client.token, origin, calendar);
+        self.decide(&input, call, answer).await
     }
 
     fn http_answer(&self, interface: Interface, answer: &Answer) -> HttpAnswer {
@@ -150,6 +153,16 @@ impl Interfaces {
         response.headers_mut().extend(answer.headers());
         no_store(response.headers_mut());
         response
+    }
+}
+
+/// The status of an answer without a decision.
+fn status_without_decision(interface: Interface) -> StatusCode {
+    match interface {
+        // A 5xx counts as an error, and Envoy may let requests pass then.
+        Interface::ExtAuthz => StatusCode::FORBIDDEN,
+        // nginx answers its client 500 then, the others pass it on: none of them lets the request pass.
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

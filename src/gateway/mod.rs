@@ -30,18 +30,22 @@ use serde_json::Value;
 
 use self::answer::Answer;
 use self::body::{AnswerBody, Bodies};
-use self::caller::{CallerError, Presented};
+use self::caller::{CallerError, Identified, Presented};
 pub use self::listener::{CONNECTIONS, serve};
 use self::request::OverrideHeaders;
 use crate::net::{Peer, Permit};
 use crate::policy::client_certificate::Fingerprint;
-use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Decision;
-use crate::service::decisions::AuthorizeInput;
+use crate::policy::id::CredentialId;
+use crate::service::decisions::{self, AuthorizeInput, Call, CallIds};
 use crate::service::{Error, Result, Services};
 
 /// The header with the gateway's own credential, for forward auth and Envoy.
 pub const CREDENTIAL: HeaderName = HeaderName::from_static("portcullis-credential");
+/// The id of a request as its caller or a proxy chose it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How long a decision may take where the caller names no deadline of its own.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -82,6 +86,16 @@ impl Interface {
             Self::ExtAuthz => "ext_authz",
             Self::AuthZen => "authzen",
             Self::OwnCalls => "self",
+        }
+    }
+
+    /// The same in the decision log; `None` where nothing is decided.
+    fn logged(self) -> Option<decisions::Interface> {
+        match self {
+            Self::ForwardAuth => Some(decisions::Interface::ForwardAuth),
+            Self::ExtAuthz => Some(decisions::Interface::ExtAuthz),
+            Self::AuthZen => Some(decisions::Interface::AuthZen),
+            Self::OwnCalls => None,
         }
     }
 }
@@ -157,29 +171,42 @@ impl Interfaces {
         &self,
         presented: std::result::Result<Presented, CallerError>,
         known: impl Fn() + Send,
-    ) -> std::result::Result<Arc<ClientSource>, Unidentified> {
+    ) -> std::result::Result<Identified, Unidentified> {
         let presented = presented?;
         // Strangers, as far as this replica knows, wait for nothing.
-        presented.client_source(&self.services)?;
+        presented.gateway(&self.services)?;
         self.services.ready().await.map_err(Unidentified::NotReady)?;
-        let source = presented.client_source(&self.services)?;
+        let gateway = presented.gateway(&self.services)?;
         known();
-        Ok(source)
+        Ok(gateway)
+    }
+
+    /// What the decision log is to have of a request with `headers`, where there is one.
+    fn logged_call(
+        &self,
+        interface: Interface,
+        credential: Option<CredentialId>,
+        headers: &HeaderMap,
+    ) -> Option<Box<Call>> {
+        let header = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+        let ids = || CallIds { traceparent: header(TRACEPARENT), request_id: header(REQUEST_ID) };
+        self.services.logged_call(interface.logged()?, credential, ids)
     }
 
     /// Decides from memory, or from the store, and makes an answer of the decision.
     async fn decide<T>(
         &self,
         input: &AuthorizeInput<'_>,
+        call: Option<&Call>,
         make: impl FnOnce(&Decision<'_>) -> T + Send,
     ) -> Result<T> {
-        if let Some(context) = self.services.decision_context()
+        if let Some(context) = self.services.decision_context(call)
             && let Some(decision) = context.evaluate(input)?
         {
             return Ok(make(&decision));
         }
         // In a box: what a read needs is large, and hits would carry it around.
-        let evaluation = Box::pin(self.services.evaluate_with_store(input)).await?;
+        let evaluation = Box::pin(self.services.evaluate_with_store(input, call)).await?;
         Ok(make(&evaluation.decision(input)?))
     }
 

@@ -87,7 +87,7 @@ impl Interfaces {
         let development = self.settings.development;
         let presented = Presented::read(headers.get_all(CREDENTIAL), peer.certificate, development);
         let source = match self.identify(presented, known).await {
-            Ok(source) => Some(source),
+            Ok(gateway) => Some(gateway.source),
             // The bearer itself: it has no credential.
             Err(Unidentified::Caller(CallerError::Missing | CallerError::UnboundCertificate)) => {
                 None

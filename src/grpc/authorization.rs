@@ -23,7 +23,7 @@ use super::status::{item_error, status};
 use crate::gateway::request::OverrideHeaders;
 use crate::policy::decide::Decision;
 use crate::service::access::Audience;
-use crate::service::decisions::{AuthorizeInput, MAX_BATCH};
+use crate::service::decisions::{AuthorizeInput, Call, MAX_BATCH};
 use crate::service::{Error, Result, Services};
 
 /// A question of more bytes, and a batch of more bytes, is read and decided apart from the threads of the
@@ -105,25 +105,31 @@ fn put_item(out: &mut Vec<u8>, decided: std::result::Result<&[u8], &Error>) {
 
 impl Authorization {
     /// Decides on `input` and writes the response.
-    async fn answer(&self, input: &AuthorizeInput<'_>) -> Result<Vec<u8>> {
-        match self.answer_from_memory(input)? {
+    async fn answer(&self, input: &AuthorizeInput<'_>, call: Option<&Call>) -> Result<Vec<u8>> {
+        match self.answer_from_memory(input, call)? {
             Some(response) => Ok(response),
             // In a box: what a read needs is large, and hits would carry it around.
-            None => Box::pin(self.answer_from_store(input)).await,
+            None => Box::pin(self.answer_from_store(input, call)).await,
         }
     }
 
-    fn answer_from_memory(&self, input: &AuthorizeInput<'_>) -> Result<Option<Vec<u8>>> {
-        let Some(context) = self.services.decision_context() else { return Ok(None) };
+    fn answer_from_memory(
+        &self,
+        input: &AuthorizeInput<'_>,
+        call: Option<&Call>,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(context) = self.services.decision_context(call) else { return Ok(None) };
         let decision = context.evaluate(input)?;
         Ok(decision.map(|decision| self.response(&decision, context.revision())))
     }
 
-    async fn answer_from_store(&self, input: &AuthorizeInput<'_>) -> Result<Vec<u8>> {
-        // Read before any fact is. The decision is not made before what the question asks for is applied.
-        let revision = self.services.revision().max(input.at_least_as_fresh);
-        let evaluation = self.services.evaluate_with_store(input).await?;
-        Ok(self.response(&evaluation.decision(input)?, revision))
+    async fn answer_from_store(
+        &self,
+        input: &AuthorizeInput<'_>,
+        call: Option<&Call>,
+    ) -> Result<Vec<u8>> {
+        let evaluation = self.services.evaluate_with_store(input, call).await?;
+        Ok(self.response(&evaluation.decision(input)?, evaluation.revision()))
     }
 
     fn response(&self, decision: &Decision<'_>, revision: i64) -> Vec<u8> {
@@ -137,25 +143,26 @@ impl Authorization {
     }
 
     /// The answer to one message of a stream, or one question of a batch.
-    async fn item(&self, input: &Result<AuthorizeInput<'_>>) -> Vec<u8> {
+    async fn item(&self, input: &Result<AuthorizeInput<'_>>, call: Option<&Call>) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         match input {
-            Ok(input) => put_item(&mut out, self.answer(input).await.as_deref()),
+            Ok(input) => put_item(&mut out, self.answer(input, call).await.as_deref()),
             Err(error) => put_item(&mut out, Err(self.undecided(error))),
         }
         out
     }
 
-    async fn batch(&self, message: &[u8]) -> Result<Vec<u8>> {
+    async fn batch(&self, message: &[u8], call: Option<&Call>) -> Result<Vec<u8>> {
         let requests = batch_items(message).map_err(|error| self.undecided(error))?;
         let inputs: Vec<_> =
             requests.iter().map(|request| wire::parse_batch_item(request)).collect();
-        let (out, missing) = self.batch_from_memory(&inputs);
+        let (out, missing) = self.batch_from_memory(&inputs, call);
         if missing.is_empty() {
             return Ok(out);
         }
         // All at once, so that tokens which must be read are read together.
-        let read = missing.iter().map(async |&(at, index)| (at, self.item(&inputs[index]).await));
+        let read =
+            missing.iter().map(async |&(at, index)| (at, self.item(&inputs[index], call).await));
         let read = future::join_all(read).await;
         let mut whole = Vec::with_capacity(out.len() + 160 * read.len());
         let mut taken = 0;
@@ -173,8 +180,9 @@ impl Authorization {
     fn batch_from_memory(
         &self,
         inputs: &[Result<AuthorizeInput<'_>>],
+        call: Option<&Call>,
     ) -> (Vec<u8>, Vec<(usize, usize)>) {
-        let Some(context) = self.services.decision_context() else {
+        let Some(context) = self.services.decision_context(call) else {
             return (Vec::new(), (0..inputs.len()).map(|index| (0, index)).collect());
         };
         let mut out = Vec::with_capacity(160 * inputs.len());
@@ -226,30 +234,40 @@ impl Authorization {
     }
 
     /// Answers `Authorize`.
-    pub(super) async fn authorize(&self, message: Bytes) -> Result<Vec<u8>> {
+    pub(super) async fn authorize(
+        &self,
+        message: Bytes,
+        call: Option<Box<Call>>,
+    ) -> Result<Vec<u8>> {
         match message.len() {
-            ..LARGE_REQUEST => self.answer_to(&message).await,
+            ..LARGE_REQUEST => self.answer_to(&message, call.as_deref()).await,
             length => {
                 let this = self.clone();
-                self.apart(length, async move { this.answer_to(&message).await }).await
+                let work = async move { this.answer_to(&message, call.as_deref()).await };
+                self.apart(length, work).await
             }
         }
     }
 
-    async fn answer_to(&self, message: &[u8]) -> Result<Vec<u8>> {
+    async fn answer_to(&self, message: &[u8], call: Option<&Call>) -> Result<Vec<u8>> {
         let input = wire::parse(message).map_err(|error| self.undecided(error))?;
-        self.answer(&input).await
+        self.answer(&input, call).await
     }
 
     /// Answers `BatchAuthorize`. The message's bytes count in `room` until the answer is made.
-    pub(super) async fn batch_authorize(&self, message: Bytes, room: Room) -> Result<Vec<u8>> {
+    pub(super) async fn batch_authorize(
+        &self,
+        message: Bytes,
+        room: Room,
+        call: Option<Box<Call>>,
+    ) -> Result<Vec<u8>> {
         match message.len() {
-            ..LARGE_BATCH => self.batch(&message).await,
+            ..LARGE_BATCH => self.batch(&message, call.as_deref()).await,
             length => {
                 let this = self.clone();
                 let work = async move {
                     let _room = room;
-                    this.batch(&message).await
+                    this.batch(&message, call.as_deref()).await
                 };
                 self.apart(length, work).await
             }
@@ -281,9 +299,10 @@ impl AuthorizationService for Authorization {
         // Each stream has its own: what streams of several threads counted and locked for each message would cost
         // more than deciding.
         let this = Arc::new(self.clone());
+        let call = request.extensions().get::<Arc<Call>>().cloned();
         let stop = self.stop.child_token();
         let answers = request.into_inner().then(move |message| {
-            let this = this.clone();
+            let (this, call) = (this.clone(), call.clone());
             async move {
                 let message = message?;
                 this.services.ready().await.map_err(|error| status(&error))?;
@@ -294,11 +313,15 @@ impl AuthorizationService for Authorization {
                     .map_err(|error| status(&error))?;
                 let message = message.0;
                 Ok(Frame(match message.len() {
-                    ..LARGE_REQUEST => this.item(&wire::parse_stream_item(&message)).await.into(),
+                    ..LARGE_REQUEST => {
+                        this.item(&wire::parse_stream_item(&message), call.as_deref()).await.into()
+                    }
                     length => {
                         let other = this.clone();
-                        let work =
-                            async move { Ok(other.item(&wire::parse_stream_item(&message)).await) };
+                        let work = async move {
+                            let input = wire::parse_stream_item(&message);
+                            Ok(other.item(&input, call.as_deref()).await)
+                        };
                         this.apart(length, work).await.map_err(|error| status(&error))?.into()
                     }
                 }))

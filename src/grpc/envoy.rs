@@ -33,7 +33,7 @@ use crate::gateway::answer::{
 use crate::gateway::request::{ClientRequest, OverrideHeaders, Reader, Target, token_header};
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::{Decision, Verdict};
-use crate::service::decisions::{AuthorizeInput, RequestedOperation};
+use crate::service::decisions::{AuthorizeInput, Call, CallIds, RequestedOperation};
 use crate::service::{Error, Result, Services};
 
 /// The path of the call.
@@ -218,24 +218,43 @@ fn removed<'a>(
     (!source.forward_token).then_some(token).into_iter().chain(forged)
 }
 
+/// The ids of the client's request, which Envoy sends among its headers and not with the call.
+fn client_ids<'a>(input: &CheckInput<'a>) -> CallIds<'a> {
+    let header = |name: &str| {
+        input.headers.iter().find(|(header, _)| *header == name).map(|&(_, value)| value)
+    };
+    CallIds { traceparent: header("traceparent"), request_id: header("x-request-id") }
+}
+
 impl Authorization {
     /// Answers `Check`: always with a message.
-    pub(super) async fn check(&self, message: Bytes, presented: CallerCredential) -> Vec<u8> {
+    pub(super) async fn check(
+        &self,
+        message: Bytes,
+        presented: CallerCredential,
+        call: Option<Box<Call>>,
+    ) -> Vec<u8> {
         let answer = if Self::is_large_request(&message) {
             let this = self.clone();
-            self.apart(message.len(), async move { this.check_message(&message, presented).await })
-                .await
+            let length = message.len();
+            let work = async move { this.check_message(&message, presented, call).await };
+            self.apart(length, work).await
         } else {
-            self.check_message(&message, presented).await
+            self.check_message(&message, presented, call).await
         };
         answer.unwrap_or_else(|error| undecided(&error.to_string()))
     }
 
-    async fn check_message(&self, message: &[u8], presented: CallerCredential) -> Result<Vec<u8>> {
-        match self.check_from_memory(message, presented)? {
+    async fn check_message(
+        &self,
+        message: &[u8],
+        presented: CallerCredential,
+        mut call: Option<Box<Call>>,
+    ) -> Result<Vec<u8>> {
+        match self.check_from_memory(message, presented, call.as_deref_mut())? {
             Some(answer) => Ok(answer),
             // In a box: what a read needs is large, and hits would carry it around.
-            None => Box::pin(self.check_from_store(message, presented)).await,
+            None => Box::pin(self.check_from_store(message, presented, call.as_deref())).await,
         }
     }
 
@@ -243,13 +262,18 @@ impl Authorization {
         &self,
         message: &[u8],
         presented: CallerCredential,
+        mut call: Option<&mut Call>,
     ) -> Result<Option<Vec<u8>>> {
         let services = self.services();
         let input = wire::parse(message).map_err(|error| self.undecided(error))?;
+        if let Some(call) = &mut call {
+            call.add(client_ids(&input));
+        }
+        let call = call.as_deref();
         presented.with_client_source(services, |source| {
             let question = CheckQuestion::new(&input, source, self.overrides())
                 .map_err(|error| self.undecided(error))?;
-            let Some(context) = services.decision_context() else { return Ok(None) };
+            let Some(context) = services.decision_context(call) else { return Ok(None) };
             let authorize = question.input();
             let decision = context.evaluate(&authorize)?;
             Ok(decision.map(|decision| question.answer(&decision, &input, source, services)))
@@ -260,6 +284,7 @@ impl Authorization {
         &self,
         message: &[u8],
         presented: CallerCredential,
+        call: Option<&Call>,
     ) -> Result<Vec<u8>> {
         let services = self.services();
         let input = wire::parse(message)?;
@@ -267,7 +292,7 @@ impl Authorization {
             CheckQuestion::new(&input, source, self.overrides())
         })?;
         let authorize = question.input();
-        let evaluation = services.evaluate_with_store(&authorize).await?;
+        let evaluation = services.evaluate_with_store(&authorize, call).await?;
         let decision = evaluation.decision(&authorize)?;
         // A credential that was revoked meanwhile decides nothing more (Rule 8.5).
         presented.with_client_source(services, |source| {

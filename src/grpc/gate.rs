@@ -45,6 +45,7 @@ use crate::model::Role;
 use crate::policy::client_source::ClientSource;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
+use crate::service::decisions::{Call, CallIds, Interface};
 use crate::service::{Caller, Error, Services};
 
 /// How many management calls run at once; more are refused at once rather than queued.
@@ -59,6 +60,10 @@ const REFLECTION_ANSWER: usize = 128 << 10;
 const MAX_CREDENTIAL: usize = 1_024;
 /// How long a management call may take where the caller sets no earlier deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 type Answer = Response<Body>;
 
@@ -386,10 +391,10 @@ impl ConnectionGate {
 
     /// The same with a lease that held when the request came. It may take so much `time`.
     fn pass_check(&self, request: Request<Incoming>, time: Duration) -> Inner {
-        let admitted = self.admit(&request).and_then(|(_, presented)| {
-            if is_compressed(&request) { Err(Error::Compressed) } else { Ok(presented) }
+        let admitted = self.admit(&request).and_then(|admitted| {
+            if is_compressed(&request) { Err(Error::Compressed) } else { Ok(admitted) }
         });
-        let presented = match admitted {
+        let (caller, presented) = match admitted {
             Ok(presented) => presented,
             Err(error) => {
                 self.gate.services.metrics().refused(code_name(status(&error).code()));
@@ -400,10 +405,11 @@ impl ConnectionGate {
             }
         };
         self.connection.recognise();
+        let call = self.logged_call(Interface::Envoy, &caller, &request);
         let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
         let decisions = self.decisions.clone();
         Box::pin(async move {
-            let work = |message| decisions.check(message, presented);
+            let work = |message| decisions.check(message, presented, call);
             let answer = AssertUnwindSafe(answered(body, work, envoy::unreadable)).catch_unwind();
             // A panic would end the call with an error of gRPC.
             Ok(answer.await.unwrap_or_else(|_| {
@@ -483,29 +489,50 @@ impl ConnectionGate {
         DeadlineFuture::new(Box::pin(answer), Some(deadline))
     }
 
-    fn authorize(&self, request: Request<Incoming>, deadline: Option<Duration>) -> DeadlineFuture {
+    /// What the decision log is to have of a request that asks for decisions, where there is one.
+    fn logged_call(
+        &self,
+        interface: Interface,
+        caller: &Caller,
+        request: &Request<Incoming>,
+    ) -> Option<Box<Call>> {
+        let header = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
+        let ids = || CallIds { traceparent: header(TRACEPARENT), request_id: header(REQUEST_ID) };
+        self.gate.services.logged_call(interface, caller.credential(), ids)
+    }
+
+    fn authorize(
+        &self,
+        request: Request<Incoming>,
+        caller: &Caller,
+        deadline: Option<Duration>,
+    ) -> DeadlineFuture {
         if is_compressed(&request) {
             return self.turn_away(request, &Error::Compressed);
         }
+        let call = self.logged_call(Interface::Authorize, caller, &request);
         let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
         let decisions = self.decisions.clone();
-        let answer = async move { Ok(unary(body, |message| decisions.authorize(message)).await) };
+        let answer =
+            async move { Ok(unary(body, |message| decisions.authorize(message, call)).await) };
         DeadlineFuture::new(Box::pin(answer), deadline)
     }
 
     fn batch_authorize(
         &self,
         request: Request<Incoming>,
+        caller: &Caller,
         deadline: Option<Duration>,
     ) -> DeadlineFuture {
         if is_compressed(&request) {
             return self.turn_away(request, &Error::Compressed);
         }
+        let call = self.logged_call(Interface::Batch, caller, &request);
         let room = Room::default();
         let body = self.body(request.into_body(), Messages::Kept(room.clone()), MAX_MESSAGE);
         let decisions = self.decisions.clone();
         let answer = async move {
-            Ok(unary(body, |message| decisions.batch_authorize(message, room)).await)
+            Ok(unary(body, |message| decisions.batch_authorize(message, room, call)).await)
         };
         DeadlineFuture::new(Box::pin(answer), deadline)
     }
@@ -513,11 +540,14 @@ impl ConnectionGate {
     fn stream_authorize(
         &self,
         mut request: Request<Incoming>,
-        presented: CallerCredential,
+        (caller, presented): (&Caller, CallerCredential),
         deadline: Option<Duration>,
     ) -> DeadlineFuture {
         // It is checked again before each decision.
         request.extensions_mut().insert(presented);
+        if let Some(call) = self.logged_call(Interface::Stream, caller, &request) {
+            request.extensions_mut().insert::<Arc<Call>>(call.into());
+        }
         let messages = Messages::Many { _open: Box::new(self.connection.stream()) };
         let request = request.map(|body| self.body(body, messages, MAX_MESSAGE));
         DeadlineFuture::new(self.streams.clone().call(request), deadline)
@@ -536,9 +566,9 @@ impl ConnectionGate {
         let reflects = path.starts_with(REFLECTION);
         if let Some(method) = path.strip_prefix(DECISIONS) {
             return match method {
-                "Authorize" => self.authorize(request, deadline),
-                "BatchAuthorize" => self.batch_authorize(request, deadline),
-                "StreamAuthorize" => self.stream_authorize(request, presented, deadline),
+                "Authorize" => self.authorize(request, &caller, deadline),
+                "BatchAuthorize" => self.batch_authorize(request, &caller, deadline),
+                "StreamAuthorize" => self.stream_authorize(request, (&caller, presented), deadline),
                 _ => self.turn_away(request, &Error::UnknownCall),
             };
         }

@@ -208,7 +208,7 @@ macro_rules! written {
     )*};
 }
 
-written!(TokenId, AccountId);
+written!(TokenId, AccountId, CredentialId);
 
 #[cfg(test)]
 mod tests {

@@ -364,6 +364,11 @@ impl Catalog {
         self.place(method, path).map(|&(i, _)| &self.scopes[i])
     }
 
+    /// The route that an HTTP request takes; `None` where [`Self::resolve`] gives no scope.
+    pub fn route(&self, method: &str, path: &str) -> Option<&Route> {
+        self.place(method, path).ok().map(|&(i, j)| &self.scopes[i].routes[j])
+    }
+
     /// The scope that an HTTP request needs, with the route that it takes.
     fn holder(&self, method: &str, path: &str) -> Holder<'_> {
         self.place(method, path).map(|place| self.at(place))

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::error::Error;
 use crate::cache::Principal;
 use crate::model::{Actor, Context, Role};
-use crate::policy::id::AccountId;
+use crate::policy::id::{AccountId, CredentialId};
 use crate::policy::time::Timestamp;
 
 /// Who calls, and from where.
@@ -32,6 +32,14 @@ impl Caller {
     /// Anybody, where the server runs with `--dev`.
     pub fn development(client: Option<IpAddr>) -> Self {
         Self { actor: Actor::Development, role: Role::Operator, client }
+    }
+
+    /// The credential; `None` where callers need none.
+    pub fn credential(&self) -> Option<CredentialId> {
+        match self.actor {
+            Actor::Credential(id, _) => Some(id),
+            _ => None,
+        }
     }
 
     /// The one account this caller sees; `None` for all of them. Rule 8.4 of docs/policy.md.

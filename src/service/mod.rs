@@ -36,6 +36,7 @@ use tokio::sync::Notify;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
+use crate::decision_log::DecisionLog;
 use crate::lifecycle::LifecycleStatus;
 use crate::mail::Mailbox;
 use crate::model::{ActiveCatalog, Context};
@@ -103,6 +104,8 @@ pub struct Dependencies {
     pub writes: Arc<Writes>,
     /// What records the use of tokens.
     pub usage: Arc<Usage>,
+    /// Where decisions are logged; `None` for nowhere.
+    pub decision_log: Option<Arc<DecisionLog>>,
     /// The last status of the lifecycle that was read.
     pub status: Arc<LifecycleStatus>,
     /// The store's time.
@@ -139,6 +142,7 @@ pub struct Services {
     replicas: Arc<Replicas>,
     writes: Arc<Writes>,
     usage: Arc<Usage>,
+    decision_log: Option<Arc<DecisionLog>>,
     status: Arc<LifecycleStatus>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
@@ -164,6 +168,7 @@ impl Services {
             replicas,
             writes,
             usage,
+            decision_log,
             status,
             clock,
             metrics,
@@ -184,6 +189,7 @@ impl Services {
             replicas,
             writes,
             usage,
+            decision_log,
             status,
             clock,
             metrics,

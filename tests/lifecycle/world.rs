@@ -421,6 +421,7 @@ async fn memory(
         cache: cache.clone(),
         writes: writes.clone(),
         usage: usage.clone(),
+        decision_log: None,
         clock: clock.clone(),
         metrics: metrics.clone(),
         prefix: "pcl".parse().unwrap(),

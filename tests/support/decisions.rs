@@ -76,6 +76,7 @@ pub fn services(
         cache,
         store,
         usage: Arc::new(usage),
+        decision_log: None,
         clock,
         metrics,
         mails: false,
@@ -113,14 +114,14 @@ pub async fn evaluate<T>(
     read: impl Fn(&Decision<'_>) -> T,
 ) -> Result<T, Error> {
     let from_memory = || -> Result<Option<T>, Error> {
-        let Some(context) = services.decision_context() else { return Ok(None) };
+        let Some(context) = services.decision_context(None) else { return Ok(None) };
         let decision = context.evaluate(question)?;
         Ok(decision.map(|decision| read(&decision)))
     };
     if let Some(read) = from_memory()? {
         return Ok(read);
     }
-    let evaluation = services.evaluate_with_store(question).await?;
+    let evaluation = services.evaluate_with_store(question, None).await?;
     Ok(read(&evaluation.decision(question)?))
 }
 

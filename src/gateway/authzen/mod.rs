@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future;
 use http::header::GetAll;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
@@ -23,19 +23,19 @@ use super::answer::{self, Answer, Origin, UNDECIDED};
 use super::body::BodyError;
 use super::caller::{CallerError, Presented};
 use super::{
-    DEADLINE, HttpAnswer, Interface, Interfaces, JSON, PeerIdentity, Unidentified, in_time,
-    json_answer, problem, undecided,
+    DEADLINE, HttpAnswer, Interface, Interfaces, JSON, PeerIdentity, REQUEST_ID, Unidentified,
+    in_time, json_answer, problem, undecided,
 };
 use crate::clock::Stopwatch;
 use crate::net::Permit;
 use crate::policy::decide::{Decision, Verdict};
+use crate::service::decisions::Call;
 use crate::service::{Error, Result};
 
 pub(super) const EVALUATION: &str = "/access/v1/evaluation";
 pub(super) const EVALUATIONS: &str = "/access/v1/evaluations";
 pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -79,7 +79,7 @@ impl Interfaces {
             Err(refusal) => refusal,
             Ok(received) => match question::evaluation(&received.body) {
                 Err(error) => self.malformed(error.to_string()),
-                Ok(question) => self.answer_one(&question, received, known).await,
+                Ok(question) => self.answer_one(&head.headers, &question, received, known).await,
             },
         };
         echo(&head.headers, answer)
@@ -97,9 +97,11 @@ impl Interfaces {
             Err(refusal) => refusal,
             Ok(received) => match question::evaluations(&received.body) {
                 Err(error) => self.malformed(error.to_string()),
-                Ok(Evaluations::One(question)) => self.answer_one(&question, received, known).await,
+                Ok(Evaluations::One(question)) => {
+                    self.answer_one(&head.headers, &question, received, known).await
+                }
                 Ok(Evaluations::Several(semantic, questions)) => {
-                    self.answer_several(semantic, &questions, received, known).await
+                    self.answer_several(&head.headers, semantic, &questions, received, known).await
                 }
             },
         };
@@ -125,7 +127,7 @@ impl Interfaces {
         };
         // Before anything of the body is read.
         let presented = presented
-            .and_then(|presented| presented.client_source(&self.services).map(|_| presented))
+            .and_then(|presented| presented.gateway(&self.services).map(|_| presented))
             .map_err(|error| unauthorized(&error))?;
         if !is_json(headers) {
             let sentence = "The request's Content-Type is not application/json.";
@@ -139,6 +141,7 @@ impl Interfaces {
 
     async fn answer_one(
         &self,
+        headers: &HeaderMap,
         question: &Question,
         received: Received,
         known: impl Fn() + Send,
@@ -146,7 +149,10 @@ impl Interfaces {
         let Received { presented, permit, .. } = received;
         let asked = in_time(DEADLINE, async {
             match self.identify(Ok(presented), known).await {
-                Ok(_) => Ok(Ok(self.evaluate(question).await?)),
+                Ok(gateway) => {
+                    let call = self.logged_call(Interface::AuthZen, gateway.credential, headers);
+                    Ok(Ok(self.evaluate(question, call.as_deref()).await?))
+                }
                 Err(Unidentified::Caller(error)) => Ok(Err(error)),
                 Err(Unidentified::NotReady(error)) => Err(error),
             }
@@ -172,6 +178,7 @@ impl Interfaces {
 
     async fn answer_several(
         &self,
+        headers: &HeaderMap,
         semantic: Semantic,
         questions: &[std::result::Result<Question, Malformed>],
         received: Received,
@@ -192,14 +199,17 @@ impl Interfaces {
                 shorten(semantic, &mut outcomes);
                 outcomes
             }
-            Ok(_) if semantic == Semantic::ExecuteAll => {
-                let each = questions.iter().map(|question| self.outcome(question, started));
+            Ok(gateway) if semantic == Semantic::ExecuteAll => {
+                let call = self.logged_call(Interface::AuthZen, gateway.credential, headers);
+                let call = call.as_deref();
+                let each = questions.iter().map(|question| self.outcome(question, started, call));
                 future::join_all(each).await
             }
-            Ok(_) => {
+            Ok(gateway) => {
+                let call = self.logged_call(Interface::AuthZen, gateway.credential, headers);
                 let mut outcomes = Vec::with_capacity(questions.len());
                 for question in questions {
-                    let outcome = self.outcome(question, started).await;
+                    let outcome = self.outcome(question, started, call.as_deref()).await;
                     let ends = semantic.ends_with(outcome.decision());
                     outcomes.push(outcome);
                     if ends {
@@ -219,6 +229,7 @@ impl Interfaces {
         &self,
         question: &std::result::Result<Question, Malformed>,
         started: Stopwatch,
+        call: Option<&Call>,
     ) -> EvaluationOutcome {
         match question {
             Err(error) => {
@@ -233,7 +244,7 @@ impl Interfaces {
                 if left.is_zero() {
                     return EvaluationOutcome::from(Error::DeadlineExceeded);
                 }
-                match in_time(left, self.evaluate(question)).await {
+                match in_time(left, self.evaluate(question, call)).await {
                     Ok((decision, context)) => EvaluationOutcome::Decided(decision, context),
                     Err(error) => EvaluationOutcome::from(error),
                 }
@@ -241,7 +252,7 @@ impl Interfaces {
         }
     }
 
-    async fn evaluate(&self, question: &Question) -> Result<(bool, Value)> {
+    async fn evaluate(&self, question: &Question, call: Option<&Call>) -> Result<(bool, Value)> {
         let token = question.token();
         let context = |decision: &Decision<'_>| {
             let allowed = matches!(decision.verdict, Verdict::Allow(_));
@@ -252,7 +263,7 @@ impl Interfaces {
                 }),
             )
         };
-        self.decide(&question.input(), context).await
+        self.decide(&question.input(), call, context).await
     }
 
     /// The answer to a request that is malformed as a whole.

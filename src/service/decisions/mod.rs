@@ -12,6 +12,7 @@
 //! - A question about a token in the near cache waits for nothing and reaches no other thread. The one lock that it may
 //!   take is that of a map in which a use, an address or a denial is noted (`crate::usage`): where the same was not
 //!   noted within the last minute, and for 256 denials of a token in a second.
+//! - Where decisions are logged, each is recorded once, and nothing waits for that (`crate::decision_log`).
 //! - A forged token reaches the store only where the filter of imported tokens takes it for one, once.
 
 mod arguments;
@@ -29,12 +30,14 @@ pub(super) use self::stored::imports_unknown;
 use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedAccounts, BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
+use crate::decision_log::DecidedRequest;
+pub use crate::decision_log::{Call, CallIds, Interface};
 use crate::failpoint::{self, Failpoint};
 use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
-use crate::policy::id::TokenId;
+use crate::policy::id::{CredentialId, TokenId};
 use crate::policy::lifecycle::LiveAction;
 use crate::policy::route::outline;
-use crate::policy::scope::Scope;
+use crate::policy::scope::{Catalog, Scope};
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 use crate::usage::DeniedRequest;
@@ -80,6 +83,8 @@ pub enum RequestedOperation<'a> {
 /// What decisions from memory are made with. It holds what they borrow, so it is dropped before anything is awaited.
 pub struct DecisionContext<'s> {
     services: &'s Services,
+    /// What is logged of the call, where decisions are logged.
+    call: Option<&'s Call>,
     catalog: BorrowedCatalog,
     accounts: BorrowedAccounts,
     /// Cached tokens stay where they are as long as it lives.
@@ -90,12 +95,25 @@ pub struct DecisionContext<'s> {
 }
 
 impl Services {
+    /// What the decision log is to have of a call over `interface`; `None` where decisions are not logged. `ids` are asked
+    /// for only then. `credential` is `None` where callers need none.
+    pub fn logged_call<'a>(
+        &self,
+        interface: Interface,
+        credential: Option<CredentialId>,
+        ids: impl FnOnce() -> CallIds<'a>,
+    ) -> Option<Box<Call>> {
+        self.decision_log.as_ref()?;
+        Some(Box::new(Call::new(interface, credential, ids())))
+    }
+
     /// What to decide from memory with; `None` where this replica has no lease now, so that
-    /// [`Self::evaluate_with_store`] has to wait for one.
-    pub fn decision_context(&self) -> Option<DecisionContext<'_>> {
+    /// [`Self::evaluate_with_store`] has to wait for one. `call` is from [`Self::logged_call`].
+    pub fn decision_context<'s>(&'s self, call: Option<&'s Call>) -> Option<DecisionContext<'s>> {
         let started = Stopwatch::start();
         self.replicas.may_decide(started).then(|| DecisionContext {
             services: self,
+            call,
             // Before any fact is looked at.
             revision: self.revision(),
             catalog: self.cache.borrow_catalog(),
@@ -138,6 +156,13 @@ impl Services {
             self.usage.note(token, scope, (request.client, entry), now);
         }
         Ok(())
+    }
+
+    /// Logs a decision, where it is one that the log is to have.
+    fn log(&self, call: &Call, decision: &Decision<'_>, decided: &DecidedRequest<'_>) {
+        if let Some(log) = self.decision_log.as_ref().filter(|log| log.includes(decision)) {
+            log.record(call, decision, decided);
+        }
     }
 
     /// Takes note of a denied request of a known token, for people: nothing depends on it. Apart, so that what is
@@ -221,7 +246,33 @@ impl DecisionContext<'_> {
         if !input.dry_run && self.services.note(&decision, token, &request, now, false).is_err() {
             return Ok(None);
         }
+        if let Some(call) = self.call {
+            self.log(call, input, catalog, &decision, &request, now);
+        }
         Ok(Some(decision))
+    }
+
+    /// Logs a decision. Apart, so that nothing is slower where none is logged.
+    #[inline(never)]
+    fn log(
+        &self,
+        call: &Call,
+        input: &AuthorizeInput<'_>,
+        catalog: &Catalog,
+        decision: &Decision<'_>,
+        request: &Request<'_>,
+        time: Timestamp,
+    ) {
+        let decided = DecidedRequest {
+            request,
+            catalog,
+            presented: input.presented,
+            dry_run: input.dry_run,
+            time,
+            started: self.started,
+            revision: self.revision,
+        };
+        self.services.log(call, decision, &decided);
     }
 
     /// What the presented secret turns out to be; `None` where memory does not know.

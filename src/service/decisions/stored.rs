@@ -16,6 +16,7 @@ use crate::cache::{
     CacheEntry, CachedToken, Lookup, Membership, ReadError, TokenKey, UnknownAccount,
 };
 use crate::clock::Stopwatch;
+use crate::decision_log::{Call, DecidedRequest};
 use crate::model::ActiveCatalog;
 use crate::policy::decide::{self, Decision, Presented, Request};
 use crate::policy::id::{AccountId, TokenId};
@@ -42,6 +43,7 @@ pub struct OwnedEvaluation {
     account: Option<AccountRestriction>,
     /// The store's time that it was made at.
     now: Timestamp,
+    revision: i64,
 }
 
 /// What a presented secret turned out to be.
@@ -56,6 +58,11 @@ enum Found {
 type Reads = SmallVec<[(TokenKey, u64); 3]>;
 
 impl OwnedEvaluation {
+    /// The revision that the decision rests on, 0 where none is known.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// The decision: the same at each call.
     ///
     /// # Errors
@@ -79,15 +86,33 @@ impl OwnedEvaluation {
 }
 
 impl Services {
-    /// Decides, reading the token from the store where it is not in memory.
+    /// Decides, reading the token from the store where it is not in memory. `call` is from [`Self::logged_call`].
     ///
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments; [`Error::Unavailable`] and [`Error::Overloaded`] where no decision
     /// was reached.
-    pub async fn evaluate_with_store(&self, input: &AuthorizeInput<'_>) -> Result<OwnedEvaluation> {
+    pub async fn evaluate_with_store(
+        &self,
+        input: &AuthorizeInput<'_>,
+        call: Option<&Call>,
+    ) -> Result<OwnedEvaluation> {
         let started = Stopwatch::start();
         let evaluated = self.try_store(input).await.and_then(|evaluation| {
-            let reason = evaluation.decision(input)?.verdict.reason();
+            let request = evaluation.request(input)?;
+            let decision = evaluation.decide(&request);
+            let reason = decision.verdict.reason();
+            if let Some(call) = call {
+                let decided = DecidedRequest {
+                    request: &request,
+                    catalog: &evaluation.in_force.catalog,
+                    presented: input.presented,
+                    dry_run: input.dry_run,
+                    time: evaluation.now,
+                    started,
+                    revision: evaluation.revision,
+                };
+                self.log(call, &decision, &decided);
+            }
             Ok((reason, evaluation))
         });
         match evaluated {
@@ -103,6 +128,8 @@ impl Services {
     }
 
     async fn try_store(&self, input: &AuthorizeInput<'_>) -> Result<OwnedEvaluation> {
+        // Read before any fact is. The decision is not made before what the question asks for is applied.
+        let revision = self.revision().max(input.at_least_as_fresh);
         let caught_up = self.replicas.catch_up_to(input.at_least_as_fresh).await;
         caught_up.map_err(|NotFreshEnough| not_fresh_enough())?;
         let secret = ParsedSecret::parse(input.token, SecretKind::Token);
@@ -126,7 +153,7 @@ impl Services {
                 Found::Token(token) => self.account_restriction(*token.account_id)?,
                 Found::Malformed | Found::Unknown => None,
             };
-            let evaluation = OwnedEvaluation { in_force, found, account, now };
+            let evaluation = OwnedEvaluation { in_force, found, account, now, revision };
             let request = evaluation.request(input)?;
             let decision = evaluation.decide(&request);
             if input.dry_run {
