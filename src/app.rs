@@ -549,7 +549,7 @@ fn replica_info(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
         ),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lifecycle: format!(
-            "{}, window {}, notice {}, retention {}{}, rules {LIFECYCLE_RULES}",
+            "{}, window {}, notice {}, retention {}{}{}, rules {LIFECYCLE_RULES}",
             match rules.mode {
                 Mode::Enforce => "enforce",
                 Mode::Observe => "observe",
@@ -561,6 +561,10 @@ fn replica_info(settings: &ServeSettings, grpc: &str) -> ReplicaInfo {
             lifecycle.token_max_lifetime.map_or_else(String::new, |lifetime| format!(
                 ", token lifetime {}",
                 duration::print(lifetime)
+            )),
+            lifecycle.audit_retention.map_or_else(String::new, |retention| format!(
+                ", audit retention {}",
+                duration::print(retention)
             ))
         ),
     }
@@ -628,6 +632,7 @@ fn drive_lifecycle(
         metrics: metrics.clone(),
         settings: *lifecycle,
         retention: settings.lifecycle.deleted_retention,
+        audit_retention: settings.lifecycle.audit_retention,
         outbox_wakeup: outbox_wakeup.clone(),
         sweep_wakeup: sweep_wakeup.clone(),
     };

@@ -10,6 +10,7 @@
 //! What decides and keeps, each importing only what stands above it:
 //!
 //! - [`policy`]: the rules, pure: scopes, routes, tokens, networks, clients of gateways, and the decision itself.
+//! - [`audit`]: the hash chain over audit events: hashing, exports and their verification, evidence.
 //! - [`secret`]: how the secrets of tokens and credentials are written, made and checked.
 //! - [`lease`]: who may decide from memory and whom a change waits for, where many replicas share a
 //!   store: pure as well.
@@ -63,6 +64,7 @@
 //! - Time is the store's, and empty never means "any".
 pub mod alerts;
 pub mod app;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod clock;

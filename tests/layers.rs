@@ -11,24 +11,25 @@ use std::path::{Path, PathBuf};
 /// Every top-level module, and what it may name, space-separated. Not in the row: the module itself.
 /// An entry may be a path: then only what lies below it.
 ///
-/// The order is `policy <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service <- {gateway <- grpc, {web, alerts} <- http} <- app <-
+/// The order is `{policy, audit} <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service <- {gateway <- grpc, {web, alerts} <- http} <- app <-
 /// main`, with `mail` beside the store and `decision_log` beside `usage`; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 /// Fronts name `policy`, `model` and `service`, with what serves every module: nothing that keeps or changes state.
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[
     ("policy", ""),
     ("html", "policy"),
+    ("audit", ""),
     ("secret", "policy"),
     ("lease", ""),
     ("failpoint", ""),
-    ("model", "policy secret"),
+    ("model", "policy audit secret"),
     ("clock", "policy lease"),
     ("telemetry", "policy"),
     ("shutdown", "policy telemetry"),
     ("pem", ""),
     ("net", "policy pem shutdown"),
     ("config", "policy secret telemetry mail pem"),
-    ("store", "policy failpoint secret lease model clock telemetry shutdown"),
+    ("store", "policy audit failpoint secret lease model clock telemetry shutdown"),
     ("cache", "policy secret model clock telemetry shutdown store"),
     ("replication", "policy failpoint model lease clock telemetry shutdown store cache"),
     ("writes", "policy model telemetry shutdown store cache replication"),
@@ -38,13 +39,13 @@ const MODULES: &[(&str, &str)] = &[
     ("lifecycle", "policy secret model clock telemetry shutdown store cache replication writes usage mail"),
     ("service", "policy failpoint secret model clock telemetry shutdown net store cache replication writes usage decision_log mail lifecycle"),
     ("gateway", "policy secret model clock::Stopwatch shutdown net service"),
-    ("grpc", "policy secret model clock::Stopwatch telemetry shutdown net service gateway"),
+    ("grpc", "policy audit secret model clock::Stopwatch telemetry shutdown net service gateway"),
     ("web", "policy secret model clock::Stopwatch telemetry shutdown html net service"),
     ("alerts", "policy secret model clock::Stopwatch telemetry shutdown pem net service"),
     ("http", "policy secret model clock::Stopwatch telemetry shutdown net service web alerts"),
     ("app", "policy failpoint secret model clock telemetry shutdown pem net config store cache replication writes usage decision_log mail lifecycle service gateway grpc web alerts http"),
     // A client of the server: it knows the protocol, not the server.
-    ("cli", "policy config pem grpc::proto decision_log::rotation"),
+    ("cli", "policy audit config pem grpc::proto decision_log::rotation"),
     ("main", "app cli config telemetry shutdown"),
 ];
 
@@ -58,7 +59,7 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that do I/O or keep time, which these modules must not even name.
-const PURE: &[&str] = &["policy", "secret", "lease"];
+const PURE: &[&str] = &["policy", "audit", "secret", "lease"];
 const IMPURE: &[&str] =
     &["tokio", "futures_util", "async_trait", "hyper", "tower", "moka", "tracing"];
 

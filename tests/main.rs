@@ -4,6 +4,7 @@
 mod accounts;
 mod activity;
 mod address_rules;
+mod audit;
 mod authorities;
 mod bad_input;
 mod cache;

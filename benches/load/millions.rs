@@ -144,6 +144,7 @@ async fn once(url: &str, what: What) -> f64 {
         metrics,
         settings,
         retention: Duration::from_secs(90 * 24 * 60 * 60),
+        audit_retention: None,
         outbox_wakeup: Arc::default(),
         sweep_wakeup: Arc::default(),
     };

@@ -121,6 +121,7 @@ mod tests {
                 ..Default::default()
             }],
             next_page_token: String::new(),
+            chain: None,
         };
         assert_eq!(
             value(&response).unwrap(),
@@ -136,8 +137,10 @@ mod tests {
                     "token_id": "",
                     "before_json": "",
                     "after_json": "",
+                    "hash": "",
                 }],
                 "next_page_token": "",
+                "chain": null,
             })
         );
     }

@@ -13,6 +13,7 @@ mod credential;
 mod decisions;
 mod denials;
 mod doctor;
+mod evidence;
 mod failure;
 mod flags;
 mod import;
@@ -119,14 +120,26 @@ pub enum ClientCommand {
     ///   portcullis pending --preview
     #[command(verbatim_doc_comment)]
     Pending(pending::PendingArgs),
-    /// List who changed what, when and from where, the newest first
+    /// List who changed what, when and from where, the newest first; export, follow and verify the record
     ///
     /// With --output json each event also has what was before and afterwards.
     ///
-    /// Example:
+    /// Examples:
     ///   portcullis audit --token tok_... --since 2026-01-01T00:00:00Z --output json
+    ///   portcullis audit export --file audit.jsonl && portcullis audit verify audit.jsonl
     #[command(verbatim_doc_comment)]
     Audit(audit::AuditArgs),
+    /// Show what an action on an unused token was based on, from the audit record
+    ///
+    /// The last uses, the notices with the mail server's answers, the admins at that time, the settings, and the
+    /// action's audit events. With --output json it can be checked against an export, without a server.
+    ///
+    /// Example:
+    ///   portcullis evidence act_... --output json > evidence.json
+    ///   portcullis audit export --file audit.jsonl
+    ///   portcullis audit verify audit.jsonl --evidence evidence.json
+    #[command(verbatim_doc_comment)]
+    Evidence(evidence::EvidenceArgs),
     /// List denied requests of the last 7 days, with what would allow them
     ///
     /// By token, reason, address and hour. Requests with the secret of no known token are not listed. Find out whose an
@@ -175,6 +188,7 @@ impl ClientCommand {
             Self::Whitelist(args) => args.common.output.format,
             Self::Pending(args) => args.common.output.format,
             Self::Audit(args) => args.common.output.format,
+            Self::Evidence(args) => args.common.output.format,
             Self::Denials(args) => args.common.output.format,
             Self::Decisions(args) => args.output.format,
             Self::Check(args) => args.common.output.format,
@@ -232,6 +246,7 @@ where
         ClientCommand::Whitelist(args) => whitelist::run(args).await?,
         ClientCommand::Pending(args) => pending::run(args).await?,
         ClientCommand::Audit(args) => audit::run(args).await?,
+        ClientCommand::Evidence(args) => evidence::run(args).await?,
         ClientCommand::Denials(args) => denials::run(args).await?,
         ClientCommand::Decisions(args) => decisions::run(&args).await?,
         ClientCommand::Check(args) => return check::run(args).await,

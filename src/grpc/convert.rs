@@ -6,9 +6,10 @@ use prost::Message;
 
 use super::proto as pb;
 use super::status::item_error;
+use crate::audit::ChainPoint;
 use crate::model::{
-    Account, ActiveCatalog, AuditEvent, Credential, Denial, LeakOutcome, LeakedCredential, Notice,
-    NoticeState, PendingAction, Role, SeenAddress, Token, UseCount,
+    Account, ActiveCatalog, AuditChain, AuditEvent, Credential, Denial, LeakOutcome,
+    LeakedCredential, Notice, NoticeState, PendingAction, Role, SeenAddress, Token, UseCount,
 };
 use crate::policy::client_source::{ClientSource, ClientSourceFields, HeaderName};
 use crate::policy::decide::Reason;
@@ -548,7 +549,20 @@ pub(super) fn pending_action(
     }
 }
 
+pub(super) fn audit_chain(chain: AuditChain) -> pb::AuditChain {
+    let point = |point: ChainPoint| pb::AuditChainPoint {
+        revision: point.revision,
+        hash: point.hash.to_string(),
+    };
+    pb::AuditChain {
+        installation_id: chain.installation_id,
+        begin: Some(point(chain.begin)),
+        head: Some(point(chain.head)),
+    }
+}
+
 pub(super) fn audit_event(event: AuditEvent, caller: &Caller) -> pb::AuditEvent {
+    let hash = event.hash.filter(|_| caller.only().is_none());
     pb::AuditEvent {
         revision: caller.shown_revision(event.position),
         time: Some(time(event.time)),
@@ -560,6 +574,7 @@ pub(super) fn audit_event(event: AuditEvent, caller: &Caller) -> pb::AuditEvent 
         token_id: event.token_id.map(|id| id.to_string()).unwrap_or_default(),
         before_json: event.before.unwrap_or_default(),
         after_json: event.after.unwrap_or_default(),
+        hash: hash.map(|hash| hash.to_string()).unwrap_or_default(),
     }
 }
 

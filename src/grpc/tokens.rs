@@ -324,11 +324,20 @@ impl TokenService for Management {
                 token_id: &r.token_id,
                 start: errors.take(convert::instant("start_time", r.start_time)).flatten(),
                 end: errors.take(convert::instant("end_time", r.end_time)).flatten(),
+                pending_action_id: &r.pending_action_id,
+                oldest_first: r.oldest_first,
+                after_revision: r.after_revision,
                 paging: Paging { size: r.page_size, token: &r.page_token },
             };
             let show = |event| item(convert::audit_event(event, &caller));
+            // Before the events, so that all up to its head were committed when these are read.
+            let chain = if r.oldest_first { services.audit_chain(&caller).await? } else { None };
             let page = services.list_audit_events(&caller, query, errors, show).await?;
-            Ok(ListAuditEventsResponse { audit_events: page.items, next_page_token: page.next })
+            Ok(ListAuditEventsResponse {
+                audit_events: page.items,
+                next_page_token: page.next,
+                chain: chain.map(convert::audit_chain),
+            })
         })
         .await
     }

@@ -62,7 +62,7 @@ impl Transport for Relay {
 impl Transport for Mailbox {
     async fn send(&self, message: &Message) -> Outcome {
         self.keep(message.clone());
-        Outcome::Accepted
+        Outcome::Accepted(String::new())
     }
 }
 
@@ -167,7 +167,7 @@ impl Outbox {
         };
         let now = self.clock.now();
         let counter = match &outcome {
-            Outcome::Accepted => &self.metrics.mails_accepted,
+            Outcome::Accepted(_) => &self.metrics.mails_accepted,
             Outcome::RecipientRefused(_) | Outcome::MessageRefused(_) | Outcome::Postponed(_) => {
                 &self.metrics.mails_refused
             }
@@ -176,9 +176,9 @@ impl Outbox {
         counter.inc();
         let Retries { max, refused, .. } = self.retries;
         let (wait, failure) = match &outcome {
-            Outcome::Accepted => {
+            Outcome::Accepted(answer) => {
                 let ctx = Context::new(Actor::System, now, None);
-                let accept = self.store.mail_accepted(&ctx, mail.id);
+                let accept = self.store.mail_accepted(&ctx, mail.id, answer);
                 let token = |changed: &Option<_>| changed.iter().copied().collect();
                 self.writes.commit_tokens("mail_accepted", &ctx, accept, token).await?;
                 return Ok(Some(Delivery { mail: mail.id, to: mail.recipient, outcome }));
@@ -267,7 +267,7 @@ enum FailureCause {
 impl DeliveryLog {
     fn note(&mut self, Delivery { mail, to, outcome }: &Delivery) {
         match outcome {
-            Outcome::Accepted => {
+            Outcome::Accepted(_) => {
                 self.in_a_row.clear();
                 self.logged.remove(to);
                 if self.relay.take().is_some() {
@@ -327,6 +327,10 @@ mod tests {
         log.relay
     }
 
+    fn accepted() -> Outcome {
+        Outcome::Accepted("250 taken".to_owned())
+    }
+
     fn postponed() -> Outcome {
         Outcome::Postponed("450 busy".to_owned())
     }
@@ -353,7 +357,7 @@ mod tests {
         }
         assert_eq!(noted(&mut log, "cy", postponed()), Some(FailureCause::TakesNobody));
         assert_eq!(noted(&mut log, "ann", postponed()), Some(FailureCause::TakesNobody));
-        assert_eq!(noted(&mut log, "bob", Outcome::Accepted), None);
+        assert_eq!(noted(&mut log, "bob", accepted()), None);
         assert_eq!(noted(&mut log, "cy", postponed()), None);
     }
 
@@ -364,14 +368,14 @@ mod tests {
         assert_eq!(noted(&mut log, "ann", error()), Some(FailureCause::Error));
         assert_eq!(noted(&mut log, "ann", postponed()), None);
         assert_eq!(noted(&mut log, "ann", error()), Some(FailureCause::Error));
-        assert_eq!(noted(&mut log, "ann", Outcome::Accepted), None);
+        assert_eq!(noted(&mut log, "ann", accepted()), None);
     }
 
     #[test]
     fn a_recipient_is_logged_once_until_a_mail_is_accepted() {
         let mut log = DeliveryLog::default();
         assert!(log.begins("ann") && log.begins("bob") && !log.begins("ann"));
-        noted(&mut log, "ann", Outcome::Accepted);
+        noted(&mut log, "ann", accepted());
         assert!(log.begins("ann") && !log.begins("bob"));
     }
 }

@@ -31,6 +31,9 @@ const BATCH: u32 = 200;
 /// Rows of each kind of activity that are forgotten in a round.
 const ACTIVITY_BATCH: u32 = 10_000;
 
+/// Audit events that are sealed, and those that are pruned, in a round.
+const AUDIT_BATCH: u32 = 1_000;
+
 /// Between two rounds at least, however often the sweeper is woken.
 const WAKEUP_PAUSE: Duration = Duration::from_secs(1);
 
@@ -78,6 +81,8 @@ pub struct Sweeper {
     pub settings: Settings,
     /// How long deleted tokens keep a reason of their own.
     pub retention: Duration,
+    /// How long audit events are kept; `None` for all of them.
+    pub audit_retention: Option<Duration>,
     /// Wakes the outbox when mails are queued.
     pub outbox_wakeup: Arc<Notify>,
     /// Notified where a token expires so soon that its admins are to be mailed at once.
@@ -97,6 +102,11 @@ impl Sweeper {
         let mut swept = SweepReport::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
+        // Nor is the chain over audit events: each change seals its own once those of before are sealed.
+        match self.store.seal_audit_events(AUDIT_BATCH).await {
+            Ok(sealed) => swept.more |= sealed == AUDIT_BATCH,
+            Err(error) => tracing::warn!(%error, "cannot seal audit events"),
+        }
         // A closure is not of the lifecycle: it goes on where replicas differ in settings, and holds nothing else up.
         if let Err(error) = self.continue_closures(&mut swept).await {
             tracing::warn!(%error, "cannot go on with the closure of an account");
@@ -251,7 +261,19 @@ impl Sweeper {
         let purged = self.writes.commit_tokens("purge", &ctx, purge, Vec::clone).await?;
         swept.purged = purged.len() as u32;
         swept.more |= purged.len() == BATCH as usize;
-        self.purge_activity(swept).await
+        self.purge_activity(swept).await?;
+        self.prune_audit(swept).await
+    }
+
+    /// What is left of the chain, docs/audit.md says.
+    async fn prune_audit(&self, swept: &mut SweepReport) -> store::Result<()> {
+        let Some(retention) = self.audit_retention else { return Ok(()) };
+        let ctx = self.ctx();
+        let prune = self.store.prune_audit_events(&ctx, ctx.now.minus(retention), AUDIT_BATCH);
+        let pruned =
+            self.writes.commit("prune_audit_events", Invalidation::Nothing, &ctx, prune).await?;
+        swept.more |= pruned == AUDIT_BATCH;
+        Ok(())
     }
 
     /// Forgets what was seen before the window, and old denials. Rules 12.3 and 12.12 of docs/policy.md.

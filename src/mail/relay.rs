@@ -38,8 +38,8 @@ const CONTENT: &str = "the message";
 /// own, no password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The relay has it and answers for it from here on.
-    Accepted,
+    /// The relay has it and answers for it from here on: what it said.
+    Accepted(String),
     /// The relay refused the recipient for good (5xx to RCPT): what it said.
     RecipientRefused(String),
     /// The relay will not take this message to this recipient as things are: a 5xx answer to DATA or to the
@@ -147,13 +147,16 @@ impl Relay {
         let rcpt = Rcpt::new(mail.to.clone(), Vec::new());
         let (step, done) = match session.command(RCPT, rcpt, Severity::PositiveCompletion).await {
             Err(failure) => (RCPT, Err(failure)),
-            Ok(()) => match session.command("DATA", Data, Severity::PositiveIntermediate).await {
+            Ok(_) => match session.command("DATA", Data, Severity::PositiveIntermediate).await {
                 Err(failure) => ("DATA", Err(failure)),
-                Ok(()) => (CONTENT, session.content(&mail.bytes).await),
+                Ok(_) => (CONTENT, session.content(&mail.bytes).await),
             },
         };
         match done {
-            Ok(()) => (Some(session), Outcome::Accepted),
+            Ok(answer) => {
+                let answer = self.redactor.redact(&answer);
+                (Some(session), Outcome::Accepted(answer))
+            }
             Err(failure) => {
                 let session = failure.leaves_usable().then_some(session);
                 (session, self.concerns_message(failure, step))
@@ -179,7 +182,7 @@ impl Relay {
             return Err((Some(fresh), Outcome::MessageRefused(text.to_owned())));
         }
         match self.mail(&mut fresh, mail).await {
-            Ok(()) => Ok(fresh),
+            Ok(_) => Ok(fresh),
             Err(failure) => {
                 // MAIL asks for more where the recipient's address needs it, so an answer to that says
                 // nothing about other recipients.
@@ -192,7 +195,7 @@ impl Relay {
         }
     }
 
-    async fn mail(&self, session: &mut SmtpSession, mail: &Composed) -> Step<()> {
+    async fn mail(&self, session: &mut SmtpSession, mail: &Composed) -> Step<String> {
         let mut parameters = Vec::new();
         if mail.utf8 {
             parameters.push(MailParameter::SmtpUtfEight);
@@ -255,6 +258,13 @@ impl Relay {
     }
 }
 
+impl Outcome {
+    /// Whether the relay has the message.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted(_))
+    }
+}
+
 impl StepFailure {
     /// Whether another message can go over the same connection.
     fn leaves_usable(&self) -> bool {
@@ -289,12 +299,12 @@ impl SmtpSession {
         step: &str,
         command: impl fmt::Display,
         wanted: Severity,
-    ) -> Step<()> {
+    ) -> Step<String> {
         let answer = bounded(self.limit, step, self.connection.command(command)).await?;
         expected(step, &answer, wanted)
     }
 
-    async fn content(&mut self, bytes: &[u8]) -> Step<()> {
+    async fn content(&mut self, bytes: &[u8]) -> Step<String> {
         let answer = bounded(self.limit, CONTENT, self.connection.message(bytes)).await?;
         expected(CONTENT, &answer, Severity::PositiveCompletion)
     }
@@ -329,10 +339,12 @@ fn failure(step: &str, error: &Error) -> StepFailure {
     }
 }
 
-fn expected(step: &str, answer: &Response, wanted: Severity) -> Step<()> {
+/// The text of an answer of the wanted kind.
+fn expected(step: &str, answer: &Response, wanted: Severity) -> Step<String> {
     let code = answer.code();
     if code.severity == wanted {
-        return Ok(());
+        let text: Vec<&str> = answer.message().collect();
+        return Ok(format!("{code} {}", text.join(" ")).trim_end().to_owned());
     }
     Err(StepFailure::Broken(format!("answers {step} with {code}, which is no answer to it")))
 }

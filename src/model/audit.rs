@@ -1,6 +1,7 @@
 //! The audit record: events and their actions.
 
-use crate::policy::id::{AccountId, TokenId};
+use crate::audit::{ChainHash, ChainPoint};
+use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
 
 macro_rules! audit_actions {
@@ -38,6 +39,8 @@ audit_actions! {
     AccountSuspend = "account.suspend",
     /// An account got another name.
     AccountUpdate = "account.update",
+    /// The oldest events were removed.
+    AuditPrune = "audit.prune",
     /// A catalogue was applied.
     CatalogApply = "catalog.apply",
     /// A credential was created.
@@ -153,6 +156,19 @@ pub struct AuditEvent {
     pub before: Option<String>,
     /// What it is afterwards, as a JSON object.
     pub after: Option<String>,
+    /// Its link in the chain (docs/audit.md); `None` until it is sealed, as are events of programs without a chain.
+    pub hash: Option<ChainHash>,
+}
+
+/// How far the chain over audit events goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditChain {
+    /// The UUID of this installation.
+    pub installation_id: String,
+    /// The last event that was pruned; the genesis where none was.
+    pub begin: ChainPoint,
+    /// The last event that has its hash; `begin` where none has.
+    pub head: ChainPoint,
 }
 
 /// A list of audit events.
@@ -166,6 +182,12 @@ pub struct AuditFilter {
     pub start: Option<Timestamp>,
     /// Only before this instant.
     pub end: Option<Timestamp>,
+    /// Only those of this action.
+    pub pending_action_id: Option<PendingActionId>,
+    /// The oldest first.
+    pub oldest_first: bool,
+    /// Only those behind this position.
+    pub behind: Option<i64>,
 }
 
 #[cfg(test)]

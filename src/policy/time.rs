@@ -11,6 +11,8 @@ use ::time::{Date, OffsetDateTime};
 const DAY: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year]");
 const ISO_DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
+const MICROSECOND: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 const MINUTE: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
 
@@ -89,6 +91,11 @@ impl Timestamp {
         self.format(ISO_DAY)
     }
 
+    /// `2027-01-03T14:05:00.000000Z`: RFC 3339 in UTC, always with all six decimals.
+    pub fn to_rfc_3339(self) -> String {
+        self.format(MICROSECOND)
+    }
+
     /// `3 January 2027`.
     pub fn to_day(self) -> String {
         self.format(DAY)
@@ -100,7 +107,7 @@ impl Timestamp {
     }
 
     fn format(self, format: &[BorrowedFormatItem<'_>]) -> String {
-        OffsetDateTime::from_unix_timestamp(self.0.div_euclid(1_000_000))
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
             .ok()
             .and_then(|time| time.format(format).ok())
             .unwrap_or_else(|| self.to_string())
@@ -132,6 +139,8 @@ mod tests {
         assert_eq!(at.to_iso_day(), "2027-01-03");
         assert_eq!(Timestamp::of_day(at.day()).to_minute(), "3 January 2027, 00:00 UTC");
         assert_eq!(Timestamp::of_hour(at.hour()).to_minute(), "3 January 2027, 14:00 UTC");
+        assert_eq!(at.to_rfc_3339(), "2027-01-03T14:05:00.000000Z");
+        assert_eq!(Timestamp(-1).to_rfc_3339(), "1969-12-31T23:59:59.999999Z");
         assert_eq!((Timestamp(-1).day(), Timestamp(-1).hour()), (-1, -1));
         assert_eq!(
             at.plus(Duration::from_secs(86_400 * 20)).to_minute(),

@@ -14,10 +14,10 @@ use subtle::ConstantTimeEq as _;
 use super::validate::{FieldErrors, filter_id};
 use super::{Caller, Error, Result, Services};
 use crate::model::{
-    AuditEvent, AuditFilter, FoundTokens, Page, PendingAction, PendingFilter, TokenOrder,
-    TokenSearch, TokenShow,
+    AuditChain, AuditEvent, AuditFilter, FoundTokens, Page, PendingAction, PendingFilter,
+    TokenOrder, TokenSearch, TokenShow,
 };
-use crate::policy::id::{AccountId, TokenId};
+use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::time::Timestamp;
 use crate::policy::token::{PendingActionType, TokenKind};
 use crate::secret::{self, KeyRing};
@@ -238,6 +238,12 @@ pub struct AuditQuery<'a> {
     pub start: Option<Timestamp>,
     /// Only before this instant.
     pub end: Option<Timestamp>,
+    /// Only of this pending action; empty for all.
+    pub pending_action_id: &'a str,
+    /// The oldest first.
+    pub oldest_first: bool,
+    /// Only behind this revision; 0 for all. For operators alone.
+    pub after_revision: i64,
     /// How much of it.
     pub paging: Paging<'a>,
 }
@@ -323,7 +329,7 @@ impl Services {
         cursor.collect(read, |action| action.id, show).await
     }
 
-    /// Lists who changed what, the newest first. `errors` were found in the query's filters already.
+    /// Lists who changed what, the newest first unless `query` says otherwise. `errors` were found in the query's filters already.
     ///
     /// # Errors
     /// [`Error::Invalid`] for bad filters or paging; the store's.
@@ -331,22 +337,56 @@ impl Services {
         &self,
         caller: &Caller,
         query: AuditQuery<'_>,
-        errors: FieldErrors,
+        mut errors: FieldErrors,
         show: impl FnMut(AuditEvent) -> PageItem<U>,
     ) -> Result<Paged<U>> {
+        let action = filter_id::<PendingActionId>("pending_action_id", query.pending_action_id);
+        let pending_action_id = errors.take(action).flatten();
+        if query.after_revision < 0 {
+            errors.add("after_revision", "NEGATIVE", "is negative; 0 means all events");
+        }
+        // By asking for one revision after the other, an account admin would learn how much happens in other accounts.
+        if query.after_revision != 0 && caller.only().is_some() {
+            errors.add("after_revision", "OPERATORS_ONLY", "is for operators: use page_token");
+        }
         let ids = self.filter_ids(caller, errors, query.account_id, query.token_id);
         let list = format!(
-            "audit {} {} {:?} {:?}",
-            query.account_id, query.token_id, query.start, query.end
+            "audit {} {} {:?} {:?} {} {} {}",
+            query.account_id,
+            query.token_id,
+            query.start,
+            query.end,
+            query.pending_action_id,
+            query.oldest_first,
+            query.after_revision
         );
         let (Some((account_id, token_id)), cursor) =
             both(ids, Cursor::new(query.paging, list, self.page_keys()))?
         else {
             return Ok(Paged { items: Vec::new(), next: String::new() });
         };
-        let filter = AuditFilter { account_id, token_id, start: query.start, end: query.end };
+        let filter = AuditFilter {
+            account_id,
+            token_id,
+            start: query.start,
+            end: query.end,
+            pending_action_id,
+            oldest_first: query.oldest_first,
+            behind: Some(query.after_revision).filter(|&revision| revision > 0),
+        };
         let read = |page| self.read("audit_events", self.store.audit_events(&filter, page));
         cursor.collect(read, |event| event.position, show).await
+    }
+
+    /// How far the chain over audit events goes; `None` for account admins.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn audit_chain(&self, caller: &Caller) -> Result<Option<AuditChain>> {
+        match caller.only() {
+            Some(_) => Ok(None),
+            None => self.read("audit_chain", self.store.audit_chain()).await.map(Some),
+        }
     }
 }
 

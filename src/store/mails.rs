@@ -29,10 +29,15 @@ pub trait MailStore {
     /// `None`, and nothing changed, where it is another's by now, or the mail was taken back.
     async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<Option<Timestamp>>;
 
-    /// Notes that the mail server took a mail over. `ctx.now` must have been read after its answer:
+    /// Notes that the mail server took a mail over, and its answer, of which at most 400 characters are kept. `ctx.now` must have been read after its answer:
     /// the notice counts from there. The token whose facts changed, where it was the last notice that
     /// an action waited for.
-    async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>>;
+    async fn mail_accepted(
+        &self,
+        ctx: &Context,
+        id: MailId,
+        answer: &str,
+    ) -> Result<Option<TokenId>>;
 
     /// Notes an attempt that failed at `now`, the next being at `next`; nothing where the claim on
     /// `mail` is another's by now. `failure` is why the mail server did not take this mail; `None` where

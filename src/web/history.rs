@@ -35,6 +35,9 @@ pub(super) async fn events(signed: &Signed, id: &str) -> Result<(Vec<AuditEvent>
         token_id: id,
         start: None,
         end: None,
+        pending_action_id: "",
+        oldest_first: false,
+        after_revision: 0,
         paging: Paging { size: SHOWN, token: "" },
     };
     let events = signed
@@ -182,6 +185,7 @@ fn words(
         | AuditAction::AccountSetAdmins
         | AuditAction::AccountSuspend
         | AuditAction::AccountUpdate
+        | AuditAction::AuditPrune
         | AuditAction::CatalogApply
         | AuditAction::CredentialCreate
         | AuditAction::CredentialReportLeaked
@@ -287,6 +291,7 @@ mod tests {
             token_id: None,
             before: Some(before.to_owned()),
             after: Some(after.to_owned()),
+            hash: None,
         }
     }
 

@@ -84,7 +84,7 @@ impl Transport for Post {
                 self.lost.notify_one();
                 std::future::pending().await
             }
-            Fate::Accepted | Fate::Held => Outcome::Accepted,
+            Fate::Accepted | Fate::Held => Outcome::Accepted("250 taken".to_owned()),
         }
     }
 }

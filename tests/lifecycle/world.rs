@@ -442,6 +442,7 @@ async fn memory(
         metrics: metrics.clone(),
         settings,
         retention: RETENTION,
+        audit_retention: None,
         outbox_wakeup: outbox_wakeup.clone(),
         sweep_wakeup,
     };

@@ -56,7 +56,7 @@ async fn mails_arrive_as_they_were_written() {
             let relay = relay_with(&url, Some(authority.pem()), limits());
             let mail = render(&notice(), None).unwrap();
             for _ in 0..2 {
-                assert_eq!(relay.send(&mail).await, Outcome::Accepted, "{url}");
+                assert!(relay.send(&mail).await.is_accepted(), "{url}");
                 let got = server.next();
                 assert_eq!(got["defects"], Value::Array(Vec::new()));
                 assert_eq!(got["tls"], mode != "plain");
@@ -112,7 +112,7 @@ async fn a_login_is_right_or_a_fault() {
         let right = relay("user:p%40ss%2Fw%C3%B6rt%20%25@");
         let wrong = relay("user:hunter2@");
         let none = relay("");
-        assert_eq!(right.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(right.send(&message("ann@acme.example")).await.is_accepted());
         let text = fault(wrong.send(&message("ann@acme.example")).await);
         assert!(text.contains("answers AUTH with 535 ") && !text.contains("hunter2"), "{text}");
         let text = fault(none.send(&message("ann@acme.example")).await);
@@ -135,7 +135,7 @@ async fn a_relay_that_refuses_one_recipients_mails_takes_the_others() {
             matches!(&zoe, Outcome::MessageRefused(text) if text.contains("no SMTPUTF8")),
             "{zoe:?}"
         );
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
         assert_eq!(server.next()["to"], serde_json::json!(["ann@acme.example"]));
     }
 }

@@ -25,7 +25,7 @@ async fn a_code_is_an_answer_without_a_text() {
     sink.at(Step::Rcpt).to("bob@acme.example").says("550");
     let refused = relay.send(&message("bob@acme.example")).await;
     assert_eq!(refused, Outcome::RecipientRefused("550".to_owned()));
-    assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+    assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
 }
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn a_recipient_that_is_refused_for_good_is_the_only_refusal() {
     let refused = relay.send(&message("bob@acme.example")).await;
     assert_eq!(refused, Outcome::RecipientRefused("550 5.1.1 no such user".to_owned()));
     // The connection is as good as before.
-    assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+    assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
     assert_eq!(sink.connections(), 1);
     let asked = sink.commands();
     assert_eq!(asked.iter().filter(|command| *command == "DATA").count(), 1);
@@ -59,7 +59,7 @@ async fn what_fails_before_a_recipient_is_named_is_a_fault_and_passes() {
             assert!(text.ends_with(answer), "{step:?}: {text}");
             assert_eq!(sink.messages().len(), 0);
             let outcome = relay.send(&message("ann@acme.example")).await;
-            assert_eq!(outcome, Outcome::Accepted, "{step:?} {answer}");
+            assert!(outcome.is_accepted(), "{step:?} {answer}");
         }
     }
 }
@@ -90,7 +90,7 @@ async fn what_fails_after_that_concerns_one_message() {
             // Account admins read it too: where the relay is, is not for them.
             assert!(!text.contains("127.0.0.1"), "{step:?}: {text}");
             let others = relay.send(&message("ann@acme.example")).await;
-            assert_eq!(others, Outcome::Accepted, "{step:?} {answer}");
+            assert!(others.is_accepted(), "{step:?} {answer}");
             let taken: Vec<_> = sink.messages().into_iter().flat_map(|mail| mail.to).collect();
             assert_eq!(taken, ["ann@acme.example"], "{step:?} {answer}");
         }
@@ -121,7 +121,7 @@ async fn mail_that_is_refused_for_an_address_beyond_ascii_concerns_that_message(
         let outcome = relay.send(&message("zo\u{eb}@acme.example")).await;
         assert_eq!(matches!(outcome, Outcome::MessageRefused(_)), for_good, "{outcome:?}");
         assert!(of_message(outcome).starts_with(answer));
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
         assert_eq!(sink.connections(), 1);
     }
 }
@@ -137,7 +137,7 @@ async fn a_relay_that_stalls_is_given_up() {
         assert!(text.contains("within 1s"), "{step:?}: {text}");
         // Nothing of it is kept.
         sink.wait_for_open(0);
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
     };
     futures_util::future::join_all(EVERY_STEP.map(stall)).await;
 }
@@ -153,7 +153,7 @@ async fn a_relay_that_hangs_up_has_not_accepted() {
         assert!(text.contains("hung up") || text.contains("failed at"), "{step:?}: {text}");
         assert_eq!(sink.messages().len(), 0);
         // Whether it got the message is known to nobody: the next attempt is the same message.
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
         let everything = sink.everything();
         assert_eq!(everything.len(), if step == Step::Content { 2 } else { 1 });
         assert_eq!(everything[0].bytes, everything.last().unwrap().bytes);
@@ -188,7 +188,7 @@ async fn answers_that_are_none_are_no_acceptance() {
         };
         assert!(text.chars().count() < 250, "{step:?}: {text}");
         // Whatever it meant, the next message starts afresh.
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
     }
 }
 

@@ -10,7 +10,7 @@ async fn one_connection_serves_many_messages() {
     let sink = Sink::start();
     let relay = relay(&sink.url());
     for to in ["ann@acme.example", "bob@acme.example", "cy@acme.example"] {
-        assert_eq!(relay.send(&message(to)).await, Outcome::Accepted);
+        assert!(relay.send(&message(to)).await.is_accepted());
     }
     let messages = sink.messages();
     let to: Vec<_> = messages.iter().map(|message| message.to.join(" ")).collect();
@@ -21,7 +21,7 @@ async fn one_connection_serves_many_messages() {
     sink.wait_for_open(0);
     assert_eq!(sink.commands().last().unwrap(), "QUIT");
     relay.close().await;
-    assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+    assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
     assert_eq!(sink.connections(), 2);
 }
 
@@ -36,12 +36,12 @@ async fn a_connection_that_ended_meanwhile_is_made_anew() {
     ] {
         let sink = Sink::start();
         let relay = relay(&sink.url());
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
         match answer {
             None => sink.at(step).times(1).hangs_up(),
             Some(answer) => sink.at(step).times(1).says(answer),
         }
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
         assert_eq!(sink.connections(), 2, "{step:?} {answer:?}");
         assert_eq!(sink.messages().len(), 2);
     }
@@ -53,7 +53,7 @@ async fn messages_at_once_do_not_wait_for_each_other() {
     let relay = relay(&sink.url());
     let (one, other) = (message("ann@acme.example"), message("bob@acme.example"));
     let outcomes = tokio::join!(relay.send(&one), relay.send(&other));
-    assert_eq!(outcomes, (Outcome::Accepted, Outcome::Accepted));
+    assert!(outcomes.0.is_accepted() && outcomes.1.is_accepted(), "{outcomes:?}");
     assert_eq!(sink.messages().len(), 2);
     // One of the connections is kept.
     sink.wait_for_open(1);
@@ -71,7 +71,7 @@ async fn a_message_that_was_given_up_leaves_nothing_behind() {
         () = told(&sink, "RCPT") => {}
     }
     sink.wait_for_open(0);
-    assert_eq!(relay.send(&message("bob@acme.example")).await, Outcome::Accepted);
+    assert!(relay.send(&message("bob@acme.example")).await.is_accepted());
     assert_eq!(sink.messages()[0].to, ["bob@acme.example"]);
 }
 
@@ -104,7 +104,7 @@ async fn every_letter_and_line_arrives() {
             text,
             ..message("ann@acme.example")
         };
-        assert_eq!(relay.send(&message).await, Outcome::Accepted);
+        assert!(relay.send(&message).await.is_accepted());
         let received = sink.messages().pop().unwrap();
         assert_eq!(received.text().trim_end(), message.text.trim_end());
         assert_eq!(received.html().trim_end(), message.html.trim_end());
@@ -120,7 +120,7 @@ async fn the_same_message_is_the_same_bytes() {
     let sink = Sink::start();
     let relay = relay(&sink.url());
     for _ in 0..2 {
-        assert_eq!(relay.send(&message("ann@acme.example")).await, Outcome::Accepted);
+        assert!(relay.send(&message("ann@acme.example")).await.is_accepted());
     }
     let messages = sink.messages();
     assert_eq!(messages[0].bytes, messages[1].bytes);
@@ -150,13 +150,13 @@ async fn addresses_may_have_other_letters() {
     let sink = Sink::start();
     let relay = relay(&sink.url());
     // A domain has an ASCII form that every relay knows.
-    assert_eq!(relay.send(&message("zoe@bücher.example")).await, Outcome::Accepted);
+    assert!(relay.send(&message("zoe@bücher.example")).await.is_accepted());
     let received = sink.messages().pop().unwrap();
     assert_eq!(received.to, ["zoe@xn--bcher-kva.example"]);
     assert_eq!(received.header("To").unwrap(), "zoe@xn--bcher-kva.example");
     assert!(sink.commands().iter().all(|command| !command.contains("SMTPUTF8")));
     // What stands before the @ has none.
-    assert_eq!(relay.send(&message("zoë@acme.example")).await, Outcome::Accepted);
+    assert!(relay.send(&message("zoë@acme.example")).await.is_accepted());
     assert_eq!(sink.messages().pop().unwrap().to, ["zoë@acme.example"]);
     assert!(sink.commands().iter().any(|command| command.ends_with("> SMTPUTF8 BODY=8BITMIME")));
 

@@ -88,7 +88,7 @@ async fn a_leaked_token_is_revoked_once_and_its_admins_are_mailed(f: Fixture) {
             panic!("{mail:?}")
         };
         assert_eq!((of.id, location, mail.created), (new.id, &place(), Timestamp(9)));
-        assert_eq!(f.store.mail_accepted(&ctx(10), mail.id).await.unwrap(), None);
+        assert_eq!(f.store.mail_accepted(&ctx(10), mail.id, "250 taken").await.unwrap(), None);
     }
 
     let before = f.position().await;

@@ -29,6 +29,7 @@ macro_rules! on_both {
 
 mod accounts;
 mod activity;
+mod audit_chain;
 mod catalog;
 mod credentials;
 mod denials;

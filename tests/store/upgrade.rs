@@ -208,3 +208,48 @@ async fn mails_that_wait_survive_the_upgrade_in_sqlite() {
     assert_eq!((mail.id.0, mail.attempts, mail.created), (LIVE, 3, Timestamp(5)));
     assert_eq!(mail.recipient, "zoe@acme.test");
 }
+
+/// What is recorded before the chain is sealed afterwards, and a change of the upgraded program goes on from it.
+async fn check_sealed(store: &dyn Store) {
+    use crate::store::fixture::{ctx, new_account, page};
+    use portcullis::audit::ChainHash;
+    use portcullis::model::AuditFilter;
+    assert_eq!(store.seal_audit_events(100).await.unwrap(), 1);
+    store.create_account(&ctx(9), &new_account("acme")).await.unwrap();
+    let filter = AuditFilter { oldest_first: true, ..AuditFilter::default() };
+    let events = store.audit_events(&filter, page(None, 9)).await.unwrap();
+    let chain = store.audit_chain().await.unwrap();
+    assert_eq!(chain.begin.hash, ChainHash::genesis(&chain.installation_id));
+    assert!(!chain.installation_id.starts_with("00000000-"), "{}", chain.installation_id);
+    assert_eq!((chain.head.revision, Some(chain.head.hash)), (2, events[1].hash));
+    assert!(events[0].hash.is_some());
+}
+
+const EVENT_OF_BEFORE: &str = "INSERT INTO audit_event (position, time, action, actor, actor_role) \
+    VALUES (1, 5, 'account.create', 'system', '')";
+
+#[tokio::test]
+async fn events_of_before_the_chain_are_sealed_in_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(dir.path().join(FILE))
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    only("sqlite", &BEFORE_SESSIONS).await.run(&mut old).await.unwrap();
+    sqlx::query(EVENT_OF_BEFORE).execute(&mut old).await.unwrap();
+    sqlx::query("UPDATE head SET position = 1").execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    check_sealed(&*Place::Sqlite(dir).open().await).await;
+}
+
+#[tokio::test]
+async fn events_of_before_the_chain_are_sealed_in_postgres() {
+    let url = database();
+    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
+    let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
+    only("postgres", &replicas).await.run(&mut old).await.unwrap();
+    sqlx::query(EVENT_OF_BEFORE).execute(&mut old).await.unwrap();
+    sqlx::query("UPDATE head SET position = 1").execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    check_sealed(&*Place::Postgres(url).open().await).await;
+}

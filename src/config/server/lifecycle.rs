@@ -59,6 +59,14 @@ pub struct LifecycleArgs {
         default_value = "90d"
     )]
     deleted_retention: String,
+    /// How long audit events are kept; older ones are removed, and the chain goes on. Without it, all are kept
+    #[arg(
+        long,
+        env = "PORTCULLIS_AUDIT_RETENTION",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
+    audit_retention: Option<String>,
     /// The longest that a new token may last: the expiry of one that is created without any, and the latest
     /// that may be asked for. Without it, tokens need not expire
     #[arg(
@@ -90,6 +98,8 @@ pub struct LifecycleSettings {
     pub sweep_interval: Duration,
     /// How long a deleted or expired token keeps a reason of its own.
     pub deleted_retention: Duration,
+    /// How long audit events are kept; `None` for all of them.
+    pub audit_retention: Option<Duration>,
     /// The longest that a new token may last; `None` for no bound.
     pub token_max_lifetime: Option<Duration>,
     /// How long a use may wait to be written.
@@ -112,6 +122,10 @@ impl LifecycleArgs {
         let sweep_interval =
             errors.duration("lifecycle-sweep-interval", &self.lifecycle_sweep_interval);
         let deleted_retention = errors.duration("deleted-retention", &self.deleted_retention);
+        let audit_retention = match &self.audit_retention {
+            None => Some(None),
+            Some(text) => errors.duration("audit-retention", text).map(Some),
+        };
         let token_max_lifetime = match &self.token_max_lifetime {
             None => Some(None),
             Some(text) => errors.duration("token-max-lifetime", text).map(Some),
@@ -138,6 +152,7 @@ impl LifecycleArgs {
             rules: Settings::new(mode?, window?, notice?).ok()?,
             sweep_interval: sweep_interval?,
             deleted_retention: deleted_retention?,
+            audit_retention: audit_retention?,
             token_max_lifetime: token_max_lifetime?,
             usage_flush_interval: usage_flush_interval?,
         })

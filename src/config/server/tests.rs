@@ -187,6 +187,7 @@ fn lifecycle_and_mail_have_defaults() {
             rules: Settings::new(Mode::Enforce, day * 45, day * 7).unwrap(),
             sweep_interval: seconds(60),
             deleted_retention: day * 90,
+            audit_retention: None,
             token_max_lifetime: None,
             usage_flush_interval: seconds(1),
         }

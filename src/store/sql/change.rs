@@ -20,10 +20,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use sqlx::FromRow;
 
+use super::audit::{Chain, ChainRow};
 use super::{Db, Handle, Transaction};
-use crate::model::{Actor, AuditAction, Context, Invalidation};
-use crate::policy::id::{AccountId, TokenId};
+use crate::model::{Actor, AuditAction, AuditEvent, Context, Invalidation, RecordedAction};
+use crate::policy::id::{AccountId, PendingActionId, TokenId};
 use crate::policy::scope::Catalog;
 use crate::store::{Result, StoreError};
 
@@ -40,6 +42,8 @@ pub(super) struct WriteTx<'c> {
     /// Of the catalogue in force; 0 for none.
     pub(super) catalog_version: i64,
     position: i64,
+    /// As the head row has it, which this change holds: no other can extend it from the same event.
+    pub(super) chain: Chain,
 }
 
 /// What a change says of itself.
@@ -54,14 +58,17 @@ pub(super) struct Record {
 }
 
 const TAKE_HEAD: &str = "\
-    UPDATE head SET position = position + 1 WHERE id = 1 RETURNING position, catalog_version";
+    UPDATE head SET position = position + 1 WHERE id = 1 \
+    RETURNING position, catalog_version, installation_id, chain_position, chain_hash";
 
 const GIVE_BACK: &str = "UPDATE head SET position = position - 1 WHERE id = 1";
 
+/// A trigger on the table moves the head of the chain to an event that has a hash
+/// (`migrations/postgres/0017_audit_chain.sql`).
 const INSERT_AUDIT_EVENT: &str = "\
     INSERT INTO audit_event (position, time, action, actor, actor_role, client_address, \
-        account_id, token_id, before_json, after_json) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        account_id, token_id, before_json, after_json, hash, pending_action_id) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
 /// On Postgres the columns `writer` and `nonce` have defaults, and a trigger on the table notifies the replicas
 /// (`migrations/postgres/0005_told.sql`).
@@ -77,8 +84,8 @@ impl<'c> WriteTx<'c> {
     /// Waits until no other change is under way.
     pub(super) async fn begin(store: &'c Handle, ctx: &'c Context) -> Result<Self> {
         let mut tx = store.write().await?;
-        let (position, catalog_version) = take_head(&mut tx).await?;
-        Ok(Self { tx, store, ctx, catalog_version, position })
+        let HeadRow { position, catalog_version, chain } = take_head(&mut tx).await?;
+        Ok(Self { tx, store, ctx, catalog_version, position, chain: chain.read()? })
     }
 
     /// What the next record of this change will have.
@@ -140,7 +147,8 @@ impl<'c> WriteTx<'c> {
     /// position for the rest.
     pub(super) async fn record_part(&mut self, record: Record) -> Result<()> {
         self.record(record).await?;
-        (self.position, _) = take_head(&mut self.tx).await?;
+        let HeadRow { position, chain, .. } = take_head(&mut self.tx).await?;
+        (self.position, self.chain) = (position, chain.read()?);
         Ok(())
     }
 
@@ -154,17 +162,34 @@ impl<'c> WriteTx<'c> {
             Actor::SecretScanning => ("secret scanning".into(), ""),
             Actor::CommandLine => ("command line".into(), ""),
         };
+        let action = [&record.after, &record.before].into_iter().flatten().find_map(action_of);
+        let mut event = AuditEvent {
+            position: self.position,
+            time: ctx.now,
+            action: RecordedAction::Known(record.action),
+            actor,
+            actor_role: role.to_owned(),
+            client: ctx.client.map(|client| client.to_canonical().to_string()),
+            account_id: record.account_id,
+            token_id: record.token_id,
+            before: record.before.map(|json| json.to_string()),
+            after: record.after.map(|json| json.to_string()),
+            hash: None,
+        };
+        event.hash = self.chain.next(&event);
         sqlx::query::<Db>(INSERT_AUDIT_EVENT)
-            .bind(self.position)
-            .bind(ctx.now.0)
-            .bind(record.action.as_str())
-            .bind(actor)
-            .bind(role)
-            .bind(ctx.client.map(|client| client.to_canonical().to_string()))
-            .bind(record.account_id.map(|id| id.0))
-            .bind(record.token_id.map(|id| id.0))
-            .bind(record.before.map(|json| json.to_string()))
-            .bind(record.after.map(|json| json.to_string()))
+            .bind(event.position)
+            .bind(event.time.0)
+            .bind(event.action.as_str())
+            .bind(&event.actor)
+            .bind(&event.actor_role)
+            .bind(&event.client)
+            .bind(event.account_id.map(|id| id.0))
+            .bind(event.token_id.map(|id| id.0))
+            .bind(&event.before)
+            .bind(&event.after)
+            .bind(event.hash.as_ref().map(|hash| hash.as_bytes().to_vec()))
+            .bind(action.map(|id| id.0))
             .execute(&mut *self.tx)
             .await?;
         ctx.touch(record.touched);
@@ -180,6 +205,22 @@ impl<'c> WriteTx<'c> {
     }
 }
 
-async fn take_head(tx: &mut Transaction) -> Result<(i64, i64)> {
+#[derive(FromRow)]
+struct HeadRow {
+    position: i64,
+    catalog_version: i64,
+    #[sqlx(flatten)]
+    chain: ChainRow,
+}
+
+/// The action that a part of a record names; the first one, where a use cancelled or shrank several.
+pub(super) fn action_of(part: &Value) -> Option<PendingActionId> {
+    let first = |name| part.get(name)?.as_array()?.first();
+    let named = part.get("pending_action_id");
+    let id = named.or_else(|| first("cancelled")).or_else(|| first("shrunk"))?;
+    id.as_str()?.parse().ok()
+}
+
+async fn take_head(tx: &mut Transaction) -> Result<HeadRow> {
     Ok(sqlx::query_as(TAKE_HEAD).fetch_one(&mut **tx).await?)
 }

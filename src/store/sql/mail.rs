@@ -298,25 +298,35 @@ pub(super) async fn prolong(
 }
 
 const ACCEPT: &str = "\
-    UPDATE mail SET state = 'accepted', accept_time = $2, fail_time = NULL, failure = NULL \
+    UPDATE mail SET state = 'accepted', accept_time = $2, answer = $3, fail_time = NULL, failure = NULL \
     WHERE mail_id = $1 AND state <> 'accepted'";
+
+/// As the table has it.
+const LONGEST_ANSWER: usize = 400;
 
 const SELECT_ACTION: &str =
     "SELECT pending_action_id FROM mail WHERE mail_id = $1 AND kind = 'notice'";
 
 /// Notes that the mail server took a mail over; of one that was taken back meanwhile, too. The token
 /// whose facts changed, where it was the last notice that an action waited for.
-pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {
+pub(super) async fn accepted(
+    store: &Handle,
+    ctx: &Context,
+    id: MailId,
+    answer: &str,
+) -> Result<Option<TokenId>> {
+    let answer: String = answer.chars().take(LONGEST_ANSWER).collect();
+    let accept = || sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).bind(answer.clone());
     let action: Option<Uuid> =
         sqlx::query_scalar(SELECT_ACTION).bind(id.0).fetch_optional(&store.read()).await?;
     let Some(action) = action else {
         let mut tx = store.write().await?;
-        sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).execute(&mut *tx).await?;
+        accept().execute(&mut *tx).await?;
         tx.commit().await?;
         return Ok(None);
     };
     let mut change = WriteTx::begin(store, ctx).await?;
-    sqlx::query::<Db>(ACCEPT).bind(id.0).bind(ctx.now.0).execute(&mut *change.tx).await?;
+    accept().execute(&mut *change.tx).await?;
     let Some(action) = pending::live(&mut change.tx, PendingActionId(action)).await? else {
         change.finish().await?;
         return Ok(None);
@@ -340,6 +350,29 @@ pub(super) async fn accepted(store: &Handle, ctx: &Context, id: MailId) -> Resul
         })
         .await?;
     Ok(Some(action.token_id))
+}
+
+const SELECT_NOTICES: &str = "\
+    SELECT mail_id, recipient, state, create_time, accept_time, answer FROM mail \
+    WHERE pending_action_id = $1 AND kind = 'notice' ORDER BY mail_id LIMIT 1000";
+
+/// A notice of an action, for evidence.
+#[derive(sqlx::FromRow)]
+pub(super) struct NoticeRow {
+    pub(super) mail_id: Uuid,
+    pub(super) recipient: String,
+    pub(super) state: String,
+    pub(super) create_time: i64,
+    pub(super) accept_time: Option<i64>,
+    pub(super) answer: Option<String>,
+}
+
+/// The notices of an action, also of those who are no admins any more.
+pub(super) async fn notices(
+    connection: &mut Connection,
+    id: PendingActionId,
+) -> Result<Vec<NoticeRow>> {
+    Ok(sqlx::query_as(SELECT_NOTICES).bind(id.0).fetch_all(connection).await?)
 }
 
 const DEFER: &str = "\

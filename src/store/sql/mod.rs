@@ -54,8 +54,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::model::{
-    Account, AccountRefusal, AddressUse, AdminsSet, AuditEvent, AuditFilter, CarriedOut,
-    ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal,
+    Account, AccountRefusal, AddressUse, AdminsSet, AuditChain, AuditEvent, AuditFilter,
+    CarriedOut, ChangeRecord, CloseRefusal, ClosureStep, Context, Credential, CredentialRefusal,
     CredentialUpdate, CredentialUpdateRefusal, Denial, DenialCount, DenialFilter, DenialRest,
     EntryMatches, FoundTokens, GrantCounts, IdleToken, ImportItem, ImportOutcome, ImportPosition,
     LastOperatorCredential, LeakLocation, LeakOutcome, Mail, MailFailure, MailState, NewSession,
@@ -477,8 +477,13 @@ impl MailStore for Handle {
         self.within(mail::prolong(self, mail, until)).await
     }
 
-    async fn mail_accepted(&self, ctx: &Context, id: MailId) -> Result<Option<TokenId>> {
-        self.within(mail::accepted(self, ctx, id)).await
+    async fn mail_accepted(
+        &self,
+        ctx: &Context,
+        id: MailId,
+        answer: &str,
+    ) -> Result<Option<TokenId>> {
+        self.within(mail::accepted(self, ctx, id, answer)).await
     }
 
     async fn mail_deferred(
@@ -635,6 +640,23 @@ impl CatalogStore for Handle {
 impl AuditStore for Handle {
     async fn audit_events(&self, filter: &AuditFilter, page: Page<i64>) -> Result<Vec<AuditEvent>> {
         self.within(audit::events(self, filter, page)).await
+    }
+
+    async fn audit_chain(&self) -> Result<AuditChain> {
+        self.within(audit::chain(self)).await
+    }
+
+    async fn seal_audit_events(&self, limit: u32) -> Result<u32> {
+        self.within(audit::seal(self, limit)).await
+    }
+
+    async fn prune_audit_events(
+        &self,
+        ctx: &Context,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u32> {
+        self.within(audit::prune(self, ctx, before, limit)).await
     }
 
     async fn position(&self) -> Result<i64> {

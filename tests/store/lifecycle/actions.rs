@@ -53,10 +53,10 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     // The first acceptance counts for nothing without the second.
     let mails = s.claim(38).await;
     assert_eq!(mails.len(), 2);
-    assert_eq!(s.store.mail_accepted(&on(38), mails[0].id).await.unwrap(), None);
+    assert_eq!(s.store.mail_accepted(&on(38), mails[0].id, "250 taken").await.unwrap(), None);
     assert!(s.due(999).await.is_empty());
     assert_eq!(s.carry_out(action.id, 999).await, CarriedOut::Held);
-    assert_eq!(s.store.mail_accepted(&on(40), mails[1].id).await.unwrap(), Some(id));
+    assert_eq!(s.store.mail_accepted(&on(40), mails[1].id, "250 taken").await.unwrap(), Some(id));
     assert_eq!(s.last_event().await, "lifecycle.noticed");
     let live = LiveAction {
         id: action.id,
@@ -66,7 +66,7 @@ async fn an_unused_token_is_deleted(f: Fixture) {
     };
     assert_eq!(s.facts(id).await.announced, [live]);
     // Accepted once more: nothing new.
-    assert_eq!(s.store.mail_accepted(&on(44), mails[1].id).await.unwrap(), None);
+    assert_eq!(s.store.mail_accepted(&on(44), mails[1].id, "250 taken").await.unwrap(), None);
 
     assert!(s.due(46).await.is_empty());
     assert_eq!(s.carry_out(action.id, 46).await, CarriedOut::Held);

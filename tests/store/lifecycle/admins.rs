@@ -32,7 +32,7 @@ async fn notices(s: &Stage, n: i64) -> Vec<String> {
         if matches!(mail.content, MailContent::Notice(..)) {
             recipients.push(mail.recipient.clone());
         }
-        s.store.mail_accepted(&on(n), mail.id).await.unwrap();
+        s.store.mail_accepted(&on(n), mail.id, "250 taken").await.unwrap();
     }
     recipients.sort();
     recipients
@@ -73,7 +73,7 @@ async fn who_leaves_holds_nothing(f: Fixture) {
     let action = s.announce(id, 38).await.unwrap();
     for mail in s.claim(38).await {
         if mail.recipient == ADAM {
-            s.store.mail_accepted(&on(38), mail.id).await.unwrap();
+            s.store.mail_accepted(&on(38), mail.id, "250 taken").await.unwrap();
         } else {
             s.store.mail_deferred(day(38), &mail, day(39), refused("550 no")).await.unwrap();
         }
@@ -104,7 +104,7 @@ async fn who_comes_back_untold_is_told(f: Fixture) {
     let action = s.announce(id, 38).await.unwrap();
     let mails = s.claim(38).await;
     let [zoe, adam] = [ZOE, ADAM].map(|who| mails.iter().find(|m| m.recipient == who).unwrap());
-    s.store.mail_accepted(&on(38), adam.id).await.unwrap();
+    s.store.mail_accepted(&on(38), adam.id, "250 taken").await.unwrap();
     s.set_admins(&[ADAM], 39).await;
     s.set_admins(&[ADAM, ZOE], 40).await;
     assert_eq!(s.live().await[0].accepted, None);
@@ -113,7 +113,7 @@ async fn who_comes_back_untold_is_told(f: Fixture) {
     let again: Vec<_> =
         again.iter().filter(|mail| matches!(mail.content, MailContent::Notice(..))).collect();
     assert_eq!((again.len(), again[0].id), (1, zoe.id));
-    assert_eq!(s.store.mail_accepted(&on(41), zoe.id).await.unwrap(), Some(id));
+    assert_eq!(s.store.mail_accepted(&on(41), zoe.id, "250 taken").await.unwrap(), Some(id));
     assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::Held);
     assert_eq!(s.carry_out(action.id, 48).await, CarriedOut::Done);
 
@@ -126,8 +126,8 @@ async fn who_comes_back_untold_is_told(f: Fixture) {
         to.clone().find(|mail| matches!(mail.content, MailContent::Notice(..))).unwrap().id
     };
     s.set_admins(&[ADAM], 50).await;
-    assert_eq!(s.store.mail_accepted(&on(51), notice(ZOE)).await.unwrap(), None);
-    assert_eq!(s.store.mail_accepted(&on(52), notice(ADAM)).await.unwrap(), Some(id));
+    assert_eq!(s.store.mail_accepted(&on(51), notice(ZOE), "250 taken").await.unwrap(), None);
+    assert_eq!(s.store.mail_accepted(&on(52), notice(ADAM), "250 taken").await.unwrap(), Some(id));
     s.set_admins(&[ADAM, ZOE], 53).await;
     assert_eq!(s.live().await[0].accepted, Some(day(52)));
 }

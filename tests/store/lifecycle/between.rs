@@ -102,7 +102,7 @@ async fn a_write_that_became_a_read_stays(f: Fixture) {
     let MailContent::CarriedOut(_, told) = &mails[0].content else { panic!("{mails:?}") };
     assert_eq!(told.taken, [REVEAL.parse().unwrap()]);
     for mail in &mails {
-        s.store.mail_accepted(&on(45), mail.id).await.unwrap();
+        s.store.mail_accepted(&on(45), mail.id, "250 taken").await.unwrap();
     }
     // To a custom token it makes no difference what a scope is.
     let id = s.token(TokenKind::Custom, &NAMES).await;

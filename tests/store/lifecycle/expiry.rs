@@ -62,7 +62,7 @@ impl Stage {
                 MailContent::Expired(_, at) => sent.push((mail.recipient.clone(), *at, true)),
                 _ => {}
             }
-            self.store.mail_accepted(&on(n), mail.id).await.unwrap();
+            self.store.mail_accepted(&on(n), mail.id, "250 taken").await.unwrap();
         }
         sent.sort();
         sent
@@ -213,7 +213,7 @@ async fn a_notice_of_an_expiry_that_came_nearer_is_superseded(f: Fixture) {
     s.set_expiry(id, 38, 33).await.unwrap();
     let later = day(34);
     assert_eq!(s.store.prolong_claim(&mails[0], later).await.unwrap(), None, "it is taken back");
-    s.store.mail_accepted(&on(33), mails[0].id).await.unwrap();
+    s.store.mail_accepted(&on(33), mails[0].id, "250 taken").await.unwrap();
     assert_eq!(s.announce_expiries(34).await, 1);
     assert_eq!(s.mailed(34).await, both(day(38), false));
     // The one that it has is no other.
@@ -248,7 +248,7 @@ async fn notices_of_an_expiry_follow_the_admins(f: Fixture) {
     // One admin is notified; the other one leaves before.
     for mail in s.claim(33).await {
         if mail.recipient == "adam@acme.test" {
-            s.store.mail_accepted(&on(33), mail.id).await.unwrap();
+            s.store.mail_accepted(&on(33), mail.id, "250 taken").await.unwrap();
         }
     }
     s.set_admins(&["adam@acme.test", "new@acme.test"], 34).await;

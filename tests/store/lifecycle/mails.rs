@@ -36,7 +36,7 @@ async fn a_mail_is_claimed_for_a_while(f: Fixture) {
     assert_eq!((first[0].attempts, first[0].created), (0, day(38)));
     // While it is claimed nobody else gets it; then the same mail, with the same id.
     assert!(s.store.claim_mails(day(38), HOUR, i64::MAX, 9).await.unwrap().is_empty());
-    s.store.mail_accepted(&on(38), second[0].id).await.unwrap();
+    s.store.mail_accepted(&on(38), second[0].id, "250 taken").await.unwrap();
     let later = s.store.claim_mails(day(38).plus(HOUR), HOUR, i64::MAX, 9).await.unwrap();
     assert_eq!((later.len(), later[0].id), (1, first[0].id));
     // Tried in vain.
@@ -45,7 +45,7 @@ async fn a_mail_is_claimed_for_a_while(f: Fixture) {
     assert!(s.claim(40).await.is_empty());
     let again = s.claim(41).await;
     assert_eq!((again.len(), again[0].id, again[0].attempts), (1, mail.id, 1));
-    assert_eq!(s.store.mail_accepted(&on(41), mail.id).await.unwrap(), Some(id));
+    assert_eq!(s.store.mail_accepted(&on(41), mail.id, "250 taken").await.unwrap(), Some(id));
     // Late words about it change nothing.
     s.store.mail_deferred(day(41), &again[0], day(42), refused("550 no")).await.unwrap();
     assert_eq!(s.live().await[0].accepted, Some(day(41)));
@@ -82,7 +82,7 @@ async fn a_claim_is_prolonged_by_its_holder_alone(f: Fixture) {
     s.store.mail_deferred(day(41), &quick, day(42), None).await.unwrap();
     let last = claim(day(42)).await.unwrap();
     assert_eq!(last.attempts, 1);
-    assert_eq!(s.store.mail_accepted(&on(42), slow.id).await.unwrap(), Some(id));
+    assert_eq!(s.store.mail_accepted(&on(42), slow.id, "250 taken").await.unwrap(), Some(id));
     assert_eq!(prolong(&last, day(50)).await, None);
     // Taken back, and queued anew: another claim.
     let other = s.token(TokenKind::ReadOnly, &[]).await;
@@ -118,7 +118,7 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
             let text = format!("550 no such user {}", mail.created.0);
             s.store.mail_deferred(day(39), &mail, day(40), refused(&text)).await.unwrap();
         } else {
-            s.store.mail_accepted(&on(39), mail.id).await.unwrap();
+            s.store.mail_accepted(&on(39), mail.id, "250 taken").await.unwrap();
         }
     }
     let failing = Notice {
@@ -141,7 +141,7 @@ async fn a_refused_address_holds_the_action(f: Fixture) {
     let state = s.store.mail_state().await.unwrap();
     assert_eq!(state.failing[0].since, day(39));
     for mail in s.claim(60).await {
-        s.store.mail_accepted(&on(60), mail.id).await.unwrap();
+        s.store.mail_accepted(&on(60), mail.id, "250 taken").await.unwrap();
     }
     assert_eq!(s.store.mail_state().await.unwrap(), MailState::default());
     assert_eq!(s.carry_out(action.id, 66).await, CarriedOut::Held);
@@ -187,7 +187,7 @@ async fn a_mail_to_a_former_admin_is_tried_for_a_day(f: Fixture) {
                 s.store.mail_deferred(now, &mail, half(halves + 1), busy).await.unwrap();
                 assert_eq!(s.store.mail_state().await.unwrap().failing, [], "no admin any more");
             } else {
-                s.store.mail_accepted(&on(1), mail.id).await.unwrap();
+                s.store.mail_accepted(&on(1), mail.id, "250 taken").await.unwrap();
             }
         }
         if halves == 0 {
@@ -244,7 +244,7 @@ async fn what_was_taken_back_may_be_accepted_all_the_same(f: Fixture) {
     s.store.delete_token(&on(39), id, None).await.unwrap();
     let before = s.f.position().await;
     for mail in &mails {
-        assert_eq!(s.store.mail_accepted(&on(40), mail.id).await.unwrap(), None);
+        assert_eq!(s.store.mail_accepted(&on(40), mail.id, "250 taken").await.unwrap(), None);
     }
     s.store.mail_deferred(day(40), &mails[0], day(41), refused("550 no")).await.unwrap();
     assert_eq!(s.f.position().await, before);
@@ -274,7 +274,7 @@ async fn a_notice_says_what_it_takes(f: Fixture) {
         assert_eq!((&told.taken, &told.kept), (&names(&[REVEAL, ASK]), &names(&[READ])));
         assert_eq!((told.basis, told.last_use_of_taken), (day(1), Some(day(1))));
         assert_eq!((told.created, told.accepted, told.ended), (day(39), None, None));
-        s.store.mail_accepted(&on(39), mail.id).await.unwrap();
+        s.store.mail_accepted(&on(39), mail.id, "250 taken").await.unwrap();
     }
     assert_eq!(s.carry_out(action.id, 46).await, CarriedOut::Done);
     let mails = s.claim(46).await;
@@ -303,7 +303,7 @@ async fn who_has_other_admins_is_told(f: Fixture) {
         assert_eq!(before, ["adam@acme.test", "zoe@acme.test"]);
         assert_eq!(after, ["adam@acme.test", "new@acme.test"]);
         assert_eq!(mail.account.admins, after);
-        assert_eq!(s.store.mail_accepted(&on(2), mail.id).await.unwrap(), None);
+        assert_eq!(s.store.mail_accepted(&on(2), mail.id, "250 taken").await.unwrap(), None);
     }
     // Another change, other mails.
     s.set_admins(&["zoe@acme.test"], 3).await;

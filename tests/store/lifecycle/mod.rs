@@ -23,6 +23,7 @@ mod accounts;
 mod actions;
 mod admins;
 mod between;
+mod evidence;
 mod expiry;
 mod mails;
 mod races;
@@ -109,7 +110,7 @@ impl Stage {
     async fn deliver(&self, n: i64) -> Vec<String> {
         let mut recipients = Vec::new();
         for mail in self.claim(n).await {
-            self.store.mail_accepted(&on(n), mail.id).await.unwrap();
+            self.store.mail_accepted(&on(n), mail.id, "250 taken").await.unwrap();
             recipients.push(mail.recipient);
         }
         recipients.sort();

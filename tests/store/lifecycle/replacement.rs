@@ -344,7 +344,7 @@ async fn a_notice_that_is_not_accepted_is_sent_once(f: Fixture) {
     let new = s.replace(old, 1, 38).await;
     let known = s.store.claim_mails(day(38), HOUR, position, 10).await.unwrap();
     assert_eq!(known.len(), 0, "not before every replica knows the successor");
-    assert_eq!(s.store.mail_accepted(&on(38), in_flight.id).await.unwrap(), None);
+    assert_eq!(s.store.mail_accepted(&on(38), in_flight.id, "250 taken").await.unwrap(), None);
     assert_eq!(s.deliver(38).await.len(), 1);
     let pending = s.pending(new).await;
     assert_eq!((pending[0].id, pending[0].accepted), (action.id, Some(day(38))));

@@ -7,7 +7,7 @@ use super::super::mail::{self, MailSubject};
 use super::super::pending::{self, Outcome};
 use super::super::{Db, Handle, QueryBuilder, account};
 use super::announce::names;
-use super::{LockedToken, accepted_by, heir};
+use super::{LockedToken, accepted_by, evidence, heir};
 use crate::model::{AuditAction, CarriedOut, Context, PendingAction};
 use crate::policy::id::PendingActionId;
 use crate::policy::lifecycle::{ActionEffect, Mode, Settings, may_carry_out};
@@ -106,7 +106,10 @@ pub(in super::super) async fn carry_out(
         ActionEffect::Writes | ActionEffect::Scopes(_) => AuditAction::LifecycleDowngrade,
     };
     take_from_replaced(&mut change, &locked, &action, done, catalog).await?;
-    let (before, after) = take(&mut change, &mut locked, &action, catalog).await?;
+    let basis =
+        evidence::basis(&mut change.tx, &locked, &action, &admins, settings, catalog).await?;
+    let (before, mut after) = take(&mut change, &mut locked, &action, catalog).await?;
+    after["evidence"] = basis;
     pending::end(&mut change.tx, id, ctx.now, Outcome::CarriedOut).await?;
     end_in_memory(&mut locked, id);
     if action.takes == ActionEffect::Token {

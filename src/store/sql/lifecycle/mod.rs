@@ -96,6 +96,7 @@ mod announce;
 mod carry_out;
 mod due;
 mod end;
+mod evidence;
 mod expiry;
 pub(super) mod heir;
 mod replace;

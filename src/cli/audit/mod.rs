@@ -1,6 +1,10 @@
-//! `portcullis audit`.
+//! `portcullis audit`: the record as a list, exported, followed, and verified without a server.
 
-use clap::Args;
+mod export;
+mod format;
+mod verify;
+
+use clap::{Args, Subcommand};
 use prost_types::Timestamp;
 use serde_json::{Map, Value};
 
@@ -10,9 +14,13 @@ use super::output::{note, note_more, parse_time, print, table, when};
 use super::paging::pages;
 use super::{Common, proto};
 
+pub(super) use export::{chain, event_line, previous};
+
 /// What `audit` takes.
 #[derive(Debug, Args)]
 pub struct AuditArgs {
+    #[command(subcommand)]
+    command: Option<AuditCommand>,
     /// Only events that concern this account
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
@@ -25,14 +33,69 @@ pub struct AuditArgs {
     /// Only events before this time, in RFC 3339
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
-    /// Stop after this many
-    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+    /// Stop after this many; after 100 unless set
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     #[command(flatten)]
     pub(super) common: Common,
 }
 
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Write events as JSON lines, the oldest first, in a form that `audit verify` checks
+    ///
+    /// For operators the first line says where the file begins, and the last one how far the chain goes: keep that
+    /// line elsewhere, and compare later exports with it. Account admins get the events of their account, without
+    /// hashes: nobody can verify the chain without the events of the other accounts.
+    ///
+    /// Examples:
+    ///   portcullis audit export --file audit-2026.jsonl
+    ///   portcullis audit export --since 2026-01-01T00:00:00Z --format ocsf
+    #[command(verbatim_doc_comment)]
+    Export(export::ExportArgs),
+    /// Write new events as JSON lines as they come, until it is interrupted
+    ///
+    /// To continue, name the last revision that was written with --after: no event is left out. For operators.
+    ///
+    /// Example:
+    ///   portcullis audit follow --after 4711 >> audit.jsonl
+    #[command(verbatim_doc_comment)]
+    Follow(export::FollowArgs),
+    /// Check an export without a server: which line is the first that is wrong, and why
+    ///
+    /// Finds events that were changed, removed, swapped or inserted. That the newest events were removed, or all
+    /// of them computed anew, shows by comparing with what was exported before: --anchor or --former.
+    ///
+    /// Exit codes: 0 sound, 1 not sound, 2 wrong usage or a file that can't be read.
+    ///
+    /// Examples:
+    ///   portcullis audit verify audit.jsonl --former audit-of-january.jsonl
+    ///   portcullis audit verify audit.jsonl --evidence evidence.json
+    #[command(verbatim_doc_comment)]
+    Verify(verify::VerifyArgs),
+}
+
 pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
+    let Some(command) = args.command else { return list(args).await };
+    let listed = [&args.account, &args.token].into_iter().flatten().count()
+        + [&args.since, &args.until].into_iter().flatten().count();
+    if listed > 0 || args.limit.is_some() {
+        let text = "flags of the list don't go with export, follow or verify: write --since and \
+                    --until behind export, and leave the others out";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    match command {
+        AuditCommand::Export(export) => {
+            export::export(&Session::open(args.common).await?, export).await
+        }
+        AuditCommand::Follow(follow) => {
+            export::follow(&Session::open(args.common).await?, follow).await
+        }
+        AuditCommand::Verify(verify) => verify::run(&verify, args.common.output.format),
+    }
+}
+
+async fn list(args: AuditArgs) -> Result<(), Failure> {
     let session = Session::open(args.common).await?;
     let mut client = session.tokens();
     let filter = proto::ListAuditEventsRequest {
@@ -42,14 +105,15 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
         end_time: args.until,
         ..Default::default()
     };
-    let (audit_events, next_page_token) = pages(Some(args.limit), async |page_size, page_token| {
-        let request = proto::ListAuditEventsRequest { page_size, page_token, ..filter.clone() };
-        let page = client.list_audit_events(request).await.map_err(|s| session.failure(s))?;
-        let page = page.into_inner();
-        Ok((page.audit_events, page.next_page_token))
-    })
-    .await?;
-    let answer = proto::ListAuditEventsResponse { audit_events, next_page_token };
+    let (audit_events, next_page_token) =
+        pages(Some(args.limit.unwrap_or(100)), async |page_size, page_token| {
+            let request = proto::ListAuditEventsRequest { page_size, page_token, ..filter.clone() };
+            let page = client.list_audit_events(request).await.map_err(|s| session.failure(s))?;
+            let page = page.into_inner();
+            Ok((page.audit_events, page.next_page_token))
+        })
+        .await?;
+    let answer = proto::ListAuditEventsResponse { audit_events, next_page_token, chain: None };
     if session.print_json(&answer)? {
         return Ok(());
     }
@@ -83,7 +147,9 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
 /// `name=before→after`. Both are objects in JSON; where one is none, there is nothing of it.
 fn changed(before: &str, after: &str) -> String {
     let read = |text| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
-    let (before, after) = (read(before), read(after));
+    let (before, mut after) = (read(before), read(after));
+    // `portcullis evidence` shows it; here it would hide the rest.
+    after.remove("evidence");
     let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
     let gone = gone.map(|(name, was)| format!("{name}={}→", short(was)));
     let nothing = |value: &Value| matches!(value, Value::Null) || value == &Value::Array(vec![]);
@@ -129,6 +195,7 @@ mod tests {
                 "delete_time=2026-01-01",
             ),
             (r#"{"name":"a","role":"pep"}"#, "", "name=a→ role=pep→"),
+            ("", r#"{"evidence":{"admins":[]},"state":"deleted"}"#, "state=deleted"),
             ("", "", ""),
         ] {
             assert_eq!(changed(before, after), shown);
