@@ -258,10 +258,11 @@ impl Progress {
     fn end(&mut self, line: &str) -> Result<(), Step> {
         let end: End =
             serde_json::from_str(line).map_err(|error| Step::Fault(unreadable(error)))?;
-        let same = end.head.revision == end.last.revision;
+        // Two places of a chain have the same hash exactly if they are one.
+        let is_last = end.head.revision == end.last.revision;
         if end.last != self.report.last
             || end.head.revision < end.last.revision
-            || same && end.head != end.last
+            || is_last != (end.head.hash == end.last.hash)
         {
             return Err(Step::Fault(FaultKind::Truncated));
         }
