@@ -480,7 +480,7 @@ async fn serve_store(
     )?;
 
     if let Some(files) = &settings.tls {
-        certificates::watch(files, clock.clone(), &stop);
+        certificates::watch(files, clock.clone(), &parts.metrics, &stop);
     }
     shutdown::spawn_essential("clock", stop.clone(), {
         let (store, stop) = (store.clone(), stop.clone());

@@ -12,16 +12,25 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::policy::decide::Reason;
 
 mod counts;
+mod exposition;
+mod log_lines;
+mod process;
 
 use counts::{Decisions, NewLatency, Shown};
 pub use counts::{Latency, THREADS, Tally, thread_place};
+pub use exposition::Exposition;
+use log_lines::{LogLineMetrics, LogLines};
+use process::ProcessMetrics;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -45,8 +54,10 @@ pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> Wor
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     // A second call, as tests make, keeps the first subscriber.
     let _ = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_target(false).finish().with(LogLines::default()).try_init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).finish().with(LogLines::default()).try_init()
+        }
     };
     guard
 }
@@ -81,6 +92,25 @@ struct GatewayLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
+}
+
+/// The labels of troubles of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TroubleLabels {
+    kind: &'static str,
+}
+
+/// The labels of certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    flag: &'static str,
+}
+
+/// What was built.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    architecture: &'static str,
 }
 
 /// The labels of pending actions.
@@ -150,6 +180,8 @@ pub struct Metrics {
     pub uses_recorded: Counter,
     /// Seen addresses, counts of use and denials that found no room in memory.
     pub activity_dropped: Counter,
+    /// The most denials of one token within a minute.
+    pub token_denials_max: Gauge,
     /// Actions announced.
     pub actions_announced: Counter,
     /// Actions carried out.
@@ -201,6 +233,8 @@ pub struct Metrics {
     /// In the order of [`Dropped::ALL`]: a family would take a lock for each decision that is dropped.
     decision_log_dropped: [Counter; Dropped::ALL.len()],
     decision_log_size: Gauge,
+    store_troubles: Family<TroubleLabels, Gauge>,
+    certificates: Family<CertificateLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -226,6 +260,7 @@ impl Metrics {
             connections: Gauge::default(),
             uses_recorded: Counter::default(),
             activity_dropped: Counter::default(),
+            token_denials_max: Gauge::default(),
             actions_announced: Counter::default(),
             actions_carried_out: Counter::default(),
             sweep_failures: Counter::default(),
@@ -259,13 +294,22 @@ impl Metrics {
             decision_log_failures: Counter::default(),
             decision_log_dropped: Default::default(),
             decision_log_size: Gauge::default(),
-            registry: Registry::with_prefix("portcullis"),
+            store_troubles: Family::default(),
+            certificates: Family::default(),
+            registry: Registry::default(),
         };
         metrics.registered()
     }
 
     fn registered(mut self) -> Self {
-        let r = &mut self.registry;
+        self.registry.register_collector(Box::new(ProcessMetrics));
+        let r = self.registry.sub_registry_with_prefix("portcullis");
+        let build = BuildLabels {
+            version: env!("CARGO_PKG_VERSION"),
+            architecture: std::env::consts::ARCH,
+        };
+        r.register("build", "Version and architecture of the program", Info::new(build));
+        r.register_collector(Box::new(LogLineMetrics));
         let time = Unit::Seconds;
         let decisions = &self.decisions;
         r.register("decisions", "Decisions by reason", Shown::Reasons(decisions.clone()));
@@ -358,6 +402,22 @@ impl Metrics {
         ] {
             r.register(name, help, counter.clone());
         }
+        r.register(
+            "token_denials_max",
+            "Most denials of one token within a minute, this one or the last",
+            self.token_denials_max.clone(),
+        );
+        r.register(
+            "store_trouble",
+            "1 for each kind of trouble that the store is in, 0 for one that is over",
+            self.store_troubles.clone(),
+        );
+        r.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the first certificate of a file expires, since 1970",
+            time.clone(),
+            self.certificates.clone(),
+        );
         let pending = self.pending_actions.clone();
         r.register("pending_actions", "Downgrades and deletions announced by now", pending);
         for (name, help, gauge) in [
@@ -496,6 +556,16 @@ impl Metrics {
         self.mails_oldest.set(oldest);
     }
 
+    /// Shows whether the store is in the trouble `kind`.
+    pub fn store_trouble(&self, kind: &'static str, now: bool) {
+        self.store_troubles.get_or_create(&TroubleLabels { kind }).set(now.into());
+    }
+
+    /// Shows when the first certificate of the file that `flag` names expires, in seconds since 1970.
+    pub fn certificate_expiry(&self, flag: &'static str, seconds: i64) {
+        self.certificates.get_or_create(&CertificateLabels { flag }).set(seconds);
+    }
+
     /// Shows how many replicas there are whose leases may last, this one included, and how many take unused
     /// tokens by other rules. How many did when that was shown last.
     pub fn replicas(&self, live: u64, at_odds: u64) -> i64 {
@@ -552,12 +622,15 @@ impl Metrics {
         self.refused.get_or_create(&CodeLabels { code }).inc();
     }
 
-    /// Everything in the OpenMetrics text format.
-    pub fn render(&self) -> String {
+    /// Everything, in the format `exposition`.
+    pub fn render(&self, exposition: Exposition) -> String {
         let mut text = String::new();
         // Writing to a String can't fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Text => exposition::text_format(&text),
+        }
     }
 }
 
@@ -570,13 +643,17 @@ mod tests {
         let documented = include_str!("../docs/operations.md");
         let metrics = Metrics::new();
         metrics.lease(Duration::from_millis(2_500));
-        let text = metrics.render();
+        let text = metrics.render(Exposition::OpenMetrics);
         assert!(text.contains("portcullis_lease_remaining_seconds 2.5\n"), "{text}");
         let mut count = 0;
         for line in text.lines() {
             let Some(of) = line.strip_prefix("# TYPE ") else { continue };
             let (name, kind) = of.split_once(' ').unwrap();
-            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            let name = match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            };
             let shown = [format!("`{name}`"), format!("`{name}{{")];
             assert!(shown.iter().any(|shown| documented.contains(shown)), "{name} has no row");
             assert!(

@@ -40,7 +40,7 @@ use portcullis::service::whitelists::ManageWhitelist;
 use portcullis::service::{Caller, Services};
 use portcullis::store::Store;
 use portcullis::store::sqlite::SqliteStore;
-use portcullis::telemetry::Metrics;
+use portcullis::telemetry::{Exposition, Metrics};
 use sdd::Guard;
 use tokio::runtime::Handle;
 use tokio::sync::{Barrier, mpsc, watch};
@@ -527,7 +527,7 @@ async fn a_known_token_is_opened_by_its_secret_alone() {
 
     // And side by side in batches, whatever stands beside it; each is counted.
     let counted = |name: &str| {
-        let metrics = services.parts.metrics.render();
+        let metrics = services.parts.metrics.render(Exposition::Text);
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse::<usize>().unwrap()
     };

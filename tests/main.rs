@@ -32,6 +32,7 @@ mod lifecycle;
 mod lifecycle_crash;
 mod lifecycle_server;
 mod mail;
+mod monitoring;
 mod network_oracle;
 #[cfg(feature = "older")]
 mod older;

@@ -12,6 +12,7 @@
 #   TEST_CHROMIUM      Chromium, Debian's own: none is ever downloaded
 #   TEST_ENVOY, TEST_CADDY, TEST_TRAEFIK   the gateways of tests/gateways/requirements.txt
 #   TEST_NGINX         nginx, Debian's own: unpacked, not installed, so that no service starts
+#   TEST_PROMETHEUS, TEST_PROMTOOL   Debian's Prometheus, unpacked likewise
 #
 # Set one yourself and it is taken as it is. What is installed here is kept until the files that
 # name its versions change, so a second run costs nothing.
@@ -119,18 +120,27 @@ tools_node_modules() {
     fi
 }
 
-# Debian's nginx without its package's service, user and directories.
-tools_nginx() {
-    local into="$tools_dir/nginx" packages
-    if [ ! -x "$into/usr/sbin/nginx" ]; then
-        tools_say "unpacking nginx"
+# Debian's package $1 in target/test-tools, without its service, user and directories; $2 is a program of it.
+tools_unpack() {
+    local into="$tools_dir/$1" packages
+    if [ ! -x "$into/$2" ]; then
+        tools_say "unpacking $1"
         tools_as_root apt-get -qq update </dev/null >/dev/null || tools_say "apt-get update failed; going on with the lists at hand"
         rm -rf "$into"
         mkdir -p "$into"
-        (cd "$into" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download nginx </dev/null >&2)
-        packages=("$into"/nginx_*.deb)
+        (cd "$into" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "$1" </dev/null >&2)
+        packages=("$into/$1"_*.deb)
         dpkg-deb --extract "${packages[0]}" "$into"
     fi
+}
+
+tools_prometheus() {
+    if [ -z "${TEST_PROMETHEUS:-}" ] || [ -z "${TEST_PROMTOOL:-}" ]; then
+        tools_unpack prometheus usr/bin/promtool
+    fi
+    : "${TEST_PROMETHEUS:=$tools_dir/prometheus/usr/bin/prometheus}"
+    : "${TEST_PROMTOOL:=$tools_dir/prometheus/usr/bin/promtool}"
+    export TEST_PROMETHEUS TEST_PROMTOOL
 }
 
 tools_gateways() {
@@ -142,7 +152,7 @@ tools_gateways() {
     : "${TEST_CADDY:=$tools_dir/gateways/bin/caddy}"
     : "${TEST_TRAEFIK:=$tools_dir/gateways/bin/traefik}"
     if [ -z "${TEST_NGINX:-}" ]; then
-        tools_nginx
+        tools_unpack nginx usr/sbin/nginx
         TEST_NGINX="$tools_dir/nginx/usr/sbin/nginx"
     fi
     export TEST_ENVOY TEST_CADDY TEST_TRAEFIK TEST_NGINX
@@ -184,6 +194,7 @@ tools_setup() {
     : "${TEST_CHROMIUM:=$(command -v chromium)}"
 
     tools_gateways
+    tools_prometheus
 
     export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_CARGO_DENY TEST_NODE TEST_NODE_MODULES TEST_BUF TEST_CHROMIUM
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::server::TlsFiles;
 use crate::policy::time::Timestamp;
+use crate::telemetry::Metrics;
 use crate::{pem, shutdown};
 
 /// How often certificates are judged.
@@ -37,10 +38,21 @@ enum Judgement {
 }
 
 /// Judges the certificates of `files` now, and daily until `stop`.
-pub(super) fn watch(files: &TlsFiles, clock: Arc<Clock>, stop: &CancellationToken) {
+pub(super) fn watch(
+    files: &TlsFiles,
+    clock: Arc<Clock>,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) {
     let mut certificates = read("tls-cert", &files.cert);
     if let Some(path) = &files.client_ca {
         certificates.extend(read("tls-client-ca", path));
+    }
+    for flag in ["tls-cert", "tls-client-ca"] {
+        let of_flag = certificates.iter().filter(|certificate| certificate.flag == flag);
+        if let Some(until) = of_flag.map(|certificate| certificate.until).min() {
+            metrics.certificate_expiry(flag, until.0 / 1_000_000);
+        }
     }
     let warn = move || certificates.iter().for_each(|certificate| certificate.warn(clock.now()));
     warn();

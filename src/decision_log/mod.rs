@@ -248,6 +248,7 @@ mod tests {
     use crate::policy::decide::{Operation, Presented, Request, decide};
     use crate::policy::scope::{Catalog, ScopeId};
     use crate::policy::time::Timestamp;
+    use crate::telemetry::Exposition;
 
     fn tokens() -> impl Iterator<Item = TokenId> {
         // As ids are made: a time in the upper half, random bits in the lower one.
@@ -313,6 +314,6 @@ mod tests {
         assert!(lost > 0 && dropped.iter().all(|line| line["cause"] == "queue"), "{dropped:?}");
         assert_eq!(decisions.len() as u64 + lost, DECISIONS);
         let counted = format!("decision_log_dropped_total{{cause=\"queue\"}} {lost}\n");
-        assert!(metrics.render().contains(&counted), "{counted}");
+        assert!(metrics.render(Exposition::Text).contains(&counted), "{counted}");
     }
 }

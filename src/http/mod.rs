@@ -1,6 +1,7 @@
 //! Plain HTTP: what operators' tools read, and the management page.
 
 mod authority;
+mod exposition;
 mod health;
 
 use std::future;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Router, middleware};
@@ -57,9 +58,11 @@ pub fn routes(
         }))
 }
 
-async fn metrics(State(services): State<Arc<Services>>) -> impl IntoResponse {
-    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], services.render_metrics())
+/// In the format that `Accept` asks for.
+async fn metrics(State(services): State<Arc<Services>>, headers: HeaderMap) -> impl IntoResponse {
+    let exposition = exposition::accepted(&headers);
+    let described = [(header::CONTENT_TYPE, exposition.content_type()), (header::VARY, "accept")];
+    (described, services.render_metrics(exposition))
 }
 
 /// Always 200 while the process answers: see [`mod@health`].

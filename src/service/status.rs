@@ -11,6 +11,7 @@ pub use crate::lifecycle::{REFRESH, StatusSnapshot};
 pub use crate::mail::Message;
 pub use crate::replication::{ClusterSummary, ReplicaStatus};
 pub use crate::store::Trouble;
+use crate::telemetry::Exposition;
 
 /// Everything that `/healthz` reports.
 #[derive(Debug, Clone)]
@@ -70,8 +71,8 @@ impl Services {
         self.replicas.statuses()
     }
 
-    /// All metrics in the OpenMetrics text format.
-    pub fn render_metrics(&self) -> String {
+    /// All metrics, in the format `exposition`.
+    pub fn render_metrics(&self, exposition: Exposition) -> String {
         let entries = i64::try_from(self.cache.tokens.len()).unwrap_or(i64::MAX);
         self.metrics.cache_entries.set(entries);
         let restricted = i64::try_from(self.cache.accounts.len()).unwrap_or(i64::MAX);
@@ -82,7 +83,13 @@ impl Services {
         if let Some(left) = self.replicas.lease_left() {
             self.metrics.lease(left);
         }
-        self.metrics.render()
+        self.metrics.token_denials_max.set(gauge(self.usage.token_denials_max()));
+        let troubles = self.status.troubles();
+        for kind in Trouble::KINDS {
+            let now = troubles.iter().any(|(trouble, _)| trouble.name() == kind);
+            self.metrics.store_trouble(kind, now);
+        }
+        self.metrics.render(exposition)
     }
 
     /// Whether mails are kept for operators to read, instead of being sent.

@@ -102,6 +102,20 @@ impl Trouble {
         self != Self::Damaged
     }
 
+    /// Every [`Self::name`].
+    pub const KINDS: [&str; 10] = [
+        "out of reach",
+        "busy",
+        "out of connections",
+        "locked",
+        "slow",
+        "read-only",
+        "disk full",
+        "disk fails",
+        "out of memory",
+        "damaged",
+    ];
+
     /// A word for each, as the log and `docs/operations.md` have it.
     pub fn name(self) -> &'static str {
         match self {

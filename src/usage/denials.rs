@@ -21,7 +21,7 @@ use crate::policy::time::Timestamp;
 const BUDGET: u32 = 256;
 /// So many of those are counted at once; up to so many at the end of a flood are not.
 const OTHERS_AT_ONCE: u32 = 256;
-/// Tokens whose budgets are apart from each other; further ones share: 64 KiB.
+/// Tokens whose budgets are apart from each other; further ones share: 128 KiB.
 const BUDGETS: usize = 1 << 12;
 /// What may wait in one shard, and of that what is of one account; 8,192 in all.
 const MAX_WAITING: (usize, usize) = (1 << 9, 1 << 7);
@@ -85,6 +85,11 @@ impl Shard {
     }
 }
 
+/// The second of `time` in 32 bits.
+fn second_of(time: Timestamp) -> u64 {
+    (time.0 / 1_000_000) as u64 & u64::from(u32::MAX)
+}
+
 /// A token's budget of the current second.
 #[derive(Debug, Default)]
 struct Budget {
@@ -92,6 +97,33 @@ struct Budget {
     owner: AtomicU64,
     /// The second, and how many denials there were in it.
     spent: AtomicU64,
+    /// A minute and the denials in it, less those of the second in `spent`.
+    minute: AtomicU64,
+    /// The same of a minute before that.
+    former_minute: AtomicU64,
+}
+
+impl Budget {
+    /// Adds the denials of a second that has ended to those of its minute. Of two threads that do this at once one may
+    /// lose what it adds: it is shown, and decides nothing.
+    fn end_second(&self, spent: u64) {
+        let (minute, count) = ((spent >> 32) / 60, spent & u64::from(u32::MAX));
+        if self.minute.load(Ordering::Relaxed) >> 32 == minute {
+            self.minute.fetch_add(count, Ordering::Relaxed);
+        } else {
+            let former = self.minute.swap(minute << 32 | count, Ordering::Relaxed);
+            self.former_minute.store(former, Ordering::Relaxed);
+        }
+    }
+
+    /// The denials in a minute.
+    fn denials_in(&self, minute: u64) -> u64 {
+        let count = |packed: &AtomicU64, seconds: u64| {
+            let packed = packed.load(Ordering::Relaxed);
+            if (packed >> 32) / seconds == minute { packed & u64::from(u32::MAX) } else { 0 }
+        };
+        count(&self.spent, 60) + count(&self.minute, 1) + count(&self.former_minute, 1)
+    }
 }
 
 /// What becomes of a denial.
@@ -142,15 +174,16 @@ impl Denials {
         let owner = id.0.as_u64_pair().1;
         // Bits that the shards do not go by.
         let budget = &self.budgets[(owner >> 8) as usize % BUDGETS];
-        let second = (now.0 / 1_000_000) as u64 & u64::from(u32::MAX);
+        let second = second_of(now);
         let spent = budget.spent.load(Ordering::Relaxed);
         if spent >> 32 != second {
             let (began, relaxed) = (second << 32 | 1, Ordering::Relaxed);
             let mut others = 0;
-            if budget.spent.compare_exchange(spent, began, relaxed, relaxed).is_ok()
-                && budget.owner.swap(owner, Ordering::Relaxed) == owner
-            {
-                others = (spent as u32).saturating_sub(BUDGET) % OTHERS_AT_ONCE;
+            if budget.spent.compare_exchange(spent, began, relaxed, relaxed).is_ok() {
+                budget.end_second(spent);
+                if budget.owner.swap(owner, Ordering::Relaxed) == owner {
+                    others = (spent as u32).saturating_sub(BUDGET) % OTHERS_AT_ONCE;
+                }
             }
             return Admission { detailed: true, others };
         }
@@ -162,6 +195,15 @@ impl Denials {
         let counted = (before - BUDGET + 1).is_multiple_of(OTHERS_AT_ONCE)
             && budget.owner.load(Ordering::Relaxed) == owner;
         Admission { detailed: false, others: if counted { OTHERS_AT_ONCE } else { 0 } }
+    }
+
+    /// The most denials of one token in the minute of `now` or the one before. Tokens that share a budget count as one.
+    pub(super) fn most_in_a_minute(&self, now: Timestamp) -> u64 {
+        let minute = second_of(now) / 60;
+        let most = |budget: &Budget| {
+            budget.denials_in(minute).max(budget.denials_in(minute.saturating_sub(1)))
+        };
+        self.budgets.iter().map(most).max().unwrap_or(0)
     }
 
     /// Keeps what the store is to be given. How many denials found no room.
@@ -313,6 +355,30 @@ mod tests {
         assert_eq!(rows.len(), flooded.len() + 1, "another token's denial has its row");
         let counted = sum(&flooded, &rests);
         assert!((20_000 - u64::from(OTHERS_AT_ONCE)..=20_000).contains(&counted), "{counted}");
+    }
+
+    #[test]
+    fn most_denials_of_a_token_are_of_this_minute_or_the_last() {
+        let denials = Denials::default();
+        let second = |second: i64| second * 1_000_000;
+        let most = |at: i64| denials.most_in_a_minute(Timestamp(second(at)));
+        assert_eq!(most(0), 0);
+        // 40 denials in four seconds of a minute, which come in turn; another token has 5.
+        for number in 0..40 {
+            denials.note(denied(1 << 8, 1, 1, second(600 + number % 4)), String::new);
+        }
+        for _ in 0..5 {
+            denials.note(denied(2 << 8, 1, 1, second(601)), String::new);
+        }
+        assert_eq!(most(610), 40);
+        assert_eq!(most(660), 40, "the minute before counts");
+        for _ in 0..300 {
+            denials.note(denied(1 << 8, 1, 1, second(665)), String::new);
+        }
+        assert_eq!(most(670), 300, "beyond the budget of a second, too");
+        denials.note(denied(1 << 8, 1, 1, second(800)), String::new);
+        assert_eq!(most(800), 1, "what is older does not count");
+        assert_eq!(most(1_000), 0);
     }
 
     /// Many tokens of one account, and many accounts: memory has its bound, and nothing goes uncounted before that.

@@ -285,6 +285,11 @@ impl Usage {
         }
     }
 
+    /// The most denials of one token within a minute, this one or the last.
+    pub fn token_denials_max(&self) -> u64 {
+        self.denials.most_in_a_minute(self.clock.now())
+    }
+
     /// Records what was denied, likewise.
     ///
     /// # Errors
