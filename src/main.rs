@@ -14,6 +14,8 @@ fn main() -> ExitCode {
     let done = match Cli::from_command_line(std::env::args_os()).command {
         Command::Serve(args) => app::serve(args).map(|()| ExitCode::SUCCESS),
         Command::Migrate(args) => app::migrate(args).map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => cli::completions(&args).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => cli::manual_pages(&args).map(|()| ExitCode::SUCCESS),
         Command::Client(command) => client(command),
     };
     done.unwrap_or_else(|error| {

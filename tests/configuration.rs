@@ -1,17 +1,24 @@
 //! `docs/configuration.md` has every setting as clap knows it: flag, variable, default, meaning and bounds.
-//! `UPDATE=1 ./test configuration::` writes the tables anew.
+//! `UPDATE=1 ./test configuration::` writes the tables anew. And the configuration file, as a real server reads it.
 
-#![allow(clippy::expect_used, reason = "a failure here is the test's failure")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failure here is the test's failure")]
 #![allow(
     clippy::disallowed_methods,
     reason = "whether to write the file is asked of the environment"
 )]
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 
 use clap::{Arg, Args, Command};
 use portcullis::config::{client, server};
+use portcullis::grpc::proto::TokenKind;
+use tempfile::TempDir;
+
+use crate::support::client::Client;
+use crate::support::postgres;
+use crate::support::server::{Setup, random_credential};
 
 const END: &str = "<!-- end -->";
 
@@ -34,6 +41,69 @@ fn settings_are_documented_as_they_are() {
             "docs/configuration.md is out of date: run `UPDATE=1 ./test configuration::`"
         );
     }
+}
+
+#[tokio::test]
+async fn a_flag_wins_over_its_variable_and_a_variable_over_the_file() {
+    let home = TempDir::with_prefix("portcullis-config-").unwrap();
+    let (file, secret) = (home.path().join("portcullis.toml"), home.path().join("operator"));
+    let operator = random_credential();
+    fs::write(&secret, format!("{operator}\n")).unwrap();
+    let text = format!("token-prefix = \"file\"\noperator-credential-file = {secret:?}\n");
+    fs::write(&file, text).unwrap();
+    let setup = Setup::sqlite().without_operator().env("PORTCULLIS_CONFIG", &file);
+    let by_variable = setup.clone().env("PORTCULLIS_TOKEN_PREFIX", "variable");
+    let by_flag = by_variable.clone().flag("--token-prefix", "flag");
+    for (setup, prefix) in [(setup, "file_t"), (by_variable, "variable_t"), (by_flag, "flag_t")] {
+        let server = setup.start();
+        let client = Client::connect(server.grpc(), &operator).await;
+        let account = client.account().await.account_id;
+        let (_, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+        assert!(secret.starts_with(prefix), "{prefix}: {secret}");
+    }
+}
+
+/// The database of the file, for the server and for `migrate`; a variable wins over it.
+#[test]
+fn the_file_names_the_database() {
+    let home = TempDir::with_prefix("portcullis-config-").unwrap();
+    let (file, url) = (home.path().join("portcullis.toml"), home.path().join("database.url"));
+    fs::write(&url, postgres::database()).unwrap();
+    fs::write(&file, format!("database-url-file = {url:?}\nlease = \"3s\"\n")).unwrap();
+    let migrate = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.arg("migrate").arg("--config").arg(&file).env_clear().current_dir(home.path());
+        command
+    };
+    let migrated = crate::support::tools::succeed(&mut migrate());
+    assert!(migrated.contains("applied 0001"), "{migrated}");
+    let server = Setup::sqlite().flag("--config", &file).start();
+    assert_eq!(server.metric("portcullis_replicas"), Some(1), "it serves from Postgres");
+    let unreachable = "postgres://nobody@127.0.0.1:1/none";
+    let refused =
+        crate::support::tools::fail(migrate().env("PORTCULLIS_DATABASE_URL", unreachable));
+    assert!(refused.contains("127.0.0.1:1"), "{refused}");
+}
+
+#[test]
+fn what_is_wrong_in_the_file_stops_the_start_with_its_name_and_cure() {
+    let home = TempDir::with_prefix("portcullis-config-").unwrap();
+    let file = home.path().join("portcullis.toml");
+    fs::write(&file, "listne = \"127.0.0.1:1\"\nsmtp-url = \"smtp://u:hunter2@mail.example\"\n")
+        .unwrap();
+    let (status, printed) = Setup::sqlite().flag("--config", &file).refused();
+    assert_eq!(status.code(), Some(2));
+    for part in [
+        "2 settings are invalid",
+        "listne is not a setting; did you mean listen?",
+        "smtp-url: is a secret, which does not belong here",
+        "name that in smtp-url-file",
+    ] {
+        assert!(printed.contains(part), "{printed}");
+    }
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let (_, printed) = Setup::sqlite().flag("--config", "/nonexistent").refused();
+    assert!(printed.contains("--config: /nonexistent: cannot be read"), "{printed}");
 }
 
 /// `text` with `tables` between the line `begin` and the next [`END`].

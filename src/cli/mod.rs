@@ -16,6 +16,7 @@ mod doctor;
 mod evidence;
 mod failure;
 mod flags;
+mod generated;
 mod import;
 mod json;
 mod leaks;
@@ -33,13 +34,15 @@ mod whitelist;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::client::{ClientArgs, Format, OutputArgs};
-use crate::config::server::{FirstCredentialArgs, MigrateArgs, ServeArgs};
+use crate::config::server::{ConfigFile, FirstCredentialArgs, MigrateArgs, ServeArgs};
 use crate::grpc::proto;
 
 pub use failure::{NO_ANSWER, REFUSED};
+pub use generated::{completions, manual_pages};
 
 use failure::Failure;
 
@@ -61,10 +64,29 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line. The flags that go with every client command may also stand before its name.
-    /// Where it makes no sense, or asks for help, that is printed and the process ends.
+    /// Reads the command line, and the configuration file that it or its variable names. The flags that go with every
+    /// client command may also stand before its name. Where it makes no sense, or asks for help, that is printed and
+    /// the process ends.
     pub fn from_command_line(args: impl Iterator<Item = OsString>) -> Self {
-        Self::parse_from(flags::behind_the_command(&Self::command(), args.collect()))
+        let args = flags::behind_the_command(&Self::command(), args.collect());
+        Self::read(&args).unwrap_or_else(|error| error.exit())
+    }
+
+    fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(args)?;
+        let Some((name @ ("serve" | "migrate"), of_command)) = matches.subcommand() else {
+            return Self::from_arg_matches(&matches);
+        };
+        let file = ConfigFile::of(of_command)
+            .map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")))?;
+        let program = Self::command().mut_subcommand(name, |command| file.as_defaults(command));
+        let mut read = Self::from_arg_matches(&program.try_get_matches_from(args)?)?;
+        match &mut read.command {
+            Command::Serve(args) => args.take_file(&file),
+            Command::Migrate(args) => args.take_file(&file),
+            _ => {}
+        }
+        Ok(read)
     }
 }
 
@@ -88,6 +110,18 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the store's tables to this version, and stop
     Migrate(MigrateArgs),
+    /// Print a script that completes this command's arguments in a shell
+    ///
+    /// Example:
+    ///   portcullis completions bash > /usr/share/bash-completion/completions/portcullis
+    #[command(verbatim_doc_comment)]
+    Completions(generated::CompletionsArgs),
+    /// Write the manual pages of this command and its subcommands into a directory
+    ///
+    /// Example:
+    ///   portcullis man /usr/local/share/man/man1
+    #[command(verbatim_doc_comment)]
+    Man(generated::ManArgs),
     /// What talks to a server.
     #[command(flatten)]
     Client(ClientCommand),

@@ -5,6 +5,7 @@
 mod catalog;
 mod decision_log;
 mod errors;
+mod file;
 mod gateway;
 mod leaks;
 mod lifecycle;
@@ -28,6 +29,7 @@ pub use catalog::BUILT_IN_CATALOG;
 pub use decision_log::{DecisionLogArgs, DecisionLogSettings, DecisionLogTarget};
 use errors::ConfigErrors;
 pub use errors::InvalidSettings;
+pub use file::{ConfigArgs, ConfigFile};
 pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
 pub use leaks::{LeakArgs, LeakKeys, LeakSettings};
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
@@ -42,6 +44,11 @@ pub use variables::{SECRETS, SecretVariable};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// File with the operator's credential, as the configuration file names it.
+    #[arg(skip)]
+    operator_credential_file: Option<PathBuf>,
     /// Address of a gRPC listener: an IP address or a host name, and a port; or unix: and the path of a
     /// socket. Can be given several times. Without TLS, addresses must be loopback, unless --plaintext is
     /// set; only the server's user may connect to a socket, unless ?mode=0660 follows its path
@@ -215,6 +222,8 @@ pub struct ServeArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub struct MigrateArgs {
     #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
     store: StoreArgs,
 }
 
@@ -349,7 +358,8 @@ impl ServeArgs {
             errors.add("--dev: serves the embedded store only; name no database");
         }
         let catalog = catalog::read(self.catalog.as_deref(), &mut errors);
-        let operator_credential = errors.secret(OPERATOR, OPERATOR_FILE);
+        let operator_file = self.operator_credential_file.as_deref();
+        let operator_credential = errors.secret(OPERATOR, OPERATOR_FILE, operator_file);
         if let Some(secret) = &operator_credential {
             let secret = secret.expose_secret();
             if !(MIN_CREDENTIAL..=MAX_CREDENTIAL).contains(&secret.len())

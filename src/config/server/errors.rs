@@ -17,7 +17,7 @@ use crate::policy::text::in_quotes;
 /// Every error of the settings.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.text())]
-pub struct InvalidSettings(Vec<String>);
+pub struct InvalidSettings(pub(super) Vec<String>);
 
 impl InvalidSettings {
     fn text(&self) -> String {
@@ -141,8 +141,14 @@ impl ConfigErrors {
         }
     }
 
-    /// A secret from its variable or the file that its other variable names.
-    pub(super) fn secret(&mut self, name: &str, file_name: &str) -> Option<SecretString> {
+    /// A secret from its variable, the file that its other variable names, or else the file that the configuration
+    /// file names.
+    pub(super) fn secret(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        configured: Option<&Path>,
+    ) -> Option<SecretString> {
         let value = match env::var(name) {
             Ok(value) => Some(value),
             Err(env::VarError::NotPresent) => None,
@@ -158,14 +164,18 @@ impl ConfigErrors {
                 None
             }
             (Some(value), None) => Some(value.into()),
-            (None, Some(path)) => match fs::read_to_string(&path).map(Zeroizing::new) {
-                Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
-                Err(error) => {
-                    self.add(format!("{file_name}: cannot read {}: {error}", path.display()));
-                    None
-                }
-            },
-            (None, None) => None,
+            (None, Some(path)) => self.secret_file(file_name, &path),
+            (None, None) => self.secret_file(file_name, configured?),
+        }
+    }
+
+    fn secret_file(&mut self, file_name: &str, path: &Path) -> Option<SecretString> {
+        match fs::read_to_string(path).map(Zeroizing::new) {
+            Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
+            Err(error) => {
+                self.add(format!("{file_name}: cannot read {}: {error}", path.display()));
+                None
+            }
         }
     }
 }

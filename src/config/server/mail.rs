@@ -19,6 +19,9 @@ pub(super) const SMTP_URL_FILE: &str = "PORTCULLIS_SMTP_URL_FILE";
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Mail")]
 pub struct MailArgs {
+    /// File with the relay's URL, as the configuration file names it.
+    #[arg(skip)]
+    pub(super) smtp_url_file: Option<PathBuf>,
     /// Sender of mails: an address, alone or as in `Portcullis <portcullis@example.com>`; needed with
     /// PORTCULLIS_SMTP_URL
     #[arg(long, env = "PORTCULLIS_MAIL_FROM", hide_env_values = true, value_name = "ADDRESS")]
@@ -110,7 +113,7 @@ pub struct RelaySettings {
 
 impl MailArgs {
     pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<MailSettings> {
-        let url = errors.secret(SMTP_URL, SMTP_URL_FILE);
+        let url = errors.secret(SMTP_URL, SMTP_URL_FILE, self.smtp_url_file.as_deref());
         self.resolve_with(url, errors)
     }
 

@@ -12,6 +12,12 @@ use super::variables::{DATABASE_URL, DATABASE_URL_FILE};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
+    /// The database's URL, as the configuration file has it.
+    #[arg(skip)]
+    pub(super) configured_url: Option<String>,
+    /// File with that URL, as the configuration file names it.
+    #[arg(skip)]
+    pub(super) configured_url_file: Option<PathBuf>,
     /// Directory of the embedded SQLite store, which is used if no database is set
     #[arg(
         long,
@@ -54,13 +60,20 @@ pub enum StoreSettings {
 impl StoreArgs {
     /// The embedded store in `data_dir`, unless the environment names a database.
     pub(super) fn in_directory(data_dir: PathBuf) -> Self {
-        Self { data_dir, database_url: None, database_connections: "2".to_owned() }
+        Self {
+            configured_url: None,
+            configured_url_file: None,
+            data_dir,
+            database_url: None,
+            database_connections: "2".to_owned(),
+        }
     }
 
     pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<StoreSettings> {
         let connections =
             errors.number("database-connections", &self.database_connections, 2, 1_000);
-        let variable = errors.secret(DATABASE_URL, DATABASE_URL_FILE);
+        let file = self.configured_url_file.as_deref();
+        let variable = errors.secret(DATABASE_URL, DATABASE_URL_FILE, file);
         let url = match (&self.database_url, variable) {
             (Some(flag), _) => {
                 if has_password(flag) {
@@ -71,7 +84,8 @@ impl StoreArgs {
                 }
                 Some(SecretString::from(flag.clone()))
             }
-            (None, variable) => variable,
+            (None, Some(variable)) => Some(variable),
+            (None, None) => self.configured_url.clone().map(SecretString::from),
         };
         let Some(url) = url else {
             return Some(StoreSettings::Embedded(self.data_dir.clone()));
