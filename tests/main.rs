@@ -40,6 +40,7 @@ mod on_time;
 mod openapi;
 mod overload;
 mod own_calls;
+mod packages;
 mod page;
 mod pages;
 mod path_oracle;

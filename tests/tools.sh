@@ -12,6 +12,7 @@
 #   TEST_CHROMIUM      Chromium, Debian's own: none is ever downloaded
 #   TEST_ENVOY, TEST_CADDY, TEST_TRAEFIK   the gateways of tests/gateways/requirements.txt
 #   TEST_NGINX         nginx, Debian's own: unpacked, not installed, so that no service starts
+#   TEST_KUBERNETES_VALIDATE   the validator of tests/packages/requirements.txt, which brings Kubernetes' schemas
 #   TEST_PROMETHEUS, TEST_PROMTOOL   Debian's Prometheus, unpacked likewise
 #
 # Set one yourself and it is taken as it is. What is installed here is kept until the files that
@@ -164,6 +165,8 @@ tools_setup() {
     command -v curl >/dev/null || missing+=(curl)
     # The Rust toolchain brings no linker, and SQLite, ring and mimalloc are C.
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    # It judges the unit of the Debian package.
+    command -v systemd-analyze >/dev/null || missing+=(systemd)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     [ -n "${TEST_PYTHON:-}" ] || tools_python >/dev/null || missing+=(python3 python3-venv)
     [ -n "${TEST_NODE:-}" ] || tools_node >/dev/null || missing+=(nodejs)
@@ -195,6 +198,12 @@ tools_setup() {
 
     tools_gateways
     tools_prometheus
+
+    if [ -z "${TEST_KUBERNETES_VALIDATE:-}" ]; then
+        tools_venv "$(tools_python)" packages tests/packages/requirements.txt
+        TEST_KUBERNETES_VALIDATE="$tools_dir/packages/bin/kubernetes-validate"
+    fi
+    export TEST_KUBERNETES_VALIDATE
 
     export PG_BIN TEST_PYTHON TEST_GRPCURL TEST_CARGO_DENY TEST_NODE TEST_NODE_MODULES TEST_BUF TEST_CHROMIUM
 }

@@ -129,6 +129,7 @@ impl ConfigFile {
             _ if is_switch => return Err(format!("{key}: is not true or false")),
             Value::String(value) => vec![value],
             Value::Integer(value) => vec![value.to_string()],
+            Value::Float(value) => vec![value.to_string()],
             Value::Array(values) if is_list && !values.is_empty() => {
                 let texts = values.into_iter().map(|value| match value {
                     Value::String(text) => Some(text),
@@ -140,7 +141,7 @@ impl ConfigFile {
             _ if is_list => {
                 return Err(format!("{key}: is neither a string nor a list of strings"));
             }
-            _ => return Err(format!("{key}: is neither a string nor a whole number")),
+            _ => return Err(format!("{key}: is neither a string nor a number")),
         };
         self.flags.insert(key.to_owned(), values);
         Ok(())
@@ -201,6 +202,7 @@ fn nearest<'a>(names: impl Iterator<Item = &'a str>, key: &str) -> Option<&'a st
 mod tests {
     use clap::{Args as _, FromArgMatches as _};
 
+    use super::super::SECRETS;
     use super::*;
 
     fn parsed(text: &str, args: &[&str]) -> ServeArgs {
@@ -214,12 +216,27 @@ mod tests {
     }
 
     #[test]
+    fn every_secret_of_the_settings_has_a_key_for_its_file() {
+        let key = |variable: &str| {
+            let name = variable.strip_prefix("PORTCULLIS_").unwrap();
+            name.to_ascii_lowercase().replace('_', "-")
+        };
+        for secret in &SECRETS {
+            let keys = (key(secret.file), key(secret.name));
+            let known =
+                SECRET_FILES.iter().any(|(file, name)| keys == ((*file).into(), (*name).into()));
+            assert!(known, "{keys:?}");
+        }
+    }
+
+    #[test]
     fn settings_of_the_file_replace_defaults_and_flags_win_over_them() {
         let text = r#"
             listen = ["127.0.0.1:1", "unix:/run/portcullis.sock"]
             http-listen = "127.0.0.1:2"
             plaintext = true
             cache-capacity = 7
+            decision-log-allows = 0.05
             lease = "3s"
             operator-credential-file = "/etc/portcullis/operator"
             database-url-file = "/etc/portcullis/database"
@@ -266,7 +283,7 @@ mod tests {
             "database-url: has a password, which does not belong here",
             "config is not a setting",
             "plaintext: is not true or false",
-            "lease: is neither a string nor a whole number",
+            "lease: is neither a string nor a number",
             "listen: is not a list of strings",
             "mail is not a setting",
         ] {
