@@ -643,8 +643,8 @@ fn drive_lifecycle(
     let Some(relay) = transport else {
         if lifecycle.mode == Mode::Enforce {
             tracing::warn!(
-                "no mail server is configured: what falls idle is announced and listed, and nothing \
-                 is taken until PORTCULLIS_SMTP_URL and --mail-from are set"
+                "no mail server is configured: pending actions are listed, and none is carried out until \
+                 PORTCULLIS_SMTP_URL and --mail-from are set"
             );
         }
         return;

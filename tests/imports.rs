@@ -143,6 +143,47 @@ async fn a_secret_of_any_shape_is_found_by_its_digest_and_a_digest_is_none() {
     assert_eq!(server.metric("portcullis_cache_misses_total"), misses);
 }
 
+/// Rule 10.7.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_import_brings_back_a_secret_that_was_made_here() {
+    let url = postgres::database();
+    let server = Setup::postgres(&url).start();
+    let operator = Client::operator(&server).await;
+    let account = operator.account().await.account_id;
+    let (live, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &[]).await;
+    // As that of a token that was purged.
+    let keys = postgres::secret_keys(&url).await;
+    let id = Uuid::parse_str("01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
+    let purged = keys.make(SecretKind::Token, &"pcl".parse().unwrap(), id, &[1; 16]);
+    let purged = purged.expose().to_owned();
+    let marked = |secret: &str| format!("secret-token:{secret}");
+    let secrets = [purged.clone(), marked(&purged), marked(&secret)];
+    let results = import(&operator, &account, secrets.iter().map(|s| item(s)).collect()).await;
+    let imported: Vec<_> = results.iter().map(|result| &token(result).token_id).collect();
+    for _ in 0..2 {
+        for gone in [&purged, &marked(&purged)] {
+            assert_eq!(reason(&operator, gone).await, Reason::TokenNotFound, "{gone}");
+        }
+        for own in [&secret, &marked(&secret)] {
+            let answer = operator.authorization().authorize(question(own, "", READ)).await;
+            assert_eq!(answer.unwrap().into_inner().token_id, live.token_id);
+        }
+    }
+    let strings = [&purged, &marked(&purged), &marked(&secret), &secret];
+    let requests = strings.map(|secret| question(secret, "", READ)).to_vec();
+    let batch = BatchAuthorizeRequest { requests };
+    let answer = operator.authorization().batch_authorize(batch).await.unwrap().into_inner();
+    let ids = answer.results.iter().map(|item| match &item.result {
+        Some(BatchItem::Response(response)) => response.token_id.as_str(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(ids.collect::<Vec<_>>(), ["", "", &live.token_id, &live.token_id]);
+    for gone in [&purged, &marked(&purged)] {
+        operator.with(gone).own().get_self(GetSelfRequest {}).await.unwrap_err();
+    }
+    assert!(!imported.contains(&&live.token_id));
+}
+
 /// Rules 10.2 to 10.5.
 #[tokio::test]
 async fn items_are_refused_one_by_one_and_keep_the_rules_of_creation() {

@@ -146,16 +146,16 @@ impl Alerts {
     /// Carries out the alerts of a request. Rule 11.56 of docs/policy.md.
     async fn receive(&self, request: Request) -> Result<Response, Refusal> {
         let from = self.client(&request);
-        let place = self.places.take(from, 1).ok_or(Refusal::Overloaded)?;
         let (head, body) = request.into_parts();
-        // Read first: an answer to a request that is still sent may be lost.
-        let body = read(&head.headers, body).await?;
+        // Before it has a place: strangers who name no key of the publisher take none.
         let (id, signature) = self.signature(&head.headers).ok_or(Refusal::Unsigned)?;
         let key: PublicKey = match self.keys.find(id).await {
             Found::Key(key) => key,
             Found::Unknown => return Err(Refusal::Unsigned),
             Found::NotReadable => return Err(Refusal::NoKeys),
         };
+        let place = self.places.take(from, 1).ok_or(Refusal::Overloaded)?;
+        let body = read(&head.headers, body).await?;
         if !key.verifies(&body, &signature) {
             return Err(Refusal::Unsigned);
         }
@@ -251,7 +251,8 @@ fn alerts(body: &[u8]) -> Result<Vec<Alert>, &'static str> {
         let (source, url) = (text("source").unwrap_or_default(), text("url").unwrap_or_default());
         Some(Alert {
             hash: secret::hex(&secret::digest(token.as_bytes())),
-            kind: text("type").unwrap_or_default().to_owned(),
+            // It is answered, and no answer has a secret.
+            kind: text("type").filter(|kind| !kind.contains(token)).unwrap_or_default().to_owned(),
             found: FoundSecret::new(token, leaks::location([token], source, url)),
         })
     };

@@ -59,10 +59,21 @@ pub(super) async fn store(
         let credential = operator("from the settings", ctx.now, true);
         let set = store.set_settings_credential(&ctx, Some((&credential, digest)));
         let set = set.await?;
-        changed = set == SettingsCredential::Changed;
-        if set == SettingsCredential::Revoked {
-            bail!("PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked; choose another");
-        }
+        changed = match set {
+            SettingsCredential::Changed => true,
+            SettingsCredential::Unchanged => false,
+            SettingsCredential::Ended => {
+                bail!(
+                    "PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked, or has expired; choose another"
+                )
+            }
+            SettingsCredential::InUse => {
+                bail!(
+                    "PORTCULLIS_OPERATOR_CREDENTIAL: this is the secret of a token, or of a credential with another \
+                     role; choose another"
+                )
+            }
+        };
     } else if let StoreSettings::Embedded(data_dir) = &settings.store {
         leave_credential(store, &settings.prefix, data_dir).await?;
     } else if no_credentials(store).await? {

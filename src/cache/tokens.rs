@@ -44,7 +44,7 @@ const SAMPLE_EVERY: u64 = 256;
 pub type CacheEntry = Option<Shared<CachedToken>>;
 
 /// What a token is looked up by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenKey {
     /// Its id, which a secret that was made here names.
     Id(TokenId),

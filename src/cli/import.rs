@@ -23,7 +23,7 @@ use tonic_types::StatusExt as _;
 
 use super::connect::Session;
 use super::failure::Failure;
-use super::leaks::{DIGEST_PREFIX, parse_sha256};
+use super::leaks::{digits_of_digest, parse_sha256, without_bom};
 use super::output::{clean, note, parse_time, print_line};
 use super::proto::import_token_result::Result as ItemResult;
 use super::{missing, proto};
@@ -195,6 +195,7 @@ impl Reader {
             self.read += self.input.skip_until(b'\n').map_err(unreadable)? as u64;
             return Ok(Some(Line::Refused(format!("is longer than {MAX_LINE} bytes"))));
         }
+        let text = if self.number == 1 { without_bom(&text) } else { &text };
         Ok(Some(match text.trim_ascii() {
             b"" => Line::Empty,
             text => token(text).map_or_else(Line::Refused, |token| Line::Token(Box::new(token))),
@@ -204,15 +205,23 @@ impl Reader {
 
 /// The token that a line describes.
 fn token(line: &[u8]) -> Result<proto::ImportToken, String> {
+    if line.first() != Some(&b'{') {
+        return Err("is not a JSON object: it does not begin with {".to_owned());
+    }
     let line: JsonToken = serde_json::from_slice(line).map_err(|error| {
         // Without the place of the error, which names line 1 each time.
-        let text = error.to_string();
+        let (text, column) = (error.to_string(), error.column());
         let text = text.split(" at line ").next().unwrap_or_default();
-        match error.classify() {
-            Category::Syntax | Category::Eof => {
-                format!("is not a JSON object: {text}, at column {}", error.column())
+        let expected = text.split_once(", expected ").filter(|_| text.starts_with("invalid "));
+        match (error.classify(), expected) {
+            (Category::Syntax | Category::Eof, _) => {
+                format!("is not a JSON object: {text}, at column {column}")
             }
-            Category::Data | Category::Io => text.to_owned(),
+            // The value is not quoted: it may be a secret.
+            (_, Some((_, expected))) => {
+                format!("has a value of another type before column {column}: expected {expected}")
+            }
+            _ => text.to_owned(),
         }
     })?;
     let time = |field: &str, text: Option<String>| {
@@ -241,7 +250,7 @@ fn kind(word: &str) -> Result<proto::TokenKind, String> {
 
 /// Reads 64 hexadecimal digits, maybe behind `sha256:`.
 fn digest(text: &str) -> Result<Vec<u8>, String> {
-    let digits = text.strip_prefix(DIGEST_PREFIX).unwrap_or(text);
+    let digits = digits_of_digest(text).unwrap_or(text);
     // Never quoted: it may be the secret itself, by mistake.
     let wrong = || "secret_sha256: is not the 64 hexadecimal digits of a SHA-256".to_owned();
     parse_sha256(digits).ok_or_else(wrong)
@@ -431,8 +440,12 @@ mod tests {
         let sound = digest(DIGEST);
         for (line, error) in [
             ("{".to_owned(), "is not a JSON object: EOF"),
-            ("not json".to_owned(), "is not a JSON object: expected ident, at column 2"),
-            ("[]".to_owned(), "invalid"),
+            ("not json".to_owned(), "is not a JSON object: it does not begin with {"),
+            ("{not json}".to_owned(), "is not a JSON object: key must be a string, at column 2"),
+            ("[]".to_owned(), "is not a JSON object"),
+            ("null".to_owned(), "is not a JSON object"),
+            (sound.replace("\"n\"", "123"), "expected a string"),
+            (with(r#","scopes":"hunter2""#), "expected a sequence"),
             (with(""), "missing field `secret_sha256`"),
             (sound.replace("kind", "whitelists\":[],\"kind"), "unknown field `whitelists`"),
             (sound.replace("\"kind\"", "\"name\":\"m\",\"kind\""), "duplicate field `name`"),
@@ -448,6 +461,9 @@ mod tests {
             assert!(!refused.contains("line 1"), "{refused}");
         }
         assert!(token(sound.as_bytes()).is_ok());
+        assert!(token(digest(&format!("SHA256:{DIGEST}")).as_bytes()).is_ok());
+        let marked = format!("\u{feff}{sound}\n");
+        assert!(matches!(read(&marked).line(), Ok(Some(Line::Token(_)))), "a byte-order mark");
     }
 
     #[test]

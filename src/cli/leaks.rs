@@ -17,7 +17,7 @@ const AT_ONCE: usize = 100;
 /// The longest line, in bytes: more than any secret has.
 const MAX_LINE: u64 = 8 << 10;
 /// What a digest begins with.
-pub(super) const DIGEST_PREFIX: &str = "sha256:";
+const DIGEST_PREFIX: &str = "sha256:";
 
 #[derive(Debug, Args)]
 pub(super) struct ReportLeakedArgs {
@@ -148,10 +148,11 @@ fn lines(from: impl Read) -> io::Result<Result<Numbered<Line>, Failure>> {
         if line.len() as u64 == MAX_LINE {
             return wrong("is longer than any secret: write each secret on a line of its own");
         }
-        let Ok(text) = std::str::from_utf8(&line) else {
+        let line = if number == 1 { without_bom(&line) } else { &line[..] };
+        let Ok(text) = std::str::from_utf8(line) else {
             return wrong("is not UTF-8");
         };
-        match (text.trim(), text.trim().strip_prefix(DIGEST_PREFIX)) {
+        match (text.trim(), digits_of_digest(text.trim())) {
             ("", _) => {}
             (secret, None) => lines.push((number, Line::Secret(Zeroizing::new(secret.to_owned())))),
             (_, Some(digits)) => match parse_sha256(digits) {
@@ -161,6 +162,17 @@ fn lines(from: impl Read) -> io::Result<Result<Numbered<Line>, Failure>> {
         }
     }
     Ok(Ok(lines))
+}
+
+/// A file without the byte-order mark that some editors write at its begin.
+pub(super) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
+/// What stands behind `sha256:`, in any case of letters; `None` where that is missing.
+pub(super) fn digits_of_digest(text: &str) -> Option<&str> {
+    let (prefix, digits) = text.split_at_checked(DIGEST_PREFIX.len())?;
+    prefix.eq_ignore_ascii_case(DIGEST_PREFIX).then_some(digits)
 }
 
 /// The 32 bytes of a SHA-256 in hexadecimal.
@@ -181,7 +193,7 @@ mod tests {
     #[test]
     fn lines_are_secrets_and_digests() {
         let digest = "ab".repeat(32);
-        let text = format!("one\n\n  secret-token:two \r\nsha256:{digest}\nthree");
+        let text = format!("\u{feff}one\n\n  secret-token:two \r\nSHA256:{digest}\nthree");
         let read = lines(text.as_bytes()).unwrap().unwrap();
         let shown = read.iter().map(|(number, line)| match line {
             Line::Secret(secret) => format!("{number} {}", **secret),

@@ -26,7 +26,7 @@ use crate::policy::client_source::ClientSource;
 use crate::policy::decide::Reason;
 use crate::policy::text::sentence;
 use crate::policy::token::TokenState;
-use crate::service::bearer::{Bearer, SelfPendingAction, SelfToken};
+use crate::service::bearer::{Bearer, BearerCall, SelfPendingAction, SelfToken};
 use crate::service::{Error, Result, Services};
 use crate::shutdown;
 
@@ -64,7 +64,7 @@ impl Interfaces {
         let identified = self.identify_bearer(&request, peer, revokes, known).await;
         discard(request.headers(), body).await;
         let answered = match identified {
-            Ok(bearer) => run(self.services.clone(), bearer, revokes).await.map_err(Refused::from),
+            Ok(bearer) => run(&self.services, bearer, revokes).await.map_err(Refused::from),
             Err(refused) => Err(refused),
         };
         let (outcome, answer) = match answered {
@@ -121,7 +121,10 @@ impl Interfaces {
 }
 
 /// Makes the call, to its end also where the client goes away meanwhile: a change that was committed must reach memory.
-async fn run(services: Arc<Services>, bearer: Bearer, revokes: bool) -> Result<Value> {
+async fn run(services: &Arc<Services>, bearer: Bearer, revokes: bool) -> Result<Value> {
+    let call = if revokes { BearerCall::Revoke } else { BearerCall::Get };
+    let bearer = services.admit_bearer(bearer, call).await?;
+    let services = services.clone();
     let (answer, answered) = oneshot::channel();
     shutdown::spawn("own-call", async move {
         let made = if revokes {

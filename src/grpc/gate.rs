@@ -463,8 +463,8 @@ impl ConnectionGate {
         let peer = self.connection.peer();
         let bearer = authorization(&request).and_then(|header| {
             let secret = header.and_then(|header| bearer(header.as_bytes()));
-            let secret = secret.ok_or(NO_TOKEN)?;
-            services.bearer(secret, secret, peer.ip(), peer)
+            let presented = secret.ok_or(NO_TOKEN)?;
+            services.bearer(secret::without_mark(presented), presented, peer.ip(), peer)
         });
         let admitted = match (bearer, call) {
             (Err(error), _) => Err(error),

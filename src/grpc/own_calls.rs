@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::convert::{action_type, kind, propagation, time, token_state};
 use super::proto as pb;
 use super::status::{code_name, status};
-use crate::service::bearer::{Bearer, SelfPendingAction, SelfToken};
+use crate::service::bearer::{Bearer, BearerCall, SelfPendingAction, SelfToken};
 use crate::service::{Error, Result, Services};
 
 /// The largest request, in bytes: both are empty, and later versions may add a little.
@@ -52,16 +52,23 @@ pub(super) async fn answer(
     message: Bytes,
 ) -> Result<Vec<u8>> {
     let metrics = services.metrics().clone();
+    let admitted = match call {
+        OwnCall::GetSelf => decode::<pb::GetSelfRequest>(message).map(|_| BearerCall::Get),
+        OwnCall::RevokeSelf => decode::<pb::RevokeSelfRequest>(message).map(|_| BearerCall::Revoke),
+    };
+    let admitted = match admitted {
+        Ok(kind) => services.admit_bearer(bearer, kind).await,
+        Err(error) => Err(error),
+    };
     let work = async move {
+        let bearer = admitted?;
         match call {
             OwnCall::GetSelf => {
-                decode::<pb::GetSelfRequest>(message)?;
                 let token = services.get_self(&bearer).await?;
                 let answer = pb::GetSelfResponse { token: Some(self_token(token)) };
                 Ok(answer.encode_to_vec())
             }
             OwnCall::RevokeSelf => {
-                decode::<pb::RevokeSelfRequest>(message)?;
                 let (token, propagated) = services.revoke_self(&bearer).await?;
                 let answer = pb::RevokeSelfResponse {
                     token: Some(self_token(token)),

@@ -19,21 +19,28 @@ use crate::service::error::{Obstacle, Violation};
 const DOMAIN: &str = "portcullis";
 /// Bytes of details, before base64 makes them a third longer.
 const DETAILS: usize = 3_600;
+/// The same for each of a thousand items, whose answer has to fit the 4 MiB that clients take.
+const ITEM_DETAILS: usize = 2_000;
 /// Bytes of the message, of which hostile ones are escaped to three times their length.
 const MESSAGE: usize = 700;
 
 /// The status that answers `error`.
 pub(crate) fn status(error: &Error) -> Status {
+    status_within(error, DETAILS)
+}
+
+/// The same, with so many bytes of details.
+fn status_within(error: &Error, most: usize) -> Status {
     let mut details = ErrorDetails::new();
     let (code, reason) = match error {
         Error::Invalid(violations) => {
-            add_violations(&mut details, violations);
+            add_violations(&mut details, violations, most);
             (Code::InvalidArgument, common_reason(violations))
         }
         Error::Refused(obstacles, violations) => {
-            add_obstacles(&mut details, obstacles);
+            add_obstacles(&mut details, obstacles, most);
             if !violations.is_empty() {
-                add_violations(&mut details, violations);
+                add_violations(&mut details, violations, most);
             }
             (Code::FailedPrecondition, obstacles.first().map_or("REFUSED", |first| first.rule))
         }
@@ -70,9 +77,9 @@ pub(crate) fn status(error: &Error) -> Status {
     Status::with_error_details(code, cut(&error.to_string(), MESSAGE), details)
 }
 
-/// An error of one item: the same code, message and details that the call would have ended with.
+/// An error of one item: the same code, message and kinds of details that the call would have ended with.
 pub(super) fn item_error(error: &Error) -> ItemStatus {
-    let error = status(error);
+    let error = status_within(error, ITEM_DETAILS);
     let details = error.details();
     // The details of a status are a whole `google.rpc.Status`.
     ItemStatus::decode(details).ok().filter(|_| !details.is_empty()).unwrap_or_else(|| ItemStatus {
@@ -89,8 +96,8 @@ fn common_reason(violations: &[Violation]) -> &'static str {
     }
 }
 
-fn add_violations(details: &mut ErrorDetails, violations: &[Violation]) {
-    let mut left = DETAILS;
+fn add_violations(details: &mut ErrorDetails, violations: &[Violation], most: usize) {
+    let mut left = most;
     for (at, violation) in violations.iter().enumerate() {
         let description = cut(&violation.description, 500);
         let size = violation.field.len() + description.len() + 8;
@@ -104,8 +111,8 @@ fn add_violations(details: &mut ErrorDetails, violations: &[Violation]) {
     }
 }
 
-fn add_obstacles(details: &mut ErrorDetails, obstacles: &[Obstacle]) {
-    let mut left = DETAILS;
+fn add_obstacles(details: &mut ErrorDetails, obstacles: &[Obstacle], most: usize) {
+    let mut left = most;
     for (at, obstacle) in obstacles.iter().enumerate() {
         let description = cut(&obstacle.description, 500);
         let size = obstacle.rule.len() + obstacle.subject.len() + description.len() + 8;
@@ -178,5 +185,8 @@ mod tests {
         let fields = details.bad_request().unwrap().field_violations.clone();
         assert!(fields.last().unwrap().description.contains("more"), "{fields:?}");
         assert_eq!(details.error_info().unwrap().reason, "X");
+
+        let item = item_error(&Error::Invalid((0..1_000).map(violation).collect()));
+        assert!(item.encoded_len() * 1_000 < 4 << 20, "{} bytes", item.encoded_len());
     }
 }

@@ -399,8 +399,10 @@ pub enum SettingsCredential {
     Unchanged,
     /// It is stored now, or the former one is revoked now, or both.
     Changed,
-    /// That very credential was revoked; it stays so, and nothing was changed.
-    Revoked,
+    /// That very credential was revoked, or has expired; it stays so, and nothing was changed.
+    Ended,
+    /// It is the secret of a token, or of a credential with another role; nothing was changed.
+    InUse,
 }
 
 /// A catalogue as it was applied.

@@ -6,15 +6,17 @@
 //!   store, unless the filter of imported tokens takes it for one.
 //! - What is answered has nothing of the whitelist, the account or its admins: [`SelfToken`] has no place for it.
 //! - No call here records a use.
-//! - A call has one of `PLACES` until it has ended, also where its caller has gone away.
+//! - A call that reads has one of `PLACES` until it has ended, also where its caller has gone away. Revocations have
+//!   none, which the holders of other secrets could fill: of one token there is one at a time, and the next one waits.
 //! - However many there are, most connections to the store are left to others (`TURNS`).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{self, OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use super::decisions::imports_unknown;
 use super::explain::{describe, granted, names};
@@ -34,7 +36,7 @@ use crate::secret::{self, Digest, ParsedSecret, SecretKind};
 /// Failures of one address within [`ATTEMPTS_WINDOW`], after which further ones are answered
 /// [`Error::TooManyFailures`].
 const MAX_FAILURES: u32 = 20;
-/// Calls that are under way at once, and those of one address: each may wait for the store, and for propagation.
+/// Reading calls that are under way at once, and those of one address: each may wait for the store.
 const PLACES: (usize, usize) = (256, 16);
 /// Calls that read from the store at once, and as many that change it; others wait for their turn.
 const TURNS: usize = 2;
@@ -47,6 +49,8 @@ pub(super) struct Bounds {
     /// Secrets that were no token's.
     failures: Attempts,
     places: Arc<Limiter>,
+    /// Of the tokens that are being revoked.
+    revocations: Mutex<HashMap<TokenKey, Weak<sync::Mutex<()>>>>,
     reads: Semaphore,
     changes: Semaphore,
 }
@@ -56,21 +60,56 @@ impl Default for Bounds {
         Self {
             failures: Attempts::new(MAX_FAILURES),
             places: Limiter::new(PLACES.0, PLACES.1),
+            revocations: Mutex::default(),
             reads: Semaphore::new(TURNS),
             changes: Semaphore::new(TURNS),
         }
     }
 }
 
-/// Somebody who presented a secret that was made here or may be imported, and has a place for one call. Whether it is a
-/// token's is checked by the call.
+impl Bounds {
+    /// What a revocation of the token with this key holds until it has ended.
+    fn revocation(&self, key: TokenKey) -> Arc<sync::Mutex<()>> {
+        // What a panic elsewhere leaves is consistent.
+        let mut locks = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = locks.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+        locks.insert(key, Arc::downgrade(&lock));
+        lock
+    }
+}
+
+/// Somebody who presented a secret that was made here or may be imported. Whether it is a token's is checked by the
+/// call.
 #[derive(Debug)]
 pub struct Bearer {
     /// What the token is looked up by, and the digest that it has to have.
     keys: BearerKeys,
     client: Option<IpAddr>,
     from: Peer,
-    _place: Permit,
+}
+
+/// What a bearer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BearerCall {
+    /// What the token is.
+    Get,
+    /// Its end.
+    Revoke,
+}
+
+/// A bearer whose call may be made.
+#[derive(Debug)]
+pub struct AdmittedBearer {
+    bearer: Bearer,
+    _place: Place,
+}
+
+/// What a call holds until it has ended.
+#[derive(Debug)]
+enum Place {
+    Read { _permit: Permit },
+    Revocation { _guard: OwnedMutexGuard<()> },
 }
 
 /// The token that a secret names, and those that may be imported with it.
@@ -117,8 +156,7 @@ impl Services {
     ///
     /// # Errors
     /// [`Error::TokenDenied`] with [`Reason::TokenNotFound`] for any other secret, [`Error::TooManyFailures`] where
-    /// there were too many of them, [`Error::Unavailable`] for it on a replica without a lease; [`Error::Overloaded`]
-    /// where the address, or all of them, have too many calls under way.
+    /// there were too many of them, [`Error::Unavailable`] for it on a replica without a lease.
     pub fn bearer(
         &self,
         secret: &[u8],
@@ -128,11 +166,32 @@ impl Services {
     ) -> Result<Bearer> {
         let keys = self.bearer_keys(secret, presented)?;
         if !keys.is_empty() {
-            let place = self.bearers.places.take(from, 1).ok_or_else(|| self.shed())?;
-            return Ok(Bearer { keys, client, from, _place: place });
+            return Ok(Bearer { keys, client, from });
         }
         // It may be made under a key that this replica does not know of, or imported since.
         if self.has_lease() { Err(self.unknown_bearer(from)) } else { Err(super::no_lease()) }
+    }
+
+    /// Admits the call of a bearer once its whole request is there: before that it holds nothing here. Rule 11.20 of
+    /// docs/policy.md.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] for a read where the address, or all of them, have too many under way; for a revocation
+    /// where others of the same token take long.
+    pub async fn admit_bearer(&self, bearer: Bearer, call: BearerCall) -> Result<AdmittedBearer> {
+        let place = match call {
+            BearerCall::Get => {
+                let permit = self.bearers.places.take(bearer.from, 1).ok_or_else(|| self.shed())?;
+                Place::Read { _permit: permit }
+            }
+            BearerCall::Revoke => {
+                let (key, _) = *bearer.keys.first().ok_or(Error::Internal)?;
+                let lock = self.bearers.revocation(key).lock_owned();
+                let guard = tokio::time::timeout(MAX_TURN_WAIT, lock).await;
+                Place::Revocation { _guard: guard.map_err(|_| self.shed())? }
+            }
+        };
+        Ok(AdmittedBearer { bearer, _place: place })
     }
 
     fn bearer_keys(&self, secret: &[u8], presented: &[u8]) -> Result<BearerKeys> {
@@ -140,16 +199,15 @@ impl Services {
         if let Some(parsed) = ParsedSecret::parse(secret, SecretKind::Token) {
             if self.verify_tag(&parsed) {
                 keys.push((TokenId(parsed.id).into(), secret::digest(secret)));
-            } else {
-                self.metrics.forged.inc();
+                return Ok(keys);
             }
+            self.metrics.forged.inc();
         }
-        let made_here = !keys.is_empty();
         for (digest, half) in self.imported_keys(presented) {
             match self.cache.imports.membership(half) {
                 Membership::Possible => keys.push((TokenKey::Digest(digest, half), digest)),
-                Membership::Unknown if !made_here => return Err(imports_unknown()),
-                Membership::Absent | Membership::Unknown => {}
+                Membership::Unknown => return Err(imports_unknown()),
+                Membership::Absent => {}
             }
         }
         Ok(keys)
@@ -160,7 +218,10 @@ impl Services {
     /// # Errors
     /// [`Error::TokenDenied`] where a decision would be denied for the token's state or the address; those of
     /// [`Self::bearer`]; the store's.
-    pub async fn get_self(&self, bearer: &Bearer) -> Result<SelfToken> {
+    pub async fn get_self(
+        &self,
+        AdmittedBearer { bearer, .. }: &AdmittedBearer,
+    ) -> Result<SelfToken> {
         let id = self.permit(bearer).await?;
         let turn = self.turn(&self.bearers.reads).await?;
         let token = self.read("token", self.store.token(id, None)).await?;
@@ -175,7 +236,10 @@ impl Services {
     ///
     /// # Errors
     /// Those of [`Self::bearer`]; [`Error::NotPropagatedYet`]; the store's.
-    pub async fn revoke_self(&self, bearer: &Bearer) -> Result<(SelfToken, Propagation)> {
+    pub async fn revoke_self(
+        &self,
+        AdmittedBearer { bearer, .. }: &AdmittedBearer,
+    ) -> Result<(SelfToken, Propagation)> {
         let Bearer { client, from, .. } = *bearer;
         let id = self.with_facts(bearer, |facts, _| *facts.id).await?;
         let turn = self.turn(&self.bearers.changes).await?;

@@ -3,7 +3,7 @@
 //! Must stay true: what is imported keeps every rule of a token that is created here; an item that is refused changes
 //! nothing and spoils no other.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use uuid::Uuid;
 
@@ -204,6 +204,11 @@ struct CheckedItem {
     new: Result<NewImport>,
 }
 
+/// Of texts that are no secrets.
+static BLANK: LazyLock<[Digest; 6]> = LazyLock::new(|| {
+    ["", " ", "\t", "\n", "\r\n", "secret-token:"].map(|text| secret::digest(text.as_bytes()))
+});
+
 fn checked_digest(bytes: &[u8]) -> Result<Digest> {
     let Ok(digest) = Digest::try_from(bytes) else {
         let text = format!(
@@ -212,9 +217,11 @@ fn checked_digest(bytes: &[u8]) -> Result<Digest> {
         );
         return Err(Error::invalid(DIGEST, "NOT_A_DIGEST", text));
     };
-    // A request without any token must never present an imported one.
-    if digest == secret::digest(b"") {
-        let text = "is the digest of an empty text: send that of the token's secret";
+    // A request without any token must never present an imported one, and white space is what is left of a secret by
+    // mistake.
+    if BLANK.contains(&digest) {
+        let text =
+            "is the digest of an empty text, or of white space: send that of the token's secret";
         return Err(Error::invalid(DIGEST, "EMPTY_SECRET", text));
     }
     Ok(digest)

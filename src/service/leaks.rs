@@ -4,8 +4,11 @@
 //! - A reported secret goes no further than its digest: it stands in no answer, log line, mail or audit event.
 //! - No report records a use.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+
+use percent_encoding::percent_decode_str;
 
 #[cfg(doc)]
 use super::Error;
@@ -24,6 +27,8 @@ pub const MAX_SECRET: usize = 4 << 10;
 /// The longest source and the longest address of a location, in characters.
 const MAX_SOURCE: usize = 200;
 const MAX_URL: usize = 2_000;
+/// So often an address may have been percent-encoded.
+const MAX_ENCODINGS: usize = 3;
 /// So many letters and digits behind an underscore are taken for a secret.
 const SHAPED: usize = 40;
 /// What stands in the place of a secret in an address.
@@ -59,11 +64,13 @@ impl FoundSecret {
     }
 }
 
-/// Of a secret as it was found, and without a prefix that it may not have been issued with.
+/// Of a secret as it was found, and with and without a prefix: who knows one of these forms can present the others.
 fn digests(secret: &str) -> Vec<Digest> {
-    let marked = Some(bare(secret)).filter(|bare| bare.len() < secret.len());
-    let forms = [Some(secret), marked].into_iter().flatten();
-    forms.map(|form| secret::digest(form.as_bytes())).collect()
+    let bare = bare(secret);
+    let marked = format!("secret-token:{bare}");
+    let mut forms = vec![secret, bare, &marked];
+    forms.dedup();
+    forms.iter().map(|form| secret::digest(form.as_bytes())).collect()
 }
 
 /// A secret without the prefix that scanners find it by.
@@ -84,14 +91,31 @@ pub fn location<'s>(
         secrets.into_iter().map(bare).filter(|secret| !secret.is_empty()).collect();
     // One may be a part of another.
     secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
+    let cleared = |text: &str| {
+        let replaced = |text: String, secret: &&str| text.replace(secret, REMOVED);
+        without_secrets(&secrets.iter().fold(text.to_owned(), replaced))
+    };
     let shown = |text: &str, most| {
-        let mut text = text.trim().to_owned();
-        for secret in &secrets {
-            text = text.replace(secret, REMOVED);
-        }
-        text::escape(&without_secrets(&text)).chars().take(most).collect()
+        let text = text.trim();
+        let decoded = percent_decoded(text);
+        // An address stays as it was reported, unless a secret stands in it percent-encoded.
+        let decoded = Some(cleared(&decoded)).filter(|cleared| *cleared != decoded);
+        let shown = decoded.unwrap_or_else(|| cleared(text));
+        text::escape(&shown).chars().take(most).collect()
     };
     LeakLocation { source: shown(source, MAX_SOURCE), url: shown(url, MAX_URL) }
+}
+
+/// A text with its percent-encoding undone (RFC 3986, section 2.1), also where one was encoded several times.
+fn percent_decoded(text: &str) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..MAX_ENCODINGS {
+        match percent_decode_str(&text).decode_utf8_lossy() {
+            Cow::Borrowed(_) => break,
+            Cow::Owned(decoded) => text = decoded,
+        }
+    }
+    text
 }
 
 /// A text without the parts that have the shape of a secret of Portcullis: a prefix, an underscore, and many letters
@@ -154,20 +178,27 @@ impl Services {
     ) -> Result<Changed<ReportedLeaks>> {
         let digests: Vec<_> = found.iter().flat_map(|found| found.digests.clone()).collect();
         let owners = self.read("secret_owners", self.store.secret_owners(&digests)).await?;
-        let owners: HashMap<Digest, SecretOwner> = owners.into_iter().collect();
+        let mut owners_of: HashMap<Digest, Vec<SecretOwner>> = HashMap::new();
+        for (digest, owner) in owners {
+            owners_of.entry(digest).or_default().push(owner);
+        }
         let mut outcomes = Vec::with_capacity(found.len());
         let mut revision = 0;
         for FoundSecret { digests, location } in found {
-            let owner = digests.iter().find_map(|digest| owners.get(digest));
-            let outcome = match owner {
-                None => LeakOutcome::Unknown,
-                Some(&owner) => {
-                    let ctx = context();
-                    let outcome = self.revoke_leaked(&ctx, owner, location).await?;
-                    revision = revision.max(ctx.revision());
-                    outcome
+            // Several forms of a secret may have been issued, or one to several: all of them end.
+            let mut outcome = LeakOutcome::Unknown;
+            let mut owners = Vec::new();
+            for digest in digests {
+                owners.extend(owners_of.get(digest).into_iter().flatten().copied());
+            }
+            for owner in owners {
+                let ctx = context();
+                let ended = self.revoke_leaked(&ctx, owner, location).await?;
+                revision = revision.max(ctx.revision());
+                if outcome == LeakOutcome::Unknown || word(&ended) == REVOKED {
+                    outcome = ended;
                 }
-            };
+            }
             self.metrics.leak_reported(word(&outcome));
             outcomes.push(outcome);
         }
@@ -203,14 +234,17 @@ impl Services {
     }
 }
 
+/// What ended with this report.
+const REVOKED: &str = "revoked";
+
 /// As metrics name it.
 fn word(outcome: &LeakOutcome) -> &'static str {
     match outcome {
         LeakOutcome::Unknown => "unknown",
-        LeakOutcome::Token { revoked: true, .. } => "revoked",
+        LeakOutcome::Token { revoked: true, .. } => REVOKED,
         LeakOutcome::Token { revoked: false, .. } => "already_ended",
         LeakOutcome::Credential { outcome, .. } => match outcome {
-            LeakedCredential::Revoked => "revoked",
+            LeakedCredential::Revoked => REVOKED,
             LeakedCredential::RevokedBefore => "already_ended",
             LeakedCredential::LastOperator => "last_operator",
         },
@@ -268,9 +302,11 @@ mod tests {
     fn a_secret_is_known_by_its_digest_with_and_without_its_scheme() {
         let digest = |text: &str| secret::digest(text.as_bytes());
         let digests = |text| FoundSecret::new(text, location([], "", "")).digests;
-        assert_eq!(digests("abc"), [digest("abc")]);
+        let both = [digest("abc"), digest("secret-token:abc")];
+        assert_eq!(digests("abc"), both);
         for marked in ["secret-token:abc", "Secret-Token:abc"] {
-            assert_eq!(digests(marked), [digest(marked), digest("abc")]);
+            assert_eq!(digests(marked)[0], digest(marked));
+            assert!(both.iter().all(|form| digests(marked).contains(form)), "{marked}");
         }
     }
 
@@ -281,6 +317,15 @@ mod tests {
             let LeakLocation { source, url } = of(secret);
             assert_eq!((&*source, &*url), ("com<U+202E>mit", "https://x.example/?token=(secret)"));
         }
+        // Percent-encoded, once and twice; another escape alone changes nothing.
+        let encoded = "https://x.example/?t=a%62c%2Fd&u=a%2562c%252Fd";
+        assert_eq!(
+            location(["abc/d"], "", encoded).url,
+            "https://x.example/?t=(secret)&u=(secret)"
+        );
+        let own = format!("https://x.example/?t=pcl%5Ft1%5F{}", "a".repeat(60));
+        assert_eq!(location([], "", &own).url, "https://x.example/?t=(secret)");
+        assert_eq!(location(["abc"], "", "https://x.example/a%20b").url, "https://x.example/a%20b");
         let long = location(["abc"], &"s".repeat(900), &"u".repeat(9_000));
         assert_eq!((long.source.len(), long.url.len()), (MAX_SOURCE, MAX_URL));
         assert_eq!(location(["secret-token:"], "commit", "").source, "commit");

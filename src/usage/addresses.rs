@@ -42,7 +42,7 @@ pub(super) enum AddressOutcome {
     Known,
     /// It waits for the store.
     Waits,
-    /// Too many wait. It is noted again after a grain.
+    /// Too many wait. One was dropped, which is noted again when it is used after a grain.
     Dropped,
 }
 
@@ -85,20 +85,31 @@ impl Addresses {
         }
     }
 
-    /// Keeps what the store is to be given. Whether there was room, for this token and in all.
+    /// Keeps what the store is to be given. Whether there was room, for this token and in all; otherwise an address was
+    /// dropped. Rule 12.1 of docs/policy.md.
     pub(super) fn buffer(&self, seen: AddressUse) -> bool {
         let waiting = &self.waiting[shard_of(seen.token_id)];
         let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = waiting.len() >= MAX_WAITING
-            || waiting.range(all_of(seen.token_id)).nth(MAX_ADDRESSES - 1).is_some();
+        let own = || waiting.range(all_of(seen.token_id));
+        let full = waiting.len() >= MAX_WAITING || own().nth(MAX_ADDRESSES - 1).is_some();
+        // Where there is no room, the token's address that was seen longest ago gives way: what is shown are those
+        // that were seen last.
+        let oldest = full.then(|| own().min_by_key(|(_, (_, last, _))| *last)).flatten();
+        let oldest = oldest.filter(|(_, (_, last, _))| *last <= seen.last).map(|(&key, _)| key);
         match waiting.entry((seen.token_id, seen.address)) {
             Entry::Occupied(mut known) => {
                 let (first, last, entry) = known.get_mut();
                 *entry = if seen.last >= *last { seen.entry } else { *entry };
                 (*first, *last) = (seen.first.min(*first), seen.last.max(*last));
             }
-            Entry::Vacant(_) if full => return false,
-            Entry::Vacant(place) => drop(place.insert((seen.first, seen.last, seen.entry))),
+            Entry::Vacant(_) if full && oldest.is_none() => return false,
+            Entry::Vacant(place) => {
+                place.insert((seen.first, seen.last, seen.entry));
+                if let Some(oldest) = oldest {
+                    waiting.remove(&oldest);
+                    return false;
+                }
+            }
         }
         true
     }
@@ -190,6 +201,18 @@ mod tests {
         let at = |seconds: i64| Timestamp(seconds * 1_000_000);
         assert_eq!(seen, [(at(1_000), at(1_060)), (at(1_000), at(1_070)), (at(1_000), at(1_000))]);
         assert_eq!(addresses.take().len(), 0);
+    }
+
+    /// Rule 12.1.
+    #[test]
+    fn of_many_addresses_those_seen_last_are_kept() {
+        let (addresses, token) = (Addresses::default(), token(1));
+        for number in 0..60 {
+            let now = Timestamp(1_000_000_000 + number);
+            addresses.note(&token, address(number.unsigned_abs().into()), None, now, MINUTE);
+        }
+        let kept: Vec<_> = addresses.take().into_iter().map(|seen| seen.address).collect();
+        assert_eq!(kept, (10..60).map(address).collect::<Vec<_>>());
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Publisher {
         json!({ "key_identifier": self.id, "key": self.key.public_key_pem(), "is_current": true })
     }
 
+    /// The two headers of a request with this body.
+    fn headers(&self, body: &str) -> String {
+        format!("{ID}: {}\r\n{SIGNATURE}: {}\r\n", self.id, self.sign(body))
+    }
+
     fn sign(&self, body: &str) -> String {
         STANDARD.encode(self.key.sign(body.as_bytes()).unwrap())
     }
@@ -331,24 +336,33 @@ async fn bodies_are_bounded_and_what_is_no_list_of_alerts_changes_nothing() {
     assert_eq!(reason(&operator, &secret).await, Reason::Allowed);
 
     // What one address withholds takes its places, not those of others.
-    let slow: Vec<_> = (0..4).map(|_| unfinished(&server, "127.0.0.1", "")).collect();
-    wait::until(|| publisher.send(&mut http, "[]").status, |status| *status == 503);
+    let headers = publisher.headers("[]");
+    let mut slow = Vec::new();
+    fill(
+        &mut slow,
+        || unfinished(&server, "127.0.0.1", &headers),
+        || publisher.send(&mut http, "[]").status,
+    );
+    // Requests that name no key of the publisher take none.
+    let unsigned = ["".to_owned(), Publisher::new("two").headers("[]")];
+    let strange: Vec<_> =
+        (0..8).map(|n| unfinished(&server, "127.0.0.2", &unsigned[n % 2])).collect();
+    for mut stream in strange {
+        assert!(answer(&mut stream).starts_with("HTTP/1.1 403 "));
+    }
     publisher.send(&mut http.from("127.0.0.2"), &whole(1 << 20)).says(200);
     assert_eq!(reason(&operator, &secret).await, Reason::TokenRevokedLeaked);
     // All places of 16 are taken, and given back when their connections end.
-    let others = ["127.0.0.3", "127.0.0.4", "127.0.0.5"];
-    let more: Vec<_> =
-        others.iter().flat_map(|from| (0..4).map(|_| unfinished(&server, from, ""))).collect();
+    let mut others = ["127.0.0.3", "127.0.0.4", "127.0.0.5"].iter().cycle();
     let mut other = http.from("127.0.0.2");
-    wait::until(|| publisher.send(&mut other, "[]").status, |status| *status == 503);
+    let mut more = Vec::new();
+    let open = || unfinished(&server, others.next().unwrap(), &headers);
+    fill(&mut more, open, || publisher.send(&mut other, "[]").status);
     drop(more);
     wait::until(|| publisher.send(&mut other, "[]").status, |status| *status == 200);
-    for mut stream in slow {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    }
+    let answers: Vec<_> = slow.iter_mut().map(answer).collect();
+    let cut_off = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 408 ")).count();
+    assert_eq!(cut_off, 4, "{answers:?}");
     publisher.send(&mut http, "[]").says(200);
 }
 
@@ -361,9 +375,6 @@ fn one_ipv6_network_behind_a_trusted_proxy_has_four_places() {
         .flag("--leak-keys", published.url())
         .flag("--trusted-proxy", "127.0.0.1")
         .start();
-    let slow: Vec<_> = (1..=4)
-        .map(|n| unfinished(&server, "127.0.0.1", &format!("x-forwarded-for: 2001:db8::{n}\r\n")))
-        .collect();
     let mut http = Http::new(&server);
     let mut send = |address: &str| {
         let signature = publisher.sign("[]");
@@ -371,10 +382,38 @@ fn one_ipv6_network_behind_a_trusted_proxy_has_four_places() {
             [(ID, &*publisher.id), (SIGNATURE, &*signature), ("x-forwarded-for", address)];
         post(&mut http, &headers, "[]").status
     };
-    wait::until(|| send("2001:db8::5"), |status| *status == 503);
+    let mut addresses = 1..;
+    let open = || {
+        let forwarded = format!("x-forwarded-for: 2001:db8::{:x}\r\n", addresses.next().unwrap());
+        unfinished(&server, "127.0.0.1", &(publisher.headers("[]") + &forwarded))
+    };
+    let mut slow = Vec::new();
+    fill(&mut slow, open, || send("2001:db8::ffff"));
     assert_eq!(send("2001:db8:0:1::1"), 200);
     drop(slow);
     wait::until(|| send("2001:db8::5"), |status| *status == 200);
+}
+
+/// Opens requests until another one finds no place: that one may have taken the last place meanwhile.
+fn fill(
+    opened: &mut Vec<TcpStream>,
+    mut open: impl FnMut() -> TcpStream,
+    mut status: impl FnMut() -> u16,
+) {
+    let more = || {
+        opened.push(open());
+        status()
+    };
+    wait::until(more, |status| *status == 503);
+}
+
+/// What the server answers until it ends the connection.
+fn answer(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut answer = String::new();
+    // An answer to a request whose body did not come may end with a reset.
+    let _ = stream.read_to_string(&mut answer);
+    answer
 }
 
 /// A request from this address with these headers, whose body does not come.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use portcullis::grpc::proto::{
-    DeleteTokenRequest, GetSelfRequest, GetTokenRequest, LeakReportOutcome as Outcome,
-    LeakReportResult, ListPendingActionsRequest, Reason, ReportLeakedTokensRequest,
-    ReportLeakedTokensResponse, Role, TokenKind, TokenState,
+    DeleteTokenRequest, GetSelfRequest, GetTokenRequest, ImportToken, ImportTokensRequest,
+    LeakReportOutcome as Outcome, LeakReportResult, ListPendingActionsRequest, Reason,
+    ReportLeakedTokensRequest, ReportLeakedTokensResponse, Role, TokenKind, TokenState,
 };
 use portcullis::secret::digest;
 use tonic::{Code, Status};
@@ -134,6 +134,38 @@ async fn each_reported_secret_has_its_result_in_order() {
     assert_eq!(position(&operator).await, before);
     let sample = "portcullis_leak_reports_total{outcome=\"revoked\"}";
     assert_eq!(server.metric(sample), Some(3));
+}
+
+/// Rule 11.51: who knows one form of a secret can present the others.
+#[tokio::test]
+async fn every_token_that_a_leaked_secret_opens_is_revoked() {
+    let server = Setup::sqlite().start();
+    let operator = Client::operator(&server).await;
+    for reported in ["secret-of-elsewhere", "secret-token:secret-of-elsewhere"] {
+        let account_id = operator.account().await.account_id;
+        let secrets = ["secret-of-elsewhere", "secret-token:secret-of-elsewhere"]
+            .map(|secret| format!("{secret}-{}", account_id));
+        let tokens = secrets.iter().map(|secret| ImportToken {
+            name: "elsewhere".to_owned(),
+            kind: TokenKind::ReadOnly.into(),
+            secret_sha256: digest(secret.as_bytes()).to_vec(),
+            ..Default::default()
+        });
+        let request = ImportTokensRequest {
+            tokens: tokens.collect(),
+            account_id: account_id.clone(),
+            validate_only: false,
+        };
+        operator.tokens().import_tokens(request).await.unwrap();
+        for secret in &secrets {
+            assert_eq!(reason(&operator, secret).await, Reason::Allowed);
+        }
+        let answer = report(&operator, &[&format!("{reported}-{account_id}")], &[]).await.unwrap();
+        assert_eq!(outcomes(&answer), [Outcome::Revoked]);
+        for secret in &secrets {
+            assert_eq!(reason(&operator, secret).await, Reason::TokenRevokedLeaked, "{reported}");
+        }
+    }
 }
 
 /// Rule 11.51.

@@ -11,11 +11,11 @@ use portcullis::policy::client_source::{ClientSource, ClientSourceFields};
 use portcullis::policy::id::{AccountId, CredentialId};
 use portcullis::policy::network::Limits;
 use portcullis::policy::time::Timestamp;
-use portcullis::policy::token::{ExpiryRefused, RequestedExpiry};
+use portcullis::policy::token::{ExpiryRefused, RequestedExpiry, TokenKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::store::fixture::{Fixture, all, ctx, new_credential, page};
+use crate::store::fixture::{Fixture, all, ctx, new_credential, new_token, page};
 
 on_both!(
     credentials_read_back,
@@ -30,6 +30,7 @@ on_both!(
     the_settings_credential_changes,
     a_revoked_one_stays_revoked,
     one_that_was_made_here_may_stand_in_the_settings,
+    the_secret_of_something_else_is_no_settings_credential,
     keys_are_numbered,
     there_is_one_first_key,
     a_name_and_an_end_change_and_the_end_only_comes_nearer,
@@ -279,7 +280,7 @@ async fn a_revoked_one_stays_revoked(f: Fixture) {
     set(&f, Some(&first)).await;
     set(&f, Some(&second)).await;
     let before = f.position().await;
-    assert_eq!(set(&f, Some(&first)).await, SettingsCredential::Revoked);
+    assert_eq!(set(&f, Some(&first)).await, SettingsCredential::Ended);
     assert_eq!(f.position().await, before);
     assert_eq!(f.store.live_credentials().await.unwrap(), [second]);
 }
@@ -294,6 +295,36 @@ async fn one_that_was_made_here_may_stand_in_the_settings(f: Fixture) {
     assert_eq!(set(&f, Some(&named)).await, SettingsCredential::Changed);
     assert_eq!(f.store.live_credentials().await.unwrap(), [made]);
     assert_eq!(set(&f, Some(&named)).await, SettingsCredential::Unchanged);
+}
+
+/// Rule 8.6.
+async fn the_secret_of_something_else_is_no_settings_credential(f: Fixture) {
+    let former = of_settings();
+    set(&f, Some(&former)).await;
+    let account = f.account("acme").await;
+    let mut digests = Vec::new();
+    for role in [Role::Pep, Role::AccountAdmin(account)] {
+        let (other, digest) = new_credential(role);
+        f.store.create_credential(&ctx(4), &other, &digest).await.unwrap().unwrap();
+        digests.push(digest);
+    }
+    let catalog = f.catalog(&["a.read"]).await;
+    let token = new_token(account, TokenKind::ReadOnly, Vec::new(), "");
+    f.token(&catalog, &token).await;
+    digests.push(token.digest);
+    let before = f.position().await;
+    for digest in digests {
+        let named = (of_settings().0, digest);
+        assert_eq!(set(&f, Some(&named)).await, SettingsCredential::InUse);
+    }
+    assert_eq!(f.position().await, before);
+    assert!(f.store.live_credentials().await.unwrap().contains(&former));
+
+    let (expiring, digest) = new_credential(Role::Operator);
+    let expiring = Credential { expires: Some(ctx(5).now), ..expiring };
+    f.store.create_credential(&ctx(4), &expiring, &digest).await.unwrap().unwrap();
+    let named = (of_settings().0, digest);
+    assert_eq!(set(&f, Some(&named)).await, SettingsCredential::Ended);
 }
 
 /// Rule 7.7.

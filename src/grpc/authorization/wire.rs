@@ -21,6 +21,7 @@ use super::super::protobuf::{Field, Reader, put, put_written};
 use super::super::{convert, proto as pb};
 use crate::policy::decide::{Decision, Verdict};
 use crate::policy::lifecycle::Calendar;
+use crate::secret;
 use crate::service::decisions::{AuthorizeInput, RequestedOperation};
 use crate::service::validate::FieldErrors;
 use crate::service::{Error, Result};
@@ -79,8 +80,8 @@ impl<'a> PartialRequest<'a> {
         while let Some(field) = message.next()? {
             match field.number {
                 1 => {
-                    self.input.token = self.token(message, &field)?;
-                    self.input.presented = self.input.token;
+                    self.input.presented = self.token(message, &field)?;
+                    self.input.token = secret::without_mark(self.input.presented);
                 }
                 2 => self.input.client_ip = self.text(message, &field, CLIENT_IP)?,
                 3 => {

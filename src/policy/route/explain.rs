@@ -58,10 +58,9 @@ pub fn outline(method: &str, path: &str) -> String {
             (1..=3).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit())
         })
     };
-    let is_word = |text: &str| {
-        text.len() <= 32
-            && text.bytes().all(|b| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_' | b'.'))
-    };
+    // No part of a word is as long as a secret of 128 random bits.
+    let is_part = |part: &str| part.len() <= 20 && part.bytes().all(|b| b.is_ascii_alphabetic());
+    let is_word = |text: &str| text.len() <= 32 && text.split(['-', '_', '.']).all(is_part);
     let shown = |text| if is_word(text) || is_version(text) { text } else { "{}" };
     let method = if is_word(method) { method } else { "{}" };
     let mut outline = format!("{method} ");

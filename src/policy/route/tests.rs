@@ -150,8 +150,10 @@ fn an_outline_has_no_query_and_only_plain_words_of_a_path() {
     ] {
         assert_eq!(outline(method, path), wanted);
     }
-    let (word, secret) = ("x".repeat(32), "x".repeat(33));
+    let (word, secret) = ("x".repeat(20), "x".repeat(21));
     assert_eq!(outline("GET", &format!("/{word}/{secret}")), format!("GET /{word}/{{}}"));
+    let (words, many) = ("a-long_word.of-several_parts.abc", "a-long_word.of-several_parts.abcd");
+    assert_eq!(outline("GET", &format!("/{words}/{many}")), format!("GET /{words}/{{}}"));
     assert_eq!(outline("GET", &"/word".repeat(1_000)).len(), 160);
 }
 

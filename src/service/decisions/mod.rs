@@ -291,18 +291,21 @@ impl DecisionContext<'_> {
         let (unknown, forged) = match ParsedSecret::parse(input.token, SecretKind::Token) {
             None => (Presented::Malformed, false),
             Some(secret) if !self.services.verify_tag(&secret) => (Presented::Unknown, true),
+            // What was made here is no imported secret, whatever digests were imported: so no import brings back a
+            // token that was purged. Rule 10.7 of docs/policy.md.
+            //
             // Another secret of a known token.
-            Some(_) if near.is_some() => (Presented::Unknown, false),
+            Some(_) if near.is_some() => return Some((Presented::Unknown, None)),
             Some(secret) => {
                 // `None`: it is not there, or the cache is just being put in order.
                 let looked_up =
                     self.services.cache.tokens.get(TokenId(secret.id)).now_or_never()?;
                 let Lookup::Hit(entry) = looked_up else { return None };
                 let token = entry.as_ref().map(|token| token.get_guarded_ref(&self.guard));
-                if let Some(token) = token.filter(|token| is_secret_of(input.token, token)) {
-                    return self.known(token);
-                }
-                (Presented::Unknown, false)
+                return match token.filter(|token| is_secret_of(input.token, token)) {
+                    Some(token) => self.known(token),
+                    None => Some((Presented::Unknown, None)),
+                };
             }
         };
         if let Some(token) = self.find_imported(input.presented)? {

@@ -153,6 +153,16 @@ async fn certificate_in_use(
     Ok(None)
 }
 
+const TOKENS_WITH: &str = "\
+    SELECT count(*) FROM (SELECT digest FROM token UNION ALL SELECT digest FROM retired_digest) d \
+    WHERE digest = $1";
+
+/// Whether a token has, or had, this secret.
+async fn is_of_token(connection: &mut Connection, digest: &Digest) -> Result<bool> {
+    let tokens = sqlx::query_scalar::<Db, i64>(TOKENS_WITH).bind(&digest[..]);
+    Ok(tokens.fetch_one(connection).await? > 0)
+}
+
 /// Rule 8.6 of docs/policy.md.
 pub(super) async fn set_of_settings(
     store: &Handle,
@@ -171,9 +181,20 @@ pub(super) async fn set_of_settings(
             find(&mut change.tx, query).await?
         }
     };
-    if known.as_ref().is_some_and(|known| known.revoked.is_some()) {
+    let ended = |known: &Credential| {
+        known.revoked.is_some() || known.expires.is_some_and(|at| at <= ctx.now)
+    };
+    let refused = match (&known, wanted) {
+        (Some(known), _) if known.role != Role::Operator => Some(SettingsCredential::InUse),
+        (Some(known), _) if ended(known) => Some(SettingsCredential::Ended),
+        (None, Some((_, digest))) if is_of_token(&mut change.tx, digest).await? => {
+            Some(SettingsCredential::InUse)
+        }
+        _ => None,
+    };
+    if let Some(refused) = refused {
         change.undo().await;
-        return Ok(SettingsCredential::Revoked);
+        return Ok(refused);
     }
     // A credential that was created otherwise, and is now in the settings too, stays what it is.
     let former = former.filter(|former| known.as_ref().is_none_or(|known| known.id != former.id));
