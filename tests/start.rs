@@ -208,7 +208,7 @@ fn another_operator_credential_revokes_the_former() {
         assert!(server.terminate().success());
         let (status, message) = server.refuses_with(|setup| setup.operator(&former));
         assert_eq!(status.code(), Some(2), "{message}");
-        assert!(message.contains("was revoked; choose another"), "{message}");
+        assert!(message.contains("was revoked, or has expired; choose another"), "{message}");
         assert!(!message.contains(&former), "{message}");
     }
 }
