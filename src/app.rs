@@ -113,8 +113,8 @@ pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     })?;
     for replica in earlier {
         eprintln!(
-            "warning: {replica} runs an earlier program, or did until lately: it decides nothing once its lease is \
-             over. Stop it, and start this version in its place."
+            "warning: {replica} runs an earlier version, or did until recently: it decides nothing once its lease \
+             is over. Stop it, and start this version in its place."
         );
     }
     let Some(first) = applied.first().cloned() else {
@@ -194,10 +194,11 @@ fn check_mark(mark: Option<StoreMode>, development: bool) -> anyhow::Result<()> 
 async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
+    let reopens_log = settings.decision_log.is_some();
     shutdown::spawn_essential("ignored-signals", stop.clone(), {
         let stop = stop.clone();
         async move {
-            stop.run_until_cancelled(ignored.log()).await;
+            stop.run_until_cancelled(ignored.log(reopens_log)).await;
         }
     });
     #[cfg(feature = "failpoints")]

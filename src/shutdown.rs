@@ -79,7 +79,7 @@ impl Signals {
     }
 }
 
-/// SIGHUP, caught from when this is made: it asks for files to be opened anew, and would end the process by itself.
+/// SIGHUP, caught from when this is made: it asks the process to reopen its files. By itself it would end the process.
 #[derive(Debug)]
 pub struct Hangup(Signal);
 
@@ -120,11 +120,11 @@ impl IgnoredSignals {
         })
     }
 
-    /// Logs each that comes, without an end.
-    pub async fn log(mut self) {
+    /// Logs each that comes, without an end. SIGHUP is not ignored where `reopens_log`.
+    pub async fn log(mut self, reopens_log: bool) {
         loop {
             let name = tokio::select! {
-                _ = self.hangup.recv() => "SIGHUP",
+                _ = self.hangup.recv(), if !reopens_log => "SIGHUP",
                 _ = self.user_defined1.recv() => "SIGUSR1",
                 _ = self.user_defined2.recv() => "SIGUSR2",
             };

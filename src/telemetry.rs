@@ -106,7 +106,7 @@ struct CertificateLabels {
     flag: &'static str,
 }
 
-/// What was built.
+/// The labels of the build.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
@@ -121,7 +121,7 @@ struct TypeLabels {
 
 /// Why a record of the decision log was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
+pub enum DropCause {
     /// The queue was full.
     Queue,
     /// Its account, or unknown tokens, had used up their share.
@@ -130,7 +130,7 @@ pub enum Dropped {
     Disk,
 }
 
-impl Dropped {
+impl DropCause {
     /// Every cause with its stable word.
     pub const ALL: [(Self, &'static str); 3] =
         [(Self::Queue, "queue"), (Self::Share, "share"), (Self::Disk, "disk")];
@@ -230,8 +230,8 @@ pub struct Metrics {
     pub decision_log_lines: Counter,
     /// Attempts to open or write the decision log that failed.
     pub decision_log_failures: Counter,
-    /// In the order of [`Dropped::ALL`]: a family would take a lock for each decision that is dropped.
-    decision_log_dropped: [Counter; Dropped::ALL.len()],
+    /// In the order of [`DropCause::ALL`]: a family would take a lock for each decision that is dropped.
+    decision_log_dropped: [Counter; DropCause::ALL.len()],
     decision_log_size: Gauge,
     store_troubles: Family<TroubleLabels, Gauge>,
     certificates: Family<CertificateLabels, Gauge>,
@@ -409,7 +409,7 @@ impl Metrics {
         );
         r.register(
             "store_trouble",
-            "1 for each kind of trouble that the store is in, 0 for one that is over",
+            "1 for each kind of trouble that the store is in, 0 for the others",
             self.store_troubles.clone(),
         );
         r.register_with_unit(
@@ -489,7 +489,8 @@ impl Metrics {
             r.register(name, help, family.clone());
         }
         let dropped = Family::<CauseLabels, Counter>::default();
-        for ((_, cause), counter) in Dropped::ALL.into_iter().zip(&mut self.decision_log_dropped) {
+        for ((_, cause), counter) in DropCause::ALL.into_iter().zip(&mut self.decision_log_dropped)
+        {
             *counter = dropped.get_or_create_owned(&CauseLabels { cause });
         }
         r.register(
@@ -507,7 +508,7 @@ impl Metrics {
     }
 
     /// Counts records that the decision log dropped.
-    pub fn decision_log_dropped(&self, cause: Dropped, count: u64) {
+    pub fn decision_log_dropped(&self, cause: DropCause, count: u64) {
         self.decision_log_dropped[cause as usize].inc_by(count);
     }
 

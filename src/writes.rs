@@ -6,10 +6,11 @@
 //! no change record, such as recorded uses and claims on mails.
 //!
 //! # Who waits for propagation
-//! [`Writes::commit`] does not: a use case that must (rule 6.3 of docs/policy.md) calls [`Writes::propagation`] after it,
-//! as do deletions, whitelists, revocations, the catalogue and new secret keys. Sweeper, outbox and the recording of use
-//! do not wait. Every replica knows of an action before its notice is sent (`Replicas::known_position`, in the outbox), so
-//! one that has not applied a removal yet records a use of what was removed in the store first, and finds it there.
+//! [`Writes::commit`] does not: a use case that must (rule 6.3 of docs/policy.md) calls [`Writes::propagation`] after
+//! it, as do deletions, whitelists, revocations, the catalogue and new secret keys. Sweeper, outbox and the recording of
+//! use do not wait. Every replica knows of an action before its notice is sent
+//! (`Replicas::await_propagated_revision`, in the outbox), so one that has not applied a removal yet records a use of
+//! what was removed in the store first, and finds it there.
 //!
 //! # Invariants
 //! - Memory follows a change before the change is answered.

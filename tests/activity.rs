@@ -351,8 +351,8 @@ async fn what_goes_beyond_an_accounts_share_is_counted_as_unlisted() {
 const FLOOD_SECONDS: i64 = 3;
 /// Denied requests in a second of a flood.
 const FLOOD_RATE: i64 = 20_000;
-/// How much memory a flood may take, in KiB: twice what all bounds of a full server sum up to (docs/operations.md), with
-/// room for the allocator.
+/// How much memory a flood may take, in KiB: twice what all bounds of a full server sum up to (docs/operations.md),
+/// with room for the allocator.
 const FLOOD_MEMORY: u64 = 128 << 10;
 
 /// Rule 12.11, through the sockets: a flood from random addresses leaves few rows and little in memory, all of it is

@@ -27,14 +27,17 @@ use crate::support::server::{Server, Setup, random_credential};
 use crate::support::smtp::Sink;
 use crate::support::wait::{until, until_async};
 
-async fn account(client: &Client, name: &str) -> String {
-    let request = CreateAccountRequest {
+fn new_account(name: &str) -> CreateAccountRequest {
+    CreateAccountRequest {
         name: name.to_owned(),
         admin_emails: vec!["admin@example.com".to_owned()],
-    };
+    }
+}
+
+async fn account(client: &Client, name: &str) -> String {
     client
         .accounts()
-        .create_account(request)
+        .create_account(new_account(name))
         .await
         .unwrap()
         .into_inner()
@@ -110,13 +113,13 @@ async fn exports(server: &Server) {
     };
     let output = python("audit.jsonl");
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said, format!("sound up to {}\n", sound.len() - 2));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, format!("sound up to {}\n", sound.len() - 2));
 
     // Each of these is the first line that is wrong.
-    let tampered = |lines: Vec<String>, told: &str| {
+    let tampered = |lines: Vec<String>, message: &str| {
         write(&shell, "audit.jsonl", &lines);
-        verify(&[]).exits(1).tells(&[told]);
+        verify(&[]).exits(1).tells(&[message]);
     };
     let mut lines = sound.clone();
     lines[2] = lines[2].replacen("operator", "operatos", 1).replacen("system", "systen", 1);
@@ -132,7 +135,7 @@ async fn exports(server: &Server) {
     lines.remove(sound.len() - 2);
     tampered(lines, "the end of the file is removed");
 
-    // A chain that was cut, and one that another installation has, differ from what it was before.
+    // A chain that was cut, and one with another hash at the anchor.
     write(&shell, "audit.jsonl", &former);
     verify(&["--anchor", &head]).exits(1).tells(&["its newest events were removed"]);
     let other = head.replacen(|digit| digit != '0', "0", 1);
@@ -141,24 +144,25 @@ async fn exports(server: &Server) {
     verify(&["--anchor", "abc"]).exits(2).tells(&["is no HASH@REVISION"]);
     shell.run(&["audit", "verify", "nothing.jsonl"]).exits(2).tells(&["nothing.jsonl"]);
 
-    // A part, between two times, begins behind what is before it.
+    // A part from a time on begins after the event before it.
     let fifth = json(&sound[5]);
     let time = fifth["time"].as_str().unwrap();
     let part = shell.run(&["audit", "export", "--since", time]).ok();
     let part: Vec<_> = part.lines().map(str::to_owned).collect();
     assert_eq!((json(&part[0])["chain"]["revision"].as_i64(), &part[1..]), (Some(4), &sound[5..]));
     write(&shell, "audit.jsonl", &part);
-    verify(&[]).exits(0).shows(&["behind revision 4"]);
+    verify(&[]).exits(0).shows(&["after revision 4"]);
     verify(&["--former", "former.jsonl"]).exits(0);
     let part = shell.run(&["audit", "export", "--until", time]).ok();
     let part: Vec<_> = part.lines().map(str::to_owned).collect();
     assert_eq!(part[..5], sound[..5]);
     assert_eq!(part.len(), 6);
     write(&shell, "audit.jsonl", &part);
-    verify(&["--anchor", &head]).exits(0);
-    verify(&["--anchor", &anchor]).exits(1).tells(&["so that this can't be compared"]);
+    for later in [&head, &anchor] {
+        verify(&["--anchor", later]).exits(1).tells(&["so that this can't be compared"]);
+    }
 
-    // Other shapes have the same events.
+    // Other formats have the same events.
     let ocsf = shell.run(&["audit", "export", "--format", "ocsf"]).ok();
     assert_eq!(ocsf.lines().count(), sound.len() - 2);
     assert!(ocsf.lines().all(|line| json(line)["class_uid"] == 6003));
@@ -191,7 +195,7 @@ async fn an_account_admin_exports_its_account_without_revisions_and_hashes() {
     let answer = admin.tokens().list_audit_events(oldest.clone()).await.unwrap().into_inner();
     assert_eq!(answer.chain, None);
     assert!(answer.audit_events.iter().all(|event| event.hash.is_empty() && event.revision == 0));
-    // Which would tell how much happens in other accounts.
+    // It would reveal how much happens in other accounts.
     let probe = ListAuditEventsRequest { after_revision: 1, ..oldest.clone() };
     let (code, _) = refusal(admin.tokens().list_audit_events(probe).await);
     assert_eq!(code, Code::InvalidArgument);
@@ -292,19 +296,15 @@ async fn kills(setup: Setup) {
             tasks.spawn(async move {
                 // Until the server is gone.
                 loop {
-                    let request = CreateAccountRequest {
-                        name: "acme".to_owned(),
-                        admin_emails: vec!["admin@example.com".to_owned()],
-                    };
-                    if client.accounts().create_account(request).await.is_err() {
+                    if client.accounts().create_account(new_account("acme")).await.is_err() {
                         break;
                     }
                 }
             });
         }
         let revision = async || crate::support::calls::position(&client).await;
-        let begun = revision().await;
-        until_async(revision, |&now| now > begun + 20).await;
+        let before = revision().await;
+        until_async(revision, |&now| now > before + 20).await;
         server.kill9();
         while let Some(done) = tasks.join_next().await {
             done.unwrap();
@@ -338,8 +338,8 @@ async fn what_is_pruned_leaves_a_sound_chain_that_says_so() {
         (answer.code, answer.stderr, lines)
     };
     let exported = |wanted: &dyn Fn(i64) -> bool| {
-        let (_, _, lines) = until(attempt, |(code, told, lines)| {
-            assert!(*code == Some(0) || told.contains("pruned while"), "{told}");
+        let (_, _, lines) = until(attempt, |(code, stderr, lines)| {
+            assert!(*code == Some(0) || stderr.contains("pruned while"), "{stderr}");
             *code == Some(0) && wanted(json(&lines[0])["chain"]["revision"].as_i64().unwrap())
         });
         lines
@@ -393,8 +393,8 @@ async fn the_evidence_of_a_deletion_is_verified_against_an_export() {
     client.accounts().set_account_admins(others).await.unwrap();
 
     let shown = shell.run(&["evidence", &action]).exits(0);
-    let told = ["lifecycle.delete", "never", "window 5s, notice 3s", "admin@example.com", "250"];
-    shown.shows(&told);
+    let parts = ["lifecycle.delete", "never", "window 5s, notice 3s", "admin@example.com", "250"];
+    shown.shows(&parts);
     let evidence = shell.run(&["evidence", &action, "--output", "json"]).json();
     assert_eq!(evidence["basis"]["admins"], serde_json::json!(["admin@example.com"]));
     let notice = &evidence["basis"]["notices"][0];

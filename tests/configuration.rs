@@ -1,5 +1,5 @@
 //! `docs/configuration.md` has every setting as clap knows it: flag, variable, default, meaning and bounds.
-//! `UPDATE=1 ./test configuration::` writes the tables anew. And the configuration file, as a real server reads it.
+//! `UPDATE=1 ./test configuration::` rewrites the tables. And the configuration file, as a real server reads it.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failure here is the test's failure")]
 #![allow(

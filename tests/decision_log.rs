@@ -483,7 +483,7 @@ async fn a_full_disk_loses_what_is_counted_and_a_killed_server_leaves_one_part_o
 }
 
 #[tokio::test]
-async fn a_renamed_file_is_opened_anew_on_sighup() {
+async fn a_renamed_file_is_reopened_on_sighup() {
     let log = Log::new();
     let server = log.setup("0").start();
     let operator = Client::operator(&server).await;

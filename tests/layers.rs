@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 /// Every top-level module, and what it may name, space-separated. Not in the row: the module itself.
 /// An entry may be a path: then only what lies below it.
 ///
-/// The order is `{policy, audit} <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service <- {gateway <- grpc, {web, alerts} <- http} <- app <-
-/// main`, with `mail` beside the store and `decision_log` beside `usage`; what lies to the left of an arrow may be named, what stands beside one in braces may not.
+/// The order is `{policy, audit} <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service
+/// <- {gateway <- grpc, {web, alerts} <- http} <- app <- main`, with `mail` beside the store and `decision_log` beside
+/// `usage`; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 /// Fronts name `policy`, `model` and `service`, with what serves every module: nothing that keeps or changes state.
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[

@@ -1,5 +1,5 @@
-//! An upgrade beside a program that knows nothing of expiries, replacement, suspension and leaks: it decides nothing that
-//! this one would not, and changes nothing. Rule 11.4 of docs/policy.md.
+//! An upgrade beside a program that knows nothing of expiries, replacement, suspension and leaks: it decides nothing
+//! that this one would not, and changes nothing. Rule 11.4 of docs/policy.md.
 //!
 //! In a build with the feature `older` alone, since that program has to be built first: `tests/long/run older`.
 

@@ -277,7 +277,7 @@ async fn half_a_replacement_is_none(setup: Setup) {
         tokio::spawn(async move { replace(&client, request).await })
     };
     // It stops with its transaction open, which nothing outside the server shows.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!call.is_finished(), "the call is answered although it stops half-way");
     server.kill9();
     assert!(call.await.unwrap().is_err());

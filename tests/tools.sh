@@ -165,7 +165,7 @@ tools_setup() {
     command -v curl >/dev/null || missing+=(curl)
     # The Rust toolchain brings no linker, and SQLite, ring and mimalloc are C.
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
-    # It judges the unit of the Debian package.
+    # For systemd-analyze, which rates how well the unit of the Debian package is confined.
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     [ -n "${TEST_PYTHON:-}" ] || tools_python >/dev/null || missing+=(python3 python3-venv)

@@ -1,4 +1,4 @@
-//! The decision log of a server: opened before anything is decided, watched, and opened anew on SIGHUP.
+//! The decision log of a server: opened before anything is decided, watched, and reopened on SIGHUP.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) fn open(settings: &DecisionLogSettings) -> anyhow::Result<OpenedLog> 
     })
 }
 
-/// Starts the writer, and what notifies it of SIGHUP. The process stops where the writer ends before it does.
+/// Starts the writer, and the task that notifies it of SIGHUP. If the writer ends early, the process stops.
 ///
 /// # Errors
 /// The system gives no thread, or no signals.

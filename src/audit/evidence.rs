@@ -1,12 +1,12 @@
-//! The evidence for an action that was carried out: its audit events, each with the hash of the event before it, so that
-//! they can be checked alone, and against an export of the whole chain.
+//! The evidence for an action that was carried out: its audit events, each with the hash of the event before it, so
+//! that they can be checked alone, and against an export of the whole chain.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{ChainHash, ChainPoint, EventLine, VERSION};
 
-/// Under this name the event of what was carried out has what that was based on, in `after_json`.
+/// The member of `after_json` with what a deletion or a downgrade was based on, in the event that records it.
 const BASIS: &str = "evidence";
 
 /// The evidence for an action.
@@ -19,7 +19,7 @@ pub struct Evidence {
     pub pending_action_id: String,
     /// Whose chain its events are in.
     pub installation_id: String,
-    /// What it was carried out on: a copy of what its event says. `null` where it was not carried out.
+    /// What it was based on when it was carried out, copied from its event. `null` where it was not carried out.
     pub basis: Value,
     /// Its events, the oldest first.
     pub events: Vec<EvidenceEvent>,
@@ -35,7 +35,7 @@ pub struct EvidenceEvent {
     pub event: EventLine,
 }
 
-/// Why evidence is none.
+/// Why evidence is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvidenceFault {
     /// Of another version of the encoding.
@@ -69,13 +69,13 @@ impl Evidence {
         Self { version: VERSION, pending_action_id, installation_id, basis, events }
     }
 
-    /// The event of what was carried out, if it was.
+    /// The event that records that it was carried out, if it was.
     pub fn carried_out(&self) -> Option<&EventLine> {
         carried_out(&self.events).map(|(event, _)| event)
     }
 
-    /// Checks what can be checked without an export: that each event is what its hash covers and concerns the action, and
-    /// that the basis is what the event says.
+    /// Checks what can be checked without an export: that each event is what its hash covers and concerns the action,
+    /// and that the basis is what the event says.
     ///
     /// # Errors
     /// Names the first event that is wrong.
@@ -91,7 +91,8 @@ impl Evidence {
             if !event.follows(previous_hash) {
                 return Err(EvidenceFault::Changed(event.revision));
             }
-            let names = |text: &String| text.contains(&self.pending_action_id);
+            let id = &self.pending_action_id;
+            let names = |text: &String| !id.is_empty() && text.contains(id);
             let concerns = [&event.before_json, &event.after_json].into_iter().any(names);
             if event.revision <= last || !concerns {
                 return Err(EvidenceFault::Foreign(event.revision));
@@ -174,6 +175,8 @@ mod tests {
         assert_eq!(moved.check(), Err(EvidenceFault::Foreign(1)));
         let mut foreign = sound.clone();
         foreign.pending_action_id = "act_2".to_owned();
+        assert_eq!(foreign.check(), Err(EvidenceFault::Foreign(1)));
+        foreign.pending_action_id.clear();
         assert_eq!(foreign.check(), Err(EvidenceFault::Foreign(1)));
         let mut basis = sound.clone();
         basis.basis["admins"] = serde_json::json!([]);

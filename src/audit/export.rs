@@ -1,4 +1,4 @@
-//! The lines of an export: where it begins, an event a line, and how far the chain went.
+//! The lines of an export: where it begins, one line for each event, and how far the chain went.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ impl Begin {
     /// What a line of this kind begins with.
     pub(super) const PREFIX: &str = "{\"chain\":";
 
-    /// The first line of an export of this installation that begins behind `point`.
+    /// The first line of an export of this installation that begins after `point`.
     pub fn new(installation_id: String, point: ChainPoint) -> Self {
         let ChainPoint { revision, hash } = point;
         Self { chain: BeginPoint { version: VERSION, installation_id, revision, hash } }

@@ -1,8 +1,10 @@
-//! The hash chain over audit events: how an event is hashed, how an export is written and verified, and the evidence for
-//! an action. What it proves, and what not, is in docs/audit.md.
+//! The hash chain over audit events: how an event is hashed, how an export is written and verified, and the evidence
+//! for an action. What it proves, and what not, is in docs/audit.md.
 //!
-//! Must stay true: a hash covers exactly what an export shows of an event, so that a verifier needs nothing else. What is
-//! hashed never changes for a version of the encoding: old exports must verify for as long as somebody keeps them.
+//! # Invariants
+//! - A hash covers exactly what an export shows of an event, so that a verifier needs nothing else.
+//! - What is hashed never changes for a version of the encoding: old exports must verify for as long as somebody keeps
+//!   them.
 
 mod evidence;
 mod export;
@@ -24,7 +26,7 @@ pub const VERSION: u32 = 1;
 /// What is hashed first, so that no hash of something else can be taken for one of a chain.
 const DOMAIN: &[u8] = b"portcullis audit 1\0";
 
-/// A link of the chain. Displays as 64 lower-case hexadecimal digits, and reads no others: another case would be another
+/// A link of the chain. Displays as 64 lower-case hexadecimal digits, and reads no others: upper case would be another
 /// text of the same hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -168,9 +170,9 @@ pub struct EventFields<'a> {
 }
 
 impl EventFields<'_> {
-    /// The hash of this event after one with the hash `previous`: SHA-256 of the domain, the 32 bytes of `previous`, and
-    /// each field in the order of declaration, as the length of its UTF-8 text in four bytes, most significant first, and
-    /// that text. The revision is a decimal number.
+    /// The hash of this event after one with the hash `previous`: SHA-256 of the domain, the 32 bytes of `previous`,
+    /// and each field in the order of declaration, as the length of its UTF-8 text in four bytes, most significant
+    /// first, and that text. The revision is a decimal number.
     pub fn hash(&self, previous: &ChainHash) -> ChainHash {
         let mut hash = Sha256::new();
         hash.update(DOMAIN);

@@ -1,5 +1,5 @@
-//! Verifying an export, without a server: whether each line follows from the one before, and which is the first that does
-//! not.
+//! Verifying an export, without a server: whether each line follows from the one before, and which is the first that
+//! does not.
 //!
 //! One line is in memory at a time. After the first fault, the rest of the file is read only to say what kind it is.
 
@@ -61,8 +61,8 @@ pub enum FaultKind {
     Repeated(i64),
     /// The last line is missing, or names another last event than the file has.
     Truncated,
-    /// The last line is not the last.
-    BehindEnd,
+    /// A line follows the last one.
+    AfterEnd,
 }
 
 impl fmt::Display for Fault {
@@ -102,7 +102,7 @@ impl fmt::Display for Fault {
                 "the end of the file is removed: its last line must be the head that the export \
                  ended with",
             ),
-            FaultKind::BehindEnd => f.write_str("is inserted behind the last line"),
+            FaultKind::AfterEnd => f.write_str("is inserted after the last line"),
         }
     }
 }
@@ -118,7 +118,8 @@ pub enum AnchorFault {
     Shorter(i64, i64),
     /// The file does not have that part of the chain.
     #[error(
-        "the file does not have revision {0}, so that this can't be compared: export it with an earlier --since or without --until"
+        "the file does not have revision {0}, so that this can't be compared: export it with an \
+         earlier --since or without --until"
     )]
     NotCovered(i64),
 }
@@ -131,12 +132,15 @@ impl Report {
     pub fn confirms(&self, anchor: &ChainPoint) -> Result<(), AnchorFault> {
         let revision = anchor.revision;
         let head = self.head.unwrap_or(self.last);
-        let here =
-            [self.begin, self.last, head].into_iter().find(|point| point.revision == revision);
+        let here = [self.begin, self.last].into_iter().find(|point| point.revision == revision);
         let here = here.map(|point| point.hash).or_else(|| self.found.get(&revision).copied());
         match here {
             Some(hash) if hash == anchor.hash => Ok(()),
             Some(_) => Err(AnchorFault::Different(revision)),
+            // Nothing in the file leads to a head after its last event, so that an equal one confirms nothing.
+            None if revision == head.revision && head.hash != anchor.hash => {
+                Err(AnchorFault::Different(revision))
+            }
             None if revision > head.revision => Err(AnchorFault::Shorter(revision, head.revision)),
             None => Err(AnchorFault::NotCovered(revision)),
         }
@@ -154,46 +158,44 @@ pub fn verify(
     whole: bool,
 ) -> io::Result<Result<Report, Fault>> {
     let mut lines = Lines { file, number: 0 };
-    let mut progress = match lines.next()? {
+    let mut report = match lines.next()? {
         None => return Ok(fault(1, FaultKind::Unreadable("the file is empty".to_owned()))),
         Some(line) => match begin(&line) {
             Err(kind) => return Ok(fault(1, kind)),
-            Ok(begin) => Progress {
-                report: Report {
-                    installation_id: begin.installation_id().to_owned(),
-                    begin: begin.point(),
-                    last: begin.point(),
-                    head: None,
-                    events: 0,
-                    pruned_by: None,
-                    found: BTreeMap::new(),
-                },
+            Ok(begin) => Report {
+                installation_id: begin.installation_id().to_owned(),
+                begin: begin.point(),
+                last: begin.point(),
+                head: None,
+                events: 0,
+                pruned_by: None,
+                found: BTreeMap::new(),
             },
         },
     };
     while let Some(line) = lines.next()? {
         let number = lines.number;
-        if progress.report.head.is_some() {
-            return Ok(fault(number, FaultKind::BehindEnd));
+        if report.head.is_some() {
+            return Ok(fault(number, FaultKind::AfterEnd));
         }
         let step = if line.starts_with(End::PREFIX) {
-            progress.end(&line)
+            report.end(&line)
         } else {
-            progress.event(&line, revisions)
+            report.event(&line, revisions)
         };
         match step {
             Ok(()) => {}
             Err(Step::Fault(kind)) => return Ok(fault(number, kind)),
             Err(Step::Unexpected(event)) => {
-                let kind = progress.explain(&event, &mut lines)?;
+                let kind = report.explain(&event, &mut lines)?;
                 return Ok(fault(number, kind));
             }
         }
     }
-    if whole && progress.report.head.is_none() {
+    if whole && report.head.is_none() {
         return Ok(fault(lines.number + 1, FaultKind::Truncated));
     }
-    Ok(Ok(progress.report))
+    Ok(Ok(report))
 }
 
 fn fault(line: u64, kind: FaultKind) -> Result<Report, Fault> {
@@ -229,28 +231,22 @@ enum Step {
     Unexpected(Box<EventLine>),
 }
 
-/// What was verified so far.
-struct Progress {
-    report: Report,
-}
-
-impl Progress {
+/// While it is made: it has what was verified so far.
+impl Report {
     fn event(&mut self, line: &str, revisions: &BTreeSet<i64>) -> Result<(), Step> {
         let event: EventLine =
             serde_json::from_str(line).map_err(|error| Step::Fault(unreadable(error)))?;
-        let report = &mut self.report;
-        if event.revision != report.last.revision.saturating_add(1)
-            || !event.follows(&report.last.hash)
+        if event.revision != self.last.revision.saturating_add(1) || !event.follows(&self.last.hash)
         {
             return Err(Step::Unexpected(Box::new(event)));
         }
-        report.last = event.point();
-        report.events += 1;
+        self.last = event.point();
+        self.events += 1;
         if revisions.contains(&event.revision) {
-            report.found.insert(event.revision, event.hash);
+            self.found.insert(event.revision, event.hash);
         }
-        if event.action == PRUNE && pruned(&event) == Some(report.begin) {
-            report.pruned_by = Some(event.revision);
+        if event.action == PRUNE && pruned(&event) == Some(self.begin) {
+            self.pruned_by = Some(event.revision);
         }
         Ok(())
     }
@@ -260,13 +256,13 @@ impl Progress {
             serde_json::from_str(line).map_err(|error| Step::Fault(unreadable(error)))?;
         // Two places of a chain have the same hash exactly if they are one.
         let is_last = end.head.revision == end.last.revision;
-        if end.last != self.report.last
+        if end.last != self.last
             || end.head.revision < end.last.revision
             || is_last != (end.head.hash == end.last.hash)
         {
             return Err(Step::Fault(FaultKind::Truncated));
         }
-        self.report.head = Some(end.head);
+        self.head = Some(end.head);
         Ok(())
     }
 
@@ -276,7 +272,7 @@ impl Progress {
         event: &EventLine,
         lines: &mut Lines<R>,
     ) -> io::Result<FaultKind> {
-        let last = self.report.last;
+        let last = self.last;
         let expected = last.revision.saturating_add(1);
         if event.revision < expected {
             return Ok(FaultKind::Repeated(event.revision));

@@ -202,12 +202,8 @@ impl Deref for CachedToken {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::policy::id::{AccountId, TokenId};
-    use crate::policy::network::Whitelist;
-    use crate::policy::token::{Expiry, Grant, TokenState};
+    use crate::policy::decide::tests::facts;
 
     #[test]
     fn facts_begin_with_a_cache_line_and_end_with_one() {
@@ -224,16 +220,7 @@ mod tests {
     const MINUTE: i64 = 60_000_000;
 
     fn token() -> CachedToken {
-        CachedToken::new(TokenFacts {
-            id: TokenId(Uuid::from_u128(1)).into(),
-            account_id: AccountId(Uuid::from_u128(1)).into(),
-            digest: [0; 32],
-            state: TokenState::Active,
-            expiry: Expiry::NEVER,
-            grant: Grant::ReadWrite,
-            whitelist: Whitelist::Unrestricted,
-            announced: Vec::new(),
-        })
+        CachedToken::new(facts(1))
     }
 
     #[test]

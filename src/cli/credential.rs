@@ -228,9 +228,8 @@ where
             };
             (request.expire_time, request.ttl) = Expiry::optional_fields(create.expires)?;
             request.client_certificate_sha256s = certificates;
-            let answer = client.create_credential(request).await.map_err(|s| session.failure(s))?;
-            let answer = answer.into_inner();
-            if session.print_json(&answer)? { Ok(()) } else { created(answer) }
+            let answer = session.answer_as_text(client.create_credential(request).await)?;
+            answer.map_or(Ok(()), created)
         }
         CredentialCommand::List(Limit { limit }) => {
             let (credentials, next_page_token) =

@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::audit::{chain, event_line, previous};
+use super::audit::{chain, event_line, page, previous};
 use super::connect::Session;
 use super::failure::Failure;
 use super::output::{fields, note, print, print_line, table};
+use super::paging::pages;
 use super::{Common, proto};
 use crate::audit::{Evidence, EvidenceEvent};
 
@@ -24,7 +25,7 @@ pub(super) async fn run(args: EvidenceArgs) -> Result<(), Failure> {
     let session = Session::open(args.common).await?;
     let evidence = collect(&session, args.action_id).await?;
     if let Err(fault) = evidence.check() {
-        // It is shown all the same: whoever looks for what was changed needs it.
+        // It is shown all the same, since it helps to find what was changed.
         note(&format!("This proves nothing: {fault}."));
     }
     if session.is_json() {
@@ -35,24 +36,21 @@ pub(super) async fn run(args: EvidenceArgs) -> Result<(), Failure> {
 }
 
 async fn collect(session: &Session, action_id: String) -> Result<Evidence, Failure> {
-    let mut request = proto::ListAuditEventsRequest {
+    let filter = proto::ListAuditEventsRequest {
         pending_action_id: action_id.clone(),
         oldest_first: true,
         ..Default::default()
     };
-    let (mut found, mut of) = (Vec::new(), None);
-    loop {
-        let answer = session.tokens().list_audit_events(request.clone()).await;
-        let answer = answer.map_err(|status| session.failure(status))?.into_inner();
+    let mut of = None;
+    let (found, _) = pages(None, async |page_size, page_token| {
+        let request = proto::ListAuditEventsRequest { page_size, page_token, ..filter.clone() };
+        let answer = page(session, request).await?;
         if of.is_none() {
             of = chain(&answer)?;
         }
-        found.extend(answer.audit_events);
-        if answer.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = answer.next_page_token;
-    }
+        Ok((answer.audit_events, answer.next_page_token))
+    })
+    .await?;
     let Some(chain) = of else {
         return Err(Failure::Refused(
             "only operators can have evidence: it is proven by the chain over the events of all \

@@ -281,9 +281,8 @@ async fn import(
                 };
             }
             Err(status) => {
-                let failure = session.failure(status);
-                let Some(pause) = pauses.next().filter(|_| is_transient(&failure)) else {
-                    return Err(failure);
+                let Some(pause) = pauses.next().filter(|_| is_transient(&status)) else {
+                    return Err(session.failure(status));
                 };
                 tokio::time::sleep(pause).await;
             }
@@ -292,8 +291,7 @@ async fn import(
 }
 
 /// Whether a later attempt may be answered.
-fn is_transient(failure: &Failure) -> bool {
-    let Failure::Status { status, .. } = failure else { return false };
+fn is_transient(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
 }
 

@@ -164,7 +164,7 @@ fn lines(from: impl Read) -> io::Result<Result<Numbered<Line>, Failure>> {
     Ok(Ok(lines))
 }
 
-/// A file without the byte-order mark that some editors write at its begin.
+/// A file without the byte-order mark that some editors write at its beginning.
 pub(super) fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }

@@ -165,8 +165,9 @@ pub enum ClientCommand {
     Audit(audit::AuditArgs),
     /// Show what an action on an unused token was based on, from the audit record
     ///
-    /// The last uses, the notices with the mail server's answers, the admins at that time, the settings, and the
-    /// action's audit events. With --output json it can be checked against an export, without a server.
+    /// The last uses, the notices with the mail server's answers, the admins at that time, the settings,
+    /// and the action's audit events. With --output json it can be checked against an export, without a
+    /// server.
     ///
     /// Example:
     ///   portcullis evidence act_... --output json > evidence.json
@@ -176,8 +177,8 @@ pub enum ClientCommand {
     Evidence(evidence::EvidenceArgs),
     /// List denied requests of the last 7 days, with what would allow them
     ///
-    /// By token, reason, address and hour. Requests with the secret of no known token are not listed. Find out whose an
-    /// address is before you allow it: it may be a thief's.
+    /// By token, reason, address and hour. Requests with the secret of no known token are not listed.
+    /// Find out whose an address is before you allow it: it may be a thief's.
     ///
     /// Example:
     ///   portcullis denials --token tok_... --output json
@@ -185,8 +186,9 @@ pub enum ClientCommand {
     Denials(denials::DenialsArgs),
     /// Filter and follow a decision log on this host
     ///
-    /// Reads the file that a server logs decisions to (--decision-log), and before it those that it was rotated to. The
-    /// oldest comes first. With --output json each line is printed as it stands in the file. No server is asked.
+    /// Reads the file that a server logs decisions to (--decision-log), after the files that it was
+    /// rotated to: the oldest line comes first. With --output json each line is printed as it stands
+    /// in the file. No server is asked.
     ///
     /// Examples:
     ///   portcullis decisions decisions.jsonl --token tok_... --decision deny --limit 20

@@ -16,11 +16,8 @@ const BAR: i64 = 24;
 /// Asks and prints.
 pub(super) async fn run(session: &Session, account_id: String) -> Result<(), Failure> {
     let request = proto::PreviewLifecycleRequest { account_id };
-    let answer = session.tokens().preview_lifecycle(request).await;
-    let preview = answer.map_err(|s| session.failure(s))?.into_inner();
-    if session.print_json(&preview)? {
-        return Ok(());
-    }
+    let answer = session.answer_as_text(session.tokens().preview_lifecycle(request).await)?;
+    let Some(preview) = answer else { return Ok(()) };
     note(&assumptions(&preview));
     let rows = due(&preview);
     let mut text = String::new();

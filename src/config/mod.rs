@@ -33,7 +33,7 @@ pub fn unknown_variables(known: &[&str], vars: impl Iterator<Item = String>) -> 
     unknown.dedup();
     unknown
         .iter()
-        .map(|name| match nearest(known, name) {
+        .map(|name| match nearest(known.iter().copied(), name, name.len() - VARIABLE_PREFIX.len()) {
             _ if is_of_a_service(name) => format!(
                 "{name} is not a setting; Kubernetes sets variables of this form for a Service: rename \
                  the Service, or set enableServiceLinks: false in the pod's spec"
@@ -62,13 +62,12 @@ fn is_of_a_service(name: &str) -> bool {
         })
 }
 
-/// The known name that differs least from `name`, unless even that one differs in more than a third
-/// of what follows the prefix: a far-fetched guess is worse than none.
-fn nearest<'a>(known: &[&'a str], name: &str) -> Option<&'a str> {
-    let bound = (name.len() - VARIABLE_PREFIX.len()).div_ceil(3);
+/// The known name that differs least from `name`, unless even that one differs in more than a third of `length`,
+/// which leaves out a prefix that all names have: a far-fetched guess is worse than none.
+fn nearest<'a>(known: impl Iterator<Item = &'a str>, name: &str, length: usize) -> Option<&'a str> {
+    let bound = length.div_ceil(3);
     known
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(candidate, name), *candidate))
+        .map(|candidate| (strsim::damerau_levenshtein(candidate, name), candidate))
         .filter(|(distance, _)| *distance <= bound)
         .min()
         .map(|(_, candidate)| candidate)

@@ -4,7 +4,7 @@
 //! (`decisions.jsonl.20261129T150405.123456Z`), and the oldest of those are removed.
 //!
 //! # Invariants
-//! - Before anything is written, there is room for it: the files never exceed the size that the settings name together.
+//! - Room is made before anything is written: together, the files never exceed the size that the settings name.
 //! - A symbolic link is never followed, and nothing but a regular file is written to.
 //! - A line begins where a line has ended, also after a process that was killed within one.
 
@@ -22,7 +22,7 @@ use crate::policy::time::Timestamp;
 
 /// The permissions of a file that is created: its group may read it.
 const MODE: u32 = 0o640;
-/// The part of the whole size at which a file is rotated.
+/// A file is rotated when it has the whole size divided by this.
 const PART: u64 = 16;
 
 /// Where lines go.
@@ -64,7 +64,7 @@ impl Output {
         }
     }
 
-    /// Whether the file has to be opened anew, since something else stands where it was.
+    /// Whether the file has to be reopened, since it was renamed, replaced or removed.
     pub(super) fn is_replaced(&self) -> bool {
         match self {
             Self::Stdout(_) => false,
@@ -72,7 +72,7 @@ impl Output {
         }
     }
 
-    /// Opens the file anew.
+    /// Reopens the file by its name.
     ///
     /// # Errors
     /// The system's. Nothing can be written until it succeeds.
@@ -107,7 +107,7 @@ fn write_some(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
 pub(super) struct LogFile {
     path: PathBuf,
     max_size: u64,
-    /// `None` where it could not be opened anew.
+    /// `None` where it could not be reopened.
     current: Option<Current>,
     /// The oldest first.
     rotated: Vec<RotatedFile>,
@@ -162,7 +162,7 @@ impl LogFile {
         Ok(written)
     }
 
-    /// Gives the current file its name for good, and begins another one.
+    /// Renames the current file to its final name, and begins another one.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         self.rotated = rotated_files(&self.path)?;
         if !self.is_replaced() {
@@ -200,13 +200,13 @@ impl LogFile {
 impl Current {
     /// Opens the file at `path`, or creates it.
     fn open(path: &Path) -> io::Result<Self> {
-        // A pipe would be waited for without it.
+        // NONBLOCK, so that opening a pipe never waits.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let mut options = OpenOptions::new();
         options.read(true).append(true).mode(MODE).custom_flags(flags);
         let mut file = match options.clone().create_new(true).open(path) {
             Ok(file) => {
-                // What the umask took.
+                // Also the permissions that the umask removed.
                 fchmod(&file, Mode::from_raw_mode(MODE))?;
                 file
             }
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_opened_anew() {
+    fn a_file_that_was_moved_away_is_reopened() {
         let (home, path) = place();
         let mut file = LogFile::open(&path, MAX).unwrap();
         put(&mut file, 1, DAY);

@@ -9,7 +9,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::queue::QueuedRecord;
-use super::record::{REDACTED, Text};
+use super::record::{REDACTED, Text, raw_or_decoded};
 use super::share::DroppedRecords;
 use crate::policy::decide::Reason;
 use crate::policy::id::RenderedId;
@@ -186,9 +186,9 @@ fn put(line: &impl Serialize, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// A text, unless a secret that was made here is in it: a client may send another token's, too.
+/// A text, unless a secret that was made here is in it, as it is or with escapes: a client may send another token's.
 fn without_secret(text: Text<'_>) -> CutText<'_> {
-    CutText(if secret::resembles_secret(text.text) {
+    CutText(if raw_or_decoded(text.text, secret::resembles_secret) {
         Text { text: REDACTED, cut: false }
     } else {
         text
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::decision_log::record::{Facts, Interface};
     use crate::policy::id::{AccountId, CredentialId, TokenId};
-    use crate::telemetry::Dropped;
+    use crate::telemetry::DropCause;
 
     fn facts() -> Facts {
         Facts {
@@ -277,7 +277,12 @@ mod tests {
     #[test]
     fn secrets_of_any_token_are_left_out() {
         let secret = format!("pcl_t1_{}", "0Aa".repeat(21));
-        for text in [format!("/login/{secret}"), format!("x{secret}"), secret[..20].to_owned()] {
+        for text in [
+            format!("/login/{secret}"),
+            format!("x{secret}"),
+            secret[..20].to_owned(),
+            format!("/login/{}", secret.replace('_', "%5F")),
+        ] {
             let found = line(&facts(), ["", "", "", &text, &text]);
             assert_eq!(
                 (&found["path"], &found["request_id"]),
@@ -290,7 +295,7 @@ mod tests {
 
     #[test]
     fn dropped_records_say_whose_they_were() {
-        let dropped = |account| DroppedRecords { account, cause: Dropped::Share, count: 3 };
+        let dropped = |account| DroppedRecords { account, cause: DropCause::Share, count: 3 };
         let mut out = Vec::new();
         let mut lines = Lines::default();
         lines.put_dropped(&dropped(None), Timestamp(0), &mut out);

@@ -1,13 +1,13 @@
 //! The decision log: one JSON line for each denial, and for a share of the allows (docs/decision-log.md).
 //!
-//! A decision appends a compact record to a bounded queue (`queue`, `record`), and one thread (`writer`) makes lines of
-//! the records (`line`) and writes them to a file that it rotates, or to standard output (`file`). Denials of one account,
-//! and those of unknown tokens, have a share of the log's size (`share`).
+//! A decision appends a compact record to a bounded queue (`queue`, `record`). One thread (`writer`) formats records as
+//! lines (`line`) and writes them to a file that it rotates, or to standard output (`file`). Denials of one account, and
+//! those of unknown tokens, have a share of the log's size (`share`).
 //!
 //! # Invariants
 //! - A decision waits for nothing: where there is no room for its record, the record is dropped and counted.
 //! - What is dropped is counted by cause in `/metrics`, and in the log itself by account.
-//! - No line has a secret, not even a part of one, nor the query of a path.
+//! - No line has the presented secret, or another one that was made here, nor the query of a path.
 //! - The files together never exceed the size that the settings name.
 
 mod file;
@@ -36,7 +36,7 @@ use self::writer::Writer;
 use crate::clock::Clock;
 use crate::policy::decide::{Decision, Verdict};
 use crate::policy::id::{AccountId, TokenId};
-use crate::telemetry::{Dropped, Metrics};
+use crate::telemetry::{DropCause, Metrics};
 
 /// How long the rest of the queue may take to be written when the process ends.
 const FINAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ fn token_hash(TokenId(id): TokenId) -> u64 {
 struct Control {
     stop: AtomicBool,
     reopen: AtomicBool,
-    /// Whether the last attempt to write failed: what finds no room then is dropped because of the disk.
+    /// Whether the last attempt to write failed: then the disk is the cause of records being dropped.
     failing: AtomicBool,
     thread: OnceLock<Thread>,
 }
@@ -192,7 +192,7 @@ impl DecisionLog {
         let record = Record::new(call, decision, request);
         // An operator chooses which allows are logged; nobody chooses how many denials strangers cause.
         if is_denial && !self.shares.admit(account, record.estimated_line(), request.started) {
-            self.count_dropped(Dropped::Share, account);
+            self.count_dropped(DropCause::Share, account);
             return;
         }
         match self.queue.push(&record) {
@@ -200,17 +200,18 @@ impl DecisionLog {
             Push::HalfFull => self.control.wake(),
             Push::Full => {
                 let failing = self.control.failing.load(Ordering::Relaxed);
-                self.count_dropped(if failing { Dropped::Disk } else { Dropped::Queue }, account);
+                let cause = if failing { DropCause::Disk } else { DropCause::Queue };
+                self.count_dropped(cause, account);
             }
         }
     }
 
-    fn count_dropped(&self, cause: Dropped, account: Option<AccountId>) {
+    fn count_dropped(&self, cause: DropCause, account: Option<AccountId>) {
         self.metrics.decision_log_dropped(cause, 1);
         self.shares.dropped(account, cause);
     }
 
-    /// Has the writer open its file anew: for programs that rename it, such as logrotate.
+    /// Has the writer reopen its file: for programs that rename it, such as logrotate.
     pub fn reopen(&self) {
         self.control.reopen.store(true, Ordering::Release);
         self.control.wake();
@@ -222,7 +223,7 @@ impl DecisionLog {
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
-    /// Writes what waits and ends the writer: to be called when no decision is under way any more.
+    /// Writes what is still queued and ends the writer: to be called when no decision is under way any more.
     pub async fn finish(&self) {
         self.control.stop.store(true, Ordering::Release);
         self.control.wake();

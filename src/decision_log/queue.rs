@@ -1,7 +1,8 @@
 //! Records that wait to be written: a buffer for each thread that decides, handed over as a whole.
 //!
 //! # Invariants
-//! - Nobody waits: a buffer that another thread holds is passed over, and where all are held or full, the record is dropped.
+//! - No decision waits: a buffer that another thread holds is passed over. The record is dropped where all are held, or
+//!   where the first one that is not is full.
 //! - The buffers have a bound together: [`SHARDS`] times [`SHARD_BYTES`].
 
 use std::mem;
@@ -103,11 +104,11 @@ pub(super) struct QueuedRecord<'b> {
     pub(super) request_id: &'b str,
 }
 
-/// What became of a record.
+/// What happened to a record that was to be queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Push {
     Queued,
-    /// The same, and the writer should come before its time.
+    /// The same, and the writer should not wait for the end of its interval.
     HalfFull,
     Full,
 }
@@ -160,7 +161,8 @@ impl Queue {
         Push::Full
     }
 
-    /// Takes what waits in one of the buffers in exchange for `empty`; `false` where none has anything.
+    /// Exchanges `empty` for the records of the first buffer that has any, from the place `first` on, and returns the
+    /// place of that buffer; `None` where no buffer has any.
     pub(super) fn take(&self, first: usize, empty: &mut Batch) -> Option<usize> {
         debug_assert!(empty.is_empty(), "what it has would be lost");
         for place in first..SHARDS {

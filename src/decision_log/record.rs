@@ -10,6 +10,7 @@ use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::network::ClientAddr;
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
+use crate::secret;
 
 /// The longest request id that is recorded: longer ones are left out.
 const MAX_REQUEST_ID: usize = 128;
@@ -23,8 +24,8 @@ const MAX_ROUTE: usize = 512;
 pub(super) const REDACTED: &str = "[redacted]";
 /// The shortest presented secret that a text is searched for: a shorter one is in texts by chance, and no secret.
 const SHORTEST_SECRET: usize = 6;
-/// The longest line without the texts of its record.
-const LINE_WITHOUT_TEXTS: usize = 420;
+/// The longest line without the texts of its record, but with an ellipsis behind two of them.
+const LINE_WITHOUT_TEXTS: usize = 512;
 
 /// Where a question came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,13 @@ pub struct CallIds<'a> {
     pub traceparent: Option<&'a [u8]>,
     /// `x-request-id`.
     pub request_id: Option<&'a [u8]>,
+}
+
+impl<'a> CallIds<'a> {
+    /// The ids among headers, of which `header` gives the first value of a name.
+    pub fn read(header: impl Fn(&str) -> Option<&'a [u8]>) -> Self {
+        Self { traceparent: header("traceparent"), request_id: header("x-request-id") }
+    }
 }
 
 /// The call that a question came with. There is one only where decisions are logged.
@@ -117,7 +125,7 @@ fn trace_id(traceparent: &[u8]) -> Option<u128> {
     (version != "00" || parts.next().is_none()).then_some(trace_id)
 }
 
-/// What was decided on, beside the decision itself.
+/// What a record takes from the request, beside the decision.
 #[derive(Debug, Clone, Copy)]
 pub struct DecidedRequest<'a> {
     /// The checked arguments.
@@ -126,7 +134,7 @@ pub struct DecidedRequest<'a> {
     pub catalog: &'a Catalog,
     /// The secret as it was presented, which no text of the record may contain.
     pub presented: &'a [u8],
-    /// Whether this is no use of the token.
+    /// Whether the request does not count as use of the token.
     pub dry_run: bool,
     /// The store's time of the decision.
     pub time: Timestamp,
@@ -151,7 +159,7 @@ pub(super) struct Facts {
     pub(super) dry_run: bool,
 }
 
-/// A text of a record: a part of one that is kept, and what was cut off or replaced.
+/// A text of a record, and whether the end of it was cut off.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Text<'a> {
     pub(super) text: &'a str,
@@ -212,14 +220,14 @@ impl<'a> Record<'a> {
         let mut route = RouteText { bytes: [0; MAX_ROUTE], length: 0 };
         let (mut scope, mut method, mut path) = ("", "", "");
         match decided.request.operation {
-            Operation::Scope(asked) => scope = asked.name.as_str(),
+            Operation::Scope(named) => scope = named.name.as_str(),
             Operation::Http { method: sent, path: target } => {
                 (method, path) = (sent, without_query(target));
                 if decision.required.is_some()
-                    && let Some(taken) = decided.catalog.route(sent, target)
+                    && let Some(matched) = decided.catalog.route(sent, target)
                 {
                     // Writing to it can't fail.
-                    let _ = write!(route, "{taken}");
+                    let _ = write!(route, "{matched}");
                 }
             }
             Operation::Ambiguous(_) => {}
@@ -227,7 +235,7 @@ impl<'a> Record<'a> {
         if let Some(required) = decision.required {
             scope = required.name.as_str();
         }
-        let secret = Presented(decided.presented);
+        let secret = PresentedSecret::new(decided.presented);
         let latency = decided.started.elapsed().as_micros();
         Self {
             facts: Facts {
@@ -244,21 +252,36 @@ impl<'a> Record<'a> {
             },
             scope,
             route,
-            method: Text::cut(secret.redacted(method), MAX_METHOD),
-            path: Text::cut(secret.redacted(path), MAX_PATH),
+            method: secret.cut(method, MAX_METHOD),
+            path: secret.cut(path, MAX_PATH),
             request_id: secret.redacted(&call.request_id),
         }
     }
 
-    /// About how many bytes its line has, and not fewer unless many characters are escaped.
+    /// About how many bytes its line has, and never fewer: clients choose the characters that are escaped in it.
     pub(super) fn estimated_line(&self) -> u64 {
-        let texts = self.scope.len()
-            + self.route.length
-            + self.method.text.len()
-            + self.path.text.len()
-            + self.request_id.len();
-        (LINE_WITHOUT_TEXTS + texts) as u64
+        let texts =
+            [self.scope, self.route.as_str(), self.method.text, self.path.text, self.request_id];
+        (LINE_WITHOUT_TEXTS + texts.into_iter().map(json_length).sum::<usize>()) as u64
     }
+}
+
+/// At least as many bytes as `text` has within a JSON string.
+fn json_length(text: &str) -> usize {
+    let length = |byte: u8| -> usize {
+        match byte {
+            b'"' | b'\\' => 2,
+            // As `\u001f`.
+            ..=0x1f => 6,
+            _ => 1,
+        }
+    };
+    text.bytes().map(length).sum()
+}
+
+/// Whether `found` is true of `text`, as it is or with its escapes decoded.
+pub(super) fn raw_or_decoded(text: &str, found: impl Fn(&str) -> bool) -> bool {
+    found(text) || (text.contains('%') && found(&percent_decode_str(text).decode_utf8_lossy()))
 }
 
 /// The path of a request target.
@@ -266,27 +289,43 @@ fn without_query(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// The secret that was presented with a question.
-struct Presented<'a>(&'a [u8]);
+/// The secret that was presented with a request, without the prefix of RFC 8959: other texts may not have the prefix.
+struct PresentedSecret<'a>(&'a str);
 
-impl Presented<'_> {
-    /// `text`, or that it had the secret in it: as it is, or with escapes.
+impl<'a> PresentedSecret<'a> {
+    fn new(presented: &'a [u8]) -> Self {
+        Self(std::str::from_utf8(secret::without_mark(presented)).unwrap_or_default())
+    }
+
+    /// Whether `text` has the secret in it: as it is, or with escapes.
+    fn is_in(&self, text: &str) -> bool {
+        let Self(secret) = *self;
+        secret.len() >= SHORTEST_SECRET
+            && text.len() >= secret.len()
+            && raw_or_decoded(text, |text| text.contains(secret))
+    }
+
+    /// `text`, unless it has the secret in it.
     fn redacted<'t>(&self, text: &'t str) -> &'t str {
-        let Ok(secret) = std::str::from_utf8(self.0) else { return text };
-        if secret.len() < SHORTEST_SECRET || text.len() < secret.len() {
-            return text;
-        }
-        let escaped = || {
-            let decoded = percent_decode_str(text).decode_utf8_lossy();
-            decoded.contains(secret)
-        };
-        if text.contains(secret) || (text.contains('%') && escaped()) { REDACTED } else { text }
+        if self.is_in(text) { REDACTED } else { text }
+    }
+
+    /// The first `most` bytes of `text`, redacted if the secret begins in them. No more is searched than such a secret
+    /// reaches with each of its bytes escaped, as three: clients choose how long the text is.
+    fn cut<'t>(&self, text: &'t str, most: usize) -> Text<'t> {
+        let reach = most + 3 * self.0.len();
+        let searched = &text[..text.floor_char_boundary(reach)];
+        Text::cut(if self.is_in(searched) { REDACTED } else { text }, most)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::decision_log::line::Lines;
+    use crate::decision_log::queue::QueuedRecord;
 
     #[test]
     fn trace_ids_are_those_of_well_formed_headers() {
@@ -325,14 +364,65 @@ mod tests {
 
     #[test]
     fn texts_with_the_presented_secret_are_redacted() {
-        let secret = Presented(b"s3cret+value");
+        let secret = PresentedSecret::new(b"s3cret+value");
         assert_eq!(secret.redacted("/login/s3cret+value/x"), REDACTED);
         assert_eq!(secret.redacted("/login/s3cret%2Bvalue"), REDACTED);
         assert_eq!(secret.redacted("/login/s3cret"), "/login/s3cret");
         // No secret is so short.
-        assert_eq!(Presented(b"api").redacted("/api/v1"), "/api/v1");
+        assert_eq!(PresentedSecret::new(b"api").redacted("/api/v1"), "/api/v1");
+        let marked = PresentedSecret::new(b"secret-token:s3cret+value");
+        assert_eq!(marked.redacted("/login/s3cret+value"), REDACTED);
         assert_eq!(without_query("/a?token=x"), "/a");
         assert_eq!(without_query("/a#b?c"), "/a");
+    }
+
+    #[test]
+    fn a_text_is_redacted_where_a_secret_lies_across_its_end() {
+        let secret = PresentedSecret::new(b"s3cret+value");
+        for form in ["s3cret+value", "%733cret%2Bvalue", "%73%33%63%72%65%74%2B%76%61%6C%75%65"] {
+            let text = format!("/{form}{}", "x".repeat(100));
+            let cut = secret.cut(&text, 2);
+            assert_eq!((cut.text, cut.cut), (&REDACTED[..2], true), "{form}");
+        }
+        // What is not recorded has no secret to hide.
+        let cut = secret.cut(&format!("/{}s3cret+value", "x".repeat(100)), 2).text.to_owned();
+        assert_eq!(cut, "/x");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_estimated() {
+        let mut route = RouteText { bytes: [0; MAX_ROUTE], length: 0 };
+        write!(route, "GET /cards/{{id}}").unwrap();
+        let record = Record {
+            facts: Facts {
+                time: Timestamp(0),
+                reason: Reason::ClientIpNotWhitelisted,
+                token: Some((TokenId(Uuid::nil()), AccountId(Uuid::nil()))),
+                client: Some("fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap()),
+                interface: Interface::ForwardAuth,
+                credential: Some(CredentialId(Uuid::nil())),
+                trace_id: Some(u128::MAX),
+                revision: i64::MAX,
+                latency_us: u32::MAX,
+                dry_run: true,
+            },
+            scope: "cards.read",
+            route,
+            method: Text { text: "G\u{1}", cut: true },
+            path: Text { text: "/\u{0}\n\u{1f}\u{7f}\"\\ä", cut: true },
+            request_id: "\"",
+        };
+        let queued = QueuedRecord {
+            facts: &record.facts,
+            scope: record.scope,
+            route: record.route.as_str(),
+            method: record.method,
+            path: record.path,
+            request_id: record.request_id,
+        };
+        let mut line = Vec::new();
+        Lines::default().put_decision(&queued, &mut line);
+        assert!(line.len() as u64 <= record.estimated_line(), "{}", line.len());
     }
 
     #[test]

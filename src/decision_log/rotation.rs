@@ -1,4 +1,4 @@
-//! The files that a log was rotated to, by their names: also for who reads a log.
+//! The files that a log was rotated to, by their names: for the writer, and for the command that reads a log.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::policy::time::Timestamp;
 
-/// What a rotated file has behind its name and a dot, such as `20261129T150405.123456Z`.
+/// What follows the log's name and a dot in the name of a rotated file, such as `20261129T150405.123456Z`.
 const STAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:6]Z");
 /// The same, with a 0 for each digit.

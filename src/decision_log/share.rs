@@ -1,12 +1,14 @@
-//! The share of the log that the denials of one account have, and those of unknown tokens: so that a flood of them neither
-//! pushes older lines out nor hides those of others.
+//! The share of the log that the denials of one account have, and those of unknown tokens: so that a flood of them
+//! neither pushes older lines out nor hides those of others.
 //!
-//! Each share is a token bucket of bytes, kept as one number: the instant at which the bucket is full again (the generic
-//! cell rate algorithm, ITU-T I.371).
+//! Each share is a token bucket of bytes, kept as one number: the instant at which the bucket is full again (the
+//! generic cell rate algorithm, ITU-T I.371).
 //!
 //! # Invariants
-//! - An account's denials take at most a sixteenth of the log's size at once, and as much again in each hour after that.
-//! - There are [`BUCKETS`] of them, whatever comes. Accounts that fall into one share it; which do, nobody outside knows.
+//! - An account's denials take at most a sixteenth of the log's size at once, and as much again in each hour after
+//!   that.
+//! - Memory is bounded: there are [`BUCKETS`] buckets, however many accounts there are. Accounts with the same bucket
+//!   have one share together. A hash with a random key chooses the bucket, so that nobody can aim at another account's.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +18,13 @@ use uuid::Uuid;
 
 use crate::clock::Stopwatch;
 use crate::policy::id::AccountId;
-use crate::telemetry::Dropped;
+use crate::telemetry::DropCause;
 
-/// Accounts whose shares are apart from each other, about.
+/// Shares of accounts.
 const BUCKETS: usize = 1 << 12;
-/// The part of the log that a share is.
+/// A share is the log's size divided by this.
 const PART: u64 = 16;
-/// In how long an empty bucket is full again.
+/// How long an empty bucket takes to be full again.
 const REFILL: Duration = Duration::from_secs(60 * 60);
 
 /// One account's share, or that of unknown tokens.
@@ -31,9 +33,9 @@ const REFILL: Duration = Duration::from_secs(60 * 60);
 struct Bucket {
     /// When it is full again, in microseconds of the monotonic clock.
     full_at: AtomicU64,
-    /// What was dropped and is not in the log yet, by cause.
-    dropped: [AtomicU64; Dropped::ALL.len()],
-    /// Whose record was dropped last, in two halves.
+    /// How many records were dropped and are not reported in the log yet, by cause.
+    dropped: [AtomicU64; DropCause::ALL.len()],
+    /// The account whose record was dropped last, in two halves.
     owner: [AtomicU64; 2],
 }
 
@@ -50,12 +52,12 @@ impl Bucket {
     }
 }
 
-/// Records that were dropped, whose they were and why.
+/// Records that were dropped: of which account, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DroppedRecords {
     /// The account; `None` for unknown tokens.
     pub(super) account: Option<AccountId>,
-    pub(super) cause: Dropped,
+    pub(super) cause: DropCause,
     pub(super) count: u64,
 }
 
@@ -84,8 +86,8 @@ impl Shares {
         }
     }
 
-    /// Whether a line of so many bytes is within the account's share, which it is taken from then. `None` stands for
-    /// unknown tokens.
+    /// Whether a line of so many bytes is within the account's share; if so, it is taken from the share. `None` stands
+    /// for unknown tokens.
     pub(super) fn admit(&self, account: Option<AccountId>, bytes: u64, now: Stopwatch) -> bool {
         let refill = REFILL.as_micros() as u64;
         // In 128 bits: a share may have terabytes, and an hour has billions of microseconds.
@@ -94,8 +96,8 @@ impl Shares {
         self.bucket(account).admit(cost, refill, now.moment().0)
     }
 
-    /// Counts a record that was dropped, until it is in the log.
-    pub(super) fn dropped(&self, account: Option<AccountId>, cause: Dropped) {
+    /// Counts a record that was dropped, to be reported in the log.
+    pub(super) fn dropped(&self, account: Option<AccountId>, cause: DropCause) {
         self.dropped_many(&DroppedRecords { account, cause, count: 1 });
     }
 
@@ -114,7 +116,7 @@ impl Shares {
     pub(super) fn take_dropped(&self) -> Vec<DroppedRecords> {
         let mut all = Vec::new();
         for bucket in self.accounts.iter().chain([&self.unknown]) {
-            for (cause, _) in Dropped::ALL {
+            for (cause, _) in DropCause::ALL {
                 let counter = &bucket.dropped[cause as usize];
                 if counter.load(Ordering::Relaxed) == 0 {
                     continue;
@@ -175,17 +177,17 @@ mod tests {
     #[test]
     fn dropped_records_are_reported_once_by_account_and_cause() {
         let shares = Shares::new(16_000);
-        for cause in [Dropped::Share, Dropped::Share, Dropped::Queue] {
+        for cause in [DropCause::Share, DropCause::Share, DropCause::Queue] {
             shares.dropped(account(7), cause);
         }
-        shares.dropped(None, Dropped::Disk);
+        shares.dropped(None, DropCause::Disk);
         let mut dropped = shares.take_dropped();
         dropped.sort_by_key(|dropped| (dropped.account, dropped.count));
         let record = |account, cause, count| DroppedRecords { account, cause, count };
         let wanted = [
-            record(None, Dropped::Disk, 1),
-            record(account(7), Dropped::Queue, 1),
-            record(account(7), Dropped::Share, 2),
+            record(None, DropCause::Disk, 1),
+            record(account(7), DropCause::Queue, 1),
+            record(account(7), DropCause::Share, 2),
         ];
         assert_eq!(dropped, wanted);
         assert_eq!(shares.take_dropped(), []);

@@ -16,7 +16,7 @@ use super::line::Lines;
 use super::queue::{Batch, Queue};
 use super::share::Shares;
 use crate::clock::{Clock, Stopwatch};
-use crate::telemetry::{Dropped, Metrics};
+use crate::telemetry::{DropCause, Metrics};
 
 /// How long records wait in the queue at most, where the output takes them.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -65,7 +65,7 @@ impl Pending {
         lines as u64
     }
 
-    /// Goes back to the beginning of a line of which only a part is written: into another file it goes as a whole.
+    /// Goes back to the beginning of a line of which only a part is written: the next file gets the whole line.
     fn rewind(&mut self) {
         let start = self.bytes[..self.written].iter().rposition(|&byte| byte == b'\n');
         self.written = start.map_or(0, |end| end + 1);
@@ -166,7 +166,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes lines of a batch.
+    /// Formats the records of a batch.
     fn put(&mut self, batch: &mut Batch) {
         for record in batch.records() {
             self.lines.put_decision(&record, &mut self.pending.bytes);
@@ -175,7 +175,7 @@ impl Writer {
         batch.clear();
     }
 
-    /// Makes lines of what was dropped.
+    /// Formats lines about the records that were dropped.
     fn put_dropped(&mut self) {
         let now = self.clock.now();
         let mut dropped = self.shares.take_dropped();
@@ -189,7 +189,7 @@ impl Writer {
         }
     }
 
-    /// Writes the lines that are made.
+    /// Writes the formatted lines.
     fn flush(&mut self) -> io::Result<()> {
         while !self.pending.is_empty() {
             let slice = self.pending.slice();
@@ -223,7 +223,7 @@ impl Writer {
         }
     }
 
-    /// Counts what is not written and never will be.
+    /// Counts the records that will never be written.
     fn give_up(&mut self, batch: &mut Batch) {
         let mut lost = self.pending.decisions;
         let mut place = 0;
@@ -232,7 +232,7 @@ impl Writer {
             batch.clear();
             place = taken + 1;
         }
-        self.metrics.decision_log_dropped(Dropped::Disk, lost);
+        self.metrics.decision_log_dropped(DropCause::Disk, lost);
         tracing::error!(
             lost,
             "the last decisions are not in the decision log: it can't be written"

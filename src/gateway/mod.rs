@@ -42,10 +42,6 @@ use crate::service::{Error, Result, Services};
 
 /// The header with the gateway's own credential, for forward auth and Envoy.
 pub const CREDENTIAL: HeaderName = HeaderName::from_static("portcullis-credential");
-/// The id of a request as its caller or a proxy chose it.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// W3C Trace Context.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How long a decision may take where the caller names no deadline of its own.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -188,8 +184,8 @@ impl Interfaces {
         credential: Option<CredentialId>,
         headers: &HeaderMap,
     ) -> Option<Box<Call>> {
-        let header = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
-        let ids = || CallIds { traceparent: header(TRACEPARENT), request_id: header(REQUEST_ID) };
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let ids = || CallIds::read(header);
         self.services.logged_call(interface.logged()?, credential, ids)
     }
 

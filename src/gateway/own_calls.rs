@@ -59,12 +59,15 @@ impl Interfaces {
         known: impl Fn() + Send,
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
-        let revokes = head.method == Method::DELETE;
+        let call = match head.method {
+            Method::DELETE => BearerCall::Revoke,
+            _ => BearerCall::Get,
+        };
         let request = Request::from_parts(head, ());
-        let identified = self.identify_bearer(&request, peer, revokes, known).await;
+        let identified = self.identify_bearer(&request, peer, call, known).await;
         discard(request.headers(), body).await;
         let answered = match identified {
-            Ok(bearer) => run(&self.services, bearer, revokes).await.map_err(Refused::from),
+            Ok(bearer) => run(&self.services, bearer, call).await.map_err(Refused::from),
             Err(refused) => Err(refused),
         };
         let (outcome, answer) = match answered {
@@ -80,7 +83,7 @@ impl Interfaces {
         &self,
         request: &Request<()>,
         peer: PeerIdentity,
-        revokes: bool,
+        call: BearerCall,
         known: impl Fn() + Send,
     ) -> std::result::Result<Bearer, Refused> {
         let headers = request.headers();
@@ -93,7 +96,7 @@ impl Interfaces {
                 None
             }
             // A valid secret can always revoke. The address is for the audit record alone.
-            Err(_) if revokes => None,
+            Err(_) if call == BearerCall::Revoke => None,
             Err(Unidentified::Caller(error)) => return Err(Refused::Gateway(error)),
             Err(Unidentified::NotReady(error)) => return Err(error.into()),
         };
@@ -121,24 +124,26 @@ impl Interfaces {
 }
 
 /// Makes the call, to its end also where the client goes away meanwhile: a change that was committed must reach memory.
-async fn run(services: &Arc<Services>, bearer: Bearer, revokes: bool) -> Result<Value> {
-    let call = if revokes { BearerCall::Revoke } else { BearerCall::Get };
+async fn run(services: &Arc<Services>, bearer: Bearer, call: BearerCall) -> Result<Value> {
     let bearer = services.admit_bearer(bearer, call).await?;
     let services = services.clone();
     let (answer, answered) = oneshot::channel();
     shutdown::spawn("own-call", async move {
-        let made = if revokes {
-            services.revoke_self(&bearer).await.map(|(token, propagation)| {
-                json!({
-                    "token": shown(&token),
-                    "propagation": {
-                        "complete": propagation.complete,
-                        "complete_by_time": propagation.complete_by.to_string(),
-                    },
+        let made = match call {
+            BearerCall::Get => {
+                services.get_self(&bearer).await.map(|token| json!({ "token": shown(&token) }))
+            }
+            BearerCall::Revoke => {
+                services.revoke_self(&bearer).await.map(|(token, propagation)| {
+                    json!({
+                        "token": shown(&token),
+                        "propagation": {
+                            "complete": propagation.complete,
+                            "complete_by_time": propagation.complete_by.to_string(),
+                        },
+                    })
                 })
-            })
-        } else {
-            services.get_self(&bearer).await.map(|token| json!({ "token": shown(&token) }))
+            }
         };
         // Nobody receives it where the client has gone.
         let _ = answer.send(made);

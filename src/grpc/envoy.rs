@@ -220,10 +220,9 @@ fn removed<'a>(
 
 /// The ids of the client's request, which Envoy sends among its headers and not with the call.
 fn client_ids<'a>(input: &CheckInput<'a>) -> CallIds<'a> {
-    let header = |name: &str| {
+    CallIds::read(|name| {
         input.headers.iter().find(|(header, _)| *header == name).map(|&(_, value)| value)
-    };
-    CallIds { traceparent: header("traceparent"), request_id: header("x-request-id") }
+    })
 }
 
 impl Authorization {

@@ -37,7 +37,7 @@ use super::body::{self, Messages, REST, RequestBody, Room, discard};
 use super::connections::Connection;
 use super::envoy::{self, CHECK, EnvoySettings};
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
-use super::own_calls::{self, OwnCall};
+use super::own_calls;
 use super::status::{code_name, status};
 use super::unary::{answered, unary};
 use super::{health, reflection};
@@ -45,6 +45,7 @@ use crate::model::Role;
 use crate::policy::client_source::ClientSource;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
+use crate::service::bearer::BearerCall;
 use crate::service::decisions::{Call, CallIds, Interface};
 use crate::service::{Caller, Error, Services};
 
@@ -60,10 +61,6 @@ const REFLECTION_ANSWER: usize = 128 << 10;
 const MAX_CREDENTIAL: usize = 1_024;
 /// How long a management call may take where the caller sets no earlier deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// W3C Trace Context.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 type Answer = Response<Body>;
 
@@ -279,7 +276,7 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
             return self.health(request, watches);
         }
         if let Some(method) = request.uri().path().strip_prefix(OWN_CALLS) {
-            let call = OwnCall::named(method);
+            let call = own_calls::named(method);
             return self.own_call(request, call);
         }
         if self.gate.services.has_lease() {
@@ -458,7 +455,7 @@ impl ConnectionGate {
 
     /// Answers a call of a token's bearer. One whose secret was not made here is refused before it waits for anything;
     /// the others wait with the strangers. Rule 11.20 of docs/policy.md.
-    fn own_call(&self, request: Request<Incoming>, call: Option<OwnCall>) -> DeadlineFuture {
+    fn own_call(&self, request: Request<Incoming>, call: Option<BearerCall>) -> DeadlineFuture {
         let Gate { services, behind, .. } = &self.gate;
         let peer = self.connection.peer();
         let bearer = authorization(&request).and_then(|header| {
@@ -496,8 +493,8 @@ impl ConnectionGate {
         caller: &Caller,
         request: &Request<Incoming>,
     ) -> Option<Box<Call>> {
-        let header = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
-        let ids = || CallIds { traceparent: header(TRACEPARENT), request_id: header(REQUEST_ID) };
+        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+        let ids = || CallIds::read(header);
         self.gate.services.logged_call(interface, caller.credential(), ids)
     }
 

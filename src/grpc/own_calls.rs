@@ -15,28 +15,15 @@ use crate::service::{Error, Result, Services};
 /// The largest request, in bytes: both are empty, and later versions may add a little.
 pub(super) const MAX_MESSAGE: usize = 1 << 10;
 
-/// The methods.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum OwnCall {
-    GetSelf,
-    RevokeSelf,
+/// The method of that name, if there is one.
+pub(super) fn named(method: &str) -> Option<BearerCall> {
+    [BearerCall::Get, BearerCall::Revoke].into_iter().find(|call| name(*call) == method)
 }
 
-impl OwnCall {
-    /// The method of that name, if there is one.
-    pub(super) fn named(method: &str) -> Option<Self> {
-        match method {
-            "GetSelf" => Some(Self::GetSelf),
-            "RevokeSelf" => Some(Self::RevokeSelf),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::GetSelf => "GetSelf",
-            Self::RevokeSelf => "RevokeSelf",
-        }
+fn name(call: BearerCall) -> &'static str {
+    match call {
+        BearerCall::Get => "GetSelf",
+        BearerCall::Revoke => "RevokeSelf",
     }
 }
 
@@ -48,27 +35,27 @@ pub(super) async fn answer(
     services: Arc<Services>,
     runtime: Handle,
     bearer: Bearer,
-    call: OwnCall,
+    call: BearerCall,
     message: Bytes,
 ) -> Result<Vec<u8>> {
     let metrics = services.metrics().clone();
-    let admitted = match call {
-        OwnCall::GetSelf => decode::<pb::GetSelfRequest>(message).map(|_| BearerCall::Get),
-        OwnCall::RevokeSelf => decode::<pb::RevokeSelfRequest>(message).map(|_| BearerCall::Revoke),
+    let decoded = match call {
+        BearerCall::Get => decode::<pb::GetSelfRequest>(message).map(drop),
+        BearerCall::Revoke => decode::<pb::RevokeSelfRequest>(message).map(drop),
     };
-    let admitted = match admitted {
-        Ok(kind) => services.admit_bearer(bearer, kind).await,
+    let admitted = match decoded {
+        Ok(()) => services.admit_bearer(bearer, call).await,
         Err(error) => Err(error),
     };
     let work = async move {
         let bearer = admitted?;
         match call {
-            OwnCall::GetSelf => {
+            BearerCall::Get => {
                 let token = services.get_self(&bearer).await?;
                 let answer = pb::GetSelfResponse { token: Some(self_token(token)) };
                 Ok(answer.encode_to_vec())
             }
-            OwnCall::RevokeSelf => {
+            BearerCall::Revoke => {
                 let (token, propagated) = services.revoke_self(&bearer).await?;
                 let answer = pb::RevokeSelfResponse {
                     token: Some(self_token(token)),
@@ -79,11 +66,11 @@ pub(super) async fn answer(
         }
     };
     let answer = runtime.spawn(work).await.unwrap_or_else(|panic| {
-        tracing::error!(call = call.name(), %panic, "a call panicked");
+        tracing::error!(call = name(call), %panic, "a call panicked");
         Err(Error::Internal)
     });
     let code = answer.as_ref().map_or_else(|error| status(error).code(), |_| tonic::Code::Ok);
-    metrics.called(call.name(), code_name(code));
+    metrics.called(name(call), code_name(code));
     answer
 }
 

@@ -4,8 +4,8 @@ use axum::http::{HeaderMap, header};
 
 use crate::telemetry::Exposition;
 
-/// OpenMetrics where `Accept` names it with a version that is written here, and wants nothing else more; else the text
-/// format, which people and programs without `Accept` read.
+/// OpenMetrics where `Accept` names a supported version of it and prefers nothing else; otherwise the text format, also
+/// without `Accept`.
 pub(super) fn accepted(headers: &HeaderMap) -> Exposition {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let (mut open_metrics, mut text, mut any) = (0, None, 0);
@@ -27,12 +27,12 @@ pub(super) fn accepted(headers: &HeaderMap) -> Exposition {
     }
 }
 
-/// One of the media types that a client takes.
+/// One of the media types that a client accepts.
 struct MediaRange<'a> {
     /// In lower case.
     name: String,
     version: Option<&'a str>,
-    /// In thousandths, from 0 for one that it does not take.
+    /// In thousandths; 0 for one that it does not accept.
     quality: u16,
 }
 

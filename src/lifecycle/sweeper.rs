@@ -102,12 +102,13 @@ impl Sweeper {
         let mut swept = SweepReport::default();
         // What was used a moment ago is known before anything is planned.
         self.usage.flush().await?;
-        // Nor is the chain over audit events: each change seals its own once those of before are sealed.
+        // Not part of the lifecycle: it goes on where replicas differ in settings. Each change seals its own event once all
+        // earlier ones are sealed.
         match self.store.seal_audit_events(AUDIT_BATCH).await {
             Ok(sealed) => swept.more |= sealed == AUDIT_BATCH,
             Err(error) => tracing::warn!(%error, "cannot seal audit events"),
         }
-        // A closure is not of the lifecycle: it goes on where replicas differ in settings, and holds nothing else up.
+        // Nor is a closure part of it. Its failure holds nothing else up.
         if let Err(error) = self.continue_closures(&mut swept).await {
             tracing::warn!(%error, "cannot go on with the closure of an account");
         }
@@ -265,7 +266,7 @@ impl Sweeper {
         self.prune_audit(swept).await
     }
 
-    /// What is left of the chain, docs/audit.md says.
+    /// Removes old audit events. What then remains of the chain: docs/audit.md.
     async fn prune_audit(&self, swept: &mut SweepReport) -> store::Result<()> {
         let Some(retention) = self.audit_retention else { return Ok(()) };
         let ctx = self.ctx();
@@ -321,7 +322,9 @@ impl Sweeper {
             let pause = match self.run_once().await {
                 Ok(swept) => {
                     failing = false;
-                    if !swept.at_odds && swept != SweepReport::default() {
+                    // Sealing and pruning alone may need many rounds, and are no news.
+                    let news = SweepReport { more: false, ..swept };
+                    if !swept.at_odds && news != SweepReport::default() {
                         let SweepReport {
                             announced,
                             carried_out,

@@ -141,8 +141,8 @@ pub struct AuditEvent {
     pub time: Timestamp,
     /// What was done.
     pub action: RecordedAction,
-    /// The id of the credential, or of the token whose bearer acted; else `system`, `secret scanning`, `command line` or
-    /// `development`.
+    /// The id of the credential, or of the token whose bearer acted; else `system`, `secret scanning`, `command line`
+    /// or `development`.
     pub actor: String,
     /// The actor's role; empty for what has none.
     pub actor_role: String,
@@ -184,10 +184,10 @@ pub struct AuditFilter {
     pub end: Option<Timestamp>,
     /// Only those of this action.
     pub pending_action_id: Option<PendingActionId>,
-    /// The oldest first.
+    /// The oldest first, instead of the newest.
     pub oldest_first: bool,
-    /// Only those behind this position.
-    pub behind: Option<i64>,
+    /// Only those after this position.
+    pub after: Option<i64>,
 }
 
 #[cfg(test)]

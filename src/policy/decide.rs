@@ -401,7 +401,7 @@ impl UnresolvedHttp<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::*;
@@ -409,20 +409,24 @@ mod tests {
     use crate::policy::network::Limits;
     use crate::policy::token::{Expiry, Grant};
 
-    /// Rule 11.22 of docs/policy.md.
-    #[test]
-    fn a_bearer_needs_the_whitelist_that_there_is_and_not_the_one_that_is_missing() {
-        let open = TokenFacts {
-            id: TokenId(Uuid::from_u128(1)).into(),
-            account_id: AccountId(Uuid::from_u128(2)).into(),
+    /// Facts of an active `READ_WRITE` token that lacks the whitelist it requires, for tests of other modules too.
+    pub(crate) fn facts(id: u128) -> TokenFacts {
+        TokenFacts {
+            id: TokenId(Uuid::from_u128(id)).into(),
+            account_id: AccountId(Uuid::from_u128(1)).into(),
             digest: [0; 32],
             state: TokenState::Active,
             expiry: Expiry::NEVER,
-            // Which requires a whitelist.
             grant: Grant::ReadWrite,
             whitelist: Whitelist::Unrestricted,
             announced: Vec::new(),
-        };
+        }
+    }
+
+    /// Rule 11.22 of docs/policy.md.
+    #[test]
+    fn a_bearer_needs_the_whitelist_that_there_is_and_not_the_one_that_is_missing() {
+        let open = facts(1);
         let entry = Cidr::parse("192.0.2.1", &Limits::default()).unwrap();
         let entries = CidrSet::new(vec![entry], &Limits::default()).unwrap().unwrap();
         let listed = TokenFacts { whitelist: Whitelist::Only(entries), ..open.clone() };

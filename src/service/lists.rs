@@ -372,7 +372,7 @@ impl Services {
             end: query.end,
             pending_action_id,
             oldest_first: query.oldest_first,
-            behind: Some(query.after_revision).filter(|&revision| revision > 0),
+            after: Some(query.after_revision).filter(|&revision| revision > 0),
         };
         let read = |page| self.read("audit_events", self.store.audit_events(&filter, page));
         cursor.collect(read, |event| event.position, show).await

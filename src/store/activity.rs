@@ -13,9 +13,9 @@ use crate::policy::time::Timestamp;
 /// Addresses seen, counts of use, and denials. Methods that write leave no record: nothing here decides anything.
 #[async_trait]
 pub trait ActivityStore {
-    /// Adds counts and addresses, each token's in one transaction with all others'; tokens that are gone are passed over,
-    /// and so are the addresses of deleted ones. Counts are added, so a call is repeated only where it is known that it
-    /// changed nothing; addresses may be recorded any number of times.
+    /// Adds counts and addresses, all in one transaction; tokens that are gone are passed over, and so are the
+    /// addresses of deleted ones. Counts are added, so a call is repeated only where it is known that it changed
+    /// nothing; addresses may be recorded any number of times.
     async fn record_activity(&self, counts: &[UseCount], addresses: &[AddressUse]) -> Result<()>;
 
     /// The addresses that a token was used from at `since` or later, the latest first; `None` where there is no such
@@ -49,8 +49,8 @@ pub trait ActivityStore {
     /// of each. How many.
     async fn purge_activity(&self, before: Timestamp, limit: u32) -> Result<u64>;
 
-    /// Adds denied requests, those of a token and hour beyond its share as others, and those beyond an account's share to its
-    /// rest. Tokens that are gone are passed over. Repeated only where it is known that it changed nothing.
+    /// Adds denied requests, those of a token and hour beyond its share as others, and those beyond an account's share
+    /// to its rest. Tokens that are gone are passed over. Repeated only where it is known that it changed nothing.
     async fn record_denials(&self, denials: &[DenialCount], rests: &[DenialRest]) -> Result<()>;
 
     /// Denied requests, the latest rows first.
@@ -62,8 +62,9 @@ pub trait ActivityStore {
     /// Forgets denials of earlier hours than that of `before`, at most `limit` rows of each kind. How many.
     async fn purge_denials(&self, before: Timestamp, limit: u32) -> Result<u64>;
 
-    /// Erases the addresses, matches and denials of the tokens of an account, of at most `limit` tokens: those after `after`, by
-    /// their ids. The last of them, or `None` where there are no more. Tokens that are not deleted are seen again.
+    /// Erases the addresses, matches and denials of the tokens of an account, of at most `limit` tokens: those after
+    /// `after`, by their ids. The last of them, or `None` where there are no more. Tokens that are not deleted are seen
+    /// again.
     async fn erase_activity(
         &self,
         account: AccountId,

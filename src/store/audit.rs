@@ -19,8 +19,8 @@ pub trait AuditStore {
     /// programs that lack it. How many were sealed; changes seal their events themselves once nothing is left.
     async fn seal_audit_events(&self, limit: u32) -> Result<u32>;
 
-    /// Removes up to `limit` of the oldest events, from before `before`, and records where the rest of the chain begins.
-    /// Nothing where only records of earlier removals are that old. How many were removed.
+    /// Removes up to `limit` of the oldest events, from before `before`, and records where the rest of the chain
+    /// begins. Nothing where only records of earlier removals are that old. How many were removed.
     async fn prune_audit_events(&self, ctx: &Context, before: Timestamp, limit: u32)
     -> Result<u32>;
 

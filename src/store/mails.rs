@@ -29,9 +29,9 @@ pub trait MailStore {
     /// `None`, and nothing changed, where it is another's by now, or the mail was taken back.
     async fn prolong_claim(&self, mail: &Mail, until: Timestamp) -> Result<Option<Timestamp>>;
 
-    /// Notes that the mail server took a mail over, and its answer, of which at most 400 characters are kept. `ctx.now` must have been read after its answer:
-    /// the notice counts from there. The token whose facts changed, where it was the last notice that
-    /// an action waited for.
+    /// Notes that the mail server accepted a mail, and its answer, of which at most 400 characters are kept. `ctx.now`
+    /// must have been read after that answer: the notice counts from there. The token whose facts changed, where it was
+    /// the last notice that an action waited for.
     async fn mail_accepted(
         &self,
         ctx: &Context,

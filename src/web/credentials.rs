@@ -1,6 +1,6 @@
-//! Credentials, for operators: all of them, or those of an account's admins; and the end of one.
+//! Credentials, for operators: a list of all, or of those of an account's admins, and a page that revokes one.
 //!
-//! Must stay true: no page has a secret, which the store has no more. Only operators may list and revoke credentials
+//! Must stay true: no page shows a secret; the store does not have it. Only operators may list and revoke credentials
 //! (docs/policy.md, rule 8.3).
 
 use askama::Template;

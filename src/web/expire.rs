@@ -103,10 +103,9 @@ pub(super) async fn expire(Id(id): Id, Sent { signed, fields }: Sent) -> Result<
         let way = format!("/tokens/{id}");
         PageError::of_change(error).at(&signed, Place::Tokens).with_way(way, "The token")
     };
-    let confirmed = match fields.one("confirm") {
-        "" => None,
-        confirmed => confirmed.parse().ok().map(Timestamp),
-    };
+    // A form made by hand may name an instant after the year 9999, which the API can't express.
+    let confirmed = fields.one("confirm").parse().ok().map(Timestamp);
+    let confirmed = confirmed.filter(|&at| at <= Timestamp::LAST);
     let typed = fields.one("expires").trim().to_owned();
     let again = |described, typed, errors| {
         Ok(form(&signed, described, Draft { expires: typed, errors, confirm: None }))

@@ -4,11 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use portcullis::secret::digest;
+use portcullis::secret::{digest, hex};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -103,13 +102,6 @@ fn live_through(tool: &impl Tool, account: &str) {
         assert_eq!(both(leaked), ["REASON_TOKEN_REVOKED_LEAKED"; 2]);
     }
     assert_eq!(both(&issued[3]), allowed);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn text(value: &Value) -> String {

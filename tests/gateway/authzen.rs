@@ -342,7 +342,7 @@ async fn callers_and_requests_that_are_refused_learn_why() {
 
 /// Rule 9.15: the deadline is that of the batch. An item that is not started by then is denied, whatever it is about.
 #[tokio::test(flavor = "multi_thread")]
-async fn items_that_are_not_begun_by_the_deadline_are_denied() {
+async fn items_that_are_not_started_by_the_deadline_are_denied() {
     let url = postgres::database();
     let mut stage = Stage::over(Setup::postgres(&url)).await;
     let (_, other) = stage.operator.token(&stage.account, TokenKind::ReadOnly, &[], &[]).await;

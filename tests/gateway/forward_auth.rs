@@ -5,12 +5,10 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use portcullis::grpc::proto::{ClientSource, Role, Token, TokenKind};
-use portcullis::secret::{KeyRing, SecretKey, SecretKind};
-use uuid::Uuid;
 
 use super::http1::Connection;
 use super::stage::{INSIDE, OUTSIDE, Stage, bearer, credential};
-use crate::support::client::Client;
+use crate::support::client::{Client, forged};
 use crate::support::command::Shell;
 use crate::support::server::Setup;
 
@@ -51,13 +49,6 @@ async fn allow_has_every_header_whatever_the_client_sent_itself() {
         let status = stage.send(method, "/forward-auth", &headers, "").status;
         assert_eq!(status, 200, "{method}");
     }
-}
-
-/// A secret of the right shape that no server here has made.
-fn forged() -> String {
-    let keys = KeyRing::new(&[SecretKey::new(0, [7; 32])]).unwrap();
-    let prefix = "pcl".parse().unwrap();
-    keys.make(SecretKind::Token, &prefix, Uuid::from_u128(7), &[1; 16]).expose().to_owned()
 }
 
 /// Rule 9.13 of docs/policy.md.

@@ -161,7 +161,7 @@ async fn failures_are_limited_by_the_address_that_the_gateway_names() {
 
 /// Rule 11.24.
 #[tokio::test(flavor = "multi_thread")]
-async fn development_server_reads_the_bearer_s_address_from_the_header_or_takes_the_peer_s() {
+async fn development_server_takes_the_address_from_the_header_or_else_the_peer() {
     let server = Setup::sqlite().without_operator().switch("--dev").start();
     let anyone = Client::connect(server.grpc(), "x").await.anonymous();
     let account = anyone.account().await.account_id;

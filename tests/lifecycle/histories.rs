@@ -7,10 +7,10 @@
 //! Faults that were planted to see whether they are found, each within the first 300 histories, by the
 //! model and, where it says so, by the witness alone:
 //!
-//! - a notice that counts from its queueing (the witness: an admin was not told in time);
+//! - a notice that counts from its queueing (the witness: an admin was not notified in time);
 //! - a use that cancels nothing (the witness: a scope was taken that was used);
 //! - a downgrade announced where a deletion is due too (the model: a mail that nobody queued);
-//! - an admin who joins and is ignored (the witness: an admin was not told in time);
+//! - an admin who joins and is ignored (the witness: an admin was not notified in time);
 //! - an action that stays open after it was carried out (the witness: it ends twice);
 //! - a downgrade that takes every scope of a `CUSTOM` token (the witness: a scope was taken that was
 //!   used).

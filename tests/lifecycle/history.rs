@@ -263,11 +263,6 @@ impl History {
             7 => self.ask(world, THERE, false).await,
             8 => self.ask(world, HERE, true).await,
             9 if self.tokens.len() < 3 => self.create(world).await,
-            13..15 if self.tokens.len() < 8 => self.replace(world, observe).await,
-            15 if self.rng.percent(20) => self.expire(world).await,
-            16 if self.tokens.len() < 5 => self.import(world).await,
-            17 => self.suspend(world).await,
-            18 if self.rng.percent(15) => self.close(world).await,
             10 if self.rng.percent(50) => {
                 let mut admins: Vec<_> = ["a", "b", "c"]
                     .iter()
@@ -307,6 +302,11 @@ impl History {
                 self.log.push(format!("{now} mail to {name}: {fate:?}"));
                 post.script().fates.insert(format!("{name}{}@h.test", self.number), fate);
             }
+            13..15 if self.tokens.len() < 8 => self.replace(world, observe).await,
+            15 if self.rng.percent(20) => self.expire(world).await,
+            16 if self.tokens.len() < 5 => self.import(world).await,
+            17 => self.suspend(world).await,
+            18 if self.rng.percent(15) => self.close(world).await,
             _ => {}
         }
     }
@@ -319,9 +319,9 @@ impl History {
             return;
         }
         let scopes: Option<BTreeSet<usize>> = self.rng.percent(35).then(|| {
-            let most = if self.rng.percent(10) { 5 } else { 0 };
+            let others = self.rng.percent(10);
             let held = self.model.tokens[at].scopes.clone();
-            let some = (0..5).filter(|scope| held.contains(scope) || *scope < most);
+            let some = (0..5).filter(|scope| others || held.contains(scope));
             some.filter(|_| self.rng.percent(60)).collect()
         });
         let scopes = scopes.filter(|scopes| !scopes.is_empty());
@@ -449,10 +449,8 @@ impl History {
                 }
                 Did::Deliver { whole, attempts } => {
                     let domain = self.domain();
-                    // Mails about expiries are no part of the model: `expiry`.
-                    let about = |mail: &&Attempt| !mail.subject.contains(" expire");
                     let ours = attempts.iter().filter(|mail| mail.to[1..] == domain);
-                    for attempt in ours.filter(about) {
+                    for attempt in ours.filter(|mail| !mail.is_about_expiry()) {
                         self.attempt(attempt, now)?;
                     }
                     if *whole {
@@ -495,7 +493,7 @@ impl History {
                 .map(|&at| self.tokens[at].id.to_string())
                 .collect();
             let (held, witness) = (&self.tokens[at], &mut self.witnesses[at]);
-            for mail in mails.iter().filter(|mail| !mail.subject.contains(" expire")) {
+            for mail in mails.iter().filter(|mail| !mail.is_about_expiry()) {
                 let own = mail.text.contains(&named[0]);
                 let notice = mail.subject.contains(" will ");
                 if own || notice && named.iter().any(|id| mail.text.contains(id)) {
@@ -509,11 +507,10 @@ impl History {
             witness.sees(now, &is, real.is_some(), uses, &self.model.admins)?;
         }
         for at in 0..self.tokens.len() {
-            let mut announced = self.witnesses[at].announced().clone();
             for next in self.chain(at) {
-                announced.extend(self.witnesses[next].announced());
+                let announced = self.witnesses[next].announced.clone();
+                self.witnesses[at].announced.extend(announced);
             }
-            self.witnesses[at].set_announced(announced);
         }
         Ok(())
     }

@@ -69,15 +69,15 @@ pub(crate) fn random_item(
         listed,
         last_use: last_use.map(|at| at.0),
         expires: expires.map(|at| at.0),
-        fault: None,
+        refusal: None,
     };
     if rng.percent(12) {
-        import.fault = Some(spoil(rng, &mut item, now));
+        import.refusal = Some(spoil(rng, &mut item, now));
     }
     (item, import)
 }
 
-/// Makes an item wrong. The word of the rule that refuses it.
+/// Makes an item invalid: the rule that refuses it, as the API names it.
 fn spoil(rng: &mut Rng, item: &mut Item, now: Timestamp) -> &'static str {
     let moment = Duration::from_micros(1);
     match rng.below(5) {

@@ -61,8 +61,8 @@ pub(crate) struct Import {
     pub(crate) listed: BTreeSet<usize>,
     pub(crate) last_use: Option<Time>,
     pub(crate) expires: Option<Time>,
-    /// Why no token can be made of it.
-    pub(crate) fault: Option<&'static str>,
+    /// The rule that refuses it, where one does.
+    pub(crate) refusal: Option<&'static str>,
 }
 
 /// Whether the tokens of an account may be used.
@@ -105,8 +105,8 @@ impl Model {
         if let Some(held) = held.map(|held| &self.tokens[held]) {
             return held.end.or(held.state(now).end()).map_or(Ok(false), Err);
         }
-        if let Some(fault) = import.fault {
-            return Err(fault);
+        if let Some(refusal) = import.refusal {
+            return Err(refusal);
         }
         // The other clocks begin with the import.
         self.tokens.push(Token {
@@ -118,7 +118,7 @@ impl Model {
         Ok(true)
     }
 
-    /// Whether anything but a narrowing change is made, for an operator or an admin; if not, why. Rules 11.72 and 11.77.
+    /// Whether an operator or an admin may make a change that does not narrow; if not, why. Rules 11.72 and 11.77.
     pub(crate) fn admits(&self, admin: bool) -> Result<(), &'static str> {
         match self.standing {
             Standing::Closed => Err("ACCOUNT_CLOSED"),
@@ -233,22 +233,19 @@ impl Model {
         let (mut moved, mut left) = (Vec::new(), Vec::new());
         let mut shortens = false;
         for action in &old.actions {
-            let named: BTreeSet<usize> = match &action.what {
-                What::Deletion => BTreeSet::new(),
-                What::Writes => (0..5).filter(|&scope| writes(scope)).collect(),
-                What::Scopes(named) => named.clone(),
-            };
             let what = match &action.what {
-                What::Writes if kind == Kind::ReadWrite => What::Writes,
                 What::Deletion => What::Deletion,
-                _ => What::Scopes(named.intersection(&held).copied().collect()),
+                What::Writes if kind == Kind::ReadWrite => What::Writes,
+                What::Writes => {
+                    What::Scopes(held.iter().copied().filter(|&scope| writes(scope)).collect())
+                }
+                What::Scopes(named) => What::Scopes(named.intersection(&held).copied().collect()),
             };
-            if what != action.what && !observe {
-                let takes_effect = self.effective(old, action, now).max(now);
-                end = end.min(takes_effect);
-            }
             if what != action.what {
                 shortens = true;
+                if !observe {
+                    end = end.min(self.effective(old, action, now).max(now));
+                }
             }
             match what {
                 What::Scopes(named) if named.is_empty() => left.push(action.number),
@@ -256,22 +253,15 @@ impl Model {
             }
         }
         let successor = Token {
-            kind,
-            state: State::Active,
             scopes: held,
-            taken: BTreeSet::new(),
             actions: moved.clone(),
             recorded: old.recorded,
             fresh: old.fresh.clone(),
             late: old.late.clone(),
             clock: old.clock,
             expires: old.expires,
-            ended: false,
-            replaced: false,
-            heir: None,
-            imported: false,
             stated_use: old.stated_use,
-            end: None,
+            ..Token::new(kind, &BTreeSet::new(), now)
         };
         self.take_back(at, &left, None);
         self.move_notices(at, new, &moved);
@@ -378,19 +368,19 @@ impl Model {
         })
     }
 
-    /// Since when every current admin has been told of it.
+    /// Since when every current admin has its notice.
     pub(crate) fn accepted(&self, number: usize) -> Option<Time> {
-        let told = |admin: &String| match self.notice(number, admin)?.state {
+        let since = |admin: &String| match self.notice(number, admin)?.state {
             MailState::Accepted(at) => Some(at),
             MailState::Queued | MailState::Withdrawn => None,
         };
-        self.admins.iter().map(told).collect::<Option<Vec<_>>>()?.into_iter().max()
+        self.admins.iter().map(since).collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     /// The earliest instant at which it may be carried out, as far as known.
     pub(crate) fn effective(&self, token: &Token, action: &Action, now: Time) -> Time {
-        let told = self.accepted(action.number).unwrap_or(now);
-        (told + NOTICE).max(token.basis_of(&action.what) + WINDOW)
+        let since = self.accepted(action.number).unwrap_or(now);
+        (since + NOTICE).max(token.basis_of(&action.what) + WINDOW)
     }
 
     pub(crate) fn sweep(&mut self, now: Time, observe: bool) {
@@ -452,35 +442,16 @@ impl Model {
             self.safe(at, &action, now);
             self.taken += 1;
             let token = &mut self.tokens[at];
+            token.lose(&action.what, now);
             match &action.what {
-                What::Deletion => {
-                    token.state = State::DeletedUnused(now);
-                    self.end_all(at);
-                }
-                What::Writes => {
-                    token.kind = Kind::ReadOnly;
-                    token.taken = token.scopes.extract_if(.., |scope| writes(*scope)).collect();
-                    token.actions.retain(|live| live.number != action.number);
-                }
-                What::Scopes(named) => {
-                    token.scopes.retain(|scope| !named.contains(scope));
-                    token.taken.extend(named);
+                What::Deletion => self.end_all(at),
+                What::Writes | What::Scopes(_) => {
                     token.actions.retain(|live| live.number != action.number);
                 }
             }
             let older = self.tokens.iter_mut().filter(|token| token.heir == Some(at));
             for token in older.filter(|token| token.live(now) && token.loses_to(&action.what)) {
-                match &action.what {
-                    What::Deletion => token.state = State::DeletedUnused(now),
-                    What::Writes => {
-                        token.kind = Kind::ReadOnly;
-                        token.taken = token.scopes.extract_if(.., |scope| writes(*scope)).collect();
-                    }
-                    What::Scopes(named) => {
-                        token.taken.extend(token.scopes.intersection(named));
-                        token.scopes.retain(|scope| !named.contains(scope));
-                    }
-                }
+                token.lose(&action.what, now);
             }
             let admins = self.admins.clone();
             self.queue(&About::CarriedOut { token: at, what: action.what }, &admins);
@@ -492,8 +463,8 @@ impl Model {
         let token = &self.tokens[at];
         for admin in &self.admins {
             let state = self.notice(action.number, admin).map(|mail| mail.state);
-            let told = matches!(state, Some(MailState::Accepted(then)) if then + NOTICE <= now);
-            assert!(told, "{admin} was not told in time: {state:?}");
+            let notified = matches!(state, Some(MailState::Accepted(then)) if then + NOTICE <= now);
+            assert!(notified, "{admin} was not notified in time: {state:?}");
         }
         for scope in 0..5 {
             let lost = match &action.what {
@@ -544,7 +515,7 @@ impl Model {
                             && matches!(mail.about, About::Notice { action, .. } if action == number)
                     });
                     match known {
-                        // Told before; or the same mail once more.
+                        // The same mail once more.
                         Some(mail) if mail.state == MailState::Withdrawn => {
                             mail.state = MailState::Queued;
                             mail.tried = None;
@@ -591,7 +562,7 @@ impl Model {
         }
         if matches!(fate, Fate::Refused | Fate::Rejected | Fate::Postponed) {
             let since = *mail.failing.get_or_insert(now);
-            // Nobody goes on telling a former admin who can't be told.
+            // A former admin who can't be reached is not mailed any more.
             let hopeless = fate == Fate::Refused || now - since >= DAYS;
             if hopeless && !self.admins.contains(&mail.to) {
                 mail.state = MailState::Withdrawn;

@@ -1,5 +1,5 @@
-//! A mail server without a socket: what it does with mail to whom is told beforehand, and it notes
-//! each attempt.
+//! A mail server without a socket: a script says beforehand what becomes of mail to each address, and it
+//! notes each attempt.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -22,13 +22,20 @@ pub(crate) struct Attempt {
     pub(crate) fate: Fate,
 }
 
+impl Attempt {
+    /// Whether it is about an expiry. Those are no part of the model: see `expiry`.
+    pub(crate) fn is_about_expiry(&self) -> bool {
+        self.subject.contains(" expire")
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    /// What becomes of mail to whom; else it is accepted.
+    /// What becomes of mail to an address; to any other it is accepted.
     pub(crate) fates: HashMap<String, Fate>,
     /// Whether all of it fails.
     pub(crate) down: bool,
-    /// After so many more that are accepted, the next one is, and nobody hears of it.
+    /// After so many more that are accepted, the next one is too, and that is not recorded.
     pub(crate) lose_after: Option<usize>,
     pub(crate) attempts: Vec<Attempt>,
 }

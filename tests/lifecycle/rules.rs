@@ -151,6 +151,21 @@ impl Token {
         }
     }
 
+    /// Takes this from it, as far as it has it.
+    pub(crate) fn lose(&mut self, what: &What, now: Time) {
+        match what {
+            What::Deletion => self.state = State::DeletedUnused(now),
+            What::Writes => {
+                self.kind = Kind::ReadOnly;
+                self.taken = self.scopes.extract_if(.., |scope| writes(*scope)).collect();
+            }
+            What::Scopes(named) => {
+                self.taken.extend(self.scopes.intersection(named));
+                self.scopes.retain(|scope| !named.contains(scope));
+            }
+        }
+    }
+
     fn basis(&self, mut scopes: impl Iterator<Item = usize>) -> Time {
         // Of several scopes, the one used last; what was never used counts from the creation.
         let last = scopes.by_ref().filter_map(|scope| self.recorded[scope]).max();

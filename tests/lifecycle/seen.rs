@@ -66,8 +66,8 @@ pub(crate) fn seen(real: Option<&Token>, ids: &[ScopeId], now: Time) -> Seen {
             };
             let all: BTreeSet<_> = places(&action.taken);
             assert!(what != What::Writes || all == writes.clone().collect());
-            // A downgrade may have come first; and what was announced for a successor, which may do less, is the token's
-            // once the successor has ended. Rule 11.37.
+            // A downgrade may have come first; and what was announced for a successor, which may do less, is the
+            // token's once the successor has ended. Rule 11.37.
             let named = real.replaced_by.is_some() || all.is_superset(&scopes);
             assert!(what != What::Deletion || named);
             let notices = action.notices.iter().map(|notice| {

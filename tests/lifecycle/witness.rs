@@ -21,9 +21,9 @@ use crate::lifecycle::post::Attempt;
 use crate::lifecycle::rules::GRAIN;
 use crate::lifecycle::seen::{RecordedUses, Seen};
 
-/// What a server took over: whom it tells of what, and since when.
+/// A notice that the mail server accepted: whom it notifies of what, and since when.
 #[derive(Clone)]
-struct Told {
+struct AcceptedNotice {
     to: String,
     names: BTreeSet<usize>,
     deletion: bool,
@@ -33,15 +33,15 @@ struct Told {
 /// A token, as it was seen.
 #[derive(Default)]
 pub(crate) struct Witness {
-    told: Vec<Told>,
+    notices: Vec<AcceptedNotice>,
     /// Of each scope, the last use that must be on record, and one since that a crash may lose.
     used: [Option<Time>; 5],
     fresh: [Option<Time>; 5],
-    /// What a use would take off the announced actions.
-    announced: BTreeSet<usize>,
+    /// What a use would take off the announced actions: its own, and those of its successors.
+    pub(crate) announced: BTreeSet<usize>,
     scopes: Option<BTreeSet<usize>>,
     state: Option<State>,
-    /// Who was told that it was deleted, by which message.
+    /// Who was notified that it was deleted, by which message.
     deleted: BTreeMap<String, Uuid>,
     expires: Option<Time>,
     /// When the overlap ends, of a token that was replaced.
@@ -58,8 +58,8 @@ impl Witness {
         Self { uses: last_use.into_iter().collect(), ..Self::default() }
     }
 
-    /// It was replaced, and lasts for so long: the successor, which has `scopes` of it where given, goes on as though it
-    /// were this one.
+    /// It was replaced, and lasts for so long: the successor, which has `scopes` of it where given, goes on as though
+    /// it were this one.
     pub(crate) fn replaced(
         &mut self,
         now: Time,
@@ -68,28 +68,15 @@ impl Witness {
     ) -> Self {
         self.deadline = Some(now + overlap);
         Self {
-            told: self.told.clone(),
+            notices: self.notices.clone(),
             used: self.used,
             fresh: self.fresh,
             announced: self.announced.clone(),
             scopes: scopes.or_else(|| self.scopes.clone()),
-            state: None,
-            deleted: BTreeMap::new(),
             expires: self.expires,
-            deadline: None,
             uses: self.uses.clone(),
-            restricted: self.restricted,
+            ..Self::default()
         }
-    }
-
-    /// What a use of the token would take off the announced actions, wherever these are.
-    pub(crate) fn set_announced(&mut self, announced: BTreeSet<usize>) {
-        self.announced = announced;
-    }
-
-    /// What a use would take off what is announced for this very token.
-    pub(crate) fn announced(&self) -> &BTreeSet<usize> {
-        &self.announced
     }
 
     /// A decision allowed something.
@@ -127,7 +114,8 @@ impl Witness {
             let loses = loses.split("What it keeps").next().unwrap_or_default();
             let named = |scope: &usize| deletion || loses.contains(SCOPES[*scope].0);
             let names = (0..5).filter(named).collect();
-            self.told.push(Told { to: mail.to.clone(), names, deletion, at: now });
+            let to = mail.to.clone();
+            self.notices.push(AcceptedNotice { to, names, deletion, at: now });
             return Ok(());
         }
         if mail.subject.contains(" was deleted ")
@@ -147,7 +135,7 @@ impl Witness {
                         *used = (*used).max(fresh.take().map(|fresh| fresh - GRAIN));
                     }
                     if observe && matches!(did, Did::Sweep) {
-                        self.told.clear();
+                        self.notices.clear();
                     }
                 }
                 Did::Crash => self.fresh = [None; 5],
@@ -205,15 +193,15 @@ impl Witness {
                 return Err(format!("scope {scope} was taken, and used at {last:?}"));
             }
             for admin in admins {
-                let told = self.told.iter().any(|told| {
-                    told.to == *admin
-                        && told.names.contains(&scope)
-                        && told.deletion == deleted
-                        && told.at + NOTICE <= now
-                        && self.used[scope].is_none_or(|used| told.at >= used)
+                let notified = self.notices.iter().any(|notice| {
+                    notice.to == *admin
+                        && notice.names.contains(&scope)
+                        && notice.deletion == deleted
+                        && notice.at + NOTICE <= now
+                        && self.used[scope].is_none_or(|used| notice.at >= used)
                 });
-                if !told {
-                    return Err(format!("{admin} was not told in time that {scope} is taken"));
+                if !notified {
+                    return Err(format!("{admin} was not notified in time that {scope} is taken"));
                 }
             }
         }

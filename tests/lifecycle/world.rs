@@ -104,7 +104,7 @@ pub(crate) struct Item {
     pub(crate) expires: Option<Timestamp>,
 }
 
-/// The word of the rule in the way.
+/// The rule that refuses a call, as the API names it.
 fn rule(error: Error) -> &'static str {
     match error {
         Error::Refused(obstacles, _) => obstacles[0].rule,
@@ -316,7 +316,7 @@ impl World {
         self.services.set_token_expiry(caller, &id.to_string(), expiry, false).await.unwrap();
     }
 
-    /// Past everything: `sql` with a token's id, and a number where given, as its parameters.
+    /// Changes the store past the server: `sql` with a token's id, and a number where given, as its parameters.
     pub(crate) async fn tamper(&self, sql: &'static str, id: TokenId, number: Option<i64>) {
         match &self.place {
             Place::Sqlite(dir) => {
@@ -351,7 +351,7 @@ impl World {
         self.ask_with(&token.secret, scope, from, dry_run).await
     }
 
-    /// The same for whatever is presented as a token.
+    /// The same for any string that is presented as a token.
     pub(crate) async fn ask_with(
         &self,
         presented: &str,

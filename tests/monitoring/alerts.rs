@@ -5,11 +5,10 @@ use portcullis::grpc::proto::{
     AuthorizeRequest, DeleteTokenRequest, ReportLeakedTokensRequest, SetAccountAdminsRequest,
     TokenKind,
 };
-use portcullis::secret::{KeyRing, SecretKey, SecretKind, digest};
-use uuid::Uuid;
+use portcullis::secret::digest;
 
 use super::prometheus::Prometheus;
-use crate::support::client::{Client, question};
+use crate::support::client::{Client, forged, question};
 use crate::support::http::Http;
 use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup, random_credential};
@@ -17,14 +16,7 @@ use crate::support::tls::Authority;
 
 const READ: &str = "transactions.read";
 
-/// A secret of the right shape that no server here has made.
-fn forged() -> String {
-    let keys = KeyRing::new(&[SecretKey::new(0, [7; 32])]).unwrap();
-    let prefix = "pcl".parse().unwrap();
-    keys.make(SecretKind::Token, &prefix, Uuid::from_u128(7), &[1; 16]).expose().to_owned()
-}
-
-/// What clients, strangers and admins of `server` do that alerts notice.
+/// What clients, strangers and admins of `server` do that raises alerts.
 async fn misuse(server: &Server) {
     let operator = Client::operator(server).await;
     let account = operator.account().await.account_id;

@@ -22,7 +22,7 @@ pub(super) struct Prometheus {
 }
 
 /// An alert that fires, and the server that it names; none for alerts about all of them.
-pub(super) type Firing = (String, Option<SocketAddr>);
+pub(super) type FiringAlert = (String, Option<SocketAddr>);
 
 impl Prometheus {
     /// One that watches `plain`, and `tls` over TLS, and has scraped each of them once. Alerts fire at once: the rules
@@ -80,7 +80,7 @@ impl Prometheus {
     }
 
     /// Every alert that fires.
-    pub(super) fn firing(&self) -> BTreeSet<Firing> {
+    pub(super) fn firing(&self) -> BTreeSet<FiringAlert> {
         let answer = self.ask("/api/v1/alerts");
         let alerts = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
         let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
@@ -101,13 +101,13 @@ impl Prometheus {
     }
 
     fn ask(&self, path: &str) -> Value {
-        // Until it has read its data, it answers 503.
         let Ok(mut stream) = TcpStream::connect(self.address) else { return Value::Null };
         let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        // Until it has read its data, it answers 503, without JSON.
         serde_json::from_str(body).unwrap_or_default()
     }
 }

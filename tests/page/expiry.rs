@@ -133,6 +133,8 @@ async fn an_expiry_is_brought_nearer_after_a_confirmation_and_never_moved_back()
     let confirm = asked.field("confirm");
     assert_eq!(stage.position().await, before, "nothing was changed");
     admin.post(&path, &[("csrf", "forged"), ("confirm", &confirm)]).says(403);
+    let after_9999 = (Timestamp::LAST.0 + 1).to_string();
+    admin.post(&path, &[("csrf", &csrf), ("confirm", &after_9999)]).says(422);
     assert_eq!(stage.now(token).await.expire_time, None);
 
     let done = admin.post(&path, &[("csrf", &csrf), ("confirm", &confirm)]).says(303);

@@ -15,6 +15,7 @@ fn pages(account: &str, token: &str) -> Vec<String> {
         format!("/tokens/{token}/whitelist"),
         format!("/tokens/{token}/whitelist?restore=1"),
         format!("/tokens/{token}/delete"),
+        format!("/tokens/{token}/denials"),
         format!("/tokens/{token}/replace"),
         format!("/tokens/{token}/expire"),
         format!("/accounts/{account}"),
@@ -68,7 +69,7 @@ async fn strangers_are_sent_to_sign_in() {
         all.extend(
             ["/tokens", "/tokens?q=Ours", "/tokens/new", "/pending", "/accounts"].map(String::from),
         );
-        all.push("/status".to_owned());
+        all.extend(["/credentials", "/status"].map(String::from));
         for path in all {
             let answer = stranger.get(&path);
             guarded(&answer);

@@ -1,4 +1,4 @@
-//! The chain over audit events: each change extends it, old events are sealed, and what is pruned leaves its end behind.
+//! The chain over audit events: each change extends it, old events are sealed, and pruning keeps where the rest begins.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ on_both!(
     events_without_a_hash_are_sealed_in_order,
     events_of_a_program_without_the_chain_are_sealed_later,
     what_is_left_after_pruning_follows_from_what_was_pruned,
+    records_of_removals_do_not_keep_what_is_after_them,
 );
 
 /// The hash of an event after `previous`, computed from what is listed.
@@ -36,7 +37,7 @@ fn hash(event: &AuditEvent, previous: &ChainHash) -> ChainHash {
     .hash(previous)
 }
 
-/// That the listed events are all there are behind the beginning of the chain, and one chain up to its head.
+/// Checks that the events are complete from the beginning of the chain, and one chain up to its head.
 async fn check(f: &Fixture) -> Vec<AuditEvent> {
     let chain = f.store.audit_chain().await.unwrap();
     if chain.begin.revision == 0 {
@@ -70,8 +71,8 @@ async fn each_change_extends_the_chain(f: Fixture) {
     assert_eq!(check(&f).await, events);
     f.account("another").await;
     assert_eq!(check(&f).await.len(), 5);
-    let behind = AuditFilter { behind: Some(3), oldest_first: true, ..AuditFilter::default() };
-    let positions = f.store.audit_events(&behind, page(Some(4), 9)).await.unwrap();
+    let after = AuditFilter { after: Some(3), oldest_first: true, ..AuditFilter::default() };
+    let positions = f.store.audit_events(&after, page(Some(4), 9)).await.unwrap();
     assert_eq!(positions.iter().map(|event| event.position).collect::<Vec<_>>(), [5]);
 }
 
@@ -100,18 +101,12 @@ async fn a_refused_change_leaves_the_chain_as_it_is(f: Fixture) {
     assert_eq!(check(&f).await.len(), 2);
 }
 
-/// The events of a store from before the chain.
-async fn forget_hashes(f: &Fixture) {
-    f.execute("UPDATE audit_event SET hash = NULL, pending_action_id = NULL", &[]).await.unwrap();
-    f.execute("UPDATE head SET chain_position = 0, chain_hash = NULL", &[]).await.unwrap();
-}
-
 async fn events_without_a_hash_are_sealed_in_order(f: Fixture) {
     for _ in 0..5 {
         f.account("acme").await;
     }
     let before = check(&f).await;
-    forget_hashes(&f).await;
+    f.forget_hashes().await;
     // What is recorded meanwhile waits for what is before it.
     f.account("meanwhile").await;
     assert_eq!(f.last().await.0.hash, None);
@@ -143,6 +138,22 @@ async fn events_of_a_program_without_the_chain_are_sealed_later(f: Fixture) {
     assert_eq!(chain.head.revision, 1);
     assert_eq!(f.store.seal_audit_events(100).await.unwrap(), 2);
     assert_eq!(check(&f).await.len(), 3);
+}
+
+async fn records_of_removals_do_not_keep_what_is_after_them(f: Fixture) {
+    let prune =
+        async |most| f.store.prune_audit_events(&ctx(9), Timestamp(10), most).await.unwrap();
+    for _ in 0..3 {
+        f.account("acme").await;
+    }
+    for _ in 0..3 {
+        assert_eq!(prune(1).await, 1);
+    }
+    f.account("acme").await;
+    assert_eq!(prune(3).await, 3);
+    let left = check(&f).await;
+    let actions: Vec<_> = left.iter().map(|event| event.action.as_str()).collect();
+    assert_eq!(actions, ["account.create", "audit.prune"]);
 }
 
 async fn what_is_left_after_pruning_follows_from_what_was_pruned(f: Fixture) {

@@ -100,6 +100,16 @@ impl Fixture {
         }
     }
 
+    /// Makes the events those of a store from before the chain.
+    pub(crate) async fn forget_hashes(&self) {
+        for sql in [
+            "UPDATE audit_event SET hash = NULL, pending_action_id = NULL",
+            "UPDATE head SET chain_position = 0, chain_hash = NULL",
+        ] {
+            self.execute(sql, &[]).await.unwrap();
+        }
+    }
+
     /// Past the store: the one number that `sql` gives.
     pub(crate) async fn number(&self, sql: &'static str) -> i64 {
         use sqlx::Connection as _;

@@ -27,6 +27,23 @@ async fn only(database: &str, files: &[&str]) -> Migrator {
     Migrator::new(dir.path()).await.unwrap()
 }
 
+/// A new database in `dir` that these migrations alone made.
+async fn old_sqlite(dir: &Path, files: &[&str]) -> sqlx::SqliteConnection {
+    let options =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join(FILE)).create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    only("sqlite", files).await.run(&mut old).await.unwrap();
+    old
+}
+
+/// The URL of a new database that these migrations alone made, and a connection to it.
+async fn old_postgres(files: &[&str]) -> (String, sqlx::PgConnection) {
+    let url = database();
+    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
+    only("postgres", files).await.run(&mut old).await.unwrap();
+    (url, old)
+}
+
 const FIRST: [&str; 1] = ["0001_base.sql"];
 
 const FILL: [&str; 4] = [
@@ -78,11 +95,7 @@ async fn check(store: &dyn Store) {
 #[tokio::test]
 async fn tokens_of_the_first_version_have_a_lifecycle_in_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(dir.path().join(FILE))
-        .create_if_missing(true);
-    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    only("sqlite", &FIRST).await.run(&mut old).await.unwrap();
+    let mut old = old_sqlite(dir.path(), &FIRST).await;
     fill!(old);
     old.close().await.unwrap();
     check(&*Place::Sqlite(dir).open().await).await;
@@ -90,9 +103,7 @@ async fn tokens_of_the_first_version_have_a_lifecycle_in_sqlite() {
 
 #[tokio::test]
 async fn tokens_of_the_first_version_have_a_lifecycle_in_postgres() {
-    let url = database();
-    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
-    only("postgres", &FIRST).await.run(&mut old).await.unwrap();
+    let (url, mut old) = old_postgres(&FIRST).await;
     fill!(old);
     old.close().await.unwrap();
     check(&*Place::Postgres(url).open().await).await;
@@ -104,11 +115,7 @@ const BEFORE_SESSIONS: [&str; 2] = ["0001_base.sql", "0002_lifecycle.sql"];
 #[tokio::test]
 async fn sessions_come_to_an_earlier_store_in_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(dir.path().join(FILE))
-        .create_if_missing(true);
-    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    only("sqlite", &BEFORE_SESSIONS).await.run(&mut old).await.unwrap();
+    let old = old_sqlite(dir.path(), &BEFORE_SESSIONS).await;
     old.close().await.unwrap();
     let applied = portcullis::store::sqlite::migrate(dir.path()).await.unwrap();
     assert_eq!(applied, sqlite_migrations()[BEFORE_SESSIONS.len()..]);
@@ -116,28 +123,24 @@ async fn sessions_come_to_an_earlier_store_in_sqlite() {
 
 #[tokio::test]
 async fn sessions_come_to_an_earlier_store_in_postgres() {
-    let url = database();
-    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
     let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
-    only("postgres", &replicas).await.run(&mut old).await.unwrap();
+    let (url, _old) = old_postgres(&replicas).await;
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
     assert_eq!(applied, MIGRATIONS[replicas.len()..]);
 }
 
-/// A dump reads the record for long, and whoever waits to alter it holds up every change meanwhile.
+/// A dump reads the record for long, and a statement that waits to alter it holds up every change meanwhile.
 #[tokio::test]
 async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
-    let url = database();
-    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
     let sessions = [&BEFORE_SESSIONS[..], &["0003_replicas.sql", "0004_sessions.sql"]].concat();
-    only("postgres", &sessions).await.run(&mut old).await.unwrap();
+    let (url, mut old) = old_postgres(&sessions).await;
     let mut dump = old.begin().await.unwrap();
     sqlx::query("SELECT count(*) FROM change").execute(&mut *dump).await.unwrap();
     let began = std::time::Instant::now();
     let refused = portcullis::store::postgres::migrate(&url).await.unwrap_err();
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
-    let told = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
-    assert!(format!("{refused} {told}").contains("lock timeout"), "{refused}: {told}");
+    let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(format!("{refused} {cause}").contains("lock timeout"), "{refused}: {cause}");
     dump.rollback().await.unwrap();
     let applied = portcullis::store::postgres::migrate(&url).await.unwrap();
     assert_eq!(applied, MIGRATIONS[sessions.len()..]);
@@ -146,8 +149,6 @@ async fn an_upgrade_beside_a_dump_gives_up_soon_and_changes_nothing() {
 /// Rule 11.4.
 #[tokio::test]
 async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
-    let url = database();
-    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
     let before = [
         "0003_replicas.sql",
         "0004_sessions.sql",
@@ -155,7 +156,7 @@ async fn programs_that_ignore_expiry_neither_start_nor_keep_their_lease() {
         "0006_client_source.sql",
         "0007_client_certificates.sql",
     ];
-    only("postgres", &[&BEFORE_SESSIONS[..], &before].concat()).await.run(&mut old).await.unwrap();
+    let (url, mut old) = old_postgres(&[&BEFORE_SESSIONS[..], &before].concat()).await;
     let register = "INSERT INTO replica (replica_id, lease, renewals, applied, name, version, create_time, \
                     lifecycle) VALUES (gen_random_uuid(), 1, 0, 0, 'old', '0', 0, '')";
     sqlx::query(register).execute(&mut old).await.unwrap();
@@ -193,11 +194,7 @@ const QUEUED: &str = "\
 #[tokio::test]
 async fn mails_that_wait_survive_the_upgrade_in_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(dir.path().join(FILE))
-        .create_if_missing(true);
-    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    only("sqlite", &BEFORE_EXPIRY_MAILS).await.run(&mut old).await.unwrap();
+    let mut old = old_sqlite(dir.path(), &BEFORE_EXPIRY_MAILS).await;
     fill!(old);
     sqlx::query(QUEUED).bind(ACCOUNT).bind(LIVE).execute(&mut old).await.unwrap();
     old.close().await.unwrap();
@@ -209,7 +206,7 @@ async fn mails_that_wait_survive_the_upgrade_in_sqlite() {
     assert_eq!(mail.recipient, "zoe@acme.test");
 }
 
-/// What is recorded before the chain is sealed afterwards, and a change of the upgraded program goes on from it.
+/// Events from before the chain are sealed after the upgrade, and a change of the upgraded program continues the chain.
 async fn check_sealed(store: &dyn Store) {
     use crate::store::fixture::{ctx, new_account, page};
     use portcullis::audit::ChainHash;
@@ -231,11 +228,7 @@ const EVENT_OF_BEFORE: &str = "INSERT INTO audit_event (position, time, action, 
 #[tokio::test]
 async fn events_of_before_the_chain_are_sealed_in_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(dir.path().join(FILE))
-        .create_if_missing(true);
-    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    only("sqlite", &BEFORE_SESSIONS).await.run(&mut old).await.unwrap();
+    let mut old = old_sqlite(dir.path(), &BEFORE_SESSIONS).await;
     sqlx::query(EVENT_OF_BEFORE).execute(&mut old).await.unwrap();
     sqlx::query("UPDATE head SET position = 1").execute(&mut old).await.unwrap();
     old.close().await.unwrap();
@@ -244,10 +237,8 @@ async fn events_of_before_the_chain_are_sealed_in_sqlite() {
 
 #[tokio::test]
 async fn events_of_before_the_chain_are_sealed_in_postgres() {
-    let url = database();
-    let mut old = sqlx::PgConnection::connect(&url).await.unwrap();
     let replicas = [&BEFORE_SESSIONS[..], &["0003_replicas.sql"]].concat();
-    only("postgres", &replicas).await.run(&mut old).await.unwrap();
+    let (url, mut old) = old_postgres(&replicas).await;
     sqlx::query(EVENT_OF_BEFORE).execute(&mut old).await.unwrap();
     sqlx::query("UPDATE head SET position = 1").execute(&mut old).await.unwrap();
     old.close().await.unwrap();

@@ -22,12 +22,14 @@ use portcullis::grpc::proto::{
     Account, AuditEvent, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest,
     ListAuditEventsRequest, Reason, Token, TokenKind, authorize_request,
 };
+use portcullis::secret::{KeyRing, SecretKey, SecretKind};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Error};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
 
 use super::server::Server;
 
@@ -218,13 +220,20 @@ pub fn question(token: &str, client_ip: &str, scope: &str) -> AuthorizeRequest {
     }
 }
 
-/// Why a request with `secret` for one scope that reads is decided as it is.
+/// A secret of the right shape that no server has made.
+pub fn forged() -> String {
+    let keys = KeyRing::new(&[SecretKey::new(0, [7; 32])]).expect("a key");
+    let prefix = "pcl".parse().expect("a prefix");
+    keys.make(SecretKind::Token, &prefix, Uuid::from_u128(7), &[1; 16]).expose().to_owned()
+}
+
+/// The reason of the decision on `secret`, for a scope that reads.
 pub async fn reason(client: &Client, secret: &str) -> Reason {
     let ask = question(secret, "192.0.2.1", "transactions.read");
     client.authorization().authorize(ask).await.expect("a decision").into_inner().reason()
 }
 
-/// Code and stable word of a refusal.
+/// The code of a refusal, and the stable word that says why.
 pub fn refusal<T: Debug>(answer: Result<T, Status>) -> (Code, String) {
     let status = answer.expect_err("a refusal");
     let details = status.get_error_details();

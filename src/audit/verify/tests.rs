@@ -121,7 +121,7 @@ fn each_swapped_and_each_inserted_line_is_found() {
     }
     let mut lines = sound.clone();
     lines.push(sound[7].clone());
-    assert_eq!(check(&lines).unwrap_err(), Fault { line: 9, kind: FaultKind::BehindEnd });
+    assert_eq!(check(&lines).unwrap_err(), Fault { line: 9, kind: FaultKind::AfterEnd });
 }
 
 /// A generator of numbers that gives the same ones each time.
@@ -165,7 +165,7 @@ fn one_fault_anywhere_in_100_000_events_is_found() {
 }
 
 #[test]
-fn a_chain_that_was_computed_anew_or_cut_is_found_by_an_earlier_point() {
+fn a_recomputed_or_cut_chain_is_found_by_an_earlier_point() {
     let report = |lines: &[String]| {
         let revisions = BTreeSet::from([4]);
         verify(lines.join("\n").as_bytes(), &revisions, true).unwrap().unwrap()
@@ -177,7 +177,7 @@ fn a_chain_that_was_computed_anew_or_cut_is_found_by_an_earlier_point() {
     assert_eq!(report(&export(9)).confirms(&other), Err(AnchorFault::Different(4)));
     assert_eq!(report(&export(4)).confirms(&other), Err(AnchorFault::Different(4)));
 
-    // What is left of a pruned chain begins behind revision 5.
+    // What is left of a pruned chain begins after revision 5.
     let whole = export(9);
     let fifth: EventLine = serde_json::from_str(&whole[5]).unwrap();
     let mut pruned = vec![json(&Begin::new(INSTALLATION.to_owned(), fifth.point()))];

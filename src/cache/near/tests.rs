@@ -10,21 +10,12 @@ use sdd::{Guard, Shared};
 
 use super::entry::CachedToken;
 use super::near::*;
+use crate::policy::decide;
 use crate::policy::id::{AccountId, TokenId};
-use crate::policy::network::Whitelist;
-use crate::policy::token::{Expiry, Grant, TokenFacts, TokenState};
+use crate::policy::token::TokenFacts;
 
 fn facts(id: u128) -> Shared<CachedToken> {
-    Shared::new(CachedToken::new(TokenFacts {
-        id: TokenId(Uuid::from_u128(id)).into(),
-        account_id: AccountId(Uuid::from_u128(1)).into(),
-        digest: [0; 32],
-        state: TokenState::Active,
-        expiry: Expiry::NEVER,
-        grant: Grant::ReadWrite,
-        whitelist: Whitelist::Unrestricted,
-        announced: Vec::new(),
-    }))
+    Shared::new(CachedToken::new(decide::tests::facts(id)))
 }
 
 fn found(near: &NearCache, facts: &Shared<CachedToken>) -> bool {

@@ -1,7 +1,7 @@
-//! `portcullis audit export` and `follow`: events as lines, page by page, so that a record of any length takes a page of
-//! memory.
+//! `portcullis audit export` and `follow`: events as lines, page by page, so that no more than one page is in memory,
+//! however long the record is.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub(super) struct ExportArgs {
     /// End with the last event before this time, in RFC 3339
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
-    /// As what to write each event; only json can be verified
+    /// The format of the events; only json can be verified
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ExportFormat::Json)]
     format: ExportFormat,
     /// A new file to write to, instead of standard output
@@ -48,7 +48,7 @@ pub(super) struct FollowArgs {
     /// Begin with the first event after this revision; without it, with the next event that is made
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
     after: Option<i64>,
-    /// As what to write each event
+    /// The format of the events
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ExportFormat::Json)]
     format: ExportFormat,
 }
@@ -60,7 +60,7 @@ pub(in crate::cli) struct Chain {
     head: ChainPoint,
 }
 
-/// The chain of an answer; `None` for account admins.
+/// The chain that an answer has; `None` for account admins.
 pub(in crate::cli) fn chain(
     answer: &proto::ListAuditEventsResponse,
 ) -> Result<Option<Chain>, Failure> {
@@ -107,12 +107,19 @@ pub(super) fn time_of(event: &proto::AuditEvent) -> time::Timestamp {
 }
 
 /// One page of events.
-async fn page(
+pub(in crate::cli) async fn page(
     session: &Session,
     request: proto::ListAuditEventsRequest,
 ) -> Result<proto::ListAuditEventsResponse, Failure> {
     let answer = session.tokens().list_audit_events(request).await;
     Ok(answer.map_err(|status| session.failure(status))?.into_inner())
+}
+
+/// How far the chain goes now; `None` for account admins.
+async fn current_chain(session: &Session) -> Result<Option<Chain>, Failure> {
+    let request =
+        proto::ListAuditEventsRequest { oldest_first: true, page_size: 1, ..Default::default() };
+    chain(&page(session, request).await?)
 }
 
 pub(super) async fn export(session: &Session, args: ExportArgs) -> Result<(), Failure> {
@@ -127,17 +134,33 @@ pub(super) async fn export(session: &Session, args: ExportArgs) -> Result<(), Fa
     let mut out: Box<dyn Write> = match &args.file {
         None => Box::new(io::stdout().lock()),
         Some(path) => {
-            // Never over an earlier export, and readable by nobody else: events have addresses of people.
+            // Never overwrites an earlier export, and only its owner may read it: events have mail addresses.
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
             let failed = |error| Failure::Usage(format!("--file: {}: {error}", path.display()));
             Box::new(BufWriter::new(file.map_err(failed)?))
         }
     };
+    let first = first.audit_events.first().map(|event| event.revision);
+    let written = write(session, &args, chain, first, &mut *out).await;
+    if let (Err(_), Some(path)) = (&written, &args.file) {
+        // A part of an export is none, and the next attempt overwrites nothing.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// `first` is the first revision of the export; `None` where there is none.
+async fn write(
+    session: &Session,
+    args: &ExportArgs,
+    chain: Option<Chain>,
+    first: Option<i64>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     match chain {
         Some(chain) => {
-            let first = first.audit_events.first().map(|event| event.revision);
-            let range = Range::find(session, &args, &chain, first).await?;
-            range.write(session, args.format, chain, &mut *out).await?;
+            let range = Range::find(session, args, &chain, first).await?;
+            range.write(session, args.format, chain, out).await?;
         }
         None => {
             let request = proto::ListAuditEventsRequest {
@@ -148,7 +171,7 @@ pub(super) async fn export(session: &Session, args: ExportArgs) -> Result<(), Fa
             let mut reader = Reader { request, done: false };
             while let Some(events) = reader.next(session).await? {
                 for event in events {
-                    write_line(&mut *out, &line(args.format, &event)?)?;
+                    write_line(out, &line(args.format, &event)?)?;
                 }
             }
             note(
@@ -160,7 +183,7 @@ pub(super) async fn export(session: &Session, args: ExportArgs) -> Result<(), Fa
     out.flush().map_err(Failure::Output)
 }
 
-/// The events of an export: each one behind `begin`, up to the revision `last`. Times select where it begins and ends;
+/// The events of an export: each one after `begin`, up to the revision `last`. Times select where it begins and ends;
 /// in between nothing is left out, or it could not be verified.
 struct Range {
     begin: ChainPoint,
@@ -213,7 +236,7 @@ impl Range {
         if chained {
             write_json(out, &Begin::new(chain.installation_id, self.begin))?;
         }
-        let mut reader = Reader::behind(self.begin.revision);
+        let mut reader = Reader::after(self.begin.revision);
         'pages: while last.revision < self.last
             && let Some(events) = reader.next(session).await?
         {
@@ -230,7 +253,7 @@ impl Range {
         }
         if last.revision < self.last {
             return Err(Failure::Usage(format!(
-                "the server has no event behind revision {}, though its chain goes on: its newest \
+                "the server has no event after revision {}, though its chain goes on: its newest \
                  events were removed, or they were pruned while this was written; export it again",
                 last.revision
             )));
@@ -242,12 +265,10 @@ impl Range {
     }
 }
 
-/// Where events are missing before this revision: an error if they were pruned since the export began. Else they were
-/// removed by somebody, which is for `audit verify` to say.
+/// Where events are missing before this revision: an error if they were pruned since the export began. Otherwise
+/// somebody removed them, which is for `audit verify` to report.
 async fn refuse_if_pruned(session: &Session, revision: i64) -> Result<(), Failure> {
-    let request =
-        proto::ListAuditEventsRequest { oldest_first: true, page_size: 1, ..Default::default() };
-    match chain(&page(session, request).await?)? {
+    match current_chain(session).await? {
         Some(chain) if chain.begin.revision + 1 >= revision => Err(Failure::Usage(format!(
             "events up to revision {} were pruned while this was written: export it again",
             chain.begin.revision
@@ -284,7 +305,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn behind(revision: i64) -> Self {
+    fn after(revision: i64) -> Self {
         let request =
             proto::ListAuditEventsRequest { after_revision: revision, ..Default::default() };
         Self { request, done: false }
@@ -304,9 +325,7 @@ impl Reader {
 }
 
 pub(super) async fn follow(session: &Session, args: FollowArgs) -> Result<(), Failure> {
-    let start =
-        proto::ListAuditEventsRequest { oldest_first: true, page_size: 1, ..Default::default() };
-    let Some(start) = chain(&page(session, start).await?)? else {
+    let Some(start) = current_chain(session).await? else {
         return Err(Failure::Refused(
             "only operators can follow the audit record; `portcullis audit export` writes the \
              events of your account"

@@ -1,4 +1,4 @@
-//! An audit event as a line: our own JSON, or a shape that tools for security events read.
+//! An audit event as a line: our own JSON, or a format that tools for security events read.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::export::{event_line, time_of};
 use crate::cli::failure::Failure;
 use crate::cli::proto;
 
-/// As what events are written.
+/// The format in which events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ExportFormat {
     /// Our own, which `audit verify` reads.
@@ -57,7 +57,7 @@ fn activity(action: &str) -> (u32, &'static str) {
     }
 }
 
-/// A change because of a leaked secret is what somebody must look at.
+/// A change because of a leaked secret: somebody must look at it.
 fn is_of_leak(action: &str) -> bool {
     action.ends_with("_leaked")
 }
@@ -74,7 +74,7 @@ fn ocsf(event: &proto::AuditEvent) -> Value {
         .map(|(kind, id)| json!({ "type": kind, "uid": id }))
         .collect();
     let object = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-    // `src_endpoint` is required and must not be empty; what came from no network came from the server itself.
+    // `src_endpoint` is required and must not be empty; a change without an address is of the server itself.
     let source = match event.client_address.as_str() {
         "" => json!({ "name": "portcullis" }),
         address => json!({ "ip": address }),

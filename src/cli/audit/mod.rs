@@ -14,7 +14,7 @@ use super::output::{note, note_more, parse_time, print, table, when};
 use super::paging::pages;
 use super::{Common, proto};
 
-pub(super) use export::{chain, event_line, previous};
+pub(super) use export::{chain, event_line, page, previous};
 
 /// What `audit` takes.
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ enum AuditCommand {
     Export(export::ExportArgs),
     /// Write new events as JSON lines as they come, until it is interrupted
     ///
-    /// To continue, name the last revision that was written with --after: no event is left out. For operators.
+    /// To continue, give --after the last revision that was written: no event is left out. For operators.
     ///
     /// Example:
     ///   portcullis audit follow --after 4711 >> audit.jsonl
@@ -63,8 +63,8 @@ enum AuditCommand {
     Follow(export::FollowArgs),
     /// Check an export without a server: which line is the first that is wrong, and why
     ///
-    /// Finds events that were changed, removed, swapped or inserted. That the newest events were removed, or all
-    /// of them computed anew, shows by comparing with what was exported before: --anchor or --former.
+    /// Finds events that were changed, removed, swapped or inserted. Whether the newest events were removed, or all
+    /// hashes recomputed, is found by comparing with an earlier export: --anchor or --former.
     ///
     /// Exit codes: 0 sound, 1 not sound, 2 wrong usage or a file that can't be read.
     ///
@@ -77,11 +77,14 @@ enum AuditCommand {
 
 pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
     let Some(command) = args.command else { return list(args).await };
-    let listed = [&args.account, &args.token].into_iter().flatten().count()
-        + [&args.since, &args.until].into_iter().flatten().count();
-    if listed > 0 || args.limit.is_some() {
+    if args.account.is_some()
+        || args.token.is_some()
+        || args.since.is_some()
+        || args.until.is_some()
+        || args.limit.is_some()
+    {
         let text = "flags of the list don't go with export, follow or verify: write --since and \
-                    --until behind export, and leave the others out";
+                    --until after export, and leave out the others";
         return Err(Failure::Usage(text.to_owned()));
     }
     match command {
@@ -97,7 +100,6 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
 
 async fn list(args: AuditArgs) -> Result<(), Failure> {
     let session = Session::open(args.common).await?;
-    let mut client = session.tokens();
     let filter = proto::ListAuditEventsRequest {
         account_id: args.account.unwrap_or_default(),
         token_id: args.token.unwrap_or_default(),
@@ -108,8 +110,7 @@ async fn list(args: AuditArgs) -> Result<(), Failure> {
     let (audit_events, next_page_token) =
         pages(Some(args.limit.unwrap_or(100)), async |page_size, page_token| {
             let request = proto::ListAuditEventsRequest { page_size, page_token, ..filter.clone() };
-            let page = client.list_audit_events(request).await.map_err(|s| session.failure(s))?;
-            let page = page.into_inner();
+            let page = page(&session, request).await?;
             Ok((page.audit_events, page.next_page_token))
         })
         .await?;
@@ -143,8 +144,8 @@ async fn list(args: AuditArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is after a change and was not before it, or was otherwise: `name=after`, or
-/// `name=before→after`. Both are objects in JSON; where one is none, there is nothing of it.
+/// The members that a change added, removed or gave another value: `name=after`, or `name=before→after`. Both texts are
+/// JSON objects; one that is not counts as empty.
 fn changed(before: &str, after: &str) -> String {
     let read = |text| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
     let (before, mut after) = (read(before), read(after));

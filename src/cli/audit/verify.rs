@@ -19,16 +19,16 @@ pub(super) struct VerifyArgs {
     /// What `audit export` wrote; - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// A place that the chain had before, such as the head of an earlier export. Repeat it for others
+    /// An earlier place of the chain, such as the head of an earlier export. May be repeated
     #[arg(long, value_name = "HASH@REVISION")]
     anchor: Vec<ChainPoint>,
-    /// An earlier export: the chain must go on from it
+    /// An earlier export: the chain must continue it
     #[arg(long, value_name = "FILE")]
     former: Option<PathBuf>,
     /// What `evidence --output json` wrote: its events must be those of the export
     #[arg(long, value_name = "FILE")]
     evidence: Option<PathBuf>,
-    /// Accept a file without its last line, as `audit follow` writes it: nobody knows what is missing at its end
+    /// Accept a file without its last line, as `audit follow` writes it: events missing at its end are not found
     #[arg(long)]
     without_head: bool,
 }
@@ -87,11 +87,11 @@ fn show(report: &Report, format: Format) -> Result<(), Failure> {
         (0, _) => "with the first event of the installation".to_owned(),
         (revision, Some(by)) => {
             format!(
-                "behind revision {revision}: what was before was pruned, as revision {by} records"
+                "after revision {revision}: what was before was pruned, as revision {by} records"
             )
         }
         (revision, None) => {
-            format!("behind revision {revision}: what was before is not in the file")
+            format!("after revision {revision}: what was before is not in the file")
         }
     };
     print(&fields(&[

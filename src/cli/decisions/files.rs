@@ -1,4 +1,4 @@
-//! The files of a decision log, in the order in which they were written, also where they are rotated meanwhile.
+//! The files of a decision log, in the order in which they were written, also while they are rotated.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek as _, SeekFrom};
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::decision_log::rotation::rotated_files;
 
-/// How often a file is found to be renamed before the next one is read: the server notices that within a second.
+/// How often in a row a file must be found to be renamed before the next one is read: the server notices the renaming
+/// within a second.
 const RENAMED: u32 = 10;
 /// The longest line that is read; a longer one is no line of a decision log.
 const MAX_LINE: usize = 1 << 20;
@@ -17,7 +18,7 @@ const MAX_LINE: usize = 1 << 20;
 pub(super) struct LineReader<R> {
     reader: R,
     line: Vec<u8>,
-    /// Whether `line` was given out.
+    /// Whether `line` was returned.
     is_whole: bool,
     number: u64,
 }
@@ -55,12 +56,12 @@ impl<R: BufRead> LineReader<R> {
         }
     }
 
-    /// Lines that were given out.
+    /// Lines that were returned.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// What stands behind the last line end.
+    /// What follows the last line end.
     pub(super) fn rest(&self) -> &[u8] {
         if self.is_whole { b"" } else { &self.line }
     }
@@ -72,7 +73,7 @@ pub(super) type Lines = LineReader<BufReader<File>>;
 /// See the module.
 pub(super) struct LogFiles {
     path: PathBuf,
-    /// What is read.
+    /// What is read, by its name when it was opened.
     name: PathBuf,
     lines: Lines,
     /// How often in a row the file was found to be renamed by another program.
@@ -114,14 +115,17 @@ impl LogFiles {
         }
         let rotated = rotated_files(&self.path)?;
         let next = match rotated.iter().position(|file| is_own(&file.path)) {
-            Some(place) => rotated.get(place + 1).map_or(&self.path, |file| &file.path),
+            Some(place) => rotated.get(place + 1),
+            // The server removed it to make room while it was read. Names sort by time.
+            None if self.name != self.path => rotated.iter().find(|file| file.path > self.name),
             // Another program renamed it. The server goes on writing to it until it notices.
             None if self.renamed < RENAMED => {
                 self.renamed += 1;
                 return Ok(None);
             }
-            None => &self.path,
+            None => None,
         };
+        let next = next.map_or(&self.path, |file| &file.path);
         let lines = match open(next) {
             Ok(lines) => lines,
             // Between the two steps of a rotation.
@@ -170,6 +174,24 @@ mod tests {
         file.write_all(b"\nfour\n").unwrap();
         let found = all(&mut lines);
         assert_eq!((found.len(), found[0].len(), found[1].as_str()), (2, MAX_LINE, "four"));
+    }
+
+    #[test]
+    fn a_file_that_is_removed_while_it_is_read_hides_none_of_the_others() {
+        let home = TempDir::new().unwrap();
+        let path = home.path().join("log");
+        let stamped =
+            |second: u32| home.path().join(format!("log.20270103T1405{second:02}.000000Z"));
+        fs::write(stamped(1), "1\n").unwrap();
+        fs::write(stamped(2), "2\n").unwrap();
+        fs::write(&path, "3\n").unwrap();
+        let mut files = LogFiles::open(&path).unwrap();
+        fs::remove_file(stamped(1)).unwrap();
+        let mut found = all(files.lines());
+        while files.advance().unwrap().is_some() {
+            found.extend(all(files.lines()));
+        }
+        assert_eq!(found, ["1", "2", "3"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which lines of a decision log are wanted, and how they are shown.
+//! Which lines of a decision log are selected, and how they are shown.
 
 use std::net::IpAddr;
 
@@ -81,7 +81,7 @@ fn range(text: &str) -> Result<IpNet, String> {
     })
 }
 
-/// A line, as far as it is filtered by and shown.
+/// The fields of a line that filters and rows need.
 #[derive(Debug, Deserialize)]
 pub(super) struct LogLine {
     event: String,
@@ -112,7 +112,8 @@ pub(super) struct LogLine {
 }
 
 impl FilterArgs {
-    /// Whether a line is wanted. One about dropped records is where nothing is asked that they are not known to be.
+    /// Whether a line matches. A line about dropped records has a time and perhaps an account, and matches no filter by
+    /// anything else.
     pub(super) fn matches(&self, line: &LogLine) -> bool {
         let is = |wanted: &Option<String>, found: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == found)

@@ -4,7 +4,7 @@ mod files;
 mod filter;
 
 use std::collections::VecDeque;
-use std::io::{self, BufWriter, Stdout, Write as _};
+use std::io::{self, BufRead, BufWriter, Stdout, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::failure::Failure;
 use super::output::{clean, note};
 use crate::config::client::{DecisionFileArgs, Format, OutputArgs};
 
-/// How often a file is looked at that is followed.
+/// How often a followed file is checked for new lines.
 const POLL: Duration = Duration::from_millis(200);
 /// Unreadable lines that are named.
 const NAMED: u64 = 5;
 
-/// What `decisions` takes.
+/// The arguments of `decisions`.
 #[derive(Debug, Args)]
 pub struct DecisionsArgs {
     #[command(flatten)]
@@ -43,16 +43,17 @@ pub(super) async fn run(args: &DecisionsArgs) -> Result<(), Failure> {
     let mut printer = Printer::new(args);
     if path == Path::new("-") {
         let mut lines = LineReader::new(io::stdin().lock());
-        printer.read(&mut lines, "standard input").map_err(|error| unreadable(path, &error))?;
+        printer.read(&mut lines, "standard input")?;
         printer.read_rest(&mut lines, "standard input")?;
         return printer.finish();
     }
-    let mut files = LogFiles::open(path).map_err(|error| unreadable(path, &error))?;
+    let log = path.display().to_string();
+    let mut files = LogFiles::open(path).map_err(|error| unreadable(&log, &error))?;
     loop {
         let name = files.name();
-        printer.read(files.lines(), &name).map_err(|error| unreadable(path, &error))?;
-        if let Some(mut former) = files.advance().map_err(|error| unreadable(path, &error))? {
-            printer.read(&mut former, &name).map_err(|error| unreadable(path, &error))?;
+        printer.read(files.lines(), &name)?;
+        if let Some(mut former) = files.advance().map_err(|error| unreadable(&log, &error))? {
+            printer.read(&mut former, &name)?;
             // A killed process left a part of a line at its end.
             printer.read_rest(&mut former, &name)?;
             continue;
@@ -66,15 +67,15 @@ pub(super) async fn run(args: &DecisionsArgs) -> Result<(), Failure> {
     }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::Usage(format!("cannot read {}: {error}", path.display()))
+fn unreadable(name: &str, error: &io::Error) -> Failure {
+    Failure::Usage(format!("cannot read {name}: {error}"))
 }
 
 /// Prints the lines that match.
 struct Printer<'a> {
     args: &'a DecisionsArgs,
     out: BufWriter<Stdout>,
-    /// The last ones, where they have a limit and may not be printed yet.
+    /// The last matching lines, where a limit is set: more may follow, so they are not printed yet.
     kept: VecDeque<String>,
     limit: Option<usize>,
     has_header: bool,
@@ -96,24 +97,19 @@ impl<'a> Printer<'a> {
     }
 
     /// Takes the whole lines of a file.
-    fn read(&mut self, lines: &mut LineReader<impl io::BufRead>, name: &str) -> io::Result<()> {
-        while let Some(line) = lines.next()? {
+    fn read(&mut self, lines: &mut LineReader<impl BufRead>, name: &str) -> Result<(), Failure> {
+        while let Some(line) = lines.next().map_err(|error| unreadable(name, &error))? {
             let line = String::from_utf8_lossy(line).into_owned();
             let number = lines.number();
-            self.take(&line, name, number)
-                // The caller would name the file for it.
-                .map_err(|failure| match failure {
-                    Failure::Output(error) => error,
-                    _ => io::ErrorKind::Other.into(),
-                })?;
+            self.take(&line, name, number)?;
         }
         Ok(())
     }
 
-    /// Takes what stands behind the last line end of a file.
+    /// Takes what follows the last line end of a file.
     fn read_rest(
         &mut self,
-        lines: &mut LineReader<impl io::BufRead>,
+        lines: &mut LineReader<impl BufRead>,
         name: &str,
     ) -> Result<(), Failure> {
         let number = lines.number() + 1;

@@ -9,8 +9,8 @@ use crate::policy::text::in_quotes;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Decision log")]
 pub struct DecisionLogArgs {
-    /// File that decisions are logged to, a JSON object a line, or - for standard output. Its directory must exist.
-    /// Without it, nothing is logged
+    /// File that decisions are logged to, one JSON object per line, or - for standard output. Its directory must exist.
+    /// Without it, no decision is logged
     #[arg(long, env = "PORTCULLIS_DECISION_LOG", hide_env_values = true, value_name = "FILE")]
     decision_log: Option<PathBuf>,
     /// Share of the tokens whose allowed requests are logged, as a number such as 0.05: 0 for none, 1 for all. Denied

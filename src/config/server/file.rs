@@ -1,4 +1,5 @@
-//! The configuration file: TOML with the names of the flags. A flag wins over its variable, and a variable over the file.
+//! The configuration file: TOML with the names of the flags. A flag wins over its variable, and a variable over the
+//! file.
 //!
 //! Must stay true: every key is a setting, and no secret stands in the file, which more people may read than a file for
 //! one secret. Rule 7.9 of docs/policy.md.
@@ -13,6 +14,7 @@ use toml::Value;
 use super::errors::InvalidSettings;
 use super::store::has_password;
 use super::{MigrateArgs, ServeArgs};
+use crate::config::nearest;
 
 /// The most that is read of the file, in bytes.
 const MAX_SIZE: u64 = 1 << 20;
@@ -40,7 +42,7 @@ pub struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
-/// What stands in a configuration file.
+/// The content of a configuration file.
 #[derive(Debug, Default)]
 pub struct ConfigFile {
     /// The values of flags, by their names.
@@ -115,7 +117,8 @@ impl ConfigFile {
         let Some(arg) = flags().find(|arg| arg.get_long() == Some(key)) else {
             let names = flags().filter_map(clap::Arg::get_long);
             let others = SECRET_FILES.iter().map(|(file, _)| *file);
-            return Err(match nearest(names.chain(others), key) {
+            let folded = key.to_ascii_lowercase().replace('_', "-");
+            return Err(match nearest(names.chain(others), &folded, folded.len()) {
                 Some(meant) => format!("{key} is not a setting; did you mean {meant}?"),
                 None => format!(
                     "{key} is not a setting: names are those of the flags, without dashes before them"
@@ -167,7 +170,7 @@ impl ConfigFile {
 }
 
 impl ServeArgs {
-    /// Takes what no flag is for from `file`.
+    /// Takes the settings without a flag from `file`.
     pub fn take_file(&mut self, file: &ConfigFile) {
         self.operator_credential_file = file.path("operator-credential-file");
         self.mail.smtp_url_file = file.path("smtp-url-file");
@@ -176,7 +179,7 @@ impl ServeArgs {
 }
 
 impl MigrateArgs {
-    /// Takes what no flag is for from `file`.
+    /// Takes the settings without a flag from `file`.
     pub fn take_file(&mut self, file: &ConfigFile) {
         take_store(&mut self.store, file);
     }
@@ -185,17 +188,6 @@ impl MigrateArgs {
 fn take_store(store: &mut super::StoreArgs, file: &ConfigFile) {
     store.configured_url = file.others.get(DATABASE_URL).cloned();
     store.configured_url_file = file.path("database-url-file");
-}
-
-/// The name that differs least from `key`, unless even that one differs in more than a third of it.
-fn nearest<'a>(names: impl Iterator<Item = &'a str>, key: &str) -> Option<&'a str> {
-    let bound = key.len().div_ceil(3);
-    let key = key.to_ascii_lowercase().replace('_', "-");
-    names
-        .map(|name| (strsim::damerau_levenshtein(name, &key), name))
-        .filter(|(distance, _)| *distance <= bound)
-        .min()
-        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

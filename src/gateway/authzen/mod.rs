@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future;
 use http::header::GetAll;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
@@ -23,8 +23,8 @@ use super::answer::{self, Answer, Origin, UNDECIDED};
 use super::body::BodyError;
 use super::caller::{CallerError, Presented};
 use super::{
-    DEADLINE, HttpAnswer, Interface, Interfaces, JSON, PeerIdentity, REQUEST_ID, Unidentified,
-    in_time, json_answer, problem, undecided,
+    DEADLINE, HttpAnswer, Interface, Interfaces, JSON, PeerIdentity, Unidentified, in_time,
+    json_answer, problem, undecided,
 };
 use crate::clock::Stopwatch;
 use crate::net::Permit;
@@ -38,6 +38,7 @@ pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request that was read, and the caller who may have it answered.
 struct Received {

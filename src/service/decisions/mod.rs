@@ -292,9 +292,7 @@ impl DecisionContext<'_> {
             None => (Presented::Malformed, false),
             Some(secret) if !self.services.verify_tag(&secret) => (Presented::Unknown, true),
             // What was made here is no imported secret, whatever digests were imported: so no import brings back a
-            // token that was purged. Rule 10.7 of docs/policy.md.
-            //
-            // Another secret of a known token.
+            // token that was purged. Rule 10.7 of docs/policy.md. Here it is another secret of a known token.
             Some(_) if near.is_some() => return Some((Presented::Unknown, None)),
             Some(secret) => {
                 // `None`: it is not there, or the cache is just being put in order.

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - Writers lock the rows of the tokens first, in one order, as those that record uses do: two replicas never wait for
-//!   each other in a circle, and the bounds of a token hold for all writers. What purges locks no token and passes over
-//!   rows that another has locked.
+//!   each other in a circle, and the bounds of a token hold for all writers. A purge locks no token, and passes over
+//!   rows that another transaction has locked.
 //! - Nothing here takes the head row: no change waits for it.
 
 use std::collections::{BTreeMap, HashSet};
@@ -328,8 +328,8 @@ pub(super) async fn purge(store: &Handle, before: Timestamp, limit: u32) -> Resu
     Ok(purged)
 }
 
-/// Deletes at most `limit` rows of a table, the oldest first, whose `time` is before `before`. How many. Those that another
-/// has locked, and may just have seen again, are passed over.
+/// Deletes at most `limit` rows of a table, the oldest first, whose `time` is before `before`. How many. Rows that
+/// another transaction has locked, and may be about to update, are passed over.
 pub(super) async fn purge_rows(
     store: &Handle,
     table: &'static str,
@@ -360,8 +360,8 @@ const ERASE: [&str; 3] = [
     "DELETE FROM whitelist_match WHERE token_id IN (",
 ];
 
-/// Erases what was seen of these tokens, which are locked, at most `IDS_AT_ONCE`. Where they are deleted, or of a closed
-/// account, no replica brings anything back. Rule 12.4 of docs/policy.md.
+/// Erases what was seen of these tokens, which are locked, at most `IDS_AT_ONCE`. Where they are deleted, or of a
+/// closed account, no replica brings anything back. Rule 12.4 of docs/policy.md.
 pub(super) async fn erase(connection: &mut Connection, ids: &[TokenId]) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -381,8 +381,8 @@ const SELECT_TOKENS: &str = "\
 /// At most a row for each hour of a week.
 const ERASE_REST: &str = "DELETE FROM denial_rest WHERE account_id = $1";
 
-/// Erases what was seen of a page of an account's tokens. For a closed account it is called after their deletion, so that no
-/// replica brings anything back. Rule 12.4 of docs/policy.md.
+/// Erases what was seen of a page of an account's tokens. For a closed account it is called after their deletion, so that
+/// no replica brings anything back. Rule 12.4 of docs/policy.md.
 pub(super) async fn erase_of_account(
     store: &Handle,
     account: AccountId,

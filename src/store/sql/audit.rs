@@ -1,7 +1,8 @@
-//! What is read of the record: audit events and their chain, change records and the head; and what is done to old events.
+//! Reads the record: audit events and their chain, change records and the head; seals and prunes old events.
 //!
-//! Must stay true: the chain of the head row moves only with that row locked, from each event to the one of the next
-//! position; an event without a hash is followed by none with one, until it is sealed.
+//! # Invariants
+//! - The chain of the head row moves only with that row locked, from each event to the one of the next position.
+//! - No event after one without a hash has a hash, until that one is sealed.
 
 use serde_json::json;
 use sqlx::FromRow;
@@ -73,8 +74,8 @@ pub(super) async fn events(
     if let Some(id) = filter.pending_action_id {
         query.push(" AND pending_action_id = ").push_bind(id.0);
     }
-    if let Some(behind) = filter.behind {
-        query.push(" AND position > ").push_bind(behind);
+    if let Some(after) = filter.after {
+        query.push(" AND position > ").push_bind(after);
     }
     let (compared, order) = if filter.oldest_first { (" > ", "ASC") } else { (" < ", "DESC") };
     if let Some(after) = page.after {
@@ -225,15 +226,15 @@ pub(super) async fn seal(store: &Handle, limit: u32) -> Result<u32> {
     Ok(u32::try_from(sealed.len()).unwrap_or(limit))
 }
 
-async fn oldest(connection: &mut Connection, behind: i64, limit: u32) -> Result<Vec<AuditEvent>> {
+async fn oldest(connection: &mut Connection, after: i64, limit: u32) -> Result<Vec<AuditEvent>> {
     let mut query = QueryBuilder::new(SELECT);
-    query.push(" AND position > ").push_bind(behind);
+    query.push(" AND position > ").push_bind(after);
     query.push(" ORDER BY position LIMIT ").push_bind(i64::from(limit));
     let rows: Vec<EventRow> = query.build_query_as().fetch_all(connection).await?;
     rows.into_iter().map(event).collect()
 }
 
-/// In the order of the record. Nothing from the first event on that is younger or has no hash.
+/// In the order of the record: removal ends before the first event that is too young or has no hash.
 const SELECT_OLDEST: &str = "\
     SELECT position, time, action, hash FROM audit_event ORDER BY position LIMIT $1";
 
@@ -295,6 +296,8 @@ async fn prunable(
         // Else each removal would leave something to remove.
         worth |= action != AuditAction::AuditPrune.as_str();
     }
+    // A full page of records of removals becomes one of them, or they would keep all that is after them.
+    worth |= count > 1 && count == limit;
     Ok(last.filter(|_| worth).map(|last| (last, count)))
 }
 

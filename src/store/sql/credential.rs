@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::change::{Record, WriteTx};
-use super::{Connection, Db, Handle, QueryBuilder, account, client_source, decode};
+use super::{Connection, Db, Handle, QueryBuilder, account, bulk, client_source, decode};
 use crate::model::{
     AuditAction, Context, Credential, CredentialRefusal, CredentialUpdate, CredentialUpdateRefusal,
     Invalidation, LastOperatorCredential, Page, Role, SettingsCredential,
@@ -153,16 +153,6 @@ async fn certificate_in_use(
     Ok(None)
 }
 
-const TOKENS_WITH: &str = "\
-    SELECT count(*) FROM (SELECT digest FROM token UNION ALL SELECT digest FROM retired_digest) d \
-    WHERE digest = $1";
-
-/// Whether a token has, or had, this secret.
-async fn is_of_token(connection: &mut Connection, digest: &Digest) -> Result<bool> {
-    let tokens = sqlx::query_scalar::<Db, i64>(TOKENS_WITH).bind(&digest[..]);
-    Ok(tokens.fetch_one(connection).await? > 0)
-}
-
 /// Rule 8.6 of docs/policy.md.
 pub(super) async fn set_of_settings(
     store: &Handle,
@@ -187,7 +177,10 @@ pub(super) async fn set_of_settings(
     let refused = match (&known, wanted) {
         (Some(known), _) if known.role != Role::Operator => Some(SettingsCredential::InUse),
         (Some(known), _) if ended(known) => Some(SettingsCredential::Ended),
-        (None, Some((_, digest))) if is_of_token(&mut change.tx, digest).await? => {
+        // It is no credential's, so what has it is or was a token.
+        (None, Some((_, digest)))
+            if !bulk::held_digests(&mut change.tx, &[*digest]).await?.is_empty() =>
+        {
             Some(SettingsCredential::InUse)
         }
         _ => None,

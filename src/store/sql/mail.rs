@@ -133,7 +133,7 @@ pub(super) async fn queue(
     Ok(())
 }
 
-/// Withdraws those of the mails that wait for which the condition is true.
+/// Withdraws the waiting mails for which the condition is true.
 macro_rules! withdraw {
     ($condition:literal) => {
         concat!(
@@ -229,8 +229,8 @@ const IS_TRUE: &str = "\
     (kind <> 'expiry_notice' OR EXISTS (SELECT 1 FROM token t WHERE t.token_id = mail.token_id \
         AND t.delete_time IS NULL AND t.expire_time = mail.expire_time AND t.expire_time > ";
 
-/// Takes mails that are to be sent now, none of a closed account (docs/policy.md, rule 11.76); nobody else gets them for
-/// so long. Those that failed for a reason of their own come last, and so hold up no others.
+/// Takes mails that are to be sent now, none of a closed account (docs/policy.md, rule 11.76); no other sender gets
+/// them for so long. Those that failed for a reason of their own come last, and so hold up no others.
 pub(super) async fn claim(
     store: &Handle,
     now: Timestamp,
@@ -301,7 +301,7 @@ const ACCEPT: &str = "\
     UPDATE mail SET state = 'accepted', accept_time = $2, answer = $3, fail_time = NULL, failure = NULL \
     WHERE mail_id = $1 AND state <> 'accepted'";
 
-/// As the table has it.
+/// In characters, as the table's constraint allows.
 const LONGEST_ANSWER: usize = 400;
 
 const SELECT_ACTION: &str =
@@ -352,9 +352,12 @@ pub(super) async fn accepted(
     Ok(Some(action.token_id))
 }
 
+/// The newest ones, where they are too many: those of the admins at that time are among them.
 const SELECT_NOTICES: &str = "\
-    SELECT mail_id, recipient, state, create_time, accept_time, answer FROM mail \
-    WHERE pending_action_id = $1 AND kind = 'notice' ORDER BY mail_id LIMIT 1000";
+    SELECT mail_id, recipient, state, create_time, accept_time, answer FROM ( \
+        SELECT mail_id, recipient, state, create_time, accept_time, answer FROM mail \
+        WHERE pending_action_id = $1 AND kind = 'notice' ORDER BY mail_id DESC LIMIT 1000 \
+    ) newest ORDER BY mail_id";
 
 /// A notice of an action, for evidence.
 #[derive(sqlx::FromRow)]
@@ -367,7 +370,7 @@ pub(super) struct NoticeRow {
     pub(super) answer: Option<String>,
 }
 
-/// The notices of an action, also of those who are no admins any more.
+/// The notices of an action, also those to former admins.
 pub(super) async fn notices(
     connection: &mut Connection,
     id: PendingActionId,

@@ -1,4 +1,4 @@
-//! What the audit record keeps of what an action was carried out on.
+//! What the audit record keeps of the basis on which an action was carried out.
 
 use portcullis::model::{AuditFilter, CarriedOut};
 use portcullis::policy::token::TokenKind;
@@ -13,7 +13,7 @@ on_both!(
     the_events_of_an_action_are_found_by_its_id,
 );
 
-/// The events of an action, the oldest first, and what the last of them has as evidence.
+/// The actions of the listed events, the oldest first, and the evidence in the last of them.
 async fn evidence(s: &Stage, filter: AuditFilter) -> (Vec<String>, Value) {
     let filter = AuditFilter { oldest_first: true, ..filter };
     let events = s.store.audit_events(&filter, all()).await.unwrap();
@@ -30,7 +30,7 @@ async fn a_deletion_records_what_it_was_based_on(f: Fixture) {
     let id = s.token(TokenKind::ReadOnly, &[]).await;
     s.record(id, READ, 2).await;
     let action = s.noticed(id, 40).await;
-    // One who is no admin any more was notified all the same.
+    // A former admin was notified, too.
     s.set_admins(&["adam@acme.test"], 41).await;
     s.deliver(41).await;
     assert_eq!(s.carry_out(action.id, 47).await, CarriedOut::Done);
@@ -100,8 +100,7 @@ async fn the_events_of_an_action_are_found_by_its_id(f: Fixture) {
     assert_eq!(names, ["lifecycle.announce", "lifecycle.noticed", "lifecycle.cancel"]);
 
     // Those of before the chain are found once they are sealed.
-    s.f.execute("UPDATE audit_event SET hash = NULL, pending_action_id = NULL", &[]).await.unwrap();
-    s.f.execute("UPDATE head SET chain_position = 0, chain_hash = NULL", &[]).await.unwrap();
+    s.f.forget_hashes().await;
     while s.store.seal_audit_events(3).await.unwrap() > 0 {}
     assert_eq!(list(action.id).await, expected);
     assert_eq!(s.store.audit_events(&of, all()).await.unwrap(), events);

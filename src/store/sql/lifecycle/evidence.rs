@@ -1,5 +1,5 @@
-//! What an action was carried out on, for the audit record: so that its evidence outlives the token, its mails and the
-//! settings (docs/audit.md).
+//! What an action was based on when it was carried out, for the audit record: so that its evidence outlives the token,
+//! its mails and the settings (docs/audit.md).
 
 use std::cmp::Reverse;
 
@@ -19,7 +19,7 @@ use crate::store::Result;
 /// The most uses that are listed, and the most notices. An account has at most 50 admins, whose notices come first.
 const LISTED: usize = 100;
 
-/// What `action` is about to be carried out on, as a JSON object; read before it is.
+/// What the carrying out of `action` is based on, as a JSON object; read before anything is changed by it.
 pub(super) async fn basis(
     connection: &mut Connection,
     locked: &LockedToken,
@@ -29,7 +29,7 @@ pub(super) async fn basis(
     catalog: &Catalog,
 ) -> Result<Value> {
     let mut notices = mail::notices(connection, action.id).await?;
-    // Stable: in the order of their making within both groups.
+    // Stable: within both groups in the order in which they were queued.
     notices.sort_by_key(|notice| !admins.contains(&notice.recipient));
     let uses = &locked.usage_state.uses;
     let scopes = action.taken.iter().filter_map(|&id| Some((uses.of(id)?, catalog.by_id(id)?)));
