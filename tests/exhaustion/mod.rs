@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame as BodyFrame};
@@ -310,16 +310,27 @@ async fn idle_connections_of_ones_own_address_give_way() {
         (0..1_000).filter_map(|_| Wire::connect(address, 1).ok()).collect::<Vec<_>>()
     })
     .await;
-    let reach = async || {
-        let client = Client::try_connect(address, server.operator()).await.ok()?;
-        client.catalog().get_catalog(GetCatalogRequest {}).await.ok()
+    // With a deadline for each attempt, as clients have: the reset of a refused connection may get lost, and then
+    // nothing ends the wait for an answer.
+    let reach = async || -> Result<(), String> {
+        let attempt = async {
+            let client = Client::try_connect(address, server.operator()).await;
+            let client = client.map_err(|error| format!("{error:?}"))?;
+            let catalog = client.catalog().get_catalog(GetCatalogRequest {}).await;
+            catalog.map(drop).map_err(|status| format!("{status:?}"))
+        };
+        let attempt = tokio::time::timeout(Duration::from_secs(5), attempt).await;
+        attempt.unwrap_or_else(|_| Err("no answer within 5 seconds".into()))
     };
     // Once they are older than 2 seconds.
-    let patience =
-        tokio::time::timeout(Duration::from_secs(30), async { while reach().await.is_none() {} });
-    patience.await.expect("a place");
-    for _ in 0..50 {
-        reach().await.expect("each new connection gets a place");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = reach().await {
+        assert!(Instant::now() < deadline, "no place beside {} connections: {error}", held.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for number in 0..50 {
+        let reached = reach().await;
+        reached.unwrap_or_else(|error| panic!("connection {number} got no place: {error}"));
     }
     client.account().await;
     drop(held);
