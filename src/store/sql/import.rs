@@ -64,6 +64,11 @@ pub(super) async fn import(
     items: &[ImportItem],
     dry_run: bool,
 ) -> Result<Result<Vec<ImportOutcome>, AccountRefusal>> {
+    // Before the head row is taken: changes wait for each other there.
+    let prepared = items.iter().map(|item| {
+        item.new.as_ref().map(|new| PreparedToken::new(new, ctx.now, catalog)).transpose()
+    });
+    let prepared: Vec<Option<PreparedToken<'_>>> = prepared.collect::<Result<_>>()?;
     let mut change = WriteTx::begin(store, ctx).await?;
     change.must_be_in_force(catalog)?;
     if let Err(refused) = account::admit(&mut change.tx, ctx, account_id).await? {
@@ -84,16 +89,24 @@ pub(super) async fn import(
         false => pending::of_listed(&mut change.tx, &held).await?,
     };
 
-    let mut outcomes = Vec::with_capacity(items.len());
+    let mut outcomes: Vec<ImportOutcome> = Vec::with_capacity(items.len());
     let mut rows = Vec::with_capacity(items.len());
-    // What a digest leads to where the call has it again: what was refused must not pass for new then.
-    let mut repeated: HashMap<Digest, ImportOutcome> = HashMap::with_capacity(items.len());
-    for item in items {
-        if let Some(outcome) = repeated.get(&item.digest) {
-            outcomes.push(outcome.clone());
-            continue;
+    // The place of the last item so far with each digest: what was refused must not pass for new then.
+    let mut places: HashMap<Digest, usize> = HashMap::with_capacity(items.len());
+    for (item, prepared) in items.iter().zip(prepared) {
+        let before = places.insert(item.digest, outcomes.len()).map(|place| &outcomes[place]);
+        match before {
+            Some(ImportOutcome::Imported(token) | ImportOutcome::AlreadyExisted(token)) => {
+                outcomes.push(ImportOutcome::AlreadyExisted(token.clone()));
+                continue;
+            }
+            Some(&ImportOutcome::Refused(refused)) => {
+                outcomes.push(ImportOutcome::Refused(refused));
+                continue;
+            }
+            Some(ImportOutcome::NotFound) | None => {}
         }
-        let outcome = match holders.remove(&item.digest) {
+        outcomes.push(match holders.remove(&item.digest) {
             Some(Holder::Own(row)) => {
                 let actions = pending.remove(&row.id()).unwrap_or_default();
                 let token = row.into_token(actions)?;
@@ -104,24 +117,14 @@ pub(super) async fn import(
             }
             Some(Holder::Retired(refused)) => ImportOutcome::Refused(refused),
             Some(Holder::Other) => ImportOutcome::Refused(ImportRefused::InUse),
-            None => match &item.new {
+            None => match prepared {
                 None => ImportOutcome::NotFound,
-                Some(new) => {
-                    let (token, idle_since) = token(new, ctx.now, catalog)?;
-                    let whitelist = whitelist_text(&token.whitelist);
-                    rows.push(ImportRow { new, whitelist, idle_since: idle_since.map(|at| at.0) });
+                Some(PreparedToken { token, row }) => {
+                    rows.push(row);
                     ImportOutcome::Imported(token)
                 }
             },
-        };
-        let again = match &outcome {
-            ImportOutcome::Imported(token) => Some(ImportOutcome::AlreadyExisted(token.clone())),
-            ImportOutcome::AlreadyExisted(_) | ImportOutcome::Refused(_) => Some(outcome.clone()),
-            // Another item with the digest may be valid.
-            ImportOutcome::NotFound => None,
-        };
-        repeated.extend(again.map(|again| (item.digest, again)));
-        outcomes.push(outcome);
+        });
     }
     if dry_run {
         change.undo().await;
@@ -148,16 +151,26 @@ pub(super) async fn import(
     Ok(Ok(outcomes))
 }
 
-/// The token that `new` becomes, and since when it is idle.
-fn token(new: &NewImport, now: Timestamp, catalog: &Catalog) -> Result<(Token, Option<Timestamp>)> {
-    let NewImport { token: new, created, last_use } = new;
-    let uses = Uses { last: *last_use, ..Uses::default() };
-    // Rule 10.4 of docs/policy.md: all clocks but that of the deletion start now.
-    let token = Token { created: *created, imported: Some(now), uses, ..new.token(now) };
-    check_whitelist(&token, catalog)?;
-    let (grant, uses) = (token.grant(), token.uses.clone());
-    let state = UsageState { grant, created: now, uses, announced: Vec::new() };
-    Ok((token, lifecycle::idle_since(&state)))
+/// A token as it will be, with its row.
+struct PreparedToken<'n> {
+    token: Token,
+    row: ImportRow<'n>,
+}
+
+impl<'n> PreparedToken<'n> {
+    fn new(new: &'n NewImport, now: Timestamp, catalog: &Catalog) -> Result<Self> {
+        let NewImport { token: imported, created, last_use } = new;
+        let uses = Uses { last: *last_use, ..Uses::default() };
+        // Rule 10.4 of docs/policy.md: all clocks but that of the deletion start now.
+        let imported = imported.token(now);
+        let token = Token { created: *created, imported: Some(now), uses, ..imported };
+        check_whitelist(&token, catalog)?;
+        let (grant, uses) = (token.grant(), token.uses.clone());
+        let state = UsageState { grant, created: now, uses, announced: Vec::new() };
+        let idle_since = lifecycle::idle_since(&state).map(|at| at.0);
+        let row = ImportRow { new, whitelist: whitelist_text(&token.whitelist), idle_since };
+        Ok(Self { token, row })
+    }
 }
 
 /// Why a token that has ended can't be imported again; `None` for one that has not.
