@@ -6,6 +6,7 @@
 use std::array;
 
 use super::arguments::Memo;
+use super::imported::imported_key;
 use super::{AuthorizeInput, DecisionContext, MAX_BATCH, peek_id};
 use crate::cache::CachedToken;
 use crate::policy::decide::Decision;
@@ -116,10 +117,11 @@ impl<'c> Batch<'c> {
         found: &mut [Option<(&'c CachedToken, Digest)>; GROUP],
     ) {
         let (tokens, guard) = (&self.context.services.cache.tokens, &self.context.guard);
+        let ring = self.context.services.cache.keys();
         let keys: [Option<(Digest, u64)>; GROUP] = array::from_fn(|place| {
             let input = inputs.get(place)?.as_ref().ok().filter(|_| claimed[place].is_none())?;
             // The string as it is: one behind a prefix is found without a prefetch.
-            let key = self.context.services.imported_keys(input.presented).first().copied();
+            let key = imported_key(&ring, input.presented);
             key.inspect(|&(_, half)| tokens.prefetch_imported_bucket(half))
         });
         for &(_, half) in keys.iter().flatten() {

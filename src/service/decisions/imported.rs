@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{DecisionContext, Services};
 use crate::cache::{CachedToken, Lookup, Membership, TokenKey};
-use crate::secret::{self, Digest};
+use crate::secret::{self, Digest, KeyRing};
 
 /// The longest string that is looked up as an imported secret, in bytes: so that a digest costs no more than a
 /// decision. Rule 10.7 of docs/policy.md.
@@ -19,21 +19,24 @@ pub const MAX_IMPORTED_SECRET: usize = 4_096;
 /// What a presented string may have been imported as: its digest, and the random half of the token's id.
 pub(in crate::service) type ImportedKeys = SmallVec<[(Digest, u64); 2]>;
 
+/// What `text` may have been imported as; `None` where it can't be an imported secret.
+pub(super) fn imported_key(ring: &KeyRing, text: &[u8]) -> Option<(Digest, u64)> {
+    (1..=MAX_IMPORTED_SECRET).contains(&text.len()).then(|| {
+        let digest = secret::digest(text);
+        (digest, ring.imported_half(&digest))
+    })
+}
+
 impl Services {
     /// What `presented` may have been imported as: the string as it is, and without a `secret-token:` prefix.
     pub(in crate::service) fn imported_keys(&self, presented: &[u8]) -> ImportedKeys {
-        let mut keys = ImportedKeys::new();
         if presented.len() > MAX_IMPORTED_SECRET || self.cache.imports.is_empty() {
-            return keys;
+            return ImportedKeys::new();
         }
         let ring = self.cache.keys();
         let unmarked = secret::without_mark(presented);
         let candidates = [Some(presented), (unmarked.len() < presented.len()).then_some(unmarked)];
-        for candidate in candidates.into_iter().flatten().filter(|text| !text.is_empty()) {
-            let digest = secret::digest(candidate);
-            keys.push((digest, ring.imported_half(&digest)));
-        }
-        keys
+        candidates.into_iter().flatten().filter_map(|text| imported_key(&ring, text)).collect()
     }
 }
 
