@@ -355,7 +355,14 @@ fn scope_uses(uses: &Uses, in_force: &ActiveCatalog) -> Vec<pb::ScopeUse> {
     used
 }
 
-pub(super) fn token(
+pub(super) fn token(token: Token, in_force: &ActiveCatalog, outlook: &LifecycleView) -> pb::Token {
+    let granted = granted(&token, in_force, outlook.calendar.now);
+    let granted_scopes = names(in_force, granted.map(|scope| scope.id));
+    pb::Token { granted_scopes, ..token_without_scopes(token, in_force, outlook) }
+}
+
+/// Without its `granted_scopes`, which are most of a token.
+fn token_without_scopes(
     mut token: Token,
     in_force: &ActiveCatalog,
     outlook: &LifecycleView,
@@ -373,10 +380,7 @@ pub(super) fn token(
         account_id: token.account_id.to_string(),
         kind: kind(token.kind).into(),
         state: state.into(),
-        granted_scopes: names(
-            in_force,
-            granted(&token, in_force, calendar.now).map(|scope| scope.id),
-        ),
+        granted_scopes: Vec::new(),
         taken: taken(&token, in_force),
         whitelist: entries(token.whitelist.entries()),
         whitelist_version: token.whitelist_version,
@@ -487,12 +491,11 @@ pub(super) fn imported(
     let Imported { results, in_force, outlook, propagation: propagated } = imported;
     let result = |result: Result<ImportedToken>| match result {
         Ok(ImportedToken { token: imported, already_existed }) => {
-            let mut shown = token(imported, &in_force, &outlook);
+            // A thousand of them with all their scopes are more than clients take.
+            let mut shown = token_without_scopes(imported, &in_force, &outlook);
             if validate_only && !already_existed {
                 shown.token_id.clear();
             }
-            // A thousand of them with all their scopes are more than clients take.
-            shown.granted_scopes.clear();
             if already_existed {
                 shown.whitelist.clear();
             }
