@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
 use std::fs;
+use std::time::Duration;
 
 use crate::support::client::{Client, question};
 use crate::support::command::Shell;
@@ -83,7 +84,9 @@ fn a_file_of_tokens_is_imported_and_what_is_refused_is_named_by_its_line() {
     checked.tells(&["2501 would be imported, 0 already existed, 2 refused"]);
     assert!(!shell.run(&["token", "list"]).exits(0).printed().contains("t7"));
 
-    let imported = shell.run(&[&import[..], &[file]].concat()).exits(1);
+    let began = std::time::Instant::now();
+    let imported = shell.run(&[&import[..], &["--rate", "5000", file]].concat()).exits(1);
+    assert!(began.elapsed() >= Duration::from_millis(400), "three calls, 200 ms apart");
     let imported =
         imported.tells(&["line 1201: whitelist: ", "line 2001: ", "2 lines were refused"]);
     imported.tells(&["2501 imported, 0 already existed, 2 refused"]);
@@ -99,6 +102,7 @@ fn a_file_of_tokens_is_imported_and_what_is_refused_is_named_by_its_line() {
         serde_json::json!({ "imported": 0, "already_existed": 1, "refused": 0 })
     );
     shell.run(&[&import[..], &["absent.jsonl"]].concat()).exits(2).tells(&["can't be read"]);
+    shell.run(&[&import[..], &["--rate", "0", file]].concat()).exits(2).tells(&["--rate"]);
     let nobody = ["token", "import", "--account", "acc_1", "-"];
     shell.run_with(&nobody, &lines[0]).exits(1).tells(&["account_id"]);
 }

@@ -18,6 +18,7 @@ use prost::Message as _;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::json;
+use tokio::time::{Interval, MissedTickBehavior};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -49,6 +50,9 @@ pub(super) struct ImportArgs {
     /// Check everything, import nothing
     #[arg(long)]
     dry_run: bool,
+    /// Import at most so many tokens a second, so that it takes little from what else the processors do
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
     /// The file; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -100,10 +104,16 @@ struct Counts {
 /// Imports the tokens of a file.
 pub(super) async fn run(session: &Session, args: ImportArgs) -> Result<(), Failure> {
     let (input, length) = open(&args.file)?;
-    let mut reader = Reader { input, number: 0, read: 0, ended: false };
+    let reader = Reader { input, number: 0, read: 0, ended: false };
     let progress = Progress::new(length);
     let mut counts = Counts::default();
-    let batches = stream::iter(std::iter::from_fn(|| reader.batch().transpose()));
+    let pace = args.rate.map(pace);
+    let batches = stream::unfold((reader, pace), async |(mut reader, mut pace)| {
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
+        }
+        Some((reader.batch().transpose()?, (reader, pace)))
+    });
     let calls = batches
         .map(|batch| async {
             let batch = batch?;
@@ -133,6 +143,14 @@ pub(super) async fn run(session: &Session, args: ImportArgs) -> Result<(), Failu
         })),
         None => Ok(()),
     }
+}
+
+/// When calls may begin, so that no more than `rate` tokens are sent a second.
+fn pace(rate: u32) -> Interval {
+    let mut pace = tokio::time::interval(Duration::from_secs(MAX_TOKENS as u64) / rate);
+    // A call that took long is not caught up with.
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pace
 }
 
 fn open(file: &PathBuf) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
