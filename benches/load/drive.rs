@@ -30,8 +30,9 @@ pub struct Load {
 /// What came of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
-    /// Decisions a second.
+    /// Decisions a second, and for how long.
     pub rate: f64,
+    pub seconds: f64,
     /// Of one request, in microseconds.
     pub median: f64,
     pub p99: f64,
@@ -58,6 +59,7 @@ fn outcome((decisions, mut took): (u64, Vec<u32>), lasted: Duration, cpu: Durati
     };
     Outcome {
         rate: decisions as f64 / lasted.as_secs_f64(),
+        seconds: lasted.as_secs_f64(),
         median: at(0.5),
         p99: at(0.99),
         cpu: cpu.as_secs_f64() * 1e6 / decisions.max(1) as f64,
@@ -73,6 +75,9 @@ pub fn drive(address: SocketAddr, load: &Load) -> Result<(u64, Vec<u32>)> {
         for number in 0..load.connections {
             let mut load = load.clone();
             load.questions.seed = load.questions.seed.wrapping_add(number as u64 * 0x9e37_79b9) | 1;
+            // Each has its own part of those that are asked for once.
+            let part = load.questions.tokens.len() / load.connections * number;
+            load.questions.once = load.questions.once.map(|first| first + part);
             tasks.spawn(connection(address, load));
         }
         let mut all = (0, Vec::new());

@@ -26,6 +26,8 @@ mod fill;
 mod flush;
 mod h2load;
 mod hpack;
+mod import;
+mod imported;
 mod millions;
 #[path = "../../tests/support/postgres.rs"]
 #[allow(dead_code)]

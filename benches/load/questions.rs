@@ -33,11 +33,12 @@ pub struct Expected {
 }
 
 pub const ALLOWED: Expected = Expected { decision: 1, reason: 1, named: true };
+pub const MALFORMED: Expected = Expected { decision: 2, reason: 2, named: false };
 pub const UNKNOWN: Expected = Expected { decision: 2, reason: 3, named: false };
 pub const NOT_GRANTED: Expected = Expected { decision: 2, reason: 7, named: true };
 
 /// Of a secret with the prefix that the load has, and of a token's id.
-const SECRET: usize = 70;
+pub const SECRET: usize = 70;
 const ID: usize = 26;
 
 /// A token as it is presented, and the id that the answer must give: side by side in memory, so that

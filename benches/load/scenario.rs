@@ -9,10 +9,12 @@ use super::questions::{ALLOWED, Expected, NOT_GRANTED, Plan, Questions, Token, U
 use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
-use super::{MILLIONS, Stand, TOKENS, changes, flush, h2load, millions, replicas};
+use super::{
+    MILLIONS, Stand, TOKENS, changes, flush, h2load, import, imported, millions, replicas,
+};
 
 pub const CLIENT_IP: &str = "198.51.100.23";
-const READ: &str = "transactions.read";
+pub const READ: &str = "transactions.read";
 const GUARDED: &str = "cards.reveal";
 /// The constant answer's.
 const BARE_ID: &str = "tok_0000000000000000000000";
@@ -20,10 +22,10 @@ const BARE_ID: &str = "tok_0000000000000000000000";
 const ANSWER: usize = 2 + 2 + (2 + 8) + 2 * (2 + 26) + (2 + 17) + (2 + 15);
 const CONNECTIONS: usize = 8;
 pub const UNARY: Plan = Plan::Unary { under_way: 32 };
-const BATCH: Plan = Plan::Batch { under_way: 2, size: 100 };
+pub const BATCH: Plan = Plan::Batch { under_way: 2, size: 100 };
 const STREAM: Plan = Plan::Stream { under_way: 256 };
 /// Forged tokens a second beside the ordinary load.
-const FORGED: u64 = 20_000;
+pub const FORGED: u64 = 20_000;
 
 pub type Result<T> = std::result::Result<T, String>;
 
@@ -33,10 +35,13 @@ type Apart = fn(&Arc<Stand>, &mut Report) -> Result<()>;
 pub fn run(stand: &Arc<Stand>) -> Report {
     let mut report = Report::default();
     // Parts with stores of their own.
-    let apart: [(&str, Apart); 4] = [
+    let apart: [(&str, Apart); 7] = [
         ("flush", flush::measure),
         ("replicas", replicas::measure),
         ("changes", changes::measure),
+        ("import", import::measure),
+        ("beside-import", import::beside_decisions),
+        ("imported-memory", imported::memory),
         (MILLIONS, millions::measure),
     ];
     for (name, part) in apart {
@@ -62,6 +67,7 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
         ("latency", Scene::latency),
         ("misses", Scene::misses),
         ("forged", Scene::forged),
+        ("imported", imported::decisions),
         ("many", Scene::many),
     ];
     parts.retain(|(name, _)| stand.wants(name));
@@ -94,7 +100,7 @@ fn side_by_side(stand: &Arc<Stand>, report: &mut Report) {
     }
 }
 
-fn questions(
+pub fn questions(
     seeded: &Seeded,
     tokens: Arc<[Token]>,
     expected: Expected,
@@ -150,7 +156,7 @@ pub fn warmed(side: &Side, seeded: &Seeded) -> Result<Questions> {
 }
 
 /// Asks for `count` tokens from the `first` on, each once.
-fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
+pub fn warm(side: &Side, questions: &Questions, first: usize, count: usize) -> Result<Outcome> {
     const SIZE: usize = 500;
     let load = Load {
         questions: Questions { once: Some(first), ..questions.clone() },
@@ -177,13 +183,19 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    fn load(&self, plan: Plan) -> Load {
+    pub fn load(&self, plan: Plan) -> Load {
         load(self.stand, self.questions.clone(), plan)
     }
 
     /// The same for the other side.
     fn constant(&self, load: &Load) -> Load {
         Load { questions: self.other_questions.clone(), ..load.clone() }
+    }
+
+    /// Single calls beside the ordinary load, paced.
+    pub fn flood(&self) -> Load {
+        let load = self.load(Plan::Unary { under_way: 512 });
+        Load { connections: 4, rate: Some(FORGED), ..load }
     }
 
     /// As many turns as there are rounds.
@@ -311,12 +323,7 @@ impl Scene<'_> {
         let forged = questions(&self.seeded, forged, UNKNOWN, READ);
         let denied = questions(&self.seeded, read_only, NOT_GRANTED, GUARDED);
         let beside = |questions: &Questions| -> Result<(Outcome, Outcome)> {
-            let other = Load {
-                questions: questions.clone(),
-                connections: 4,
-                rate: Some(FORGED),
-                ..self.load(Plan::Unary { under_way: 512 })
-            };
+            let other = Load { questions: questions.clone(), ..self.flood() };
             std::thread::scope(|scope| {
                 let other = scope.spawn(|| drive::run(&self.ours, &other));
                 let ordinary = drive::run(&self.ours, &self.load(UNARY));
@@ -402,9 +409,9 @@ impl Scene<'_> {
 }
 
 /// How often facts of a token were read.
-const FACTS_READ: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
+pub const FACTS_READ: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-    AND query LIKE 'SELECT t.account_id, t.kind, t.digest%'";
+    AND query LIKE 'SELECT t.token_id, t.account_id, t.kind, t.digest%'";
 
 /// Each figure's median.
 pub fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
@@ -412,6 +419,7 @@ pub fn middle(outcomes: impl Iterator<Item = Outcome>) -> Outcome {
     let of = |figure: fn(&Outcome) -> f64| median(outcomes.iter().map(figure));
     Outcome {
         rate: of(|o| o.rate),
+        seconds: of(|o| o.seconds),
         median: of(|o| o.median),
         p99: of(|o| o.p99),
         cpu: of(|o| o.cpu),

@@ -16,10 +16,11 @@ use super::questions::Token;
 use super::side::Side;
 
 /// Of every token; the one that lets the load's address in is as long as the constant answer's.
-const WHITELIST: &str = "10.0.0.0/24,192.0.2.7,198.51.100.0/24,2001:db8::/32";
+pub const WHITELIST: &str = "10.0.0.0/24,192.0.2.7,198.51.100.0/24,2001:db8::/32";
 const ROWS_A_PART: usize = 20_000;
 
 /// What a load needs to know of a store.
+#[derive(Clone)]
 pub struct Seeded {
     /// Each second one is READ_ONLY, the others READ_WRITE.
     pub tokens: Arc<[Token]>,

@@ -12,6 +12,45 @@ use std::time::{Duration, Instant};
 /// How long a start may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Among the fields of a process behind its name: its parent; its own time for itself and in the kernel, and that of
+/// its children that ended.
+const PARENT: usize = 1;
+const USED: usize = 11;
+
+/// The fields of a process behind its name; `None` where there is none.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+fn ticks(fields: &[String]) -> Duration {
+    let ticks: u64 = fields.iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    // USER_HZ is 100 on every Linux that these run on.
+    Duration::from_millis(ticks * 10)
+}
+
+/// The process that started another one.
+pub fn parent_of(pid: u32) -> u32 {
+    stat(pid).expect("its stat")[PARENT].parse().expect("a process id")
+}
+
+/// The processor time that a process and its children have used, those that ended included.
+pub fn cpu_of_family(parent: u32) -> Duration {
+    let own = stat(parent).expect("its stat");
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let children = processes
+        .filter_map(|process| stat(process.file_name().to_str()?.parse().ok()?))
+        .filter(|child| child[PARENT] == parent.to_string())
+        .map(|child| ticks(&child[USED..USED + 2]));
+    ticks(&own[USED..USED + 4]) + children.sum::<Duration>()
+}
+
+/// The processor time of what this process started and has waited for.
+pub fn cpu_of_children() -> Duration {
+    ticks(&stat(std::process::id()).expect("its stat")[USED + 2..USED + 4])
+}
+
 /// A running server. Killed when dropped.
 pub struct Side {
     child: Child,
@@ -57,16 +96,7 @@ impl Side {
 
     /// The processor time that it has used.
     pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its stat");
-        let (_, fields) = stat.rsplit_once(')').expect("its name");
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().expect("ticks"))
-            .sum();
-        // USER_HZ is 100 on every Linux that these run on.
-        Duration::from_millis(ticks * 10)
+        ticks(&stat(self.pid()).expect("its stat")[USED..USED + 2])
     }
 
     /// Its memory, in bytes.
