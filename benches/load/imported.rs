@@ -153,7 +153,8 @@ fn strangers(scene: &Scene<'_>, mixed: &Mixed, report: &mut Report) -> Result<()
     }
     let read = (reads() - before.0, statements() - before.1);
     let ratio = median(turns.iter().map(|(looked, not)| looked.0.rate / not.0.rate));
-    let of = |side: fn(&((Outcome, Outcome), (Outcome, Outcome))) -> (Outcome, Outcome)| {
+    type Turn = ((Outcome, Outcome), (Outcome, Outcome));
+    let of = |side: fn(&Turn) -> (Outcome, Outcome)| {
         let ordinary = middle(turns.iter().map(|turn| side(turn).0));
         let flood = middle(turns.iter().map(|turn| side(turn).1));
         format!("{} beside {:.0} strings/s", said(&ordinary), flood.rate)
