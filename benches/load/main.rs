@@ -21,6 +21,7 @@ use std::time::Duration;
 
 mod changes;
 mod check;
+mod decision_log;
 mod drive;
 mod fill;
 mod flush;

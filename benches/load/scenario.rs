@@ -10,12 +10,13 @@ use super::report::{Report, Target, median};
 use super::seed::{Seeded, forge};
 use super::side::{Awake, Side};
 use super::{
-    MILLIONS, Stand, TOKENS, changes, flush, h2load, import, imported, millions, replicas,
+    MILLIONS, Stand, TOKENS, changes, decision_log, flush, h2load, import, imported, millions,
+    replicas,
 };
 
 pub const CLIENT_IP: &str = "198.51.100.23";
 pub const READ: &str = "transactions.read";
-const GUARDED: &str = "cards.reveal";
+pub const GUARDED: &str = "cards.reveal";
 /// The constant answer's.
 const BARE_ID: &str = "tok_0000000000000000000000";
 /// Of an allow: two numbers, the message, two ids, the scope and the entry, each with its heads.
@@ -35,13 +36,14 @@ type Apart = fn(&Arc<Stand>, &mut Report) -> Result<()>;
 pub fn run(stand: &Arc<Stand>) -> Report {
     let mut report = Report::default();
     // Parts with stores of their own.
-    let apart: [(&str, Apart); 7] = [
+    let apart: [(&str, Apart); 8] = [
         ("flush", flush::measure),
         ("replicas", replicas::measure),
         ("changes", changes::measure),
         ("import", import::measure),
         ("beside-import", import::beside_decisions),
         ("imported-memory", imported::memory),
+        ("decision-log", decision_log::measure),
         (MILLIONS, millions::measure),
     ];
     for (name, part) in apart {
