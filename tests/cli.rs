@@ -51,12 +51,81 @@ fn a_bearer_reads_and_revokes_its_token_without_a_credential() {
     bearer.run_with(&["token", "self"], "nobody").exits(2).tells(&["No such token"]);
     bearer.run_with(&["token", "self"], "").exits(2).tells(&["no token was given"]);
     for _ in 0..2 {
-        let revoked = bearer.run_with(&["token", "revoke-self"], &secret).exits(0);
+        let revoked = bearer.run_with(&["token", "revoke-self", "--yes"], &secret).exits(0);
         revoked.tells(&["was deleted at", "in effect on every replica"]);
     }
-    let revoked = bearer.run_with(&["token", "revoke-self", "--output", "json"], &secret).json();
+    let revoked = ["token", "revoke-self", "--yes", "--output", "json"];
+    let revoked = bearer.run_with(&revoked, &secret).json();
     assert_eq!(revoked["token"]["state"], "TOKEN_STATE_DELETED");
     bearer.run_with(&["token", "self"], &secret).exits(2).tells(&["was deleted"]);
+}
+
+/// The commands that end a token or a credential for good, with what each is run with.
+fn ending_commands<'a>(token: &'a str, credential: &'a str, file: &'a str) -> [Vec<&'a str>; 6] {
+    [
+        vec!["token", "expire", token, "1h"],
+        vec!["token", "delete", token],
+        vec!["token", "revoke-self", "--token-file", file],
+        vec!["token", "report-leaked", file],
+        vec!["credential", "update", credential, "--expires", "1h"],
+        vec!["credential", "revoke", credential],
+    ]
+}
+
+#[test]
+fn commands_that_nothing_reverses_need_a_confirmation_and_change_nothing_without_it() {
+    let server = Setup::sqlite().start();
+    let shell = Shell::operator(&server);
+    let account = accounts(&shell);
+    let create = ["token", "create", "--account", &account, "--name", "n", "--kind", "read-only"];
+    let made = json(&shell, &create);
+    let token = made["token"]["token_id"].as_str().unwrap();
+    let file = shell.home().join("secret.txt");
+    fs::write(&file, made["secret"].as_str().unwrap()).unwrap();
+    let pep = json(&shell, &["credential", "create", "--role", "pep"]);
+    let credential = pep["credential"]["credential_id"].as_str().unwrap();
+    let commands = ending_commands(token, credential, file.to_str().unwrap());
+    let events = || json(&shell, &["audit"])["audit_events"].as_array().unwrap().len();
+    let before = events();
+    for command in &commands {
+        let refused = shell.run(command).exits(2);
+        refused.tells(&["nothing was changed", "no terminal to ask on", "--yes"]);
+        let refused = shell.run(&[&command[..], &["--output", "json"]].concat()).error_json(2);
+        assert_eq!(refused["code"], "USAGE");
+        for answer in ["n\n", "\n", ""] {
+            let declined = shell.run_on_terminal(command, answer).exits(2);
+            declined.shows(&["[y/N]", "nothing was changed"]);
+        }
+    }
+    assert_eq!(events(), before);
+    shell.run(&["credential", "update", credential, "--name", "renamed"]).exits(0);
+    shell.run_on_terminal(&commands[0], "y\n").exits(0).shows(&[token, "in 1h", "expires at"]);
+    shell.run_on_terminal(&commands[1], "yes\n").exits(0).shows(&["[y/N]", "was deleted at"]);
+    for command in &commands {
+        shell.run(&[&command[..], &["--yes"]].concat());
+    }
+    let listed = json(&shell, &["credential", "list"]);
+    let revoked = listed["credentials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|of| of["credential_id"] == credential && of["revoke_time"].is_string());
+    assert!(revoked.is_some(), "{listed}");
+
+    // So that the list above is the whole one.
+    let mut found = commands_with_yes("", &portcullis::cli::Cli::command());
+    let mut known: Vec<_> = commands.iter().map(|command| command[..2].join(" ")).collect();
+    found.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(found, known);
+}
+
+fn commands_with_yes(name: &str, command: &clap::Command) -> Vec<String> {
+    let own = command.get_arguments().any(|arg| arg.get_long() == Some("yes"));
+    let inner = command
+        .get_subcommands()
+        .flat_map(|inner| commands_with_yes(format!("{name} {}", inner.get_name()).trim(), inner));
+    own.then(|| name.to_owned()).into_iter().chain(inner).collect()
 }
 
 /// Rules 10.2 and 10.3.
@@ -304,7 +373,7 @@ fn credentials(server: &Server, shell: &Shell, account: &str) {
 
     shell.run(&["credential", "list"]).exits(0).shows(&["pep", "checkout", "settings"]);
     shell.run(&["credential", "rotate-key"]).exits(0).tells(&["new key"]);
-    let revoke = ["credential", "revoke", admin_id.as_str().unwrap()];
+    let revoke = ["credential", "revoke", admin_id.as_str().unwrap(), "--yes"];
     shell.run(&revoke).exits(0).tells(&["revoked", "in effect on every replica"]);
     assert_eq!(json(shell, &revoke)["propagation"]["complete"], true);
     admin.run(&["account", "list"]).exits(2).tells(&["revoked"]);
@@ -389,7 +458,7 @@ fn gateway_credential_is_created_listed_and_replaced() {
     }
     let named = json(&shell, &["credential", "create", "--like", id, "--name", "caddy"]);
     assert_eq!(named["credential"]["name"], "caddy");
-    shell.run(&["credential", "revoke", id]).exits(0);
+    shell.run(&["credential", "revoke", id, "--yes"]).exits(0);
     json(&shell, &["credential", "create", "--like", id]);
     shell
         .run(&["credential", "create", "--like", "crd_x"])
@@ -425,7 +494,7 @@ fn records(shell: &Shell, account: &str, token: &str, secret: &str) {
     assert_eq!(preview["token_count"], 3);
     shell.run(&["pending", "--preview", "--token", token]).exits(2).tells(&["cannot be used"]);
 
-    let deleted = shell.run(&["token", "delete", token]).exits(0);
+    let deleted = shell.run(&["token", "delete", token, "--yes"]).exits(0);
     deleted.tells(&["was deleted at", "in effect on every replica"]);
     shell.run(&["token", "delete", token, "--yes"]).exits(0);
     shell.run(&["whitelist", "add", token, "::1"]).exits(1).tells(&["deleted"]);
@@ -650,13 +719,13 @@ async fn tokens_expire_and_their_expiry_only_comes_nearer() {
     let expires = answer["token"]["expire_time"].as_str().unwrap();
     shell.run(&["token", "show", &id]).exits(0).shows(&["expires"]);
     shell.run(&["token", "list"]).exits(0).shows(&["EXPIRES"]);
-    shell.run(&["token", "expire", &id, expires]).exits(0).shows(&[]);
-    let later = shell.run(&["token", "expire", &id, "2999-01-01T00:00:00Z"]);
+    shell.run(&["token", "expire", &id, expires, "--yes"]).exits(0).shows(&[]);
+    let later = shell.run(&["token", "expire", &id, "2999-01-01T00:00:00Z", "--yes"]);
     assert!(later.stderr.contains("brought nearer"), "{}", later.stderr);
-    let past = shell.run(&["token", "expire", &id, "2020-01-01T00:00:00Z"]);
+    let past = shell.run(&["token", "expire", &id, "2020-01-01T00:00:00Z", "--yes"]);
     assert!(past.stderr.contains("DeleteToken"), "{}", past.stderr);
 
-    shell.run(&["token", "expire", &id, "2s"]).exits(0);
+    shell.run(&["token", "expire", &id, "2s", "--yes"]).exits(0);
     let ask = async || {
         let ask = question(&secret, "192.0.2.1", "transactions.read");
         client.authorization().authorize(ask).await.unwrap().into_inner()
@@ -740,7 +809,7 @@ fn accounts_are_suspended_and_closed_and_names_and_labels_changed() {
     ];
     let made = shell.run(&create).json();
     let id = made["credential"]["credential_id"].as_str().unwrap();
-    let update = ["credential", "update", id, "--name", "gateway", "--expires", "30d"];
+    let update = ["credential", "update", id, "--name", "gateway", "--expires", "30d", "--yes"];
     let updated = shell.run(&update).exits(0).shows(&["gateway", "expires"]);
     updated.tells(&["in effect on every replica"]);
     shell.run(&["credential", "list"]).exits(0).shows(&["LAST USE", "EXPIRES", "gateway"]);

@@ -148,7 +148,7 @@ async fn a_token_that_expires_soon_is_mailed_at_once() {
     let shown = || shell.run(&["token", "show", id]).ok();
     until(shown, |shown| shown.contains("1 of 1 accepted"));
     // Brought nearer: the mail with the new date follows, and then the one of the end.
-    shell.run(&["token", "expire", id, "3s"]).exits(0);
+    shell.run(&["token", "expire", id, "3s", "--yes"]).exits(0);
     let mails = sink.wait_for(2);
     assert!(mails[1].header("Subject").unwrap().contains("expires on"));
     assert_ne!(mails[0].header("Message-ID"), mails[1].header("Message-ID"));

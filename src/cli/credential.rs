@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::confirm::Confirmation;
 use super::connect::{Session, print_json};
 use super::failure::Failure;
 use super::output::{
@@ -46,9 +47,11 @@ enum CredentialCommand {
     List(Limit),
     /// Change a credential's name, or bring its end nearer
     ///
+    /// With --expires it asks first on a terminal; elsewhere it needs --yes.
+    ///
     /// Examples:
     ///   portcullis credential update crd_... --name checkout-2
-    ///   portcullis credential update crd_... --expires 7d
+    ///   portcullis credential update crd_... --expires 7d --yes
     #[command(verbatim_doc_comment)]
     #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
     Update {
@@ -62,17 +65,22 @@ enum CredentialCommand {
         /// and not for the role operator
         #[arg(long, value_name = "TIME|DURATION", value_parser = parse_expiry, group = "what")]
         expires: Option<Expiry>,
+        #[command(flatten)]
+        confirmation: Confirmation,
         /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
     },
     /// End a credential, on every replica
     ///
-    /// Answers once no replica accepts it any more. Revoking it again changes nothing.
+    /// Asks first on a terminal; elsewhere it needs --yes. Answers once no replica accepts it any more.
+    /// Nothing makes it valid again; revoking it again changes nothing.
     Revoke {
         /// The credential, such as crd_...
         #[arg(value_name = "CREDENTIAL")]
         credential_id: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
         /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
@@ -237,7 +245,12 @@ where
             let answer = proto::ListCredentialsResponse { credentials, next_page_token };
             if session.print_json(&answer)? { Ok(()) } else { list(&answer) }
         }
-        CredentialCommand::Update { credential_id, name, expires, no_wait } => {
+        CredentialCommand::Update { credential_id, name, expires, confirmation, no_wait } => {
+            if let Some(expires) = expires {
+                let question =
+                    format!("Let it expire {expires}? No later time can be set afterwards.");
+                confirmation.ask(&question, async || about(&session, &credential_id).await).await?;
+            }
             let (expire_time, ttl) = Expiry::optional_fields(expires)?;
             let request =
                 proto::UpdateCredentialRequest { credential_id, name, expire_time, ttl, no_wait };
@@ -245,15 +258,11 @@ where
             let Some(answer) = answer else { return Ok(()) };
             let credential = answer.credential.ok_or_else(|| missing("credential"))?;
             note_propagation(answer.propagation.as_ref());
-            print(&fields(&[
-                ("credential", credential.credential_id.clone()),
-                ("role", role(&credential)),
-                ("name", credential.name.clone()),
-                ("expires", when(credential.expire_time.as_ref())),
-                ("last use", when(credential.last_use_time.as_ref())),
-            ]))
+            print(&describe(&credential))
         }
-        CredentialCommand::Revoke { credential_id, no_wait } => {
+        CredentialCommand::Revoke { credential_id, confirmation, no_wait } => {
+            let question = "Revoke it? Nothing makes it valid again.";
+            confirmation.ask(question, async || about(&session, &credential_id).await).await?;
             let request = proto::RevokeCredentialRequest { credential_id, no_wait };
             let answer = session.answer_as_text(client.revoke_credential(request).await)?;
             let Some(answer) = answer else { return Ok(()) };
@@ -290,7 +299,23 @@ async fn page(
     Ok((page.credentials, page.next_page_token))
 }
 
-/// The credential that a new one is to be like; a revoked one serves as well.
+/// What a question about a credential shows of it.
+async fn about(session: &Session, id: &str) -> Result<String, Failure> {
+    Ok(describe(&find(session, id).await?))
+}
+
+/// What a credential is, in short.
+fn describe(credential: &proto::Credential) -> String {
+    fields(&[
+        ("credential", credential.credential_id.clone()),
+        ("role", role(credential)),
+        ("name", credential.name.clone()),
+        ("expires", when(credential.expire_time.as_ref())),
+        ("last use", when(credential.last_use_time.as_ref())),
+    ])
+}
+
+/// A credential by its id, also a revoked one.
 async fn find(session: &Session, id: &str) -> Result<proto::Credential, Failure> {
     let (credentials, _) =
         pages(None, async |size, token| page(session, size, token).await).await?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::confirm::{Confirmation, nothing_more};
 use super::connect::Session;
 use super::failure::Failure;
 use super::output::{note, note_propagation, print, table, word};
@@ -30,6 +31,8 @@ pub(super) struct ReportLeakedArgs {
     /// The address of that place
     #[arg(long, value_name = "URL", default_value = "")]
     url: String,
+    #[command(flatten)]
+    confirmation: Confirmation,
     /// Answer before it is in effect on every replica
     #[arg(long)]
     no_wait: bool,
@@ -51,6 +54,11 @@ pub(super) async fn report(session: &Session, args: ReportLeakedArgs) -> Result<
             "no secret was given: write each on a line of its own".to_owned(),
         ));
     }
+    let question = match lines.len() {
+        1 => "Revoke what this secret opens? Nothing brings it back.".to_owned(),
+        count => format!("Revoke what these {count} secrets open? Nothing brings it back."),
+    };
+    args.confirmation.ask(&question, nothing_more).await?;
     let mut all = proto::ReportLeakedTokensResponse::default();
     let mut rows: Numbered<proto::LeakReportResult> = Vec::with_capacity(lines.len());
     for lines in lines.chunks(AT_ONCE) {

@@ -8,6 +8,7 @@ mod account;
 mod audit;
 mod catalog;
 mod check;
+mod confirm;
 mod connect;
 mod credential;
 mod decisions;

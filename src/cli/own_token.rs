@@ -4,6 +4,7 @@ use clap::Subcommand;
 use secrecy::SecretString;
 
 use super::check::read_token;
+use super::confirm::{Confirmation, nothing_more};
 use super::connect::Session;
 use super::failure::Failure;
 use super::output::{clean, fields, note, note_propagation, print, when, word};
@@ -24,17 +25,22 @@ pub(super) enum OwnCommand {
     },
     /// Delete a token, with its secret and without a credential, on every replica
     ///
-    /// For anyone who finds a leaked token. The secret is read as for `token self`. Nothing brings it back.
+    /// For anyone who finds a leaked token. The secret is read as for `token self`. Asks first on a terminal;
+    /// elsewhere it needs --yes. Nothing brings the token back.
     RevokeSelf {
         #[command(flatten)]
         token: TokenArgs,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
 pub(super) async fn run(common: Common, command: OwnCommand) -> Result<(), Failure> {
     match command {
         OwnCommand::Show { token } => show(common, token).await,
-        OwnCommand::RevokeSelf { token } => revoke(common, token).await,
+        OwnCommand::RevokeSelf { token, confirmation } => {
+            revoke(common, token, &confirmation).await
+        }
     }
 }
 
@@ -47,8 +53,14 @@ async fn show(common: Common, token: TokenArgs) -> Result<(), Failure> {
 }
 
 /// Deletes the token.
-async fn revoke(common: Common, token: TokenArgs) -> Result<(), Failure> {
+async fn revoke(
+    common: Common,
+    token: TokenArgs,
+    confirmation: &Confirmation,
+) -> Result<(), Failure> {
     let session = open(common, token).await?;
+    let question = "Delete the token with this secret? Nothing brings it back.";
+    confirmation.ask(question, nothing_more).await?;
     let answer = session.own().revoke_self(proto::RevokeSelfRequest {}).await;
     let answer = session.answer_as_text(answer)?;
     let Some(answer) = answer else { return Ok(()) };

@@ -1,11 +1,12 @@
 //! `portcullis token`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::confirm::Confirmation;
 use super::connect::Session;
 use super::failure::Failure;
 use super::import::{self, ImportArgs};
@@ -90,15 +91,14 @@ enum ManagedCommand {
     },
     /// Delete a token, on every replica
     ///
-    /// Asks first on a terminal. Answers once no replica allows it any more. Nothing brings a deleted
-    /// token back; deleting it again changes nothing.
+    /// Asks first on a terminal; elsewhere it needs --yes. Answers once no replica allows it any more.
+    /// Nothing brings a deleted token back; deleting it again changes nothing.
     Delete {
         /// The token's id, such as tok_...
         #[arg(value_name = "TOKEN")]
         token_id: String,
-        /// Do not ask
-        #[arg(long, short)]
-        yes: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
         /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
@@ -125,11 +125,12 @@ enum ManagedCommand {
     Update(UpdateArgs),
     /// Bring the end of a token nearer
     ///
-    /// An expiry is never moved to a later time, and never removed. `token delete` ends a token at once.
+    /// Asks first on a terminal; elsewhere it needs --yes. An expiry is never moved to a later time, and
+    /// never removed. `token delete` ends a token at once.
     ///
     /// Examples:
     ///   portcullis token expire tok_... 30d
-    ///   portcullis token expire tok_... 2027-01-31T12:00:00Z
+    ///   portcullis token expire tok_... 2027-01-31T12:00:00Z --yes
     #[command(verbatim_doc_comment)]
     Expire {
         /// The token's id, such as tok_...
@@ -138,6 +139,8 @@ enum ManagedCommand {
         /// A duration from now, such as 30d, or a time, such as 2027-01-31T12:00:00Z
         #[arg(value_name = "TIME|DURATION", value_parser = parse_expiry)]
         expiry: Expiry,
+        #[command(flatten)]
+        confirmation: Confirmation,
         /// Answer before it is in effect on every replica
         #[arg(long)]
         no_wait: bool,
@@ -146,11 +149,11 @@ enum ManagedCommand {
     ///
     /// Reads one secret from each line, with or without `secret-token:` before it, or `sha256:` and the digest of
     /// one in hexadecimal. Every admin of their accounts is mailed. A secret that is unknown, or whose token has
-    /// ended before, changes nothing.
+    /// ended before, changes nothing. Asks first on a terminal; elsewhere it needs --yes.
     ///
     /// Examples:
     ///   portcullis token report-leaked found.txt --source commit --url https://git.example.com/...
-    ///   scanner | portcullis token report-leaked
+    ///   scanner | portcullis token report-leaked --yes
     #[command(verbatim_doc_comment)]
     ReportLeaked(ReportLeakedArgs),
 }
@@ -283,6 +286,16 @@ impl Expiry {
     }
 }
 
+/// As a question says it.
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(time) => write!(f, "at {}", when(Some(time))),
+            Self::After(length) => write!(f, "in {}", duration::print(*length)),
+        }
+    }
+}
+
 /// Fits clap's `value_parser`.
 pub(super) fn parse_expiry(text: &str) -> Result<Expiry, String> {
     if text.contains(['-', ':']) {
@@ -335,10 +348,9 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
             list(session, account.unwrap_or_default(), deleted, limit).await
         }
         ManagedCommand::Usage { token_id } => usage(session, token_id).await,
-        ManagedCommand::Delete { token_id, yes, no_wait } => {
-            if !yes {
-                confirm(session, &token_id).await?;
-            }
+        ManagedCommand::Delete { token_id, confirmation, no_wait } => {
+            let question = "Delete it? Nothing brings it back.";
+            confirmation.ask(question, async || about(session, &token_id).await).await?;
             let request = proto::DeleteTokenRequest { token_id, no_wait };
             let answer = session.answer_as_text(session.tokens().delete_token(request).await)?;
             let Some(answer) = answer else { return Ok(()) };
@@ -367,8 +379,10 @@ async fn manage(session: &Session, command: ManagedCommand) -> Result<(), Failur
             let Some(answer) = answer else { return Ok(()) };
             print(&describe(&answer.token.ok_or_else(|| missing("token"))?))
         }
-        ManagedCommand::Expire { token_id, expiry, no_wait } => {
+        ManagedCommand::Expire { token_id, expiry, confirmation, no_wait } => {
             let (expire_time, ttl) = expiry.fields()?;
+            let question = format!("Let it expire {expiry}? No later time can be set afterwards.");
+            confirmation.ask(&question, async || about(session, &token_id).await).await?;
             let request = proto::SetTokenExpiryRequest { token_id, expire_time, ttl, no_wait };
             let answer =
                 session.answer_as_text(session.tokens().set_token_expiry(request).await)?;
@@ -659,24 +673,10 @@ fn scopes(token: &proto::Token) -> Vec<[String; 3]> {
     scopes.into_iter().map(|(name, [last, now])| [name.to_owned(), last, now]).collect()
 }
 
-/// Asks on a terminal whether to delete; a script that has none means what it says.
-async fn confirm(session: &Session, token_id: &str) -> Result<(), Failure> {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Ok(());
-    }
-    let token = get(session, token_id.to_owned()).await?.token.ok_or_else(|| missing("token"))?;
-    note(describe(&token).trim_end());
-    let mut stderr = io::stderr().lock();
-    let _ = write!(stderr, "Delete it? Nothing brings it back. [y/N] ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    read.map_err(|error| Failure::Usage(format!("no answer can be read: {error}")))?;
-    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-        Ok(())
-    } else {
-        Err(Failure::Usage("nothing was deleted".to_owned()))
-    }
+/// What a question about a token shows of it.
+async fn about(session: &Session, token_id: &str) -> Result<String, Failure> {
+    let token = get(session, token_id.to_owned()).await?.token;
+    Ok(describe(&token.ok_or_else(|| missing("token"))?))
 }
 
 #[cfg(test)]

@@ -293,12 +293,12 @@ impl Tool for Cli {
     }
 
     fn expire(&self, token_id: &str) {
-        self.run(0, &["token", "expire", token_id, "1s"], "");
+        self.run(0, &["token", "expire", token_id, "1s", "--yes"], "");
     }
 
     fn report(&self, secret: &str, of: &str) -> Vec<String> {
         let lines = format!("{secret}\nsha256:{}\n", hex(&digest(of.as_bytes())));
-        texts(&self.run(0, &["token", "report-leaked"], &lines)["results"], "outcome")
+        texts(&self.run(0, &["token", "report-leaked", "--yes"], &lines)["results"], "outcome")
     }
 }
 

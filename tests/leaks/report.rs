@@ -304,10 +304,11 @@ async fn the_command_reads_secrets_from_a_file_or_standard_input() {
     let hex = portcullis::secret::hex(&digest(other.as_bytes()));
     std::fs::write(&file, format!("{secret}\n\nsha256:{hex}\nnothing\n")).unwrap();
     let path = file.to_str().unwrap();
-    let args = ["token", "report-leaked", path, "--source", "commit"];
+    let args = ["token", "report-leaked", path, "--source", "commit", "--yes"];
     let said = shell.run(&args).exits(0);
     said.shows(&[&first.token_id, "revoked", "unknown", "LINE"]);
-    let again = shell.run(&["token", "report-leaked", path, "--output", "json"]).json();
+    let again = ["token", "report-leaked", path, "--yes", "--output", "json"];
+    let again = shell.run(&again).json();
     let words: Vec<_> =
         (0..3).map(|at| again["results"][at]["outcome"].as_str().unwrap().to_owned()).collect();
     assert_eq!(
@@ -319,7 +320,7 @@ async fn the_command_reads_secrets_from_a_file_or_standard_input() {
         ]
     );
     let many = format!("{}secret-token:{third}\n", "nothing\n".repeat(150));
-    let said = shell.run_with(&["token", "report-leaked"], &many).exits(0);
+    let said = shell.run_with(&["token", "report-leaked", "--yes"], &many).exits(0);
     said.shows(&["151", "revoked"]);
     until(
         || server.metric("portcullis_leak_reports_total{outcome=\"revoked\"}"),
@@ -327,6 +328,6 @@ async fn the_command_reads_secrets_from_a_file_or_standard_input() {
     );
     shell.run(&["token", "show", &first.token_id]).exits(0).shows(&["revoked-leaked"]);
     let own = server.operator().to_owned();
-    let said = shell.run_with(&["token", "report-leaked"], &own).exits(0);
+    let said = shell.run_with(&["token", "report-leaked", "--yes"], &own).exits(0);
     said.shows(&["last-operator"]).tells(&["STAYS VALID"]);
 }

@@ -9,14 +9,16 @@
     reason = "test support: each test uses a part of it, and a failure here is the test's failure"
 )]
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::postgres;
 use super::server::Server;
 
 /// A shell to run the command in: a directory of its own, and no variables but those it is given.
@@ -50,6 +52,13 @@ impl Shell {
         self
     }
 
+    /// The same without a variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self
+    }
+
     /// Its directory.
     pub fn home(&self) -> &Path {
         self.home.path()
@@ -63,7 +72,37 @@ impl Shell {
     /// Runs `portcullis` with `args`, and `input` on its standard input.
     pub fn run_with(&self, args: &[&str], input: &str) -> Answer {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(args).env_clear().current_dir(self.home.path());
+        command.args(args).env_clear();
+        self.output(command, args, input)
+    }
+
+    /// Carries out a line of a document with `sh`: `portcullis` is this program, and the programs of Postgres are there.
+    pub fn sh(&self, line: &str) -> Answer {
+        let programs =
+            [Path::new(env!("CARGO_BIN_EXE_portcullis")), &postgres::program_path("psql")];
+        let programs = programs.map(|path| path.parent().expect("a directory").to_owned());
+        let system = ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from);
+        let path = env::join_paths(programs.into_iter().chain(system)).expect("a path");
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().env("PATH", path);
+        command.args(["-c", line]);
+        self.output(command, &[line], "")
+    }
+
+    /// Runs `portcullis` with `args`, which no shell would split, on a terminal where somebody types `input` and then
+    /// ends it. All that it prints stands in `stdout`.
+    pub fn run_on_terminal(&self, args: &[&str], input: &str) -> Answer {
+        // Of bsdutils, which is essential on Debian.
+        let mut command = Command::new("script");
+        let line = format!("{} {}", env!("CARGO_BIN_EXE_portcullis"), args.join(" "));
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        command.env_clear();
+        self.output(command, args, input)
+    }
+
+    /// Of a command whose variables are set already, but for those of this shell.
+    fn output(&self, mut command: Command, args: &[&str], input: &str) -> Answer {
+        command.current_dir(self.home.path());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command starts");

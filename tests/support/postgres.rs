@@ -279,7 +279,12 @@ impl Drop for Cluster {
 
 /// A program of Postgres, such as `pg_dump`.
 pub fn program(name: &str) -> Command {
-    Command::new(binaries().join(name))
+    Command::new(program_path(name))
+}
+
+/// Where a program of Postgres is.
+pub fn program_path(name: &str) -> PathBuf {
+    binaries().join(name)
 }
 
 /// The directory of initdb and postgres: `PG_BIN`, or the newest of Debian's, or one in `PATH`.
