@@ -1,10 +1,13 @@
-//! House rules that no compiler knows: each file says what it is for, none is too long, and only
-//! `src/config` reads settings.
+//! House rules that no compiler knows: each file says what it is for, none is too long, only `src/config` reads
+//! settings, and the tables of docs/operations.md have what the program says, and nothing else.
 
 #![allow(clippy::expect_used, reason = "a failure here is the test's failure")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use portcullis::store::Trouble;
 
 /// A file may be as long as it is about one thing; past this it must be divided.
 const MOST_LINES: usize = 800;
@@ -117,6 +120,137 @@ fn log_lines_are_found_however_they_are_written() {
     let table =
         "intro\n\n# H\n\n| message | |\n| --- | --- |\n| `a`, `b` | `c` |\n| `d` | |\n\n| `e` |";
     assert_eq!(table_below(table, "# H"), ["a", "b", "d"]);
+}
+
+/// The tables of `docs/operations.md` with what the program says elsewhere than in its log.
+const MESSAGE_TABLES: [&str; 3] =
+    ["What the server says at its start (status 2):", "## Envoy", "What clients see:"];
+/// Ends of messages that are the system's.
+const OF_SYSTEM: [&str; 3] =
+    ["Address already in use", "No such file or directory", "Permission denied"];
+
+#[test]
+fn every_documented_message_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/operations.md")).expect("a readable file");
+    let mut program: String =
+        rust_files(&root.join("src")).iter().map(|file| texts(file)).collect();
+    let migrations = fs::read_dir(root.join("migrations/postgres")).expect("a directory");
+    let sql = migrations.map(|entry| fs::read_to_string(entry.expect("an entry").path()));
+    program.extend(sql.map(|text| text.expect("a readable file")));
+    let mut breaches = Vec::new();
+    for heading in MESSAGE_TABLES {
+        let documented = table_below(&document, heading);
+        assert!(documented.len() > 5, "docs/operations.md has no table below `{heading}`");
+        for message in documented {
+            for part in fixed_parts(&message) {
+                if !OF_SYSTEM.contains(&&*part) && !program.contains(&part) {
+                    breaches.push(format!(
+                        "docs/operations.md, below `{heading}`: nothing in src says `{part}` of `{message}`: \
+                         remove the row, or write the message as it is in the source, with ... for what differs"
+                    ));
+                }
+            }
+        }
+    }
+    let kinds: BTreeSet<_> =
+        table_below(&document, "### Troubles of the database").into_iter().collect();
+    let known: BTreeSet<_> = Trouble::KINDS.into_iter().map(str::to_owned).collect();
+    assert_eq!(kinds, known, "the kinds of troubles in docs/operations.md");
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+#[test]
+fn every_line_of_healthz_is_documented_and_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/operations.md")).expect("a readable file");
+    let documented = table_below(&document, "to your own network.");
+    let code = texts(&root.join("src/http/health.rs"));
+    let calls = ["format_args!(", "writeln!("].into_iter();
+    let said: Vec<_> = calls
+        .flat_map(|call| code.split(call).skip(1))
+        .filter_map(message)
+        .filter(|line| line.contains(": "))
+        .collect();
+    assert!(said.len() > 8, "src/http/health.rs says its lines in another form: {said:?}");
+    let is_said = |documented: &str, line: &str| {
+        let parts = fixed_parts(documented);
+        let mut rest = line;
+        parts.iter().enumerate().all(|(at, part)| match rest.find(part.as_str()) {
+            Some(found) if at > 0 || found == 0 => {
+                rest = &rest[found + part.len()..];
+                true
+            }
+            _ => false,
+        })
+    };
+    for line in &said {
+        let known = documented.iter().any(|row| is_said(row, line));
+        assert!(known, "docs/operations.md lacks the line of /healthz `{line}`");
+    }
+    for row in &documented {
+        let known = said.iter().any(|line| is_said(row, line));
+        assert!(known, "/healthz never says `{row}`, which docs/operations.md has");
+    }
+}
+
+#[test]
+fn documented_messages_have_their_fixed_parts() {
+    for (message, parts) in [
+        ("cannot listen on unix:...: Permission denied", "cannot listen on unix|Permission denied"),
+        ("replicas: N of M do not renew: ...", "replicas|of|do not renew"),
+        ("mail: waiting: N, since ...", "mail|waiting|since"),
+        ("store: KIND, for N s: ...", "store|for|s"),
+        ("the database at HOST:PORT refuses: ...", "the database at|refuses"),
+        ("... settings are invalid:", "settings are invalid"),
+    ] {
+        assert_eq!(fixed_parts(message).join("|"), parts, "{message}");
+    }
+}
+
+/// What a documented message has in common with all that it stands for: `...`, `N`, `M`, `KIND` and `HOST:PORT` stand
+/// for what differs, and behind a colon a message may go on with one of another place in the source.
+fn fixed_parts(message: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for word in message.split(' ') {
+        if ["N", "M", "KIND", "HOST:PORT"].contains(&word.trim_matches([',', ':'])) {
+            parts.push(String::new());
+            continue;
+        }
+        for (at, fixed) in word.split("...").enumerate() {
+            if at > 0 {
+                parts.push(String::new());
+            }
+            if let Some(part) = parts.last_mut() {
+                part.push_str(fixed);
+            }
+        }
+        match (word.ends_with(':'), parts.last_mut()) {
+            (false, Some(part)) => part.push(' '),
+            _ => parts.push(String::new()),
+        }
+    }
+    let parts = parts.iter().map(|part| part.trim_matches([' ', ':', ',']).to_owned());
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// The code of a file without comments and unit tests, its texts in one line each.
+fn texts(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("a readable file");
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let mut joined = String::new();
+    for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        match joined.strip_suffix("\\\n").map(str::len) {
+            // A text that goes on: its indentation is no part of it.
+            Some(end) => {
+                joined.truncate(end);
+                joined.push_str(line.trim_start());
+            }
+            None => joined.push_str(line),
+        }
+        joined.push('\n');
+    }
+    joined
 }
 
 /// What docs/scaling.md says is from the benchmarks stands in docs/benchmarks.md.
