@@ -14,6 +14,7 @@ mod active;
 mod addresses;
 mod credentials;
 mod denials;
+mod spikes;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,6 +29,7 @@ use self::addresses::{AddressOutcome, Addresses};
 pub use self::credentials::CredentialUses;
 use self::denials::Denials;
 pub use self::denials::DeniedRequest;
+use self::spikes::{Spike, Spikes};
 use crate::cache::{Cache, CachedToken, CollectedUses};
 use crate::clock::Clock;
 use crate::model::{
@@ -71,6 +73,7 @@ pub struct Usage {
     active: ActiveTokens,
     addresses: Addresses,
     denials: Denials,
+    spikes: Mutex<Spikes>,
     /// In microseconds.
     debounce: i64,
     cache: Arc<Cache>,
@@ -109,6 +112,7 @@ impl Usage {
             active: ActiveTokens::default(),
             addresses: Addresses::default(),
             denials: Denials::default(),
+            spikes: Mutex::default(),
             cache,
             debounce: i64::try_from(DEBOUNCE.min(window / 100).as_micros()).unwrap_or(i64::MAX),
             store,
@@ -302,10 +306,15 @@ impl Usage {
         }
         let record = self.store.record_denials(&denials, &rests);
         let recorded = store::timed(&self.metrics, "record_denials", record).await;
-        if let Err(error) = &recorded
-            && !matches!(error, StoreError::Unknown(_))
-        {
-            self.metrics.activity_dropped.inc_by(self.denials.restore(denials, rests));
+        match &recorded {
+            Err(error) if !matches!(error, StoreError::Unknown(_)) => {
+                self.metrics.activity_dropped.inc_by(self.denials.restore(denials, rests));
+            }
+            // Not where they are kept for the next time: they would count twice.
+            _ => {
+                let mut spikes = self.spikes.lock().unwrap_or_else(PoisonError::into_inner);
+                spikes.note(&denials, self.clock.now()).iter().for_each(Spike::warn);
+            }
         }
         recorded
     }

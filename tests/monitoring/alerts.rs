@@ -13,11 +13,12 @@ use crate::support::http::Http;
 use crate::support::postgres::Cluster;
 use crate::support::server::{Server, Setup, random_credential};
 use crate::support::tls::Authority;
+use crate::support::wait::until;
 
 const READ: &str = "transactions.read";
 
-/// What clients, strangers and admins of `server` do that raises alerts.
-async fn misuse(server: &Server) {
+/// What clients, strangers and admins of `server` do that raises alerts. The id of a token that is denied very often.
+async fn misuse(server: &Server) -> String {
     let operator = Client::operator(server).await;
     let account = operator.account().await.account_id;
     // The mail about it finds no relay.
@@ -26,12 +27,13 @@ async fn misuse(server: &Server) {
         admin_emails: vec!["new@example.com".to_owned()],
     };
     operator.accounts().set_account_admins(admins).await.unwrap();
-    let (_, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
+    let (token, secret) = operator.token(&account, TokenKind::ReadOnly, &[], &["192.0.2.1"]).await;
     let forged = forged();
-    for number in 0..310 {
+    // More than the alert's bound in each of two minutes, in case that a new one begins meanwhile.
+    for number in 0..620 {
         let mut calls = operator.authorization();
         calls.authorize(question(&secret, "198.51.100.7", READ)).await.unwrap();
-        if number % 10 == 0 {
+        if number % 20 == 0 {
             calls.authorize(question(&forged, "198.51.100.7", READ)).await.unwrap();
             calls.authorize(AuthorizeRequest::default()).await.unwrap_err();
             let stranger = operator.with("nobody");
@@ -58,6 +60,7 @@ async fn misuse(server: &Server) {
         ..Default::default()
     };
     operator.tokens().report_leaked_tokens(leaked).await.unwrap();
+    token.token_id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,7 +78,18 @@ async fn misused_servers_and_certificates_raise_their_alerts_and_a_healthy_serve
     let (a, b, c, d) = (healthy.http(), gone.http(), misused.http(), stale.http());
     let prometheus = Prometheus::watching(&[a, b, c], &[d]);
     drop(gone);
-    misuse(&misused).await;
+    let denied = misuse(&misused).await;
+    let warnings = || {
+        let log = misused.stderr();
+        let warned = log.lines().filter(|line| line.contains("a token is denied very often"));
+        warned.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [warning] = &until(warnings, |warnings| !warnings.is_empty())[..] else {
+        panic!("{:?}", warnings())
+    };
+    for part in [&denied[..], "CLIENT_IP_NOT_WHITELISTED", "acc_", "portcullis denials --token"] {
+        assert!(warning.contains(part), "{part} is missing: {warning}");
+    }
     prometheus.wait_for(&[
         ("PortcullisDown", Some(b)),
         ("PortcullisNoDecision", Some(c)),
