@@ -50,6 +50,7 @@ mod protobuf;
 mod reflection;
 mod replacement;
 mod replicas;
+mod restore;
 mod roles;
 mod route_oracle;
 mod rules;

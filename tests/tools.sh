@@ -165,6 +165,9 @@ tools_setup() {
     command -v curl >/dev/null || missing+=(curl)
     # The Rust toolchain brings no linker, and SQLite, ring and mimalloc are C.
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    # For the steps of docs/operations.md.
+    command -v sqlite3 >/dev/null || missing+=(sqlite3)
+    command -v openssl >/dev/null || missing+=(openssl)
     # For systemd-analyze, which rates how well the unit of the Debian package is confined.
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

@@ -74,8 +74,9 @@ pub struct Identity {
     pub system: u64,
     /// The timeline that it writes.
     pub timeline: u32,
-    /// Postgres' number of the database: another one once it was dropped and restored.
-    pub database: u32,
+    /// Postgres' numbers of the database and, in the lower 32 bits, of a table in it: others once they were dropped and
+    /// restored.
+    pub database: u64,
 }
 
 /// What stands at the head of the store.

@@ -1,7 +1,8 @@
-//! `portcullis audit`: the record as a list, exported, followed, and verified without a server.
+//! `portcullis audit`: the record as a list, exported, followed, and verified and compared without a server.
 
 mod export;
 mod format;
+mod lost;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -73,6 +74,17 @@ enum AuditCommand {
     ///   portcullis audit verify audit.jsonl --evidence evidence.json
     #[command(verbatim_doc_comment)]
     Verify(verify::VerifyArgs),
+    /// List what a restored store lacks, by an export from before the restore, without a server
+    ///
+    /// Compares two exports of one installation: from the first event that differs on, what the former one has was lost.
+    /// With --commands it prints a shell script that repeats what narrowed: deletions, revocations, expiries,
+    /// whitelists, admins, suspensions and closures. Read it before you run it.
+    ///
+    /// Examples:
+    ///   portcullis audit lost former.jsonl restored.jsonl
+    ///   portcullis audit lost former.jsonl restored.jsonl --commands > repeat.sh
+    #[command(verbatim_doc_comment)]
+    Lost(lost::LostArgs),
 }
 
 pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
@@ -83,7 +95,7 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
         || args.until.is_some()
         || args.limit.is_some()
     {
-        let text = "flags of the list don't go with export, follow or verify: write --since and \
+        let text = "flags of the list don't go with export, follow, verify or lost: write --since and \
                     --until after export, and leave out the others";
         return Err(Failure::Usage(text.to_owned()));
     }
@@ -95,6 +107,7 @@ pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
             export::follow(&Session::open(args.common).await?, follow).await
         }
         AuditCommand::Verify(verify) => verify::run(&verify, args.common.output.format),
+        AuditCommand::Lost(lost) => lost::run(&lost, args.common.output.format),
     }
 }
 

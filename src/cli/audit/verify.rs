@@ -104,7 +104,11 @@ fn show(report: &Report, format: Format) -> Result<(), Failure> {
 }
 
 /// The report of a sound export.
-fn verified(path: &Path, revisions: &BTreeSet<i64>, whole: bool) -> Result<Report, Failure> {
+pub(super) fn verified(
+    path: &Path,
+    revisions: &BTreeSet<i64>,
+    whole: bool,
+) -> Result<Report, Failure> {
     let file: Box<dyn BufRead> = match path.to_str() {
         Some("-") => Box::new(io::stdin().lock()),
         _ => Box::new(BufReader::new(File::open(path).map_err(|error| unreadable(path, &error))?)),
@@ -114,7 +118,7 @@ fn verified(path: &Path, revisions: &BTreeSet<i64>, whole: bool) -> Result<Repor
         .map_err(|fault| Failure::Refused(format!("{}: {fault}", path.display())))
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::Usage(format!("{} can't be read: {error}", path.display()))
 }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
@@ -34,12 +33,14 @@ const KEPT: i64 = 10_000;
 /// How many are forgotten at once.
 const PRUNED: i64 = 10_000;
 
-/// Which store this is: its system identifier, the timeline that it writes, and its number. Fails on a
-/// standby.
+/// Which store this is: its system identifier, the timeline that it writes, and the numbers of the database and of its
+/// table `head`, which `pg_restore --clean` creates again. Fails on a standby. The table is looked up at each run
+/// (`to_regclass`), so that a statement prepared before a restore names the new one.
 const IDENTITY: &str = "\
     (SELECT system_identifier FROM pg_control_system()), \
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer, \
-    (SELECT oid FROM pg_database WHERE datname = current_database())";
+    (SELECT oid::bigint << 32 | coalesce(to_regclass('head')::oid::bigint, 0) \
+     FROM pg_database WHERE datname = current_database())";
 
 /// One at a time for each name. A primary that waits for its standby lets no commit end, also of those
 /// who gave up: without the lock they would take all of its sessions, and leave a row each.
@@ -185,7 +186,7 @@ struct SelectedReplica {
     lifecycle: Option<String>,
     system: i64,
     timeline: i32,
-    database: Oid,
+    database: i64,
 }
 
 impl SelectedReplica {
@@ -215,14 +216,18 @@ struct SelectedChange {
     key: Option<Uuid>,
 }
 
-type Named = (i64, i32, Oid);
+type Named = (i64, i32, i64);
 
-fn identity((system, timeline, Oid(database)): Named) -> Identity {
-    Identity { system: system.cast_unsigned(), timeline: timeline.cast_unsigned(), database }
+fn identity((system, timeline, database): Named) -> Identity {
+    Identity {
+        system: system.cast_unsigned(),
+        timeline: timeline.cast_unsigned(),
+        database: database.cast_unsigned(),
+    }
 }
 
 fn named(Identity { system, timeline, database }: Identity) -> Named {
-    (system.cast_signed(), timeline.cast_signed(), Oid(database))
+    (system.cast_signed(), timeline.cast_signed(), database.cast_signed())
 }
 
 fn uuid(id: RowId) -> Uuid {
