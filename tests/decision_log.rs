@@ -145,6 +145,7 @@ fn comparable(mut line: Value) -> Value {
     line
 }
 
+/// Rules 13.1, 13.3 and 13.4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_interface_logs_its_decisions_with_every_field() {
     let log = Log::new();
@@ -283,6 +284,7 @@ async fn each_interface_logs_its_decisions_with_every_field() {
     }
 }
 
+/// Rule 13.2.
 #[tokio::test]
 async fn requests_of_a_token_are_all_logged_or_none_is() {
     let log = Log::new();
@@ -312,6 +314,7 @@ async fn requests_of_a_token_are_all_logged_or_none_is() {
     assert!((1..32).contains(&logged), "{logged} of 32 tokens");
 }
 
+/// Rule 13.7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_denials_has_its_share_and_hides_nothing_of_others() {
     let log = Log::new();
@@ -367,6 +370,7 @@ async fn a_flood_of_denials_has_its_share_and_hides_nothing_of_others() {
 /// Runs of `tests/long/run` have more.
 const DECISIONS: u32 = 20_000;
 
+/// Rule 13.8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_decision_is_found_once_also_by_a_follower_while_files_are_rotated() {
     let decisions = std::env::var("PORTCULLIS_TEST_DECISIONS")
@@ -430,6 +434,7 @@ fn limit_files(server: &Server, bytes: &str) {
     succeed(Command::new("prlimit").args(["--pid", &pid, &limit]));
 }
 
+/// Rules 13.5 and 13.8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_what_is_counted_and_a_killed_server_leaves_one_part_of_a_line() {
     let log = Log::new();
@@ -482,6 +487,7 @@ async fn a_full_disk_loses_what_is_counted_and_a_killed_server_leaves_one_part_o
     Shell::new().run(&["decisions", &path, "--limit", "1"]).exits(0).tells(&[&named]);
 }
 
+/// Rule 13.9.
 #[tokio::test]
 async fn a_renamed_file_is_reopened_on_sighup() {
     let log = Log::new();

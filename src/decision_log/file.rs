@@ -42,7 +42,7 @@ impl Output {
         })
     }
 
-    /// Makes sure that there is room for `bytes` more at `now`, at the beginning of a line.
+    /// Makes sure that there is room for `bytes` more at `now`, at the beginning of a line. Rule 13.6 of docs/policy.md.
     ///
     /// # Errors
     /// The system's. What is there stays.
@@ -267,6 +267,7 @@ mod tests {
             .collect()
     }
 
+    /// Rule 13.6.
     #[test]
     fn files_are_rotated_by_size_and_the_oldest_removed() {
         let (home, path) = place();
@@ -316,6 +317,7 @@ mod tests {
         assert_eq!(rotated_files(&path).unwrap().len(), 3);
     }
 
+    /// Rule 13.6.
     #[test]
     fn files_of_others_are_neither_counted_nor_removed() {
         let (home, path) = place();

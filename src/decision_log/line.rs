@@ -21,7 +21,7 @@ const SECOND: &[BorrowedFormatItem<'_>] =
 /// What follows a text that was cut.
 const ELLIPSIS: &str = "…";
 
-/// A decision. What is absent is left out.
+/// A decision. What is absent is left out. Rule 13.3 of docs/policy.md.
 #[derive(Serialize)]
 struct DecisionLine<'a> {
     event: &'static str,

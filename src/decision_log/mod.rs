@@ -62,7 +62,7 @@ pub struct Settings {
 }
 
 /// Which allows are logged: those of the tokens whose hash is below a bound, so that the requests of a token are all in
-/// the log or none is, on every replica.
+/// the log or none is, on every replica. Rule 13.2 of docs/policy.md.
 #[derive(Debug, Clone, Copy)]
 enum Allows {
     None,
@@ -174,7 +174,7 @@ impl OpenedLog {
 }
 
 impl DecisionLog {
-    /// Whether a decision is to be logged.
+    /// Whether a decision is to be logged. Rule 13.1 of docs/policy.md.
     #[inline]
     pub fn includes(&self, decision: &Decision<'_>) -> bool {
         match (decision.verdict, decision.token) {
@@ -184,7 +184,7 @@ impl DecisionLog {
         }
     }
 
-    /// Logs a decision that is [included](Self::includes). Waits for nothing.
+    /// Logs a decision that is [included](Self::includes). Waits for nothing. Rule 13.5 of docs/policy.md.
     #[inline(never)]
     pub fn record(&self, call: &Call, decision: &Decision<'_>, request: &DecidedRequest<'_>) {
         let account = decision.token.map(|token| *token.account_id);
@@ -211,7 +211,7 @@ impl DecisionLog {
         self.shares.dropped(account, cause);
     }
 
-    /// Has the writer reopen its file: for programs that rename it, such as logrotate.
+    /// Has the writer reopen its file: for programs that rename it, such as logrotate. Rule 13.9 of docs/policy.md.
     pub fn reopen(&self) {
         self.control.reopen.store(true, Ordering::Release);
         self.control.wake();
@@ -256,6 +256,7 @@ mod tests {
         (0..100_000u128).map(|n| TokenId(Uuid::from_u128(0x0192_0000_0000_7000 << 64 | n << 3)))
     }
 
+    /// Rule 13.2.
     #[test]
     fn a_share_of_the_tokens_is_chosen_and_a_larger_share_includes_a_smaller_one() {
         let [tenth, half] = [0.1, 0.5].map(Allows::new);
@@ -266,7 +267,7 @@ mod tests {
         assert_eq!(tokens().filter(|&token| Allows::new(1.0).includes(token)).count(), 100_000);
     }
 
-    /// A pipe that nobody reads stands for a slow disk.
+    /// Rule 13.5. A pipe that nobody reads stands for a slow disk.
     #[tokio::test]
     async fn a_slow_output_holds_up_no_decision_and_loses_what_is_counted() {
         const DECISIONS: u64 = 20_000;

@@ -305,7 +305,7 @@ impl<'a> PresentedSecret<'a> {
             && raw_or_decoded(text, |text| text.contains(secret))
     }
 
-    /// `text`, unless it has the secret in it.
+    /// `text`, unless it has the secret in it. Rule 13.4 of docs/policy.md.
     fn redacted<'t>(&self, text: &'t str) -> &'t str {
         if self.is_in(text) { REDACTED } else { text }
     }
@@ -362,6 +362,7 @@ mod tests {
         assert_eq!(&*call.request_id, "first");
     }
 
+    /// Rule 13.4.
     #[test]
     fn texts_with_the_presented_secret_are_redacted() {
         let secret = PresentedSecret::new(b"s3cret+value");

@@ -1,5 +1,5 @@
 //! The share of the log that the denials of one account have, and those of unknown tokens: so that a flood of them
-//! neither pushes older lines out nor hides those of others.
+//! neither pushes older lines out nor hides those of others. Rule 13.7 of docs/policy.md.
 //!
 //! Each share is a token bucket of bytes, kept as one number: the instant at which the bucket is full again (the
 //! generic cell rate algorithm, ITU-T I.371).

@@ -1,7 +1,7 @@
 //! The thread that takes records from the queue and writes their lines.
 //!
 //! # Invariants
-//! - A record that left the queue is written once, or counted as dropped.
+//! - A record that left the queue is written once, or counted as dropped (rule 13.8 of docs/policy.md).
 //! - What can't be written waits, and with it the queue: memory does not grow.
 
 use std::io;
