@@ -328,5 +328,5 @@ async fn a_credential_is_renamed_expires_and_shows_when_it_was_last_used() {
     };
     let refused = operator.credentials().create_credential(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(refused.message().contains("expire_time"), "{refused:?}");
+    assert!(refused.message().contains("ttl"), "{refused:?}");
 }

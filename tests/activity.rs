@@ -9,7 +9,8 @@ use std::time::Duration;
 use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, Decision, DeleteTokenRequest, Denial, GetSelfRequest,
     GetTokenRequest, GetTokenUsageRequest, HttpOperation, ListDenialsRequest,
-    ManageWhitelistRequest, Reason, Role, SeenAddress, TokenKind, authorize_request, denial_fix,
+    ManageWhitelistRequest, Reason, ReplaceTokenRequest, Role, SeenAddress, TokenKind,
+    authorize_request, denial_fix,
 };
 
 use crate::replicas::stage::Stage;
@@ -260,6 +261,16 @@ async fn denials_of_known_tokens_are_listed_with_what_would_allow_them() {
     assert_eq!(fix(address), Some(denial_fix::Change::AddAddress("198.51.100.1".to_owned())));
     let scope = by(Reason::ScopeNotGranted);
     assert_eq!(fix(scope), Some(denial_fix::Change::ReplaceWithScope("cards.reveal".to_owned())));
+    // A successor could not have it (rule 11.31).
+    let text = scope.fix.clone().unwrap().text;
+    assert!(text.starts_with("Create another token"), "{text}");
+    let replace = ReplaceTokenRequest {
+        token_id: token.token_id.clone(),
+        scopes: vec!["cards.reveal".to_owned()],
+        validate_only: true,
+        ..Default::default()
+    };
+    operator.tokens().replace_token(replace).await.unwrap_err();
     let missing = by(Reason::ClientIpMissing);
     assert_eq!((&*missing.client_ip, fix(missing)), ("", None));
     let route = by(Reason::NoMatchingRoute);

@@ -710,8 +710,11 @@ async fn tokens_expire_and_their_expiry_only_comes_nearer() {
     assert!(bounded["token"]["expire_time"].is_string(), "{bounded}");
     let refused = created(&["--expires", "91d"]);
     assert!(refused.stderr.contains("--token-max-lifetime"), "{}", refused.stderr);
+    // The field is that which was sent.
+    assert!(refused.stderr.contains("\"ttl\""), "{}", refused.stderr);
     let refused = created(&["--expires", "2020-01-01T00:00:00Z"]);
     assert!(refused.stderr.contains("must lie in the future"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("\"expire_time\""), "{}", refused.stderr);
 
     let answer = created(&["--expires", "60d"]).json();
     let (id, secret) = (answer["token"]["token_id"].as_str(), answer["secret"].as_str());
@@ -815,5 +818,5 @@ fn accounts_are_suspended_and_closed_and_names_and_labels_changed() {
     shell.run(&["credential", "list"]).exits(0).shows(&["LAST USE", "EXPIRES", "gateway"]);
     shell.run(&["credential", "update", id]).exits(2).tells(&["--name", "--expires"]);
     let operator = ["credential", "create", "--role", "operator", "--expires", "30d"];
-    shell.run(&operator).exits(1).tells(&["expire_time", "operator"]);
+    shell.run(&operator).exits(1).tells(&["error: ttl:", "operator"]);
 }

@@ -213,6 +213,11 @@ async fn each_refusal_names_its_rule_or_field_and_changes_nothing() {
             vec!["expire_time"],
         ),
         (
+            ReplaceTokenRequest { ttl: duration(i64::MAX, 0), ..plain() },
+            Code::InvalidArgument,
+            vec!["ttl"],
+        ),
+        (
             ReplaceTokenRequest { expire_time: time(1), ttl: duration(1, 0), ..plain() },
             Code::InvalidArgument,
             vec!["ttl"],

@@ -78,7 +78,7 @@ pub struct DenialFix {
 pub enum DenialChange {
     /// To add this address to the whitelist.
     AddAddress(ClientAddr),
-    /// To replace the token by one that has this scope.
+    /// To use another token instead, which is created with this scope: a successor may do no more than this one.
     ReplaceWithScope(String),
 }
 
@@ -97,7 +97,8 @@ pub fn fix(denied: &DenialCount, in_force: &ActiveCatalog, limits: &Limits) -> D
         }
         (Some(Reason::ScopeNotGranted | Reason::ScopeLostInDowngrade), _, Some(scope)) => {
             let text = format!(
-                "Replace the token by one that has the scope {scope}: scopes can't be added to a token."
+                "Create another token that has the scope {scope}, and use that one: scopes can't be added to a token, \
+                 and a successor gets no more than the token has."
             );
             (Some(DenialChange::ReplaceWithScope(scope)), text)
         }

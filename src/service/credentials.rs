@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::accounts::refused_account;
 use super::lists::{Cursor, PageItem, Paged, Paging};
-use super::tokens::EXPIRE_TIME;
+use super::tokens::{EXPIRE_TIME, expiry_field};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services, wait_unless};
 use crate::clock::id_at;
@@ -163,10 +163,10 @@ impl Services {
     fn credential_expiry(&self, create: &CreateCredential<'_>) -> Result<Option<Timestamp>> {
         let Some(requested) = create.expires else { return Ok(None) };
         if create.role == AskedRole::Operator {
-            return Err(no_expiry_of_operators());
+            return Err(no_expiry_of_operators(create.expires));
         }
         let expiry = Expiry::NEVER.shorten(requested, self.clock.now());
-        expiry.map(Expiry::time).map_err(|refused| invalid_expiry(&refused))
+        expiry.map(Expiry::time).map_err(|refused| invalid_expiry(create.expires, &refused))
     }
 
     /// Changes a credential's name, or brings its end nearer. Rules 11.83 and 11.84 of docs/policy.md.
@@ -199,16 +199,17 @@ impl Services {
         let no_credential = || Error::NotFound { kind: "credential", id: id.to_string() };
         let credential = updated.ok_or_else(no_credential)?.map_err(|refused| {
             let ended = |rule, text: &str| Error::refused(rule, format!("credentials/{id}"), text);
+            let requested = request.expires;
             match refused {
                 CredentialUpdateRefusal::Revoked => {
                     ended("CREDENTIAL_REVOKED", "the credential is revoked: create another one")
                 }
-                CredentialUpdateRefusal::Operator => no_expiry_of_operators(),
+                CredentialUpdateRefusal::Operator => no_expiry_of_operators(requested),
                 CredentialUpdateRefusal::Expiry(ExpiryRefused::Expired(at)) => {
                     let text = format!("the credential expired at {at}: create another one");
                     ended("CREDENTIAL_EXPIRED", &text)
                 }
-                CredentialUpdateRefusal::Expiry(refused) => invalid_expiry(&refused),
+                CredentialUpdateRefusal::Expiry(refused) => invalid_expiry(requested, &refused),
             }
         })?;
         let propagation = self.propagation(wait_unless(request.no_wait)).await?;
@@ -309,26 +310,32 @@ impl Services {
     }
 }
 
-fn no_expiry_of_operators() -> Error {
+/// The field of a request with the expiry that it asks for.
+fn field_of(requested: Option<RequestedExpiry>) -> &'static str {
+    requested.map_or(EXPIRE_TIME, expiry_field)
+}
+
+fn no_expiry_of_operators(requested: Option<RequestedExpiry>) -> Error {
     let text = "goes with ROLE_PEP and ROLE_ACCOUNT_ADMIN only, since the last operator's credential must not end unseen: \
                 leave it out, and revoke the credential when another one is in use";
-    Error::invalid(EXPIRE_TIME, "NOT_FOR_THIS_ROLE", text)
+    Error::invalid(field_of(requested), "NOT_FOR_THIS_ROLE", text)
 }
 
 /// An expiry that no credential can have, or not this one.
-fn invalid_expiry(refused: &ExpiryRefused) -> Error {
+fn invalid_expiry(requested: Option<RequestedExpiry>, refused: &ExpiryRefused) -> Error {
+    let field = field_of(requested);
     match refused {
         ExpiryRefused::Past => {
             let text =
                 "must lie in the future: name a later time; RevokeCredential ends a credential now";
-            Error::invalid(EXPIRE_TIME, "IN_THE_PAST", text)
+            Error::invalid(field, "IN_THE_PAST", text)
         }
-        ExpiryRefused::TooFar => Error::invalid("ttl.seconds", "TOO_LATE", refused),
+        ExpiryRefused::TooFar => Error::invalid(field, "TOO_LATE", refused),
         ExpiryRefused::Later(at) => {
             let text = format!(
                 "is later than the credential's expiry, {at}, which can only be brought nearer: create another credential"
             );
-            Error::invalid(EXPIRE_TIME, "TOO_LATE", text)
+            Error::invalid(field, "TOO_LATE", text)
         }
         // The store gives these only for what has ended.
         ExpiryRefused::Expired(_) | ExpiryRefused::Deleted => Error::Internal,

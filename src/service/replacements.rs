@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::accounts::refused_account;
 use super::error::{Obstacle, Violation};
 use super::explain::names;
-use super::tokens::{Described, EXPIRE_TIME, no_token, scope_ids};
+use super::tokens::{Described, EXPIRE_TIME, expiry_field, no_token, scope_ids};
 use super::validate::{self, FieldErrors};
 use super::{Caller, Changed, Error, Propagation, Result, Services};
 use crate::clock::id_at;
@@ -200,12 +200,12 @@ fn refusal(
             return Error::invalid("whitelist", "WHITELIST_REQUIRED", refused);
         }
         ReplacementRefused::Expiry(expiry) => {
-            let (field, reason) = match expiry {
-                SuccessorExpiryRefused::Past => (EXPIRE_TIME, "IN_THE_PAST"),
-                SuccessorExpiryRefused::TooFar => ("ttl.seconds", "TOO_LATE"),
-                SuccessorExpiryRefused::AfterOld(_) | SuccessorExpiryRefused::AfterLongest(_) => {
-                    (EXPIRE_TIME, "TOO_LATE")
-                }
+            let field = request.expires.map_or(EXPIRE_TIME, expiry_field);
+            let reason = match expiry {
+                SuccessorExpiryRefused::Past => "IN_THE_PAST",
+                SuccessorExpiryRefused::TooFar
+                | SuccessorExpiryRefused::AfterOld(_)
+                | SuccessorExpiryRefused::AfterLongest(_) => "TOO_LATE",
             };
             return Error::invalid(field, reason, refused);
         }

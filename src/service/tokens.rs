@@ -98,24 +98,28 @@ pub struct Described {
     pub outlook: LifecycleView,
 }
 
-/// The field of a request with the expiry.
+/// The field of a request with the expiry as an instant.
 pub(super) const EXPIRE_TIME: &str = "expire_time";
 
+/// The field of a request that an expiry came from.
+pub(super) fn expiry_field(requested: RequestedExpiry) -> &'static str {
+    match requested {
+        RequestedExpiry::At(_) => EXPIRE_TIME,
+        RequestedExpiry::After(_) => "ttl",
+    }
+}
+
 /// An expiry that no token can have, or not this one.
-fn invalid_expiry(refused: &ExpiryRefused) -> Error {
-    let (field, reason) = match refused {
-        ExpiryRefused::Past => (EXPIRE_TIME, "IN_THE_PAST"),
-        ExpiryRefused::TooFar => ("ttl.seconds", "TOO_LATE"),
-        _ => (EXPIRE_TIME, "TOO_LATE"),
-    };
-    Error::invalid(field, reason, refused)
+fn invalid_expiry(requested: RequestedExpiry, refused: &ExpiryRefused) -> Error {
+    let reason = if *refused == ExpiryRefused::Past { "IN_THE_PAST" } else { "TOO_LATE" };
+    Error::invalid(expiry_field(requested), reason, refused)
 }
 
 /// Why a token keeps its expiry.
-fn expiry_refused(id: TokenId, refused: ExpiryRefused) -> Error {
+fn expiry_refused(id: TokenId, requested: RequestedExpiry, refused: ExpiryRefused) -> Error {
     let rule = match refused {
         ExpiryRefused::Past | ExpiryRefused::TooFar | ExpiryRefused::Later(_) => {
-            return invalid_expiry(&refused);
+            return invalid_expiry(requested, &refused);
         }
         ExpiryRefused::Expired(_) => "TOKEN_EXPIRED",
         ExpiryRefused::Deleted => "TOKEN_DELETED",
@@ -266,14 +270,15 @@ impl Services {
     }
 
     /// The expiry of a new token that was asked for with this one. Rules 11.2 and 11.3 of docs/policy.md.
-    fn new_expiry(&self, asked: Option<RequestedExpiry>) -> Result<Option<Timestamp>> {
+    fn new_expiry(&self, requested: Option<RequestedExpiry>) -> Result<Option<Timestamp>> {
         let now = self.clock.now();
-        let asked = asked.map(|asked| Expiry::NEVER.shorten(asked, now)).transpose();
-        let asked = asked.map_err(|refused| invalid_expiry(&refused))?.and_then(Expiry::time);
         let latest = self.token_max_lifetime.map(|lifetime| now.plus(lifetime));
+        let Some(requested) = requested else { return Ok(latest) };
+        let asked = Expiry::NEVER.shorten(requested, now);
+        let asked = asked.map_err(|refused| invalid_expiry(requested, &refused))?.time();
         match (asked, latest) {
             (Some(asked), Some(latest)) if asked > latest => Err(Error::invalid(
-                EXPIRE_TIME,
+                expiry_field(requested),
                 "TOO_LATE",
                 format_args!(
                     "is later than this server allows, {latest} (setting --token-max-lifetime): name an \
@@ -391,7 +396,7 @@ impl Services {
         let set =
             self.writes.commit("set_token_expiry", Invalidation::Token(id), &ctx, set).await?;
         let token = set.ok_or_else(|| no_token(id))?;
-        let token = token.map_err(|refused| expiry_refused(id, refused))?;
+        let token = token.map_err(|refused| expiry_refused(id, expires, refused))?;
         self.notify_of_expiry(&token);
         let described = self.described(token)?;
         let propagation = self.propagation(wait_unless(no_wait)).await?;
@@ -403,12 +408,12 @@ impl Services {
     /// # Errors
     /// As there.
     pub fn check_token_expiry(&self, token: &Token, expires: Timestamp) -> Result<()> {
-        if token.state != TokenState::Active {
-            return Err(expiry_refused(token.id, ExpiryRefused::Deleted));
-        }
         let requested = RequestedExpiry::At(expires);
+        if token.state != TokenState::Active {
+            return Err(expiry_refused(token.id, requested, ExpiryRefused::Deleted));
+        }
         let shortened = Expiry::from(token.expires).shorten(requested, self.clock.now());
-        shortened.map(|_| ()).map_err(|refused| expiry_refused(token.id, refused))
+        shortened.map(|_| ()).map_err(|refused| expiry_refused(token.id, requested, refused))
     }
 
     /// Has the admins mailed without waiting for the next sweep, where the token's expiry is nearer than the notice

@@ -171,7 +171,8 @@ fn line(
     now: Timestamp,
     live: bool,
 ) -> DenialLine {
-    let (id, denied) = (denial.denied.token_id, denial.denied);
+    let denied = denial.denied;
+    let id = denied.token_id;
     let scope = denied.scope_id.and_then(|scope| in_force.name_of(scope));
     let what = match denied.reason {
         Some(reason) => sentence(&reason.word().to_lowercase().replace('_', " ")),
@@ -188,7 +189,10 @@ fn line(
             DenialChange::AddAddress(_) => {
                 ("Edit the whitelist", format!("/tokens/{id}/whitelist"))
             }
-            DenialChange::ReplaceWithScope(_) => ("Replace it", format!("/tokens/{id}/replace")),
+            DenialChange::ReplaceWithScope(_) => {
+                let account = denied.account_id.to_string();
+                ("New token", link("/tokens/new", &[("account", &account)]))
+            }
         }),
         fix: fix.text,
     }

@@ -14,7 +14,7 @@ use super::view::{
     pending_of, when,
 };
 use crate::model::{Token, TokenOrder, TokenShow};
-use crate::policy::token::TokenKind;
+use crate::policy::token::{AccountRestriction, TokenKind};
 use crate::service::Error;
 use crate::service::lists::TokenQuery;
 
@@ -36,6 +36,8 @@ struct Row {
     more: usize,
     /// When it expires, where it does.
     expires: Option<When>,
+    /// Whether its account is suspended: every request with it is denied.
+    suspended: bool,
     /// When it ended, and what happened.
     ended: Option<(When, &'static str)>,
 }
@@ -139,10 +141,13 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     let in_force = services.in_force()?;
     let outlook = services.outlook();
     let now = outlook.calendar.now;
-    let row = |token: &Token| {
+    let row = |token: &Token| -> Result<Row> {
+        let restriction = services.account_restriction(token.account_id);
+        let restriction =
+            restriction.map_err(|error| PageError::from(error).at(&signed, Place::Tokens))?;
         let mut pending = pending_of(token, &in_force, &outlook).into_iter();
         let first = pending.next();
-        Row {
+        Ok(Row {
             id: token.id.to_string(),
             name: token.name.clone(),
             account_id: token.account_id.to_string(),
@@ -154,10 +159,11 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
             pending: first,
             more: pending.count(),
             expires: token.expires.map(|at| when(at, now)),
+            suspended: matches!(restriction, Some(AccountRestriction::Suspended { .. })),
             ended: ended(token, now).map(|(at, what)| (when(at, now), what)),
-        }
+        })
     };
-    let rows: Vec<_> = found.tokens.iter().map(row).collect();
+    let rows = found.tokens.iter().map(row).collect::<Result<Vec<_>>>()?;
     let pages = pages(at, rows.len(), found.total, SIZE, |page| asked.link(page));
     let how = match account {
         "" => "portcullis token list".to_owned(),

@@ -32,10 +32,13 @@ async fn operators_suspend_resume_rename_and_close_an_account_and_admins_do_not(
     assert_eq!(stage.reason().await, Reason::AccountSuspended);
     let token = format!("/tokens/{}", stage.ours.open.token_id);
     admin.get(&token).says(200).shows(&["Its account has been suspended since"]);
+    admin.get("/tokens").says(200).shows(&["account suspended"]);
     let fields = [("csrf", own.as_str()), ("name", "x"), ("labels", "")];
     admin.post(&format!("{token}/edit"), &fields).says(422).shows(&["account is suspended"]);
     let done = operator.post(&path("resume"), &[("csrf", &csrf)]).says(303);
     operator.get(done.location()).says(200).shows(&["The account is resumed"]);
+    let list = admin.get("/tokens").says(200);
+    assert!(!list.text().contains("account suspended"), "{list}");
     assert_eq!(stage.reason().await, Reason::Allowed);
 
     operator.post(&path("name"), &[("csrf", &csrf), ("name", "Ours & theirs")]).says(303);

@@ -72,7 +72,17 @@ pub(super) async fn events(
         query.push(" AND time < ").push_bind(end.0);
     }
     if let Some(id) = filter.pending_action_id {
-        query.push(" AND pending_action_id = ").push_bind(id.0);
+        // The column has the first action that an event names. Where a use or an end concerned several at once, the others
+        // stand in the event of one of their tokens.
+        let named = format!("%\"{id}\"%");
+        query.push(" AND position IN (SELECT position FROM audit_event WHERE pending_action_id = ");
+        query.push_bind(id.0);
+        query.push(
+            " UNION SELECT e.position FROM audit_event e WHERE e.token_id IN \
+             (SELECT token_id FROM audit_event WHERE pending_action_id = ",
+        );
+        query.push_bind(id.0).push(") AND (e.before_json LIKE ").push_bind(named.clone());
+        query.push(" OR e.after_json LIKE ").push_bind(named).push("))");
     }
     if let Some(after) = filter.after {
         query.push(" AND position > ").push_bind(after);

@@ -286,12 +286,30 @@ pub(super) async fn insert(connection: &mut Connection, action: &PendingAction) 
         .await?;
     let taken = action.taken.iter().map(|&scope| (scope, 0i16));
     let scopes: Vec<_> = taken.chain(action.kept.iter().map(|&scope| (scope, 1))).collect();
+    insert_scopes(connection, action.id, &scopes).await
+}
+
+/// From now on the action takes these scopes as well.
+pub(super) async fn take(
+    connection: &mut Connection,
+    id: PendingActionId,
+    scopes: &[ScopeId],
+) -> Result<()> {
+    let scopes: Vec<_> = scopes.iter().map(|&scope| (scope, 0)).collect();
+    insert_scopes(connection, id, &scopes).await
+}
+
+async fn insert_scopes(
+    connection: &mut Connection,
+    id: PendingActionId,
+    scopes: &[(ScopeId, i16)],
+) -> Result<()> {
     for chunk in scopes.chunks(super::IDS_AT_ONCE) {
         let mut query = QueryBuilder::new(
             "INSERT INTO pending_action_scope (pending_action_id, scope_id, keeps) ",
         );
         query.push_values(chunk, |mut row, &(scope, keeps)| {
-            row.push_bind(action.id.0).push_bind(i32::from(scope.0)).push_bind(keeps);
+            row.push_bind(id.0).push_bind(i32::from(scope.0)).push_bind(keeps);
         });
         query.build().persistent(false).execute(&mut *connection).await?;
     }

@@ -10,6 +10,7 @@ use crate::store::fixture::{ASK, Fixture, READ, all};
 on_both!(
     a_deletion_records_what_it_was_based_on,
     a_downgrade_records_the_uses_of_what_it_takes,
+    an_event_that_names_several_actions_is_found_by_each,
     the_events_of_an_action_are_found_by_its_id,
 );
 
@@ -74,6 +75,27 @@ async fn a_downgrade_records_the_uses_of_what_it_takes(f: Fixture) {
     let time = |n| json!(day(n).to_rfc_3339());
     assert_eq!(basis["scope_uses"], json!([{ "scope": ASK, "last_use_time": time(1) }]));
     assert_eq!((&basis["last_use_time"], &basis["basis_time"]), (&time(46), &time(1)));
+}
+
+async fn an_event_that_names_several_actions_is_found_by_each(f: Fixture) {
+    let s = Stage::new(f).await;
+    let id = s.token(TokenKind::Custom, &[READ, ASK]).await;
+    s.record(id, READ, 20).await;
+    // The downgrade waits for its notices, until the deletion is announced as well.
+    let downgrade = s.announce(id, 38).await.unwrap();
+    let deletion = s.announce(id, 59).await.unwrap();
+    s.record(id, ASK, 60).await;
+    assert!(s.store.cancel_overtaken(&super::on(60), id).await.unwrap());
+    for action in [downgrade, deletion] {
+        let of = AuditFilter {
+            pending_action_id: Some(action.id),
+            oldest_first: true,
+            ..AuditFilter::default()
+        };
+        let events = s.store.audit_events(&of, all()).await.unwrap();
+        let names: Vec<_> = events.iter().map(|event| event.action.as_str()).collect();
+        assert_eq!(names, ["lifecycle.announce", "lifecycle.cancel"], "{:?}", action.takes);
+    }
 }
 
 async fn the_events_of_an_action_are_found_by_its_id(f: Fixture) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use portcullis::model::{
-    CarriedOut, Labels, NoLongerHeld, NotReplaced, PendingAction, PendingFilter, Replaced,
-    Replacement, Token, TokenUpdate, Use,
+    CarriedOut, Labels, MailContent, NoLongerHeld, NotReplaced, PendingAction, PendingFilter,
+    Replaced, Replacement, Token, TokenUpdate, Use,
 };
 use portcullis::policy::id::TokenId;
 use portcullis::policy::lifecycle::{ActionEffect, Mode, Settings};
@@ -16,7 +16,7 @@ use portcullis::policy::token::{Grant, RequestedExpiry, TokenKind, TokenState};
 use uuid::Uuid;
 
 use super::{HOUR, Stage, day, on};
-use crate::store::fixture::{ASK, Fixture, READ, REVEAL, all, new_token, whitelist};
+use crate::store::fixture::{ASK, Fixture, READ, REVEAL, all, new_token, scope_names, whitelist};
 
 on_both!(
     a_successor_goes_on_where_the_old_token_is,
@@ -38,6 +38,7 @@ on_both!(
     what_is_announced_and_left_out_ends_with_the_old_token_in_time,
     a_downgrade_of_all_writes_takes_the_listed_ones_from_a_successor,
     a_successor_that_ends_gives_the_lifecycle_back,
+    a_deletion_announced_for_a_narrower_successor_names_what_the_old_token_could_do,
     an_expiry_of_the_successor_gives_the_lifecycle_back,
     a_purged_token_takes_nothing_from_its_successor,
     what_is_only_observed_is_withdrawn_from_the_successor,
@@ -531,6 +532,32 @@ async fn a_successor_that_ends_gives_the_lifecycle_back(f: Fixture) {
     s.noticed(new, 39).await;
     s.delete(new, 40).await;
     assert_eq!(s.live().await, []);
+    s.f.check_record().await;
+}
+
+/// Rule 11.37 of docs/policy.md: what was announced for a successor named what that could do.
+async fn a_deletion_announced_for_a_narrower_successor_names_what_the_old_token_could_do(
+    f: Fixture,
+) {
+    let s = Stage::new(f).await;
+    let old = s.token(TokenKind::Custom, &[READ, ASK]).await;
+    let narrow = Replacement { scopes: vec![s.scope(READ)], overlap: MAX_OVERLAP, ..replacement() };
+    let successor = s.try_replace(old, &narrow, 36).await.unwrap().successor.id;
+    let action = s.noticed(successor, 38).await;
+    assert_eq!(action.taken, [s.scope(READ)]);
+    s.delete(successor, 40).await;
+    assert_eq!(s.carry_out(action.id, 46).await, CarriedOut::Done);
+    assert_eq!(s.state(old).await, TokenState::DeletedUnused { at: day(46) });
+    let mails = s.claim(46).await;
+    assert_eq!(mails.len(), 2);
+    for mail in mails {
+        let MailContent::CarriedOut(token, done) = &mail.content else { panic!("{mail:?}") };
+        let mut taken = done.taken.clone();
+        taken.sort();
+        let mut both = scope_names(&[READ, ASK]);
+        both.sort();
+        assert_eq!((token.id, taken), (old, both));
+    }
     s.f.check_record().await;
 }
 

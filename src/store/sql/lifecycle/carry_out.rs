@@ -61,7 +61,7 @@ pub(in super::super) async fn carry_out(
         return Ok(CarriedOut::Cancelled);
     };
     let grant = &locked.usage_state.grant;
-    let Some(taken) = action.takes.as_named(&action.taken, grant, catalog) else {
+    let Some(mut taken) = action.takes.as_named(&action.taken, grant, catalog) else {
         pending::end(&mut change.tx, id, ctx.now, Outcome::Withdrawn).await?;
         end_in_memory(&mut locked, id);
         locked.set_idle(&mut change.tx).await?;
@@ -100,6 +100,16 @@ pub(in super::super) async fn carry_out(
     let spared: Vec<_> =
         action.taken.iter().copied().filter(|scope| !taken.contains(scope)).collect();
     pending::keep(&mut change.tx, id, &spared).await?;
+    if action.takes == ActionEffect::Token {
+        // It may have been announced for a successor that could do less (rule 11.37): the mail names what this one could do.
+        let (held, _) = action.takes.taken_and_kept(&locked.usage_state.grant, catalog);
+        let unnamed =
+            held.into_iter().filter(|scope| !taken.contains(scope) && !action.kept.contains(scope));
+        let unnamed: Vec<_> = unnamed.collect();
+        pending::take(&mut change.tx, id, &unnamed).await?;
+        taken.extend(unnamed);
+        taken.sort_unstable();
+    }
     action.taken = taken;
     let done = match action.takes {
         ActionEffect::Token => AuditAction::LifecycleDelete,
