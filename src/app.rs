@@ -5,6 +5,7 @@ mod certificates;
 mod decision_log;
 mod demo;
 mod process;
+mod reload;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config;
 use crate::config::server::{
     FirstCredentialArgs, LeakKeys, LeakSettings, ListenSetting, MailSettings, MigrateArgs,
-    RelaySettings, ServeArgs, ServeSettings, StoreSettings, TlsFiles,
+    RelaySettings, ServeArgs, ServeSettings, StoreSettings,
 };
 use crate::decision_log::OpenedLog;
 use crate::gateway::Interfaces;
@@ -32,14 +33,14 @@ use crate::grpc::connections::ConnectionLimits;
 use crate::grpc::envoy::EnvoySettings;
 use crate::grpc::{health, proto, server};
 use crate::lifecycle::{CLAIM, LifecycleStatus, Outbox, REFRESH, Retries, Sweeper, Transport};
-use crate::mail::{Limits, Mailbox, PublicUrl, Relay};
+use crate::mail::{Limits, Mailbox, PublicUrl, Relay, ReplaceableRelay};
 use crate::model::StoreMode;
-use crate::net::{ClientAuth, Listener, ListenerAddress, UnixSocket};
+use crate::net::{Listener, ListenerAddress, UnixSocket};
 use crate::policy::duration;
 use crate::policy::lifecycle::Mode;
 use crate::replication::{RegisteredReplica, Wait};
 use crate::service::{Dependencies, Services, SessionLengths};
-use crate::shutdown::{IgnoredSignals, Signals, outlive_file_size_limit};
+use crate::shutdown::{Hangup, IgnoredSignals, Signals, outlive_file_size_limit};
 use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::ReplicaInfo;
 use crate::store::sqlite::{self, SqliteStore};
@@ -49,6 +50,7 @@ use crate::usage::{CredentialUses, Usage};
 use crate::writes::Writes;
 use crate::{alerts, gateway, http, net, shutdown};
 use process::Descriptors;
+use reload::{MailRelay, OperatorCredential, Reloadable, ServerTls, TlsReload};
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
@@ -194,11 +196,11 @@ fn check_mark(mark: Option<StoreMode>, development: bool) -> anyhow::Result<()> 
 async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
-    let reopens_log = settings.decision_log.is_some();
+    let hangup = Hangup::catch().context("cannot wait for signals")?;
     shutdown::spawn_essential("ignored-signals", stop.clone(), {
         let stop = stop.clone();
         async move {
-            stop.run_until_cancelled(ignored.log(reopens_log)).await;
+            stop.run_until_cancelled(ignored.log()).await;
         }
     });
     #[cfg(feature = "failpoints")]
@@ -219,26 +221,19 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         http: http_listener.local_addr()?,
         gateway: gateway_listeners.iter().map(Listener::address).collect::<Result<_, _>>()?,
     };
-    let (grpc_tls, http_tls, gateway_tls) = match &settings.tls {
-        None => (None, None, None),
-        Some(TlsFiles { cert, key, client_ca }) => {
-            let (grpc, gateways) = match client_ca {
-                None => (ClientAuth::None, ClientAuth::None),
-                // A gateway may present its credential in a header instead (Rule 9.20 of docs/policy.md).
-                Some(ca) => (ClientAuth::Required(ca), ClientAuth::Optional(ca)),
-            };
-            (
-                Some(net::tls(cert, key, grpc, &[b"h2"])?),
-                Some(net::tls(cert, key, ClientAuth::None, &[b"http/1.1"])?),
-                Some(net::tls(cert, key, gateways, &[b"h2", b"http/1.1"])?),
-            )
-        }
-    };
+    let tls = settings.tls.as_ref().map(ServerTls::read).transpose()?;
 
     let opened_log = settings.decision_log.as_ref().map(decision_log::open).transpose()?;
     let store = open(&settings.store, "portcullis serve").await?;
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
-    let process = Process { settings: &settings, addresses: &addresses, mailbox, opened_log };
+    let process = Process {
+        settings: &settings,
+        addresses: &addresses,
+        mailbox,
+        opened_log,
+        tls: tls.clone(),
+        hangup,
+    };
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = ConnectionLimits {
@@ -252,7 +247,7 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
             grpc_listeners,
             gate,
             services.clone(),
-            grpc_tls,
+            tls.as_ref().map(|tls| tls.grpc.clone()),
             threads,
             limits,
             stop.clone(),
@@ -263,13 +258,14 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         let proxies = settings.page.trusted_proxies.clone();
         let alerts = receiver(&settings, &services).await?;
         let routes = http::routes(services.clone(), secure, proxies, alerts);
+        let http_tls = tls.as_ref().map(|tls| tls.http.clone());
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
         let gateways = async {
             if !gateway_listeners.is_empty() {
                 let interfaces = interfaces(&settings, services, addresses.first_of_gateways());
                 let connections = descriptors.gateway;
-                let (listeners, tls) = (gateway_listeners, gateway_tls);
-                gateway::serve(listeners, tls, connections, interfaces, stop.clone()).await;
+                let tls = tls.as_ref().map(|tls| tls.gateways.clone());
+                gateway::serve(gateway_listeners, tls, connections, interfaces, stop.clone()).await;
             }
         };
         announce(&settings, &addresses)?;
@@ -378,6 +374,8 @@ struct Process<'a> {
     mailbox: Option<Arc<Mailbox>>,
     /// The decision log, where there is one.
     opened_log: Option<OpenedLog>,
+    tls: Option<ServerTls>,
+    hangup: Hangup,
 }
 
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
@@ -387,7 +385,7 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Process { settings, addresses, mailbox, opened_log } = process;
+    let Process { settings, addresses, mailbox, opened_log, tls, hangup } = process;
     // A supervisor that reads that this is ready may stop it at once, and that is an orderly end too.
     let mut signals = Signals::catch().context("cannot wait for signals")?;
     check_mark(store.mark().await?, settings.development)?;
@@ -418,10 +416,7 @@ async fn serve_store(
     let writes =
         Arc::new(Writes::new(store.clone(), cache.clone(), replicas.clone(), metrics.clone()));
     if revoked && writes.propagation(Wait::UntilComplete).await.is_none() {
-        tracing::warn!(
-            "the operator credential was replaced, and a replica that is out of reach may accept the \
-             former one until its lease has run out"
-        );
+        bootstrap::warn_of_former_operator();
     }
     let usage = Arc::new(Usage::new(
         store.clone(),
@@ -480,8 +475,8 @@ async fn serve_store(
         stop.clone(),
     )?;
 
-    if let Some(files) = &settings.tls {
-        certificates::watch(files, clock.clone(), &parts.metrics, &stop);
+    if let Some(tls) = &tls {
+        tls.certificates.watch(clock.clone(), parts.metrics.clone(), &stop);
     }
     shutdown::spawn_essential("clock", stop.clone(), {
         let (store, stop) = (store.clone(), stop.clone());
@@ -503,7 +498,18 @@ async fn serve_store(
     let public_url = settings.mail.public_url.clone();
     let public_url =
         public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, addresses.http)));
-    let transport = transport(&settings.mail, mailbox);
+    let relay = relay(&settings.mail);
+    reload::spawn(
+        reloadable(settings, &parts, tls, relay.clone()),
+        hangup,
+        parts.metrics.clone(),
+        &stop,
+    );
+    let transport: Option<Arc<dyn Transport>> = match (relay, mailbox) {
+        (Some(relay), _) => Some(relay),
+        (None, Some(mailbox)) => Some(mailbox),
+        (None, None) => None,
+    };
     follow_lifecycle_status(settings, parts.status.clone(), &stop);
     drive_lifecycle(settings, &parts, transport, public_url, &stop);
     let credential_uses = Arc::new(CredentialUses {
@@ -585,16 +591,40 @@ fn follow_lifecycle_status(
     });
 }
 
-/// Who takes mails over: the mail server, or without one `mailbox`, which there is with `--dev` only.
-fn transport(mail: &MailSettings, mailbox: Option<Arc<Mailbox>>) -> Option<Arc<dyn Transport>> {
-    match (mail.relay.clone(), mailbox) {
-        (Some(RelaySettings { endpoint, trust, sender }), _) => {
-            let limits = Limits::each(mail.timeout);
-            Some(Arc::new(Relay::new(endpoint, trust, sender, limits)))
-        }
-        (None, Some(mailbox)) => Some(mailbox),
-        (None, None) => None,
+/// The mail server, where the settings name one.
+fn relay(mail: &MailSettings) -> Option<Arc<ReplaceableRelay>> {
+    let RelaySettings { endpoint, trust, sender } = mail.relay.clone()?;
+    let relay = Relay::new(endpoint, trust, sender, Limits::each(mail.timeout));
+    Some(Arc::new(ReplaceableRelay::new(relay)))
+}
+
+/// Everything that is read again where its files change, and on SIGHUP.
+fn reloadable(
+    settings: &ServeSettings,
+    parts: &Dependencies,
+    tls: Option<ServerTls>,
+    relay: Option<Arc<ReplaceableRelay>>,
+) -> Vec<Box<dyn Reloadable>> {
+    let Dependencies { store, writes, clock, metrics, .. } = parts;
+    let mut reloadable: Vec<Box<dyn Reloadable>> = Vec::new();
+    if let Some(tls) = tls {
+        let (clock, metrics) = (clock.clone(), metrics.clone());
+        reloadable.push(Box::new(TlsReload { tls, clock, metrics }));
     }
+    if let Some(file) = settings.operator_file.clone().filter(|_| !settings.development) {
+        reloadable.push(Box::new(OperatorCredential {
+            file,
+            digest: settings.operator_credential,
+            store: store.clone(),
+            writes: writes.clone(),
+            clock: clock.clone(),
+        }));
+    }
+    if let (Some(files), Some(relay)) = (settings.mail.relay_files.clone(), relay) {
+        let limits = Limits::each(settings.mail.timeout);
+        reloadable.push(Box::new(MailRelay { files, relay, limits }));
+    }
+    reloadable
 }
 
 /// Starts the tasks of the lifecycle of unused tokens.

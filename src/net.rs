@@ -1,9 +1,10 @@
-//! Listeners, TLS and limits, for gRPC and HTTP alike. Must stay true: each error of a TLS file names its flag.
+//! Listeners, TLS and limits, for gRPC and HTTP alike.
 
 mod attempts;
 mod limiter;
 mod peer;
 pub mod server;
+pub mod tls;
 mod unix;
 pub mod unread;
 
@@ -11,16 +12,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::pem::{self, InvalidAuthorities, TrustStore};
 pub use attempts::{Attempts, WINDOW as ATTEMPTS_WINDOW};
 pub use limiter::{Limiter, Permit};
 pub use peer::Peer;
@@ -28,100 +25,6 @@ pub use unix::UnixSocket;
 
 /// How long a client may take for its TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// Why TLS can't be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("--{flag}: {path} {why}")]
-pub struct TlsError {
-    flag: &'static str,
-    path: String,
-    why: String,
-}
-
-/// A file, and the flag that names it.
-#[derive(Clone, Copy)]
-struct NamedFile<'p>(&'static str, &'p Path);
-
-impl NamedFile<'_> {
-    fn error(self, why: impl std::fmt::Display) -> TlsError {
-        let Self(flag, path) = self;
-        TlsError { flag, path: path.display().to_string(), why: why.to_string() }
-    }
-
-    fn read<T>(self, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, TlsError> {
-        let bytes = std::fs::read(self.1)
-            .map(zeroize::Zeroizing::new)
-            .map_err(|error| self.error(format_args!("can't be read: {error}")))?;
-        parse(&bytes).map_err(|why| self.error(why))
-    }
-}
-
-/// Whether clients are asked for a certificate, and the file with the authorities that may have issued it.
-#[derive(Debug, Clone, Copy)]
-pub enum ClientAuth<'p> {
-    /// No.
-    None,
-    /// A client may present one; a wrong one ends the handshake.
-    Optional(&'p Path),
-    /// A client has to present one.
-    Required(&'p Path),
-}
-
-/// What a server proves itself with, speaking the protocols `alpn`.
-///
-/// # Errors
-/// A file can't be read, or does not hold what it should.
-pub fn tls(
-    cert: &Path,
-    key: &Path,
-    client_auth: ClientAuth<'_>,
-    alpn: &[&[u8]],
-) -> Result<TlsAcceptor, TlsError> {
-    let (cert, key) = (NamedFile("tls-cert", cert), NamedFile("tls-key", key));
-    let chain = cert.read(pem::certificates)?;
-    let private = key.read(pem::private_key)?;
-    if !pem::belongs(&chain, &private) {
-        return Err(key.error(format_args!(
-            "is not the key of the first certificate in {}, the file of --tls-cert: name the key that \
-             the certificate was made for, and put the server's own certificate first",
-            cert.1.display()
-        )));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| cert.error(error))?;
-    let builder = match client_auth {
-        ClientAuth::None => builder.with_no_client_auth(),
-        ClientAuth::Optional(path) | ClientAuth::Required(path) => {
-            let file = NamedFile("tls-client-ca", path);
-            let unusable = |error: &dyn std::fmt::Display| {
-                format!("has an authority that can't be used: {error}")
-            };
-            let trust = file.read(|pem| {
-                TrustStore::only(pem).map_err(|error| match error {
-                    InvalidAuthorities::Pem(why) => why,
-                    InvalidAuthorities::Unusable(error) => unusable(&error),
-                })
-            })?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(trust.roots(), provider);
-            let verifier = match client_auth {
-                ClientAuth::Optional(_) => verifier.allow_unauthenticated(),
-                ClientAuth::None | ClientAuth::Required(_) => verifier,
-            };
-            let verifier = verifier.build().map_err(|error| file.error(unusable(&error)))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder.with_single_cert(chain, private).map_err(|error| cert.error(error))?;
-    if let ClientAuth::Optional(_) = client_auth {
-        // A resumed session keeps its certificate, also once that has expired: here, it identifies the caller.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-    }
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
 
 /// Logs why a client's TLS handshake failed, with the cure where that is known.
 pub fn log_failed_handshake(peer: impl Into<Peer>, error: &io::Error) {

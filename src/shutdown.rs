@@ -79,7 +79,8 @@ impl Signals {
     }
 }
 
-/// SIGHUP, caught from when this is made: it asks the process to reopen its files. By itself it would end the process.
+/// SIGHUP, caught from when this is made: it asks for files to be read again or opened anew, and would end the process by
+/// itself.
 #[derive(Debug)]
 pub struct Hangup(Signal);
 
@@ -102,7 +103,6 @@ impl Hangup {
 /// without draining.
 #[derive(Debug)]
 pub struct IgnoredSignals {
-    hangup: Signal,
     user_defined1: Signal,
     user_defined2: Signal,
 }
@@ -114,24 +114,21 @@ impl IgnoredSignals {
     /// The system refuses to hand out signals.
     pub fn catch() -> std::io::Result<Self> {
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
             user_defined1: signal(SignalKind::user_defined1())?,
             user_defined2: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Logs each that comes, without an end. SIGHUP is not ignored where `reopens_log`.
-    pub async fn log(mut self, reopens_log: bool) {
+    /// Logs each that comes, without an end.
+    pub async fn log(mut self) {
         loop {
             let name = tokio::select! {
-                _ = self.hangup.recv(), if !reopens_log => "SIGHUP",
                 _ = self.user_defined1.recv() => "SIGUSR1",
                 _ = self.user_defined2.recv() => "SIGUSR2",
             };
             tracing::warn!(
                 signal = name,
-                "a signal is ignored: settings and files are read at the start, so restart to apply new \
-                 ones; SIGTERM stops the server"
+                "a signal is ignored: SIGHUP makes the server read its files again, SIGTERM stops it"
             );
         }
     }

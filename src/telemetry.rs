@@ -5,7 +5,9 @@
 //! carries a secret. Only Portcullis' own log lines can be made verbose: the HTTP/2 and database
 //! libraries would print headers and statements.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -111,6 +113,12 @@ struct CertificateLabels {
 struct BuildLabels {
     version: &'static str,
     architecture: &'static str,
+}
+
+/// The labels of files that are read again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GroupLabels {
+    group: &'static str,
 }
 
 /// The labels of pending actions.
@@ -235,6 +243,9 @@ pub struct Metrics {
     decision_log_size: Gauge,
     store_troubles: Family<TroubleLabels, Gauge>,
     certificates: Family<CertificateLabels, Gauge>,
+    reload_failures: Family<GroupLabels, Counter>,
+    last_reload_successful: Family<GroupLabels, Gauge>,
+    failing_reloads: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Default for Metrics {
@@ -294,6 +305,9 @@ impl Metrics {
             decision_log_failures: Counter::default(),
             decision_log_dropped: Default::default(),
             decision_log_size: Gauge::default(),
+            reload_failures: Family::default(),
+            last_reload_successful: Family::default(),
+            failing_reloads: Mutex::default(),
             store_troubles: Family::default(),
             certificates: Family::default(),
             registry: Registry::default(),
@@ -453,6 +467,16 @@ impl Metrics {
             "Time from a change's commit until every replica decides on it",
             time.clone(),
             self.change_propagation.clone(),
+        );
+        r.register(
+            "reload_failures",
+            "Changed files that could not be used, by group",
+            self.reload_failures.clone(),
+        );
+        r.register(
+            "config_last_reload_successful",
+            "Whether the files of a group are in force as they were read last",
+            self.last_reload_successful.clone(),
         );
         let pages = self.pages.clone();
         r.register_with_unit("page", "Time to make a page", time.clone(), pages);
@@ -616,6 +640,29 @@ impl Metrics {
     /// Counts a reading of the keys that such requests are signed with.
     pub fn leak_keys_fetched(&self, outcome: &'static str) {
         self.leak_key_fetches.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// The files of a group were read and are in force.
+    pub fn reloaded(&self, group: &'static str) {
+        self.last_reload_successful.get_or_create(&GroupLabels { group }).set(1);
+        self.failing_groups().remove(group);
+    }
+
+    /// The files of a group were read and can't be used: what was read before stays in force.
+    pub fn reload_failed(&self, group: &'static str) {
+        let labels = GroupLabels { group };
+        self.reload_failures.get_or_create(&labels).inc();
+        self.last_reload_successful.get_or_create(&labels).set(0);
+        self.failing_groups().insert(group);
+    }
+
+    /// The groups of files that are not in force as they were read last.
+    pub fn failing_reloads(&self) -> Vec<&'static str> {
+        self.failing_groups().iter().copied().collect()
+    }
+
+    fn failing_groups(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.failing_reloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a request that was refused for its credential.

@@ -48,6 +48,7 @@ mod paths;
 mod policy_properties;
 mod protobuf;
 mod reflection;
+mod reload;
 mod replacement;
 mod replicas;
 mod restore;

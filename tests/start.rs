@@ -242,9 +242,13 @@ fn a_signal_stops_it_with_status_0() {
 }
 
 #[test]
-fn other_signals_stop_it_in_order_or_are_ignored() {
+fn other_signals_stop_it_in_order_read_files_again_or_are_ignored() {
     let mut server = Setup::sqlite().start();
-    for signal in ["HUP", "USR1", "USR2"] {
+    // Rule 8.14: it makes the server read its files again.
+    server.signal("HUP");
+    until(|| server.stderr(), |log| log.contains("reading files again"));
+    Shell::operator(&server).run(&["account", "list"]).exits(0);
+    for signal in ["USR1", "USR2"] {
         server.signal(signal);
         let line = format!("\"signal\":\"SIG{signal}\"");
         until(|| server.stderr(), |log| log.contains("a signal is ignored") && log.contains(&line));

@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -15,9 +16,12 @@ use crate::model::{Actor, Context, Credential, Page, Role, SettingsCredential};
 use crate::policy::catalog_file;
 use crate::policy::id::CredentialId;
 use crate::policy::time::Timestamp;
+use crate::replication::Wait;
 use crate::secret::{KeyRing, Prefix, Secret, SecretKind};
 use crate::service::credentials::random;
+use crate::shutdown;
 use crate::store::{Store, StoreError};
+use crate::writes::Writes;
 
 fn context(actor: Actor, now: Timestamp) -> Context {
     Context::new(actor, now, None)
@@ -59,21 +63,7 @@ pub(super) async fn store(
         let credential = operator("from the settings", ctx.now, true);
         let set = store.set_settings_credential(&ctx, Some((&credential, digest)));
         let set = set.await?;
-        changed = match set {
-            SettingsCredential::Changed => true,
-            SettingsCredential::Unchanged => false,
-            SettingsCredential::Ended => {
-                bail!(
-                    "PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked, or has expired; choose another"
-                )
-            }
-            SettingsCredential::InUse => {
-                bail!(
-                    "PORTCULLIS_OPERATOR_CREDENTIAL: this is the secret of a token, or of a credential with another \
-                     role; choose another"
-                )
-            }
-        };
+        changed = settings_credential_changed(set)?;
     } else if let StoreSettings::Embedded(data_dir) = &settings.store {
         leave_credential(store, &settings.prefix, data_dir).await?;
     } else if no_credentials(store).await? {
@@ -89,7 +79,45 @@ async fn no_credentials(store: &dyn Store) -> anyhow::Result<bool> {
     Ok(store.credentials(None, Page { after: None, limit: 1 }).await?.is_empty())
 }
 
-fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
+/// Whether `set` revoked another operator credential of the settings.
+///
+/// # Errors
+/// The credential was refused. Rule 8.6 of docs/policy.md.
+pub(super) fn settings_credential_changed(set: SettingsCredential) -> anyhow::Result<bool> {
+    match set {
+        SettingsCredential::Changed => Ok(true),
+        SettingsCredential::Unchanged => Ok(false),
+        SettingsCredential::Ended => {
+            bail!(
+                "PORTCULLIS_OPERATOR_CREDENTIAL: this one was revoked, or has expired; choose another"
+            )
+        }
+        SettingsCredential::InUse => {
+            bail!(
+                "PORTCULLIS_OPERATOR_CREDENTIAL: this is the secret of a token, or of a credential with another \
+                 role; choose another"
+            )
+        }
+    }
+}
+
+/// Waits in a task until every replica refuses the former operator credential of the settings.
+pub(super) fn await_replacement(writes: Arc<Writes>) {
+    shutdown::spawn("operator-replacement", async move {
+        if writes.propagation(Wait::UntilComplete).await.is_none() {
+            warn_of_former_operator();
+        }
+    });
+}
+
+pub(super) fn warn_of_former_operator() {
+    tracing::warn!(
+        "the operator credential was replaced, and a replica that is out of reach may accept the former \
+         one until its lease has run out"
+    );
+}
+
+pub(super) fn operator(name: &str, now: Timestamp, from_settings: bool) -> Credential {
     Credential {
         id: CredentialId(id_at(now)),
         role: Role::Operator,

@@ -11,6 +11,7 @@ mod leaks;
 mod lifecycle;
 mod listen;
 mod mail;
+mod operator;
 mod page;
 mod store;
 mod variables;
@@ -19,11 +20,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
-
 use crate::policy::network::Limits;
 use crate::policy::text;
-use crate::secret::{Digest, Prefix, digest};
+use crate::secret::{Digest, Prefix};
 use crate::telemetry::LogFormat;
 pub use catalog::BUILT_IN_CATALOG;
 pub use decision_log::{DecisionLogArgs, DecisionLogSettings, DecisionLogTarget};
@@ -34,10 +33,11 @@ pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
 pub use leaks::{LeakArgs, LeakKeys, LeakSettings};
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use listen::ListenSetting;
-pub use mail::{MailArgs, MailSettings, RelaySettings};
+pub use mail::{MailArgs, MailSettings, RelayFiles, RelaySettings};
+pub use operator::OperatorFile;
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
-use variables::{OPERATOR, OPERATOR_FILE, known_variables};
+use variables::known_variables;
 pub use variables::{SECRETS, SecretVariable};
 
 /// What `serve` takes, as written.
@@ -270,6 +270,8 @@ pub struct ServeSettings {
     pub catalog: String,
     /// The digest of the operator credential: nothing needs the credential itself, so it is wiped.
     pub operator_credential: Option<Digest>,
+    /// The file that it was read from, where it was read from one.
+    pub operator_file: Option<OperatorFile>,
     /// What new secrets begin with.
     pub prefix: Prefix,
     /// Whether account admins may import tokens.
@@ -305,11 +307,6 @@ const LEASE: Duration = Duration::from_secs(10);
 /// The shortest and the longest lease.
 const LEASES: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(3_600);
-/// The fewest characters of an operator credential.
-const MIN_CREDENTIAL: usize = 32;
-/// The most.
-const MAX_CREDENTIAL: usize = 1_024;
-
 impl ServeArgs {
     /// Checks the settings, secrets from the environment included.
     ///
@@ -359,18 +356,7 @@ impl ServeArgs {
         }
         let catalog = catalog::read(self.catalog.as_deref(), &mut errors);
         let operator_file = self.operator_credential_file.as_deref();
-        let operator_credential = errors.secret(OPERATOR, OPERATOR_FILE, operator_file);
-        if let Some(secret) = &operator_credential {
-            let secret = secret.expose_secret();
-            if !(MIN_CREDENTIAL..=MAX_CREDENTIAL).contains(&secret.len())
-                || !secret.bytes().all(|byte| byte.is_ascii_graphic())
-            {
-                errors.add(format!(
-                    "{OPERATOR}: must be {MIN_CREDENTIAL} to {MAX_CREDENTIAL} printable ASCII \
-                     characters without spaces"
-                ));
-            }
-        }
+        let operator_credential = operator::credential(operator_file, &mut errors);
         let what = "2 to 16 lower-case letters and digits that begin with a letter";
         let prefix = errors.parse::<Prefix>("token-prefix", &self.token_prefix, what);
         let number = ConfigErrors::number;
@@ -429,8 +415,8 @@ impl ServeArgs {
                 store: store?,
                 development: self.dev,
                 catalog,
-                operator_credential: operator_credential
-                    .map(|secret| digest(secret.expose_secret().as_bytes())),
+                operator_credential,
+                operator_file: OperatorFile::named(operator_file),
                 prefix: prefix?,
                 allow_admin_import: self.allow_admin_import,
                 limits,

@@ -16,12 +16,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{Interfaces, PeerIdentity};
 use crate::clock::Stopwatch;
 use crate::net::server::{Accepted, HttpListeners, PeerCertificate, Serve};
+use crate::net::tls::TlsListener;
 use crate::net::unread::Unread;
 use crate::net::{self, Listener};
 
@@ -50,7 +50,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Serves `interfaces` to up to `connections` at once until `stop`.
 pub async fn serve(
     listeners: Vec<Listener>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsListener>>,
     connections: usize,
     interfaces: Arc<Interfaces>,
     stop: CancellationToken,

@@ -16,7 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -37,6 +36,7 @@ use super::proto::credential_service_server::CredentialServiceServer;
 use super::proto::token_service_server::TokenServiceServer;
 use super::reflection::Reflection;
 use super::write_buffer::buffered;
+use crate::net::tls::TlsListener;
 use crate::net::{self, Listener, Peer};
 use crate::service::Services;
 
@@ -101,7 +101,7 @@ pub async fn serve(
     listeners: Vec<Listener>,
     gate: Gate,
     services: Arc<Services>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsListener>>,
     threads: usize,
     limits: ConnectionLimits,
     stop: CancellationToken,
@@ -182,7 +182,7 @@ enum RuntimeStream {
 struct Worker {
     gate: Gate,
     services: Arc<Services>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsListener>>,
     hard_stop: CancellationToken,
 }
 
@@ -207,13 +207,13 @@ impl Worker {
                 };
                 let Ok(stream) = stream else { return };
                 let Some(tls) = tls else { return serve_connection(stream, gate, own).await };
-                let accept = tokio::time::timeout(net::HANDSHAKE, tls.accept(stream));
+                let accept = tokio::time::timeout(net::HANDSHAKE, tls.accept(stream, &stop));
                 let accepted = tokio::select! {
                     accepted = accept => accepted,
                     () = stop.cancelled() => return,
                 };
                 match accepted {
-                    Ok(Ok(stream)) => serve_connection(stream, gate, own).await,
+                    Ok(Ok((stream, _open))) => serve_connection(stream, gate, own).await,
                     Ok(Err(error)) => net::log_failed_handshake(peer, &error),
                     Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                 }

@@ -14,7 +14,22 @@ const LATE: Duration = Duration::from_secs(60);
 
 /// What is said.
 pub(super) fn text(health: &Health) -> String {
-    lifecycle_lines(health) + &store_lines(&health.troubles)
+    lifecycle_lines(health)
+        + &store_lines(&health.troubles)
+        + &reload_lines(&health.failing_reloads)
+}
+
+/// A line for each group of files that can't be used as they are now.
+fn reload_lines(groups: &[&str]) -> String {
+    groups.iter().fold(String::new(), |mut text, group| {
+        // Writing to a String can't fail. Operators alone learn which file; anybody may read this.
+        let _ = writeln!(
+            text,
+            "reload: {group}: its files can't be used, and what was read before is in force: the log names the \
+             file, the cause and the cure"
+        );
+        text
+    })
 }
 
 fn lifecycle_lines(Health { outlook, lifecycle, has_lease, replicas, .. }: &Health) -> String {
@@ -142,11 +157,16 @@ mod tests {
             has_lease: true,
             replicas: ClusterSummary::default(),
             troubles: Vec::new(),
+            failing_reloads: Vec::new(),
         };
         let shown = |mode, mails, now, known| text(&health(mode, mails, now, Some(known)));
         let ill = ClusterSummary { count: 3, late: 1, at_odds: 2 };
-        let ill =
-            Health { has_lease: false, replicas: ill, ..health(Mode::Enforce, true, 0, None) };
+        let ill = Health {
+            has_lease: false,
+            replicas: ill,
+            failing_reloads: vec!["tls"],
+            ..health(Mode::Enforce, true, 0, None)
+        };
         assert_eq!(shown(Mode::Enforce, true, 1_000, known(5, 0, Some(990))), "ok\n");
         assert_eq!(shown(Mode::Enforce, false, 1_000, known(0, 0, None)), "ok\n");
         insta::assert_snapshot!(

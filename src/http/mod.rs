@@ -18,12 +18,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::alerts::Alerts;
 use crate::net::server::{Accepted, HttpListeners, Serve};
+use crate::net::tls::TlsListener;
 use crate::net::unread::Unread;
 use crate::policy::client_source::TrustedProxies;
 use crate::service::Services;
@@ -82,7 +82,7 @@ async fn ready(State(services): State<Arc<Services>>) -> (StatusCode, String) {
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsListener>>,
     connections: usize,
     stop: CancellationToken,
 ) {

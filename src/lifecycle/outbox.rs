@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts;
 use crate::clock::Clock;
-use crate::mail::{self, Mailbox, Message, Outcome, PublicUrl, Relay};
+use crate::mail::{self, Mailbox, Message, Outcome, PublicUrl, ReplaceableRelay};
 use crate::model::{Actor, Context, Mail, MailContent, MailFailure};
 use crate::policy::id::MailId;
 use crate::policy::lifecycle::{Calendar, Mode, Settings};
@@ -48,13 +48,13 @@ pub trait Transport: fmt::Debug + Send + Sync {
 }
 
 #[async_trait]
-impl Transport for Relay {
+impl Transport for ReplaceableRelay {
     async fn send(&self, message: &Message) -> Outcome {
-        Relay::send(self, message).await
+        self.current().send(message).await
     }
 
     async fn rest(&self) {
-        self.close().await;
+        self.current().close().await;
     }
 }
 

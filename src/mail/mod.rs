@@ -27,6 +27,6 @@ pub use facts::{
 pub use mailbox::Mailbox;
 pub use message::{InvalidSender, Message, Sender};
 pub use relay::endpoint::{Endpoint, InvalidEndpoint, Security};
-pub use relay::{Limits, Outcome, Relay};
+pub use relay::{Limits, Outcome, Relay, ReplaceableRelay};
 pub use render::{InvalidPublicUrl, PublicUrl, render};
 pub use text::shell_word;

@@ -13,9 +13,10 @@ mod wire;
 
 use std::error::Error as _;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::AsyncSmtpConnection;
@@ -87,6 +88,27 @@ impl fmt::Debug for Relay {
             .field("sender", &self.sender)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+/// A relay that can be replaced by another one. A mail that is being handed over stays with the one it began with.
+#[derive(Debug)]
+pub struct ReplaceableRelay(ArcSwap<Relay>);
+
+impl ReplaceableRelay {
+    /// Begins with `relay`.
+    pub fn new(relay: Relay) -> Self {
+        Self(ArcSwap::from_pointee(relay))
+    }
+
+    /// The one in use.
+    pub fn current(&self) -> Arc<Relay> {
+        self.0.load_full()
+    }
+
+    /// Uses `relay` from the next mail on.
+    pub async fn replace(&self, relay: Relay) {
+        self.0.swap(Arc::new(relay)).close().await;
     }
 }
 

@@ -12,10 +12,10 @@ use futures_util::future;
 use rustix::net::sockopt;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::tls::TlsListener;
 use super::unread::{self, Unread};
 use super::{HANDSHAKE, Limiter, Listener, Peer, accept, log_failed_handshake};
 use crate::policy::client_certificate::Fingerprint;
@@ -34,7 +34,7 @@ pub struct HttpListeners {
     pub listeners: Vec<Listener>,
     /// How those of addresses are secured; `None` for plain text. Those of Unix sockets are in plain text: nothing but
     /// this host carries them.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<TlsListener>>,
     /// Connections at once, of all listeners; more are closed at once. A fifth of them is a reserve for peers that have
     /// no place among the ordinary ones (all are taken, or their share): each of these is for one request, so that they
     /// are free again soon. One subscriber has at most half of the ordinary ones, and a sixteenth of the reserve.
@@ -141,7 +141,7 @@ struct Places<V> {
 
 impl<V: Serve> Places<V> {
     /// Serves a connection in a task of its own, where there is a place for it.
-    fn admit<S>(&self, stream: S, peer: Peer, tls: Option<TlsAcceptor>)
+    fn admit<S>(&self, stream: S, peer: Peer, tls: Option<Arc<TlsListener>>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -153,7 +153,7 @@ impl<V: Serve> Places<V> {
             },
         };
         let mut accepted =
-            Accepted { peer, certificate: None, keep_alive, stop: self.stop.clone() };
+            Accepted { peer, certificate: None, keep_alive, stop: self.stop.child_token() };
         let (server, unread) = (self.server.clone(), self.unread.clone());
         let token = self.open.token();
         shutdown::spawn("http-connection", async move {
@@ -161,8 +161,8 @@ impl<V: Serve> Places<V> {
             let Some(tls) = tls else {
                 return server.serve(Unread::new(stream, unread, peer), accepted).await;
             };
-            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => {
+            match tokio::time::timeout(HANDSHAKE, tls.accept(stream, &accepted.stop)).await {
+                Ok(Ok((stream, _open))) => {
                     let chain = stream.get_ref().1.peer_certificates();
                     let own = chain.and_then(|chain| chain.first());
                     accepted.certificate = own.and_then(PeerCertificate::read);

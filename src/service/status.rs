@@ -26,6 +26,8 @@ pub struct Health {
     pub replicas: ClusterSummary,
     /// What is wrong with the store, and for how long.
     pub troubles: Vec<(Trouble, Duration)>,
+    /// The groups of files that were read again and can't be used, by name.
+    pub failing_reloads: Vec<&'static str>,
 }
 
 impl Services {
@@ -37,6 +39,7 @@ impl Services {
             has_lease: self.has_lease(),
             replicas: self.replicas.summary().unwrap_or_default(),
             troubles: self.status.troubles(),
+            failing_reloads: self.metrics.failing_reloads(),
         }
     }
 

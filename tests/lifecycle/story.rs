@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::mail::{Endpoint, Limits, Relay};
+use portcullis::mail::{Endpoint, Limits, Relay, ReplaceableRelay};
 use portcullis::model::NoticeState;
 use portcullis::pem::TrustStore;
 use portcullis::policy::decide::Reason;
@@ -89,7 +89,8 @@ impl Story {
             "Portcullis <portcullis@example.com>".parse().unwrap(),
             Limits::each(Duration::from_secs(30)),
         );
-        let world = World::new(place, CATALOG, Settings::default(), Arc::new(relay)).await;
+        let relay = Arc::new(ReplaceableRelay::new(relay));
+        let world = World::new(place, CATALOG, Settings::default(), relay).await;
         let account = world.account("Acme Ltd", &[ANN.to_owned(), BOB.to_owned()]).await;
         let names = vec![(account.to_string(), "acc_ACME".to_owned())];
         Self { world, sink, account, names, told: 0, mails: String::new() }

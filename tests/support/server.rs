@@ -250,6 +250,19 @@ impl Server {
         data_dir(&self.setup, self.home.path())
     }
 
+    /// Puts another file in the place of one that its settings name, in one step: `server.crt`, `server.key` or
+    /// `client-ca.crt`.
+    pub fn replace_file(&self, name: &str, text: &str) {
+        let new = write(self.home.path(), &format!("{name}.new"), text);
+        fs::rename(new, self.home.path().join(name)).expect("a file of the test");
+    }
+
+    /// Serves TLS as `identity` from when its files are read again.
+    pub fn replace_tls(&self, identity: &Identity) {
+        self.replace_file("server.crt", identity.certificate());
+        self.replace_file("server.key", identity.key());
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.child.id()

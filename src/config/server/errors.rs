@@ -169,7 +169,8 @@ impl ConfigErrors {
         }
     }
 
-    fn secret_file(&mut self, file_name: &str, path: &Path) -> Option<SecretString> {
+    /// The secret in the file at `path`, which `file_name` names.
+    pub(super) fn secret_file(&mut self, file_name: &str, path: &Path) -> Option<SecretString> {
         match fs::read_to_string(path).map(Zeroizing::new) {
             Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
             Err(error) => {
@@ -178,4 +179,17 @@ impl ConfigErrors {
             }
         }
     }
+}
+
+/// The file that [`ConfigErrors::secret`] reads with the same arguments; `None` where the secret comes from its
+/// variable.
+pub(super) fn secret_path(
+    name: &str,
+    file_name: &str,
+    configured: Option<&Path>,
+) -> Option<PathBuf> {
+    if env::var_os(name).is_some() {
+        return None;
+    }
+    env::var_os(file_name).map(PathBuf::from).or_else(|| configured.map(Path::to_owned))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::errors::ConfigErrors;
+use super::errors::{ConfigErrors, InvalidSettings, secret_path};
 use crate::mail::{Endpoint, InvalidPublicUrl, PublicUrl, Security, Sender};
 use crate::pem::TrustStore;
 use crate::policy::text::in_quotes;
@@ -86,6 +86,8 @@ pub struct MailArgs {
 pub struct MailSettings {
     /// Through whom; `None`: nobody is mailed, and so nothing is removed.
     pub relay: Option<RelaySettings>,
+    /// The files that the relay was read from, where there are any.
+    pub relay_files: Option<RelayFiles>,
     /// How long the relay may take to be reached, and for each answer.
     pub timeout: Duration,
     /// How long after an error of the relay a mail is tried again, at first.
@@ -109,6 +111,38 @@ pub struct RelaySettings {
     pub trust: TrustStore,
     /// Who mails.
     pub sender: Sender,
+}
+
+/// The files that say through whom mail goes, to be read again while the server runs.
+#[derive(Debug, Clone)]
+pub struct RelayFiles {
+    args: MailArgs,
+    url: Option<PathBuf>,
+}
+
+impl RelayFiles {
+    /// Those of the environment, of the configuration file and of `args`; `None` where there are none.
+    fn new(args: &MailArgs) -> Option<Self> {
+        let url = secret_path(SMTP_URL, SMTP_URL_FILE, args.smtp_url_file.as_deref());
+        (url.is_some() || args.smtp_ca.is_some()).then(|| Self { args: args.clone(), url })
+    }
+
+    /// Where they are.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.url.iter().chain(&self.args.smtp_ca).cloned().collect()
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// All errors at once.
+    pub fn read(&self) -> Result<RelaySettings, InvalidSettings> {
+        let mut errors = ConfigErrors::default();
+        let configured = self.args.smtp_url_file.as_deref();
+        let url = errors.secret(SMTP_URL, SMTP_URL_FILE, configured);
+        let relay = self.args.relay(url, &mut errors);
+        errors.into_result(|| relay)
+    }
 }
 
 impl MailArgs {
@@ -147,6 +181,7 @@ impl MailArgs {
             .ok()
         });
         Some(MailSettings {
+            relay_files: relay.is_some().then(|| RelayFiles::new(self)).flatten(),
             relay,
             timeout: timeout?,
             retry_initial: retry_initial?,
