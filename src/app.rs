@@ -45,15 +45,17 @@ use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::ReplicaInfo;
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{OpenError, Store, StoreError, Trouble};
-use crate::telemetry::{self, LogFormat, Metrics};
+use crate::telemetry::{self, LogFormat, LogLevel, Metrics};
 use crate::usage::{CredentialUses, Usage};
 use crate::writes::Writes;
 use crate::{alerts, gateway, http, net, shutdown};
 use process::Descriptors;
-use reload::{MailRelay, OperatorCredential, Reloadable, ServerTls, TlsReload};
+use reload::{LogLevelFile, MailRelay, OperatorCredential, Reloadable, ServerTls, TlsReload};
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two tries to open the store, at first and at most.
+const STORE_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Between two tries to read everything again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 /// To be raised where earlier programs would announce, mail or remove what this one would not. The sweeper and the outbox
@@ -90,9 +92,9 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let format =
         settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
     let colours = on_terminal && config::wants_colours();
-    let _log = telemetry::init_logs(format, colours, settings.log_level);
+    let logs = telemetry::init_logs(format, colours, settings.log_level);
     let runtime = runtime()?;
-    let result = runtime.block_on(run(settings));
+    let result = runtime.block_on(run(settings, logs.level()));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -107,9 +109,18 @@ pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
         outlive_file_size_limit()?;
         anyhow::Ok(match &settings {
             StoreSettings::Embedded(data_dir) => (sqlite::migrate(data_dir).await?, Vec::new()),
-            StoreSettings::Postgres { url, .. } => {
+            StoreSettings::Postgres { url, wait, .. } => {
                 let url = url.expose_secret();
-                (postgres::migrate(url).await?, postgres::earlier_replicas(url).await?)
+                let applied = await_store(
+                    *wait,
+                    async || postgres::migrate(url).await,
+                    |cause, _, left| {
+                        let text = format!("waiting {left} s for the database: {cause}");
+                        // Where standard error is gone, the exit code still reports a failure.
+                        let _ = writeln!(std::io::stderr(), "{text}");
+                    },
+                );
+                (applied.await?, postgres::earlier_replicas(url).await?)
             }
         })
     })?;
@@ -171,11 +182,42 @@ async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn 
     outlive_file_size_limit()?;
     Ok(match settings {
         StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
-        StoreSettings::Postgres { url, connections } => {
+        StoreSettings::Postgres { url, connections, wait } => {
             let options = PostgresOptions { max_connections: *connections, ..Default::default() };
-            Arc::new(PostgresStore::connect(url.expose_secret(), options).await?)
+            let url = url.expose_secret();
+            let connect = async || PostgresStore::connect(url, options).await;
+            let store = await_store(*wait, connect, |cause, waited, left| {
+                tracing::warn!(cause, waited, left, "waiting for the database");
+            });
+            Arc::new(store.await?)
         }
     })
+}
+
+/// Calls `open` until it succeeds, or fails for what does not pass by itself, or `wait` is over. Before each further
+/// attempt, reports why the last one failed, and how many seconds it has waited and may wait.
+async fn await_store<T>(
+    wait: Duration,
+    open: impl AsyncFn() -> Result<T, OpenError>,
+    report: impl Fn(&str, u64, u64),
+) -> anyhow::Result<T> {
+    let begun = Stopwatch::start();
+    let mut pause = STORE_PAUSES.0;
+    loop {
+        let error = match open().await {
+            Err(error) if error.may_pass() && !wait.is_zero() => error,
+            opened => return Ok(opened?),
+        };
+        let waited = begun.elapsed();
+        let Some(left) = wait.checked_sub(waited).filter(|left| !left.is_zero()) else {
+            let wait = duration::print(wait);
+            return Err(anyhow::Error::new(error)
+                .context(format!("waited for {wait}, as --wait-for-store says")));
+        };
+        report(&explain(&anyhow::Error::new(error)), waited.as_secs(), left.as_secs());
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(STORE_PAUSES.1);
+    }
 }
 
 /// Rule 8.7 of docs/policy.md.
@@ -193,7 +235,7 @@ fn check_mark(mark: Option<StoreMode>, development: bool) -> anyhow::Result<()> 
     }
 }
 
-async fn run(settings: ServeSettings) -> anyhow::Result<()> {
+async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
     let hangup = Hangup::catch().context("cannot wait for signals")?;
@@ -224,7 +266,15 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
     let tls = settings.tls.as_ref().map(ServerTls::read).transpose()?;
 
     let opened_log = settings.decision_log.as_ref().map(decision_log::open).transpose()?;
-    let store = open(&settings.store, "portcullis serve").await?;
+    // A supervisor that reads that this is ready may stop it at once, and that is an orderly end too.
+    let mut signals = Signals::catch().context("cannot wait for signals")?;
+    let store = tokio::select! {
+        store = open(&settings.store, "portcullis serve") => store?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping before the store is open");
+            return Ok(());
+        }
+    };
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
     let process = Process {
         settings: &settings,
@@ -232,7 +282,9 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
         mailbox,
         opened_log,
         tls: tls.clone(),
+        log_level,
         hangup,
+        signals,
     };
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -242,6 +294,8 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
                 .connections_per_address
                 .unwrap_or_else(|| descriptors.grpc.div_ceil(2)),
             idle: settings.connection_idle,
+            age: settings.connection_age,
+            grace: settings.connection_grace,
         };
         let grpc = server::serve(
             grpc_listeners,
@@ -265,7 +319,9 @@ async fn run(settings: ServeSettings) -> anyhow::Result<()> {
                 let interfaces = interfaces(&settings, services, addresses.first_of_gateways());
                 let connections = descriptors.gateway;
                 let tls = tls.as_ref().map(|tls| tls.gateways.clone());
-                gateway::serve(gateway_listeners, tls, connections, interfaces, stop.clone()).await;
+                let age = settings.connection_age;
+                gateway::serve(gateway_listeners, tls, connections, interfaces, age, stop.clone())
+                    .await;
             }
         };
         announce(&settings, &addresses)?;
@@ -375,7 +431,9 @@ struct Process<'a> {
     /// The decision log, where there is one.
     opened_log: Option<OpenedLog>,
     tls: Option<ServerTls>,
+    log_level: LogLevel,
     hangup: Hangup,
+    signals: Signals,
 }
 
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
@@ -385,9 +443,8 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Process { settings, addresses, mailbox, opened_log, tls, hangup } = process;
-    // A supervisor that reads that this is ready may stop it at once, and that is an orderly end too.
-    let mut signals = Signals::catch().context("cannot wait for signals")?;
+    let Process { settings, addresses, mailbox, opened_log, tls, log_level, hangup, mut signals } =
+        process;
     check_mark(store.mark().await?, settings.development)?;
     let mark = if settings.development { StoreMode::Development } else { StoreMode::Production };
     store.set_mark(mark).await?;
@@ -500,7 +557,7 @@ async fn serve_store(
         public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, addresses.http)));
     let relay = relay(&settings.mail);
     reload::spawn(
-        reloadable(settings, &parts, tls, relay.clone()),
+        reloadable(settings, &parts, tls, relay.clone(), log_level),
         hangup,
         parts.metrics.clone(),
         &stop,
@@ -604,6 +661,7 @@ fn reloadable(
     parts: &Dependencies,
     tls: Option<ServerTls>,
     relay: Option<Arc<ReplaceableRelay>>,
+    log_level: LogLevel,
 ) -> Vec<Box<dyn Reloadable>> {
     let Dependencies { store, writes, clock, metrics, .. } = parts;
     let mut reloadable: Vec<Box<dyn Reloadable>> = Vec::new();
@@ -623,6 +681,9 @@ fn reloadable(
     if let (Some(files), Some(relay)) = (settings.mail.relay_files.clone(), relay) {
         let limits = Limits::each(settings.mail.timeout);
         reloadable.push(Box::new(MailRelay { files, relay, limits }));
+    }
+    if let Some(file) = settings.log_level_file.clone() {
+        reloadable.push(Box::new(LogLevelFile { file, level: log_level }));
     }
     reloadable
 }

@@ -40,7 +40,7 @@
 //! - [`pem`]: certificates and keys in files, and what is wrong with them.
 //! - [`html`]: how templates escape text.
 //! - [`failpoint`]: errors planted to see that the tests find them; not in what is deployed.
-//! - [`shutdown`]: tasks that can't die silently, and how the process ends.
+//! - [`shutdown`]: tasks that can't die silently, signals, and how the process ends.
 //! - [`telemetry`]: logs and metrics.
 //!
 //! And beside the server, knowing it by its contract alone:

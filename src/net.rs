@@ -10,6 +10,7 @@ pub mod unread;
 
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -124,6 +125,13 @@ pub async fn accept<L: Accept>(
             }
         }
     }
+}
+
+/// `age` give or take a tenth, at random: connections that began together, as after a start, don't end together.
+pub fn with_jitter(age: Duration) -> Duration {
+    // Each of them has keys of its own.
+    let random = RandomState::new().build_hasher().finish();
+    age.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64))
 }
 
 /// Whom an address belongs to, as far as it shows: a host with an IPv6 address has a whole /64 of them.

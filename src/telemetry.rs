@@ -6,8 +6,9 @@
 //! libraries would print headers and statements.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -17,9 +18,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::policy::decide::Reason;
 
@@ -48,20 +49,67 @@ pub enum LogFormat {
 /// their own, and dropped where nobody takes them: the reader of the log must not be able to hold up a
 /// decision. What is under way is written when the guard is dropped. `colours` are for terminals: in a file
 /// their codes would be in the way of reading and searching it.
-pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> WorkerGuard {
-    // h2 warns of connections that it closes for their client's behaviour: anybody could fill the log.
-    let filter = EnvFilter::new(format!("warn,h2=error,sqlx=error,portcullis={level}"));
+pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> Logs {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(writer)
+        .with_ansi(colours);
     // A second call, as tests make, keeps the first subscriber.
-    let _ = match format {
-        LogFormat::Text => builder.with_target(false).finish().with(LogLines::default()).try_init(),
+    let (level, _) = match format {
+        LogFormat::Text => {
+            let builder = builder.with_target(false).with_filter_reloading();
+            let level = LogLevel::of(builder.reload_handle());
+            (level, builder.finish().with(LogLines::default()).try_init())
+        }
         LogFormat::Json => {
-            builder.json().flatten_event(true).finish().with(LogLines::default()).try_init()
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let level = LogLevel::of(builder.reload_handle());
+            (level, builder.finish().with(LogLines::default()).try_init())
         }
     };
-    guard
+    Logs { _guard: guard, level }
+}
+
+fn filter(level: tracing::Level) -> EnvFilter {
+    // h2 warns of connections that it closes for their client's behaviour: anybody could fill the log.
+    EnvFilter::new(format!("warn,h2=error,sqlx=error,portcullis={level}"))
+}
+
+/// The log. What is under way is written when it is dropped.
+#[derive(Debug)]
+pub struct Logs {
+    _guard: WorkerGuard,
+    level: LogLevel,
+}
+
+impl Logs {
+    /// What changes how much is logged.
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
+}
+
+/// Changes how much is logged.
+#[derive(Clone)]
+pub struct LogLevel(Arc<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl LogLevel {
+    fn of<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Self {
+        // It fails only where the subscriber is gone: then nothing is logged.
+        Self(Arc::new(move |filter| drop(handle.reload(filter))))
+    }
+
+    /// Logs at `level` and above from now on.
+    pub fn set(&self, level: tracing::Level) {
+        (self.0)(filter(level));
+    }
+}
+
+impl fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogLevel").finish_non_exhaustive()
+    }
 }
 
 /// The labels of store metrics.

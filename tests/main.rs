@@ -14,6 +14,7 @@ mod client_sources;
 mod clients;
 mod cold_reads;
 mod configuration;
+mod connection_age;
 mod crash;
 mod decision_log;
 mod decision_matrix;

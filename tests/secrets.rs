@@ -429,7 +429,11 @@ fn debug_prints(token: &str, outputs: &mut Outputs) {
     let credential = portcullis::config::client::Credential { secret, source: "a file".to_owned() };
     outputs.add("Credential", format!("{credential:?}"));
     let url: secrecy::SecretString = format!("postgres://u:{token}@h/d").into();
-    let store = portcullis::config::server::StoreSettings::Postgres { url, connections: 1 };
+    let store = portcullis::config::server::StoreSettings::Postgres {
+        url,
+        connections: 1,
+        wait: std::time::Duration::ZERO,
+    };
     outputs.add("StoreSettings", format!("{store:?}"));
 }
 

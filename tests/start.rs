@@ -369,6 +369,41 @@ fn missing_database_is_named_with_its_address_and_setting() {
 }
 
 #[test]
+fn database_that_is_not_up_yet_is_waited_for_as_long_as_the_setting_says() {
+    let url = postgres::database();
+    let (server, shared) = url.rsplit_once('/').unwrap();
+    let name = format!("late_{shared}");
+    let late = Setup::postgres(&format!("{server}/{name}")).flag("--wait-for-store", "60s");
+    let mut starting = late.spawn();
+    until(
+        || starting.stderr(),
+        |log| log.contains("waiting for the database") && log.contains("does not exist"),
+    );
+    let create = format!("CREATE DATABASE {name}");
+    postgres::shared().sql(shared, &create);
+    starting.wait_ready();
+
+    let absent = Setup::postgres("postgres://u@127.0.0.1:1/d");
+    let (status, message) = absent.clone().flag("--wait-for-store", "500ms").refused();
+    assert_eq!(status.code(), Some(2), "{message}");
+    for part in ["waited for 500ms", "--wait-for-store", "127.0.0.1:1 is out of reach"] {
+        assert!(message.contains(part), "{part} is missing:\n{message}");
+    }
+    let migrate = Shell::new().env("PORTCULLIS_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+    migrate
+        .run(&["migrate", "--wait-for-store", "500ms"])
+        .exits(2)
+        .tells(&["waiting 0 s for the database: the database at 127.0.0.1:1", "waited for 500ms"]);
+
+    let mut waiting = absent.flag("--wait-for-store", "1h").spawn();
+    until(|| waiting.stderr(), |log| log.contains("waiting for the database"));
+    assert_eq!(waiting.terminate().code(), Some(0));
+
+    let (_, message) = Setup::postgres(&url).flag("--wait-for-store", "soon").refused();
+    assert!(message.contains("--wait-for-store: \"soon\""), "{message}");
+}
+
+#[test]
 fn damaged_file_is_named_with_the_cure() {
     const PAGE: usize = 4_096;
     for (what, damage) in [

@@ -8,6 +8,7 @@ mod errors;
 mod file;
 mod gateway;
 mod leaks;
+mod level;
 mod lifecycle;
 mod listen;
 mod mail;
@@ -31,6 +32,7 @@ pub use errors::InvalidSettings;
 pub use file::{ConfigArgs, ConfigFile};
 pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
 pub use leaks::{LeakArgs, LeakKeys, LeakSettings};
+pub use level::LevelFile;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
 pub use listen::ListenSetting;
 pub use mail::{MailArgs, MailSettings, RelayFiles, RelaySettings};
@@ -103,6 +105,25 @@ pub struct ServeArgs {
         default_value = "5m"
     )]
     grpc_idle: String,
+    /// How long a connection of gRPC or of a gateway is kept, give or take a tenth, at least 1s; it ends in the orderly
+    /// way of HTTP, and clients reconnect by themselves, to other replicas too
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAX_CONNECTION_AGE",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "30m"
+    )]
+    max_connection_age: String,
+    /// How long gRPC calls may go on over a connection that is to end, at least 1s; then streams end with UNAVAILABLE
+    #[arg(
+        long,
+        env = "PORTCULLIS_MAX_CONNECTION_AGE_GRACE",
+        hide_env_values = true,
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
+    max_connection_age_grace: String,
     #[command(flatten)]
     gateway: GatewayArgs,
     #[command(flatten)]
@@ -216,6 +237,16 @@ pub struct ServeArgs {
         help_heading = "Operation"
     )]
     log_level: String,
+    /// File with the lowest level that is logged, which counts instead of --log-level: read again when it changes, and
+    /// on SIGHUP
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOG_LEVEL_FILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Operation"
+    )]
+    log_level_file: Option<PathBuf>,
 }
 
 /// What `migrate` takes, as written.
@@ -262,6 +293,10 @@ pub struct ServeSettings {
     pub connections_per_address: Option<usize>,
     /// How long a gRPC connection without any call is kept.
     pub connection_idle: Duration,
+    /// How long a connection in use is kept, give or take a tenth.
+    pub connection_age: Duration,
+    /// How long gRPC calls may go on once their connection is to end.
+    pub connection_grace: Duration,
     /// Where the store is.
     pub store: StoreSettings,
     /// Whether `--dev` was given.
@@ -296,12 +331,14 @@ pub struct ServeSettings {
     pub log_format: Option<LogFormat>,
     /// How much is logged.
     pub log_level: tracing::Level,
+    /// The file that this was read from, where it was read from one.
+    pub log_level_file: Option<LevelFile>,
 }
 
 /// The most gRPC connections that there can be.
 pub const MAX_CONNECTIONS: u64 = 16_384;
-/// The shortest time that a connection without any call can be kept.
-const SHORTEST_IDLE: Duration = Duration::from_secs(1);
+/// The shortest time that a connection can be kept, without any call or with calls.
+const SHORTEST_CONNECTION: Duration = Duration::from_secs(1);
 /// How long a lease is, unless the notice is too short for that.
 const LEASE: Duration = Duration::from_secs(10);
 /// The shortest and the longest lease.
@@ -346,10 +383,18 @@ impl ServeArgs {
             let flag = "grpc-connections-per-address";
             errors.number(flag, &text, 1, MAX_CONNECTIONS) as usize
         });
-        let connection_idle = errors.duration("grpc-idle", &self.grpc_idle);
-        if connection_idle.is_some_and(|idle| idle < SHORTEST_IDLE) {
-            errors.add(format!("--grpc-idle: {} is less than 1s", self.grpc_idle));
-        }
+        let [connection_idle, connection_age, connection_grace] = [
+            ("grpc-idle", &self.grpc_idle),
+            ("max-connection-age", &self.max_connection_age),
+            ("max-connection-age-grace", &self.max_connection_age_grace),
+        ]
+        .map(|(flag, text)| {
+            let duration = errors.duration(flag, text)?;
+            if duration < SHORTEST_CONNECTION {
+                errors.add(format!("--{flag}: {text} is less than 1s"));
+            }
+            Some(duration)
+        });
         let store = self.store.resolve(&mut errors);
         if self.dev && matches!(store, Some(StoreSettings::Postgres { .. })) {
             errors.add("--dev: serves the embedded store only; name no database");
@@ -402,8 +447,12 @@ impl ServeArgs {
                 None
             }
         };
-        let log_level =
-            errors.parse("log-level", &self.log_level, "error, warn, info, debug or trace");
+        let log_level = level::level("log-level", &self.log_level, &mut errors);
+        let log_level_file = self.log_level_file.map(LevelFile::new);
+        let log_level = match &log_level_file {
+            None => log_level,
+            Some(file) => file.level(&mut errors),
+        };
         errors.into_result(|| {
             Some(ServeSettings {
                 listen: listen?,
@@ -412,6 +461,8 @@ impl ServeArgs {
                 tls,
                 connections_per_address,
                 connection_idle: connection_idle?,
+                connection_age: connection_age?,
+                connection_grace: connection_grace?,
                 store: store?,
                 development: self.dev,
                 catalog,
@@ -429,6 +480,7 @@ impl ServeArgs {
                 decision_log: decision_log?,
                 log_format,
                 log_level: log_level?,
+                log_level_file,
             })
         })
     }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -47,21 +48,24 @@ const SEND_BUFFER: usize = 64 << 10;
 /// How long a silent peer is waited for before its HTTP/2 connection counts as dead.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// Serves `interfaces` to up to `connections` at once until `stop`.
+/// Serves `interfaces` to up to `connections` at once until `stop`. A connection that is in use ends in order after `age`,
+/// give or take a tenth (rule 8.15 of docs/policy.md).
 pub async fn serve(
     listeners: Vec<Listener>,
     tls: Option<Arc<TlsListener>>,
     connections: usize,
     interfaces: Arc<Interfaces>,
+    age: Duration,
     stop: CancellationToken,
 ) {
     let listeners = HttpListeners { listeners, tls, connections, drain: DRAIN };
-    net::server::serve(listeners, Server { interfaces }, stop).await;
+    net::server::serve(listeners, Server { interfaces, age }, stop).await;
 }
 
 #[derive(Clone)]
 struct Server {
     interfaces: Arc<Interfaces>,
+    age: Duration,
 }
 
 impl Serve for Server {
@@ -99,9 +103,11 @@ impl Server {
         });
         let builder = builder(keep_alive);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let (opened, age) = (Stopwatch::start(), net::with_jitter(self.age));
+        let check_interval = CHECK.min(self.age / 4);
         let mut stopping = false;
         let ended = loop {
-            let check = tokio::time::sleep(CHECK);
+            let check = tokio::time::sleep(check_interval);
             tokio::select! {
                 ended = &mut connection => break ended,
                 () = stop.cancelled(), if !stopping => {
@@ -115,6 +121,14 @@ impl Server {
                         stopping = true;
                         connection.as_mut().graceful_shutdown();
                     }
+                    false if !stopping && opened.elapsed() >= age => match activity.is_http2() {
+                        true => {
+                            stopping = true;
+                            connection.as_mut().graceful_shutdown();
+                        }
+                        // To close it between two requests could lose the one that is just being sent.
+                        false => activity.last.store(true, Ordering::Relaxed),
+                    },
                     false => {}
                 }
             }
@@ -154,8 +168,14 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<super::HttpAnswer, Infallible> {
     let _busy = activity.begin();
+    let is_http2 = request.version() == Version::HTTP_2;
+    activity.http2.store(is_http2, Ordering::Relaxed);
     let known = || activity.known.store(true, Ordering::Relaxed);
-    Ok(interfaces.answer(request, peer, known).await)
+    let mut answer = interfaces.answer(request, peer, known).await;
+    if !is_http2 && activity.last.load(Ordering::Relaxed) {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
 }
 
 /// What a connection has done.
@@ -165,6 +185,10 @@ struct Activity {
     busy: AtomicUsize,
     /// Whether it has carried a valid credential.
     known: AtomicBool,
+    /// Whether its requests come over HTTP/2.
+    http2: AtomicBool,
+    /// Whether its next answer is to be its last one.
+    last: AtomicBool,
     /// Since when there is no request.
     since: Mutex<Stopwatch>,
 }
@@ -172,7 +196,12 @@ struct Activity {
 impl Activity {
     fn new() -> Self {
         let since = Mutex::new(Stopwatch::start());
-        Self { busy: AtomicUsize::new(0), known: AtomicBool::new(false), since }
+        let [known, http2, last] = std::array::from_fn(|_| AtomicBool::new(false));
+        Self { busy: AtomicUsize::new(0), known, http2, last, since }
+    }
+
+    fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
     }
 
     fn begin(&self) -> Busy<'_> {

@@ -41,6 +41,8 @@ const LARGE_BYTES: usize = 32 << 20;
 pub(crate) struct Authorization {
     services: Arc<Services>,
     stop: CancellationToken,
+    /// Streams end when this is cancelled, with `stop` or before it.
+    end_streams: CancellationToken,
     runtime: Handle,
     turns: Arc<Semaphore>,
     room: Arc<Semaphore>,
@@ -59,12 +61,19 @@ impl Authorization {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             services,
+            end_streams: stop.clone(),
             stop,
             runtime,
             turns: semaphore(LARGE_AT_ONCE),
             room: semaphore(LARGE_BYTES),
             overrides,
         }
+    }
+
+    /// The same for a connection whose streams end when `end_streams` is cancelled, which `stop` does, too.
+    #[must_use]
+    pub(super) fn until(self, end_streams: CancellationToken) -> Self {
+        Self { end_streams, ..self }
     }
 
     pub(super) fn services(&self) -> &Services {
@@ -275,11 +284,14 @@ impl Authorization {
     }
 }
 
-fn stopping() -> Error {
-    Error::Unavailable {
-        why: "this replica is stopping: ask another",
-        retry: Duration::from_millis(100),
-    }
+/// Why a stream ends that its caller would go on with.
+fn ended(stopping: bool) -> Error {
+    let why = if stopping {
+        "this replica is stopping: ask another"
+    } else {
+        "the connection has reached its age: open the stream again, on a new one"
+    };
+    Error::Unavailable { why, retry: Duration::from_millis(100) }
 }
 
 #[tonic::async_trait]
@@ -300,7 +312,8 @@ impl AuthorizationService for Authorization {
         // more than deciding.
         let this = Arc::new(self.clone());
         let call = request.extensions().get::<Arc<Call>>().cloned();
-        let stop = self.stop.child_token();
+        let end = self.end_streams.child_token();
+        let stop = self.stop.clone();
         let answers = request.into_inner().then(move |message| {
             let (this, call) = (this.clone(), call.clone());
             async move {
@@ -327,18 +340,18 @@ impl AuthorizationService for Authorization {
                 }))
             }
         });
-        // A stream ends after its first error, and when the server stops.
+        // A stream ends after its first error, when the server stops, and some time after its connection was to end.
         let answers = answers.scan(false, |failed, answer| {
             let go_on = !*failed;
             *failed = answer.is_err();
             future::ready(go_on.then_some(answer))
         });
         // What is asked after that is never answered, so the end must not look like an orderly one.
-        let stopping = stream::once(future::lazy({
-            let stop = stop.clone();
-            move |_| stop.is_cancelled().then(|| Err(status(&stopping())))
+        let ending = stream::once(future::lazy({
+            let end = end.clone();
+            move |_| end.is_cancelled().then(|| Err(status(&ended(stop.is_cancelled()))))
         }));
-        let answers = answers.take_until(stop.cancelled_owned()).map(Some).chain(stopping);
+        let answers = answers.take_until(end.cancelled_owned()).map(Some).chain(ending);
         Ok(Response::new(Box::pin(answers.filter_map(future::ready))))
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Stopwatch;
-use crate::net::{Limiter, Peer, Permit};
+use crate::net::{Limiter, Peer, Permit, with_jitter};
 use crate::telemetry::Metrics;
 
 /// Connections that all threads serve at once. Rule 8.13 of docs/policy.md.
@@ -54,10 +54,14 @@ const SMALL_MESSAGES: Bound = Bound { all: 32 << 20, address: 8 << 20, connectio
 const ANSWERS: Bound = Bound { all: 128 << 20, address: 24 << 20, connection: 24 << 20 };
 /// Calls without a credential that have to wait, or watch the health of the server.
 const STRANGERS_CALLS: Bound = Bound { all: 2_048, address: 1_024, connection: 32 };
+/// How long streams that are ended have for their last words.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often it is looked at most, and at least, which connections are to end.
+const SWEEPS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 /// How often within the idle time it is looked whether a connection was used.
 const LOOKS: u32 = 4;
 
-/// How many connections there may be, and for how long an idle one is kept.
+/// How many connections there may be, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// In all: at most [`CONNECTIONS`].
@@ -66,6 +70,10 @@ pub struct ConnectionLimits {
     pub per_address: usize,
     /// How long a connection without any call is kept.
     pub idle: Duration,
+    /// How long any other is kept, give or take a tenth. Rule 8.15 of docs/policy.md.
+    pub age: Duration,
+    /// How long calls under way may go on once a connection is asked to end.
+    pub grace: Duration,
 }
 
 impl ConnectionLimits {
@@ -181,7 +189,11 @@ impl Connections {
             connections: self.clone(),
             number: self.next.fetch_add(1, Ordering::Relaxed),
             peer: peer.canonical(),
+            opened: Stopwatch::start(),
+            age: with_jitter(self.limits.age),
+            ending: OnceLock::new(),
             stop: stop.child_token(),
+            end_streams: stop.child_token(),
             hard_stop: hard_stop.child_token(),
             known: OnceLock::new(),
             passed_over: AtomicBool::new(false),
@@ -208,10 +220,23 @@ impl Connections {
         }
     }
 
+    /// Ends connections that have reached their age, and what is left of those that were asked to end, until `stop`.
+    pub(super) async fn end_old(&self, stop: CancellationToken) {
+        let ConnectionLimits { age, grace, .. } = self.limits;
+        let pause = (age.min(grace) / 20).clamp(SWEEPS.0, SWEEPS.1);
+        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            self.open().iter().for_each(|connection| connection.end_in_time(grace));
+        }
+    }
+
+    fn open(&self) -> Vec<Arc<Connection>> {
+        lock(&self.open).values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Looks once at all connections, and ends those that were not used at the last looks. `seen` is what the
     /// look before this one returned: how many calls a connection had, and how often in a row it was unused.
     fn look(&self, seen: &HashMap<u64, (u64, u32)>) -> HashMap<u64, (u64, u32)> {
-        let open: Vec<_> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
+        let open = self.open();
         let looks = open.iter().map(|connection| {
             connection.passed_over.store(false, Ordering::Relaxed);
             let calls = connection.calls.load(Ordering::Relaxed);
@@ -238,8 +263,15 @@ pub(super) struct Connection {
     connections: Arc<Connections>,
     number: u64,
     peer: Peer,
+    opened: Stopwatch,
+    /// When it is to end.
+    age: Duration,
+    /// Since when it is known to be ending.
+    ending: OnceLock<Stopwatch>,
     /// It is to end once what is under way has ended.
     pub(super) stop: CancellationToken,
+    /// Streams of decisions are to end, also where their callers would go on.
+    pub(super) end_streams: CancellationToken,
     /// It is to end at once.
     pub(super) hard_stop: CancellationToken,
     known: OnceLock<Permit>,
@@ -306,6 +338,24 @@ impl Connection {
     pub(super) fn strangers_call(self: &Arc<Self>) -> Option<Guard> {
         let limiter = &self.connections.strangers_calls;
         Guard::limited(self, |own| &own.strangers_calls, 1, &STRANGERS_CALLS, limiter)
+    }
+
+    /// Asks it to end where it has reached its age. Where it was asked to, for whatever reason, ends its streams after
+    /// `grace`, and what is left then.
+    fn end_in_time(&self, grace: Duration) {
+        if !self.stop.is_cancelled() {
+            if self.opened.elapsed() < self.age {
+                return;
+            }
+            self.stop.cancel();
+        }
+        let ending = self.ending.get_or_init(Stopwatch::start).elapsed();
+        if ending >= grace {
+            self.end_streams.cancel();
+        }
+        if ending >= grace + LAST_WORDS {
+            self.hard_stop.cancel();
+        }
     }
 
     /// Who is at its other end.

@@ -143,7 +143,8 @@ impl Gate {
 
     /// The gate for one connection.
     pub(super) fn at(&self, connection: Arc<Connection>) -> ConnectionGate {
-        let decisions = Arc::new(self.behind.authorization.clone());
+        let decisions = self.behind.authorization.clone().until(connection.end_streams.clone());
+        let decisions = Arc::new(decisions);
         let streams = AuthorizationServiceServer::from_arc(decisions.clone())
             .max_decoding_message_size(MAX_MESSAGE);
         ConnectionGate { gate: self.clone(), decisions, streams, connection }

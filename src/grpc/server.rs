@@ -164,7 +164,11 @@ pub async fn serve(
             }
         }
     });
-    tokio::join!(future::join_all(accepted), connections.end_idle(stop.clone()));
+    tokio::join!(
+        future::join_all(accepted),
+        connections.end_idle(stop.clone()),
+        connections.end_old(stop.clone())
+    );
     drop(workers);
     for end in ends {
         // A worker that panicked has ended, too.

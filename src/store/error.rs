@@ -155,6 +155,15 @@ impl OpenError {
         }
     }
 
+    /// Whether another try may succeed, as the database is not up yet, or is still being set up.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Database { trouble, .. } => trouble.passes(),
+            _ => false,
+        }
+    }
+
     /// What ails the database, and what it says.
     fn trouble(&self) -> Option<(Trouble, String)> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);

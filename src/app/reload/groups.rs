@@ -10,14 +10,14 @@ use super::Reloadable;
 use crate::app::bootstrap;
 use crate::app::certificates::{Certificates, Served};
 use crate::clock::Clock;
-use crate::config::server::{OperatorFile, RelayFiles, RelaySettings, TlsFiles};
+use crate::config::server::{LevelFile, OperatorFile, RelayFiles, RelaySettings, TlsFiles};
 use crate::mail::{Limits, Relay, ReplaceableRelay};
 use crate::model::{Actor, Context, Invalidation};
 use crate::net::tls::{self, ClientAuth, NamedFile, TlsConfig, TlsError, TlsListener};
 use crate::policy::time::Timestamp;
 use crate::secret::Digest;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LogLevel, Metrics};
 use crate::writes::Writes;
 
 /// The TLS of each kind of listener, from the same files.
@@ -179,6 +179,28 @@ impl Reloadable for MailRelay {
     async fn reload(&mut self) -> anyhow::Result<()> {
         let RelaySettings { endpoint, trust, sender } = self.files.read()?;
         self.relay.replace(Relay::new(endpoint, trust, sender, self.limits)).await;
+        Ok(())
+    }
+}
+
+/// How much is logged.
+pub(in crate::app) struct LogLevelFile {
+    pub(in crate::app) file: LevelFile,
+    pub(in crate::app) level: LogLevel,
+}
+
+#[async_trait]
+impl Reloadable for LogLevelFile {
+    fn name(&self) -> &'static str {
+        "log_level"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.file.path().to_owned()]
+    }
+
+    async fn reload(&mut self) -> anyhow::Result<()> {
+        self.level.set(self.file.read()?);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use super::explain;
 use crate::secret::{Digest, digest};
 use crate::shutdown::{self, Hangup};
 use crate::telemetry::Metrics;
-pub(super) use groups::{MailRelay, OperatorCredential, ServerTls, TlsReload};
+pub(super) use groups::{LogLevelFile, MailRelay, OperatorCredential, ServerTls, TlsReload};
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);

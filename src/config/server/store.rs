@@ -2,11 +2,14 @@
 //! repeats it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::errors::ConfigErrors;
 use super::variables::{DATABASE_URL, DATABASE_URL_FILE};
+use crate::policy::duration;
+use crate::policy::text::in_quotes;
 
 /// Where the store is, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,6 +44,15 @@ pub struct StoreArgs {
         default_value = "10"
     )]
     database_connections: String,
+    /// How long to wait for a database that is not up yet, such as 60s; the embedded store is not waited for
+    /// [default: not at all]
+    #[arg(
+        long,
+        env = "PORTCULLIS_WAIT_FOR_STORE",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
+    wait_for_store: Option<String>,
 }
 
 /// Where the store is.
@@ -54,6 +66,8 @@ pub enum StoreSettings {
         url: SecretString,
         /// Connections at most.
         connections: u32,
+        /// How long it is waited for where it is not up yet.
+        wait: Duration,
     },
 }
 
@@ -66,12 +80,20 @@ impl StoreArgs {
             data_dir,
             database_url: None,
             database_connections: "2".to_owned(),
+            wait_for_store: None,
         }
     }
 
     pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<StoreSettings> {
         let connections =
             errors.number("database-connections", &self.database_connections, 2, 1_000);
+        // 0s is what the default says in words.
+        let wait = self.wait_for_store.as_deref().map(|text| {
+            duration::parse(text.trim()).map_err(|error| {
+                errors.add(format!("--wait-for-store: {} {error}", in_quotes(text)));
+            })
+        });
+        let wait = wait.and_then(Result::ok).unwrap_or_default();
         let file = self.configured_url_file.as_deref();
         let variable = errors.secret(DATABASE_URL, DATABASE_URL_FILE, file);
         let url = match (&self.database_url, variable) {
@@ -98,7 +120,7 @@ impl StoreArgs {
             ));
             return None;
         }
-        Some(StoreSettings::Postgres { url, connections: connections as u32 })
+        Some(StoreSettings::Postgres { url, connections: connections as u32, wait })
     }
 }
 

@@ -14,7 +14,12 @@ struct Stage {
 
 impl Stage {
     fn new(total: usize, per_address: usize) -> Self {
-        let limits = ConnectionLimits { total, per_address, idle: Duration::from_secs(4) };
+        let hour = Duration::from_secs(3_600);
+        let idle = Duration::from_secs(4);
+        Self::with(ConnectionLimits { total, per_address, idle, age: hour, grace: hour })
+    }
+
+    fn with(limits: ConnectionLimits) -> Self {
         Self {
             connections: Connections::new(limits, Arc::new(Metrics::new())),
             stop: CancellationToken::new(),
@@ -68,6 +73,36 @@ fn the_documented_figures_are_those_of_the_code() {
     for row in rows {
         assert!(documented.contains(&row), "docs/operations.md lacks: {row}");
     }
+}
+
+/// Rule 8.15.
+#[test]
+fn old_connections_are_asked_to_end_and_their_streams_end_after_the_grace() {
+    let (short, hour) = (Duration::from_millis(1), Duration::from_secs(3_600));
+    for (age, grace, ends) in
+        [(hour, short, [false; 2]), (short, hour, [true, false]), (short, short, [true; 2])]
+    {
+        let limits = ConnectionLimits { total: 40, per_address: 40, idle: hour, age, grace };
+        let stage = Stage::with(limits);
+        let connection = stage.enter("192.0.2.1").unwrap();
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(5));
+            connection.end_in_time(grace);
+        }
+        let found =
+            [&connection.stop, &connection.end_streams].map(CancellationToken::is_cancelled);
+        assert_eq!(found, ends, "{age:?}, {grace:?}");
+        assert!(!connection.hard_stop.is_cancelled(), "streams have time for their last words");
+    }
+}
+
+#[test]
+fn connections_that_began_together_do_not_end_together() {
+    let ages: Vec<_> =
+        (0..100).map(|_| with_jitter(Duration::from_secs(100)).as_millis()).collect();
+    assert!(ages.iter().all(|age| (90_000..=110_000).contains(age)), "{ages:?}");
+    let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+    assert!(most - least > 5_000, "{ages:?}");
 }
 
 #[test]

@@ -1,0 +1,40 @@
+//! How much is logged: a setting, or a file that may change while the server runs.
+
+use std::path::{Path, PathBuf};
+
+use super::errors::{ConfigErrors, InvalidSettings};
+
+/// The file with the level, to be read again while the server runs.
+#[derive(Debug, Clone)]
+pub struct LevelFile(PathBuf);
+
+impl LevelFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Reads the level.
+    ///
+    /// # Errors
+    /// It can't be read, or is no level.
+    pub fn read(&self) -> Result<tracing::Level, InvalidSettings> {
+        let mut errors = ConfigErrors::default();
+        let level = self.level(&mut errors);
+        errors.into_result(|| level)
+    }
+
+    pub(super) fn level(&self, errors: &mut ConfigErrors) -> Option<tracing::Level> {
+        let text = errors.file("log-level-file", &self.0)?;
+        level("log-level-file", &String::from_utf8_lossy(&text), errors)
+    }
+}
+
+/// The level that `text`, the value of `flag`, names.
+pub(super) fn level(flag: &str, text: &str, errors: &mut ConfigErrors) -> Option<tracing::Level> {
+    errors.parse(flag, text, "error, warn, info, debug or trace")
+}
