@@ -13,6 +13,7 @@ mod client_address_oracle;
 mod client_sources;
 mod clients;
 mod cold_reads;
+mod compression;
 mod configuration;
 mod connection_age;
 mod crash;

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use prost::bytes::{Bytes, BytesMut};
+use prost::bytes::{Buf as _, Bytes, BytesMut};
 use tokio::time::Sleep;
 use tonic::Status;
 
 use super::connections::{Connection, Guard, SMALL};
+use super::gzip::{self, Encoding};
 use super::status::status;
 use crate::service::Error;
 
@@ -56,6 +57,7 @@ pub(super) struct RequestBody {
     messages: Messages,
     /// Bytes that a message may have.
     most: usize,
+    encoding: Encoding,
     /// Bytes of the last message, as long as the reader of this body may keep them.
     kept: usize,
     /// Whether a message has begun, ever.
@@ -83,7 +85,22 @@ impl RequestBody {
         messages: Messages,
         most: usize,
     ) -> Self {
-        Self { body, connection, messages, most, kept: 0, begun: false, arrival: None }
+        let encoding = Encoding::Identity;
+        Self { body, connection, messages, most, encoding, kept: 0, begun: false, arrival: None }
+    }
+
+    /// The same with messages that may be encoded so.
+    pub(super) fn encoded(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Bytes that a message may have, also inflated.
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
@@ -150,7 +167,11 @@ impl RequestBody {
         if length > self.most {
             return Err(Box::new(status(&Error::TooLarge(self.most))));
         }
-        self.kept = length;
+        self.kept = match self.encoding {
+            Encoding::Identity => length,
+            // It may become as much where it is read.
+            Encoding::Gzip => length.max(gzip::SMALL.min(self.most)),
+        };
         if let Messages::Kept(room) = &self.messages
             && length > SMALL
         {
@@ -209,6 +230,29 @@ pub(super) async fn read(body: &mut RequestBody) -> Result<Bytes, Box<Status>> {
     }
     // Nearly all come in one frame, which is not copied.
     Ok(if joined.is_empty() { first } else { joined.freeze() })
+}
+
+/// The same, with its one message as it is where that is compressed.
+///
+/// # Errors
+/// As of [`read`]; and a message that is not in gzip, or larger inflated than it may be.
+pub(super) async fn read_inflated(body: &mut RequestBody) -> Result<Bytes, Box<Status>> {
+    let mut whole = read(body).await?;
+    match whole.first_chunk::<PREFIX>() {
+        Some(&prefix) if prefix[0] == 1 && length(prefix) == whole.len() - PREFIX => {
+            if body.encoding == Encoding::Identity {
+                return Ok(whole);
+            }
+            whole.advance(PREFIX);
+            let (message, reserved) = gzip::inflate(whole, body).await?;
+            if let (Some(reserved), Messages::Kept(room)) = (reserved, &body.messages) {
+                room.keep(reserved);
+            }
+            Ok(gzip::prefixed(&message))
+        }
+        // What is wrong with it is named by who reads it.
+        _ => Ok(whole),
+    }
 }
 
 /// What is wrong with a body that can't be read to its end.

@@ -37,6 +37,7 @@ use super::body::{self, Messages, REST, RequestBody, Room, discard};
 use super::connections::Connection;
 use super::envoy::{self, CHECK, EnvoySettings};
 use super::frame::service::authorization_service_server::AuthorizationServiceServer;
+use super::gzip::{ENCODING, Encoding, InflatedBody};
 use super::own_calls;
 use super::status::{code_name, status};
 use super::unary::{answered, unary};
@@ -240,12 +241,6 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
     content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Whether the messages of a request are compressed, or may be.
-fn is_compressed<B>(request: &Request<B>) -> bool {
-    const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-    request.headers().get(ENCODING).is_some_and(|encoding| encoding != "identity")
-}
-
 /// For a client that would not understand a gRPC status.
 fn unsupported_media_type() -> Answer {
     let text = "This port speaks gRPC: send POST requests of the content type application/grpc.\n";
@@ -389,9 +384,11 @@ impl ConnectionGate {
 
     /// The same with a lease that held when the request came. It may take so much `time`.
     fn pass_check(&self, request: Request<Incoming>, time: Duration) -> Inner {
-        let admitted = self.admit(&request).and_then(|admitted| {
-            if is_compressed(&request) { Err(Error::Compressed) } else { Ok(admitted) }
-        });
+        let admitted =
+            self.admit(&request).and_then(|admitted| match Encoding::of(request.headers())? {
+                Encoding::Identity => Ok(admitted),
+                Encoding::Gzip => Err(Error::Compressed),
+            });
         let (caller, presented) = match admitted {
             Ok(presented) => presented,
             Err(error) => {
@@ -420,19 +417,25 @@ impl ConnectionGate {
     /// Lets a request of the health service pass: anybody's. One that is answered at once takes no place.
     fn health(&self, request: Request<Incoming>, watches: bool) -> DeadlineFuture {
         let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
-        let mut request =
-            request.map(|body| self.body(body, Messages::One, health::MAX_MESSAGE)).map(Body::new);
+        let encoding = match Encoding::of(request.headers()) {
+            Ok(encoding) => encoding,
+            Err(error) => return self.turn_away_as(false, request, &error),
+        };
+        let body = |body| self.body(body, Messages::One, health::MAX_MESSAGE).encoded(encoding);
+        let mut request = request.map(body);
         // Nothing else of them is read, and they may be far larger than the message.
         let mut headers = std::mem::take(request.headers_mut());
-        for name in [CONTENT_TYPE, HeaderName::from_static("grpc-encoding")] {
-            if let Some(value) = headers.remove(&name) {
-                request.headers_mut().insert(name, value);
-            }
+        if let Some(value) = headers.remove(&CONTENT_TYPE) {
+            request.headers_mut().insert(CONTENT_TYPE, value);
         }
         drop(headers);
         let connection = self.connection.clone();
         let open = self.gate.behind.open.clone();
         let answer = async move {
+            let request = match encoding {
+                Encoding::Identity => request.map(Body::new),
+                Encoding::Gzip => request.map(|body| Body::new(InflatedBody::new(body))),
+            };
             let mut answer = pin!(open.oneshot(request));
             let mut place = None;
             let shed = || reject(&Error::Overloaded);
@@ -464,13 +467,10 @@ impl ConnectionGate {
             let presented = secret.ok_or(NO_TOKEN)?;
             services.bearer(secret::without_mark(presented), presented, peer.ip(), peer)
         });
-        let admitted = match (bearer, call) {
-            (Err(error), _) => Err(error),
-            (Ok(_), None) => Err(Error::UnknownCall),
-            (Ok(_), _) if is_compressed(&request) => Err(Error::Compressed),
-            (Ok(bearer), Some(call)) => Ok((bearer, call)),
-        };
-        let (bearer, call) = match admitted {
+        let admitted = bearer.and_then(|bearer| {
+            Ok((bearer, call.ok_or(Error::UnknownCall)?, Encoding::of(request.headers())?))
+        });
+        let (bearer, call, encoding) = match admitted {
             Ok(admitted) => admitted,
             // Without a credential, whatever the error.
             Err(error) => return self.turn_away_as(false, request, &error),
@@ -478,6 +478,7 @@ impl ConnectionGate {
         let Some(place) = self.connection.strangers_call() else { return Self::shed() };
         let deadline = timeout(&request).map_or(DEADLINE, |asked| asked.min(DEADLINE));
         let body = self.body(request.into_body(), Messages::One, own_calls::MAX_MESSAGE);
+        let body = body.encoded(encoding);
         let (services, runtime) = (services.clone(), behind.runtime.clone());
         let work = move |message| own_calls::answer(services, runtime, bearer, call, message);
         let answer = async move {
@@ -505,11 +506,12 @@ impl ConnectionGate {
         caller: &Caller,
         deadline: Option<Duration>,
     ) -> DeadlineFuture {
-        if is_compressed(&request) {
-            return self.turn_away(request, &Error::Compressed);
-        }
+        let encoding = match Encoding::of(request.headers()) {
+            Ok(encoding) => encoding,
+            Err(error) => return self.turn_away(request, &error),
+        };
         let call = self.logged_call(Interface::Authorize, caller, &request);
-        let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
+        let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE).encoded(encoding);
         let decisions = self.decisions.clone();
         let answer =
             async move { Ok(unary(body, |message| decisions.authorize(message, call)).await) };
@@ -522,12 +524,14 @@ impl ConnectionGate {
         caller: &Caller,
         deadline: Option<Duration>,
     ) -> DeadlineFuture {
-        if is_compressed(&request) {
-            return self.turn_away(request, &Error::Compressed);
-        }
+        let encoding = match Encoding::of(request.headers()) {
+            Ok(encoding) => encoding,
+            Err(error) => return self.turn_away(request, &error),
+        };
         let call = self.logged_call(Interface::Batch, caller, &request);
         let room = Room::default();
         let body = self.body(request.into_body(), Messages::Kept(room.clone()), MAX_MESSAGE);
+        let body = body.encoded(encoding);
         let decisions = self.decisions.clone();
         let answer = async move {
             Ok(unary(body, |message| decisions.batch_authorize(message, room, call)).await)
@@ -541,14 +545,26 @@ impl ConnectionGate {
         (caller, presented): (&Caller, CallerCredential),
         deadline: Option<Duration>,
     ) -> DeadlineFuture {
+        let encoding = match Encoding::of(request.headers()) {
+            Ok(encoding) => encoding,
+            Err(error) => return self.turn_away(request, &error),
+        };
         // It is checked again before each decision.
         request.extensions_mut().insert(presented);
         if let Some(call) = self.logged_call(Interface::Stream, caller, &request) {
             request.extensions_mut().insert::<Arc<Call>>(call.into());
         }
         let messages = Messages::Many { _open: Box::new(self.connection.stream()) };
-        let request = request.map(|body| self.body(body, messages, MAX_MESSAGE));
-        DeadlineFuture::new(self.streams.clone().call(request), deadline)
+        let body = |body| self.body(body, messages, MAX_MESSAGE).encoded(encoding);
+        let mut streams = self.streams.clone();
+        let answer = match encoding {
+            Encoding::Identity => streams.call(request.map(body)),
+            Encoding::Gzip => {
+                request.headers_mut().remove(ENCODING);
+                streams.call(request.map(|incoming| InflatedBody::new(body(incoming))))
+            }
+        };
+        DeadlineFuture::new(answer, deadline)
     }
 
     /// Lets a request pass, or not, with a lease that held when it came.
@@ -571,6 +587,16 @@ impl ConnectionGate {
             };
         }
 
+        let encoding = match Encoding::of(request.headers()) {
+            Ok(Encoding::Gzip) if reflects => Err(Error::Compressed),
+            encoding => encoding,
+        };
+        let encoding = match encoding {
+            Ok(encoding) => encoding,
+            Err(error) => return self.turn_away(request, &error),
+        };
+        // Messages are inflated before they are read further.
+        request.headers_mut().remove(ENCODING);
         request.extensions_mut().insert(caller);
         // For reflection, whose streams check it again.
         request.extensions_mut().insert(presented);
@@ -589,14 +615,14 @@ impl ConnectionGate {
         let management = self.gate.behind.management.clone();
         let metrics = self.gate.services.metrics().clone();
         let connection = self.connection.clone();
-        let request = request.map(|body| self.body(body, messages, most));
+        let request = request.map(|body| self.body(body, messages, most).encoded(encoding));
         let work = self.gate.behind.runtime.spawn(async move {
             let request = if reflects {
                 request.map(Body::new)
             } else {
                 // Once all of it is there: what is answered before that is reset, see `discard`.
                 let (head, mut body) = request.into_parts();
-                match body::read(&mut body).await {
+                match body::read_inflated(&mut body).await {
                     Ok(whole) => Request::from_parts(head, Body::new(Full::new(whole))),
                     Err(status) => return status.into_http(),
                 }

@@ -14,6 +14,7 @@ mod credentials;
 pub mod envoy;
 mod frame;
 mod gate;
+mod gzip;
 pub mod health;
 mod management;
 mod own_calls;

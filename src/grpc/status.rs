@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prost::Message as _;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, Status as ItemStatus, StatusExt as _};
 
+use super::gzip;
 use crate::gateway::answer;
 use crate::policy::decide::Reason;
 use crate::service::Error;
@@ -74,7 +76,12 @@ fn status_within(error: &Error, most: usize) -> Status {
         Error::Internal => (Code::Internal, "INTERNAL"),
     };
     details.set_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(code, cut(&error.to_string(), MESSAGE), details)
+    let mut status = Status::with_error_details(code, cut(&error.to_string(), MESSAGE), details);
+    if matches!(error, Error::Compressed) {
+        let (name, accepted) = gzip::ACCEPTED;
+        status.metadata_mut().insert(name, MetadataValue::from_static(accepted));
+    }
+    status
 }
 
 /// An error of one item: the same code, message and kinds of details that the call would have ended with.

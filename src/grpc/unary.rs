@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::{Body as HttpBody, Frame};
-use prost::bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use prost::bytes::{Buf as _, Bytes};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::answer::{UNCOUNTED, counted};
 use super::body::{PREFIX, RequestBody, length, read};
-use super::frame::pieces;
+use super::gzip::{self, Encoding, ReadMessage};
 use super::status::status;
 use crate::service::{Error, Result};
 
@@ -29,7 +29,7 @@ pub(super) async fn unary<F>(mut body: RequestBody, work: impl FnOnce(Bytes) -> 
 where
     F: Future<Output = Result<Vec<u8>>>,
 {
-    let message = match message(&mut body).await {
+    let (message, _reserved) = match message(&mut body).await {
         Ok(message) => message,
         Err(status) => return status.into_http(),
     };
@@ -50,7 +50,7 @@ where
     F: Future<Output = Vec<u8>>,
 {
     let answer = match message(&mut body).await {
-        Ok(message) => work(message).await,
+        Ok((message, _reserved)) => work(message).await,
         Err(status) => refuse(&status),
     };
     debug_assert!(answer.len() <= UNCOUNTED);
@@ -59,13 +59,13 @@ where
 
 /// A response with one message.
 pub(super) fn response(message: &[u8]) -> Response<Body> {
-    let mut response = Response::new(Body::new(UnaryBody::Message(prefixed(message))));
+    let mut response = Response::new(Body::new(UnaryBody::Message(gzip::prefixed(message))));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response
 }
 
 /// The one message of a request, once the request has ended.
-async fn message(body: &mut RequestBody) -> std::result::Result<Bytes, Box<Status>> {
+async fn message(body: &mut RequestBody) -> ReadMessage {
     let mut whole = read(body).await?;
     let malformed = |why| Err(Box::new(status(&Error::invalid("", "MALFORMED_MESSAGE", why))));
     let Some(&prefix) = whole.first_chunk::<PREFIX>() else {
@@ -74,20 +74,11 @@ async fn message(body: &mut RequestBody) -> std::result::Result<Bytes, Box<Statu
     whole.advance(PREFIX);
     match prefix[0] {
         _ if whole.len() != length(prefix) => malformed("the message is cut off"),
-        0 => Ok(whole),
+        0 => Ok((whole, None)),
+        1 if body.encoding() == Encoding::Gzip => gzip::inflate(whole, body).await,
         1 => Err(Box::new(status(&Error::Compressed))),
         _ => malformed("the first byte is neither 0 nor 1, as before a gRPC message"),
     }
-}
-
-/// A message with its prefix (gRPC over HTTP/2, "Length-Prefixed-Message").
-fn prefixed(message: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
-    bytes.put_u8(0);
-    // An answer is far smaller than 4 GiB: a batch has at most a thousand.
-    bytes.put_u32(message.len() as u32);
-    pieces(message).for_each(|piece| bytes.put_slice(piece));
-    bytes.freeze()
 }
 
 /// The body of an answer: its message, then the status.

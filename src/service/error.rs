@@ -95,8 +95,11 @@ pub enum Error {
     /// The server has no such call.
     #[error("the server has no such call; reflection lists those it has")]
     UnknownCall,
-    /// The request is compressed.
-    #[error("the request is compressed, which this server does not read: send it as it is")]
+    /// The request is compressed in a way that is not read here.
+    #[error(
+        "the request is compressed in a way that this server does not read: send it as it is, or in gzip where \
+         grpc-accept-encoding of this answer names that"
+    )]
     Compressed,
     /// Too much is under way.
     #[error("too many requests are under way; try again later")]
