@@ -4,11 +4,13 @@ mod bootstrap;
 mod certificates;
 mod decision_log;
 mod demo;
+mod doctor;
 mod process;
 mod reload;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +24,10 @@ use crate::alerts::{Alerts, KeyLocation};
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
+use crate::config::client::Format;
 use crate::config::server::{
-    FirstCredentialArgs, LeakKeys, LeakSettings, ListenSetting, MailSettings, MigrateArgs,
-    RelaySettings, ServeArgs, ServeSettings, StoreSettings,
+    FirstCredentialArgs, InstallationArgs, LeakKeys, LeakSettings, ListenSetting, MailSettings,
+    MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
 };
 use crate::decision_log::OpenedLog;
 use crate::gateway::Interfaces;
@@ -144,6 +147,17 @@ pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     lines.sort_by(|(_, one), (_, other)| one.cmp(other));
     lines.iter().for_each(|(line, _)| println!("{line}"));
     Ok(())
+}
+
+/// Checks whether a server could start with these settings and serve well, and prints what it finds.
+///
+/// # Errors
+/// The runtime can't be started, or nothing can be printed.
+pub fn doctor(args: InstallationArgs, format: Format) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let code = runtime.block_on(doctor::run(args, format));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
 }
 
 /// Opens the store and makes its first credential, of role operator.

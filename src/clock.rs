@@ -81,6 +81,12 @@ pub fn id_at(now: Timestamp) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos.unsigned_abs()))
 }
 
+/// This host's own time, which decides nothing: to compare it with the store's.
+pub fn system_time() -> Timestamp {
+    let now = clock_gettime(ClockId::Realtime);
+    Timestamp(now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000))
+}
+
 /// Measures how long something took.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(u64);

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use portcullis::cli::{self, Cli, Command};
+use portcullis::cli::{self, Cli, ClientCommand, Command};
 use portcullis::{app, cli::NO_ANSWER, shutdown};
 
 /// Decisions allocate small and free soon, on every thread at once.
@@ -16,6 +16,10 @@ fn main() -> ExitCode {
         Command::Migrate(args) => app::migrate(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => cli::completions(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => cli::manual_pages(&args).map(|()| ExitCode::SUCCESS),
+        Command::Client(ClientCommand::Doctor(args)) if !args.is_of_gateway() => {
+            let (args, format) = args.own();
+            app::doctor(args, format)
+        }
         Command::Client(command) => client(command),
     };
     done.unwrap_or_else(|error| {

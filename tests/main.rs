@@ -19,6 +19,7 @@ mod connection_age;
 mod crash;
 mod decision_log;
 mod decision_matrix;
+mod doctor;
 mod envoy;
 mod exhaustion;
 mod gateway;

@@ -31,7 +31,7 @@ pub(super) struct Served {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Judgement {
+pub(super) enum Judgement {
     Valid,
     NotYet,
     Soon,
@@ -64,7 +64,14 @@ impl Served {
         Ok(served.collect())
     }
 
-    fn judge(&self, now: Timestamp) -> Judgement {
+    /// Whose it is, where it stands, and when it ends.
+    pub(super) fn describe(&self) -> String {
+        let Self { flag, file, subject, until, .. } = self;
+        format!("--{flag}: the certificate of {subject} in {file} expires at {until}")
+    }
+
+    /// What its dates mean `now`.
+    pub(super) fn judge(&self, now: Timestamp) -> Judgement {
         if now < self.from {
             Judgement::NotYet
         } else if self.until < now {
@@ -122,6 +129,11 @@ pub(super) struct Certificates(Mutex<Vec<Served>>);
 impl Certificates {
     pub(super) fn new(certificates: Vec<Served>) -> Self {
         Self(Mutex::new(certificates))
+    }
+
+    /// Shows each of them.
+    pub(super) fn for_each(&self, show: impl FnMut(&Served)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(show);
     }
 
     /// Judges `certificates` from now on, and now where they are others than before.

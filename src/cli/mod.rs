@@ -97,7 +97,7 @@ the command's name: `portcullis --server URL token list`.
 
 Exit codes:
   0  done
-  1  refused by the server for a reason of the request; for `check`: denied; for `doctor`: something failed
+  1  refused by the server for a reason of the request; for `check`: denied; for `doctor`: something is wrong
   2  wrong usage, or no answer; for `check`: no decision; for `doctor`: nothing could be checked";
 
 /// What can be asked of the command.
@@ -209,7 +209,18 @@ pub enum ClientCommand {
     ///   portcullis check --http "GET /api/v1/accounts" --token-file token.txt
     #[command(verbatim_doc_comment)]
     Check(check::CheckArgs),
-    /// Check what stands before a service
+    /// Check the settings of a server and all that they name; or a gateway
+    ///
+    /// Takes the flags and variables of `portcullis serve`, and checks the settings, the store and its permissions, the clock,
+    /// listeners, TLS files, who can read files with secrets, and the mail relay: with --mail-to by a test message. Run it as
+    /// the server's user. Nothing is changed, also beside a running server.
+    ///
+    /// Exit codes: 0 nothing is wrong (there may be warnings), 1 something is.
+    ///
+    /// Examples:
+    ///   portcullis doctor --tls-cert server.pem --tls-key server.key --mail-to me@example.com
+    ///   portcullis doctor gateway http://127.0.0.1:8000/api/v1/accounts --token-file token.txt
+    #[command(verbatim_doc_comment)]
     Doctor(doctor::DoctorArgs),
     /// Print this command's version
     Version(version::VersionArgs),

@@ -7,6 +7,7 @@ mod decision_log;
 mod errors;
 mod file;
 mod gateway;
+mod installation;
 mod leaks;
 mod level;
 mod lifecycle;
@@ -31,6 +32,7 @@ use errors::ConfigErrors;
 pub use errors::InvalidSettings;
 pub use file::{ConfigArgs, ConfigFile};
 pub use gateway::{GatewayArgs, GatewaySettings, OVERRIDE_HEADERS};
+pub use installation::InstallationArgs;
 pub use leaks::{LeakArgs, LeakKeys, LeakSettings};
 pub use level::LevelFile;
 pub use lifecycle::{LifecycleArgs, LifecycleSettings};
@@ -40,7 +42,7 @@ pub use operator::OperatorFile;
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::known_variables;
-pub use variables::{SECRETS, SecretVariable};
+pub use variables::{SECRETS, SecretVariable, secret_files};
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]

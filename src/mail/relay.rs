@@ -148,6 +148,22 @@ impl Relay {
         outcome
     }
 
+    /// Connects to the relay, and logs in where the settings have a login.
+    ///
+    /// # Errors
+    /// What is wrong, and with which relay.
+    pub async fn check(&self) -> Result<(), String> {
+        let mut session = self.connect().await.map_err(|failure| {
+            let text = match self.error(failure, "the login") {
+                Outcome::RelayError(text) => text,
+                _ => String::new(),
+            };
+            format!("{} {text}", self.endpoint)
+        })?;
+        let _ = timeout(self.limits.command, session.connection.command(Quit)).await;
+        Ok(())
+    }
+
     /// Says goodbye to the relay, where a connection was kept: it need not stand open while there is
     /// nothing to send.
     pub async fn close(&self) {

@@ -59,4 +59,4 @@ async fn is_up_to_date<C: Migrate>(migrator: &Migrator, connection: &mut C) -> b
         && matches!(connection.dirty_version(TABLE).await, Ok(None))
 }
 
-const TABLE: &str = "_sqlx_migrations";
+pub(super) const TABLE: &str = "_sqlx_migrations";

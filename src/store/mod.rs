@@ -28,6 +28,7 @@ mod audit;
 mod catalogs;
 mod credentials;
 mod error;
+pub mod inspection;
 mod leaks;
 mod lifecycle;
 mod mails;

@@ -19,6 +19,7 @@ use super::check::read_token;
 use super::failure::{Failure, REFUSED};
 use super::output::{note, print, print_line, table};
 use crate::config::client::{Format, OutputArgs, TokenArgs};
+use crate::config::server;
 use crate::pem::TrustStore;
 use crate::policy::duration;
 use checks::{Finding, Verdict};
@@ -29,7 +30,11 @@ use probe::{Gateway, Probe};
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     #[command(subcommand)]
-    command: DoctorCommand,
+    command: Option<DoctorCommand>,
+    #[command(flatten)]
+    own: server::InstallationArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,14 +75,28 @@ struct DoctorGatewayArgs {
 
 impl DoctorArgs {
     pub(super) fn format(&self) -> Format {
-        let DoctorCommand::Gateway(args) = &self.command;
-        args.output.format
+        match &self.command {
+            Some(DoctorCommand::Gateway(args)) => args.output.format,
+            None => self.output.format,
+        }
+    }
+
+    /// Whether a gateway is to be checked, and not this installation.
+    pub fn is_of_gateway(&self) -> bool {
+        self.command.is_some()
+    }
+
+    /// The settings of this installation, and how to print what is found.
+    pub fn own(self) -> (server::InstallationArgs, Format) {
+        (self.own, self.output.format)
     }
 }
 
 /// 0 where nothing forged survives, 1 where something does.
 pub(super) async fn run(args: DoctorArgs) -> Result<u8, Failure> {
-    let DoctorCommand::Gateway(args) = args.command;
+    let Some(DoctorCommand::Gateway(args)) = args.command else {
+        return Err(Failure::Usage("name what to check: portcullis doctor gateway URL".to_owned()));
+    };
     let format = args.output.format;
     let trust = trust_store(args.gateway_ca)?;
     let gateway = Gateway::new(&args.url, &trust, args.probe_timeout)?;

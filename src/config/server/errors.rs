@@ -20,6 +20,11 @@ use crate::policy::text::in_quotes;
 pub struct InvalidSettings(pub(super) Vec<String>);
 
 impl InvalidSettings {
+    /// Each of them: the setting, what is wrong with it, and the cure.
+    pub fn errors(&self) -> &[String] {
+        &self.0
+    }
+
     fn text(&self) -> String {
         match self.0.as_slice() {
             [error] => error.clone(),

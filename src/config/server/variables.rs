@@ -1,6 +1,7 @@
 //! The names of the variables that the server reads. A `PORTCULLIS_*` variable beside them is an error.
 
 use std::env;
+use std::path::PathBuf;
 
 use clap::Args as _;
 
@@ -40,6 +41,12 @@ pub const SECRETS: [SecretVariable; 2] = [
                --mail-from. Without it nobody is mailed, and nothing is removed from unused tokens",
     },
 ];
+
+/// The files with secrets that the environment names, each behind the variable that names it.
+pub fn secret_files() -> Vec<(&'static str, PathBuf)> {
+    let named = |name| Some((name, PathBuf::from(env::var_os(name)?)));
+    [DATABASE_URL_FILE, OPERATOR_FILE, SMTP_URL_FILE].into_iter().filter_map(named).collect()
+}
 
 /// Every variable that is read, on either side: those of the flags, and those of what has no flag.
 pub(super) fn all() -> Vec<String> {

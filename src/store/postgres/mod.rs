@@ -17,6 +17,7 @@ use super::{OpenError, Replication, Result, StoreError, Trouble, Troubles, migra
 
 mod bulk;
 mod decision_pool;
+mod inspect;
 mod listener;
 mod management;
 mod replicas;
@@ -26,6 +27,7 @@ mod sql;
 
 use PostgresStore as Handle;
 use decision_pool::{ConnectionEpoch, DecisionPool, PooledConnection};
+pub use inspect::inspect;
 use management::Management;
 use replicas::{PrimaryIdentity, Replicas};
 use sqlx::Postgres as Db;

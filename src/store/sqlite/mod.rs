@@ -24,12 +24,14 @@ use super::{OpenError, Replication, Result, Store as _, Troubles, migration};
 use crate::policy::time::Timestamp;
 
 mod bulk;
+mod inspect;
 mod lock;
 #[path = "../sql/mod.rs"]
 #[allow(clippy::duplicate_mod, reason = "one source for two databases, so that they can't drift")]
 mod sql;
 
 use SqliteStore as Handle;
+pub use inspect::inspect;
 use lock::Lock;
 use sqlx::Sqlite as Db;
 
