@@ -249,7 +249,9 @@ async fn mail(mail: &MailSettings, to: Option<&str>, findings: &mut Findings) {
     let outcome = relay.send(&test_message(to, now)).await;
     relay.close().await;
     match outcome {
-        Outcome::Accepted => findings.ok("mail", format!("the relay took a test message to {to}")),
+        Outcome::Accepted(answer) => {
+            findings.ok("mail", format!("the relay took a test message to {to}: {answer}"));
+        }
         Outcome::RecipientRefused(why)
         | Outcome::MessageRefused(why)
         | Outcome::Postponed(why)
