@@ -38,6 +38,7 @@
 //! - [`clock`]: the store's time, carried forward by a monotonic clock.
 //! - [`net`]: listeners and TLS.
 //! - [`pem`]: certificates and keys in files, and what is wrong with them.
+//! - [`files`]: files that settings name, read with a bound.
 //! - [`html`]: how templates escape text.
 //! - [`failpoint`]: errors planted to see that the tests find them; not in what is deployed.
 //! - [`shutdown`]: tasks that can't die silently, signals, and how the process ends.
@@ -71,6 +72,7 @@ pub mod clock;
 pub mod config;
 pub mod decision_log;
 pub mod failpoint;
+pub mod files;
 pub mod gateway;
 pub mod grpc;
 pub mod html;

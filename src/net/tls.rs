@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::files;
 use crate::pem::{self, InvalidAuthorities, TrustStore};
 
 /// Why TLS can't be set up.
@@ -54,8 +55,8 @@ impl NamedFile {
     /// It can't be read.
     pub fn read(flag: &'static str, path: &Path) -> Result<Self, TlsError> {
         let file = Self { flag, path: path.to_owned(), content: Zeroizing::default() };
-        match std::fs::read(path) {
-            Ok(content) => Ok(Self { content: content.into(), ..file }),
+        match files::read(path) {
+            Ok(content) => Ok(Self { content, ..file }),
             Err(error) => Err(file.error(format_args!("can't be read: {error}"))),
         }
     }

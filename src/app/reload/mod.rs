@@ -3,21 +3,25 @@
 //!
 //! # Invariants
 //! - The files of a group are read and checked together. Where one is faulty, all of what was in force stays.
+//! - Without a signal, what changes is read again once two looks have found the same, so that a file that is written in
+//!   place is not read in its middle: of a list of authorities, a part is a valid list too.
 //! - Content is compared, not metadata: Kubernetes replaces a symbolic link to a directory, and a file's time can be
 //!   that of an archive.
 
 mod groups;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use async_trait::async_trait;
 use futures_util::future;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use super::explain;
+use crate::files;
 use crate::secret::{Digest, digest};
 use crate::shutdown::{self, Hangup};
 use crate::telemetry::Metrics;
@@ -68,13 +72,17 @@ pub(super) fn spawn(
 }
 
 /// What was seen of a group's files: the digest of each, or why it can't be read.
-type Seen = Vec<Result<Digest, std::io::ErrorKind>>;
+type Seen = Vec<Result<Digest, ErrorKind>>;
 
 struct Group {
     settings: Box<dyn Reloadable>,
     /// At the last look.
     seen: Option<Seen>,
-    /// Whether what was seen then could not be put in force.
+    /// Whether it may differ from what is in force. At first it may: the start read the files some time ago.
+    pending: bool,
+    /// Whether anything was read again.
+    was_read: bool,
+    /// Whether what was read last could not be put in force.
     fails: bool,
     /// Why not, as it was logged last.
     logged: Option<String>,
@@ -82,35 +90,49 @@ struct Group {
 
 impl Group {
     fn new(settings: Box<dyn Reloadable>) -> Self {
-        Self { settings, seen: None, fails: false, logged: None }
+        Self { settings, seen: None, pending: true, was_read: false, fails: false, logged: None }
     }
 
-    /// Looks whether the files have changed, and reads them again then, or where that is `requested`.
+    /// Looks whether the files have changed. Reads them again where they have and stay as they are from one look to the
+    /// next, or where that is `requested`.
     async fn look(&mut self, requested: bool, metrics: &Metrics) {
         let files = self.settings.files();
-        let Ok(seen) = tokio::task::spawn_blocking(move || read(&files)).await else { return };
-        let first = self.seen.is_none();
+        let read = tokio::task::spawn_blocking(move || (read(&files), files));
+        let Ok((seen, files)) = read.await else { return };
         let changed = self.seen.as_ref() != Some(&seen);
+        let special = seen.iter().position(|file| *file == Err(ErrorKind::InvalidInput));
         self.seen = Some(seen);
-        // What failed may pass by itself: the store is back, or a certificate has become valid.
-        if !requested && !changed && !self.fails {
+        self.pending |= changed;
+        // A file may be written in place, and several one after another: they have until the next look. What failed
+        // may pass by itself: the store is back, or a certificate has become valid.
+        if !requested && (changed || !(self.pending || self.fails)) {
             return;
         }
+        // The start has read it, as that of a shell's process substitution, and there is no more in it.
+        if special.is_some() && !requested && !self.was_read {
+            self.pending = false;
+            return;
+        }
+        let outcome = match special.and_then(|at| files.get(at)) {
+            Some(path) => Err(anyhow!(
+                "{} is a pipe or a device, which can't be read again: name a regular file",
+                path.display()
+            )),
+            None => self.settings.reload().await,
+        };
+        let differed = std::mem::take(&mut self.pending) && self.was_read;
+        self.was_read = true;
         let group = self.settings.name();
-        match self.settings.reload().await {
+        match outcome {
             Ok(()) => {
                 metrics.reloaded(group);
-                if requested || (changed && !first) || self.logged.is_some() {
+                if requested || differed || self.logged.is_some() {
                     tracing::info!(group, "what was read again is in force");
                 }
                 (self.fails, self.logged) = (false, None);
             }
             Err(error) => {
                 self.fails = true;
-                // Files may be replaced one after another: they have until the next look.
-                if changed && !requested {
-                    return;
-                }
                 let error = explain(&error);
                 if requested || self.logged.as_ref() != Some(&error) {
                     metrics.reload_failed(group);
@@ -125,9 +147,9 @@ impl Group {
     }
 }
 
-fn read(files: &[PathBuf]) -> Seen {
-    let content = |file| std::fs::read(file).map(Zeroizing::new).map_err(|error| error.kind());
-    files.iter().map(|file| content(file).map(|content| digest(&content))).collect()
+fn read(paths: &[PathBuf]) -> Seen {
+    let content = |path: &PathBuf| files::read_regular(path).map_err(|error| error.kind());
+    paths.iter().map(|path| content(path).map(|content| digest(&content))).collect()
 }
 
 #[cfg(test)]
@@ -137,6 +159,7 @@ mod tests {
     use anyhow::bail;
 
     use super::*;
+    use crate::telemetry::Exposition;
 
     /// A file that is in order where it says so.
     struct Sample {
@@ -164,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_are_read_again_where_their_content_changes_and_faults_are_reported_once() {
+    async fn files_are_read_again_once_a_change_has_settled_and_faults_are_reported_once() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("file");
         let reloads = Arc::new(AtomicUsize::new(0));
@@ -172,26 +195,30 @@ mod tests {
         let mut group =
             Group::new(Box::new(Sample { file: file.clone(), reloads: reloads.clone() }));
         let failures = || {
-            let text = metrics.render();
+            let text = metrics.render(Exposition::Text);
             let sample = "portcullis_reload_failures_total{group=\"sample\"} ";
             let line = text.lines().find_map(|line| line.strip_prefix(sample).map(str::to_owned));
             (line.map_or(0, |count| count.parse().unwrap()), !metrics.failing_reloads().is_empty())
         };
         // Content, whether a reload is requested; reloads, failures that are reported, whether it fails now.
         for (at, (content, requested, wanted)) in [
+            (Some("good"), false, (0, (0, false))),
             (Some("good"), false, (1, (0, false))),
             (Some("good"), false, (1, (0, false))),
             (Some("good"), true, (2, (0, false))),
-            (Some("half"), false, (3, (0, false))),
-            (Some("good"), false, (4, (0, false))),
-            (Some("bad"), false, (5, (0, false))),
-            (Some("bad"), false, (6, (1, true))),
-            (Some("bad"), false, (7, (1, true))),
-            (Some("worse"), true, (8, (2, true))),
-            (None, false, (9, (2, true))),
-            (None, false, (10, (3, true))),
-            (Some("good"), false, (11, (3, false))),
-            (Some("good"), false, (11, (3, false))),
+            // Written in place, in two steps.
+            (Some("half"), false, (2, (0, false))),
+            (Some("good"), false, (2, (0, false))),
+            (Some("good"), false, (3, (0, false))),
+            (Some("bad"), false, (3, (0, false))),
+            (Some("bad"), false, (4, (1, true))),
+            (Some("bad"), false, (5, (1, true))),
+            (Some("worse"), true, (6, (2, true))),
+            (None, false, (6, (2, true))),
+            (None, false, (7, (3, true))),
+            (Some("good"), false, (7, (3, true))),
+            (Some("good"), false, (8, (3, false))),
+            (Some("good"), false, (8, (3, false))),
         ]
         .into_iter()
         .enumerate()
@@ -203,5 +230,29 @@ mod tests {
             group.look(requested, &metrics).await;
             assert_eq!((reloads.load(Ordering::Relaxed), failures()), wanted, "step {at}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_can_be_read_once_is_left_alone_until_reading_it_is_requested() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("file");
+        std::os::unix::fs::symlink("/dev/null", &file).unwrap();
+        let (reloads, metrics) = (Arc::new(AtomicUsize::new(0)), Metrics::new());
+        let mut group =
+            Group::new(Box::new(Sample { file: file.clone(), reloads: reloads.clone() }));
+        for _ in 0..3 {
+            group.look(false, &metrics).await;
+        }
+        assert!(metrics.failing_reloads().is_empty());
+        group.look(true, &metrics).await;
+        assert_eq!(metrics.failing_reloads(), ["sample"]);
+        assert!(group.logged.as_ref().unwrap().contains("is a pipe or a device"));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, "good").unwrap();
+        for _ in 0..2 {
+            group.look(false, &metrics).await;
+        }
+        assert!(metrics.failing_reloads().is_empty());
+        assert_eq!(reloads.load(Ordering::Relaxed), 1);
     }
 }

@@ -1,16 +1,17 @@
 //! What is wrong with the settings, collected, so that one message has all of them.
 
 use std::env;
-use std::fs;
+use std::io;
+use std::mem;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use zeroize::Zeroizing;
 
 use crate::config::client;
+use crate::files;
 use crate::policy::duration;
 use crate::policy::text::in_quotes;
 
@@ -137,8 +138,8 @@ impl ConfigErrors {
 
     /// The content of the file that `flag` names.
     pub(super) fn file(&mut self, flag: &str, path: &Path) -> Option<Vec<u8>> {
-        match fs::read(path) {
-            Ok(content) => Some(content),
+        match files::read(path) {
+            Ok(mut content) => Some(mem::take(&mut *content)),
             Err(error) => {
                 self.add(format!("--{flag}: cannot read {}: {error}", path.display()));
                 None
@@ -176,8 +177,12 @@ impl ConfigErrors {
 
     /// The secret in the file at `path`, which `file_name` names.
     pub(super) fn secret_file(&mut self, file_name: &str, path: &Path) -> Option<SecretString> {
-        match fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => Some(client::without_line_end(&text).to_owned().into()),
+        let read = files::read(path).and_then(|content| match std::str::from_utf8(&content) {
+            Ok(text) => Ok(SecretString::from(client::without_line_end(text))),
+            Err(_) => Err(io::Error::other("it is not UTF-8")),
+        });
+        match read {
+            Ok(secret) => Some(secret),
             Err(error) => {
                 self.add(format!("{file_name}: cannot read {}: {error}", path.display()));
                 None
