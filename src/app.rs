@@ -7,7 +7,9 @@ mod demo;
 mod doctor;
 mod process;
 mod reload;
+mod store_wait;
 
+use std::cell::Cell;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -54,11 +56,10 @@ use crate::writes::Writes;
 use crate::{alerts, gateway, http, net, shutdown};
 use process::Descriptors;
 use reload::{LogLevelFile, MailRelay, OperatorCredential, Reloadable, ServerTls, TlsReload};
+use store_wait::{Stopped, StoreWait};
 
 /// How often the store is asked for its time.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two tries to open the store, at first and at most.
-const STORE_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Between two tries to read everything again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 /// To be raised where earlier programs would announce, mail or remove what this one would not. The sweeper and the outbox
@@ -112,18 +113,16 @@ pub fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
         outlive_file_size_limit()?;
         anyhow::Ok(match &settings {
             StoreSettings::Embedded(data_dir) => (sqlite::migrate(data_dir).await?, Vec::new()),
-            StoreSettings::Postgres { url, wait, .. } => {
+            StoreSettings::Postgres { url, .. } => {
                 let url = url.expose_secret();
-                let applied = await_store(
-                    *wait,
-                    async || postgres::migrate(url).await,
-                    |cause, _, left| {
-                        let text = format!("waiting {left} s for the database: {cause}");
-                        // Where standard error is gone, the exit code still reports a failure.
-                        let _ = writeln!(std::io::stderr(), "{text}");
-                    },
-                );
-                (applied.await?, postgres::earlier_replicas(url).await?)
+                let wait = StoreWait::new(&settings, CancellationToken::new(), |cause, left| {
+                    let text = format!("waiting {} s for the database: {cause}", left.as_secs());
+                    // Where standard error is gone, the exit code still reports a failure.
+                    let _ = writeln!(std::io::stderr(), "{text}");
+                });
+                let applied = wait.retry(async || Ok(postgres::migrate(url).await?)).await?;
+                let earlier = async || Ok(postgres::earlier_replicas(url).await?);
+                (applied, wait.retry(earlier).await?)
             }
         })
     })?;
@@ -167,7 +166,10 @@ pub fn doctor(args: InstallationArgs, format: Format) -> anyhow::Result<ExitCode
 pub async fn create_first_credential(
     args: FirstCredentialArgs,
 ) -> anyhow::Result<proto::CreateCredentialResponse> {
-    let store = open(&args.resolve()?, "portcullis credential create").await?;
+    let settings = args.resolve()?;
+    // Its settings have no wait.
+    let wait = StoreWait::new(&settings, CancellationToken::new(), |_, _| {});
+    let store = open(&settings, "portcullis credential create", &wait).await?;
     let created = bootstrap::first_credential(&*store, &args.name).await;
     store.close().await;
     let Some((credential, secret)) = created? else {
@@ -192,46 +194,21 @@ fn name_file(error: anyhow::Error, store: &StoreSettings) -> anyhow::Error {
     }
 }
 
-async fn open(settings: &StoreSettings, holder: &str) -> anyhow::Result<Arc<dyn Store>> {
+async fn open(
+    settings: &StoreSettings,
+    holder: &str,
+    wait: &StoreWait,
+) -> anyhow::Result<Arc<dyn Store>> {
     outlive_file_size_limit()?;
     Ok(match settings {
         StoreSettings::Embedded(data_dir) => Arc::new(SqliteStore::open(data_dir, holder).await?),
-        StoreSettings::Postgres { url, connections, wait } => {
+        StoreSettings::Postgres { url, connections, .. } => {
             let options = PostgresOptions { max_connections: *connections, ..Default::default() };
             let url = url.expose_secret();
-            let connect = async || PostgresStore::connect(url, options).await;
-            let store = await_store(*wait, connect, |cause, waited, left| {
-                tracing::warn!(cause, waited, left, "waiting for the database");
-            });
-            Arc::new(store.await?)
+            let connect = async || Ok(PostgresStore::connect(url, options).await?);
+            Arc::new(wait.retry(connect).await?)
         }
     })
-}
-
-/// Calls `open` until it succeeds, or fails for what does not pass by itself, or `wait` is over. Before each further
-/// attempt, reports why the last one failed, and how many seconds it has waited and may wait.
-async fn await_store<T>(
-    wait: Duration,
-    open: impl AsyncFn() -> Result<T, OpenError>,
-    report: impl Fn(&str, u64, u64),
-) -> anyhow::Result<T> {
-    let begun = Stopwatch::start();
-    let mut pause = STORE_PAUSES.0;
-    loop {
-        let error = match open().await {
-            Err(error) if error.may_pass() && !wait.is_zero() => error,
-            opened => return Ok(opened?),
-        };
-        let waited = begun.elapsed();
-        let Some(left) = wait.checked_sub(waited).filter(|left| !left.is_zero()) else {
-            let wait = duration::print(wait);
-            return Err(anyhow::Error::new(error)
-                .context(format!("waited for {wait}, as --wait-for-store says")));
-        };
-        report(&explain(&anyhow::Error::new(error)), waited.as_secs(), left.as_secs());
-        tokio::time::sleep(pause.min(left)).await;
-        pause = (pause * 2).min(STORE_PAUSES.1);
-    }
 }
 
 /// Rule 8.7 of docs/policy.md.
@@ -253,6 +230,16 @@ async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()>
     let stop = CancellationToken::new();
     let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
     let hangup = Hangup::catch().context("cannot wait for signals")?;
+    let mut signals = Signals::catch().context("cannot wait for signals")?;
+    shutdown::spawn_essential("signals", stop.clone(), {
+        let stop = stop.clone();
+        async move {
+            if let Some(name) = stop.run_until_cancelled(signals.next()).await {
+                tracing::info!(signal = name, "stopping");
+            }
+            stop.cancel();
+        }
+    });
     shutdown::spawn_essential("ignored-signals", stop.clone(), {
         let stop = stop.clone();
         async move {
@@ -280,14 +267,15 @@ async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()>
     let tls = settings.tls.as_ref().map(ServerTls::read).transpose()?;
 
     let opened_log = settings.decision_log.as_ref().map(decision_log::open).transpose()?;
-    // A supervisor that reads that this is ready may stop it at once, and that is an orderly end too.
-    let mut signals = Signals::catch().context("cannot wait for signals")?;
-    let store = tokio::select! {
-        store = open(&settings.store, "portcullis serve") => store?,
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping before the store is open");
-            return Ok(());
-        }
+    let wait = StoreWait::new(&settings.store, stop.clone(), |cause, left| {
+        tracing::warn!(cause, left = left.as_secs(), "waiting for the database");
+    });
+    let opened = open(&settings.store, "portcullis serve", &wait);
+    // A migration that is interrupted is undone.
+    let store = match stop.run_until_cancelled(opened).await {
+        None => return stopped(),
+        Some(Err(error)) if error.is::<Stopped>() => return stopped(),
+        Some(store) => store?,
     };
     let mailbox = (settings.development && settings.mail.relay.is_none()).then(Arc::default);
     let process = Process {
@@ -298,7 +286,7 @@ async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()>
         tls: tls.clone(),
         log_level,
         hangup,
-        signals,
+        wait,
     };
     let served = serve_store(process, store.clone(), stop.clone(), async |services, gate| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -344,7 +332,13 @@ async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()>
     });
     let served = served.await.map_err(|error| name_file(error, &settings.store));
     store.close().await;
-    served?;
+    match served {
+        Err(error) if !error.is::<Stopped>() => Err(error),
+        _ => stopped(),
+    }
+}
+
+fn stopped() -> anyhow::Result<()> {
     tracing::info!("stopped");
     Ok(())
 }
@@ -447,7 +441,7 @@ struct Process<'a> {
     tls: Option<ServerTls>,
     log_level: LogLevel,
     hangup: Hangup,
-    signals: Signals,
+    wait: StoreWait,
 }
 
 /// Makes the store ready, everything over it, and runs `serve` until a signal comes.
@@ -457,23 +451,37 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Process { settings, addresses, mailbox, opened_log, tls, log_level, hangup, mut signals } =
+    let Process { settings, addresses, mailbox, opened_log, tls, log_level, hangup, wait } =
         process;
-    check_mark(store.mark().await?, settings.development)?;
     let mark = if settings.development { StoreMode::Development } else { StoreMode::Production };
-    store.set_mark(mark).await?;
-    let clock = Arc::new(Clock::starting_at(store.now().await?));
-    let revoked = bootstrap::store(settings, &*store, &clock).await?;
+    let attempts = Cell::new(0);
+    let prepared = wait.retry(async || {
+        attempts.set(attempts.get() + 1);
+        check_mark(store.mark().await?, settings.development)?;
+        store.set_mark(mark).await?;
+        let clock = Arc::new(Clock::starting_at(store.now().await?));
+        let revoked = bootstrap::store(settings, &*store, &clock).await?;
+        Ok((clock, revoked))
+    });
+    let (clock, revoked) = prepared.await?;
+    // An attempt whose answer was lost may have revoked the former operator credential.
+    let revoked = revoked || attempts.get() > 1;
 
     let metrics = Arc::new(Metrics::new());
     // Before the first fact is read: from here on, changes wait for this process.
     let info = replica_info(settings, &addresses.grpc_text());
-    let joined =
-        RegisteredReplica::register(&*store, settings.lease, info, metrics.clone(), stop.clone())
-            .await?;
-    let cache =
-        Cache::load(store.clone(), settings.cache_capacity, metrics.clone(), Handle::current());
-    let cache = Arc::new(cache.await?);
+    let register = async || {
+        let (info, metrics) = (info.clone(), metrics.clone());
+        let registered =
+            RegisteredReplica::register(&*store, settings.lease, info, metrics, stop.clone());
+        Ok(registered.await?)
+    };
+    let joined = wait.retry(register).await?;
+    let load = async || {
+        let (store, metrics) = (store.clone(), metrics.clone());
+        Ok(Cache::load(store, settings.cache_capacity, metrics, Handle::current()).await?)
+    };
+    let cache = Arc::new(wait.retry(load).await?);
     let left = CancellationToken::new();
     let replicas = Arc::new(joined.serve(cache.clone(), &left));
     // Its tasks end with `left` in order; where one ends early, this process decides nothing any more.
@@ -592,15 +600,6 @@ async fn serve_store(
     shutdown::spawn_essential("credential-uses", stop.clone(), {
         let (uses, stop) = (credential_uses.clone(), stop.clone());
         async move { uses.run(stop).await }
-    });
-    shutdown::spawn_essential("signals", stop.clone(), {
-        let stop = stop.clone();
-        async move {
-            if let Some(name) = stop.run_until_cancelled(signals.next()).await {
-                tracing::info!(signal = name, "stopping");
-            }
-            stop.cancel();
-        }
     });
     let served = serve(services, gate).await;
     usage.finish().await;

@@ -691,7 +691,7 @@ fn migrate_prepares_either_store() {
         assert_eq!(shell.run(&["migrate"]).ok(), "The store is up to date.");
     }
     let nowhere = Shell::new().env("PORTCULLIS_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
-    let answer = nowhere.run(&["migrate"]).exits(2);
+    let answer = nowhere.run(&["migrate", "--wait-for-store", "0s"]).exits(2);
     assert!(answer.stderr.starts_with("error: "), "{answer}");
     Setup::postgres(&url).start();
 }

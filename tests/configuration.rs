@@ -80,8 +80,11 @@ fn the_file_names_the_database() {
     let server = Setup::sqlite().flag("--config", &file).start();
     assert_eq!(server.metric("portcullis_replicas"), Some(1), "it serves from Postgres");
     let unreachable = "postgres://nobody@127.0.0.1:1/none";
-    let refused =
-        crate::support::tools::fail(migrate().env("PORTCULLIS_DATABASE_URL", unreachable));
+    let refused = crate::support::tools::fail(
+        migrate()
+            .env("PORTCULLIS_DATABASE_URL", unreachable)
+            .env("PORTCULLIS_WAIT_FOR_STORE", "0s"),
+    );
     assert!(refused.contains("127.0.0.1:1"), "{refused}");
 }
 

@@ -176,12 +176,14 @@ async fn no_secret_gets_out_on_postgres() {
         format!("postgres//app:{wrong}@127.0.0.1/x"),
         format!("postgres://app:{wrong}@127.0.0.1:1/x"),
     ] {
-        let (status, log) = Setup::postgres(&url).log("trace").refused();
+        let setup = Setup::postgres(&url).log("trace").flag("--wait-for-store", "0s");
+        let (status, log) = setup.refused();
         assert_eq!(status.code(), Some(2), "{log}");
         assert!(log.contains("error: "), "{log}");
         outputs.add("the log of a refused start", log);
         let shell = Shell::new().env("PORTCULLIS_DATABASE_URL", &url);
-        outputs.add("migrate", shell.run(&["migrate"]).exits(2).printed());
+        let answer = shell.run(&["migrate", "--wait-for-store", "0s"]);
+        outputs.add("migrate", answer.exits(2).printed());
     }
     let flag = Shell::new().run(&["migrate", "--database-url", &url]).exits(2);
     outputs.add("--database-url", flag.tells(&["`ps` shows flags"]).printed());

@@ -341,10 +341,13 @@ async fn database_out_of_connections_is_named() {
         |told| told.contains("the store takes no more connections"),
     );
     assert!(server.get("/healthz").1.contains("store: out of connections, for "));
-    let (status, message) = Setup::postgres(&own).refused();
+    let (status, message) = Setup::postgres(&own).flag("--wait-for-store", "0s").refused();
     assert_eq!(status.code(), Some(2), "{message}");
     assert!(message.contains("is out of connections: raise max_connections"), "{message}");
+    let mut second = Setup::postgres(&own).operator(server.operator()).spawn();
+    until_waiting(&second, "out of connections");
     run(&mut admin, format!("ALTER USER {user} CONNECTION LIMIT -1")).await;
+    second.wait_ready();
     until(|| shell.run(&["account", "list"]).code, |code| *code == Some(0));
 }
 
@@ -353,53 +356,73 @@ fn missing_database_is_named_with_its_address_and_setting() {
     let url = postgres::database();
     let (server, _) = url.rsplit_once('/').unwrap();
     let address = server.rsplit('@').next().unwrap();
-    for (url, address, part) in [
-        ("postgres://u:hunter2@127.0.0.1:1/d".to_owned(), "127.0.0.1:1", "is out of reach"),
-        (format!("{server}/absent"), address, "does not exist"),
+    // Only the first may pass by itself: the others end a start at once, whatever it may wait.
+    for (url, wait, address, part) in [
+        ("postgres://u:hunter2@127.0.0.1:1/d".to_owned(), "0s", "127.0.0.1:1", "is out of reach"),
+        (format!("{server}/absent"), "1h", address, "does not exist"),
+        (format!("{url}?sslmode=require"), "1h", address, "server does not support TLS"),
     ] {
-        let (status, message) = Setup::postgres(&url).refused();
+        let (status, message) = Setup::postgres(&url).flag("--wait-for-store", wait).refused();
         assert_eq!(status.code(), Some(2), "{message}");
         for part in [address, part, "PORTCULLIS_DATABASE_URL", "--database-url"] {
             assert!(message.contains(part), "{part} is missing:\n{message}");
         }
         assert!(!message.contains("hunter2"), "{message}");
-        let migrate = Shell::new().env("PORTCULLIS_DATABASE_URL", &url).run(&["migrate"]);
-        migrate.exits(2).tells(&[address, "PORTCULLIS_DATABASE_URL"]);
+        let migrate = Shell::new().env("PORTCULLIS_DATABASE_URL", &url);
+        let answer = migrate.run(&["migrate", "--wait-for-store", wait]);
+        answer.exits(2).tells(&[address, "PORTCULLIS_DATABASE_URL"]);
     }
 }
 
-#[test]
-fn database_that_is_not_up_yet_is_waited_for_as_long_as_the_setting_says() {
-    let url = postgres::database();
-    let (server, shared) = url.rsplit_once('/').unwrap();
-    let name = format!("late_{shared}");
-    let late = Setup::postgres(&format!("{server}/{name}")).flag("--wait-for-store", "60s");
-    let mut starting = late.spawn();
-    until(
-        || starting.stderr(),
-        |log| log.contains("waiting for the database") && log.contains("does not exist"),
-    );
-    let create = format!("CREATE DATABASE {name}");
-    postgres::shared().sql(shared, &create);
-    starting.wait_ready();
+/// Waits until a server that starts reports that it waits for a database with such a trouble.
+fn until_waiting(server: &Server, trouble: &str) {
+    let waits = |line: &str| line.contains("waiting for the database") && line.contains(trouble);
+    until(|| server.stderr(), |log| log.lines().any(waits));
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_that_is_down_or_locked_is_waited_for() {
+    let cluster = postgres::Cluster::new(false);
+    let url = cluster.database();
+    cluster.stop();
+    let mut server = Setup::postgres(&url).spawn();
+    until_waiting(&server, "out of reach");
+    cluster.start();
+    server.wait_ready();
+
+    // What the steps after the first connection find is waited for as well.
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let mut locking = other.begin().await.unwrap();
+    let lock = "LOCK TABLE account IN ACCESS EXCLUSIVE MODE";
+    sqlx::query(lock).execute(&mut *locking).await.unwrap();
+    let mut second = Setup::postgres(&url).operator(server.operator()).spawn();
+    until_waiting(&second, "locked");
+    locking.rollback().await.unwrap();
+    second.wait_ready();
+}
+
+#[test]
+fn wait_for_a_database_ends_after_its_setting_or_with_a_signal() {
     let absent = Setup::postgres("postgres://u@127.0.0.1:1/d");
+    let late = "no service of the database within 500ms (--wait-for-store)";
     let (status, message) = absent.clone().flag("--wait-for-store", "500ms").refused();
     assert_eq!(status.code(), Some(2), "{message}");
-    for part in ["waited for 500ms", "--wait-for-store", "127.0.0.1:1 is out of reach"] {
+    for part in [late, "127.0.0.1:1 is out of reach"] {
         assert!(message.contains(part), "{part} is missing:\n{message}");
     }
     let migrate = Shell::new().env("PORTCULLIS_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
-    migrate
-        .run(&["migrate", "--wait-for-store", "500ms"])
-        .exits(2)
-        .tells(&["waiting 0 s for the database: the database at 127.0.0.1:1", "waited for 500ms"]);
+    let waiting = "waiting 0 s for the database: the database at 127.0.0.1:1";
+    migrate.run(&["migrate", "--wait-for-store", "500ms"]).exits(2).tells(&[waiting, late]);
 
-    let mut waiting = absent.flag("--wait-for-store", "1h").spawn();
-    until(|| waiting.stderr(), |log| log.contains("waiting for the database"));
-    assert_eq!(waiting.terminate().code(), Some(0));
-
-    let (_, message) = Setup::postgres(&url).flag("--wait-for-store", "soon").refused();
+    for signal in ["TERM", "INT"] {
+        let mut waiting = absent.clone().flag("--wait-for-store", "1h").spawn();
+        until_waiting(&waiting, "out of reach");
+        // Files are read again once they were used: until then, it is only noted.
+        waiting.signal("HUP");
+        waiting.signal(signal);
+        assert_eq!(waiting.wait_end().code(), Some(0), "SIG{signal}");
+    }
+    let (_, message) = absent.flag("--wait-for-store", "soon").refused();
     assert!(message.contains("--wait-for-store: \"soon\""), "{message}");
 }
 

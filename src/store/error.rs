@@ -26,6 +26,29 @@ impl From<CorruptRow> for StoreError {
     }
 }
 
+impl StoreError {
+    /// As [`OpenError::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        self.trouble().is_some_and(Trouble::passes) && !self.is_of_tls()
+    }
+
+    fn is_of_tls(&self) -> bool {
+        match self {
+            Self::Unavailable(error) | Self::Unknown(error) => fails_tls(error),
+            Self::Internal(_) | Self::StaleCatalog => false,
+        }
+    }
+}
+
+/// Whether a TLS handshake failed, by what either side says of it. A connection that is lost meanwhile is another case.
+fn fails_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(error) => error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()),
+        _ => false,
+    }
+}
+
 fn passes(error: &sqlx::Error) -> bool {
     Trouble::of(error).is_some_and(Trouble::passes)
 }
@@ -155,11 +178,20 @@ impl OpenError {
         }
     }
 
-    /// Whether another try may succeed, as the database is not up yet, or is still being set up.
+    /// Whether another attempt may succeed without any change of the settings or of the database: it is not up yet, is
+    /// busy, or its name can't be resolved yet. TLS that fails needs such a change.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Refused { .. } => true,
-            Self::Database { trouble, .. } => trouble.passes(),
+            Self::Database { trouble, source, .. } => trouble.passes() && !source.is_of_tls(),
+            Self::Store(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+
+    fn is_of_tls(&self) -> bool {
+        match self {
+            Self::Database { source, .. } | Self::File { source, .. } => source.is_of_tls(),
+            Self::Store(error) => error.is_of_tls(),
             _ => false,
         }
     }
@@ -219,6 +251,40 @@ impl From<MigrateError> for OpenError {
             MigrateError::Execute(error) => error.into(),
             MigrateError::ExecuteMigration(error, _) if passes(&error) => error.into(),
             other => Self::Migrate(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn only_failures_that_pass_by_themselves_are_worth_another_attempt() {
+        let io = |kind: io::ErrorKind| sqlx::Error::Io(kind.into());
+        let unresolved = sqlx::Error::Io(io::Error::other("failed to look up address information"));
+        let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let untrusted = sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, untrusted));
+        for (error, passes) in [
+            (io(io::ErrorKind::ConnectionRefused), true),
+            (io(io::ErrorKind::UnexpectedEof), true),
+            (unresolved, true),
+            (sqlx::Error::PoolTimedOut, true),
+            (sqlx::Error::Tls("server does not support TLS".into()), false),
+            (untrusted, false),
+            (sqlx::Error::RowNotFound, false),
+        ] {
+            let text = error.to_string();
+            let error = OpenError::from(error);
+            assert_eq!(error.may_pass(), passes, "{text}");
+            let error = error.of_address("127.0.0.1:5432".to_owned());
+            assert_eq!(error.may_pass(), passes, "{text}, with the address");
+        }
+        let refused = OpenError::Refused { address: String::new(), why: String::new() };
+        for error in [refused, OpenError::Newer(99), OpenError::Altered(1), OpenError::Url("bad")] {
+            assert!(!error.may_pass(), "{error}");
         }
     }
 }

@@ -44,15 +44,16 @@ pub struct StoreArgs {
         default_value = "10"
     )]
     database_connections: String,
-    /// How long to wait for a database that is not up yet, such as 60s; the embedded store is not waited for
-    /// [default: not at all]
+    /// How long a start waits for a database that is out of reach, starting or busy; 0s for not at all. What does not
+    /// pass by itself, such as a wrong password, ends the start at once
     #[arg(
         long,
         env = "PORTCULLIS_WAIT_FOR_STORE",
         hide_env_values = true,
-        value_name = "DURATION"
+        value_name = "DURATION",
+        default_value = "60s"
     )]
-    wait_for_store: Option<String>,
+    wait_for_store: String,
 }
 
 /// Where the store is.
@@ -80,20 +81,19 @@ impl StoreArgs {
             data_dir,
             database_url: None,
             database_connections: "2".to_owned(),
-            wait_for_store: None,
+            // Somebody waits at a terminal.
+            wait_for_store: "0s".to_owned(),
         }
     }
 
     pub(super) fn resolve(&self, errors: &mut ConfigErrors) -> Option<StoreSettings> {
         let connections =
             errors.number("database-connections", &self.database_connections, 2, 1_000);
-        // 0s is what the default says in words.
-        let wait = self.wait_for_store.as_deref().map(|text| {
-            duration::parse(text.trim()).map_err(|error| {
-                errors.add(format!("--wait-for-store: {} {error}", in_quotes(text)));
-            })
+        // Not `ConfigErrors::duration`: 0s is a setting here.
+        let wait = duration::parse(self.wait_for_store.trim()).unwrap_or_else(|error| {
+            errors.add(format!("--wait-for-store: {} {error}", in_quotes(&self.wait_for_store)));
+            Duration::ZERO
         });
-        let wait = wait.and_then(Result::ok).unwrap_or_default();
         let file = self.configured_url_file.as_deref();
         let variable = errors.secret(DATABASE_URL, DATABASE_URL_FILE, file);
         let url = match (&self.database_url, variable) {
