@@ -81,7 +81,7 @@ fn compressed(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A connection that sends what it is told to.
+/// A connection that sends any bytes as a message.
 struct Caller {
     sender: SendRequest<Full<Bytes>>,
     authorization: String,
@@ -131,6 +131,7 @@ async fn messages_are_read_in_gzip_and_refused_in_any_other_encoding() {
     let (batch, account) = (batch.encode_to_vec(), compressed(&account().encode_to_vec()));
     let empty = compressed(b"");
     let (gzip, cut_off) = (Some("gzip"), &ordinary[..ordinary.len() - 4]);
+    let two = [&ordinary[..], &ordinary].concat();
     for (what, path, encoding, message, wanted) in [
         ("a question", AUTHORIZE, gzip, &ordinary[..], OK),
         ("a large question", AUTHORIZE, gzip, &large, OK),
@@ -139,6 +140,7 @@ async fn messages_are_read_in_gzip_and_refused_in_any_other_encoding() {
         ("a management call", CREATE_ACCOUNT, gzip, &account, OK),
         ("health", HEALTH, gzip, &empty, OK),
         ("cut off", AUTHORIZE, gzip, cut_off, INVALID_ARGUMENT),
+        ("two in gzip as one", AUTHORIZE, gzip, &two, INVALID_ARGUMENT),
         ("no gzip", CREATE_ACCOUNT, gzip, b"hello", INVALID_ARGUMENT),
         ("another encoding", AUTHORIZE, Some("deflate"), &ordinary, UNIMPLEMENTED),
         ("another encoding of a batch", BATCH, Some("br"), &batch, UNIMPLEMENTED),

@@ -36,6 +36,8 @@ const IDLE: Duration = Duration::from_secs(300);
 const CHECK: Duration = Duration::from_secs(2);
 /// How long requests under way may take when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a connection may go on that was asked to end: longer than any request takes. A peer may not take notice.
+const ENDING: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes; what is larger is answered 431. Gateways send all headers of a client,
 /// which nginx, Envoy and Caddy limit to as much or more.
 const MAX_HEAD: usize = 64 << 10;
@@ -105,31 +107,30 @@ impl Server {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let (opened, age) = (Stopwatch::start(), net::with_jitter(self.age));
         let check_interval = CHECK.min(self.age / 4);
-        let mut stopping = false;
+        let mut ending: Option<Stopwatch> = None;
         let ended = loop {
             let check = tokio::time::sleep(check_interval);
             tokio::select! {
                 ended = &mut connection => break ended,
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
+                () = stop.cancelled(), if ending.is_none() => {
+                    ending = Some(Stopwatch::start());
                     connection.as_mut().graceful_shutdown();
                 }
-                () = check => match activity.is_idle() {
-                    true if stopping => return,
-                    // HTTP/2 notifies the peer (GOAWAY), so that none of its requests is lost.
-                    true => {
-                        stopping = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    false if !stopping && opened.elapsed() >= age => match activity.is_http2() {
-                        true => {
-                            stopping = true;
+                () = check => match (activity.is_idle(), ending) {
+                    (true, Some(_)) => return,
+                    (false, Some(since)) if since.elapsed() >= ENDING => return,
+                    (false, Some(_)) => {}
+                    (idle, None) if idle || opened.elapsed() >= age => {
+                        // HTTP/2 notifies the peer (GOAWAY), so that none of its requests is lost. In HTTP/1.1, to close
+                        // a connection in use between two requests could lose the one that is just being sent.
+                        if idle || activity.is_http2() {
+                            ending = Some(Stopwatch::start());
                             connection.as_mut().graceful_shutdown();
+                        } else {
+                            activity.last.store(true, Ordering::Relaxed);
                         }
-                        // To close it between two requests could lose the one that is just being sent.
-                        false => activity.last.store(true, Ordering::Relaxed),
-                    },
-                    false => {}
+                    }
+                    (_, None) => {}
                 }
             }
         };

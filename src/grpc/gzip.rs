@@ -10,7 +10,7 @@ use std::io::Read as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use futures_util::future::BoxFuture;
 use http::HeaderName;
 use http::header::HeaderMap;
@@ -78,13 +78,19 @@ pub(super) fn inflate(message: Bytes, body: &RequestBody) -> BoxFuture<'static, 
 
 /// What `message` holds; `None` where that is more than `most` bytes.
 fn inflated(message: &[u8], most: usize) -> Result<Option<Bytes>, Error> {
+    let why = "the message is not in gzip, is cut off, or has something behind it";
+    let malformed = || Error::invalid("", "MALFORMED_MESSAGE", why);
     let mut out = Vec::new();
-    let bound = most as u64 + 1;
-    let mut decoder = GzDecoder::new(message).take(bound);
-    decoder.read_to_end(&mut out).map_err(|_| {
-        Error::invalid("", "MALFORMED_MESSAGE", "the message is not in gzip, or it is cut off")
-    })?;
-    Ok((out.len() <= most).then(|| out.into()))
+    let mut decoder = GzDecoder::new(message).take(most as u64 + 1);
+    decoder.read_to_end(&mut out).map_err(|_| malformed())?;
+    if out.len() > most {
+        return Ok(None);
+    }
+    // Other programs would read on (RFC 1952, section 2.2), and see another message than this one.
+    if !decoder.into_inner().into_inner().is_empty() {
+        return Err(malformed());
+    }
+    Ok(Some(out.into()))
 }
 
 /// A body of messages that may be compressed, as one of the same messages as they are. It is read on the thread of its
@@ -193,7 +199,8 @@ mod tests {
         let message = compressed(b"hello");
         let mut flipped = message.clone();
         *flipped.last_mut().unwrap() ^= 1;
-        for bad in [&b""[..], b"hello", &message[..message.len() - 1], &flipped] {
+        let twice = message.repeat(2);
+        for bad in [&b""[..], b"hello", &message[..message.len() - 1], &flipped, &twice] {
             assert!(inflated(bad, 1_000).is_err(), "{bad:?}");
         }
     }
