@@ -40,9 +40,11 @@ fn sound_installation_has_no_error_and_is_not_changed() {
     let url = postgres::database();
     let relay = Sink::start();
     let smtp = private(home.path(), "smtp.url", &relay.url());
+    let database_url = private(home.path(), "database.url", &url);
+    let config = private(home.path(), "portcullis.toml", &format!("smtp-url-file = {smtp:?}\n"));
     let shell = Shell::new()
-        .env("PORTCULLIS_DATABASE_URL_FILE", private(home.path(), "database.url", &url))
-        .env("PORTCULLIS_SMTP_URL_FILE", smtp);
+        .env("PORTCULLIS_DATABASE_URL_FILE", database_url)
+        .env("PORTCULLIS_CONFIG", config);
     let authority = Authority::new("ours");
     let identity = authority.server_between((2020, 1, 1), (4000, 1, 1));
     let tls = tls(home.path(), &identity);
@@ -57,6 +59,7 @@ fn sound_installation_has_no_error_and_is_not_changed() {
         "ok       tls: --tls-cert: the certificate of CN=portcullis",
         "ok       permissions: --tls-key: ",
         "ok       permissions: PORTCULLIS_DATABASE_URL_FILE: ",
+        "ok       permissions: PORTCULLIS_SMTP_URL_FILE: ",
         "ok       mail: the relay took a test message to me@acme.example",
         " 0 errors, ",
     ]);

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use crate::clock::{id_at, system_time};
 use crate::config::client::Format;
 use crate::config::server::{
     InstallationArgs, ListenSetting, MailSettings, RelaySettings, ServeSettings, StoreSettings,
-    secret_files,
 };
 use crate::mail::{Limits, Message, Outcome, Relay};
 use crate::net;
@@ -85,6 +84,7 @@ impl Findings {
 pub(super) async fn run(args: InstallationArgs, format: Format) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
     let mail_to = args.mail_to().map(str::to_owned);
+    let secret_files = args.secret_files();
     match args.resolve() {
         Err(invalid) => {
             invalid.errors().iter().for_each(|error| findings.error("settings", error));
@@ -94,7 +94,7 @@ pub(super) async fn run(args: InstallationArgs, format: Format) -> anyhow::Resul
             let now = store(&settings.store, &mut findings).await;
             listeners(&settings, &mut findings).await;
             tls(&settings, now.unwrap_or_else(system_time), &mut findings);
-            secrets(&settings, &mut findings);
+            secrets(&settings, secret_files, &mut findings);
             mail(&settings.mail, mail_to.as_deref(), &mut findings).await;
         }
     }
@@ -194,14 +194,18 @@ fn tls(settings: &ServeSettings, now: Timestamp, findings: &mut Findings) {
 }
 
 /// Who else can read the files with secrets.
-fn secrets(settings: &ServeSettings, findings: &mut Findings) {
+fn secrets(
+    settings: &ServeSettings,
+    secret_files: Vec<(&'static str, PathBuf)>,
+    findings: &mut Findings,
+) {
     let key = settings.tls.as_ref().map(|tls| ("--tls-key", tls.key.clone()));
     let data_dir = match &settings.store {
         StoreSettings::Embedded(data_dir) => Some(("--data-dir", data_dir.clone())),
         StoreSettings::Postgres { .. } => None,
     };
     let data_dir = data_dir.filter(|(_, path)| path.exists());
-    for (setting, path) in secret_files().into_iter().chain(key).chain(data_dir) {
+    for (setting, path) in secret_files.into_iter().chain(key).chain(data_dir) {
         permissions(setting, &path, findings);
     }
 }

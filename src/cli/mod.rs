@@ -75,8 +75,12 @@ impl Cli {
 
     fn read(args: &[OsString]) -> Result<Self, clap::Error> {
         let matches = Self::command().try_get_matches_from(args)?;
-        let Some((name @ ("serve" | "migrate"), of_command)) = matches.subcommand() else {
-            return Self::from_arg_matches(&matches);
+        let (name, of_command) = match matches.subcommand() {
+            Some((name @ ("serve" | "migrate"), of_command)) => (name, of_command),
+            Some((name @ "doctor", of_command)) if of_command.subcommand().is_none() => {
+                (name, of_command)
+            }
+            _ => return Self::from_arg_matches(&matches),
         };
         let file = ConfigFile::of(of_command)
             .map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")))?;
@@ -85,6 +89,7 @@ impl Cli {
         match &mut read.command {
             Command::Serve(args) => args.take_file(&file),
             Command::Migrate(args) => args.take_file(&file),
+            Command::Client(ClientCommand::Doctor(args)) => args.take_file(&file),
             _ => {}
         }
         Ok(read)
@@ -211,9 +216,9 @@ pub enum ClientCommand {
     Check(check::CheckArgs),
     /// Check the settings of a server and all that they name; or a gateway
     ///
-    /// Takes the flags and variables of `portcullis serve`, and checks the settings, the store and its permissions, the clock,
-    /// listeners, TLS files, who can read files with secrets, and the mail relay: with --mail-to by a test message. Run it as
-    /// the server's user. Nothing is changed, also beside a running server.
+    /// Takes the flags, variables and configuration file of `portcullis serve`, and checks the settings, the store and its
+    /// permissions, the clock, listeners, TLS files, who can read files with secrets, and the mail relay: with --mail-to by a
+    /// test message. Run it as the server's user. Nothing is changed, also beside a running server.
     ///
     /// Exit codes: 0 nothing is wrong (there may be warnings), 1 something is.
     ///

@@ -42,7 +42,7 @@ pub use operator::OperatorFile;
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::known_variables;
-pub use variables::{SECRETS, SecretVariable, secret_files};
+pub use variables::{SECRETS, SecretVariable};
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]

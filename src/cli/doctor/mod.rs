@@ -86,6 +86,10 @@ impl DoctorArgs {
         self.command.is_some()
     }
 
+    pub(super) fn take_file(&mut self, file: &server::ConfigFile) {
+        self.own.take_file(file);
+    }
+
     /// The settings of this installation, and how to print what is found.
     pub fn own(self) -> (server::InstallationArgs, Format) {
         (self.own, self.output.format)

@@ -1,7 +1,9 @@
 //! What `portcullis doctor` takes: the settings of the installation that it checks.
 
+use std::path::PathBuf;
+
 use super::errors::InvalidSettings;
-use super::{ServeArgs, ServeSettings};
+use super::{ConfigFile, ServeArgs, ServeSettings};
 
 /// The settings of a server, as written, and what of them is to be tried.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,6 +19,16 @@ impl InstallationArgs {
     /// Whom a test message goes to.
     pub fn mail_to(&self) -> Option<&str> {
         self.mail_to.as_deref()
+    }
+
+    /// The files that secrets are read from, each behind the name of the variable that names it or could.
+    pub fn secret_files(&self) -> Vec<(&'static str, PathBuf)> {
+        self.serve.secret_files()
+    }
+
+    /// Takes the settings without a flag from `file`.
+    pub fn take_file(&mut self, file: &ConfigFile) {
+        self.serve.take_file(file);
     }
 
     /// Checks the settings, as a start does.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args as _;
 
 use super::ServeArgs;
-use super::errors::ConfigErrors;
+use super::errors::{ConfigErrors, secret_path};
 use super::mail::{SMTP_URL, SMTP_URL_FILE};
 use crate::config::{client, unknown_variables};
 
@@ -42,10 +42,17 @@ pub const SECRETS: [SecretVariable; 2] = [
     },
 ];
 
-/// The files with secrets that the environment names, each behind the variable that names it.
-pub fn secret_files() -> Vec<(&'static str, PathBuf)> {
-    let named = |name| Some((name, PathBuf::from(env::var_os(name)?)));
-    [DATABASE_URL_FILE, OPERATOR_FILE, SMTP_URL_FILE].into_iter().filter_map(named).collect()
+impl ServeArgs {
+    /// The files that secrets are read from, each behind the variable that names it or could.
+    pub(super) fn secret_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let database = (DATABASE_URL, DATABASE_URL_FILE, &self.store.configured_url_file);
+        let operator = (OPERATOR, OPERATOR_FILE, &self.operator_credential_file);
+        let relay = (SMTP_URL, SMTP_URL_FILE, &self.mail.smtp_url_file);
+        let paths = [database, operator, relay].into_iter().map(|(name, file, configured)| {
+            Some((file, secret_path(name, file, configured.as_deref())?))
+        });
+        paths.flatten().collect()
+    }
 }
 
 /// Every variable that is read, on either side: those of the flags, and those of what has no flag.
