@@ -103,6 +103,8 @@ async fn misused_servers_and_certificates_raise_their_alerts_and_a_healthy_serve
         ("PortcullisErrorLogged", Some(c)),
         ("PortcullisWarningLogged", Some(c)),
         ("PortcullisCertificateExpired", Some(d)),
+        // A certificate that has expired is served where there is no other, and never put in another one's place.
+        ("PortcullisReloadFailed", Some(d)),
     ]);
     let of_healthy: Vec<_> =
         prometheus.firing().into_iter().filter(|(_, at)| *at == Some(a)).collect();

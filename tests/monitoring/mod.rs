@@ -150,6 +150,7 @@ fn all_metrics() -> String {
     metrics.leak_keys_fetched("failed");
     metrics.store_trouble("busy", false);
     metrics.certificate_expiry("tls-cert", 0);
+    metrics.reload_failed("tls");
     metrics.pending(0, 0);
     metrics.render(Exposition::Text)
 }
