@@ -103,6 +103,34 @@ async fn exports(server: &Server) {
     let report = verify(&["--output", "json"]).json();
     assert_eq!((&report["sound"], &report["events"]), (&true.into(), &(sound.len() - 2).into()));
 
+    // As after a restore of a backup from the time of the former export.
+    let lost = |former: &str, restored: &str| shell.run(&["audit", "lost", former, restored]);
+    lost("former.jsonl", "audit.jsonl").exits(0).tells(&["nothing was lost"]);
+    let events = lost("audit.jsonl", "former.jsonl").exits(0).ok();
+    assert_eq!(events.matches("account.create").count(), 2, "{events}");
+    let commands = shell.run(&["audit", "lost", "audit.jsonl", "former.jsonl", "--commands"]).ok();
+    assert!(
+        commands.lines().all(|line| line.starts_with("# ") && line.contains(" acc_")),
+        "{commands}"
+    );
+    let mut later = sound.clone();
+    let (hash, revision) = anchor.split_once('@').unwrap();
+    later.splice(1..former.len() - 1, []);
+    later[0] = later[0].replace("\"revision\":0", &format!("\"revision\":{revision}"));
+    let genesis = json(&sound[0])["chain"]["hash"].as_str().unwrap().to_owned();
+    later[0] = later[0].replace(&genesis, hash);
+    write(&shell, "later.jsonl", &later);
+    assert_eq!(lost("later.jsonl", "former.jsonl").exits(0).ok(), events);
+    write(&shell, "shorter.jsonl", &[&former[..2], &[]].concat());
+    lost("later.jsonl", "shorter.jsonl").exits(2).tells(&["name an export that begins earlier"]);
+    let mut foreign = sound[..1].to_vec();
+    let id = json(&sound[0])["chain"]["installation_id"].as_str().unwrap().to_owned();
+    let other = "00000000-0000-0000-0000-000000000000";
+    let begin = portcullis::audit::ChainPoint::genesis(other).hash.to_string();
+    foreign[0] = foreign[0].replace(&id, other).replace(&genesis, &begin);
+    write(&shell, "foreign.jsonl", &foreign);
+    lost("foreign.jsonl", "audit.jsonl").exits(1).tells(&["another installation"]);
+
     // Another implementation, as the documentation has it.
     let document = include_str!("../docs/audit.md");
     let (_, script) = document.split_once("```python\n").unwrap();

@@ -100,7 +100,11 @@ impl Printer {
         match (self.commands, self.format) {
             (true, _) => match cure {
                 Cure::Run(command) => print_line(&command),
-                Cure::ByHand(what) => print_line(&format!("# {}: {what}", clean(&event.time))),
+                Cure::ByHand(what) => {
+                    let [time, action] = [&event.time, &event.action].map(|text| clean(text));
+                    let subject = subject(event);
+                    print_line(&format!("# {time} {action} {}: {what}", clean(&subject)))
+                }
                 Cure::Nothing => Ok(()),
             },
             (false, Format::Json) => {
@@ -146,14 +150,9 @@ impl Printer {
             items.filter_map(Value::as_str).map(|item| quoted(item).into_owned()).collect()
         };
         let (token, account) = (quoted(&event.token_id), quoted(&event.account_id));
-        let (id, expires) = (text("credential_id"), quoted(text("expire_time")));
-        let credential = quoted(id);
-        let subject = match event.action.split('.').next() {
-            Some("credential") => id,
-            Some("account") => &event.account_id,
-            _ => &event.token_id,
-        };
-        if self.created.contains(subject) {
+        let (credential, expires) = (quoted(text("credential_id")), quoted(text("expire_time")));
+        let subject = subject(event);
+        if self.created.contains(&subject) {
             // The restored store does not have it.
             return Cure::Nothing;
         }
@@ -196,7 +195,7 @@ impl Printer {
                 );
             }
             "token.create" | "credential.create" | "account.create" => {
-                self.created.insert(subject.to_owned());
+                self.created.insert(subject);
                 return Cure::ByHand("is unknown now: create it again, and hand out its secret");
             }
             "token.import" => {
@@ -206,6 +205,18 @@ impl Printer {
             }
             _ => return Cure::Nothing,
         })
+    }
+}
+
+/// The id of what an event is about: a token, a credential or an account; empty for others.
+fn subject(event: &EventLine) -> String {
+    match event.action.split('.').next() {
+        Some("credential") => {
+            let after: Value = serde_json::from_str(&event.after_json).unwrap_or_default();
+            after["credential_id"].as_str().unwrap_or_default().to_owned()
+        }
+        Some("account") => event.account_id.clone(),
+        _ => event.token_id.clone(),
     }
 }
 
