@@ -1,12 +1,12 @@
 //! Accounts and their admins, for operators.
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, Id, link};
+use super::form::{Done, Id, NoFields, PageQuery, Query, link};
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::view::{Pages, When, when};
@@ -120,10 +120,9 @@ impl Signed {
     }
 }
 
-pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
+pub(super) async fn list(signed: Signed, Query(query): Query<PageQuery>) -> Result<Response> {
     signed.must_be_operator()?;
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
-    let paging = Paging { size: SIZE, token: fields.one("page") };
+    let paging = Paging { size: SIZE, token: &query.page };
     let found =
         signed.services().list_accounts(signed.caller(), paging, PageItem::unmeasured).await;
     let found = found.map_err(|error| PageError::from(error).at(&signed, Place::Accounts))?;
@@ -135,7 +134,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
             ],
             ..signed.frame("Accounts", Place::Accounts)
         },
-        pages: Pages::onwards(fields.one("page"), &found.next, |page| {
+        pages: Pages::onwards(&query.page, &found.next, |page| {
             link("/accounts", &[("page", page)])
         }),
         rows: found.items.into_iter().map(|account| signed.row(account)).collect(),
@@ -159,12 +158,11 @@ pub(super) async fn find(signed: &Signed, id: &str) -> Result<Account> {
 pub(super) async fn show(
     signed: Signed,
     Id(id): Id,
-    RawQuery(query): RawQuery,
+    Query(Done { done }): Query<Done>,
 ) -> Result<Response> {
     let account = find(&signed, &id).await?;
-    let asked = Fields::read(query.unwrap_or_default().as_bytes());
     // Anybody can make such a link: it says nothing that is not so.
-    let done = match (asked.one("done"), account.restriction()) {
+    let done = match (done.as_str(), account.restriction()) {
         ("suspend", Some(AccountRestriction::Suspended { .. })) => {
             "The account is suspended, on every replica."
         }
@@ -247,9 +245,19 @@ fn failed(signed: &Signed, id: &str, error: Error) -> PageError {
     PageError::from(error).at(signed, Place::Accounts).with_way(way, "The account")
 }
 
-pub(super) async fn rename(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+/// The new name of an account.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct RenameForm {
+    name: String,
+}
+
+pub(super) async fn rename(
+    Id(id): Id,
+    Sent { signed, form }: Sent<RenameForm>,
+) -> Result<Response> {
     let id = find(&signed, &id).await?.id.to_string();
-    let renamed = signed.services().update_account(signed.caller(), &id, fields.one("name")).await;
+    let renamed = signed.services().update_account(signed.caller(), &id, &form.name).await;
     renamed.map_err(|error| failed(&signed, &id, error))?;
     Ok(Redirect::to(&format!("/accounts/{id}")).into_response())
 }
@@ -266,23 +274,31 @@ pub(super) async fn ask_close(signed: Signed, Id(id): Id) -> Result<Response> {
     ask(&signed, &id, Change::Close, None).await
 }
 
-pub(super) async fn suspend(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Response> {
+pub(super) async fn suspend(Id(id): Id, Sent { signed, .. }: Sent<NoFields>) -> Result<Response> {
     let id = find(&signed, &id).await?.id.to_string();
     let suspended = signed.services().suspend_account(signed.caller(), &id, false).await;
     suspended.map_err(|error| failed(&signed, &id, error))?;
     Ok(changed(&id, Change::Suspend))
 }
 
-pub(super) async fn resume(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Response> {
+pub(super) async fn resume(Id(id): Id, Sent { signed, .. }: Sent<NoFields>) -> Result<Response> {
     let id = find(&signed, &id).await?.id.to_string();
     let resumed = signed.services().resume_account(signed.caller(), &id).await;
     resumed.map_err(|error| failed(&signed, &id, error))?;
     Ok(changed(&id, Change::Resume))
 }
 
-pub(super) async fn close(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+/// The confirmation that an account is to be closed.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct CloseForm {
+    /// The account's name, typed again.
+    confirm_name: String,
+}
+
+pub(super) async fn close(Id(id): Id, Sent { signed, form }: Sent<CloseForm>) -> Result<Response> {
     let id = find(&signed, &id).await?.id.to_string();
-    let close = close_request(&id, fields.one("confirm_name").trim(), false);
+    let close = close_request(&id, form.confirm_name.trim(), false);
     match signed.services().close_account(signed.caller(), close).await {
         Ok(_) => Ok(changed(&id, Change::Close)),
         Err(Error::Invalid(_)) => {

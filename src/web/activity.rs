@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, Id, link};
+use super::form::{Id, PageQuery, Query, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::token::find;
@@ -131,17 +130,16 @@ struct DenialsPage {
 pub(super) async fn denials(
     signed: Signed,
     Id(id): Id,
-    RawQuery(query): RawQuery,
+    Query(PageQuery { page: number }): Query<PageQuery>,
 ) -> Result<Response> {
     let token = find(&signed, &id).await?.token;
     let id = token.id.to_string();
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
     let services = signed.services();
     let now = services.now();
     let query = DenialQuery {
         account_id: "",
         token_id: &id,
-        paging: Paging { size: SIZE, token: fields.one("page") },
+        paging: Paging { size: SIZE, token: &number },
     };
     let show = |denial: Denial, fix: DenialFix, in_force: &ActiveCatalog| {
         PageItem::unmeasured(line(denial, fix, in_force, now, token.is_live(now)))
@@ -149,8 +147,7 @@ pub(super) async fn denials(
     let listed = services.list_denials(signed.caller(), query, show).await;
     let listed = listed.map_err(|error| PageError::from(error).at(&signed, Place::Tokens))?.page;
     let path = format!("/tokens/{id}/denials");
-    let pages =
-        Pages::onwards(fields.one("page"), &listed.next, |page| link(&path, &[("page", page)]));
+    let pages = Pages::onwards(&number, &listed.next, |page| link(&path, &[("page", page)]));
     let view = DenialsPage {
         frame: Frame {
             how: vec![format!("portcullis denials --token {id}")],

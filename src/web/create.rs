@@ -4,12 +4,12 @@
 //! answer to it and nowhere else.
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
-use super::form::Fields;
+use super::form::Query;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::tokens::kind;
@@ -27,14 +27,25 @@ use crate::service::tokens::{CreateToken, Described};
 use crate::service::{Caller, Error};
 
 /// What was typed, as it is shown again.
-#[derive(Debug, Clone, Default)]
-struct Draft {
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Draft {
     account: String,
     name: String,
     kind: String,
+    #[serde(rename = "scope")]
     scopes: Vec<String>,
     whitelist: String,
     expires: String,
+    /// Which form it is, so that what is sent twice makes one token.
+    form: String,
+}
+
+/// The account that a new token is to belong to.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OwnerQuery {
+    account: String,
 }
 
 struct ScopeChoice {
@@ -127,9 +138,11 @@ struct CreatedPage<'a> {
     secret: &'a str,
 }
 
-pub(super) async fn ask(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
-    let draft = Draft { account: fields.one("account").to_owned(), ..Draft::default() };
+pub(super) async fn ask(
+    signed: Signed,
+    Query(OwnerQuery { account }): Query<OwnerQuery>,
+) -> Result<Response> {
+    let draft = Draft { account, ..Draft::default() };
     form(&signed, StatusCode::OK, draft, FormErrors::default()).await
 }
 
@@ -221,16 +234,13 @@ async fn refused(signed: &Signed, draft: Draft, error: Error) -> Result<Response
     form(signed, StatusCode::UNPROCESSABLE_ENTITY, draft, errors).await
 }
 
-pub(super) async fn create(Sent { signed, fields }: Sent) -> Result<Response> {
+pub(super) async fn create(Sent { signed, form }: Sent<Draft>) -> Result<Response> {
     let draft = Draft {
-        account: owner(signed.caller(), fields.one("account")),
-        name: fields.one("name").to_owned(),
-        kind: fields.one("kind").to_owned(),
-        scopes: fields.all("scope"),
-        whitelist: fields.one("whitelist").to_owned(),
-        expires: fields.one("expires").trim().to_owned(),
+        account: owner(signed.caller(), &form.account),
+        expires: form.expires.trim().to_owned(),
+        ..form
     };
-    let Some(form_id) = FormId::read(fields.one("form")) else {
+    let Some(form_id) = FormId::read(&draft.form) else {
         let text = "This form is not whole, so nothing was done: load its page again.";
         return Err(PageError::new(StatusCode::FORBIDDEN, "Not from here", text)
             .at(&signed, Place::Tokens)

@@ -4,13 +4,13 @@
 //! (docs/policy.md, rule 8.3).
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
 
 use super::accounts;
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, Id, link};
+use super::form::{Id, NoFields, Query, link};
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::view::{Pages, When, when};
@@ -93,28 +93,36 @@ fn list_path(account: Option<&str>) -> String {
     account.map_or_else(|| "/credentials".to_owned(), |id| format!("/accounts/{id}/credentials"))
 }
 
-pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
+/// Which page of a list of credentials is shown, and the one that was just revoked.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ListedQuery {
+    page: String,
+    revoked: String,
+}
+
+pub(super) async fn list(signed: Signed, Query(query): Query<ListedQuery>) -> Result<Response> {
     signed.must_be_operator()?;
-    show(&signed, None, &Fields::read(query.unwrap_or_default().as_bytes())).await
+    show(&signed, None, &query).await
 }
 
 pub(super) async fn of_account(
     signed: Signed,
     Id(id): Id,
-    RawQuery(query): RawQuery,
+    Query(query): Query<ListedQuery>,
 ) -> Result<Response> {
     let account = accounts::find(&signed, &id).await?;
-    show(&signed, Some(account), &Fields::read(query.unwrap_or_default().as_bytes())).await
+    show(&signed, Some(account), &query).await
 }
 
-async fn show(signed: &Signed, account: Option<Account>, fields: &Fields) -> Result<Response> {
+async fn show(signed: &Signed, account: Option<Account>, query: &ListedQuery) -> Result<Response> {
     let services = signed.services();
-    let paging = Paging { size: SIZE, token: fields.one("page") };
+    let paging = Paging { size: SIZE, token: &query.page };
     let only = account.as_ref().map(|account| account.id);
     let found = services.list_credentials(only, paging, PageItem::unmeasured).await;
     let found = found.map_err(|error| PageError::from(error).at(signed, Place::Accounts))?;
     // Anybody can make such a link: it says nothing that is not so.
-    let done = match fields.one("revoked") {
+    let done = match query.revoked.as_str() {
         "" => "",
         id => match services.get_credential(id).await {
             Ok(credential) if credential.revoked.is_some() => {
@@ -141,9 +149,7 @@ async fn show(signed: &Signed, account: Option<Account>, fields: &Fields) -> Res
             ],
             ..signed.frame(title, Place::Accounts)
         },
-        pages: Pages::onwards(fields.one("page"), &found.next, |page| {
-            link(&path, &[("page", page)])
-        }),
+        pages: Pages::onwards(&query.page, &found.next, |page| link(&path, &[("page", page)])),
         rows: found.items.into_iter().map(|one| Row::of(one, signed, now)).collect(),
         account,
     };
@@ -184,7 +190,7 @@ pub(super) async fn ask(signed: Signed, Id(id): Id) -> Result<Response> {
     Ok(page(StatusCode::OK, &view))
 }
 
-pub(super) async fn revoke(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Response> {
+pub(super) async fn revoke(Id(id): Id, Sent { signed, .. }: Sent<NoFields>) -> Result<Response> {
     let row = find(&signed, &id).await?;
     let list = list_path(row.account.as_deref());
     let revoked = signed.services().revoke_credential(signed.caller(), &row.id, false).await;

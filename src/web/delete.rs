@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
 use super::answer::{PageError, Result, page};
-use super::form::Id;
+use super::form::{Id, NoFields};
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::token::find;
@@ -54,7 +54,7 @@ pub(super) async fn ask(signed: Signed, Id(id): Id) -> Result<Response> {
     Ok(page(StatusCode::OK, &view))
 }
 
-pub(super) async fn delete(Id(id): Id, Sent { signed, .. }: Sent) -> Result<Response> {
+pub(super) async fn delete(Id(id): Id, Sent { signed, .. }: Sent<NoFields>) -> Result<Response> {
     let id = find(&signed, &id).await?.token.id.to_string();
     signed.services().delete_token(signed.caller(), &id, false).await.map_err(|error| {
         let way = format!("/tokens/{id}");

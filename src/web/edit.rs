@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
 use super::form::Id;
@@ -86,10 +87,21 @@ pub(super) async fn ask(signed: Signed, Id(id): Id) -> Result<Response> {
     Ok(form(&signed, &token.id.to_string(), token.name, fields, Vec::new()))
 }
 
-pub(super) async fn change(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+/// What was typed.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct EditForm {
+    name: String,
+    labels: String,
+}
+
+pub(super) async fn change(
+    Id(id): Id,
+    Sent { signed, form: EditForm { name, labels } }: Sent<EditForm>,
+) -> Result<Response> {
     let token = find(&signed, &id).await?.token;
     let id = token.id.to_string();
-    let given = (fields.one("name").to_owned(), fields.one("labels").to_owned());
+    let given = (name, labels);
     let labels = match parse(&given.1) {
         Ok(labels) => labels,
         Err(errors) => return Ok(form(&signed, &id, token.name, given, errors)),

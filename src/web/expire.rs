@@ -5,6 +5,7 @@
 use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
 use super::form::Id;
@@ -95,7 +96,18 @@ fn parse(text: &str, now: Timestamp) -> std::result::Result<Timestamp, String> {
     at.ok_or_else(|| "Expires: is after the year 9999; choose an earlier day.".to_owned())
 }
 
-pub(super) async fn expire(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+/// What was typed, and the instant that is confirmed, in microseconds since 1970.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ExpireForm {
+    expires: String,
+    confirm: Option<i64>,
+}
+
+pub(super) async fn expire(
+    Id(id): Id,
+    Sent { signed, form: sent }: Sent<ExpireForm>,
+) -> Result<Response> {
     let described = find(&signed, &id).await?;
     let id = described.token.id.to_string();
     let services = signed.services();
@@ -104,9 +116,9 @@ pub(super) async fn expire(Id(id): Id, Sent { signed, fields }: Sent) -> Result<
         PageError::of_change(error).at(&signed, Place::Tokens).with_way(way, "The token")
     };
     // A form made by hand may name an instant after the year 9999, which the API can't express.
-    let confirmed = fields.one("confirm").parse().ok().map(Timestamp);
+    let confirmed = sent.confirm.map(Timestamp);
     let confirmed = confirmed.filter(|&at| at <= Timestamp::LAST);
-    let typed = fields.one("expires").trim().to_owned();
+    let typed = sent.expires.trim().to_owned();
     let again = |described, typed, errors| {
         Ok(form(&signed, described, Draft { expires: typed, errors, confirm: None }))
     };

@@ -1,12 +1,12 @@
 //! What is announced and not yet carried out, with how far each admin's notice got.
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, link};
+use super::form::{Query, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{Pages, PendingView, pending};
@@ -34,11 +34,20 @@ struct PendingPage {
     notice: String,
 }
 
-pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
+/// Which actions are listed.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ListedQuery {
+    account: String,
+    /// `DELETION` or `DOWNGRADE`; both otherwise.
+    r#type: String,
+    page: String,
+}
+
+pub(super) async fn list(signed: Signed, Query(listed): Query<ListedQuery>) -> Result<Response> {
     let operator = signed.is_operator();
-    let account = if operator { fields.one("account").trim() } else { "" };
-    let (action, kind) = match fields.one("type") {
+    let account = if operator { listed.account.trim() } else { "" };
+    let (action, kind) = match listed.r#type.as_str() {
         "DELETION" => (Some(PendingActionType::Deletion), "DELETION"),
         "DOWNGRADE" => (Some(PendingActionType::Downgrade), "DOWNGRADE"),
         _ => (None, ""),
@@ -49,7 +58,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
         token_id: "",
         action,
         effective_before: None,
-        paging: Paging { size: SIZE, token: fields.one("page") },
+        paging: Paging { size: SIZE, token: &listed.page },
     };
     let found = services
         .list_pending_actions(signed.caller(), query, FieldErrors::default(), PageItem::unmeasured)
@@ -58,7 +67,7 @@ pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Re
     let in_force = services.in_force()?;
     let outlook = services.outlook();
     let settings = outlook.calendar.settings;
-    let pages = Pages::onwards(fields.one("page"), &found.next, |page| {
+    let pages = Pages::onwards(&listed.page, &found.next, |page| {
         link("/pending", &[("account", account), ("type", kind), ("page", page)])
     });
     let view = PendingPage {

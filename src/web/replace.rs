@@ -8,9 +8,10 @@ use std::time::Duration;
 use askama::Template;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, Id};
+use super::form::Id;
 use super::frame::{Frame, Place};
 use super::session::{Sent, Signed};
 use super::token::find;
@@ -72,12 +73,21 @@ struct Draft {
     scopes: Option<Vec<String>>,
 }
 
-impl Draft {
-    fn read(fields: &Fields) -> Self {
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ReplaceForm {
+    /// `chosen` for the scopes of the form, instead of those of the token.
+    what: String,
+    overlap: String,
+    scope: Vec<String>,
+}
+
+impl From<ReplaceForm> for Draft {
+    fn from(form: ReplaceForm) -> Self {
         Self {
-            choose: fields.one("what") == "chosen",
-            overlap: Some(fields.one("overlap").trim().to_owned()),
-            scopes: Some(fields.all("scope")),
+            choose: form.what == "chosen",
+            overlap: Some(form.overlap.trim().to_owned()),
+            scopes: Some(form.scope),
         }
     }
 }
@@ -138,10 +148,13 @@ fn form(
     page(status, &view)
 }
 
-pub(super) async fn replace(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+pub(super) async fn replace(
+    Id(id): Id,
+    Sent { signed, form: sent }: Sent<ReplaceForm>,
+) -> Result<Response> {
     let described = find(&signed, &id).await?;
     let id = described.token.id.to_string();
-    let draft = Draft::read(&fields);
+    let draft = Draft::from(sent);
     let again = |draft, described, errors| {
         Ok(form(&signed, StatusCode::UNPROCESSABLE_ENTITY, described, draft, errors))
     };

@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, RawQuery, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use cookie::{Cookie, SameSite};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, link};
+use super::form::{self, Query, link};
 use super::frame::{Frame, Place, Who};
 use super::{Client, Page};
 use crate::model::{Actor, Role};
@@ -124,12 +126,19 @@ impl FromRequestParts<Arc<Page>> for Signed {
 }
 
 /// Somebody who is signed in and sent a form of one of their pages. Rule 8.10 of docs/policy.md.
-pub(super) struct Sent {
+pub(super) struct Sent<T> {
     pub(super) signed: Signed,
-    pub(super) fields: Fields,
+    pub(super) form: T,
 }
 
-impl FromRequest<Arc<Page>> for Sent {
+/// What every form of a session has beside its own fields.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct FormToken {
+    csrf: String,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Page>> for Sent<T> {
     type Rejection = Response;
 
     async fn from_request(
@@ -140,17 +149,22 @@ impl FromRequest<Arc<Page>> for Sent {
         own_site(request.headers()).map_err(PageError::into_response)?;
         let (mut parts, body) = request.into_parts();
         let signed = Signed::from_request_parts(&mut parts, page).await?;
-        let fields = fields(Request::from_parts(parts, body), page).await;
-        let fields = fields.map_err(|error| error.at(&signed, Place::None).into_response())?;
-        if !signed.who.is_form_token(fields.one("csrf")) {
-            return Err(forged().at(&signed, Place::None).into_response());
+        let form = async {
+            let form = body_of_form(Request::from_parts(parts, body), page).await?;
+            let FormToken { csrf } = form::read(&form)?;
+            if !signed.who.is_form_token(&csrf) {
+                return Err(forged());
+            }
+            form::read(&form)
+        };
+        match form.await {
+            Ok(form) => Ok(Self { signed, form }),
+            Err(error) => Err(error.at(&signed, Place::None).into_response()),
         }
-        Ok(Self { signed, fields })
     }
 }
 
-/// The fields of a form.
-async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
+async fn body_of_form(request: Request, page: &Arc<Page>) -> Result<Bytes> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -159,8 +173,7 @@ async fn fields(request: Request, page: &Arc<Page>) -> Result<Fields> {
         return Err(PageError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not like this", text));
     }
     // It has arrived: see [`super::arrival`].
-    let form = Bytes::from_request(request, page).await.map_err(|_| Error::Internal)?;
-    Ok(Fields::read(&form))
+    Ok(Bytes::from_request(request, page).await.map_err(|_| Error::Internal)?)
 }
 
 fn forged() -> PageError {
@@ -307,14 +320,22 @@ fn sign_in_page(of: &Page, status: StatusCode, next: &str, error: &str) -> Respo
     page(status, &SignInPage { frame, next: local(next), error, development })
 }
 
+/// The form of signing in, or the query of its page.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct SignInForm {
+    /// The address to go on to.
+    next: String,
+    credential: String,
+}
+
 pub(super) async fn ask(
     State(page): State<Arc<Page>>,
     headers: HeaderMap,
-    RawQuery(query): RawQuery,
+    Query(query): Query<SignInForm>,
 ) -> Result<Response> {
     own_host(&page, &headers)?;
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
-    Ok(sign_in_page(&page, StatusCode::OK, fields.one("next"), ""))
+    Ok(sign_in_page(&page, StatusCode::OK, &query.next, ""))
 }
 
 pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> Result<Response> {
@@ -322,11 +343,11 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     own_site(request.headers())?;
     let (parts, body) = request.into_parts();
     let (client, former) = (client(&parts.extensions), cookie(&page, &parts.headers));
-    let fields = fields(Request::from_parts(parts, body), &page).await?;
-    let next = fields.one("next");
+    let form = body_of_form(Request::from_parts(parts, body), &page).await?;
+    let SignInForm { next, credential } = &form::read(&form)?;
     let from = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let metrics = page.services.metrics();
-    let credential = fields.one("credential").trim();
+    let credential = credential.trim();
     let credential = (!credential.is_empty()).then_some(credential);
     let begun = page.services.sign_in(credential, client).await;
     let secret = match begun {
@@ -360,9 +381,16 @@ pub(super) async fn sign_in(State(page): State<Arc<Page>>, request: Request) -> 
     Ok(response)
 }
 
-pub(super) async fn sign_out(Sent { signed, fields }: Sent) -> Result<Response> {
-    let everywhere = fields.one("everywhere") == "on";
-    signed.services().sign_out(&signed.who, everywhere).await?;
+/// The form of signing out.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct SignOutForm {
+    /// `on` to end every session of the credential.
+    everywhere: String,
+}
+
+pub(super) async fn sign_out(Sent { signed, form }: Sent<SignOutForm>) -> Result<Response> {
+    signed.services().sign_out(&signed.who, form.everywhere == "on").await?;
     let mut response = Redirect::to("/sign-in").into_response();
     expire(&signed.page, &mut response);
     Ok(response)

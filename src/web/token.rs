@@ -2,13 +2,12 @@
 //! became of it.
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::activity::{AddressLine, UseChart, address, chart};
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, Id};
+use super::form::{Done, Id, Query};
 use super::frame::{Frame, Place};
 use super::history::{Event, covering, event, events};
 use super::session::Signed;
@@ -104,7 +103,7 @@ pub(super) async fn find(signed: &Signed, id: &str) -> Result<Described> {
 pub(super) async fn show(
     signed: Signed,
     Id(id): Id,
-    RawQuery(query): RawQuery,
+    Query(Done { done: asked }): Query<Done>,
 ) -> Result<Response> {
     let Described { token, in_force, outlook } = find(&signed, &id).await?;
     let id = token.id.to_string();
@@ -137,9 +136,8 @@ pub(super) async fn show(
         (names(&in_force, together.iter().map(|&(id, _)| id)), when(at, now))
     });
     // Anybody can make such a link: it says nothing that is not so.
-    let asked = Fields::read(query.unwrap_or_default().as_bytes());
     let newest = events.first();
-    let (done, covering) = match (asked.one("done"), newest.map(|event| &event.action)) {
+    let (done, covering) = match (asked.as_str(), newest.map(|event| &event.action)) {
         ("whitelist", Some(RecordedAction::Known(AuditAction::WhitelistChange))) => (
             "The whitelist is changed, and the change is in effect on every replica.",
             newest.map(covering).unwrap_or_default(),

@@ -1,12 +1,12 @@
 //! The list of tokens: what needs attention first.
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, link};
+use super::form::{PageNumber, Query, link};
 use super::frame::{Frame, Place};
 use super::session::Signed;
 use super::view::{
@@ -80,25 +80,38 @@ pub(super) fn kind(word: &str) -> Option<TokenKind> {
         .find(|kind| kind.word() == word)
 }
 
-pub(super) async fn list(signed: Signed, RawQuery(query): RawQuery) -> Result<Response> {
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
+/// Which tokens are listed, and in which order.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct ListedQuery {
+    account: String,
+    q: String,
+    kind: String,
+    /// `pending`, `unrestricted` or `deleted`; those that are active otherwise.
+    show: String,
+    /// `name`, `last-use` or `created`; what needs attention first otherwise.
+    sort: String,
+    page: PageNumber,
+}
+
+pub(super) async fn list(signed: Signed, Query(listed): Query<ListedQuery>) -> Result<Response> {
     let operator = signed.is_operator();
-    let account = if operator { fields.one("account").trim() } else { "" };
-    let text = fields.one("q").trim();
-    let (show, show_word) = match fields.one("show") {
+    let account = if operator { listed.account.trim() } else { "" };
+    let text = listed.q.trim();
+    let (show, show_word) = match listed.show.as_str() {
         "pending" => (TokenShow::Pending, "pending"),
         "unrestricted" => (TokenShow::Unrestricted, "unrestricted"),
         "deleted" => (TokenShow::Deleted, "deleted"),
         _ => (TokenShow::Active, ""),
     };
-    let (order, sort_word) = match fields.one("sort") {
+    let (order, sort_word) = match listed.sort.as_str() {
         "name" => (TokenOrder::Name, "name"),
         "last-use" => (TokenOrder::LastUse, "last-use"),
         "created" => (TokenOrder::Created, "created"),
         _ => (TokenOrder::Attention, ""),
     };
-    let kind = kind(fields.one("kind"));
-    let at = fields.page();
+    let kind = kind(&listed.kind);
+    let PageNumber(at) = listed.page;
     let services = signed.services();
     let found = services
         .search_tokens(

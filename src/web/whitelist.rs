@@ -10,13 +10,13 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use askama::Template;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use super::answer::{PageError, Result, page};
-use super::form::{Fields, Id};
+use super::form::{Id, Query};
 use super::frame::{Frame, Place};
 use super::history::{Event, Version, event, events, versions};
 use super::session::{Sent, Signed};
@@ -41,15 +41,27 @@ struct WhitelistDraft {
     remove: Vec<String>,
 }
 
-impl WhitelistDraft {
-    fn of(fields: &Fields) -> Self {
-        Self {
-            version: fields.one("version").parse().unwrap_or_default(),
-            add: fields.one("add").to_owned(),
-            remove: fields.all("remove"),
-        }
-    }
+/// A [`WhitelistDraft`], and what is to be done with it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WhitelistForm {
+    version: i64,
+    add: String,
+    remove: Vec<String>,
+    /// `save`, `lift`, `add-mine`; the draft is reviewed otherwise.
+    step: String,
+    /// `on` where lifting the restriction is confirmed.
+    confirm: String,
+}
 
+/// A former version that is to be restored.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RestoreQuery {
+    restore: Option<i64>,
+}
+
+impl WhitelistDraft {
     fn is_empty(&self) -> bool {
         self.add.trim().is_empty() && self.remove.is_empty()
     }
@@ -253,10 +265,13 @@ fn without(entries: &[String], others: &[String]) -> Vec<String> {
     entries.iter().filter(|entry| !others.contains(entry)).cloned().collect()
 }
 
-pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -> Result<Response> {
+pub(super) async fn ask(
+    signed: Signed,
+    Id(id): Id,
+    Query(RestoreQuery { restore }): Query<RestoreQuery>,
+) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
-    let fields = Fields::read(query.unwrap_or_default().as_bytes());
-    let Ok(restored) = fields.one("restore").parse::<i64>() else {
+    let Some(restored) = restore else {
         return editor.show(StatusCode::OK, ListView::default()).await;
     };
     let versions = editor.versions().await?;
@@ -274,12 +289,16 @@ pub(super) async fn ask(signed: Signed, Id(id): Id, RawQuery(query): RawQuery) -
     editor.show_reviewed(StatusCode::OK, shown).await
 }
 
-pub(super) async fn change(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+pub(super) async fn change(
+    Id(id): Id,
+    Sent { signed, form }: Sent<WhitelistForm>,
+) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
-    let mut draft = WhitelistDraft::of(&fields);
-    match fields.one("step") {
+    let WhitelistForm { version, add, remove, step, confirm } = form;
+    let mut draft = WhitelistDraft { version, add, remove };
+    match step.as_str() {
         "save" => return editor.save(draft).await,
-        "lift" => return editor.lift(draft, fields.one("confirm") == "on").await,
+        "lift" => return editor.lift(draft, confirm == "on").await,
         "add-mine" => draft.add_address(editor.signed.address()),
         _ => {}
     }
@@ -364,11 +383,14 @@ impl Editor {
 }
 
 /// The review alone, for the script.
-pub(super) async fn preview(Id(id): Id, Sent { signed, fields }: Sent) -> Result<Response> {
+pub(super) async fn preview(
+    Id(id): Id,
+    Sent { signed, form }: Sent<WhitelistForm>,
+) -> Result<Response> {
     let editor = Editor::open(signed, &id).await?;
-    let mut draft = WhitelistDraft::of(&fields);
+    let WhitelistForm { add, remove, .. } = form;
     // A save reports changes by others; a preview does not.
-    draft.version = editor.version();
+    let draft = WhitelistDraft { version: editor.version(), add, remove };
     let review = editor.review(&draft).await?;
     match review.render() {
         Ok(text) => Ok(Html(text).into_response()),

@@ -247,8 +247,10 @@ async fn a_form_makes_one_token_however_often_it_is_sent() {
     assert!(answers.iter().all(|answer| [200, 409].contains(&answer.status)));
     let later = admin.post("/tokens/new", &fields).says(409);
     assert!(!later.tags().iter().any(|tag| tag.is("id", "secret")), "{later}");
-    let other = [fields.as_slice(), &[("whitelist", "192.0.2.1")]].concat();
+    let other = [&fields[..4], &[("whitelist", "192.0.2.1")]].concat();
     admin.post("/tokens/new", &other).says(409);
+    let twice = [fields.as_slice(), &[("whitelist", "192.0.2.1")]].concat();
+    admin.post("/tokens/new", &twice).says(400);
     assert_eq!(stage.names(&stage.ours.account).await, ["Ours writer", "Ours reader", "once"]);
     // Without one, or with a thing that is none, nothing is made.
     for none in [None, Some(""), Some("x"), Some("00"), Some("é")] {
