@@ -7,13 +7,14 @@ use std::{env, fs};
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 /// The contract.
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "portcullis/v1/authorization_service.proto",
     "portcullis/v1/token_service.proto",
     "portcullis/v1/account_service.proto",
     "portcullis/v1/catalog_service.proto",
     "portcullis/v1/credential_service.proto",
     "portcullis/v1/self_service.proto",
+    "portcullis/v1/webhook_service.proto",
 ];
 
 /// Envoy's interface for external authorization: proto/README.md says where it comes from.
@@ -47,6 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".portcullis.v1.CreateTokenResponse",
             ".portcullis.v1.CreateCredentialResponse",
             ".portcullis.v1.ReportLeakedTokensRequest",
+            ".portcullis.v1.CreateWebhookResponse",
+            ".portcullis.v1.RotateWebhookSecretResponse",
         ])
         // Skipped with the message that it stands in, though it shows no secret.
         .type_attribute(".portcullis.v1.AuthorizeRequest.operation", "#[derive(Debug)]")

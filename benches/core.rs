@@ -22,8 +22,10 @@ use portcullis::grpc::proto::{
 use portcullis::grpc::wire;
 use portcullis::lifecycle::LifecycleStatus;
 use portcullis::model::{Actor, Context};
+use portcullis::pem::TrustStore;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::{self, Operation, Presented, Request};
+use portcullis::policy::destination::InternalHosts;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle;
 use portcullis::policy::network::{CidrSet, ClientAddr, Limits, Whitelist, parse_entries};
@@ -38,6 +40,7 @@ use portcullis::store::sqlite::{self, SqliteStore};
 use portcullis::store::{CatalogStore as _, Store};
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::webhooks::Sender;
 use portcullis::writes::Writes;
 use prost::Message as _;
 use sdd::Guard;
@@ -163,6 +166,11 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
         mails: false,
         outbox_wakeup: Arc::default(),
         sweep_wakeup: Arc::default(),
+        webhook_sender: Arc::new(Sender::new(
+            TrustStore::public_and(None).expect("public authorities"),
+            InternalHosts::default(),
+            Duration::from_secs(1),
+        )),
         metrics,
         prefix: "pcl".parse().expect("a prefix"),
         limits: Limits::default(),

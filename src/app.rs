@@ -5,9 +5,11 @@ mod certificates;
 mod decision_log;
 mod demo;
 mod doctor;
+mod leaks;
 mod process;
 mod reload;
 mod store_wait;
+mod webhooks;
 
 use std::cell::Cell;
 use std::io::{IsTerminal as _, Write as _};
@@ -22,14 +24,13 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::alerts::{Alerts, KeyLocation};
 use crate::cache::Cache;
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
 use crate::config::client::Format;
 use crate::config::server::{
-    FirstCredentialArgs, InstallationArgs, LeakKeys, LeakSettings, ListenSetting, MailSettings,
-    MigrateArgs, RelaySettings, ServeArgs, ServeSettings, StoreSettings,
+    FirstCredentialArgs, InstallationArgs, ListenSetting, MailSettings, MigrateArgs, RelaySettings,
+    ServeArgs, ServeSettings, StoreSettings,
 };
 use crate::decision_log::OpenedLog;
 use crate::gateway::Interfaces;
@@ -53,7 +54,7 @@ use crate::store::{OpenError, Store, StoreError, Trouble};
 use crate::telemetry::{self, LogFormat, LogLevel, Metrics};
 use crate::usage::{CredentialUses, Usage};
 use crate::writes::Writes;
-use crate::{alerts, gateway, http, net, shutdown};
+use crate::{gateway, http, net, shutdown};
 use process::Descriptors;
 use reload::{LogLevelFile, MailRelay, OperatorCredential, Reloadable, ServerTls, TlsReload};
 use store_wait::{Stopped, StoreWait};
@@ -312,7 +313,7 @@ async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()>
         let proxied = settings.mail.public_url.as_ref().is_some_and(PublicUrl::is_https);
         let secure = settings.tls.is_some() || proxied;
         let proxies = settings.page.trusted_proxies.clone();
-        let alerts = receiver(&settings, &services).await?;
+        let alerts = leaks::receiver(&settings, &services).await?;
         let routes = http::routes(services.clone(), secure, proxies, alerts);
         let http_tls = tls.as_ref().map(|tls| tls.http.clone());
         let web = http::serve(http_listener, routes, http_tls, descriptors.http, stop.clone());
@@ -383,31 +384,6 @@ async fn bind(flag: &str, settings: &[ListenSetting]) -> std::io::Result<Vec<Lis
         });
     }
     Ok(listeners)
-}
-
-/// What receives alerts about leaked secrets, where the settings name a publisher.
-async fn receiver(
-    settings: &ServeSettings,
-    services: &Arc<Services>,
-) -> anyhow::Result<Option<Arc<Alerts>>> {
-    let Some(LeakSettings { keys, key_id_header, signature_header }) = &settings.leaks else {
-        return Ok(None);
-    };
-    let own = alerts::Settings {
-        keys: match keys {
-            LeakKeys::File(path) => KeyLocation::File(path.clone()),
-            LeakKeys::Url(url, trust) => KeyLocation::Url(url.clone(), trust.clone()),
-        },
-        key_id_header: key_id_header.clone(),
-        signature_header: signature_header.clone(),
-        proxies: settings.page.trusted_proxies.clone(),
-    };
-    let alerts = Alerts::new(services.clone(), own).await;
-    let alerts = alerts.map_err(|error| match keys {
-        LeakKeys::File(path) => anyhow::anyhow!("--leak-keys: {}: {error}", path.display()),
-        LeakKeys::Url(..) => anyhow::anyhow!("--leak-keys: {error}"),
-    })?;
-    Ok(Some(Arc::new(alerts)))
 }
 
 /// What gateways are answered with at `address`, or at sockets of this host alone.
@@ -534,6 +510,7 @@ async fn serve_store(
         mailbox: mailbox.clone(),
         outbox_wakeup: Arc::new(Notify::new()),
         sweep_wakeup: Arc::new(Notify::new()),
+        webhook_sender: webhooks::sender(settings),
     };
     let services = Arc::new(Services::new(parts.clone()));
     if settings.development {
@@ -591,6 +568,7 @@ async fn serve_store(
     };
     follow_lifecycle_status(settings, parts.status.clone(), &stop);
     drive_lifecycle(settings, &parts, transport, public_url, &stop);
+    let webhooks = webhooks::deliver(settings, &parts, &stop);
     let credential_uses = Arc::new(CredentialUses {
         store: parts.store.clone(),
         cache: parts.cache.clone(),
@@ -602,6 +580,9 @@ async fn serve_store(
         async move { uses.run(stop).await }
     });
     let served = serve(services, gate).await;
+    stop.cancel();
+    // Its claims end, before the store is closed.
+    let _ = webhooks.await;
     usage.finish().await;
     credential_uses.finish().await;
     // What was under way has ended: nothing is decided any more.

@@ -24,6 +24,7 @@
 //! - [`decision_log`]: a line for each denial and for a share of the allows, written by a thread of its own.
 //! - [`mail`]: the notifications to admins, and the relay that carries them; it stands beside the store.
 //! - [`lifecycle`]: what downgrades and deletes unused tokens: the sweeper, the outbox, and their status.
+//! - [`webhooks`]: sends lifecycle and security events to receivers that operators name, from the audit record.
 //! - [`service`]: the use cases, one method a call, and who may make it.
 //! - [`grpc`]: messages to domain values and back, the gate, and the server.
 //! - [`gateway`]: what gateways ask over HTTP, and the answers for their clients.
@@ -61,7 +62,8 @@
 //! - A page changes nothing but what a form of a live session asks for; what people chose is text there.
 //! - Nothing is taken that was not announced, to every admin, a whole notice period before; a use that
 //!   cancels it is on disk before it is answered.
-//! - Only digests of secrets are kept; no secret is in a log line, an error, a metric or a `Debug`.
+//! - Only digests of secrets are kept, and the secrets of webhooks not at all; no secret is in a log line, an
+//!   error, a metric or a `Debug`.
 //! - Time is the store's, and empty never means "any".
 pub mod alerts;
 pub mod app;
@@ -92,4 +94,5 @@ pub mod store;
 pub mod telemetry;
 pub mod usage;
 pub mod web;
+pub mod webhooks;
 pub mod writes;

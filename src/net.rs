@@ -1,6 +1,7 @@
 //! Listeners, TLS and limits, for gRPC and HTTP alike.
 
 mod attempts;
+mod exchange;
 mod limiter;
 mod peer;
 pub mod server;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{Attempts, WINDOW as ATTEMPTS_WINDOW};
+pub use exchange::{USER_AGENT, exchange};
 pub use limiter::{Limiter, Permit};
 pub use peer::Peer;
 pub use unix::UnixSocket;

@@ -33,6 +33,10 @@ use zeroize::Zeroizing;
 
 use crate::policy::id::{read_base62, write_base62};
 
+mod webhook;
+
+pub use webhook::WebhookSecret;
+
 /// SHA-256 of a secret: what is kept of it.
 pub type Digest = [u8; 32];
 

@@ -28,12 +28,14 @@ mod counts;
 mod exposition;
 mod log_lines;
 mod process;
+mod webhooks;
 
 use counts::{Decisions, NewLatency, Shown};
 pub use counts::{Latency, THREADS, Tally, thread_place};
 pub use exposition::Exposition;
 use log_lines::{LogLineMetrics, LogLines};
 use process::ProcessMetrics;
+pub use webhooks::WebhookMetrics;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -289,6 +291,8 @@ pub struct Metrics {
     /// In the order of [`DropCause::ALL`]: a family would take a lock for each decision that is dropped.
     decision_log_dropped: [Counter; DropCause::ALL.len()],
     decision_log_size: Gauge,
+    /// What is sent to webhooks.
+    pub webhooks: WebhookMetrics,
     store_troubles: Family<TroubleLabels, Gauge>,
     certificates: Family<CertificateLabels, Gauge>,
     reload_failures: Family<GroupLabels, Counter>,
@@ -356,6 +360,7 @@ impl Metrics {
             reload_failures: Family::default(),
             last_reload_successful: Family::default(),
             failing_reloads: Mutex::default(),
+            webhooks: WebhookMetrics::default(),
             store_troubles: Family::default(),
             certificates: Family::default(),
             registry: Registry::default(),
@@ -372,6 +377,7 @@ impl Metrics {
         };
         r.register("build", "Version and architecture of the program", Info::new(build));
         r.register_collector(Box::new(LogLineMetrics));
+        self.webhooks.register(r);
         let time = Unit::Seconds;
         let decisions = &self.decisions;
         r.register("decisions", "Decisions by reason", Shown::Reasons(decisions.clone()));

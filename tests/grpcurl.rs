@@ -19,6 +19,7 @@ fn reflection_tells_what_there_is() {
         "portcullis.v1.AccountService",
         "portcullis.v1.CatalogService",
         "portcullis.v1.CredentialService",
+        "portcullis.v1.WebhookService",
         "grpc.health.v1.Health",
     ] {
         assert!(services.lines().any(|line| line == service), "{service} is not among\n{services}");

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// An entry may be a path: then only what lies below it.
 ///
 /// The order is `{policy, audit} <- model <- store <- cache <- replication <- writes <- usage <- lifecycle <- service
-/// <- {gateway <- grpc, {web, alerts} <- http} <- app <- main`, with `mail` beside the store and `decision_log` beside
-/// `usage`; what lies to the left of an arrow may be named, what stands beside one in braces may not.
+/// <- {gateway <- grpc, {web, alerts} <- http} <- app <- main`, with `mail` beside the store, and `decision_log` and
+/// `webhooks` beside `usage`; what lies to the left of an arrow may be named, what stands beside one in braces may not.
 /// Fronts name `policy`, `model` and `service`, with what serves every module: nothing that keeps or changes state.
 #[rustfmt::skip] // A row a line.
 const MODULES: &[(&str, &str)] = &[
@@ -39,13 +39,14 @@ const MODULES: &[(&str, &str)] = &[
     ("decision_log", "policy secret clock telemetry"),
     ("mail", "policy pem"),
     ("lifecycle", "policy secret model clock telemetry shutdown store cache replication writes usage mail"),
-    ("service", "policy failpoint secret model clock telemetry shutdown net store cache replication writes usage decision_log mail lifecycle"),
+    ("webhooks", "policy secret model clock telemetry pem net store cache writes"),
+    ("service", "policy failpoint secret model clock telemetry shutdown net store cache replication writes usage decision_log mail lifecycle webhooks"),
     ("gateway", "policy secret model clock::Stopwatch shutdown net service"),
     ("grpc", "policy audit secret model clock::Stopwatch telemetry shutdown net service gateway"),
     ("web", "policy secret model clock::Stopwatch telemetry shutdown html net service"),
     ("alerts", "policy secret model clock::Stopwatch telemetry shutdown pem net service"),
     ("http", "policy secret model clock::Stopwatch telemetry shutdown net service web alerts"),
-    ("app", "policy failpoint secret model clock telemetry shutdown pem files net config store cache replication writes usage decision_log mail lifecycle service gateway grpc web alerts http"),
+    ("app", "policy failpoint secret model clock telemetry shutdown pem files net config store cache replication writes usage decision_log mail lifecycle webhooks service gateway grpc web alerts http"),
     // A client of the server: it knows the protocol, not the server.
     ("cli", "policy audit config pem grpc::proto decision_log::rotation"),
     ("main", "app cli config telemetry shutdown"),

@@ -64,3 +64,4 @@ mod store;
 mod support;
 mod tls;
 mod unix_sockets;
+mod webhooks;

@@ -72,7 +72,7 @@ async fn an_unknown_name_is_an_error_response_and_the_stream_goes_on() {
     let services = "portcullis.v1.AuthorizationService portcullis.v1.TokenService \
                     portcullis.v1.AccountService portcullis.v1.CatalogService \
                     portcullis.v1.CredentialService \
-                    portcullis.v1.SelfService \
+                    portcullis.v1.SelfService portcullis.v1.WebhookService \
                     envoy.service.auth.v3.Authorization grpc.health.v1.Health \
                     grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection";
     let cases = [

@@ -8,8 +8,6 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -17,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::keys::{InvalidKeys, PublisherKeys};
+use crate::net;
 use crate::pem::TrustStore;
 
 /// The largest document of keys, in bytes.
@@ -126,8 +125,7 @@ impl KeyUrl {
         headers.insert(HOST, host);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // GitHub refuses requests without it.
-        let agent = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        headers.insert(USER_AGENT, HeaderValue::from_static(net::USER_AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         Ok(request)
     }
@@ -136,11 +134,7 @@ impl KeyUrl {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let request = self.request()?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let exchange = async {
-            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        net::exchange(stream, self.request()?, async |answer| {
             if answer.status() != StatusCode::OK {
                 return Err(format!(
                     "the answer is {}; redirects are not followed",
@@ -155,15 +149,7 @@ impl KeyUrl {
                     error.to_string()
                 }
             })
-        };
-        let drive = async {
-            // Its end is noticed by the exchange.
-            let _ = connection.await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            answer = exchange => answer,
-            () = drive => Err("the connection ended".to_owned()),
-        }
+        })
+        .await
     }
 }

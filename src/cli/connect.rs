@@ -26,6 +26,7 @@ use proto::catalog_service_client::CatalogServiceClient;
 use proto::credential_service_client::CredentialServiceClient;
 use proto::self_service_client::SelfServiceClient;
 use proto::token_service_client::TokenServiceClient;
+use proto::webhook_service_client::WebhookServiceClient;
 
 /// Largest answer that is read, in bytes: well above a whole page, and small enough for any host.
 const MAX_ANSWER: usize = 64 << 20;
@@ -107,6 +108,8 @@ impl Session {
         own: SelfServiceClient,
         /// Calls `TokenService`.
         tokens: TokenServiceClient,
+        /// Calls `WebhookService`.
+        webhooks: WebhookServiceClient,
     }
 
     /// Whether answers are printed as JSON.

@@ -30,6 +30,7 @@ mod preview;
 mod protocol;
 mod token;
 mod version;
+mod webhook;
 mod whitelist;
 
 use std::ffi::OsString;
@@ -181,6 +182,11 @@ pub enum ClientCommand {
     ///   portcullis audit verify audit.jsonl --evidence evidence.json
     #[command(verbatim_doc_comment)]
     Evidence(evidence::EvidenceArgs),
+    /// Manage webhooks: receivers of messages about lifecycle and security events
+    ///
+    /// Messages are signed as Standard Webhooks 1.0 says, and sent again for days where the receiver does not
+    /// accept them. docs/webhooks.md has the types of events.
+    Webhook(webhook::WebhookArgs),
     /// List denied requests of the last 7 days, with what would allow them
     ///
     /// By token, reason, address and hour. Requests with the secret of no known token are not listed.
@@ -243,6 +249,7 @@ impl ClientCommand {
             Self::Audit(args) => args.common.output.format,
             Self::Evidence(args) => args.common.output.format,
             Self::Denials(args) => args.common.output.format,
+            Self::Webhook(args) => args.common.output.format,
             Self::Decisions(args) => args.output.format,
             Self::Check(args) => args.common.output.format,
             Self::Doctor(args) => args.format(),
@@ -301,6 +308,7 @@ where
         ClientCommand::Audit(args) => audit::run(args).await?,
         ClientCommand::Evidence(args) => evidence::run(args).await?,
         ClientCommand::Denials(args) => denials::run(args).await?,
+        ClientCommand::Webhook(args) => return webhook::run(args).await,
         ClientCommand::Decisions(args) => decisions::run(&args).await?,
         ClientCommand::Check(args) => return check::run(args).await,
         ClientCommand::Doctor(args) => return doctor::run(args).await,

@@ -17,6 +17,7 @@ mod operator;
 mod page;
 mod store;
 mod variables;
+mod webhooks;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
 use variables::known_variables;
 pub use variables::{SECRETS, SecretVariable};
+pub use webhooks::{WebhookArgs, WebhookSettings};
 
 /// What `serve` takes, as written.
 #[derive(Debug, Clone, clap::Args)]
@@ -219,6 +221,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     leaks: LeakArgs,
     #[command(flatten)]
+    webhooks: WebhookArgs,
+    #[command(flatten)]
     decision_log: DecisionLogArgs,
     /// Format of the log lines on standard error: text or json [default: text on a terminal, else json]
     #[arg(
@@ -327,6 +331,8 @@ pub struct ServeSettings {
     pub page: PageSettings,
     /// Whose alerts about leaked secrets are received; `None` for nobody's.
     pub leaks: Option<LeakSettings>,
+    /// How events are sent to webhooks.
+    pub webhooks: WebhookSettings,
     /// Where decisions are logged; `None` for nowhere.
     pub decision_log: Option<DecisionLogSettings>,
     /// How log lines are written; `None` to decide by the terminal.
@@ -439,6 +445,7 @@ impl ServeArgs {
         let mail = self.mail.resolve(&mut errors);
         let page = self.page.resolve(&limits, &mut errors);
         let leaks = self.leaks.resolve(&mut errors);
+        let webhooks = self.webhooks.resolve(&mut errors);
         let decision_log = self.decision_log.resolve(&mut errors);
         let log_format = match self.log_format.as_deref() {
             None => None,
@@ -479,6 +486,7 @@ impl ServeArgs {
                 mail: mail?,
                 page: page?,
                 leaks: leaks?,
+                webhooks: webhooks?,
                 decision_log: decision_log?,
                 log_format,
                 log_level: log_level?,

@@ -31,6 +31,9 @@ use crate::service::validate::FieldErrors;
 use crate::service::{Caller, Error, LifecycleView, Propagation, Result};
 
 pub(super) mod preview;
+mod webhook;
+
+pub(super) use webhook::webhook;
 
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.to_seconds_nanos();

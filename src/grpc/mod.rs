@@ -26,6 +26,7 @@ pub mod server;
 mod status;
 mod tokens;
 mod unary;
+mod webhooks;
 mod write_buffer;
 
 pub use authorization::wire;

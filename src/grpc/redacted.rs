@@ -5,7 +5,8 @@
 use std::fmt::{Debug, Formatter, Result};
 
 use super::proto::{
-    AuthorizeRequest, CreateCredentialResponse, CreateTokenResponse, ReportLeakedTokensRequest,
+    AuthorizeRequest, CreateCredentialResponse, CreateTokenResponse, CreateWebhookResponse,
+    ReportLeakedTokensRequest, RotateWebhookSecretResponse,
 };
 
 /// What stands in place of a secret.
@@ -36,6 +37,24 @@ impl Debug for CreateCredentialResponse {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.debug_struct("CreateCredentialResponse")
             .field("credential", &self.credential)
+            .field("secret", &REDACTED)
+            .finish()
+    }
+}
+
+impl Debug for CreateWebhookResponse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("CreateWebhookResponse")
+            .field("webhook", &self.webhook)
+            .field("secret", &REDACTED)
+            .finish()
+    }
+}
+
+impl Debug for RotateWebhookSecretResponse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("RotateWebhookSecretResponse")
+            .field("webhook", &self.webhook)
             .field("secret", &REDACTED)
             .finish()
     }

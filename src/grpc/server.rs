@@ -34,6 +34,7 @@ use super::proto::account_service_server::AccountServiceServer;
 use super::proto::catalog_service_server::CatalogServiceServer;
 use super::proto::credential_service_server::CredentialServiceServer;
 use super::proto::token_service_server::TokenServiceServer;
+use super::proto::webhook_service_server::WebhookServiceServer;
 use super::reflection::Reflection;
 use super::write_buffer::buffered;
 use crate::net::tls::TlsListener;
@@ -71,7 +72,8 @@ pub fn gate(
     let routes = Routes::new(limited!(TokenServiceServer, management.clone()))
         .add_service(limited!(AccountServiceServer, management.clone()))
         .add_service(limited!(CatalogServiceServer, management.clone()))
-        .add_service(limited!(CredentialServiceServer, management))
+        .add_service(limited!(CredentialServiceServer, management.clone()))
+        .add_service(limited!(WebhookServiceServer, management))
         .add_service(reflection.v1())
         .add_service(reflection.v1alpha())
         .prepare();

@@ -101,6 +101,16 @@ audit_actions! {
     TokenSetExpiry = "token.set_expiry",
     /// A token got another name or other labels.
     TokenUpdate = "token.update",
+    /// A webhook was created.
+    WebhookCreate = "webhook.create",
+    /// A webhook was deleted.
+    WebhookDelete = "webhook.delete",
+    /// A webhook's receiver answered that it wants no more (410), and gets no more.
+    WebhookDisable = "webhook.disable",
+    /// A webhook got another secret.
+    WebhookRotateSecret = "webhook.rotate_secret",
+    /// A webhook got another name, URL or other events, or was disabled or enabled.
+    WebhookUpdate = "webhook.update",
     /// A whitelist was changed.
     WhitelistChange = "whitelist.change",
 }

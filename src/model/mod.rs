@@ -29,6 +29,7 @@ mod mail;
 mod replacement;
 mod search;
 mod session;
+mod webhook;
 
 pub use activity::*;
 pub use audit::*;
@@ -41,6 +42,7 @@ pub use mail::*;
 pub use replacement::*;
 pub use search::*;
 pub use session::*;
+pub use webhook::*;
 
 /// What a whole store can be marked as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

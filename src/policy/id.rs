@@ -164,6 +164,11 @@ id!(
     DenialId, "denial", "den_"
 );
 
+id!(
+    /// Names a webhook.
+    WebhookId, "webhook", "whk_"
+);
+
 /// An id with its text, made once: every answer shows it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RenderedId<Id> {

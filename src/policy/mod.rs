@@ -7,6 +7,7 @@ pub mod catalog_file;
 pub mod client_certificate;
 pub mod client_source;
 pub mod decide;
+pub mod destination;
 pub mod duration;
 pub mod id;
 pub mod lifecycle;

@@ -21,6 +21,7 @@ pub mod sessions;
 pub mod status;
 pub mod tokens;
 pub mod validate;
+pub mod webhooks;
 pub mod whitelists;
 
 use std::future::Future;
@@ -50,6 +51,7 @@ use crate::secret::{Digest, Prefix};
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::usage::Usage;
+use crate::webhooks::Sender;
 use crate::writes::Writes;
 
 /// More than `--lease` may be.
@@ -132,6 +134,8 @@ pub struct Dependencies {
     pub lifecycle: lifecycle::Settings,
     /// How long sessions of the management page last.
     pub sessions: SessionLengths,
+    /// What sends to webhooks.
+    pub webhook_sender: Arc<Sender>,
 }
 
 /// The use cases: what fronts call, and nothing below it.
@@ -156,6 +160,7 @@ pub struct Services {
     sweep_wakeup: Arc<Notify>,
     lifecycle: lifecycle::Settings,
     sessions: SessionLengths,
+    webhook_sender: Arc<Sender>,
     bearers: bearer::Bounds,
 }
 
@@ -182,6 +187,7 @@ impl Services {
             sweep_wakeup,
             lifecycle,
             sessions,
+            webhook_sender,
         } = dependencies;
         Self {
             store,
@@ -203,6 +209,7 @@ impl Services {
             sweep_wakeup,
             lifecycle,
             sessions,
+            webhook_sender,
             bearers: bearer::Bounds::default(),
         }
     }

@@ -39,6 +39,7 @@ mod sessions;
 pub mod sqlite;
 mod tokens;
 mod trouble;
+mod webhooks;
 
 pub use accounts::AccountStore;
 pub use activity::ActivityStore;
@@ -54,6 +55,7 @@ pub use sessions::SessionStore;
 pub use tokens::TokenStore;
 pub use trouble::Trouble;
 use trouble::Troubles;
+pub use webhooks::{MAX_WEBHOOKS, WebhookStore};
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +104,7 @@ pub trait Store:
     + SessionStore
     + CatalogStore
     + AuditStore
+    + WebhookStore
     + Send
     + Sync
     + std::fmt::Debug

@@ -196,7 +196,12 @@ fn words(
         | AuditAction::SecretKeyRotate
         | AuditAction::SessionCreate
         | AuditAction::SessionEnd
-        | AuditAction::TokenPurge => (action.as_str().to_owned(), Vec::new()),
+        | AuditAction::TokenPurge
+        | AuditAction::WebhookCreate
+        | AuditAction::WebhookDelete
+        | AuditAction::WebhookDisable
+        | AuditAction::WebhookRotateSecret
+        | AuditAction::WebhookUpdate => (action.as_str().to_owned(), Vec::new()),
     }
 }
 

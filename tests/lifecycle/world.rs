@@ -9,8 +9,10 @@ use portcullis::cache::Cache;
 use portcullis::clock::Clock;
 use portcullis::lifecycle::{LifecycleStatus, Outbox, Retries, Sweeper, Transport};
 use portcullis::model::{Actor, Role};
+use portcullis::pem::TrustStore;
 use portcullis::policy::catalog_file;
 use portcullis::policy::decide::Reason;
+use portcullis::policy::destination::InternalHosts;
 use portcullis::policy::id::{AccountId, CredentialId, TokenId};
 use portcullis::policy::lifecycle::Settings;
 use portcullis::policy::network::Limits;
@@ -30,6 +32,7 @@ use portcullis::store::postgres::{PostgresOptions, PostgresStore};
 use portcullis::store::sqlite::SqliteStore;
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::webhooks::Sender;
 use portcullis::writes::Writes;
 use sqlx::Connection as _;
 use tempfile::TempDir;
@@ -429,6 +432,11 @@ async fn memory(
         mails: true,
         outbox_wakeup: outbox_wakeup.clone(),
         sweep_wakeup: sweep_wakeup.clone(),
+        webhook_sender: Arc::new(Sender::new(
+            TrustStore::public_and(None).expect("public authorities"),
+            InternalHosts::default(),
+            Duration::from_secs(1),
+        )),
         lifecycle: settings,
         sessions: SessionLengths::default(),
     });

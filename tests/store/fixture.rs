@@ -24,7 +24,7 @@ pub(crate) const ASK: &str = "send.request";
 pub(crate) const REVEAL: &str = "cards.reveal";
 
 /// The migrations of Postgres, as `migrate` names them.
-pub(crate) const MIGRATIONS: [&str; 17] = [
+pub(crate) const MIGRATIONS: [&str; 18] = [
     "0001 base",
     "0002 lifecycle",
     "0003 replicas",
@@ -42,6 +42,7 @@ pub(crate) const MIGRATIONS: [&str; 17] = [
     "0015 token labels",
     "0016 credential expiry",
     "0017 audit chain",
+    "0018 webhooks",
 ];
 
 /// Those of SQLite: it has none that is about replicas only.

@@ -45,4 +45,5 @@ mod search;
 mod sessions;
 mod tokens;
 mod upgrade;
+mod webhooks;
 mod whitelist;

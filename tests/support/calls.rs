@@ -2,7 +2,8 @@
 //! without an example fails the tests that go through all of them, so none is forgotten.
 
 use portcullis::grpc::proto::{
-    Account, CreateCredentialRequest, Credential, GetCatalogRequest, Role, TokenKind,
+    Account, CreateCredentialRequest, CreateWebhookRequest, Credential, GetCatalogRequest, Role,
+    TokenKind,
 };
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
@@ -70,6 +71,10 @@ pub struct World {
     pub spare_account_id: String,
     /// An account that may be closed.
     pub closing_account: Account,
+    /// A webhook, to whose receiver nothing can be sent.
+    pub webhook_id: String,
+    /// A webhook that may be deleted.
+    pub spare_webhook_id: String,
 }
 
 impl World {
@@ -94,6 +99,8 @@ impl World {
             spare_bearer,
             spare_account_id: operator.account().await.account_id,
             closing_account: operator.account().await,
+            webhook_id: webhook(operator).await,
+            spare_webhook_id: webhook(operator).await,
         }
     }
 
@@ -117,6 +124,8 @@ impl World {
             toml,
             spare_account_id,
             closing_account,
+            webhook_id,
+            spare_webhook_id,
             ..
         } = self;
         let ask = json!({
@@ -266,6 +275,24 @@ impl World {
                 vec![json!({ "credential_id": spare_credential_id, "no_wait": true })]
             }
             "CredentialService.RotateSecretKey" => vec![json!({})],
+            "WebhookService.CreateWebhook" => vec![json!({
+                "url": "https://hooks.example/portcullis", "event_types": ["token.leaked"],
+                "name": "example", "validate_only": true,
+            })],
+            "WebhookService.GetWebhook" | "WebhookService.TestWebhook" => {
+                vec![json!({ "webhook_id": webhook_id })]
+            }
+            "WebhookService.ListWebhooks" => vec![json!({ "page_size": 10 })],
+            "WebhookService.UpdateWebhook" => vec![json!({
+                "webhook_id": webhook_id, "url": NOWHERE, "name": "renamed", "enabled": true,
+                "event_types": { "names": ["token.leaked"] },
+            })],
+            "WebhookService.RotateWebhookSecret" => {
+                vec![json!({ "webhook_id": webhook_id, "overlap": "3600s" })]
+            }
+            "WebhookService.DeleteWebhook" => {
+                vec![json!({ "webhook_id": spare_webhook_id, "allow_missing": true })]
+            }
             "SelfService.GetSelf" | "SelfService.RevokeSelf" => vec![json!({})],
             "grpc.health.v1.Health.Check"
             | "grpc.health.v1.Health.List"
@@ -277,6 +304,18 @@ impl World {
             other => panic!("{other} has no example: write one here"),
         }
     }
+}
+
+/// A URL of this host, which nothing is sent to.
+const NOWHERE: &str = "https://localhost/";
+
+/// A new webhook that is sent nothing.
+async fn webhook(operator: &Client) -> String {
+    let event_types = vec!["token.leaked".to_owned()];
+    let request =
+        CreateWebhookRequest { url: NOWHERE.to_owned(), event_types, ..Default::default() };
+    let made = operator.webhooks().create_webhook(request).await.expect("a webhook").into_inner();
+    made.webhook.expect("the answer has the webhook").webhook_id
 }
 
 /// A new credential and its secret.

@@ -18,6 +18,7 @@ use portcullis::grpc::proto::catalog_service_client::CatalogServiceClient;
 use portcullis::grpc::proto::credential_service_client::CredentialServiceClient;
 use portcullis::grpc::proto::self_service_client::SelfServiceClient;
 use portcullis::grpc::proto::token_service_client::TokenServiceClient;
+use portcullis::grpc::proto::webhook_service_client::WebhookServiceClient;
 use portcullis::grpc::proto::{
     Account, AuditEvent, AuthorizeRequest, CreateAccountRequest, CreateTokenRequest,
     ListAuditEventsRequest, Reason, Token, TokenKind, authorize_request,
@@ -138,6 +139,11 @@ impl Client {
     /// Calls of the CredentialService.
     pub fn credentials(&self) -> CredentialServiceClient<Authorized> {
         CredentialServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Calls of the WebhookService.
+    pub fn webhooks(&self) -> WebhookServiceClient<Authorized> {
+        WebhookServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// Calls of the SelfService: the credential is a token's secret.

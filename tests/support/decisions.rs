@@ -2,12 +2,15 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis::cache::Cache;
 use portcullis::clock::Clock;
 use portcullis::lifecycle::LifecycleStatus;
 use portcullis::model::NewToken;
+use portcullis::pem::TrustStore;
 use portcullis::policy::decide::{Decision, Reason};
+use portcullis::policy::destination::InternalHosts;
 use portcullis::policy::id::{AccountId, TokenId};
 use portcullis::policy::lifecycle;
 use portcullis::policy::network::{Limits, Whitelist};
@@ -20,6 +23,7 @@ use portcullis::service::{Dependencies, Error, Services, SessionLengths};
 use portcullis::store::Store;
 use portcullis::telemetry::Metrics;
 use portcullis::usage::Usage;
+use portcullis::webhooks::Sender;
 use portcullis::writes::Writes;
 use tokio::runtime::Handle;
 
@@ -82,6 +86,11 @@ pub fn services(
         mails: false,
         outbox_wakeup: Arc::default(),
         sweep_wakeup: Arc::default(),
+        webhook_sender: Arc::new(Sender::new(
+            TrustStore::public_and(None).expect("public authorities"),
+            InternalHosts::default(),
+            Duration::from_secs(1),
+        )),
         prefix: "pcl".parse().unwrap(),
         limits: Limits::default(),
         lifecycle,

@@ -12,8 +12,8 @@ use super::change::{Record, WriteTx, action_of};
 use super::{Connection, Db, Handle, QueryBuilder};
 use crate::audit::{ChainHash, ChainPoint, EventFields};
 use crate::model::{
-    Actor, AuditAction, AuditChain, AuditEvent, AuditFilter, ChangeRecord, Context, Invalidation,
-    Page, StoreMode,
+    Actor, AuditAction, AuditBatch, AuditChain, AuditEvent, AuditFilter, ChangeRecord, Context,
+    Invalidation, Page, StoreMode,
 };
 use crate::policy::id::{AccountId, TokenId};
 use crate::policy::time::Timestamp;
@@ -170,6 +170,44 @@ fn hash_of(event: &AuditEvent, previous: &ChainHash) -> ChainHash {
         after_json: event.after.as_deref().unwrap_or_default(),
     };
     fields.hash(previous)
+}
+
+/// How many positions one reading covers.
+const WINDOW: i64 = 1_000;
+
+const SELECT_BOUNDS: &str = "SELECT position, pruned_position FROM head WHERE id = 1";
+
+pub(super) async fn of_actions(
+    store: &Handle,
+    actions: &[AuditAction],
+    after: i64,
+    limit: u32,
+) -> Result<AuditBatch> {
+    // First: every event up to this position is committed.
+    let (head, pruned): (i64, i64) = sqlx::query_as(SELECT_BOUNDS).fetch_one(&store.read()).await?;
+    let until = head.min(after.max(pruned).saturating_add(WINDOW));
+    let mut batch = AuditBatch { events: Vec::new(), until, pruned, more: until < head };
+    if until <= after || actions.is_empty() {
+        batch.until = until.max(after);
+        return Ok(batch);
+    }
+    let mut query = QueryBuilder::new(SELECT);
+    query.push(" AND position > ").push_bind(after);
+    query.push(" AND position <= ").push_bind(until);
+    query.push(" AND action IN (");
+    let mut names = query.separated(", ");
+    for action in actions {
+        names.push_bind(action.as_str());
+    }
+    query.push(") ORDER BY position LIMIT ").push_bind(i64::from(limit));
+    let rows: Vec<EventRow> = query.build_query_as().fetch_all(&store.read()).await?;
+    batch.events = rows.into_iter().map(event).collect::<Result<_>>()?;
+    if let Some(last) = batch.events.last()
+        && batch.events.len() == limit as usize
+    {
+        (batch.until, batch.more) = (last.position, true);
+    }
+    Ok(batch)
 }
 
 const SELECT_CHAIN: &str = "\

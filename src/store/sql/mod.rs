@@ -43,6 +43,7 @@ mod secret_key;
 mod session;
 mod token;
 mod usage;
+mod webhook;
 mod whitelist;
 
 use super::{Db, FIND, FOLDED_NAME, Handle, NOW, bulk};
