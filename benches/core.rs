@@ -160,6 +160,7 @@ async fn services(home: &std::path::Path) -> (Services, Arc<Cache>, Vec<String>)
         cache: cache.clone(),
         usage: Arc::new(usage),
         decision_log: None,
+        traces: None,
         status: Arc::new(status),
         mailbox: None,
         clock,

@@ -9,6 +9,7 @@ mod leaks;
 mod process;
 mod reload;
 mod store_wait;
+mod traces;
 mod webhooks;
 
 use std::cell::Cell;
@@ -51,7 +52,7 @@ use crate::store::postgres::{self, PostgresOptions, PostgresStore};
 use crate::store::replication::ReplicaInfo;
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{OpenError, Store, StoreError, Trouble};
-use crate::telemetry::{self, LogFormat, LogLevel, Metrics};
+use crate::telemetry::{self, LogFormat, LogLevel, Logs, Metrics};
 use crate::usage::{CredentialUses, Usage};
 use crate::writes::Writes;
 use crate::{gateway, http, net, shutdown};
@@ -92,14 +93,15 @@ pub fn explain(error: &anyhow::Error) -> String {
 /// An error of the settings, or whatever stopped it early.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     process::keep_memory_private();
-    let settings = args.resolve()?;
+    let mut settings = args.resolve()?;
     let on_terminal = std::io::stderr().is_terminal();
     let format =
         settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
     let colours = on_terminal && config::wants_colours();
-    let logs = telemetry::init_logs(format, colours, settings.log_level);
+    let pipeline = traces::pipeline(&mut settings);
+    let logs = telemetry::init_logs(format, colours, settings.log_level, pipeline.as_ref());
     let runtime = runtime()?;
-    let result = runtime.block_on(run(settings, logs.level()));
+    let result = runtime.block_on(traces::export(pipeline, run(settings, &logs)));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -227,7 +229,7 @@ fn check_mark(mark: Option<StoreMode>, development: bool) -> anyhow::Result<()> 
     }
 }
 
-async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()> {
+async fn run(settings: ServeSettings, logs: &Logs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let ignored = IgnoredSignals::catch().context("cannot ignore signals")?;
     let hangup = Hangup::catch().context("cannot wait for signals")?;
@@ -285,7 +287,7 @@ async fn run(settings: ServeSettings, log_level: LogLevel) -> anyhow::Result<()>
         mailbox,
         opened_log,
         tls: tls.clone(),
-        log_level,
+        logs,
         hangup,
         wait,
     };
@@ -415,7 +417,7 @@ struct Process<'a> {
     /// The decision log, where there is one.
     opened_log: Option<OpenedLog>,
     tls: Option<ServerTls>,
-    log_level: LogLevel,
+    logs: &'a Logs,
     hangup: Hangup,
     wait: StoreWait,
 }
@@ -427,8 +429,7 @@ async fn serve_store(
     stop: CancellationToken,
     serve: impl AsyncFnOnce(Arc<Services>, server::Gate) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Process { settings, addresses, mailbox, opened_log, tls, log_level, hangup, wait } =
-        process;
+    let Process { settings, addresses, mailbox, opened_log, tls, logs, hangup, wait } = process;
     let mark = if settings.development { StoreMode::Development } else { StoreMode::Production };
     let attempts = Cell::new(0);
     let prepared = wait.retry(async || {
@@ -443,7 +444,7 @@ async fn serve_store(
     // An attempt whose answer was lost may have revoked the former operator credential.
     let revoked = revoked || attempts.get() > 1;
 
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::with_traces(logs.traces()));
     // Before the first fact is read: from here on, changes wait for this process.
     let info = replica_info(settings, &addresses.grpc_text());
     let register = async || {
@@ -493,6 +494,7 @@ async fn serve_store(
         writes,
         usage: usage.clone(),
         decision_log: decision_log.clone(),
+        traces: logs.traces().cloned(),
         status,
         clock: clock.clone(),
         metrics,
@@ -556,7 +558,7 @@ async fn serve_store(
         public_url.or_else(|| mailbox.as_ref().and(demo::page(settings, addresses.http)));
     let relay = relay(&settings.mail);
     reload::spawn(
-        reloadable(settings, &parts, tls, relay.clone(), log_level),
+        reloadable(settings, &parts, tls, relay.clone(), logs.level()),
         hangup,
         parts.metrics.clone(),
         &stop,

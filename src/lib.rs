@@ -43,7 +43,7 @@
 //! - [`html`]: how templates escape text.
 //! - [`failpoint`]: errors planted to see that the tests find them; not in what is deployed.
 //! - [`shutdown`]: tasks that can't die silently, signals, and how the process ends.
-//! - [`telemetry`]: logs and metrics.
+//! - [`telemetry`]: logs, metrics, traces, and the ids of requests.
 //!
 //! And beside the server, knowing it by its contract alone:
 //!

@@ -8,21 +8,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Spawns a task that ends by itself. A panic in it is logged, with the task's name.
+use crate::telemetry::request_id;
+
+/// Spawns a task that ends by itself, as a part of the request that this thread works on, if it works on one. A panic in
+/// it is logged, with the task's name.
 pub fn spawn<F>(name: &'static str, task: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
-    let task = tokio::spawn(task);
+    let task = tokio::spawn(request_id::carry(task));
     #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
-    tokio::spawn(async move {
+    tokio::spawn(request_id::carry(async move {
         if let Err(error) = task.await
             && error.is_panic()
         {
             tracing::error!(task = name, "a task panicked");
         }
-    })
+    }))
 }
 
 /// Spawns a task that runs until `stop`; when it ends earlier, for whatever reason, the process is

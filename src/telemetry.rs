@@ -1,4 +1,4 @@
-//! Logs and metrics, handed to the code that needs them; no globals but the log subscriber.
+//! Logs, metrics and traces, handed to the code that needs them; no globals but the log subscriber.
 //!
 //! Must stay true: recording a decision takes no lock, allocates nothing, and touches no memory that
 //! another thread writes, which would cost more than deciding; no label and no log line
@@ -20,21 +20,26 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::{EnvFilter, Layer as _, reload};
 
 use crate::policy::decide::Reason;
 
 mod counts;
 mod exposition;
+mod log_format;
 mod log_lines;
 mod process;
+pub mod request_id;
+pub mod traces;
 mod webhooks;
 
 use counts::{Decisions, NewLatency, Shown};
 pub use counts::{Latency, THREADS, Tally, thread_place};
 pub use exposition::Exposition;
+use log_format::IdentifiedLines;
 use log_lines::{LogLineMetrics, LogLines};
 use process::ProcessMetrics;
+use traces::{Pipeline, TraceCounters, Traces};
 pub use webhooks::WebhookMetrics;
 
 /// How log lines are written.
@@ -51,26 +56,35 @@ pub enum LogFormat {
 /// their own, and dropped where nobody takes them: the reader of the log must not be able to hold up a
 /// decision. What is under way is written when the guard is dropped. `colours` are for terminals: in a file
 /// their codes would be in the way of reading and searching it.
-pub fn init_logs(format: LogFormat, colours: bool, level: tracing::Level) -> Logs {
+/// Where `traces` are recorded, their spans are too.
+pub fn init_logs(
+    format: LogFormat,
+    colours: bool,
+    level: tracing::Level,
+    traces: Option<&Pipeline>,
+) -> Logs {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level))
-        .with_writer(writer)
-        .with_ansi(colours);
-    // A second call, as tests make, keeps the first subscriber.
-    let (level, _) = match format {
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
+    let lines = match format {
         LogFormat::Text => {
-            let builder = builder.with_target(false).with_filter_reloading();
-            let level = LogLevel::of(builder.reload_handle());
-            (level, builder.finish().with(LogLines::default()).try_init())
+            let layer = layer.with_target(false).map_event_format(|inner| IdentifiedLines {
+                format,
+                // The lines of requests are written to a buffer, which is no terminal.
+                inner: inner.with_ansi(colours),
+            });
+            layer.boxed()
         }
         LogFormat::Json => {
-            let builder = builder.json().flatten_event(true).with_filter_reloading();
-            let level = LogLevel::of(builder.reload_handle());
-            (level, builder.finish().with(LogLines::default()).try_init())
+            let layer = layer.json().flatten_event(true);
+            layer.map_event_format(|inner| IdentifiedLines { format, inner }).boxed()
         }
     };
-    Logs { _guard: guard, level }
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let lines = lines.and_then(LogLines::default()).with_filter(filter);
+    let spans = traces.map(|pipeline| pipeline.traces.clone());
+    // A second call, as tests make, keeps the first subscriber.
+    let _ = tracing_subscriber::registry().with(lines).with(traces.map(Pipeline::layer)).try_init();
+    Logs { _guard: guard, level: LogLevel::of(handle), traces: spans }
 }
 
 fn filter(level: tracing::Level) -> EnvFilter {
@@ -83,12 +97,18 @@ fn filter(level: tracing::Level) -> EnvFilter {
 pub struct Logs {
     _guard: WorkerGuard,
     level: LogLevel,
+    traces: Option<Traces>,
 }
 
 impl Logs {
     /// What changes how much is logged.
     pub fn level(&self) -> LogLevel {
         self.level.clone()
+    }
+
+    /// What begins the spans of traces, where they are recorded.
+    pub fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 }
 
@@ -298,6 +318,7 @@ pub struct Metrics {
     reload_failures: Family<GroupLabels, Counter>,
     last_reload_successful: Family<GroupLabels, Gauge>,
     failing_reloads: Mutex<BTreeSet<&'static str>>,
+    spans: TraceCounters,
 }
 
 impl Default for Metrics {
@@ -309,6 +330,12 @@ impl Default for Metrics {
 impl Metrics {
     /// Metrics that all read zero.
     pub fn new() -> Self {
+        Self::with_traces(None)
+    }
+
+    /// The same, with what becomes of the spans of `traces`.
+    pub fn with_traces(traces: Option<&Traces>) -> Self {
+        let spans = traces.map(|traces| traces.counters().clone()).unwrap_or_default();
         let metrics = Self {
             decisions: Decisions::default(),
             decision_errors: Counter::default(),
@@ -363,6 +390,7 @@ impl Metrics {
             webhooks: WebhookMetrics::default(),
             store_troubles: Family::default(),
             certificates: Family::default(),
+            spans,
             registry: Registry::default(),
         };
         metrics.registered()
@@ -462,6 +490,12 @@ impl Metrics {
                 &self.sign_in_failures,
             ),
             ("decision_log_lines", "Lines of the decision log", &self.decision_log_lines),
+            ("spans_exported", "Spans that the trace collector took", &self.spans.exported),
+            (
+                "spans_dropped",
+                "Spans that found no room, or that the trace collector did not take",
+                &self.spans.dropped,
+            ),
             (
                 "decision_log_failures",
                 "Attempts to open or write the decision log that failed",

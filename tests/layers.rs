@@ -25,7 +25,7 @@ const MODULES: &[(&str, &str)] = &[
     ("failpoint", ""),
     ("model", "policy audit secret"),
     ("clock", "policy lease"),
-    ("telemetry", "policy"),
+    ("telemetry", "policy secret pem clock::Stopwatch"),
     ("shutdown", "policy telemetry"),
     ("pem", ""),
     ("files", ""),
@@ -41,7 +41,7 @@ const MODULES: &[(&str, &str)] = &[
     ("lifecycle", "policy secret model clock telemetry shutdown store cache replication writes usage mail"),
     ("webhooks", "policy secret model clock telemetry pem net store cache writes"),
     ("service", "policy failpoint secret model clock telemetry shutdown net store cache replication writes usage decision_log mail lifecycle webhooks"),
-    ("gateway", "policy secret model clock::Stopwatch shutdown net service"),
+    ("gateway", "policy secret model clock::Stopwatch telemetry shutdown net service"),
     ("grpc", "policy audit secret model clock::Stopwatch telemetry shutdown net service gateway"),
     ("web", "policy secret model clock::Stopwatch telemetry shutdown html net service"),
     ("alerts", "policy secret model clock::Stopwatch telemetry shutdown pem net service"),
@@ -54,7 +54,7 @@ const MODULES: &[(&str, &str)] = &[
 
 /// Crates that stay in some modules. A name stands for its family too: `tonic` for `tonic_types`.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tonic", &["grpc", "cli"]),
+    ("tonic", &["grpc", "cli", "telemetry"]),
     ("prost", &["grpc", "cli"]),
     ("sqlx", &["store"]),
     ("axum", &["alerts", "http", "web"]),

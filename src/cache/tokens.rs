@@ -25,11 +25,10 @@ use tokio::sync::Semaphore;
 use super::entry::CachedToken;
 use super::imports::half;
 use super::near::NearCache;
-use crate::clock::Stopwatch;
 use crate::policy::id::TokenId;
 use crate::secret::Digest;
 use crate::store::{self, Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, request_id};
 
 const SLOTS: usize = 1 << 16;
 /// How many reads may wait for the store at once; more are refused, so that a store in trouble is
@@ -290,13 +289,10 @@ impl Tokens {
             let store = self.store.clone();
             let metrics = self.metrics.clone();
             // Connections belong to the runtime that opened them, so the store has one of its own.
-            let read = self.runtime.spawn(async move {
+            let read = self.runtime.spawn(request_id::carry(async move {
                 let _permit = permit;
-                let watch = Stopwatch::start();
-                let fact = read_token(&*store, token).await;
-                metrics.stored("token_facts", watch.elapsed(), fact.is_err());
-                fact
-            });
+                store::timed(&metrics, "token_facts", read_token(&*store, token)).await
+            }));
             match tokio::time::timeout(READ_TIMEOUT, read).await {
                 Ok(Ok(Ok(fact))) => Ok(fact.map(Shared::new)),
                 Ok(Ok(Err(error))) => Err(ReadError::Store(Arc::new(error))),

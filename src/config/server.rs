@@ -16,6 +16,7 @@ mod mail;
 mod operator;
 mod page;
 mod store;
+mod traces;
 mod variables;
 mod webhooks;
 
@@ -27,6 +28,7 @@ use crate::policy::network::Limits;
 use crate::policy::text;
 use crate::secret::{Digest, Prefix};
 use crate::telemetry::LogFormat;
+use crate::telemetry::traces::TraceSettings;
 pub use catalog::BUILT_IN_CATALOG;
 pub use decision_log::{DecisionLogArgs, DecisionLogSettings, DecisionLogTarget};
 use errors::ConfigErrors;
@@ -42,6 +44,7 @@ pub use mail::{MailArgs, MailSettings, RelayFiles, RelaySettings};
 pub use operator::OperatorFile;
 pub use page::{PageArgs, PageSettings};
 pub use store::{StoreArgs, StoreSettings};
+pub use traces::{TRACE_VARIABLES, TraceVariable};
 use variables::known_variables;
 pub use variables::{SECRETS, SecretVariable};
 pub use webhooks::{WebhookArgs, WebhookSettings};
@@ -335,6 +338,8 @@ pub struct ServeSettings {
     pub webhooks: WebhookSettings,
     /// Where decisions are logged; `None` for nowhere.
     pub decision_log: Option<DecisionLogSettings>,
+    /// How traces are recorded; `None` where none are.
+    pub traces: Option<TraceSettings>,
     /// How log lines are written; `None` to decide by the terminal.
     pub log_format: Option<LogFormat>,
     /// How much is logged.
@@ -447,6 +452,7 @@ impl ServeArgs {
         let leaks = self.leaks.resolve(&mut errors);
         let webhooks = self.webhooks.resolve(&mut errors);
         let decision_log = self.decision_log.resolve(&mut errors);
+        let traces = traces::resolve(&mut errors);
         let log_format = match self.log_format.as_deref() {
             None => None,
             Some("text") => Some(LogFormat::Text),
@@ -488,6 +494,7 @@ impl ServeArgs {
                 leaks: leaks?,
                 webhooks: webhooks?,
                 decision_log: decision_log?,
+                traces: traces?,
                 log_format,
                 log_level: log_level?,
                 log_level_file,

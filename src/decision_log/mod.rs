@@ -30,13 +30,13 @@ use tokio::sync::watch;
 use self::file::Output;
 use self::queue::{Push, Queue};
 use self::record::Record;
-pub use self::record::{Call, CallIds, DecidedRequest, Interface};
+pub use self::record::{Call, DecidedRequest, Interface};
 use self::share::Shares;
 use self::writer::Writer;
 use crate::clock::Clock;
 use crate::policy::decide::{Decision, Verdict};
 use crate::policy::id::{AccountId, TokenId};
-use crate::telemetry::{DropCause, Metrics};
+use crate::telemetry::{DropCause, Metrics, request_id};
 
 /// How long the rest of the queue may take to be written when the process ends.
 const FINAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,7 +189,9 @@ impl DecisionLog {
     pub fn record(&self, call: &Call, decision: &Decision<'_>, request: &DecidedRequest<'_>) {
         let account = decision.token.map(|token| *token.account_id);
         let is_denial = matches!(decision.verdict, Verdict::Deny(_));
-        let record = Record::new(call, decision, request);
+        let id = request_id::current();
+        let id = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let record = Record::new(call, decision, request, id);
         // An operator chooses which allows are logged; nobody chooses how many denials strangers cause.
         if is_denial && !self.shares.admit(account, record.estimated_line(), request.started) {
             self.count_dropped(DropCause::Share, account);
@@ -250,6 +252,7 @@ mod tests {
     use crate::policy::scope::{Catalog, ScopeId};
     use crate::policy::time::Timestamp;
     use crate::telemetry::Exposition;
+    use crate::telemetry::traces::TraceHeaders;
 
     fn tokens() -> impl Iterator<Item = TokenId> {
         // As ids are made: a time in the upper half, random bits in the lower one.
@@ -282,7 +285,7 @@ mod tests {
         let operation = Operation::Http { method: "GET", path: "/api/v1/transactions?query" };
         let request = Request { client: None, operation };
         let decision = decide(Presented::Malformed, &catalog, &request, Timestamp(0));
-        let call = Call::new(Interface::Authorize, None, CallIds::default());
+        let call = Call::new(Interface::Authorize, None, TraceHeaders::default());
         assert!(log.includes(&decision));
         for revision in 1..=DECISIONS {
             let decided = DecidedRequest {

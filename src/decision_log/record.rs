@@ -3,17 +3,17 @@
 use std::fmt::Write as _;
 
 use percent_encoding::percent_decode_str;
+use tracing::Span;
 
 use crate::clock::Stopwatch;
-use crate::policy::decide::{Decision, Operation, Reason, Request};
+use crate::policy::decide::{Decision, Operation, Reason, Request, Verdict};
 use crate::policy::id::{AccountId, CredentialId, TokenId};
 use crate::policy::network::ClientAddr;
 use crate::policy::scope::Catalog;
 use crate::policy::time::Timestamp;
 use crate::secret;
+use crate::telemetry::traces::{self, TraceHeaders, TraceParent};
 
-/// The longest request id that is recorded: longer ones are left out.
-const MAX_REQUEST_ID: usize = 128;
 /// The longest method; of a longer one, the beginning is recorded.
 const MAX_METHOD: usize = 32;
 /// The longest path, in bytes.
@@ -61,68 +61,54 @@ impl Interface {
     }
 }
 
-/// The ids that a caller sent with a call, unchecked.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CallIds<'a> {
-    /// `traceparent` (W3C Trace Context).
-    pub traceparent: Option<&'a [u8]>,
-    /// `x-request-id`.
-    pub request_id: Option<&'a [u8]>,
-}
-
-impl<'a> CallIds<'a> {
-    /// The ids among headers, of which `header` gives the first value of a name.
-    pub fn read(header: impl Fn(&str) -> Option<&'a [u8]>) -> Self {
-        Self { traceparent: header("traceparent"), request_id: header("x-request-id") }
-    }
-}
-
-/// The call that a question came with. There is one only where decisions are logged.
+/// The call that a question came with. There is one only where decisions are logged, or the call is traced.
 #[derive(Debug)]
 pub struct Call {
     interface: Interface,
     credential: Option<CredentialId>,
     trace_id: Option<u128>,
-    /// Up to 128 printable ASCII characters; empty for none.
-    request_id: Box<str>,
+    span: Option<Span>,
 }
 
 impl Call {
     /// A call over `interface` by the caller with `credential`: `None` where callers need none.
-    pub fn new(interface: Interface, credential: Option<CredentialId>, ids: CallIds<'_>) -> Self {
-        let mut call = Self { interface, credential, trace_id: None, request_id: Box::default() };
-        call.add(ids);
+    pub fn new(
+        interface: Interface,
+        credential: Option<CredentialId>,
+        headers: TraceHeaders<'_>,
+    ) -> Self {
+        let mut call = Self { interface, credential, trace_id: None, span: None };
+        call.add(headers);
         call
     }
 
-    /// Takes over ids that the call does not have yet.
-    pub fn add(&mut self, ids: CallIds<'_>) {
-        self.trace_id = self.trace_id.or_else(|| trace_id(ids.traceparent?));
-        if self.request_id.is_empty()
-            && let Some(id) = ids.request_id
-            && id.len() <= MAX_REQUEST_ID
-            && id.iter().all(|byte| (b' '..=b'~').contains(byte))
-        {
-            // ASCII.
-            self.request_id = std::str::from_utf8(id).unwrap_or_default().into();
+    /// The same, traced in `span`.
+    pub fn traced(mut self, span: Option<Span>) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Its span, where it is traced.
+    pub fn span(&self) -> Option<&Span> {
+        self.span.as_ref()
+    }
+
+    /// Takes over the trace that headers name, where the call has none yet.
+    pub fn add(&mut self, headers: TraceHeaders<'_>) {
+        let named = || Some(TraceParent::parse(headers.traceparent?)?.trace_id);
+        self.trace_id = self.trace_id.or_else(named);
+    }
+
+    /// Records a decision in the span of the call, where it is traced: one of many as an event.
+    pub fn trace(&self, decision: &Decision<'_>) {
+        let Some(span) = &self.span else { return };
+        let allowed = matches!(decision.verdict, Verdict::Allow(_));
+        let reason = decision.verdict.reason().word();
+        match self.interface {
+            Interface::Batch | Interface::Stream => traces::decided_item(span, allowed, reason),
+            _ => traces::decided(span, allowed, reason),
         }
     }
-}
-
-/// The trace id of a `traceparent`: `version-trace id-parent id-flags`, in lower-case hexadecimal (W3C Trace Context,
-/// section 3.2.2). Later versions may append more.
-fn trace_id(traceparent: &[u8]) -> Option<u128> {
-    let text = std::str::from_utf8(traceparent).ok()?;
-    let mut parts = text.split('-');
-    let mut hex = |length: usize| {
-        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        parts.next().filter(|part| part.len() == length && part.bytes().all(is_hex))
-    };
-    let version = hex(2).filter(|version| *version != "ff")?;
-    let trace_id = u128::from_str_radix(hex(32)?, 16).ok().filter(|id| *id != 0)?;
-    hex(16)?;
-    hex(2)?;
-    (version != "00" || parts.next().is_none()).then_some(trace_id)
 }
 
 /// What a record takes from the request, beside the decision.
@@ -216,6 +202,7 @@ impl<'a> Record<'a> {
         call: &'a Call,
         decision: &Decision<'a>,
         decided: &DecidedRequest<'a>,
+        request_id: &'a str,
     ) -> Self {
         let mut route = RouteText { bytes: [0; MAX_ROUTE], length: 0 };
         let (mut scope, mut method, mut path) = ("", "", "");
@@ -254,7 +241,7 @@ impl<'a> Record<'a> {
             route,
             method: secret.cut(method, MAX_METHOD),
             path: secret.cut(path, MAX_PATH),
-            request_id: secret.redacted(&call.request_id),
+            request_id: secret.redacted(request_id),
         }
     }
 
@@ -326,41 +313,6 @@ mod tests {
     use super::*;
     use crate::decision_log::line::Lines;
     use crate::decision_log::queue::QueuedRecord;
-
-    #[test]
-    fn trace_ids_are_those_of_well_formed_headers() {
-        let of = |text: &str| trace_id(text.as_bytes());
-        let id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
-        assert_eq!(of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), Some(id));
-        assert_eq!(of("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later"), Some(id));
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736",
-        ] {
-            assert_eq!(of(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn request_ids_are_printable_and_short_and_the_first_one_counts() {
-        let call = |id: &[u8]| {
-            let ids = CallIds { request_id: Some(id), traceparent: None };
-            Call::new(Interface::Authorize, None, ids)
-        };
-        assert_eq!(&*call(b"a b~").request_id, "a b~");
-        assert_eq!(call(&[b'x'; 128]).request_id.len(), 128);
-        for bad in [&[b'x'; 129][..], b"", b"a\tb", b"\xc3\xa4", b"\x7f"] {
-            assert_eq!(&*call(bad).request_id, "", "{bad:?}");
-        }
-        let mut call = call(b"first");
-        call.add(CallIds { request_id: Some(b"second"), traceparent: None });
-        assert_eq!(&*call.request_id, "first");
-    }
 
     /// Rule 13.4.
     #[test]

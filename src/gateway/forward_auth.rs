@@ -97,7 +97,7 @@ impl Interfaces {
         let asked = in_time(limit, async {
             match self.identify(presented, known).await {
                 Ok(Identified { source, credential }) => {
-                    let call = self.logged_call(interface, credential, headers);
+                    let call = self.begin_call(interface, credential, headers);
                     let call = call.as_deref();
                     let answer = self.decide_on(headers, target, &source, none, call).await?;
                     Ok((answer, Some(source)))

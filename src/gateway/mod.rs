@@ -27,6 +27,7 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::Value;
+use tracing::Instrument as _;
 
 use self::answer::Answer;
 use self::body::{AnswerBody, Bodies};
@@ -37,8 +38,10 @@ use crate::net::{Peer, Permit};
 use crate::policy::client_certificate::Fingerprint;
 use crate::policy::decide::Decision;
 use crate::policy::id::CredentialId;
-use crate::service::decisions::{self, AuthorizeInput, Call, CallIds};
+use crate::service::decisions::{self, AuthorizeInput, Call};
 use crate::service::{Error, Result, Services};
+use crate::telemetry::request_id::{self, REQUEST_ID, RequestId};
+use crate::telemetry::traces::TraceHeaders;
 
 /// The header with the gateway's own credential, for forward auth and Envoy.
 pub const CREDENTIAL: HeaderName = HeaderName::from_static("portcullis-credential");
@@ -128,11 +131,16 @@ impl Interfaces {
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        let answer = AssertUnwindSafe(self.route(request, peer, known)).catch_unwind();
-        answer.await.unwrap_or_else(|_| {
-            tracing::error!("a call panicked");
-            problem(&Answer::undecided(none, undecided(&Error::Internal)))
-        })
+        let id = RequestId::read(request.headers());
+        let answer = async {
+            let answer = AssertUnwindSafe(self.route(request, peer, known)).catch_unwind();
+            let answer = answer.await.unwrap_or_else(|_| {
+                tracing::error!("a call panicked");
+                problem(&Answer::undecided(none, undecided(&Error::Internal)))
+            });
+            identified(answer)
+        };
+        id.of(answer).await
     }
 
     async fn route(
@@ -151,7 +159,7 @@ impl Interfaces {
         match (path, request.method()) {
             (authzen::EVALUATION, &Method::POST) => self.evaluation(request, peer, known).await,
             (authzen::EVALUATIONS, &Method::POST) => self.evaluations(request, peer, known).await,
-            (authzen::METADATA, &Method::GET | &Method::HEAD) => self.metadata(&request),
+            (authzen::METADATA, &Method::GET | &Method::HEAD) => self.metadata(),
             (own_calls::OWN_CALLS, &Method::GET | &Method::DELETE) => {
                 self.own_call(request, peer, known).await
             }
@@ -177,20 +185,32 @@ impl Interfaces {
         Ok(gateway)
     }
 
-    /// What the decision log is to have of a request with `headers`, where there is one.
-    fn logged_call(
+    /// What the decision log and the traces are to have of a request with `headers`, where they have anything.
+    fn begin_call(
         &self,
         interface: Interface,
         credential: Option<CredentialId>,
         headers: &HeaderMap,
     ) -> Option<Box<Call>> {
-        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
-        let ids = || CallIds::read(header);
-        self.services.logged_call(interface.logged()?, credential, ids)
+        self.services.begin_call(interface.logged()?, credential, || TraceHeaders::of(headers))
     }
 
-    /// Decides from memory, or from the store, and makes an answer of the decision.
+    /// Decides from memory, or from the store, and makes an answer of the decision: within the span of `call`, where it is
+    /// traced.
     async fn decide<T>(
+        &self,
+        input: &AuthorizeInput<'_>,
+        call: Option<&Call>,
+        make: impl FnOnce(&Decision<'_>) -> T + Send,
+    ) -> Result<T> {
+        let decided = self.decide_untraced(input, call, make);
+        match call.and_then(Call::span) {
+            None => decided.await,
+            Some(span) => Box::pin(decided.instrument(span.clone())).await,
+        }
+    }
+
+    async fn decide_untraced<T>(
         &self,
         input: &AuthorizeInput<'_>,
         call: Option<&Call>,
@@ -209,6 +229,17 @@ impl Interfaces {
     fn count(&self, interface: Interface, outcome: &'static str) {
         self.services.metrics().gateway_answered(interface.word(), outcome);
     }
+}
+
+/// The same answer with the id of its request: the caller's own (AuthZEN 1.0, section 10.1.4), or for what is no
+/// success one that is made.
+fn identified(mut answer: HttpAnswer) -> HttpAnswer {
+    let success = answer.status().is_success();
+    let id = if success { request_id::known() } else { request_id::current() };
+    if let Some(id) = id {
+        answer.headers_mut().insert(REQUEST_ID, id);
+    }
+    answer
 }
 
 /// Why there is no answer for a caller.

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::body::Room;
 use super::frame::Frame;
@@ -25,6 +26,7 @@ use crate::policy::decide::Decision;
 use crate::service::access::Audience;
 use crate::service::decisions::{AuthorizeInput, Call, MAX_BATCH};
 use crate::service::{Error, Result, Services};
+use crate::telemetry::request_id;
 
 /// A question of more bytes, and a batch of more bytes, is read and decided apart from the threads of the
 /// connections: it takes up to some milliseconds, which other decisions would wait for. An ordinary question has
@@ -231,6 +233,7 @@ impl Authorization {
             // It is closed by nobody.
             let turn = turns.acquire_owned().await.map_err(|_| Error::Internal)?;
             let handle = runtime.clone();
+            let work = request_id::carry(work);
             let work = runtime.spawn_blocking(move || {
                 let _held = (room, turn);
                 handle.block_on(work)
@@ -327,7 +330,12 @@ impl AuthorizationService for Authorization {
                 let message = message.0;
                 Ok(Frame(match message.len() {
                     ..LARGE_REQUEST => {
-                        this.item(&wire::parse_stream_item(&message), call.as_deref()).await.into()
+                        let input = wire::parse_stream_item(&message);
+                        let item = this.item(&input, call.as_deref());
+                        match call.as_deref().and_then(Call::span) {
+                            None => item.await.into(),
+                            Some(span) => Box::pin(item.instrument(span.clone())).await.into(),
+                        }
                     }
                     length => {
                         let other = this.clone();
@@ -352,6 +360,8 @@ impl AuthorizationService for Authorization {
             move |_| end.is_cancelled().then(|| Err(status(&ended(stop.is_cancelled()))))
         }));
         let answers = answers.take_until(end.cancelled_owned()).map(Some).chain(ending);
-        Ok(Response::new(Box::pin(answers.filter_map(future::ready))))
+        // Each message is a part of the same request.
+        let answers = request_id::carry(answers.filter_map(future::ready));
+        Ok(Response::new(Box::pin(answers)))
     }
 }

@@ -33,8 +33,10 @@ use crate::gateway::answer::{
 use crate::gateway::request::{ClientRequest, OverrideHeaders, Reader, Target, token_header};
 use crate::policy::client_source::ClientSource;
 use crate::policy::decide::{Decision, Verdict};
-use crate::service::decisions::{AuthorizeInput, Call, CallIds, RequestedOperation};
+use crate::service::decisions::{AuthorizeInput, Call, RequestedOperation};
 use crate::service::{Error, Result, Services};
+use crate::telemetry::request_id::{self, REQUEST_ID};
+use crate::telemetry::traces::TraceHeaders;
 
 /// The path of the call.
 pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -63,6 +65,8 @@ impl EnvoySettings {
 
 /// The answer where no decision was reached. `cause` is for the gateway's operators.
 fn undecided(cause: &str) -> Vec<u8> {
+    // So that the call's metadata have an id, as errors of other calls do.
+    let _ = request_id::current();
     let answer = Answer::undecided(StatusCode::SERVICE_UNAVAILABLE, NO_DECISION);
     let metadata = [
         ("decision", answer.reason().as_bytes()),
@@ -218,11 +222,16 @@ fn removed<'a>(
     (!source.forward_token).then_some(token).into_iter().chain(forged)
 }
 
-/// The ids of the client's request, which Envoy sends among its headers and not with the call.
-fn client_ids<'a>(input: &CheckInput<'a>) -> CallIds<'a> {
-    CallIds::read(|name| {
-        input.headers.iter().find(|(header, _)| *header == name).map(|&(_, value)| value)
-    })
+/// A header of the client's request, which Envoy sends in the message and not with the call.
+fn client_header<'a>(input: &CheckInput<'a>, name: &str) -> Option<&'a [u8]> {
+    input.headers.iter().find(|(header, _)| *header == name).map(|&(_, value)| value)
+}
+
+/// Takes over the id of the client's request where the call has none.
+fn adopt_request_id(input: &CheckInput<'_>) {
+    if let Some(id) = client_header(input, REQUEST_ID.as_str()) {
+        request_id::adopt(id);
+    }
 }
 
 impl Authorization {
@@ -266,7 +275,8 @@ impl Authorization {
         let services = self.services();
         let input = wire::parse(message).map_err(|error| self.undecided(error))?;
         if let Some(call) = &mut call {
-            call.add(client_ids(&input));
+            call.add(TraceHeaders::read(|name| client_header(&input, name)));
+            adopt_request_id(&input);
         }
         let call = call.as_deref();
         presented.with_client_source(services, |source| {
@@ -290,6 +300,7 @@ impl Authorization {
         let question = presented.with_client_source(services, |source| {
             CheckQuestion::new(&input, source, self.overrides())
         })?;
+        adopt_request_id(&input);
         let authorize = question.input();
         let evaluation = services.evaluate_with_store(&authorize, call).await?;
         let decision = evaluation.decision(&authorize)?;

@@ -30,6 +30,7 @@ use tonic::{Code, Status};
 use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceExt as _};
+use tracing::{Instrument as _, Span};
 
 use super::answer::{AnswerLength, HeldBody, counted};
 use super::authorization::Authorization;
@@ -47,8 +48,10 @@ use crate::policy::client_source::ClientSource;
 use crate::secret::{self, Digest};
 use crate::service::access::Audience;
 use crate::service::bearer::BearerCall;
-use crate::service::decisions::{Call, CallIds, Interface};
+use crate::service::decisions::{Call, Interface};
 use crate::service::{Caller, Error, Services};
+use crate::telemetry::request_id::{self, REQUEST_ID, RequestId};
+use crate::telemetry::traces::{self, TraceHeaders};
 
 /// How many management calls run at once; more are refused at once rather than queued.
 pub(crate) const MANAGEMENT_CALLS: usize = 256;
@@ -260,6 +263,14 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
 
     fn call(&self, request: Request<Incoming>) -> DeadlineFuture {
         self.connection.called();
+        let mut id = RequestId::read(request.headers());
+        let answer = id.scope(|| self.dispatch(request));
+        DeadlineFuture { id, ..answer }
+    }
+}
+
+impl ConnectionGate {
+    fn dispatch(&self, request: Request<Incoming>) -> DeadlineFuture {
         if !is_grpc(&request) {
             let answer = std::future::ready(Ok(unsupported_media_type()));
             return DeadlineFuture::new(Box::pin(answer), None);
@@ -301,9 +312,7 @@ impl HyperService<Request<Incoming>> for ConnectionGate {
         };
         DeadlineFuture::new(Box::pin(answer), Some(DEADLINE))
     }
-}
 
-impl ConnectionGate {
     fn shed() -> DeadlineFuture {
         DeadlineFuture::new(Box::pin(std::future::ready(Ok(reject(&Error::Overloaded)))), None)
     }
@@ -400,10 +409,11 @@ impl ConnectionGate {
             }
         };
         self.connection.recognise();
-        let call = self.logged_call(Interface::Envoy, &caller, &request);
+        let call = self.begin_call(Interface::Envoy, &caller, &request);
         let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE);
         let decisions = self.decisions.clone();
-        Box::pin(async move {
+        let span = call.as_deref().and_then(Call::span).cloned();
+        traced(span, async move {
             let work = |message| decisions.check(message, presented, call);
             let answer = AssertUnwindSafe(answered(body, work, envoy::unreadable)).catch_unwind();
             // A panic would end the call with an error of gRPC.
@@ -488,16 +498,15 @@ impl ConnectionGate {
         DeadlineFuture::new(Box::pin(answer), Some(deadline))
     }
 
-    /// What the decision log is to have of a request that asks for decisions, where there is one.
-    fn logged_call(
+    /// What the decision log and the traces are to have of a request that asks for decisions, where they have anything.
+    fn begin_call(
         &self,
         interface: Interface,
         caller: &Caller,
         request: &Request<Incoming>,
     ) -> Option<Box<Call>> {
-        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
-        let ids = || CallIds::read(header);
-        self.gate.services.logged_call(interface, caller.credential(), ids)
+        let headers = || TraceHeaders::of(request.headers());
+        self.gate.services.begin_call(interface, caller.credential(), headers)
     }
 
     fn authorize(
@@ -510,12 +519,13 @@ impl ConnectionGate {
             Ok(encoding) => encoding,
             Err(error) => return self.turn_away(request, &error),
         };
-        let call = self.logged_call(Interface::Authorize, caller, &request);
+        let call = self.begin_call(Interface::Authorize, caller, &request);
         let body = self.body(request.into_body(), Messages::One, MAX_MESSAGE).encoded(encoding);
         let decisions = self.decisions.clone();
+        let span = call.as_deref().and_then(Call::span).cloned();
         let answer =
             async move { Ok(unary(body, |message| decisions.authorize(message, call)).await) };
-        DeadlineFuture::new(Box::pin(answer), deadline)
+        DeadlineFuture::new(traced(span, answer), deadline)
     }
 
     fn batch_authorize(
@@ -528,15 +538,16 @@ impl ConnectionGate {
             Ok(encoding) => encoding,
             Err(error) => return self.turn_away(request, &error),
         };
-        let call = self.logged_call(Interface::Batch, caller, &request);
+        let call = self.begin_call(Interface::Batch, caller, &request);
         let room = Room::default();
         let body = self.body(request.into_body(), Messages::Kept(room.clone()), MAX_MESSAGE);
         let body = body.encoded(encoding);
         let decisions = self.decisions.clone();
+        let span = call.as_deref().and_then(Call::span).cloned();
         let answer = async move {
             Ok(unary(body, |message| decisions.batch_authorize(message, room, call)).await)
         };
-        DeadlineFuture::new(Box::pin(answer), deadline)
+        DeadlineFuture::new(traced(span, answer), deadline)
     }
 
     fn stream_authorize(
@@ -551,7 +562,7 @@ impl ConnectionGate {
         };
         // It is checked again before each decision.
         request.extensions_mut().insert(presented);
-        if let Some(call) = self.logged_call(Interface::Stream, caller, &request) {
+        if let Some(call) = self.begin_call(Interface::Stream, caller, &request) {
             request.extensions_mut().insert::<Arc<Call>>(call.into());
         }
         let messages = Messages::Many { _open: Box::new(self.connection.stream()) };
@@ -616,7 +627,7 @@ impl ConnectionGate {
         let metrics = self.gate.services.metrics().clone();
         let connection = self.connection.clone();
         let request = request.map(|body| self.body(body, messages, most).encoded(encoding));
-        let work = self.gate.behind.runtime.spawn(async move {
+        let work = self.gate.behind.runtime.spawn(request_id::carry(async move {
             let request = if reflects {
                 request.map(Body::new)
             } else {
@@ -631,7 +642,7 @@ impl ConnectionGate {
                 metrics.shed.inc();
                 reject(&Error::Overloaded)
             })
-        });
+        }));
         let work = AbortOnDropHandle::new(work);
         let answer = async move {
             let mut answer = match work.await {
@@ -653,6 +664,24 @@ impl ConnectionGate {
 
 type Inner = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
+/// An answer that is worked on within `span`, where there is one.
+fn traced(
+    span: Option<Span>,
+    answer: impl Future<Output = Result<Answer, Infallible>> + Send + 'static,
+) -> Inner {
+    let Some(span) = span else { return Box::pin(answer) };
+    let recorded = async {
+        let answer = answer.await;
+        if let Ok(answer) = &answer {
+            let status = Status::from_header_map(answer.headers());
+            let code = status.map_or(Code::Ok, |status| status.code());
+            traces::ended_with_code(&Span::current(), code.into());
+        }
+        answer
+    };
+    Box::pin(recorded.instrument(span))
+}
+
 /// An answer under way, for so long and no longer. A call that is answered at once, as decisions on
 /// tokens in memory are, costs no timer.
 pub(super) struct DeadlineFuture {
@@ -661,11 +690,14 @@ pub(super) struct DeadlineFuture {
     timer: Option<Pin<Box<Sleep>>>,
     /// The answer after that.
     late: fn() -> Answer,
+    /// Of the request, whose work it is.
+    id: RequestId,
 }
 
 impl DeadlineFuture {
     fn new(inner: Inner, deadline: Option<Duration>) -> Self {
-        Self { inner, deadline, timer: None, late: || reject(&Error::DeadlineExceeded) }
+        let late = || reject(&Error::DeadlineExceeded);
+        Self { inner, deadline, timer: None, late, id: RequestId::default() }
     }
 }
 
@@ -673,14 +705,21 @@ impl Future for DeadlineFuture {
     type Output = Result<Answer, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(Ok(answer)) = self.inner.as_mut().poll(cx) {
+        let Self { inner, deadline, timer, late, id } = &mut *self;
+        if let Poll::Ready(Ok(answer)) = id.scope(|| inner.as_mut().poll(cx)) {
             // An error that ends a call before its first message stands in the headers, and nothing follows.
-            let answer = if answer.body().is_end_stream() { enrich_status(answer) } else { answer };
+            let mut answer = match answer.body().is_end_stream() {
+                true => id.scope(|| enrich_status(answer)),
+                false => answer,
+            };
+            if let Some(id) = id.known() {
+                answer.headers_mut().insert(REQUEST_ID, id.clone());
+            }
             return Poll::Ready(Ok(answer));
         }
-        let Some(deadline) = self.deadline else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
-        timer.as_mut().poll(cx).map(|()| Ok((self.late)()))
+        let Some(deadline) = *deadline else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
+        timer.as_mut().poll(cx).map(|()| Ok(id.scope(*late)))
     }
 }
 

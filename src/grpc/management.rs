@@ -7,11 +7,14 @@ use std::sync::Arc;
 use prost::Message;
 use tokio::runtime::Handle;
 use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, Span};
 
 use super::answer::AnswerLength;
 use super::body::Room;
 use super::status::{code_name, status};
 use crate::service::{Caller, Error, Result, Services};
+use crate::telemetry::request_id;
+use crate::telemetry::traces::{self, HeaderOrigin, TraceHeaders, TracedRequest};
 
 /// One of the management services. See the module.
 #[derive(Debug, Clone)]
@@ -43,6 +46,12 @@ impl Management {
             return Err(status(&Error::Unauthenticated("no caller is known")));
         };
         let room = request.extensions().get::<Room>().cloned();
+        let span = self.services.traces().and_then(|traces| {
+            let header = |name: &str| Some(request.metadata().get(name)?.as_bytes());
+            let headers = TraceHeaders::read(header);
+            traces.begin(TracedRequest::Call(call), headers, HeaderOrigin::Caller)
+        });
+        let span = span.unwrap_or_else(Span::none);
         let work = work(self.services.clone(), caller, request.into_inner());
         let work = async move {
             // What the message takes in memory is given back when the work is done.
@@ -50,6 +59,7 @@ impl Management {
             work.await
         };
         // The task that called this, of `gate.rs`, is aborted where the caller goes away; this one is not.
+        let work = request_id::carry(work.instrument(span.clone()));
         let answer = match self.runtime.spawn(work).await {
             Ok(answer) => answer.map_err(|error| status(&error)),
             Err(panic) => {
@@ -59,6 +69,7 @@ impl Management {
         };
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.services.metrics().called(call, code_name(code));
+        traces::ended_with_code(&span, code.into());
         let answer = answer?;
         let length = AnswerLength(answer.encoded_len());
         let mut answer = Response::new(answer);

@@ -11,6 +11,7 @@ use super::proto as pb;
 use super::status::{code_name, status};
 use crate::service::bearer::{Bearer, BearerCall, SelfPendingAction, SelfToken};
 use crate::service::{Error, Result, Services};
+use crate::telemetry::request_id;
 
 /// The largest request, in bytes: both are empty, and later versions may add a little.
 pub(super) const MAX_MESSAGE: usize = 1 << 10;
@@ -65,7 +66,7 @@ pub(super) async fn answer(
             }
         }
     };
-    let answer = runtime.spawn(work).await.unwrap_or_else(|panic| {
+    let answer = runtime.spawn(request_id::carry(work)).await.unwrap_or_else(|panic| {
         tracing::error!(call = name(call), %panic, "a call panicked");
         Err(Error::Internal)
     });

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use prost::Message as _;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, Status as ItemStatus, StatusExt as _};
 
@@ -17,6 +17,7 @@ use crate::gateway::answer;
 use crate::policy::decide::Reason;
 use crate::service::Error;
 use crate::service::error::{Obstacle, Violation};
+use crate::telemetry::request_id;
 
 const DOMAIN: &str = "portcullis";
 /// Bytes of details, before base64 makes them a third longer.
@@ -26,13 +27,18 @@ const ITEM_DETAILS: usize = 2_000;
 /// Bytes of the message, of which hostile ones are escaped to three times their length.
 const MESSAGE: usize = 700;
 
-/// The status that answers `error`.
+/// The status that answers `error`, with the id of the request that this thread works on: in the details and as metadata.
 pub(crate) fn status(error: &Error) -> Status {
-    status_within(error, DETAILS)
+    let id = request_id::current();
+    let mut status = status_within(error, DETAILS, id.as_ref());
+    if let Some(id) = id.and_then(|id| AsciiMetadataValue::try_from(id.as_bytes()).ok()) {
+        status.metadata_mut().insert(request_id::NAME, id);
+    }
+    status
 }
 
 /// The same, with so many bytes of details.
-fn status_within(error: &Error, most: usize) -> Status {
+fn status_within(error: &Error, most: usize, id: Option<&HeaderValue>) -> Status {
     let mut details = ErrorDetails::new();
     let (code, reason) = match error {
         Error::Invalid(violations) => {
@@ -76,6 +82,9 @@ fn status_within(error: &Error, most: usize) -> Status {
         Error::Internal => (Code::Internal, "INTERNAL"),
     };
     details.set_error_info(reason, DOMAIN, HashMap::new());
+    if let Some(id) = id.and_then(|id| id.to_str().ok()) {
+        details.set_request_info(id, "");
+    }
     let mut status = Status::with_error_details(code, cut(&error.to_string(), MESSAGE), details);
     if matches!(error, Error::Compressed) {
         let (name, accepted) = gzip::ACCEPTED;
@@ -86,7 +95,8 @@ fn status_within(error: &Error, most: usize) -> Status {
 
 /// An error of one item: the same code, message and kinds of details that the call would have ended with.
 pub(super) fn item_error(error: &Error) -> ItemStatus {
-    let error = status_within(error, ITEM_DETAILS);
+    // The call has the id of the request.
+    let error = status_within(error, ITEM_DETAILS, None);
     let details = error.details();
     // The details of a status are a whole `google.rpc.Status`.
     ItemStatus::decode(details).ok().filter(|_| !details.is_empty()).unwrap_or_else(|| ItemStatus {

@@ -8,9 +8,10 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use hyper::server::conn::http1;
@@ -27,6 +28,7 @@ use crate::net::tls::TlsListener;
 use crate::net::unread::Unread;
 use crate::policy::client_source::TrustedProxies;
 use crate::service::Services;
+use crate::telemetry::request_id::{self, REQUEST_ID, RequestId};
 use crate::{alerts, net, web};
 
 /// Connections at once; more are closed at once. See [`HttpListeners`].
@@ -53,9 +55,23 @@ pub fn routes(
         .merge(alerts)
         .merge(web::routes(services, secure, proxies))
         .layer(middleware::from_fn(authority::check))
+        .layer(middleware::from_fn(identify))
         .layer(middleware::map_response(move |response| {
             future::ready(web::guard(response, secure))
         }))
+}
+
+/// Answers a request with its id.
+async fn identify(request: Request, next: Next) -> Response {
+    let id = RequestId::read(request.headers());
+    let answer = async {
+        let mut answer = next.run(request).await;
+        if let Some(id) = request_id::current() {
+            answer.headers_mut().insert(REQUEST_ID, id);
+        }
+        answer
+    };
+    id.of(answer).await
 }
 
 /// In the format that `Accept` asks for.

@@ -50,6 +50,7 @@ use crate::replication::{LeaseExpired, Replicas, Wait};
 use crate::secret::{Digest, Prefix};
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
+use crate::telemetry::traces::Traces;
 use crate::usage::Usage;
 use crate::webhooks::Sender;
 use crate::writes::Writes;
@@ -108,6 +109,8 @@ pub struct Dependencies {
     pub usage: Arc<Usage>,
     /// Where decisions are logged; `None` for nowhere.
     pub decision_log: Option<Arc<DecisionLog>>,
+    /// What begins the spans of traced requests; `None` where no traces are recorded.
+    pub traces: Option<Traces>,
     /// The last status of the lifecycle that was read.
     pub status: Arc<LifecycleStatus>,
     /// The store's time.
@@ -147,6 +150,7 @@ pub struct Services {
     writes: Arc<Writes>,
     usage: Arc<Usage>,
     decision_log: Option<Arc<DecisionLog>>,
+    traces: Option<Traces>,
     status: Arc<LifecycleStatus>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
@@ -174,6 +178,7 @@ impl Services {
             writes,
             usage,
             decision_log,
+            traces,
             status,
             clock,
             metrics,
@@ -196,6 +201,7 @@ impl Services {
             writes,
             usage,
             decision_log,
+            traces,
             status,
             clock,
             metrics,
@@ -222,6 +228,11 @@ impl Services {
     /// What counts and measures.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What begins the spans of traced requests; `None` where no traces are recorded.
+    pub fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 
     /// How large whitelists may be.

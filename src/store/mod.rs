@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use crate::clock::Stopwatch;
 use crate::model::{Context, StoreMode};
 use crate::policy::time::Timestamp;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces};
 
 mod accounts;
 mod activity;
@@ -77,17 +77,23 @@ pub enum StoreError {
 /// A result of the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// Measures one use of the store as `operation`. A stale catalogue is no failure of the store.
+/// Measures one use of the store as `operation`, and traces it. A stale catalogue is no failure of the store.
 pub async fn timed<T>(
     metrics: &Metrics,
     operation: &'static str,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let watch = Stopwatch::start();
-    let result = work.await;
-    let failed = matches!(&result, Err(e) if !matches!(e, StoreError::StaleCatalog));
-    metrics.stored(operation, watch.elapsed(), failed);
-    result
+    let measured = async {
+        let watch = Stopwatch::start();
+        let result = work.await;
+        let failed = matches!(&result, Err(e) if !matches!(e, StoreError::StaleCatalog));
+        metrics.stored(operation, watch.elapsed(), failed);
+        if failed {
+            traces::failed();
+        }
+        result
+    };
+    traces::step(operation, measured).await
 }
 
 /// Everything that is kept: the aggregates, and what concerns the store as a whole. See the module for what holds of

@@ -40,7 +40,7 @@ use crate::policy::network::{Cidr, ClientAddr};
 use crate::policy::scope::{Access, Scope, ScopeId};
 use crate::policy::time::Timestamp;
 use crate::store::{self, Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, request_id};
 use crate::writes::Writes;
 
 /// Parts that are locked apart from each other.
@@ -195,7 +195,7 @@ impl Usage {
         let account = Invalidation::Account(*token.account_id);
         let (store, writes) = (self.store.clone(), self.writes.clone());
         // Goes on to its end also where the caller goes away; and connections belong to that runtime.
-        let recording = self.runtime.spawn(async move {
+        let recording = self.runtime.spawn(request_id::carry(async move {
             let ctx = Context::new(Actor::System, now, None);
             let changed = Invalidation::Token(used.token_id);
             let record = store.record_use_of_announced(&ctx, &catalog.catalog, &used);
@@ -209,7 +209,7 @@ impl Usage {
                 Err(StoreError::StaleCatalog) => Ok(UseOutcome::DecideAgain),
                 Err(error) => Err(error),
             }
-        });
+        }));
         recording.await.unwrap_or_else(|panic| Err(StoreError::Internal(Box::new(panic))))
     }
 

@@ -47,6 +47,7 @@ use crate::net::{Attempts, Limiter, Peer};
 use crate::policy::client_source::{ClientSource, TrustedProxies};
 use crate::service::{Error, Services};
 use crate::shutdown;
+use crate::telemetry::traces::{self, LateSpan};
 use answer::PageError;
 use arrival::{Arrivals, Arrived};
 use frame::Place;
@@ -188,11 +189,16 @@ async fn run(State(page): State<Arc<Page>>, mut request: Request, next: Next) ->
         return PageError::from(Error::Overloaded).into_response();
     };
     let (answer, answered) = oneshot::channel();
+    let span = LateSpan::default();
+    request.extensions_mut().insert(span.clone());
     shutdown::spawn("page", async move {
         let _places = (place, form_places);
         let watch = Stopwatch::start();
-        let response = next.run(request).await;
+        let response = span.within(next.run(request)).await;
         page.services.metrics().pages.observe(watch.elapsed());
+        if let Some(span) = span.get() {
+            traces::ended_with_status(span, response.status().as_u16());
+        }
         // Nobody receives it where the browser has gone.
         let _ = answer.send(response);
     });

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
@@ -28,6 +28,7 @@ use crate::policy::text::sentence;
 use crate::service::access::Audience;
 use crate::service::sessions::{FormId, SessionSecret, SignedIn};
 use crate::service::{Caller, Error, Services};
+use crate::telemetry::traces::{HeaderOrigin, LateSpan, TraceHeaders, TracedRequest};
 
 /// Failed attempts to sign in from one address within [`ATTEMPTS_WINDOW`], after which it is asked to wait.
 pub(super) const MAX_FAILURES: u32 = 10;
@@ -118,10 +119,25 @@ impl FromRequestParts<Arc<Page>> for Signed {
             }
         };
         match who {
-            Some(who) => Ok(Self { page: page.clone(), who }),
+            Some(who) => {
+                trace(page, parts).await;
+                Ok(Self { page: page.clone(), who })
+            }
             None if had_none && comes_from_elsewhere(parts) => Err(come_again(&parts.uri)),
             None => Err(ask_to_sign_in(page, parts, had_none)),
         }
+    }
+}
+
+/// Begins the span of a request whose session is live, where it is traced: a stranger's request makes none.
+async fn trace(page: &Page, parts: &Parts) {
+    let late = parts.extensions.get::<LateSpan>();
+    let (Some(traces), Some(late)) = (page.services.traces(), late) else { return };
+    let route = parts.extensions.get::<MatchedPath>().map_or("unknown", MatchedPath::as_str);
+    let request = TracedRequest::Page(parts.method.as_str(), route);
+    let headers = TraceHeaders::of(&parts.headers);
+    if let Some(span) = traces.begin(request, headers, HeaderOrigin::Caller) {
+        late.begin(span).await;
     }
 }
 

@@ -425,6 +425,7 @@ async fn memory(
         writes: writes.clone(),
         usage: usage.clone(),
         decision_log: None,
+        traces: None,
         clock: clock.clone(),
         metrics: metrics.clone(),
         prefix: "pcl".parse().unwrap(),

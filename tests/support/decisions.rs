@@ -81,6 +81,7 @@ pub fn services(
         store,
         usage: Arc::new(usage),
         decision_log: None,
+        traces: None,
         clock,
         metrics,
         mails: false,

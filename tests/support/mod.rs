@@ -14,6 +14,7 @@
 pub mod aiosmtpd;
 pub mod calls;
 pub mod client;
+pub mod collector;
 pub mod command;
 pub mod decisions;
 pub mod envoy;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future;
 use http::header::GetAll;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
@@ -36,10 +36,6 @@ pub(super) const EVALUATION: &str = "/access/v1/evaluation";
 pub(super) const EVALUATIONS: &str = "/access/v1/evaluations";
 pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 
-/// The longest request id that is echoed.
-const MAX_REQUEST_ID: usize = 128;
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// A request that was read, and the caller who may have it answered.
 struct Received {
     body: Json,
@@ -58,14 +54,14 @@ enum EvaluationOutcome {
 impl Interfaces {
     /// The metadata (AuthZEN 1.0, section 9.2): from the settings alone, since the client chooses the host that its
     /// request names.
-    pub(super) fn metadata(&self, request: &Request<Incoming>) -> HttpAnswer {
+    pub(super) fn metadata(&self) -> HttpAnswer {
         let url = &self.settings.public_url;
         let metadata = json!({
             "policy_decision_point": url,
             "access_evaluation_endpoint": format!("{url}{EVALUATION}"),
             "access_evaluations_endpoint": format!("{url}{EVALUATIONS}"),
         });
-        echo(request.headers(), json_answer(&metadata, None))
+        json_answer(&metadata, None)
     }
 
     pub(super) async fn evaluation(
@@ -76,14 +72,13 @@ impl Interfaces {
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
         let received = self.receive(&head.headers, body, peer).await;
-        let answer = match received {
+        match received {
             Err(refusal) => refusal,
             Ok(received) => match question::evaluation(&received.body) {
                 Err(error) => self.malformed(error.to_string()),
                 Ok(question) => self.answer_one(&head.headers, &question, received, known).await,
             },
-        };
-        echo(&head.headers, answer)
+        }
     }
 
     pub(super) async fn evaluations(
@@ -94,7 +89,7 @@ impl Interfaces {
     ) -> HttpAnswer {
         let (head, body) = request.into_parts();
         let received = self.receive(&head.headers, body, peer).await;
-        let answer = match received {
+        match received {
             Err(refusal) => refusal,
             Ok(received) => match question::evaluations(&received.body) {
                 Err(error) => self.malformed(error.to_string()),
@@ -105,8 +100,7 @@ impl Interfaces {
                     self.answer_several(&head.headers, semantic, &questions, received, known).await
                 }
             },
-        };
-        echo(&head.headers, answer)
+        }
     }
 
     /// Reads a request of a caller who may ask.
@@ -151,7 +145,7 @@ impl Interfaces {
         let asked = in_time(DEADLINE, async {
             match self.identify(Ok(presented), known).await {
                 Ok(gateway) => {
-                    let call = self.logged_call(Interface::AuthZen, gateway.credential, headers);
+                    let call = self.begin_call(Interface::AuthZen, gateway.credential, headers);
                     Ok(Ok(self.evaluate(question, call.as_deref()).await?))
                 }
                 Err(Unidentified::Caller(error)) => Ok(Err(error)),
@@ -201,13 +195,13 @@ impl Interfaces {
                 outcomes
             }
             Ok(gateway) if semantic == Semantic::ExecuteAll => {
-                let call = self.logged_call(Interface::AuthZen, gateway.credential, headers);
+                let call = self.begin_call(Interface::AuthZen, gateway.credential, headers);
                 let call = call.as_deref();
                 let each = questions.iter().map(|question| self.outcome(question, started, call));
                 future::join_all(each).await
             }
             Ok(gateway) => {
-                let call = self.logged_call(Interface::AuthZen, gateway.credential, headers);
+                let call = self.begin_call(Interface::AuthZen, gateway.credential, headers);
                 let mut outcomes = Vec::with_capacity(questions.len());
                 for question in questions {
                     let outcome = self.outcome(question, started, call.as_deref()).await;
@@ -393,15 +387,4 @@ fn unauthorized(error: &CallerError) -> HttpAnswer {
     };
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
-}
-
-/// The same answer with the id of its request (AuthZEN 1.0, section 10.1.4), where that is one of printable ASCII.
-fn echo(headers: &HeaderMap, mut answer: HttpAnswer) -> HttpAnswer {
-    if let Some(id) = headers.get(REQUEST_ID)
-        && id.len() <= MAX_REQUEST_ID
-        && id.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte))
-    {
-        answer.headers_mut().insert(REQUEST_ID, id.clone());
-    }
-    answer
 }

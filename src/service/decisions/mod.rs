@@ -12,7 +12,8 @@
 //! - A question about a token in the near cache waits for nothing and reaches no other thread. The one lock that it may
 //!   take is that of a map in which a use, an address or a denial is noted (`crate::usage`): where the same was not
 //!   noted within the last minute, and for 256 denials of a token in a second.
-//! - Where decisions are logged, each is recorded once, and nothing waits for that (`crate::decision_log`).
+//! - Where decisions are logged, each is recorded once, and nothing waits for that (`crate::decision_log`). The same holds
+//!   of the spans of those that are traced (`crate::telemetry::traces`).
 //! - A forged token reaches the store only where the filter of imported tokens takes it for one, once.
 
 mod arguments;
@@ -31,7 +32,7 @@ use super::{Result, Services, no_catalog};
 use crate::cache::{BorrowedAccounts, BorrowedCatalog, CachedToken, Lookup};
 use crate::clock::Stopwatch;
 use crate::decision_log::DecidedRequest;
-pub use crate::decision_log::{Call, CallIds, Interface};
+pub use crate::decision_log::{Call, Interface};
 use crate::failpoint::{self, Failpoint};
 use crate::policy::decide::{self, Decision, Operation, Presented, Request, Verdict};
 use crate::policy::id::{CredentialId, TokenId};
@@ -40,6 +41,7 @@ use crate::policy::route::outline;
 use crate::policy::scope::{Catalog, Scope};
 use crate::policy::time::Timestamp;
 use crate::secret::{self, Digest, ParsedSecret, SecretKind};
+use crate::telemetry::traces::{HeaderOrigin, TraceHeaders, TracedRequest};
 use crate::usage::DeniedRequest;
 
 /// The most questions in one batch.
@@ -83,7 +85,7 @@ pub enum RequestedOperation<'a> {
 /// What decisions from memory are made with. It holds what they borrow, so it is dropped before anything is awaited.
 pub struct DecisionContext<'s> {
     services: &'s Services,
-    /// What is logged of the call, where decisions are logged.
+    /// What is logged and traced of the call, where it is.
     call: Option<&'s Call>,
     catalog: BorrowedCatalog,
     accounts: BorrowedAccounts,
@@ -95,20 +97,39 @@ pub struct DecisionContext<'s> {
 }
 
 impl Services {
-    /// What the decision log is to have of a call over `interface`; `None` where decisions are not logged. `ids` are asked
-    /// for only then. `credential` is `None` where callers need none.
-    pub fn logged_call<'a>(
+    /// What the decision log and the traces are to have of a call over `interface` whose caller has a valid credential;
+    /// `None` where decisions are not logged and the call is not traced. `headers` are asked for only where either may be.
+    /// `credential` is `None` where callers need none.
+    #[inline]
+    pub fn begin_call<'a>(
         &self,
         interface: Interface,
         credential: Option<CredentialId>,
-        ids: impl FnOnce() -> CallIds<'a>,
+        headers: impl FnOnce() -> TraceHeaders<'a>,
     ) -> Option<Box<Call>> {
-        self.decision_log.as_ref()?;
-        Some(Box::new(Call::new(interface, credential, ids())))
+        if self.decision_log.is_none() && self.traces.is_none() {
+            return None;
+        }
+        self.observed_call(interface, credential, headers())
+    }
+
+    #[inline(never)]
+    fn observed_call(
+        &self,
+        interface: Interface,
+        credential: Option<CredentialId>,
+        headers: TraceHeaders<'_>,
+    ) -> Option<Box<Call>> {
+        let span = self.traces.as_ref().and_then(|traces| {
+            let (request, origin) = traced_request(interface);
+            traces.begin(request, headers, origin)
+        });
+        (span.is_some() || self.decision_log.is_some())
+            .then(|| Box::new(Call::new(interface, credential, headers).traced(span)))
     }
 
     /// What to decide from memory with; `None` where this replica has no lease now, so that
-    /// [`Self::evaluate_with_store`] has to wait for one. `call` is from [`Self::logged_call`].
+    /// [`Self::evaluate_with_store`] has to wait for one. `call` is from [`Self::begin_call`].
     pub fn decision_context<'s>(&'s self, call: Option<&'s Call>) -> Option<DecisionContext<'s>> {
         let started = Stopwatch::start();
         self.replicas.may_decide(started).then(|| DecisionContext {
@@ -158,8 +179,9 @@ impl Services {
         Ok(())
     }
 
-    /// Logs a decision, where it is one that the log is to have.
+    /// Traces a decision, and logs it where it is one that the log is to have.
     fn log(&self, call: &Call, decision: &Decision<'_>, decided: &DecidedRequest<'_>) {
+        call.trace(decision);
         if let Some(log) = self.decision_log.as_ref().filter(|log| log.includes(decision)) {
             log.record(call, decision, decided);
         }
@@ -252,7 +274,7 @@ impl DecisionContext<'_> {
         Ok(Some(decision))
     }
 
-    /// Logs a decision. Apart, so that nothing is slower where none is logged.
+    /// Logs and traces a decision. Apart, so that nothing is slower where that is not done.
     #[inline(never)]
     fn log(
         &self,
@@ -322,6 +344,21 @@ impl DecisionContext<'_> {
     ) -> Option<(Presented<'c>, Option<&'c CachedToken>)> {
         let account = self.accounts.restriction(*token.account_id).ok()?;
         Some((Presented::token(token, account), Some(token)))
+    }
+}
+
+/// What a call is in a trace, and who chose its headers: gateways pass those of their own clients on.
+fn traced_request(interface: Interface) -> (TracedRequest<'static>, HeaderOrigin) {
+    match interface {
+        Interface::Authorize => (TracedRequest::Call("Authorize"), HeaderOrigin::Caller),
+        Interface::Batch => (TracedRequest::Call("BatchAuthorize"), HeaderOrigin::Caller),
+        Interface::Stream => (TracedRequest::Call("StreamAuthorize"), HeaderOrigin::Caller),
+        Interface::Envoy => (TracedRequest::Call("Check"), HeaderOrigin::Caller),
+        Interface::AuthZen => (TracedRequest::Decision("authzen"), HeaderOrigin::Caller),
+        Interface::ForwardAuth => {
+            (TracedRequest::Decision("forward_auth"), HeaderOrigin::Forwarded)
+        }
+        Interface::ExtAuthz => (TracedRequest::Decision("ext_authz"), HeaderOrigin::Forwarded),
     }
 }
 

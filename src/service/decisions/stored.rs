@@ -86,7 +86,7 @@ impl OwnedEvaluation {
 }
 
 impl Services {
-    /// Decides, reading the token from the store where it is not in memory. `call` is from [`Self::logged_call`].
+    /// Decides, reading the token from the store where it is not in memory. `call` is from [`Self::begin_call`].
     ///
     /// # Errors
     /// [`Error::Invalid`] for malformed arguments; [`Error::Unavailable`] and [`Error::Overloaded`] where no decision
