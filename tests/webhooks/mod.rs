@@ -342,6 +342,48 @@ async fn one_replica_delivers_each_event_and_another_takes_over() {
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
+/// Rule 14.15.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_given_up_where_nothing_is_received_for_long() {
+    let trust = Trust::new();
+    let receiver = trust.receiver();
+    receiver.answer_always(Some(Step::Status(500)));
+    let setup = trust.setup(Setup::sqlite()).flag("--webhook-give-up", "500ms");
+    let server = setup.start();
+    let shell = Shell::operator(&server);
+    let types = ["--event", "webhook.created", "--event", "credential.created"];
+    let (id, _) = create(&shell, &[&[receiver.url().as_str()], &types[..]].concat());
+    let skipped = |shown: &Value| shown["delivery"]["skipped_count"] == 1;
+    let shown = until(|| show(&shell, &id), skipped);
+    // It fails until something is received.
+    assert!(!shown["delivery"]["failing_start_time"].is_null(), "{shown}");
+    assert_eq!(server.metric("portcullis_webhook_events_skipped_total"), Some(1));
+    until(|| server.stderr(), |log| log.contains("events for a webhook were given up"));
+    receiver.answer_always(None);
+    shell.run(&["credential", "create", "--role", "pep"]).ok();
+    let accepted = receiver.wait_for(1);
+    assert_eq!(kinds(&accepted), ["credential.created"]);
+    assert_eq!(show(&shell, &id)["delivery"]["skipped_count"], 1);
+}
+
+/// Rules 14.12 and 14.18.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_being_sent_when_the_server_was_killed_is_sent_again() {
+    let trust = Trust::new();
+    let receiver = trust.receiver();
+    receiver.answer(&[Step::Silence]);
+    let mut server = trust.setup(Setup::sqlite()).flag("--webhook-timeout", "1s").start();
+    let (_, secret) = create(&Shell::operator(&server), &[&receiver.url()]);
+    until(|| receiver.received().len(), |&count| count == 1);
+    server.kill9();
+    server.restart();
+    let accepted = receiver.wait_for(1);
+    let sent = receiver.received();
+    assert_eq!((accepted.len(), sent.len()), (1, 2));
+    assert_eq!(accepted[0].id(), sent[0].id());
+    assert_eq!((sent[0].signatures_of(&secret), sent[1].signatures_of(&secret)), (1, 1));
+}
+
 /// What the log, the audit record and the metrics have of a webhook: no secret, and of its URL the origin alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neither_its_secret_nor_its_path_is_recorded() {

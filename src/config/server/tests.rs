@@ -2,6 +2,7 @@
 
 use super::store::has_password;
 use super::*;
+use crate::policy::destination::InternalHosts;
 use crate::policy::lifecycle::{Mode, Settings};
 use clap::Parser as _;
 use std::time::Duration;
@@ -354,6 +355,37 @@ fn a_relay_needs_a_sender_and_shows_no_password() {
     ] {
         let error = with_relay(url, flags).unwrap_err();
         assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
+    }
+}
+
+/// Rule 14.10 of docs/policy.md.
+#[test]
+fn webhooks_reach_public_addresses_within_20s_unless_settings_say_otherwise() {
+    let settings = resolve(&[]).unwrap().webhooks;
+    assert_eq!(settings.internal, InternalHosts::default());
+    assert_eq!(settings.timeout, Duration::from_secs(20));
+    assert_eq!(settings.retry_initial, Duration::from_secs(5));
+    assert_eq!(settings.retry_max, Duration::from_secs(3_600));
+    assert_eq!(settings.give_up, Duration::from_secs(3 * 86_400));
+    let named = resolve(&["--webhook-internal", "hooks.internal,10.1.0.0/16"]).unwrap();
+    let wanted = InternalHosts::parse(["hooks.internal", "10.1.0.0/16"]).unwrap();
+    assert_eq!(named.webhooks.internal, wanted);
+}
+
+#[test]
+fn every_fault_of_webhooks_is_told_at_once() {
+    let flags = "--webhook-internal 10.0.0.1/33,127.1 --webhook-timeout 31s --webhook-give-up 0d \
+                 --webhook-retry-initial 2h --webhook-ca /nonexistent";
+    let error = resolve(&flags.split_whitespace().collect::<Vec<_>>()).unwrap_err();
+    for part in [
+        "--webhook-internal: 10.0.0.1/33",
+        "--webhook-internal: \"127.1\" is no host name, address or range",
+        "--webhook-timeout: 31s is not from 1s to 30s",
+        "--webhook-give-up: \"0d\" is no time at all",
+        "--webhook-retry-initial: 2h is more than --webhook-retry-max, 1h",
+        "--webhook-ca: cannot read /nonexistent",
+    ] {
+        assert!(error.contains(part), "{part} is not in {error}");
     }
 }
 
