@@ -8,18 +8,21 @@
 )]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
 use portcullis::grpc::proto::{
     AuthorizeRequest, BatchAuthorizeRequest, GetTokenRequest, StreamAuthorizeRequest, TokenKind,
 };
+use tempfile::TempDir;
 use tonic::Request;
 
 use crate::support::client::{Client, question};
 use crate::support::collector::{Collector, Seen};
 use crate::support::http::Http;
 use crate::support::server::{Server, Setup, random_credential};
+use crate::support::tls::Authority;
 use crate::support::wait::{until, until_async};
 use crate::support::{postgres, tools};
 
@@ -191,6 +194,35 @@ async fn pages_are_traced_once_their_session_is_known() {
     let traces: Vec<_> = collector.spans().into_iter().map(|span| span.trace).collect();
     assert!(traces.iter().all(|trace| *trace == page.trace), "strangers have no spans");
     assert!(!collector.raw().contains("hunter2"), "a query left the process");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_has_to_be_of_a_trusted_authority() {
+    let home = TempDir::with_prefix("portcullis-traces-").unwrap();
+    let (authority, other) = (Authority::new("collectors"), Authority::new("others"));
+    let collector = Collector::start_tls(&authority.server()).await;
+    for (trusted, taken) in [(&other, false), (&authority, true)] {
+        let ca = home.path().join("ca.pem");
+        fs::write(&ca, trusted.pem()).unwrap();
+        let setup = Setup::sqlite()
+            .env("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca)
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "x-key=for%20the%20collector");
+        let server = collector.traced(setup).start();
+        let operator = Client::operator(&server).await;
+        operator.authorization().authorize(question("nothing", "192.0.2.1", READ)).await.unwrap();
+        let [exported, dropped] = ["exported", "dropped"].map(|what| {
+            let metric = format!("portcullis_spans_{what}_total");
+            let server = &server;
+            move || server.metric(&metric).unwrap() > 0
+        });
+        if taken {
+            until(exported, |&some| some);
+            assert!(collector.raw().contains("for the collector"), "its headers are sent");
+        } else {
+            until(dropped, |&some| some);
+            assert!(!exported() && collector.raw().is_empty(), "{}", collector.raw());
+        }
+    }
 }
 
 /// Rule 15.5. A collector that is not there costs spans and nothing else.

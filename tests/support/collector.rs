@@ -22,9 +22,11 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use super::server::Setup;
+use super::tls::Identity;
 use super::wait::until_async;
 
 /// A span as tests look at it.
@@ -52,12 +54,23 @@ pub struct Collector {
 impl Collector {
     /// Starts one on a free port.
     pub async fn start() -> Self {
+        Self::serve(Server::builder(), "http").await
+    }
+
+    /// The same over TLS, as `identity`.
+    pub async fn start_tls(identity: &Identity) -> Self {
+        let own = tonic::transport::Identity::from_pem(identity.certificate(), identity.key());
+        let tls = ServerTlsConfig::new().identity(own);
+        Self::serve(Server::builder().tls_config(tls).unwrap(), "https").await
+    }
+
+    async fn serve(mut server: Server, scheme: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let collector = Self { url, ..Self::default() };
         let service = TraceServiceServer::new(collector.clone());
         let service = service.accept_compressed(CompressionEncoding::Gzip);
-        let server = tonic::transport::Server::builder().add_service(service);
+        let server = server.add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         collector
     }
