@@ -163,16 +163,19 @@ fn probes() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// All of an answer, with each id replaced by its name. Ids have one length, so that nothing else
-/// shifts.
+/// All of an answer, with each id replaced by its name, that of the request too. Ids have one length, so that nothing
+/// else shifts.
 fn whole(answer: Answer, ids: [&str; 2]) -> String {
     let text = match answer {
         Ok(bytes) => format!("Ok {}", bytes.escape_ascii()),
         Err(status) => {
             let mut headers = status.metadata().clone().into_headers();
             headers.remove("date");
+            let request =
+                headers.remove("x-request-id").expect("an error has the id of its request");
             let details = status.details().escape_ascii();
-            format!("{:?} {} {headers:?} {details}", status.code(), status.message())
+            let text = format!("{:?} {} {headers:?} {details}", status.code(), status.message());
+            text.replace(request.to_str().unwrap(), "REQUEST")
         }
     };
     text.replace(ids[0], "ACCOUNT").replace(ids[1], "TOKEN")

@@ -183,6 +183,14 @@ impl Failure {
                  PORTCULLIS_SERVER"
                     .to_owned(),
             ),
+            Self::Status { status, .. }
+                if status.code() == Code::Internal && details.request_info().is_some() =>
+            {
+                cures.extend(details.request_info().map(|info| {
+                    let id = clean(&info.request_id);
+                    format!("the server's log has the cause, in a line with the request id {id}")
+                }));
+            }
             Self::Status { status, credential } if !is_made(details) => {
                 cures.extend(cure_of_code(status.code(), credential.as_deref()));
             }

@@ -117,13 +117,29 @@ impl TraceExport {
                 _ => {}
             }
             failing = sent.is_err();
-        }
-        while let Ok(span) = self.receiver.try_recv() {
-            self.batch.push(span);
+            if failing {
+                // A collector that refuses at once is not asked again at once.
+                stop.run_until_cancelled(tokio::time::sleep(self.settings.delay)).await;
+            }
         }
         if !failing {
-            // What is lost then is counted, and nobody reads an error any more.
-            let _ = tokio::time::timeout(LAST, self.send(client)).await;
+            // Nobody reads an error any more.
+            let _ = tokio::time::timeout(LAST, self.send_rest(client)).await;
+        }
+    }
+
+    /// Sends what is left, for as long as the collector takes it.
+    async fn send_rest(&mut self, client: TraceServiceClient<Channel>) -> Result<(), String> {
+        loop {
+            while self.batch.len() < self.settings.batch
+                && let Ok(span) = self.receiver.try_recv()
+            {
+                self.batch.push(span);
+            }
+            if self.batch.is_empty() {
+                return Ok(());
+            }
+            self.send(client.clone()).await?;
         }
     }
 
