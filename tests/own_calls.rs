@@ -300,6 +300,8 @@ async fn strangers_get_one_answer_and_are_limited_by_address_and_bearers_are_not
         ] {
             let mut headers = status.metadata().clone().into_headers();
             headers.remove("date");
+            // Each has its own.
+            assert!(headers.remove("x-request-id").is_some(), "{headers:?}");
             answers.push((status.code(), status.message().to_owned(), headers));
         }
     }
