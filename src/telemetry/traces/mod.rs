@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - A caller without a valid credential begins no span, whatever its `traceparent` says. Where the headers of a gateway's
-//!   own clients arrive with its request, they choose at most [`FORWARDED_SPANS`] a second. Rule 15.3 of docs/policy.md.
+//!   own clients arrive with its request, they choose at most `FORWARDED_SPANS` a second. Rule 15.3 of docs/policy.md.
 //! - No attribute has a secret, a value of a statement, or the query of a URL. Rule 15.4 of docs/policy.md.
 //! - Where traces are not recorded, there is no [`Traces`], and nobody makes a span.
 
