@@ -127,7 +127,7 @@ async fn an_earlier_replica_beside_a_later_one_loses_its_lease_and_does_not_come
     let (later, client) = upgrade.start_later().await;
     let name = format!("process {}", upgrade.earlier.pid());
     let log = later.stderr();
-    assert!(log.contains("a replica runs an earlier program") && log.contains(&name), "{log}");
+    assert!(log.contains("a replica runs an earlier version") && log.contains(&name), "{log}");
     assert_eq!(decide(&client, &upgrade.secret).await.unwrap().0, Decision::Allow);
     upgrade.earlier_falls_silent().await;
     assert!(
@@ -181,7 +181,7 @@ async fn an_earlier_replica_that_is_paused_during_the_migration_decides_nothing_
     let printed = upgrade.migrate();
     let name = format!("process {}", upgrade.earlier.pid());
     for part in
-        [&name[..], "runs an earlier program", "Stop it, and start this version", "applied 0008"]
+        [&name[..], "runs an earlier version", "Stop it, and start this version", "applied 0008"]
     {
         assert!(printed.contains(part), "`{part}` is missing in:\n{printed}");
     }

@@ -211,7 +211,7 @@ async fn warn_of_earlier_programs(pool: &PgPool) -> sqlx::Result<()> {
     for replica in select_earlier_replicas(&mut *pool.acquire().await?).await? {
         tracing::warn!(
             replica,
-            "a replica runs an earlier program: it decides nothing once its lease is over; stop it, and start this \
+            "a replica runs an earlier version: it decides nothing once its lease is over; stop it, and start this \
              version in its place"
         );
     }
