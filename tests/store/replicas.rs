@@ -78,7 +78,8 @@ async fn a_renewal_that_hits_no_row_says_so_whatever_can_be_read_then() {
     let (store, replication, url) = open().await;
     let head = replication.register(RowId(7), LENGTH, None, &about()).await.unwrap();
     let mut database = PgConnection::connect(&url).await.unwrap();
-    sqlx::query("ALTER TABLE head RENAME TO hidden").execute(&mut database).await.unwrap();
+    let hide = "ALTER TABLE head RENAME COLUMN position TO hidden";
+    sqlx::query(hide).execute(&mut database).await.unwrap();
     let elsewhere = Identity { timeline: head.identity.timeline + 1, ..head.identity };
     assert_eq!(replication.renew(RowId(8), head.identity, None).await.unwrap(), None);
     assert_eq!(replication.renew(RowId(7), elsewhere, None).await.unwrap(), None);
