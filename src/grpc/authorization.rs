@@ -292,7 +292,7 @@ fn ended(stopping: bool) -> Error {
     let why = if stopping {
         "this replica is stopping: ask another"
     } else {
-        "the connection has reached its age: open the stream again, on a new one"
+        "the server ends the connection: open the stream again, on a new one"
     };
     Error::Unavailable { why, retry: Duration::from_millis(100) }
 }

@@ -54,7 +54,7 @@ const SMALL_MESSAGES: Bound = Bound { all: 32 << 20, address: 8 << 20, connectio
 const ANSWERS: Bound = Bound { all: 128 << 20, address: 24 << 20, connection: 24 << 20 };
 /// Calls without a credential that have to wait, or watch the health of the server.
 const STRANGERS_CALLS: Bound = Bound { all: 2_048, address: 1_024, connection: 32 };
-/// How long streams that are ended have for their last words.
+/// How long streams that are ended have for their last words, and clients to take notice that their connection ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often it is looked at most, and at least, which connections are to end.
 const SWEEPS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -192,6 +192,7 @@ impl Connections {
             opened: Stopwatch::start(),
             age: with_jitter(self.limits.age),
             ending: OnceLock::new(),
+            last_calls: OnceLock::new(),
             stop: stop.child_token(),
             end_streams: stop.child_token(),
             hard_stop: hard_stop.child_token(),
@@ -225,7 +226,7 @@ impl Connections {
         let ConnectionLimits { age, grace, .. } = self.limits;
         let pause = (age.min(grace) / 20).clamp(SWEEPS.0, SWEEPS.1);
         while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            self.open().iter().for_each(|connection| connection.end_in_time(grace));
+            self.open().iter().for_each(|connection| connection.end_in_time(grace, LAST_WORDS));
         }
     }
 
@@ -268,6 +269,8 @@ pub(super) struct Connection {
     age: Duration,
     /// Since when it is known to be ending.
     ending: OnceLock<Stopwatch>,
+    /// How many calls it had when its client had had the time to take notice of that.
+    last_calls: OnceLock<u64>,
     /// It is to end once what is under way has ended.
     pub(super) stop: CancellationToken,
     /// Streams of decisions are to end, also where their callers would go on.
@@ -341,8 +344,9 @@ impl Connection {
     }
 
     /// Asks it to end where it has reached its age. Where it was asked to, for whatever reason, ends its streams after
-    /// `grace`, and what is left then.
-    fn end_in_time(&self, grace: Duration) {
+    /// `grace`, and `last_words` later what is left then; or all of it at once where the client goes on with new calls
+    /// later than `last_words` after it was asked to. Rules 8.14 and 8.15 of docs/policy.md.
+    fn end_in_time(&self, grace: Duration, last_words: Duration) {
         if !self.stop.is_cancelled() {
             if self.opened.elapsed() < self.age {
                 return;
@@ -353,7 +357,9 @@ impl Connection {
         if ending >= grace {
             self.end_streams.cancel();
         }
-        if ending >= grace + LAST_WORDS {
+        let calls = self.calls.load(Ordering::Relaxed);
+        let goes_on = ending >= last_words && calls > *self.last_calls.get_or_init(|| calls);
+        if goes_on || ending >= grace + last_words {
             self.hard_stop.cancel();
         }
     }

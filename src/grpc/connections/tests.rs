@@ -87,13 +87,33 @@ fn old_connections_are_asked_to_end_and_their_streams_end_after_the_grace() {
         let connection = stage.enter("192.0.2.1").unwrap();
         for _ in 0..2 {
             std::thread::sleep(Duration::from_millis(5));
-            connection.end_in_time(grace);
+            connection.end_in_time(grace, LAST_WORDS);
         }
         let found =
             [&connection.stop, &connection.end_streams].map(CancellationToken::is_cancelled);
         assert_eq!(found, ends, "{age:?}, {grace:?}");
         assert!(!connection.hard_stop.is_cancelled(), "streams have time for their last words");
     }
+}
+
+/// Rule 8.14: whose authority was removed decides nothing by new calls for as long as other calls may take.
+#[test]
+fn a_client_that_takes_no_notice_of_the_end_is_cut_off_and_another_is_not() {
+    let stage = Stage::new(40, 40);
+    let (deaf, other) = (stage.enter("192.0.2.1").unwrap(), stage.enter("192.0.2.2").unwrap());
+    let (grace, last_words) = (Duration::from_secs(600), Duration::ZERO);
+    for connection in [&deaf, &other] {
+        connection.called();
+        connection.stop.cancel();
+        // Calls until now were on their way when the client was asked to make no more.
+        connection.called();
+        connection.end_in_time(grace, last_words);
+    }
+    deaf.called();
+    for connection in [&deaf, &other] {
+        connection.end_in_time(grace, last_words);
+    }
+    assert!(deaf.hard_stop.is_cancelled() && !other.hard_stop.is_cancelled());
 }
 
 #[test]
