@@ -405,7 +405,7 @@ fn level_of_the_log_follows_its_file() {
     assert_eq!(count(verbose), before);
     fs::write(&file, "loud").unwrap();
     server.signal("HUP");
-    until(|| server.stderr(), |log| log.contains("is not error, warn"));
+    until(|| server.stderr(), |log| log.contains("does not contain error, warn"));
     let (_, message) = Setup::sqlite().flag("--log-level-file", &file).refused();
     assert!(message.contains("does not contain error, warn, info, debug or trace alone"));
     assert!(!message.contains("loud"), "it may be a secret: {message}");
