@@ -33,20 +33,23 @@ thread_local! {
     static CURRENT: Cell<Option<RequestId>> = const { Cell::new(None) };
 }
 
-/// The id of a request: the caller's own, or one that is made when it is first needed.
+/// The id of a request: the caller's own, or one that is made when it is first needed. Behind a pointer: each poll of a
+/// request moves it, and most requests have none.
 #[derive(Debug, Clone, Default)]
-pub struct RequestId(Option<HeaderValue>);
+pub struct RequestId(Option<Box<HeaderValue>>);
 
 impl RequestId {
     /// The caller's own among `headers`, where that can be used.
     pub fn read(headers: &HeaderMap) -> Self {
-        let id = headers.get(REQUEST_ID).filter(|id| is_usable(id.as_bytes()));
-        Self(id.cloned())
+        // Made once, not for each request.
+        static NAME: HeaderName = REQUEST_ID;
+        let id = headers.get(&NAME).filter(|id| is_usable(id.as_bytes()));
+        Self(id.cloned().map(Box::new))
     }
 
     /// The id; it is made where there is none yet.
     pub fn value(&mut self) -> &HeaderValue {
-        self.0.get_or_insert_with(make)
+        self.0.get_or_insert_with(|| Box::new(make()))
     }
 
     /// Does `work` as work of this request.
@@ -57,7 +60,7 @@ impl RequestId {
 
     /// The id, where the caller sent one or one was made.
     pub fn known(&self) -> Option<&HeaderValue> {
-        self.0.as_ref()
+        self.0.as_deref()
     }
 
     /// A future of this request.
@@ -82,7 +85,7 @@ pub fn current() -> Option<HeaderValue> {
 pub fn known() -> Option<HeaderValue> {
     let current = CURRENT.try_with(|current| {
         let id = current.take();
-        let value = id.as_ref().and_then(|id| id.0.clone());
+        let value = id.as_ref().and_then(RequestId::known).cloned();
         current.set(id);
         value
     });
@@ -96,7 +99,7 @@ pub fn adopt(id: &[u8]) {
         if let Some(RequestId(own @ None)) = &mut own
             && is_usable(id)
         {
-            *own = HeaderValue::from_bytes(id).ok();
+            *own = HeaderValue::from_bytes(id).ok().map(Box::new);
         }
         current.set(own);
     });
@@ -106,7 +109,7 @@ pub fn adopt(id: &[u8]) {
 
 /// `work` as a part of the request that this thread works on, if it works on one, for another task.
 pub fn carry<F>(work: F) -> InRequest<F> {
-    let id = current().map(|id| RequestId(Some(id)));
+    let id = current().map(|id| RequestId(Some(Box::new(id))));
     InRequest { id, span: Span::current(), inner: work }
 }
 
@@ -224,7 +227,7 @@ mod tests {
                 assert_eq!(known(), Some(made.clone()));
                 made
             });
-            assert_eq!(inner.0, Some(made), "what was made stays");
+            assert_eq!(inner.known(), Some(&made), "what was made stays");
             adopt(b"late");
             assert_eq!(current().unwrap(), "outer");
             assert_eq!(
