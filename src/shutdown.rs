@@ -82,7 +82,7 @@ impl Signals {
     }
 }
 
-/// SIGHUP, caught from when this is made: it asks for files to be read again or opened anew, and would end the process by
+/// SIGHUP, caught from when this is made: it asks for files to be read again or reopened, and would end the process by
 /// itself.
 #[derive(Debug)]
 pub struct Hangup(Signal);

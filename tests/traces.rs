@@ -264,8 +264,8 @@ async fn a_python_clients_span_leads_to_the_statement() {
     let (token, secret) = client.token(&account, TokenKind::ReadOnly, &[], &[]).await;
     // So that the token is not in memory.
     server.restart();
-    let mut told = python.stdin.take().unwrap();
-    writeln!(told, "{}\n{}\n{secret}", server.grpc(), token.token_id).unwrap();
+    let mut input = python.stdin.take().unwrap();
+    writeln!(input, "{}\n{}\n{secret}", server.grpc(), token.token_id).unwrap();
     let mut rest = String::new();
     printed.read_to_string(&mut rest).unwrap();
     assert!(python.wait().unwrap().success(), "{rest}\n{}", server.log());

@@ -571,7 +571,7 @@ impl ConnectionGate {
         let answer = match encoding {
             Encoding::Identity => streams.call(request.map(body)),
             Encoding::Gzip => {
-                request.headers_mut().remove(ENCODING);
+                request.headers_mut().remove(&ENCODING);
                 streams.call(request.map(|incoming| InflatedBody::new(body(incoming))))
             }
         };
@@ -607,7 +607,7 @@ impl ConnectionGate {
             Err(error) => return self.turn_away(request, &error),
         };
         // Messages are inflated before they are read further.
-        request.headers_mut().remove(ENCODING);
+        request.headers_mut().remove(&ENCODING);
         request.extensions_mut().insert(caller);
         // For reflection, whose streams check it again.
         request.extensions_mut().insert(presented);

@@ -23,8 +23,8 @@ use super::connections::Guard;
 use super::status::status;
 use crate::service::Error;
 
-/// Names the encoding of a request's messages.
-pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+/// Names the encoding of a request's messages. Not a constant, which each request would make again.
+pub(super) static ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 /// In an answer: the encodings that requests may have.
 pub(super) const ACCEPTED: (&str, &str) = ("grpc-accept-encoding", "identity,gzip");
 /// Bytes that a message may inflate to on the thread of its connection, and in a stream of decisions at all: that takes
@@ -46,7 +46,7 @@ impl Encoding {
     /// # Errors
     /// [`Error::Compressed`] for any other.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Error> {
-        match headers.get(ENCODING).map(http::HeaderValue::as_bytes) {
+        match headers.get(&ENCODING).map(http::HeaderValue::as_bytes) {
             None | Some(b"identity") => Ok(Self::Identity),
             Some(b"gzip") => Ok(Self::Gzip),
             Some(_) => Err(Error::Compressed),

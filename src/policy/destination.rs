@@ -153,8 +153,7 @@ impl InternalHosts {
         if is_public(ip) {
             return if plaintext { Err(RefusedAddress::Public(ip)) } else { Ok(()) };
         }
-        let named = self.networks.iter().any(|network| network.contains(ClientAddr::from(ip)))
-            || (is_internal(ip) && self.names_domain(host));
+        let named = self.names_address(ip) || (is_internal(ip) && self.names_domain(host));
         if named { Ok(()) } else { Err(RefusedAddress::Internal(ip)) }
     }
 
@@ -162,17 +161,17 @@ impl InternalHosts {
         matches!(host, Host::Domain(name) if self.names.iter().any(|named| named == without_dot(name)))
     }
 
-    /// Whether the setting names this host, which may then be spoken to without TLS.
+    fn names_address(&self, ip: IpAddr) -> bool {
+        let ip = ClientAddr::from(ip.to_canonical());
+        self.networks.iter().any(|network| network.contains(ip))
+    }
+
+    /// Whether the setting names this host, which messages may then be sent to without TLS.
     fn names(&self, host: &Host<&str>) -> bool {
-        let within = |ip: IpAddr| {
-            self.networks
-                .iter()
-                .any(|network| network.contains(ClientAddr::from(ip.to_canonical())))
-        };
         match *host {
             Host::Domain(_) => self.names_domain(host),
-            Host::Ipv4(ip) => within(ip.into()),
-            Host::Ipv6(ip) => within(ip.into()),
+            Host::Ipv4(ip) => self.names_address(ip.into()),
+            Host::Ipv6(ip) => self.names_address(ip.into()),
         }
     }
 }

@@ -22,7 +22,7 @@ const SPIKE: u64 = 300;
 const QUIET: Duration = Duration::from_secs(60 * 60);
 /// Tokens that are followed at once: 64 KiB, and 4 MiB where each has all its addresses.
 const MAX_TOKENS: usize = 1 << 10;
-/// Addresses of one token that are told apart.
+/// Addresses of one token that are counted separately.
 const MAX_ADDRESSES: usize = 1 << 6;
 
 /// What a warning says of a token.
@@ -36,7 +36,7 @@ pub(super) struct Spike {
     pub(super) count: u64,
     /// The denials that were recorded by themselves, by reason: the most frequent first.
     pub(super) reasons: Vec<(Reason, u64)>,
-    /// From how many addresses these came, as far as they are told apart.
+    /// From how many addresses these came, as far as they are counted separately.
     pub(super) addresses: usize,
 }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spike_is_told_once_in_an_hour_with_what_is_known_of_it() {
+    fn a_spike_is_warned_of_once_in_an_hour_with_what_is_known_of_it() {
         let mut spikes = Spikes::default();
         let (listed, scope) = (Reason::ClientIpNotWhitelisted, Reason::ScopeNotGranted);
         let first = [denied(1, 1, Some(listed), 200), denied(2, 1, Some(listed), 300)];

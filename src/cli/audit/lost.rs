@@ -191,7 +191,7 @@ impl Printer {
             }
             "lifecycle.downgrade" => {
                 return Cure::ByHand(
-                    "an unused token has its scopes again, until that is announced anew",
+                    "an unused token has its scopes again, until its downgrade is announced again",
                 );
             }
             "token.create" | "credential.create" | "account.create" => {
